@@ -1,0 +1,1 @@
+//! The laws of a journal and of its documents, as tests for any implementer.

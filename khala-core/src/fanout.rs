@@ -1,0 +1,175 @@
+//! Fanout: who has something new to read. Heads, not payloads; a level, not an edge.
+//!
+//! An announcement may be lost, late or repeated. A watcher therefore reads the journal and believes only
+//! that; what is announced decides when it looks, never what it finds.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{error::Error, position::Cursor, topic::Topic};
+
+/// Carries the news that a topic's head has moved, within a process or between nodes.
+#[async_trait]
+pub trait Fanout: fmt::Debug + Send + Sync + 'static {
+    /// Tells every watcher of `topic`, on every node, that its head is at least there.
+    ///
+    /// Called after the append is on stable storage. Dropping the future may lose the announcement.
+    ///
+    /// # Errors
+    /// An [`Error`] when it is known not to have gone out. Delivery then completes by polling.
+    async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error>;
+
+    /// Watches the head of `topic` until the [`Watch`] is dropped.
+    ///
+    /// # Errors
+    /// An [`Error`] when nothing can be watched now.
+    async fn watch(&self, topic: &Topic) -> Result<Watch, Error>;
+}
+
+/// The newest announced head of one topic.
+#[derive(Debug)]
+pub struct Watch {
+    level: watch::Receiver<Option<Cursor>>,
+    _watcher: Watcher,
+}
+
+impl Watch {
+    /// The newest announced head; none if nothing was announced since anybody began to watch.
+    pub fn head(&self) -> Option<Cursor> {
+        *self.level.borrow()
+    }
+
+    /// Waits until a head is announced that this method has not returned yet.
+    ///
+    /// Cancel safe: what was not returned is returned by the next call. Never ready again once the fanout is
+    /// gone; a watcher polls beside it anyway.
+    pub async fn moved(&mut self) -> Cursor {
+        loop {
+            if self.level.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if let Some(head) = *self.level.borrow_and_update() {
+                return head;
+            }
+        }
+    }
+}
+
+/// The fanout of one process, and the last stretch of every other: a level per watched topic.
+///
+/// Cloning it gives another handle to the same levels.
+#[derive(Clone, Debug, Default)]
+pub struct LocalFanout(Arc<Levels>);
+
+type Level = watch::Sender<Option<Cursor>>;
+
+#[derive(Debug, Default)]
+struct Levels(Mutex<HashMap<Topic, Level>>);
+
+impl Levels {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, Level>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LocalFanout {
+    /// A fanout that nobody watches yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises the level of `topic`, for those who watch it in this process. Another epoch always replaces it.
+    pub fn raise(&self, topic: &Topic, head: Cursor) {
+        let levels = self.0.lock();
+        let Some(level) = levels.get(topic) else { return };
+        level.send_if_modified(|level| {
+            let news = level.is_none_or(|old| old.epoch != head.epoch || old.watermark < head.watermark);
+            if news {
+                *level = Some(head);
+            }
+            news
+        });
+    }
+
+    /// Watches `topic` in this process.
+    pub fn observe(&self, topic: &Topic) -> Watch {
+        let level = self.0.lock().entry(topic.clone()).or_default().subscribe();
+        Watch { level, _watcher: Watcher { levels: Arc::clone(&self.0), topic: topic.clone() } }
+    }
+
+    /// The topics that somebody in this process watches.
+    pub fn watched(&self) -> Vec<Topic> {
+        self.0.lock().keys().cloned().collect()
+    }
+}
+
+#[async_trait]
+impl Fanout for LocalFanout {
+    async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error> {
+        self.raise(topic, head);
+        Ok(())
+    }
+
+    async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
+        Ok(self.observe(topic))
+    }
+}
+
+/// Forgets a topic when the last one who watches it goes.
+#[derive(Debug)]
+struct Watcher {
+    levels: Arc<Levels>,
+    topic: Topic,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut levels = self.levels.lock();
+        // The receiver beside this guard is still counted: the last watcher sees one.
+        if levels.get(&self.topic).is_some_and(|level| level.receiver_count() <= 1) {
+            levels.remove(&self.topic);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Epoch, Watermark};
+
+    fn head(epoch: u64, watermark: u64) -> Cursor {
+        Cursor::new(Epoch::from_bits(epoch), Watermark::new(watermark).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_level_is_not_an_edge() {
+        let fanout = LocalFanout::new();
+        let topic = Topic::parse("t").unwrap();
+        let mut watch = fanout.observe(&topic);
+        for watermark in [1, 5, 3] {
+            fanout.raise(&topic, head(1, watermark));
+        }
+        assert_eq!(watch.moved().await, head(1, 5), "the newest, once; a late one changes nothing");
+        fanout.raise(&topic, head(2, 1));
+        assert_eq!(watch.moved().await, head(2, 1), "another epoch is news, wherever it stands");
+    }
+
+    #[test]
+    fn nothing_is_kept_for_topics_that_nobody_watches() {
+        let fanout = LocalFanout::new();
+        let topic = Topic::parse("t").unwrap();
+        let (one, two) = (fanout.observe(&topic), fanout.observe(&topic));
+        drop(one);
+        assert_eq!(fanout.watched(), vec![topic.clone()]);
+        drop(two);
+        assert!(fanout.watched().is_empty());
+        fanout.raise(&topic, head(1, 1));
+        assert!(fanout.watched().is_empty());
+    }
+}

@@ -1,0 +1,404 @@
+//! The journal: the durable ordered log that everything else only hints at.
+//!
+//! The trait is small so that the laws can be whole: J1 to J18 in `conformance` say what each method must
+//! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
+
+use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    error::Error,
+    position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
+    topic::Topic,
+    update::{DedupKey, DocKey, NewUpdate, Timestamp, Update},
+};
+
+/// The durable ordered log of every topic.
+///
+/// Held as `Arc<dyn Journal>`. Every method may be called from many tasks at once. A future that is dropped
+/// before it is ready leaves either the whole effect or none: an append whose answer nobody waited for may
+/// have been stored, which is what [`Batch::with_dedup`] is for.
+#[async_trait]
+pub trait Journal: fmt::Debug + Send + Sync + 'static {
+    /// Appends a batch as a whole or not at all (J2), on stable storage before it answers.
+    ///
+    /// `now` becomes `published_at`. A repeated dedup key is answered before anything else is looked at (J10),
+    /// then `expect` (J9), then document versions (D1).
+    ///
+    /// # Errors
+    /// An [`Error`] when nothing is known to be stored; [`Error::is_retryable`] tells whether to try again.
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error>;
+
+    /// Reads what follows `start`, exclusive (J3), up to `limit`.
+    ///
+    /// A page before the end is never empty, even when one update exceeds the byte limit (J4).
+    ///
+    /// # Errors
+    /// An [`Error`] when the log cannot be read now.
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error>;
+
+    /// What the topic holds now. A topic that was never written has a stable epoch and empty bounds (J16).
+    ///
+    /// # Errors
+    /// An [`Error`] when the log cannot be read now.
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error>;
+
+    /// Removes the oldest updates that `keep` does not keep; documents stay (D4).
+    ///
+    /// # Errors
+    /// An [`Error`] when nothing was removed.
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error>;
+
+    /// Topics that were written at least once, in byte order of their names: those that start with `prefix`
+    /// and follow `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// An [`Error`] when they cannot be read now.
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error>;
+}
+
+/// Where a read starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a store must handle every start")]
+pub enum Start {
+    /// Before the first update of whatever epoch the topic is in. Stale once anything was trimmed.
+    Origin,
+    /// After everything that the cursor covers.
+    After(Cursor),
+}
+
+impl Start {
+    /// The cursor that this start means in a topic with those bounds.
+    pub fn cursor(self, bounds: &Bounds) -> Cursor {
+        match self {
+            Self::Origin => Cursor::new(bounds.epoch, Watermark::ORIGIN),
+            Self::After(cursor) => cursor,
+        }
+    }
+}
+
+impl From<Cursor> for Start {
+    fn from(cursor: Cursor) -> Self {
+        Self::After(cursor)
+    }
+}
+
+/// How much one page may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a store must respect every limit")]
+pub struct ReadLimit {
+    /// Updates, at most.
+    pub updates: NonZeroUsize,
+    /// Bytes ([`Update::size`]) at most, unless the first update alone is larger.
+    pub bytes: usize,
+}
+
+impl ReadLimit {
+    /// What one replayed batch holds on the wire: 200 updates and 2 MiB.
+    pub const PAGE: Self = Self::new(NonZeroUsize::new(200).expect("200 is not zero"), 2 << 20);
+
+    /// At most that many updates and bytes.
+    pub const fn new(updates: NonZeroUsize, bytes: usize) -> Self {
+        Self { updates, bytes }
+    }
+
+    /// Whether a page that holds `updates` in `bytes` has room for one more update of `size`.
+    pub fn admits(&self, updates: usize, bytes: usize, size: usize) -> bool {
+        updates == 0 || (updates < self.updates.get() && bytes + size <= self.bytes)
+    }
+}
+
+/// The answer to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+pub enum Replay {
+    /// What follows the start.
+    Page(Page),
+    /// The start cannot be resumed from; nothing was skipped.
+    Stale(Stale),
+}
+
+/// A stretch of the log: the updates right after `after`, and the bounds of the same moment (J5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct Page {
+    /// What it continues from.
+    pub after: Watermark,
+    /// The updates, dense from `after`.
+    pub updates: Vec<Update>,
+    /// What the topic held at that moment.
+    pub bounds: Bounds,
+}
+
+impl Page {
+    /// Everything up to and including this page.
+    pub fn end(&self) -> Watermark {
+        self.updates.last().map_or(self.after, |update| update.seq.watermark())
+    }
+
+    /// Where the next page starts.
+    pub fn cursor(&self) -> Cursor {
+        Cursor::new(self.bounds.epoch, self.end())
+    }
+
+    /// Whether it reaches the head of its moment.
+    pub fn is_complete(&self) -> bool {
+        self.end() >= self.bounds.head
+    }
+}
+
+/// Updates that are appended as a whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Batch {
+    updates: Vec<NewUpdate>,
+    /// The head that it must find.
+    pub expect: Option<Watermark>,
+    /// The name of this publish: a second one of that name stores nothing.
+    pub dedup: Option<DedupKey>,
+}
+
+/// Why updates do not make a batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// A tombstone or a version without the key of the document it is for.
+    #[error("update {index} has {field} but no doc_key")]
+    DocKeyMissing {
+        /// Which update, from zero.
+        index: usize,
+        /// The field that needs a key.
+        field: &'static str,
+    },
+    /// A version that a JSON reader cannot hold exactly.
+    #[error("update {index} has a doc_version of 2^53 or more")]
+    DocVersionTooLarge {
+        /// Which update, from zero.
+        index: usize,
+    },
+    /// No update at all.
+    #[error("a batch holds at least one update")]
+    Empty,
+    /// More than [`Batch::MAX`] updates.
+    #[error("a batch holds at most {} updates, not {found}", Batch::MAX)]
+    TooMany {
+        /// How many there were.
+        found: usize,
+    },
+}
+
+impl Batch {
+    /// The most updates that one batch may hold.
+    pub const MAX: usize = 1_000;
+
+    /// A batch of these updates.
+    ///
+    /// # Errors
+    /// A [`BatchError`] that names the rule that they break.
+    pub fn new(updates: Vec<NewUpdate>) -> Result<Self, BatchError> {
+        if updates.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        if updates.len() > Self::MAX {
+            return Err(BatchError::TooMany { found: updates.len() });
+        }
+        for (index, update) in updates.iter().enumerate() {
+            if update.doc_version.is_some_and(|version| version > crate::position::MAX_POSITION) {
+                return Err(BatchError::DocVersionTooLarge { index });
+            }
+            if update.doc_key.is_none() && (update.deleted || update.doc_version.is_some()) {
+                let field = if update.deleted { "deleted" } else { "doc_version" };
+                return Err(BatchError::DocKeyMissing { index, field });
+            }
+        }
+        Ok(Self { updates, expect: None, dedup: None })
+    }
+
+    /// Stores it only if the head is exactly there.
+    #[must_use]
+    pub fn with_expect(mut self, head: Watermark) -> Self {
+        self.expect = Some(head);
+        self
+    }
+
+    /// Names this publish, so that a retry gets the first receipt and stores nothing.
+    #[must_use]
+    pub fn with_dedup(mut self, key: DedupKey) -> Self {
+        self.dedup = Some(key);
+        self
+    }
+
+    /// The updates, in order; never empty.
+    pub fn updates(&self) -> &[NewUpdate] {
+        &self.updates
+    }
+
+    /// The updates, in order, to keep.
+    pub fn into_updates(self) -> Vec<NewUpdate> {
+        self.updates
+    }
+
+    /// The receipt of this batch if it is stored after `head`; none if the topic has no seqs left for it.
+    pub fn receipt_after(&self, epoch: Epoch, head: Watermark) -> Option<Receipt> {
+        let last = Seq::new(head.as_u64() + self.updates.len() as u64)?;
+        Some(Receipt { epoch, first: head.next()?, last })
+    }
+
+    /// The first document version in this batch that does not exceed the one before it (D1).
+    ///
+    /// For implementers: `stored` tells the version of a document in the store, tombstones too.
+    ///
+    /// # Errors
+    /// What `stored` returns.
+    pub fn version_conflict<E>(
+        &self,
+        head: Watermark,
+        mut stored: impl FnMut(&DocKey) -> Result<Option<u64>, E>,
+    ) -> Result<Option<Conflict>, E> {
+        let mut within: HashMap<&DocKey, u64> = HashMap::new();
+        for (update, seq) in self.updates.iter().zip(head.as_u64() + 1..) {
+            let Some(key) = &update.doc_key else { continue };
+            let given = update.doc_version.unwrap_or(seq);
+            let found = match within.get(key) {
+                Some(version) => Some(*version),
+                None => stored(key)?,
+            };
+            if let Some(found) = found.filter(|found| given <= *found) {
+                return Ok(Some(Conflict::DocVersion { doc_key: key.clone(), given, found }));
+            }
+            within.insert(key, given);
+        }
+        Ok(None)
+    }
+}
+
+impl TryFrom<NewUpdate> for Batch {
+    type Error = BatchError;
+
+    fn try_from(update: NewUpdate) -> Result<Self, BatchError> {
+        Self::new(vec![update])
+    }
+}
+
+/// The answer to an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+pub enum Append {
+    /// It is stored, now.
+    Written(Receipt),
+    /// It was stored before under the same dedup key; here is the first receipt.
+    Duplicate(Receipt),
+    /// It is not stored.
+    Conflict(Conflict),
+}
+
+/// Where a batch was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct Receipt {
+    /// The history.
+    pub epoch: Epoch,
+    /// The seq of the first update.
+    pub first: Seq,
+    /// The seq of the last update.
+    pub last: Seq,
+}
+
+impl Receipt {
+    /// The cursor that has applied this batch.
+    pub fn cursor(&self) -> Cursor {
+        Cursor::new(self.epoch, self.last.watermark())
+    }
+}
+
+/// Why a batch was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Conflict {
+    /// A document has a version that is not lower.
+    DocVersion {
+        /// The document.
+        doc_key: DocKey,
+        /// The version in the batch: the one given, or the seq that the update would have had.
+        given: u64,
+        /// The version before it.
+        found: u64,
+    },
+    /// The head is not where the batch expects it.
+    Head {
+        /// Where it was expected.
+        expected: Watermark,
+        /// Where it is.
+        found: Watermark,
+    },
+}
+
+/// What trimming keeps. An update stays if every limit that is set keeps it; what is not set keeps all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Keep {
+    /// Updates that are at most this old. Ends at the first one that is: the log is trimmed from its start only.
+    pub age: Option<Duration>,
+    /// This many of the newest.
+    pub updates: Option<u64>,
+    /// As many of the newest as fit into this many bytes ([`Update::size`]).
+    pub bytes: Option<u64>,
+    /// Everything after this watermark, whatever the limits say (J14).
+    pub not_past: Option<Watermark>,
+}
+
+impl Keep {
+    /// Keeps everything, until a limit is set.
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    /// Keeps updates that are at most this old.
+    #[must_use]
+    pub fn with_age(mut self, age: Duration) -> Self {
+        self.age = Some(age);
+        self
+    }
+
+    /// Keeps this many of the newest updates.
+    #[must_use]
+    pub fn with_updates(mut self, updates: u64) -> Self {
+        self.updates = Some(updates);
+        self
+    }
+
+    /// Keeps as many of the newest updates as fit into this many bytes.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Keeps everything after this watermark, whatever the limits say.
+    #[must_use]
+    pub fn with_not_past(mut self, watermark: Watermark) -> Self {
+        self.not_past = Some(watermark);
+        self
+    }
+}
+
+/// How long a dedup key is remembered at least, however soon its updates are trimmed.
+pub const DEDUP_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a trim did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct Trimmed {
+    /// What the topic holds now.
+    pub bounds: Bounds,
+    /// How many updates went.
+    pub updates: u64,
+    /// How many bytes they were ([`Update::size`]).
+    pub bytes: u64,
+}

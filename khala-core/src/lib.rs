@@ -1,0 +1,34 @@
+//! Khala's words, traits, laws and engine.
+//!
+//! The journal is the only truth. Fanout is a hint that may be lost, late or repeated, so it may cost time and
+//! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
+//! right when it passes the laws, and the laws ship with the trait.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod documents;
+mod error;
+mod fanout;
+mod journal;
+mod memory;
+mod position;
+mod text;
+mod topic;
+mod update;
+
+pub use self::{
+    documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
+    error::{Error, ErrorKind},
+    fanout::{Fanout, LocalFanout, Watch},
+    journal::{
+        Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
+        Start, Trimmed,
+    },
+    memory::MemoryJournal,
+    position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    text::TextError,
+    topic::Topic,
+    update::{
+        DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Timestamp, TraceContext, TraceField, Update,
+    },
+};

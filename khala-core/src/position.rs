@@ -1,0 +1,312 @@
+//! Positions in a topic's log: pure values, and the one rule that says whether a cursor can resume.
+//!
+//! A [`Seq`] names one update; a [`Watermark`] means "everything up to and including"; an [`Epoch`] is the
+//! identity of one history. Kept are exactly the updates with `floor < seq <= head`.
+
+use std::{fmt, num::NonZeroU64, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use sha2::{Digest, Sha256};
+
+use crate::{text::TextError, topic::Topic};
+
+/// Every position stays below 2^53, so that a JSON reader that holds numbers as doubles holds it exactly.
+pub const MAX_POSITION: u64 = (1 << 53) - 1;
+
+/// The name of one update: dense from 1 within a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(NonZeroU64);
+
+impl Seq {
+    /// The first seq of every topic.
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+
+    /// The seq of that number: none for zero and for 2^53 or more.
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).filter(|n| n.get() <= MAX_POSITION).map(Self)
+    }
+
+    /// The number.
+    pub fn as_u64(self) -> u64 {
+        self.0.get()
+    }
+
+    /// Everything up to and including this update.
+    pub fn watermark(self) -> Watermark {
+        Watermark(self.0.get())
+    }
+}
+
+/// Everything up to and including a seq; zero is the origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Watermark(u64);
+
+impl Watermark {
+    /// Before the first update.
+    pub const ORIGIN: Self = Self(0);
+
+    /// The watermark of that number: none for 2^53 or more.
+    pub fn new(number: u64) -> Option<Self> {
+        (number <= MAX_POSITION).then_some(Self(number))
+    }
+
+    /// The number.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The seq that follows; none once a topic holds 2^53 - 1 updates.
+    pub fn next(self) -> Option<Seq> {
+        Seq::new(self.0 + 1)
+    }
+
+    /// Whether `seq` is at or below this watermark.
+    pub fn covers(self, seq: Seq) -> bool {
+        seq.as_u64() <= self.0
+    }
+
+    /// How many updates lie after this watermark, up to `head`.
+    pub fn distance_to(self, head: Self) -> u64 {
+        head.0.saturating_sub(self.0)
+    }
+}
+
+impl From<Seq> for Watermark {
+    fn from(seq: Seq) -> Self {
+        seq.watermark()
+    }
+}
+
+macro_rules! number_on_the_wire {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.as_u64())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u64(self.as_u64())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let number = u64::deserialize(deserializer)?;
+                Self::new(number).ok_or_else(|| D::Error::custom(format!("{number} is not a position")))
+            }
+        }
+    )*};
+}
+
+number_on_the_wire!(Seq, Watermark);
+
+/// The identity of one history of a topic: 64 random bits, written as 16 lower-case hexadecimal digits.
+///
+/// A wipe, a re-import or a restore draws a new one, so that a cursor from a lost future is noticed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The epoch with these bits.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The epoch that `topic` has in the store whose random identity is `seed`, as long as nothing redraws it.
+    ///
+    /// Deriving it gives an untouched topic a stable epoch (law J16) without a write for everybody who asks.
+    pub fn derive(seed: &[u8; 16], topic: &Topic) -> Self {
+        let digest = Sha256::new().chain_update(seed).chain_update(topic.as_str()).finalize();
+        let mut bits = [0; 8];
+        bits.copy_from_slice(&digest[..8]);
+        Self(u64::from_be_bytes(bits))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Epoch({self})")
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = if hex { u64::from_str_radix(text, 16).ok() } else { None };
+        bits.map(Self).ok_or_else(|| TextError::new("epoch", "is not 16 lower-case hexadecimal digits"))
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <std::borrow::Cow<'de, str>>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What a subscriber keeps and brings back: everything of this epoch up to this watermark is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a cursor is exactly this pair")]
+pub struct Cursor {
+    /// The history it belongs to.
+    pub epoch: Epoch,
+    /// What was applied.
+    pub watermark: Watermark,
+}
+
+impl Cursor {
+    /// The cursor at `watermark` of `epoch`.
+    pub fn new(epoch: Epoch, watermark: Watermark) -> Self {
+        Self { epoch, watermark }
+    }
+}
+
+/// What a topic holds at one moment: the updates with `floor < seq <= head` of `epoch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "bounds are exactly this triple")]
+pub struct Bounds {
+    /// The history.
+    pub epoch: Epoch,
+    /// Everything up to here is gone.
+    pub floor: Watermark,
+    /// The newest update.
+    pub head: Watermark,
+}
+
+impl Bounds {
+    /// The bounds of a topic that nothing was ever appended to.
+    pub fn untouched(epoch: Epoch) -> Self {
+        Self { epoch, floor: Watermark::ORIGIN, head: Watermark::ORIGIN }
+    }
+
+    /// The cursor that has applied everything.
+    pub fn at_head(&self) -> Cursor {
+        Cursor::new(self.epoch, self.head)
+    }
+
+    /// The oldest cursor that can resume.
+    pub fn at_floor(&self) -> Cursor {
+        Cursor::new(self.epoch, self.floor)
+    }
+
+    /// Whether `cursor` can resume; if not, why.
+    ///
+    /// Watermarks of different epochs cannot be compared, so another epoch is the only reason it is given with.
+    ///
+    /// # Errors
+    /// [`Stale`], with the cursor, these bounds and the reason.
+    pub fn admit(&self, cursor: Cursor) -> Result<(), Stale> {
+        let reason = if cursor.epoch != self.epoch {
+            StaleReason::EpochMismatch
+        } else if cursor.watermark < self.floor {
+            StaleReason::RetentionFloorBreach
+        } else if cursor.watermark > self.head {
+            StaleReason::CursorAhead
+        } else {
+            return Ok(());
+        };
+        Err(Stale { cursor, bounds: *self, reasons: vec![reason] })
+    }
+}
+
+/// Why a cursor cannot resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StaleReason {
+    /// It is past the head: it comes from a future that was lost.
+    CursorAhead,
+    /// It belongs to another history.
+    EpochMismatch,
+    /// It is further behind than the topic's class allows to replay.
+    ReplayBudgetExceeded,
+    /// What it needs next was trimmed.
+    RetentionFloorBreach,
+}
+
+impl StaleReason {
+    /// The reason as it is on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CursorAhead => "cursor_ahead",
+            Self::EpochMismatch => "epoch_mismatch",
+            Self::ReplayBudgetExceeded => "replay_budget_exceeded",
+            Self::RetentionFloorBreach => "retention_floor_breach",
+        }
+    }
+}
+
+/// The exact answer to a cursor that cannot resume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the answer to a resume is exactly this")]
+pub struct Stale {
+    /// The cursor that was brought.
+    pub cursor: Cursor,
+    /// What the topic held at that moment.
+    pub bounds: Bounds,
+    /// Every reason that holds; never empty.
+    pub reasons: Vec<StaleReason>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(number: u64) -> Watermark {
+        Watermark::new(number).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_resumes_exactly_between_floor_and_head(floor in 0u64..50, kept in 0u64..50, cursor in 0u64..120) {
+            let epoch = Epoch::from_bits(1);
+            let bounds = Bounds { epoch, floor: at(floor), head: at(floor + kept) };
+            let good = floor <= cursor && cursor <= floor + kept;
+            prop_assert_eq!(bounds.admit(Cursor::new(epoch, at(cursor))).is_ok(), good);
+            let other = bounds.admit(Cursor::new(Epoch::from_bits(2), at(cursor))).unwrap_err();
+            prop_assert_eq!(other.reasons, vec![StaleReason::EpochMismatch]);
+        }
+
+        #[test]
+        fn an_epoch_survives_its_text(bits: u64) {
+            let epoch = Epoch::from_bits(bits);
+            prop_assert_eq!(epoch.to_string().parse::<Epoch>().unwrap(), epoch);
+        }
+
+        #[test]
+        fn positions_stay_exact_in_json(number: u64) {
+            prop_assert_eq!(Seq::new(number).is_some(), number != 0 && number < 1 << 53);
+            prop_assert_eq!(Watermark::new(number).is_some(), number < 1 << 53);
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_strict_about_its_text() {
+        for bad in ["", "0", "+123456789abcdef", "0123456789ABCDEF", "0123456789abcdeg", "00123456789abcdef"]
+        {
+            assert!(bad.parse::<Epoch>().is_err(), "{bad}");
+        }
+    }
+}

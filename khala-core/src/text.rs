@@ -1,0 +1,108 @@
+//! Short texts with a rule, parsed once at the edge: topics, kinds, keys, hashes.
+//!
+//! Each is an `Arc<str>` that cannot hold anything its rule forbids, so nothing inside checks again.
+
+/// Why a text was refused. Its `Display` names the field, the rule and what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {fault}")]
+pub struct TextError {
+    /// The field, as it is called on the wire.
+    pub(crate) field: &'static str,
+    /// What is wrong with it.
+    pub(crate) fault: String,
+}
+
+impl TextError {
+    pub(crate) fn new(field: &'static str, fault: impl Into<String>) -> Self {
+        Self { field, fault: fault.into() }
+    }
+
+    /// The field that was refused, as it is called on the wire.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+/// The rule of most texts: 1 to `max` bytes of UTF-8 without control characters.
+pub(crate) fn plain(field: &'static str, text: &str, max: usize) -> Result<(), TextError> {
+    if text.is_empty() {
+        return Err(TextError::new(field, "is empty"));
+    }
+    if text.len() > max {
+        return Err(TextError::new(
+            field,
+            format!("is {} bytes long; at most {max} are allowed", text.len()),
+        ));
+    }
+    match text.char_indices().find(|(_, c)| c.is_control()) {
+        Some((at, _)) => Err(TextError::new(field, format!("holds a control character at byte {at}"))),
+        None => Ok(()),
+    }
+}
+
+/// Defines a text type: its documentation, its name, the field's name on the wire, and its rule.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $field:literal, $rule:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// Checks `text` against the rule and takes it.
+            ///
+            /// # Errors
+            /// A [`TextError`](crate::text::TextError) that names the fault.
+            pub fn parse(text: &str) -> Result<Self, crate::text::TextError> {
+                let rule: fn(&'static str, &str) -> Result<(), crate::text::TextError> = $rule;
+                rule($field, text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = crate::text::TextError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::parse(text)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+pub(crate) use text;

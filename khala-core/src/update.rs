@@ -1,0 +1,297 @@
+//! The update: one entry of a topic's log, before and after it has its seq.
+//!
+//! A payload is JSON text that was checked once, at the edge, and is kept byte for byte ever after: nothing
+//! parses it again on its way to a subscriber.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    position::Seq,
+    text::{TextError, plain, text},
+};
+
+text! {
+    /// What an update is about, for the reader to dispatch on: 1 to 128 bytes without control characters.
+    Kind, "kind", |field, text| plain(field, text, 128)
+}
+
+text! {
+    /// The key of a document within its topic: 1 to 512 bytes without control characters.
+    DocKey, "doc_key", |field, text| plain(field, text, 512)
+}
+
+text! {
+    /// A hash of the payload's canonical form (RFC 8785), written `sha256:` and 64 lower-case hexadecimal digits.
+    PayloadHash, "payload_hash", |field, text| {
+        let hex = text.strip_prefix("sha256:").unwrap_or_default();
+        let good = hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        good.then_some(())
+            .ok_or_else(|| TextError::new(field, "is not 'sha256:' and 64 lower-case hexadecimal digits"))
+    }
+}
+
+text! {
+    /// A key that names one publish, so that a retry of it stores nothing twice: 1 to 255 bytes without
+    /// control characters.
+    DedupKey, "dedup", |field, text| plain(field, text, 255)
+}
+
+text! {
+    /// A header of the publish request that is carried along: 1 to 512 bytes without control characters.
+    TraceField, "trace", |field, text| plain(field, text, 512)
+}
+
+/// Where an update came from: the W3C trace context and request id of its publish request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TraceContext {
+    /// The `traceparent` header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceField>,
+    /// The `tracestate` header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<TraceField>,
+    /// The `x-request-id` header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<TraceField>,
+}
+
+/// A moment: milliseconds since 1970-01-01T00:00:00Z, on the wire as that number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The moment that many milliseconds after the Unix epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// How long after `earlier` this moment is; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment that much later.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The moment that much earlier.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// JSON text, known to be well-formed, kept byte for byte.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Payload(Arc<str>);
+
+impl Payload {
+    /// The JSON value `null`.
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
+    /// Checks that `json` is one JSON value and takes its text, without the white space around it.
+    ///
+    /// # Errors
+    /// A [`TextError`] that says where the text stops being JSON.
+    pub fn parse(json: &str) -> Result<Self, TextError> {
+        let raw: &RawValue = serde_json::from_str(json)
+            .map_err(|fault| TextError::new("payload", format!("is not JSON: {fault}")))?;
+        Ok(Self::from_raw(raw))
+    }
+
+    /// Takes a value that serde_json has already checked.
+    pub fn from_raw(raw: &RawValue) -> Self {
+        Self(raw.get().into())
+    }
+
+    /// The JSON text of any value that serde can write.
+    ///
+    /// # Errors
+    /// A [`TextError`] if the value has no JSON form, such as a map with keys that are not text.
+    pub fn of(value: &impl Serialize) -> Result<Self, TextError> {
+        let json = serde_json::to_string(value)
+            .map_err(|fault| TextError::new("payload", format!("has no JSON form: {fault}")))?;
+        Ok(Self(json.into()))
+    }
+
+    /// Takes text that a store has kept since it was parsed.
+    ///
+    /// For implementers of a [`Journal`](crate::Journal): only what came from [`as_str`](Self::as_str) may come
+    /// back here, because subscribers are sent it unchecked.
+    pub fn from_stored(json: impl Into<Arc<str>>) -> Self {
+        Self(json.into())
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An update that is still to be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewUpdate {
+    /// What it is about.
+    pub kind: Kind,
+    /// Its content.
+    pub payload: Payload,
+    /// The document whose new state it is.
+    pub doc_key: Option<DocKey>,
+    /// The document's version; where there is none, the seq is it.
+    pub doc_version: Option<u64>,
+    /// Whether it is a tombstone: the document is gone. Means nothing without a `doc_key`.
+    pub deleted: bool,
+    /// The publisher's hash of the payload, carried along unchecked.
+    pub payload_hash: Option<PayloadHash>,
+    /// Where it came from.
+    pub trace: Option<TraceContext>,
+}
+
+impl NewUpdate {
+    /// An update of that kind and content.
+    pub fn new(kind: Kind, payload: Payload) -> Self {
+        Self {
+            kind,
+            payload,
+            doc_key: None,
+            doc_version: None,
+            deleted: false,
+            payload_hash: None,
+            trace: None,
+        }
+    }
+
+    /// The removal of a document: a tombstone with the payload `null`.
+    pub fn tombstone(kind: Kind, doc_key: DocKey) -> Self {
+        Self { deleted: true, ..Self::new(kind, Payload::null()) }.with_doc_key(doc_key)
+    }
+
+    /// Makes it the new state of the document `doc_key`.
+    #[must_use]
+    pub fn with_doc_key(mut self, doc_key: DocKey) -> Self {
+        self.doc_key = Some(doc_key);
+        self
+    }
+
+    /// Gives the document's version, which must exceed the stored one.
+    #[must_use]
+    pub fn with_doc_version(mut self, doc_version: u64) -> Self {
+        self.doc_version = Some(doc_version);
+        self
+    }
+
+    /// Carries the publisher's hash of the payload.
+    #[must_use]
+    pub fn with_payload_hash(mut self, hash: PayloadHash) -> Self {
+        self.payload_hash = Some(hash);
+        self
+    }
+
+    /// Carries the trace context of the publish request.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// What it counts against limits in bytes: its texts.
+    pub fn size(&self) -> usize {
+        self.payload.as_str().len()
+            + self.kind.as_str().len()
+            + self.doc_key.as_ref().map_or(0, |key| key.as_str().len())
+    }
+
+    /// The update that this becomes when it is stored as `seq` at `published_at`.
+    #[must_use]
+    pub fn stored(self, seq: Seq, published_at: Timestamp) -> Update {
+        let doc_version = self.doc_key.as_ref().map(|_| self.doc_version.unwrap_or(seq.as_u64()));
+        Update {
+            seq,
+            kind: self.kind,
+            payload: self.payload,
+            doc_key: self.doc_key,
+            doc_version,
+            deleted: self.deleted,
+            payload_hash: self.payload_hash,
+            published_at,
+            trace: self.trace,
+        }
+    }
+}
+
+/// One entry of a topic's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it from its row, and must fill every field")]
+pub struct Update {
+    /// Its name and place.
+    pub seq: Seq,
+    /// What it is about.
+    pub kind: Kind,
+    /// Its content.
+    pub payload: Payload,
+    /// The document whose new state it is.
+    pub doc_key: Option<DocKey>,
+    /// The document's version; there is one exactly where there is a `doc_key`.
+    pub doc_version: Option<u64>,
+    /// Whether the document is gone.
+    pub deleted: bool,
+    /// The publisher's hash of the payload.
+    pub payload_hash: Option<PayloadHash>,
+    /// When it was appended. Says nothing about order: only the seq does.
+    pub published_at: Timestamp,
+    /// Where it came from.
+    pub trace: Option<TraceContext>,
+}
+
+impl Update {
+    /// What it counts against limits in bytes: its texts.
+    pub fn size(&self) -> usize {
+        self.payload.as_str().len()
+            + self.kind.as_str().len()
+            + self.doc_key.as_ref().map_or(0, |key| key.as_str().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_keeps_its_bytes() {
+        let odd = r#"{ "b":1.0e0,"a" : "é\u0000", "b":[ ] }"#;
+        assert_eq!(Payload::parse(odd).unwrap().as_str(), odd);
+        assert_eq!(Payload::parse(" 1 \n").unwrap().as_str(), "1");
+        for bad in ["", "{", "1 2", "nul", "'a'", "\u{feff}1"] {
+            assert!(Payload::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_name_their_fault() {
+        assert_eq!(Kind::parse("").unwrap_err().to_string(), "kind is empty");
+        assert!(DocKey::parse("a\u{7}").unwrap_err().to_string().contains("control character at byte 1"));
+        assert!(PayloadHash::parse("sha256:00").is_err());
+        assert!(PayloadHash::parse(&format!("sha256:{}", "0a".repeat(32))).is_ok());
+    }
+}
