@@ -131,8 +131,8 @@ struct Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut levels = self.levels.lock();
-        // The receiver beside this guard is still counted: the last watcher sees one.
-        if levels.get(&self.topic).is_some_and(|level| level.receiver_count() <= 1) {
+        // The receiver beside this guard is declared before it, and so already dropped.
+        if levels.get(&self.topic).is_some_and(|level| level.receiver_count() == 0) {
             levels.remove(&self.topic);
         }
     }
