@@ -4,12 +4,13 @@
 //! already hold newer documents, and the log from the watermark repeats those updates. Because every document
 //! says which seq made it, the two converge (D3).
 
-use std::{fmt, num::NonZeroUsize};
+use std::fmt;
 
 use async_trait::async_trait;
 
 use crate::{
     error::Error,
+    journal::ReadLimit,
     position::{Cursor, Stale},
     topic::Topic,
     update::{DocKey, Update},
@@ -25,6 +26,8 @@ pub trait Documents: fmt::Debug + Send + Sync + 'static {
     async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error>;
 
     /// One page of the documents that are there, in byte order of their keys, tombstones left out (D2).
+    ///
+    /// A page before the last is never empty, even when one document exceeds the byte limit.
     ///
     /// # Errors
     /// An [`Error`] when they cannot be read now.

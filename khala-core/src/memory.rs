@@ -27,13 +27,15 @@ use crate::{
 ///
 /// ```
 /// # use khala_core::{Append, Batch, Journal, Kind, MemoryJournal, NewUpdate, Payload, Timestamp, Topic};
-/// # futures::executor::block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let journal = MemoryJournal::new();
 /// let topic = Topic::parse("run:7:events")?;
 /// let update = NewUpdate::new(Kind::parse("started")?, Payload::parse("{}")?);
 /// let answer = journal.append(&topic, Batch::new(vec![update])?, Timestamp::from_millis(0)).await?;
 /// assert!(matches!(answer, Append::Written(receipt) if receipt.last.as_u64() == 1));
-/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct MemoryJournal {
@@ -219,17 +221,16 @@ impl Documents for MemoryJournal {
             return Ok(Snapshot::Stale(stale));
         }
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut documents: Vec<Update> = log
-            .map(|log| log.documents.range((from, Bound::Unbounded)))
-            .into_iter()
-            .flatten()
-            .map(|(_, document)| document)
-            .filter(|document| !document.deleted)
-            .take(limit.get() + 1)
-            .cloned()
-            .collect();
-        let complete = documents.len() <= limit.get();
-        documents.truncate(limit.get());
+        let (mut documents, mut bytes, mut complete) = (Vec::new(), 0, true);
+        let kept = log.map(|log| log.documents.range((from, Bound::Unbounded))).into_iter().flatten();
+        for (_, document) in kept.filter(|(_, document)| !document.deleted) {
+            if !limit.admits(documents.len(), bytes, document.size()) {
+                complete = false;
+                break;
+            }
+            bytes += document.size();
+            documents.push(document.clone());
+        }
         Ok(Snapshot::Page(SnapshotPage { at, documents, complete }))
     }
 }
