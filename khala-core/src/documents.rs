@@ -31,12 +31,7 @@ pub trait Documents: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// An [`Error`] when they cannot be read now.
-    async fn snapshot(
-        &self,
-        topic: &Topic,
-        from: SnapshotFrom,
-        limit: NonZeroUsize,
-    ) -> Result<Snapshot, Error>;
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error>;
 }
 
 /// Which page of a snapshot.

@@ -4,6 +4,7 @@
 //! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
 //! right when it passes the laws, and the laws ship with the trait.
 
+mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod documents;
@@ -16,7 +17,10 @@ mod text;
 mod topic;
 mod update;
 
+#[cfg(feature = "system-clock")]
+pub use self::clock::SystemClock;
 pub use self::{
+    clock::Clock,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     fanout::{Fanout, LocalFanout, Watch},

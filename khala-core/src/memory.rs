@@ -204,12 +204,7 @@ impl Documents for MemoryJournal {
         Ok(self.logs().get(topic).and_then(|log| log.documents.get(key)).cloned())
     }
 
-    async fn snapshot(
-        &self,
-        topic: &Topic,
-        from: SnapshotFrom,
-        limit: NonZeroUsize,
-    ) -> Result<Snapshot, Error> {
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
         let logs = self.logs();
         let log = logs.get(topic);
         let bounds = log.map_or_else(|| self.untouched(topic), |log| log.bounds);
