@@ -4,6 +4,7 @@
 //! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
 //! right when it passes the laws, and the laws ship with the trait.
 
+mod auth;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -13,13 +14,19 @@ mod fanout;
 mod journal;
 mod memory;
 mod position;
+mod tail;
+pub mod telemetry;
 mod text;
 mod topic;
 mod update;
+pub mod wire;
 
+#[cfg(feature = "jwt")]
+pub use self::auth::{JwtIssuer, JwtOptions, JwtVerifier, KeyError};
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
+    auth::{Denied, Grant, Scope, Token, Verifier},
     clock::Clock,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
@@ -30,6 +37,7 @@ pub use self::{
     },
     memory::MemoryJournal,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    tail::{Followed, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,
     topic::Topic,
     update::{

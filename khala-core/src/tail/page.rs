@@ -1,0 +1,50 @@
+//! A page that many subscribers share: encoded for the wire at most once per serializer.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::{
+    journal::Page,
+    topic::Topic,
+    wire::{Serializer, event, write_page},
+};
+
+/// A page of one topic's log, with its frames once somebody has asked for them.
+#[derive(Debug)]
+pub struct SharedPage {
+    topic: Topic,
+    page: Page,
+    bytes: usize,
+    frames: [OnceLock<Bytes>; 2],
+}
+
+impl SharedPage {
+    pub(crate) fn new(topic: Topic, page: Page) -> Self {
+        let bytes = page.updates.iter().map(|update| update.size()).sum();
+        Self { topic, page, bytes, frames: [OnceLock::new(), OnceLock::new()] }
+    }
+
+    /// The page itself.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// What its updates count against limits in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The page as a `sync:update_batch` frame. Its `join_ref` is null, which lets one frame serve everybody.
+    pub fn frame(&self, serializer: Serializer) -> Bytes {
+        let slot = match serializer {
+            Serializer::V1 => &self.frames[0],
+            Serializer::V2 => &self.frames[1],
+        };
+        let encode = || {
+            let write = |out: &mut Vec<u8>| write_page(out, &self.page);
+            serializer.encode(None, None, self.topic.as_str(), event::UPDATE_BATCH, write)
+        };
+        slot.get_or_init(encode).clone()
+    }
+}

@@ -1,0 +1,19 @@
+//! The wire: Phoenix Channels frames (serializers V2 and V1), and the JSON of everything inside them.
+//!
+//! PROTOCOL.md is the normative text; this is its only implementation, in both directions. What is on the hot
+//! path (updates) is written by hand from text that was checked when it came in; all else is serde.
+
+mod codes;
+mod frame;
+mod json;
+mod messages;
+
+pub use self::{
+    codes::{Close, Code},
+    frame::{Frame, FrameError, Serializer, event},
+    json::{write_document_page, write_page, write_update},
+    messages::{
+        Head, JoinRequest, Joined, OnStale, Refusal, Resume, SnapshotBatch, StaleCursor, UpdateBatch,
+        WireUpdate, snapshot_path,
+    },
+};
