@@ -12,8 +12,10 @@ mod documents;
 mod error;
 mod fanout;
 mod journal;
+mod khala;
 mod memory;
 mod position;
+pub mod session;
 mod tail;
 pub mod telemetry;
 mod text;
@@ -35,6 +37,7 @@ pub use self::{
         Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
         Start, Trimmed,
     },
+    khala::{Delivery, Khala, KhalaBuilder, Subscribed, Subscription},
     memory::MemoryJournal,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
     tail::{Followed, SharedPage, TailJournal, TailOptions, Wanted},
@@ -43,4 +46,5 @@ pub use self::{
     update::{
         DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Timestamp, TraceContext, TraceField, Update,
     },
+    wire::{JoinRequest, OnStale, Resume},
 };

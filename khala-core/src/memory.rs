@@ -191,8 +191,9 @@ impl Journal for MemoryJournal {
     ) -> Result<Vec<(Topic, Bounds)>, Error> {
         let logs = self.logs();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let written =
-            logs.range((from, Bound::Unbounded)).filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
+        let written = logs
+            .range::<Topic, _>((from, Bound::Unbounded))
+            .filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
         let matching = written.filter(|(topic, _)| topic.as_str().starts_with(prefix));
         Ok(matching.take(limit.get()).map(|(topic, log)| (topic.clone(), log.bounds)).collect())
     }
@@ -215,9 +216,10 @@ impl Documents for MemoryJournal {
         if let Err(stale) = bounds.admit(at) {
             return Ok(Snapshot::Stale(stale));
         }
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let (mut documents, mut bytes, mut complete) = (Vec::new(), 0, true);
-        let kept = log.map(|log| log.documents.range((from, Bound::Unbounded))).into_iter().flatten();
+        let kept =
+            log.map(|log| log.documents.range::<DocKey, _>((from, Bound::Unbounded))).into_iter().flatten();
         for (_, document) in kept.filter(|(_, document)| !document.deleted) {
             if !limit.admits(documents.len(), bytes, document.size()) {
                 complete = false;

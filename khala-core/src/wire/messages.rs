@@ -132,9 +132,9 @@ impl Joined {
 
     /// Announces a snapshot before the log, and why, if a cursor was stale.
     #[must_use]
-    pub fn with_snapshot(mut self, stale: Option<StaleCursor>) -> Self {
+    pub fn with_snapshot(mut self, stale: Option<Box<StaleCursor>>) -> Self {
         self.snapshot = true;
-        self.stale = stale.map(Box::new);
+        self.stale = stale;
         self
     }
 }

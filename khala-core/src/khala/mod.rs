@@ -1,0 +1,301 @@
+//! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
+
+mod subscription;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+pub use self::subscription::{Delivery, Subscribed, Subscription};
+use crate::{
+    auth::Grant,
+    clock::Clock,
+    documents::Documents,
+    error::Error,
+    fanout::{Fanout, LocalFanout},
+    journal::{Append, Batch, Journal, ReadLimit, Receipt},
+    position::Cursor,
+    session::{Answer, Connection, Question, Session, SessionOptions},
+    tail::{TailJournal, TailOptions},
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
+    wire::{JoinRequest, Serializer},
+};
+
+/// Durable, resumable sync over a journal. Cloning it gives another handle to the same.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use khala_core::{Batch, Delivery, JoinRequest, Khala, Kind, MemoryJournal, NewUpdate, Payload, Subscribed, Topic};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let khala = Khala::builder(Arc::new(MemoryJournal::new())).build();
+/// let topic = Topic::parse("run:7:events")?;
+///
+/// let Subscribed::Following(mut subscription) = khala.subscribe(&topic, JoinRequest::default()).await? else {
+///     unreachable!("the head of a topic is never stale");
+/// };
+/// let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"step": 1}"#)?);
+/// khala.publish(&topic, Batch::new(vec![update])?).await?;
+///
+/// let Delivery::Updates(page) = subscription.next().await? else { unreachable!("nothing was trimmed") };
+/// assert_eq!(page.page().updates[0].payload.as_str(), r#"{"step": 1}"#);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Khala(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tail: TailJournal,
+    documents: Arc<dyn Documents>,
+    fanout: Arc<dyn Fanout>,
+    clock: Arc<dyn Clock>,
+    sessions: SessionOptions,
+    connections: Arc<Connections>,
+}
+
+/// Makes a [`Khala`].
+#[derive(Debug)]
+pub struct KhalaBuilder {
+    journal: Arc<dyn Journal>,
+    documents: Arc<dyn Documents>,
+    fanout: Arc<dyn Fanout>,
+    clock: Option<Arc<dyn Clock>>,
+    tail: TailOptions,
+    sessions: SessionOptions,
+}
+
+impl KhalaBuilder {
+    /// Carries announcements by `fanout`; without one, within this process.
+    #[must_use]
+    pub fn with_fanout(mut self, fanout: Arc<dyn Fanout>) -> Self {
+        self.fanout = fanout;
+        self
+    }
+
+    /// Takes the time from `clock`; without one, from the operating system.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Bounds the tail.
+    #[must_use]
+    pub fn with_tail(mut self, options: TailOptions) -> Self {
+        self.tail = options;
+        self
+    }
+
+    /// Sets the sessions' limits and intervals.
+    #[must_use]
+    pub fn with_sessions(mut self, options: SessionOptions) -> Self {
+        self.sessions = options;
+        self
+    }
+
+    /// The handle.
+    ///
+    /// # Panics
+    /// Without a clock, if the feature `system-clock` is off.
+    pub fn build(self) -> Khala {
+        #[cfg(feature = "system-clock")]
+        let system = || -> Arc<dyn Clock> { Arc::new(crate::clock::SystemClock::new()) };
+        #[cfg(not(feature = "system-clock"))]
+        let system =
+            || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
+        Khala(Arc::new(Inner {
+            tail: TailJournal::new(self.journal, self.tail),
+            documents: self.documents,
+            fanout: self.fanout,
+            clock: self.clock.unwrap_or_else(system),
+            sessions: self.sessions,
+            connections: Arc::default(),
+        }))
+    }
+}
+
+impl Khala {
+    /// Starts to make a handle over `store`.
+    pub fn builder<S: Journal + Documents>(store: Arc<S>) -> KhalaBuilder {
+        KhalaBuilder {
+            journal: Arc::<S>::clone(&store),
+            documents: store,
+            fanout: Arc::new(LocalFanout::new()),
+            clock: None,
+            tail: TailOptions::default(),
+            sessions: SessionOptions::default(),
+        }
+    }
+
+    /// Appends a batch, now, and announces it.
+    ///
+    /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
+    /// by polling, and a retry under the same dedup key stores nothing twice.
+    ///
+    /// # Errors
+    /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
+    pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        let updates = batch.updates().len() as u64;
+        let started = self.now();
+        let answer = self.0.tail.append(topic, batch, started).await;
+        let (outcome, written) = match &answer {
+            Ok(Append::Written(_)) => ("written", updates),
+            Ok(Append::Duplicate(_)) => ("duplicate", 0),
+            Ok(Append::Conflict(_)) => ("conflict", 0),
+            Err(_) => ("error", 0),
+        };
+        telemetry::appended(outcome, written, self.now().since(started).as_secs_f64());
+        // A duplicate is announced too: the first time it may have been stored by a process that died before.
+        if let Ok(Append::Written(receipt) | Append::Duplicate(receipt)) = &answer {
+            self.announce(topic, receipt).await;
+        }
+        answer
+    }
+
+    /// Announces what was appended within the caller's own transaction, after its commit.
+    pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
+        if let Err(error) = self.0.fanout.announce(topic, receipt.cursor()).await {
+            telemetry::announce_failed();
+            tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
+        }
+    }
+
+    /// Follows a topic in this process, with the promises of the wire: first what was missed, then what comes.
+    ///
+    /// # Errors
+    /// An [`Error`] when the topic cannot be watched or read now.
+    pub async fn subscribe(&self, topic: &Topic, request: JoinRequest) -> Result<Subscribed, Error> {
+        Subscription::open(self.clone(), topic.clone(), request).await
+    }
+
+    /// A connection for the holder of `grant`, to be run over its transport.
+    pub fn connect(&self, grant: Grant, serializer: Serializer) -> Connection {
+        let session = Session::new(grant, serializer, self.0.sessions, self.now());
+        Connection::new(self.clone(), session, Connected::new(&self.0.connections))
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.0.connections.open.load(Ordering::Relaxed)
+    }
+
+    /// Tells every connection that the server stops, and closes them one after the other within `over`.
+    ///
+    /// Returns at once; [`connections`](Self::connections) says how many are left.
+    pub fn drain(&self, over: Duration) {
+        let among = self.connections();
+        self.0.connections.drain.send_replace(Some(Drain { over, among }));
+    }
+
+    /// The journal, with its tail.
+    pub fn journal(&self) -> &TailJournal {
+        &self.0.tail
+    }
+
+    /// The documents.
+    pub fn documents(&self) -> &dyn Documents {
+        &*self.0.documents
+    }
+
+    /// The time now, by the clock of this handle.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    pub(crate) fn fanout(&self) -> &dyn Fanout {
+        &*self.0.fanout
+    }
+
+    pub(crate) fn sessions(&self) -> &SessionOptions {
+        &self.0.sessions
+    }
+
+    /// Answers a session's question.
+    pub(crate) async fn answer(&self, topic: &Topic, question: Question) -> Result<Answer, Error> {
+        let now = self.now();
+        Ok(match question {
+            Question::Bounds { not_older_than } => {
+                let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
+                Answer::Bounds(bounds, confirmed_at)
+            }
+            Question::Read { cursor, wanted } => {
+                Answer::Read(self.0.tail.follow(topic, cursor, wanted, now).await?)
+            }
+            Question::Snapshot(from) => {
+                Answer::Snapshot(self.0.documents.snapshot(topic, from, ReadLimit::PAGE).await?)
+            }
+        })
+    }
+
+    /// Whether `head` is news to somebody who stands at `cursor`.
+    pub(crate) fn is_news(head: Cursor, cursor: Cursor) -> bool {
+        head.epoch != cursor.epoch || head.watermark > cursor.watermark
+    }
+}
+
+/// The open connections of a handle, and the order to end them.
+#[derive(Debug)]
+struct Connections {
+    open: AtomicUsize,
+    drain: watch::Sender<Option<Drain>>,
+    drained: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    over: Duration,
+    among: usize,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { open: AtomicUsize::new(0), drain: watch::Sender::new(None), drained: AtomicUsize::new(0) }
+    }
+}
+
+/// Counts a connection for as long as it is open.
+#[derive(Debug)]
+pub(crate) struct Connected(Arc<Connections>);
+
+impl Connected {
+    fn new(connections: &Arc<Connections>) -> Self {
+        connections.open.fetch_add(1, Ordering::Relaxed);
+        telemetry::connections(1.0);
+        Self(Arc::clone(connections))
+    }
+
+    /// Waits for the order to end; gives this connection's share of the time, so that closes are spread evenly.
+    pub(crate) fn drained(&self) -> impl Future<Output = Duration> + Send + 'static {
+        let connections = Arc::clone(&self.0);
+        let mut drain = connections.drain.subscribe();
+        async move {
+            let Ok(Some(Drain { over, among })) = drain.wait_for(Option::is_some).await.map(|drain| *drain)
+            else {
+                return std::future::pending().await;
+            };
+            let turn = connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
+            over.mul_f64((turn + 1) as f64 / among.max(1) as f64)
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        telemetry::connections(-1.0);
+    }
+}

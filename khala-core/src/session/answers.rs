@@ -1,0 +1,197 @@
+//! What an answer leads to: the join's one answer, the next frame, the next question.
+
+use super::{Action, ChannelId, Session, channel::Phase, say::Status};
+use crate::{
+    documents::{SnapshotFrom, SnapshotPage},
+    error::Error,
+    position::{Bounds, Cursor, Stale},
+    tail::SharedPage,
+    telemetry,
+    update::Timestamp,
+    wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event, write_document_page},
+};
+
+impl Session {
+    pub(super) fn answer_bounds(
+        &mut self,
+        id: ChannelId,
+        bounds: Bounds,
+        confirmed_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.confirmed_at = confirmed_at;
+        match channel.phase {
+            Phase::Opening { resume: Resume::Floor, .. } => {
+                channel.phase.open_at(bounds.at_floor());
+                self.enqueue(id);
+            }
+            Phase::Opening { .. } => self.go_live(id, bounds.at_head(), &bounds, now),
+            Phase::Live | Phase::Snapshot { .. } => {}
+        }
+    }
+
+    pub(super) fn answer_page(
+        &mut self,
+        id: ChannelId,
+        page: &SharedPage,
+        confirmed_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.confirmed_at = confirmed_at;
+        let bounds = page.page().bounds;
+        if let Phase::Opening { .. } = channel.phase {
+            self.go_live(id, Cursor::new(bounds.epoch, page.page().after), &bounds, now);
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.cursor.watermark != page.page().after {
+            // It answers a question that this channel no longer has; what is wanted is asked for again.
+            return self.enqueue(id);
+        }
+        if channel.polled() {
+            telemetry::poll_found(page.page().updates.len());
+        }
+        channel.cursor = page.page().cursor();
+        channel.spoke_at = now;
+        let more = !page.page().is_complete() || channel.has_news();
+        telemetry::batch_sent(page.page().updates.len());
+        self.actions.push_back(Action::Send(page.frame(self.serializer)));
+        if more {
+            self.enqueue(id);
+        }
+    }
+
+    pub(super) fn answer_caught_up(
+        &mut self,
+        id: ChannelId,
+        bounds: Bounds,
+        confirmed_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.confirmed_at = confirmed_at;
+        if let Phase::Opening { .. } = channel.phase {
+            return self.go_live(id, bounds.at_head(), &bounds, now);
+        }
+        if channel.has_news() && !channel.asks_again() {
+            // What was announced cannot be read yet. It will be; asking again at once would only spin.
+            channel.heard = None;
+            channel.failed = true;
+            self.retry_soon(now);
+        }
+        self.speak_of_head(id, now);
+    }
+
+    /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
+    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: &Stale) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
+            // Trimmed between the two questions; the floor is where it is now.
+            channel.phase.open_at(stale.bounds.at_floor());
+            return self.enqueue(id);
+        }
+        telemetry::refused(Code::StaleCursor);
+        let answer = StaleCursor::new(&channel.topic, stale);
+        if channel.on_stale == OnStale::Snapshot {
+            channel.phase.start_snapshot(answer);
+            return self.enqueue(id);
+        }
+        let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
+        if let Phase::Opening { reference, .. } = &channel.phase {
+            let reference = reference.clone();
+            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, &answer);
+            self.remove(id);
+        } else {
+            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, &answer);
+            self.close_channel(id, event::ERROR);
+        }
+    }
+
+    pub(super) fn answer_snapshot(&mut self, id: ChannelId, page: &SnapshotPage, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
+        *next = page.next().unwrap_or(SnapshotFrom::Start);
+        if let Some((reference, stale)) = unanswered.take() {
+            let Cursor { epoch, watermark } = page.at;
+            let joined = Joined::new(epoch, watermark, watermark, watermark).with_snapshot(stale);
+            let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
+            telemetry::joined("snapshot");
+            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.spoke_at = now;
+        if page.complete {
+            channel.phase = Phase::Live;
+            channel.cursor = page.at;
+        }
+        let topic = channel.topic.clone();
+        let frame = self
+            .serializer
+            .encode(None, None, topic.as_str(), event::SNAPSHOT, |out| write_document_page(out, page));
+        self.actions.push_back(Action::Send(frame));
+        self.enqueue(id);
+    }
+
+    pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        tracing::warn!(topic = %channel.topic, %error, "a read failed");
+        let answered_by = match &channel.phase {
+            Phase::Opening { reference, .. } => Some(reference.clone()),
+            Phase::Snapshot { unanswered: Some((reference, _)), .. } => Some(reference.clone()),
+            Phase::Live | Phase::Snapshot { .. } => None,
+        };
+        if let Some(reference) = answered_by {
+            // The client's own retry is the retry.
+            let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
+            let refusal = Refusal::new(Code::Unavailable, "the journal cannot be read now")
+                .with_retry_after(self.options.retry_after);
+            telemetry::refused(Code::Unavailable);
+            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, &refusal);
+            self.remove(id);
+        } else {
+            channel.failed = true;
+            self.retry_soon(now);
+            self.speak_of_head(id, now);
+        }
+    }
+
+    /// Answers the join and starts to follow.
+    fn go_live(&mut self, id: ChannelId, cursor: Cursor, bounds: &Bounds, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Phase::Opening { reference, resume, .. } = std::mem::replace(&mut channel.phase, Phase::Live)
+        else {
+            return;
+        };
+        channel.cursor = cursor;
+        channel.spoke_at = now;
+        telemetry::joined(match resume {
+            Resume::After(_) => "cursor",
+            Resume::Floor => "floor",
+            Resume::Head => "head",
+            Resume::Snapshot => "snapshot",
+        });
+        let joined = Joined::new(cursor.epoch, cursor.watermark, bounds.head, bounds.floor);
+        let (topic, join_ref, news) = (channel.topic.clone(), channel.join_ref.clone(), channel.has_news());
+        self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
+        if news {
+            self.enqueue(id);
+        }
+    }
+
+    /// Tells a quiet channel where its topic stands, now and then.
+    fn speak_of_head(&mut self, id: ChannelId, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if !matches!(channel.phase, Phase::Live) || now.since(channel.spoke_at) < self.options.head_every {
+            return;
+        }
+        channel.spoke_at = now;
+        let age = now.since(channel.confirmed_at);
+        let head = Head {
+            head: channel.cursor.watermark,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        };
+        let topic = channel.topic.clone();
+        self.push(None, topic.as_str(), event::HEAD, &head);
+    }
+}

@@ -1,0 +1,192 @@
+//! One joined topic of a session: where it stands, what it has heard of, and what it asks next.
+
+use std::fmt;
+
+use super::Question;
+use crate::{
+    documents::SnapshotFrom,
+    position::{Cursor, Epoch, Watermark},
+    tail::Wanted,
+    topic::Topic,
+    update::Timestamp,
+    wire::{Frame, JoinRequest, OnStale, Resume, StaleCursor},
+};
+
+/// Names a channel within its session; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(u64);
+
+impl ChannelId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The join is not answered yet.
+    Opening {
+        /// The ref that the answer carries.
+        reference: Option<String>,
+        /// What was asked for.
+        resume: Resume,
+        /// Where that is, once it is known.
+        at: Option<Cursor>,
+    },
+    /// Documents are being sent.
+    Snapshot {
+        /// The ref of the join and why there is a snapshot, until the first page answers it.
+        unanswered: Option<(Option<String>, Option<Box<StaleCursor>>)>,
+        /// The page that comes next.
+        next: SnapshotFrom,
+    },
+    /// It follows the log.
+    Live,
+}
+
+impl Phase {
+    pub(super) fn open_at(&mut self, cursor: Cursor) {
+        if let Self::Opening { at, .. } = self {
+            *at = Some(cursor);
+        }
+    }
+
+    /// Answers a stale cursor with a snapshot.
+    pub(super) fn start_snapshot(&mut self, stale: StaleCursor) {
+        let unanswered = match self {
+            Self::Opening { reference, .. } => Some((reference.take(), Some(Box::new(stale)))),
+            Self::Live | Self::Snapshot { .. } => None,
+        };
+        *self = Self::Snapshot { unanswered, next: SnapshotFrom::Start };
+    }
+
+    /// Starts over: the log no longer continues from the watermark of the snapshot that was under way.
+    pub(super) fn restart_snapshot(&mut self) {
+        if let Self::Snapshot { next, .. } = self {
+            *next = SnapshotFrom::Start;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) topic: Topic,
+    pub(super) join_ref: Option<String>,
+    pub(super) on_stale: OnStale,
+    pub(super) phase: Phase,
+    /// What the client was sent; means something once it is live.
+    pub(super) cursor: Cursor,
+    /// The newest announced head.
+    pub(super) heard: Option<Cursor>,
+    /// When the journal last confirmed what is known.
+    pub(super) confirmed_at: Timestamp,
+    /// When anything was last sent on this channel.
+    pub(super) spoke_at: Timestamp,
+    /// A question is under way.
+    pub(super) asking: bool,
+    /// To be asked again when the session retries.
+    pub(super) failed: bool,
+    /// It is in the session's queue.
+    queued: bool,
+    /// There is something to ask once the answer that is under way has come.
+    again: bool,
+    /// How old "nothing new" may be; raised by polling.
+    not_older_than: Timestamp,
+    /// The question under way is a poll.
+    polling: bool,
+}
+
+impl Channel {
+    pub(super) fn opening(
+        topic: Topic,
+        frame: &Frame<'_>,
+        request: JoinRequest,
+        not_older_than: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        let own = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
+        let reference = own(&frame.reference);
+        let phase = match request.resume {
+            Resume::Snapshot => {
+                Phase::Snapshot { unanswered: Some((reference, None)), next: SnapshotFrom::Start }
+            }
+            resume @ Resume::After(cursor) => Phase::Opening { reference, resume, at: Some(cursor) },
+            resume @ (Resume::Floor | Resume::Head) => Phase::Opening { reference, resume, at: None },
+        };
+        Self {
+            topic,
+            join_ref: own(&frame.join_ref),
+            on_stale: request.on_stale,
+            phase,
+            cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
+            heard: None,
+            confirmed_at: now,
+            spoke_at: now,
+            asking: false,
+            failed: false,
+            queued: false,
+            again: false,
+            not_older_than,
+            polling: false,
+        }
+    }
+
+    /// Whether more was announced than was sent.
+    pub(super) fn has_news(&self) -> bool {
+        let news = |head: Cursor| head.epoch != self.cursor.epoch || head.watermark > self.cursor.watermark;
+        matches!(self.phase, Phase::Live) && self.heard.is_some_and(news)
+    }
+
+    /// Notes that it wants to ask; says whether it has to be put into the queue for that.
+    pub(super) fn enqueue(&mut self) -> bool {
+        if self.asking {
+            self.again = true;
+            return false;
+        }
+        !std::mem::replace(&mut self.queued, true)
+    }
+
+    /// Whether it wanted to ask while a question was under way.
+    pub(super) fn asks_again(&self) -> bool {
+        self.again && !self.asking
+    }
+
+    /// Wants to hear from the journal unless it has since that moment; says whether it does.
+    pub(super) fn poll(&mut self, not_older_than: Timestamp) -> bool {
+        let due = matches!(self.phase, Phase::Live) && self.confirmed_at < not_older_than;
+        if due {
+            self.not_older_than = not_older_than;
+            self.polling = true;
+        }
+        due
+    }
+
+    /// Whether what was just answered was found by polling and nothing had told of it.
+    pub(super) fn polled(&mut self) -> bool {
+        std::mem::take(&mut self.polling) && !self.has_news()
+    }
+
+    /// The question that it has now.
+    pub(super) fn ask(&mut self) -> Question {
+        self.queued = false;
+        self.again = false;
+        self.asking = true;
+        let not_older_than = self.not_older_than;
+        match &self.phase {
+            Phase::Opening { at: Some(cursor), .. } => {
+                Question::Read { cursor: *cursor, wanted: Wanted { head: self.heard, not_older_than } }
+            }
+            Phase::Opening { at: None, .. } => Question::Bounds { not_older_than },
+            Phase::Snapshot { next, .. } => Question::Snapshot(next.clone()),
+            Phase::Live => {
+                Question::Read { cursor: self.cursor, wanted: Wanted { head: self.heard, not_older_than } }
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The session: the protocol state of one client connection, as a value.
+//!
+//! It reads no clock and touches no socket. It is told what happened (`handle_*`) and says what to do next
+//! (`poll_action`, `poll_timeout`). What must stay true: each join gets exactly one answer, before any update;
+//! what a channel is sent continues from what it was sent before; and a client that does not read costs one
+//! cursor per topic, because nothing is asked for while there is something left to send.
+
+mod answers;
+mod channel;
+mod drive;
+mod options;
+mod say;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use self::{
+    channel::Channel,
+    say::{Empty, Status},
+};
+pub use self::{
+    channel::ChannelId,
+    drive::{Connection, Ended, Progress, Received, Sent, Transport},
+    options::SessionOptions,
+};
+use crate::{
+    auth::{Grant, Scope},
+    documents::{Snapshot, SnapshotFrom},
+    error::Error,
+    position::{Bounds, Cursor},
+    tail::{Followed, Wanted},
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
+    wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
+};
+
+/// Topic of the connection itself.
+const PHOENIX: &str = "phoenix";
+/// A ref is a counter, written out. What is much longer is not one, and would be kept for as long as the channel.
+const MAX_REF_BYTES: usize = 64;
+
+/// What a session wants done.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a driver must carry out every action")]
+pub enum Action {
+    /// Answer this question with [`Session::handle_answer`]. One at a time per channel.
+    Ask {
+        /// Whose question it is.
+        channel: ChannelId,
+        /// The topic that it is about.
+        topic: Topic,
+        /// The question.
+        question: Question,
+    },
+    /// Close the connection. Nothing follows.
+    Close(Close),
+    /// Send this text frame.
+    Send(Bytes),
+    /// Stop watching for this channel.
+    Unwatch(ChannelId),
+    /// Watch the topic for this channel, before any question that follows is answered, and report with
+    /// [`Session::handle_moved`].
+    Watch {
+        /// Who watches.
+        channel: ChannelId,
+        /// What is watched.
+        topic: Topic,
+    },
+}
+
+/// A question about one topic.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a driver must answer every question")]
+pub enum Question {
+    /// What did it hold at this moment or later?
+    Bounds {
+        /// The moment.
+        not_older_than: Timestamp,
+    },
+    /// What follows the cursor?
+    Read {
+        /// Where to read from.
+        cursor: Cursor,
+        /// How sure "nothing" has to be.
+        wanted: Wanted,
+    },
+    /// Which documents are there?
+    Snapshot(SnapshotFrom),
+}
+
+/// The answer to a [`Question`] of the same name.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a session handles every answer")]
+pub enum Answer {
+    /// What it holds, and when the journal last confirmed it.
+    Bounds(Bounds, Timestamp),
+    /// What follows.
+    Read(Followed),
+    /// Documents.
+    Snapshot(Snapshot),
+}
+
+/// The protocol state of one client connection.
+#[derive(Debug)]
+pub struct Session {
+    grant: Grant,
+    serializer: Serializer,
+    options: SessionOptions,
+    channels: BTreeMap<ChannelId, Channel>,
+    joined: HashMap<Topic, ChannelId>,
+    next_channel: u64,
+    /// What is to be done at once, in order.
+    actions: VecDeque<Action>,
+    /// Channels that have something to ask, each at most once, in turn.
+    ready: VecDeque<ChannelId>,
+    /// Questions that are not answered yet.
+    asked: usize,
+    malformed: u32,
+    heard_at: Timestamp,
+    poll_at: Timestamp,
+    retry_at: Option<Timestamp>,
+    drain_at: Option<Timestamp>,
+    ended: bool,
+}
+
+impl Session {
+    /// The session of a connection that was opened `now` by the holder of `grant`.
+    pub fn new(grant: Grant, serializer: Serializer, options: SessionOptions, now: Timestamp) -> Self {
+        Self {
+            grant,
+            serializer,
+            channels: BTreeMap::new(),
+            joined: HashMap::new(),
+            next_channel: 0,
+            actions: VecDeque::new(),
+            ready: VecDeque::new(),
+            asked: 0,
+            malformed: 0,
+            heard_at: now,
+            poll_at: now.plus(options.poll_every),
+            retry_at: None,
+            drain_at: None,
+            ended: false,
+            options,
+        }
+    }
+
+    /// What to do next; none until something is handled.
+    ///
+    /// A driver that cannot send holds an action back and asks for no other: that is the back-pressure.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while !self.ended && self.asked < self.options.questions_at_once {
+            let id = self.ready.pop_front()?;
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let question = channel.ask();
+            let topic = channel.topic.clone();
+            self.asked += 1;
+            return Some(Action::Ask { channel: id, topic, question });
+        }
+        None
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), at the latest.
+    pub fn poll_timeout(&self) -> Timestamp {
+        let hung_up = self.heard_at.plus(self.options.heartbeat_timeout);
+        let soonest = self.poll_at.min(self.grant.expires_at()).min(hung_up);
+        [self.retry_at, self.drain_at].into_iter().flatten().fold(soonest, Timestamp::min)
+    }
+
+    /// Whether [`Action::Close`] was given or is about to be.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// When the grant runs out.
+    pub fn expires_at(&self) -> Timestamp {
+        self.grant.expires_at()
+    }
+
+    /// How long a connection may take nothing of what it is sent.
+    pub fn stall_limit(&self) -> std::time::Duration {
+        self.options.stall_limit
+    }
+
+    /// The client sent a text frame.
+    pub fn handle_text(&mut self, text: &str, now: Timestamp) {
+        if !self.goes_on(now) {
+            return;
+        }
+        self.heard_at = now;
+        let frame = match self.serializer.decode(text) {
+            Ok(frame) => frame,
+            Err(fault) => return self.malformed(fault.to_string()),
+        };
+        let too_long = |text: &Option<_>| {
+            text.as_ref().is_some_and(|text: &std::borrow::Cow<'_, str>| text.len() > MAX_REF_BYTES)
+        };
+        if too_long(&frame.join_ref) || too_long(&frame.reference) {
+            return self.malformed(format!("a ref has more than {MAX_REF_BYTES} bytes"));
+        }
+        match (&*frame.topic, &*frame.event) {
+            (PHOENIX, event::HEARTBEAT) => self.reply_ok(&frame, &Empty {}),
+            (_, event::JOIN) => self.join(&frame, now),
+            (_, event::LEAVE) => self.leave(&frame),
+            _ => self.unknown(&frame),
+        }
+    }
+
+    /// The client broke the WebSocket's rules.
+    pub fn handle_fault(&mut self, close: Close) {
+        self.end(close);
+    }
+
+    /// A head was announced for a watching channel.
+    pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.heard = Some(head);
+        if channel.has_news() {
+            self.enqueue(id);
+        }
+    }
+
+    /// A question was answered, or could not be.
+    pub fn handle_answer(&mut self, id: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
+        self.asked -= 1;
+        if !self.goes_on(now) {
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.asking = false;
+        match answer {
+            Ok(Answer::Bounds(bounds, confirmed_at)) => self.answer_bounds(id, bounds, confirmed_at, now),
+            Ok(Answer::Read(Followed::Page { page, confirmed_at })) => {
+                self.answer_page(id, &page, confirmed_at, now)
+            }
+            Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
+                self.answer_caught_up(id, bounds, confirmed_at, now);
+            }
+            Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, &stale),
+            Ok(Answer::Snapshot(Snapshot::Page(page))) => self.answer_snapshot(id, &page, now),
+            Ok(Answer::Snapshot(Snapshot::Stale(_))) => {
+                channel.phase.restart_snapshot();
+                self.enqueue(id);
+            }
+            Err(error) => self.answer_error(id, &error, now),
+        }
+        if self.channels.get(&id).is_some_and(Channel::asks_again) {
+            self.enqueue(id);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        if !self.goes_on(now) {
+            return;
+        }
+        if self.heard_at.plus(self.options.heartbeat_timeout) <= now {
+            return self.end(Close::HeartbeatTimeout);
+        }
+        if self.drain_at.is_some_and(|at| at <= now) {
+            return self.end(Close::Restart);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.enqueue_where(|channel| std::mem::take(&mut channel.failed));
+        }
+        if self.poll_at <= now {
+            self.poll_at = now.plus(self.options.poll_every);
+            // Half a period: whoever polls a topic first does it for all who poll it in the same period.
+            let not_older_than = now.minus(self.options.poll_every / 2);
+            self.enqueue_where(|channel| channel.poll(not_older_than));
+        }
+    }
+
+    /// The server stops: the client is told now, and its connection closed at `close_at`.
+    pub fn handle_drain(&mut self, close_at: Timestamp, now: Timestamp) {
+        if !self.goes_on(now) || self.drain_at.is_some() {
+            return;
+        }
+        self.drain_at = Some(close_at);
+        #[derive(serde::Serialize)]
+        struct Drain {
+            retry_after_ms: u64,
+        }
+        let wait = close_at.since(now);
+        let payload = Drain { retry_after_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) };
+        self.push(None, PHOENIX, event::DRAIN, &payload);
+    }
+
+    /// Ends the session if its grant has run out; says whether it goes on.
+    fn goes_on(&mut self, now: Timestamp) -> bool {
+        if !self.ended && self.grant.expires_at() <= now {
+            // Not even what was ready to go: nothing after expiry.
+            self.actions.clear();
+            self.end(Close::TokenExpired);
+        }
+        !self.ended
+    }
+
+    fn end(&mut self, close: Close) {
+        if !self.ended {
+            self.ended = true;
+            telemetry::closed(close);
+            telemetry::channels(-(self.channels.len() as f64));
+            self.channels.clear();
+            self.joined.clear();
+            self.actions.push_back(Action::Close(close));
+        }
+    }
+
+    fn malformed(&mut self, message: String) {
+        self.malformed += 1;
+        telemetry::refused(Code::MalformedFrame);
+        self.push(None, PHOENIX, event::SYNC_ERROR, &Refusal::new(Code::MalformedFrame, message));
+        if self.malformed > self.options.malformed_frames {
+            self.end(Close::Hostile);
+        }
+    }
+
+    fn join(&mut self, frame: &Frame<'_>, now: Timestamp) {
+        let topic = match Topic::parse(&frame.topic) {
+            Ok(topic) => topic,
+            Err(fault) => {
+                return self.refuse(frame, Code::InvalidTopic, fault.to_string());
+            }
+        };
+        let request = match frame.payload_as::<JoinRequest>() {
+            Ok(request) => request,
+            Err(fault) => {
+                return self.refuse(frame, Code::InvalidJoin, fault.to_string());
+            }
+        };
+        if !self.grant.allows(Scope::Read) {
+            let message = format!("the token does not carry {}", Scope::Read);
+            return self.refuse(frame, Code::MissingScope, message);
+        }
+        if let Some(old) = self.joined.get(&topic).copied() {
+            self.close_channel(old, event::CLOSE);
+        } else if self.channels.len() >= self.options.topics {
+            let message = format!("a connection joins at most {} topics", self.options.topics);
+            return self.refuse(frame, Code::TooManyTopics, message);
+        }
+        let id = ChannelId::new(self.next_channel);
+        self.next_channel += 1;
+        let not_older_than = now.minus(self.options.poll_every);
+        let channel = Channel::opening(topic.clone(), frame, request, not_older_than, now);
+        self.channels.insert(id, channel);
+        self.joined.insert(topic.clone(), id);
+        telemetry::channels(1.0);
+        self.actions.push_back(Action::Watch { channel: id, topic });
+        self.enqueue(id);
+    }
+
+    fn leave(&mut self, frame: &Frame<'_>) {
+        let current = self.current(frame);
+        self.reply_ok(frame, &Empty {});
+        if let Some(id) = current {
+            self.close_channel(id, event::CLOSE);
+        }
+    }
+
+    /// A frame that is neither of the connection's nor of a channel's events.
+    fn unknown(&mut self, frame: &Frame<'_>) {
+        let joined = self.joined.contains_key(&*frame.topic);
+        if joined && self.current(frame).is_none() {
+            return; // of an earlier join
+        }
+        let (code, join_ref) = if joined {
+            (Code::UnknownEvent, frame.join_ref.as_deref())
+        } else {
+            (Code::UnmatchedTopic, None)
+        };
+        let message = match code {
+            Code::UnknownEvent => {
+                format!("this connection only reads; it has no event {:?}", clip(&frame.event))
+            }
+            _ => format!("the topic {:?} is not joined", clip(&frame.topic)),
+        };
+        telemetry::refused(code);
+        self.reply(
+            join_ref,
+            frame.reference.as_deref(),
+            &frame.topic,
+            Status::Error,
+            &Refusal::new(code, message),
+        );
+    }
+
+    /// The channel that a frame is for; none if it is of an earlier join. A null `join_ref` means the current one.
+    fn current(&self, frame: &Frame<'_>) -> Option<ChannelId> {
+        let id = *self.joined.get(&*frame.topic)?;
+        let channel = self.channels.get(&id)?;
+        (frame.join_ref.is_none() || frame.join_ref.as_deref() == channel.join_ref.as_deref()).then_some(id)
+    }
+
+    fn retry_soon(&mut self, now: Timestamp) {
+        self.retry_at = self.retry_at.or_else(|| Some(now.plus(self.options.retry_after)));
+    }
+
+    fn enqueue(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(&id)
+            && channel.enqueue()
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn enqueue_where(&mut self, mut wanted: impl FnMut(&mut Channel) -> bool) {
+        for (id, channel) in &mut self.channels {
+            if wanted(channel) && channel.enqueue() {
+                self.ready.push_back(*id);
+            }
+        }
+    }
+
+    /// Tells the client that a channel is over, and forgets it.
+    fn close_channel(&mut self, id: ChannelId, event: &str) {
+        if let Some(channel) = self.remove(id) {
+            self.push(channel.join_ref.as_deref(), channel.topic.as_str(), event, &Empty {});
+        }
+    }
+
+    fn remove(&mut self, id: ChannelId) -> Option<Channel> {
+        let channel = self.channels.remove(&id)?;
+        self.joined.remove(&channel.topic);
+        telemetry::channels(-1.0);
+        self.actions.push_back(Action::Unwatch(id));
+        Some(channel)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        telemetry::channels(-(self.channels.len() as f64));
+    }
+}
+
+/// The start of a client's text, short enough to be sent back and logged.
+fn clip(text: &str) -> &str {
+    let end = text.char_indices().nth(80).map_or(text.len(), |(at, _)| at);
+    &text[..end]
+}
