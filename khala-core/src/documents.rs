@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     journal::ReadLimit,
-    position::{Cursor, Stale},
+    position::{Bounds, Cursor, Stale},
     topic::Topic,
     update::{DocKey, Update},
 };
@@ -69,6 +69,8 @@ pub struct SnapshotPage {
     pub documents: Vec<Update>,
     /// Whether this is the last page.
     pub complete: bool,
+    /// What the topic held when this page was read.
+    pub bounds: Bounds,
 }
 
 impl SnapshotPage {

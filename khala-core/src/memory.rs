@@ -228,6 +228,6 @@ impl Documents for MemoryJournal {
             bytes += document.size();
             documents.push(document.clone());
         }
-        Ok(Snapshot::Page(SnapshotPage { at, documents, complete }))
+        Ok(Snapshot::Page(SnapshotPage { at, documents, complete, bounds }))
     }
 }

@@ -114,7 +114,7 @@ impl Session {
         *next = page.next().unwrap_or(SnapshotFrom::Start);
         if let Some((reference, stale)) = unanswered.take() {
             let Cursor { epoch, watermark } = page.at;
-            let joined = Joined::new(epoch, watermark, watermark, watermark).with_snapshot(stale);
+            let joined = Joined::new(epoch, watermark, page.bounds.head, page.bounds.floor).with_snapshot(stale);
             let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
             telemetry::joined("snapshot");
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
