@@ -1,1 +1,254 @@
 //! The laws of a journal and of its documents, as tests for any implementer.
+//!
+//! Each law is a sentence, a number and a function of the same name; [`laws!`](crate::laws) turns all of them
+//! into tests of one store. There is one table of laws, so a new law reaches every store and nobody picks a
+//! subset: what a store cannot do it declares in its [`Capabilities`], which the laws that it affects print.
+//!
+//! A store passes when every law passes, many times over: the laws about concurrency are real races.
+
+#![expect(clippy::disallowed_methods, reason = "laws are tests: they race real tasks against each other")]
+
+use std::{any::Any, fmt, future::Future, sync::Arc};
+
+use crate::{documents::Documents, journal::Journal};
+
+pub mod append;
+pub mod cursors;
+pub mod documents;
+pub mod durability;
+pub mod order;
+mod race;
+mod run;
+mod subject;
+mod tailed;
+pub mod topics;
+pub mod trim;
+
+#[doc(hidden)]
+pub use self::run::{run, victim};
+pub use self::{
+    run::{Law, laws},
+    tailed::Tailed,
+};
+
+/// A store under test.
+///
+/// Every law gets a [`fresh`](Self::fresh) one, on a multi-threaded runtime of its own. A store that decorates
+/// another can be tested by a harness that wraps the other's.
+pub trait Harness: Sized + Send + Sync + 'static {
+    /// What the store can do beyond the laws that hold for all.
+    const CAPABILITIES: Capabilities;
+
+    /// A new, empty store, which nothing else uses.
+    fn fresh() -> impl Future<Output = Self> + Send;
+
+    /// Its journal.
+    fn journal(&self) -> Arc<dyn Journal>;
+
+    /// Its documents, which are those that the journal's appends write.
+    fn documents(&self) -> Arc<dyn Documents>;
+
+    /// Closes the store, so that any process may open it, and says where it is.
+    ///
+    /// Nobody holds its journal or documents any more.
+    fn close(self) -> impl Future<Output = Place> + Send;
+
+    /// Opens the store that was closed, or whose process was killed, at `place`.
+    ///
+    /// Called in another process too, with a place that has the same text and keeps nothing; never there
+    /// unless the store survives being killed.
+    fn open(place: Place) -> impl Future<Output = Self> + Send;
+}
+
+/// What a store can do. What it cannot is printed by the tests that it affects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether what it holds is there again after [`Harness::close`] and [`Harness::open`].
+    pub survives_reopening: bool,
+    /// Whether what it acknowledged is there after its process was killed with SIGKILL.
+    pub survives_kill: bool,
+}
+
+impl Capabilities {
+    /// A store that forgets everything when it is closed.
+    pub const fn volatile() -> Self {
+        Self { survives_reopening: false, survives_kill: false }
+    }
+
+    /// A store that holds what it acknowledged, whatever happens to its process.
+    pub const fn durable() -> Self {
+        Self { survives_reopening: true, survives_kill: true }
+    }
+
+    /// Says whether what it holds is there after closing and opening.
+    #[must_use]
+    pub const fn with_survives_reopening(mut self, yes: bool) -> Self {
+        self.survives_reopening = yes;
+        self
+    }
+
+    /// Says whether what it acknowledged is there after its process was killed.
+    #[must_use]
+    pub const fn with_survives_kill(mut self, yes: bool) -> Self {
+        self.survives_kill = yes;
+        self
+    }
+}
+
+/// Where a closed store is: a text that any process can open it by, such as a path or an address.
+#[derive(Clone)]
+pub struct Place {
+    text: String,
+    kept: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Place {
+    /// The place that `text` names.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kept: None }
+    }
+
+    /// Keeps `guard` for as long as anybody holds this place, such as the temporary directory that it is in.
+    #[must_use]
+    pub fn keeping(mut self, guard: impl Any + Send + Sync) -> Self {
+        self.kept = Some(Arc::new(guard));
+        self
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What it keeps, if that is a `T`.
+    pub fn kept<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.kept.clone()?.downcast().ok()
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.text).finish()
+    }
+}
+
+/// Tests a store against every law: one test per law, in the module where it stands.
+///
+/// It stands in a module of tests, once per module; its argument is a [`Harness`](crate::conformance::Harness).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use khala_core::{
+///     Documents, Journal, MemoryJournal,
+///     conformance::{Capabilities, Harness, Place},
+/// };
+///
+/// #[derive(Debug)]
+/// struct Memory(Arc<MemoryJournal>);
+///
+/// impl Harness for Memory {
+///     const CAPABILITIES: Capabilities = Capabilities::volatile();
+///
+///     async fn fresh() -> Self {
+///         Self(Arc::new(MemoryJournal::new()))
+///     }
+///
+///     fn journal(&self) -> Arc<dyn Journal> {
+///         self.0.clone()
+///     }
+///
+///     fn documents(&self) -> Arc<dyn Documents> {
+///         self.0.clone()
+///     }
+///
+///     // A store of files drops the store here, and its place keeps their temporary directory.
+///     async fn close(self) -> Place {
+///         Place::new("memory").keeping(self.0)
+///     }
+///
+///     async fn open(place: Place) -> Self {
+///         Self(Arc::clone(&place.kept::<Arc<MemoryJournal>>().expect("memory is closed in this process only")))
+///     }
+/// }
+///
+/// mod laws {
+///     khala_core::laws!(super::Memory);
+/// }
+/// ```
+#[macro_export]
+macro_rules! laws {
+    ($harness:ty) => {
+        $crate::__each_law!(__law_tests, $harness);
+    };
+}
+
+/// The table of laws, handed to the macro `then`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __each_law {
+    ($then:ident, $harness:ty) => {
+        $crate::$then! {
+            ($harness)
+            order::j1_seqs_are_dense_from_one,
+            append::j2_a_batch_is_atomic_and_contiguous,
+            cursors::j3_reading_is_exclusive_of_the_cursor,
+            cursors::j4_pages_concatenate_to_the_whole_log,
+            cursors::j5_a_page_and_its_bounds_are_of_one_moment,
+            order::j6_head_never_goes_back,
+            order::j7_no_late_arrivals,
+            order::j8_concurrent_appends_lose_and_repeat_nothing,
+            append::j9_a_failed_expect_writes_nothing,
+            append::j10_a_repeated_dedup_key_writes_nothing,
+            cursors::j11_a_trimmed_cursor_is_reported,
+            cursors::j12_a_cursor_at_the_floor_is_good,
+            trim::j13_trimming_renumbers_nothing,
+            trim::j14_the_floor_never_goes_back,
+            cursors::j15_a_cursor_ahead_or_of_another_epoch_is_reported,
+            topics::j16_an_untouched_topic_is_stable_and_empty,
+            topics::j17_topics_are_apart_and_payloads_exact,
+            durability::j18_acknowledged_means_durable,
+            documents::d1_a_document_is_the_newest_update_of_its_key,
+            documents::d2_a_tombstone_is_in_the_log_only,
+            documents::d3_snapshot_plus_log_converges,
+            documents::d4_trimming_the_log_leaves_documents,
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __law_tests {
+    (($harness:ty) $($module:ident::$law:ident,)*) => {
+        $(
+            #[test]
+            fn $law() {
+                $crate::conformance::run::<$harness, _>(
+                    module_path!(),
+                    stringify!($law),
+                    $crate::conformance::$module::$law::<$harness>,
+                );
+            }
+        )*
+
+        #[test]
+        #[ignore = "not a law: the process that law J18 kills"]
+        fn victim() {
+            $crate::conformance::victim::<$harness>();
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __law_table {
+    (($harness:ty) $($module:ident::$law:ident,)*) => {
+        vec![$(
+            $crate::conformance::Law {
+                name: stringify!($law),
+                check: |store: $harness| Box::pin($crate::conformance::$module::$law(store)),
+            }
+        ),*]
+    };
+}

@@ -27,6 +27,19 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code.
+    pub const ALL: &[Self] = &[
+        Self::InvalidJoin,
+        Self::InvalidTopic,
+        Self::MalformedFrame,
+        Self::MissingScope,
+        Self::StaleCursor,
+        Self::TooManyTopics,
+        Self::Unavailable,
+        Self::UnknownEvent,
+        Self::UnmatchedTopic,
+    ];
+
     /// The code as it is on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +85,18 @@ pub enum Close {
 }
 
 impl Close {
+    /// Every close.
+    pub const ALL: &[Self] = &[
+        Self::BinaryFrame,
+        Self::InvalidUtf8,
+        Self::HeartbeatTimeout,
+        Self::Hostile,
+        Self::Restart,
+        Self::SlowConsumer,
+        Self::TokenExpired,
+        Self::TooBig,
+    ];
+
     /// The WebSocket close code.
     pub fn code(self) -> u16 {
         match self {

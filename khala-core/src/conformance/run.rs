@@ -1,0 +1,147 @@
+//! Running laws: a runtime for each, and the process that law J18 kills.
+//!
+//! The victim is the test binary itself, started once more with only the ignored test `victim` selected and
+//! the store's place in the environment. It reports every acknowledgement on its standard output as it gets it,
+//! so whatever the pipe holds once it is dead was acknowledged.
+
+use std::{
+    env, fmt,
+    future::Future,
+    io::{self, BufRead, BufReader, Write},
+    pin::Pin,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use tokio::{runtime, task, time};
+
+use super::{Harness, Place, durability};
+
+/// No law takes this long on a store that answers: what still runs then hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the victim finds the store that it is to open.
+const PLACE: &str = "KHALA_CONFORMANCE_PLACE";
+
+tokio::task_local! {
+    /// The module of the running test, where its victim stands too.
+    static MODULE: &'static str;
+}
+
+/// One law, for whoever wants to look at its outcome rather than have it as a test.
+#[expect(clippy::exhaustive_structs, reason = "the table of laws is written out in the user's crate")]
+pub struct Law<H> {
+    /// The name of its function, which begins with its number.
+    pub name: &'static str,
+    /// Holds a fresh store to it, and panics where the store breaks it.
+    pub check: fn(H) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<H> Law<H> {
+    /// Its number, such as `J7`.
+    pub fn number(&self) -> String {
+        self.name.split('_').next().unwrap_or(self.name).to_uppercase()
+    }
+}
+
+impl<H> fmt::Debug for Law<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Law").field(&self.name).finish()
+    }
+}
+
+/// Every law, in order.
+pub fn laws<H: Harness>() -> Vec<Law<H>> {
+    crate::__each_law!(__law_table, H)
+}
+
+/// Holds a fresh store to one law. What `laws!` expands to.
+#[doc(hidden)]
+pub fn run<H: Harness, F: Future<Output = ()>>(module: &'static str, name: &str, law: fn(H) -> F) {
+    let runtime = runtime();
+    let checked = MODULE.scope(module, async { law(H::fresh().await).await });
+    let checked = runtime.block_on(async { time::timeout(PATIENCE, checked).await });
+    if checked.is_err() {
+        // Not waiting for the threads of a store that hangs.
+        runtime.shutdown_background();
+        panic!("{name}: hangs; stopped after {PATIENCE:?}");
+    }
+}
+
+fn runtime() -> runtime::Runtime {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("the operating system gives a few threads")
+}
+
+/// Says what a store cannot do, and so what a law did not look at.
+pub(super) fn declared(law: &str, what: &str) {
+    if let Ok(module) = MODULE.try_with(|module| *module) {
+        // Past the capture of test output; who cannot read it loses nothing else.
+        let _ = writeln!(
+            io::stderr(),
+            "{law}: the store of {module} declares that it does not {what}; not tested"
+        );
+    }
+}
+
+/// Lets another process append to the store at `place`, kills it amid that with SIGKILL, and returns what had
+/// been acknowledged: the lines that it reported.
+///
+/// Only in a test made by `laws!`, because only there is a victim.
+pub(super) async fn kill_amid_appends(place: &Place, acknowledgements: usize) -> Vec<String> {
+    let module = MODULE
+        .try_with(|module| *module)
+        .expect("J18: a store that survives being killed is tested by laws!");
+    let place = place.as_str().to_owned();
+    let killed = task::spawn_blocking(move || kill(module, &place, acknowledgements)).await;
+    killed.expect("the thread that watches the victim does not panic").expect("J18: no victim to kill")
+}
+
+fn kill(module: &str, place: &str, acknowledgements: usize) -> io::Result<Vec<String>> {
+    // A test's name is its path without the crate.
+    let name = match module.split_once("::") {
+        Some((_, inner)) => format!("{inner}::victim"),
+        None => "victim".to_owned(),
+    };
+    let mut victim = Command::new(env::current_exe()?)
+        .args([name.as_str(), "--exact", "--ignored", "--nocapture"])
+        .env(PLACE, place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let pipe = victim.stdout.take().ok_or_else(|| io::Error::other("the victim has no standard output"))?;
+    let mut pipe = BufReader::new(pipe);
+    let mut reported = Vec::new();
+    let mut line = String::new();
+    // A last line without its end was not reported.
+    while pipe.read_line(&mut line)? > 0 && line.ends_with('\n') {
+        // The test runner's own words may stand before the first report.
+        if let Some((_, report)) = line.trim_end().split_once(durability::REPORT) {
+            reported.push(report.to_owned());
+            if reported.len() == acknowledgements {
+                victim.kill()?;
+            }
+        }
+        line.clear();
+    }
+    let status = victim.wait()?;
+    if reported.len() < acknowledgements {
+        let found = reported.len();
+        return Err(io::Error::other(format!("{name} ended after {found} acknowledgements: {status}")));
+    }
+    Ok(reported)
+}
+
+/// The process that law J18 kills; nothing in any other.
+#[doc(hidden)]
+pub fn victim<H: Harness>() {
+    if let Ok(place) = env::var(PLACE) {
+        runtime().block_on(async {
+            let store = H::open(Place::new(place)).await;
+            durability::append_until_killed(store.journal()).await;
+        });
+    }
+}

@@ -1,0 +1,135 @@
+//! What trimming takes, and what it leaves: J13, J14.
+
+use std::time::Duration;
+
+use crate::{
+    journal::{Keep, Trimmed},
+    position::Watermark,
+    update::{Timestamp, Update},
+};
+
+use super::{
+    Harness,
+    race::at_once,
+    subject::{NOW, Subject, at, batch, single, state, update, watermark},
+};
+
+/// J13: trimming renumbers nothing, even to empty.
+pub async fn j13_trimming_renumbers_nothing<H: Harness>(store: H) {
+    let subject = Subject::new(&store, "J13", "j13");
+    subject.write_numbers(1..=10).await;
+    let before = subject.log().await;
+    subject.trim(Keep::everything().with_updates(4), NOW).await;
+    let bounds = subject.bounds().await;
+    // After the floor, because reading right at it is for J12 to judge.
+    let kept = subject.follow(at(&bounds, 7)).await;
+    assert_eq!(kept, before[7..], "J13: the updates after 7, once all up to 6 were trimmed");
+
+    for (kept, next) in [(4, 11), (0, 12), (0, 13)] {
+        subject.trim(Keep::everything().with_updates(kept), NOW).await;
+        let receipt = subject.write(single("next")).await;
+        assert_eq!(receipt.first.as_u64(), next, "J13: the first seq after trimming to {kept} updates");
+        assert_eq!(receipt.epoch, bounds.epoch, "J13: the epoch after trimming to {kept} updates");
+    }
+    subject.write(single("last")).await;
+    let last = subject.follow(at(&bounds, 13)).await;
+    assert_eq!(last.first().map(|update| update.seq.as_u64()), Some(14), "J13: what follows 13");
+}
+
+/// J14: the floor never goes back and never passes `not_past`. It stands where the limits put it: an update stays
+/// if every limit that is set keeps it.
+pub async fn j14_the_floor_never_goes_back<H: Harness>(store: H) {
+    let all = Keep::everything;
+    let subject = Subject::new(&store, "J14", "j14");
+    trimmed_to(&subject, &[], 0, all().with_updates(0), NOW).await;
+    subject.write_numbers(1..=10).await;
+    let log = subject.log().await;
+    for (floor, keep) in [
+        (0, all()),
+        (0, all().with_updates(11)),
+        (4, all().with_updates(6)),
+        (4, all().with_updates(8)),
+        (4, all().with_updates(0).with_not_past(watermark(2))),
+        (4, all().with_updates(0).with_not_past(Watermark::ORIGIN)),
+        (4, all().with_not_past(watermark(8))),
+        (6, all().with_updates(1).with_not_past(watermark(6))),
+        (6, all().with_bytes(0).with_not_past(watermark(6))),
+        (6, all().with_age(Duration::ZERO).with_not_past(watermark(6))),
+        (9, all().with_updates(1).with_not_past(watermark(100))),
+        (10, all().with_updates(0)),
+        (10, all()),
+        (10, all().with_updates(5)),
+    ] {
+        trimmed_to(&subject, &log, floor, keep, NOW.plus(Duration::from_secs(1))).await;
+    }
+    bytes_count_texts(&subject.beside("j14.bytes")).await;
+    age_trims_from_the_start(&subject.beside("j14.age")).await;
+    with_others(&subject.beside("j14.race")).await;
+}
+
+/// Trims, and asserts where the floor is and what the answer says went of `log`, which is all there ever was.
+async fn trimmed_to(subject: &Subject, log: &[Update], floor: u64, keep: Keep, now: Timestamp) {
+    let before = subject.bounds().await.floor;
+    let went = log.iter().filter(|update| !before.covers(update.seq) && watermark(floor).covers(update.seq));
+    let sizes: Vec<u64> = went.map(|update| update.size() as u64).collect();
+    let Trimmed { bounds, updates, bytes } = subject.trim(keep, now).await;
+    assert_eq!(bounds.floor, watermark(floor), "J14: the floor that trimming with {keep:?} gives");
+    let found = subject.bounds().await.floor;
+    assert_eq!(found, bounds.floor, "J14: the floor after trimming with {keep:?}");
+    assert_eq!(updates, sizes.len() as u64, "J14: how many updates went with {keep:?}");
+    assert_eq!(bytes, sizes.iter().sum::<u64>(), "J14: how many bytes went with {keep:?}");
+}
+
+async fn bytes_count_texts(subject: &Subject) {
+    // The key counts too, and text counts in bytes.
+    let updates =
+        [update("one"), state("key", "two"), update("ü"), state("schlüssel", "four"), update("five")];
+    subject.write(batch(updates)).await;
+    let log = subject.log().await;
+    let size = |from: usize| log[from..].iter().map(|update| update.size() as u64).sum::<u64>();
+    for (floor, keep) in [
+        (0, Keep::everything().with_bytes(size(0))),
+        (1, Keep::everything().with_bytes(size(0) - 1)),
+        (1, Keep::everything().with_bytes(size(1)).with_updates(5)),
+        (2, Keep::everything().with_bytes(size(1)).with_updates(3)),
+        (3, Keep::everything().with_bytes(size(3)).with_updates(3)),
+        (4, Keep::everything().with_bytes(size(3) - 1)),
+        (5, Keep::everything().with_bytes(size(4) - 1)),
+    ] {
+        trimmed_to(subject, &log, floor, keep, NOW).await;
+    }
+}
+
+async fn age_trims_from_the_start(subject: &Subject) {
+    let second = |n: u64| NOW.plus(Duration::from_secs(n));
+    // The third is older than the second, as clocks of several nodes have it.
+    for (text, at) in [("a", 0), ("b", 10), ("c", 5), ("d", 20)] {
+        subject.append(single(text), second(at)).await;
+    }
+    let log = subject.log().await;
+    for (floor, age, now) in [(0, 20, 20), (1, 12, 20), (1, 11, 21), (3, 11, 22), (3, 60, 25), (4, 4, 25)] {
+        let keep = Keep::everything().with_age(Duration::from_secs(age));
+        trimmed_to(subject, &log, floor, keep, second(now)).await;
+    }
+    // A clock that stands behind the log's finds nothing old.
+    subject.append(single("e"), second(40)).await;
+    trimmed_to(subject, &[], 4, Keep::everything().with_age(Duration::ZERO), second(30)).await;
+}
+
+/// Floors go forward while others append and trim.
+async fn with_others(subject: &Subject) {
+    let tasks = (0..6).map(|task| {
+        let subject = subject.clone();
+        async move {
+            let mut floor = Watermark::ORIGIN;
+            for n in 0..6 {
+                subject.write(single(&format!("{task}.{n}"))).await;
+                let keep = Keep::everything().with_updates(2 + task * n);
+                let found = subject.trim(keep, NOW).await.bounds.floor;
+                assert!(found >= floor, "J14: floor {floor} was seen, then trimming gave floor {found}");
+                floor = found;
+            }
+        }
+    });
+    at_once(tasks).await;
+}

@@ -1,0 +1,60 @@
+//! What the documents list is what the code has: codes, close codes and metrics, each in both.
+
+use khala_core::{
+    telemetry,
+    wire::{Close, Code},
+};
+
+const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
+const SERVER: &str = include_str!("../../docs/server.md");
+
+#[test]
+fn the_protocol_lists_every_close_code_and_whether_to_come_back() {
+    for close in Close::ALL {
+        let row = format!("| {} | `{}` |", close.code(), close.reason());
+        let line = PROTOCOL
+            .lines()
+            .find(|line| line.starts_with(&row))
+            .unwrap_or_else(|| panic!("{row} is missing"));
+        let come_back = line.trim_end_matches('|').rsplit('|').next().unwrap().trim();
+        assert_eq!(come_back.starts_with("yes"), close.come_back(), "{line}");
+    }
+}
+
+#[test]
+fn the_protocol_lists_every_code() {
+    for code in Code::ALL {
+        assert!(PROTOCOL.contains(&format!("| `{code}` |")), "{code} is missing");
+    }
+}
+
+#[test]
+fn the_servers_page_lists_every_metric() {
+    for name in telemetry::ALL {
+        assert!(SERVER.contains(&format!("`{name}`")), "{name} is missing");
+    }
+    for word in SERVER
+        .split('`')
+        .filter(|word| word.starts_with("khala_") && word.ends_with(|c: char| c.is_alphabetic()))
+    {
+        assert!(telemetry::ALL.contains(&word), "{word} is not a metric");
+    }
+}
+
+/// Frames of the protocol's text are frames, and their payloads what they should be.
+#[test]
+fn the_protocols_examples_are_frames() {
+    use khala_core::wire::{JoinRequest, Serializer, SnapshotBatch, UpdateBatch, event};
+    let mut seen = 0;
+    for line in PROTOCOL.lines().filter(|line| line.starts_with('[') && line.ends_with(']')) {
+        let frame = Serializer::V2.decode(line).unwrap_or_else(|fault| panic!("{line}: {fault}"));
+        match &*frame.event {
+            event::JOIN => drop(frame.payload_as::<JoinRequest>().unwrap()),
+            event::UPDATE_BATCH => drop(frame.payload_as::<UpdateBatch>().unwrap()),
+            event::SNAPSHOT => drop(frame.payload_as::<SnapshotBatch>().unwrap()),
+            _ => drop(frame.payload_as::<serde_json::Value>().unwrap()),
+        }
+        seen += 1;
+    }
+    assert!(seen > 12, "{seen}");
+}
