@@ -13,6 +13,12 @@ pub const APPENDS: &str = "khala_appends_total";
 pub const UPDATES: &str = "khala_updates_total";
 /// From publish to acknowledgement, in seconds.
 pub const APPEND_SECONDS: &str = "khala_append_seconds";
+/// Transactions of a store's writer, by `outcome`: `committed`, `failed`.
+pub const COMMITS: &str = "khala_commits_total";
+/// How long a store's transaction took, in seconds.
+pub const COMMIT_SECONDS: &str = "khala_commit_seconds";
+/// How many appends shared a transaction.
+pub const COMMIT_APPENDS: &str = "khala_commit_appends";
 /// Announcements that could not be sent; delivery completes by polling.
 pub const ANNOUNCE_FAILURES: &str = "khala_announce_failures_total";
 /// Open connections.
@@ -32,12 +38,20 @@ pub const UPDATES_SENT: &str = "khala_updates_sent_total";
 /// Updates that polling found and no announcement had told of.
 pub const POLL_FINDS: &str = "khala_poll_finds_total";
 
+/// HTTP requests, by `route` (its pattern), `method` and `status` (its class). Counted by a server around the core.
+pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
+/// From the head of an HTTP request to that of its answer, in seconds, by `route`.
+pub const HTTP_SECONDS: &str = "khala_http_request_seconds";
+
 /// Every name, for the test that holds documentation and dashboards against it.
 pub const ALL: &[&str] = &[
     JOURNAL_READS,
     APPENDS,
     UPDATES,
     APPEND_SECONDS,
+    COMMITS,
+    COMMIT_SECONDS,
+    COMMIT_APPENDS,
     ANNOUNCE_FAILURES,
     CONNECTIONS,
     CLOSES,
@@ -47,6 +61,8 @@ pub const ALL: &[&str] = &[
     BATCHES_SENT,
     UPDATES_SENT,
     POLL_FINDS,
+    HTTP_REQUESTS,
+    HTTP_SECONDS,
 ];
 
 pub(crate) fn journal_read(temperature: &'static str) {
@@ -57,6 +73,13 @@ pub(crate) fn appended(outcome: &'static str, updates: u64, seconds: f64) {
     counter!(APPENDS, "outcome" => outcome).increment(1);
     counter!(UPDATES).increment(updates);
     histogram!(APPEND_SECONDS).record(seconds);
+}
+
+/// A store's writer committed a group of `appends`, or failed to. For implementers of a store.
+pub fn committed(outcome: &'static str, appends: usize, seconds: f64) {
+    counter!(COMMITS, "outcome" => outcome).increment(1);
+    histogram!(COMMIT_SECONDS).record(seconds);
+    histogram!(COMMIT_APPENDS).record(appends as f64);
 }
 
 pub(crate) fn announce_failed() {

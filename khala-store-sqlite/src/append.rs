@@ -1,0 +1,243 @@
+//! An append, inside a transaction that somebody else began and will commit: the writer's group, or the
+//! application's own.
+//!
+//! All checks of a batch come before its first write, and see what the batches before it in the same transaction
+//! wrote. A topic's row is read once and written back once, by [`Group::finish`]: a head is never stored without
+//! the updates up to it (J1, J7).
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use khala_core::{
+    Append, Batch, Bounds, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
+};
+use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, params};
+
+use crate::{
+    fault::{Fault, error},
+    row::{self, TopicRow, int},
+    schema, sql,
+};
+
+/// Appends a batch as part of the caller's own transaction, on the caller's own connection to a file that
+/// [`SqliteStore::open`](crate::SqliteStore::open) or [`prepare`](crate::prepare) has prepared.
+///
+/// The answer, dedup keys, `expect` and document versions are those of
+/// [`Journal::append`](khala_core::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody
+/// before the transaction is committed, and if it is rolled back, nothing ever was. A failed call leaves nothing
+/// of the batch in the transaction.
+///
+/// After the commit, [`announce`](khala_core::Fanout::announce) `receipt.cursor()` to wake subscribers at once;
+/// a store that is open on the file notices within [`watch_every`](crate::SqliteOptions::watch_every) anyway.
+///
+/// Begin with [`TransactionBehavior::Immediate`](rusqlite::TransactionBehavior::Immediate): a transaction that
+/// has read before somebody else wrote can write no more, which is an error of
+/// [`ErrorKind::Unavailable`] and calls for running it again. Keep it short: while it is open, no
+/// other append to the file gets through. The commit is as durable as the connection's `synchronous` setting
+/// makes it; SQLite's own default is `FULL`.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] where the file was not prepared, and whatever SQLite has to say. After
+/// [`ErrorKind::Full`] and other failures of the disk, SQLite may have rolled the whole transaction back.
+pub fn append_in(
+    transaction: &Transaction<'_>,
+    topic: &Topic,
+    batch: &Batch,
+    now: Timestamp,
+) -> Result<Append, Error> {
+    let conn: &Connection = transaction;
+    let seed = schema::seed(conn)?;
+    let append = || -> Result<Append, Fault> {
+        let mut group = Group::new(conn, &seed);
+        let append = group.append(topic, batch, now)?;
+        group.finish()?;
+        Ok(append?)
+    };
+    conn.execute_batch(sql::SAVEPOINT).map_err(Fault::from)?;
+    let answer = append();
+    let end = if answer.is_ok() { sql::RELEASE } else { sql::ROLLBACK_TO };
+    match (answer, conn.execute_batch(end)) {
+        (Ok(append), Ok(())) => Ok(append),
+        (Ok(_), Err(fault)) => Err(Fault::from(fault).into()),
+        // Where going back fails too, SQLite has rolled everything back already; the first fault tells why.
+        (Err(fault), _) => Err(fault.into()),
+    }
+}
+
+/// The appends of one transaction.
+#[derive(Debug)]
+pub(crate) struct Group<'c> {
+    conn: &'c Connection,
+    seed: &'c [u8; 16],
+    topics: HashMap<Topic, Standing>,
+}
+
+/// Where a topic stands, inside the transaction.
+#[derive(Debug)]
+enum Standing {
+    Moved(TopicRow),
+    Untouched(Epoch),
+    Unmoved(TopicRow),
+}
+
+impl Standing {
+    fn row(&self) -> Option<&TopicRow> {
+        match self {
+            Self::Moved(row) | Self::Unmoved(row) => Some(row),
+            Self::Untouched(_) => None,
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        match self {
+            Self::Moved(row) | Self::Unmoved(row) => row.bounds,
+            Self::Untouched(epoch) => Bounds::untouched(*epoch),
+        }
+    }
+}
+
+impl<'c> Group<'c> {
+    /// Appends in the transaction that is open on `conn`.
+    pub(crate) fn new(conn: &'c Connection, seed: &'c [u8; 16]) -> Self {
+        Self { conn, seed, topics: HashMap::new() }
+    }
+
+    /// Checks a batch and writes it if nothing speaks against it.
+    ///
+    /// The inner error is this batch's alone, and nothing of it was written; after the outer one, the
+    /// transaction may hold a part of it and must be rolled back.
+    pub(crate) fn append(
+        &mut self,
+        topic: &Topic,
+        batch: &Batch,
+        now: Timestamp,
+    ) -> Result<Result<Append, Error>, Fault> {
+        let conn = self.conn;
+        let standing = match self.topics.entry(topic.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let row = TopicRow::read(&mut *conn.prepare_cached(sql::TOPIC)?, topic)?;
+                let untouched = || Standing::Untouched(Epoch::derive(self.seed, topic));
+                unknown.insert(row.map_or_else(untouched, Standing::Unmoved))
+            }
+        };
+        if let Some(answer) = objection(conn, standing, batch)? {
+            return Ok(Ok(answer));
+        }
+        let Bounds { epoch, head, .. } = standing.bounds();
+        let Some(receipt) = batch.receipt_after(epoch, head) else {
+            let message = format!("topic {topic} has no seqs left; draw a new topic");
+            return Ok(Err(error(ErrorKind::Invalid, message)));
+        };
+        let mut row = match standing.row() {
+            Some(row) => *row,
+            None => {
+                conn.prepare_cached(sql::ADD_TOPIC)?.execute(params![topic.as_str(), int(epoch.bits())])?;
+                TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0 }
+            }
+        };
+        row.bytes += write(conn, row.id, batch, &receipt, now)?;
+        row.bounds.head = receipt.last.watermark();
+        *standing = Standing::Moved(row);
+        Ok(Ok(Append::Written(receipt)))
+    }
+
+    /// Writes the rows of the topics that moved. What is left to do is COMMIT.
+    pub(crate) fn finish(self) -> Result<(), Fault> {
+        let moved = self.topics.values().filter_map(|standing| match standing {
+            Standing::Moved(row) => Some(row),
+            Standing::Untouched(_) | Standing::Unmoved(_) => None,
+        });
+        let mut moved = moved.peekable();
+        if moved.peek().is_none() {
+            return Ok(());
+        }
+        let mark: i64 = self.conn.prepare_cached(sql::NEXT_MARK)?.query_row([], |row| row.get(0))?;
+        let mut move_head = self.conn.prepare_cached(sql::MOVE_HEAD)?;
+        for row in moved {
+            move_head.execute(params![row.id, int(row.bounds.head.as_u64()), int(row.bytes), mark])?;
+        }
+        Ok(())
+    }
+}
+
+/// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
+fn objection(conn: &Connection, standing: &Standing, batch: &Batch) -> Result<Option<Append>, Fault> {
+    let (row, head) = (standing.row(), standing.bounds().head);
+    if let (Some(key), Some(row)) = (&batch.dedup, row) {
+        let mut find = conn.prepare_cached(sql::RECEIPT)?;
+        let found = find.query_row(params![row.id, key.as_str()], |row| Ok(receipt_from(row))).optional()?;
+        if let Some(receipt) = found.transpose()? {
+            return Ok(Some(Append::Duplicate(receipt)));
+        }
+    }
+    if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
+        return Ok(Some(Append::Conflict(Conflict::Head { expected, found: head })));
+    }
+    let version = |key: &DocKey| match row {
+        Some(row) => document_version(conn, row.id, key),
+        None => Ok(None),
+    };
+    Ok(batch.version_conflict(head, version)?.map(Append::Conflict))
+}
+
+fn receipt_from(row: &rusqlite::Row<'_>) -> Result<Receipt, Fault> {
+    Ok(Receipt { epoch: row::epoch(row, 0)?, first: row::seq(row, 1)?, last: row::seq(row, 2)? })
+}
+
+fn document_version(conn: &Connection, topic: i64, key: &DocKey) -> Result<Option<u64>, Fault> {
+    let mut find = conn.prepare_cached(sql::DOCUMENT_VERSION)?;
+    let version = find.query_row(params![topic, key.as_str()], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(version.map(i64::cast_unsigned))
+}
+
+/// Writes a batch that nothing speaks against, and says what it counts in bytes.
+fn write(
+    conn: &Connection,
+    topic: i64,
+    batch: &Batch,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<u64, Fault> {
+    let now = int(now.as_millis());
+    let mut add = conn.prepare_cached(sql::ADD_UPDATE)?;
+    let mut put = None;
+    let mut bytes = 0;
+    for (update, seq) in batch.updates().iter().zip(receipt.first.as_u64()..) {
+        let doc_key = update.doc_key.as_ref().map(DocKey::as_str);
+        let doc_version = doc_key.map(|_| int(update.doc_version.unwrap_or(seq)));
+        let hash: Option<&str> = update.payload_hash.as_ref().map(AsRef::as_ref);
+        let trace = update.trace.as_ref().map(row::trace_text).transpose()?;
+        let columns: [&dyn ToSql; 10] = [
+            &topic,
+            &int(seq),
+            &now,
+            &update.kind.as_str(),
+            &doc_key,
+            &doc_version,
+            &update.deleted,
+            &hash,
+            &trace,
+            &update.payload.as_str(),
+        ];
+        add.execute(&columns[..])?;
+        if doc_key.is_some() {
+            let put = match &mut put {
+                Some(put) => put,
+                None => put.insert(conn.prepare_cached(sql::PUT_DOCUMENT)?),
+            };
+            put.execute(&columns[..])?;
+        }
+        bytes += update.size() as u64;
+    }
+    if let Some(key) = &batch.dedup {
+        conn.prepare_cached(sql::ADD_RECEIPT)?.execute(params![
+            topic,
+            key.as_str(),
+            int(receipt.epoch.bits()),
+            int(receipt.first.as_u64()),
+            int(receipt.last.as_u64()),
+            now
+        ])?;
+    }
+    Ok(bytes)
+}

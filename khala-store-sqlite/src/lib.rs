@@ -1,0 +1,82 @@
+//! Khala's journal, documents and fanout on SQLite: the embedded default.
+//!
+//! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
+//! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
+//! is noticed within [`watch_every`](SqliteOptions::watch_every).
+//!
+//! ```
+//! use khala_core::{Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, Start, Timestamp, Topic};
+//! use khala_store_sqlite::{SqliteOptions, SqliteStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("khala.db");
+//! # let now = Timestamp::from_millis(0);
+//! let store = SqliteStore::open(&path, SqliteOptions::new())?;
+//! let topic = Topic::parse("run:7:events")?;
+//!
+//! let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"by":"ann"}"#)?);
+//! let answer = store.append(&topic, Batch::new(vec![update])?, now).await?;
+//! assert!(matches!(answer, Append::Written(receipt) if receipt.last.as_u64() == 1));
+//!
+//! let Replay::Page(page) = store.read(&topic, Start::Origin, ReadLimit::PAGE).await? else {
+//!     panic!("nothing was trimmed")
+//! };
+//! assert_eq!(page.updates[0].payload.as_str(), r#"{"by":"ann"}"#);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An application that keeps its own rows in the same file appends inside its own transaction, and so publishes
+//! exactly what it commits:
+//!
+//! ```
+//! use khala_core::{Append, Batch, Fanout, Kind, NewUpdate, Payload, Timestamp, Topic};
+//! use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
+//! use rusqlite::{Connection, TransactionBehavior};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("application.db");
+//! # let now = Timestamp::from_millis(0);
+//! let store = SqliteStore::open(&path, SqliteOptions::new())?;
+//! let topic = Topic::parse("orders")?;
+//! let batch = Batch::new(vec![NewUpdate::new(Kind::parse("paid")?, Payload::parse(r#"{"order":1}"#)?)])?;
+//!
+//! let mut own = Connection::open(&path)?;
+//! own.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY, paid INTEGER NOT NULL)")?;
+//!
+//! let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate)?;
+//! transaction.execute("INSERT INTO orders (id, paid) VALUES (1, 1)", [])?;
+//! let answer = append_in(&transaction, &topic, &batch, now)?;
+//! transaction.commit()?;
+//!
+//! if let Append::Written(receipt) = answer {
+//!     store.announce(&topic, receipt.cursor()).await?; // subscribers wake now, and not at the next look
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod append;
+mod connection;
+mod fault;
+mod options;
+mod read;
+mod readers;
+mod row;
+mod schema;
+mod sql;
+mod store;
+mod trim;
+mod watcher;
+mod writer;
+
+pub use self::{
+    append::append_in,
+    options::{Durability, SqliteOptions},
+    schema::{prepare, verify_schema},
+    store::{SqliteStats, SqliteStore},
+};

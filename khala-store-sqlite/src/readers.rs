@@ -1,0 +1,89 @@
+//! The connections that read: a few, each lent to one question at a time, on a thread that may block.
+//!
+//! None is held across an await of the caller's, so a slow reader pins nothing. A question whose asker has gone
+//! is answered to nobody, and its connection comes back all the same.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use khala_core::Error;
+use rusqlite::Connection;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task,
+};
+
+use crate::{
+    fault::{Fault, shutting_down},
+    sql,
+};
+
+#[derive(Debug)]
+pub(crate) struct Readers {
+    idle: Arc<Idle>,
+    turns: Arc<Semaphore>,
+}
+
+struct Idle(Mutex<Vec<Connection>>);
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idle").field("connections", &self.lock().len()).finish()
+    }
+}
+
+/// A connection on loan. It goes back, and only then lets the next one have its turn.
+struct Loan {
+    conn: Option<Connection>,
+    idle: Arc<Idle>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            if !conn.is_autocommit() {
+                // A question panicked; the next one must not be answered from its moment.
+                let _ = conn.execute_batch(sql::ROLLBACK);
+            }
+            self.idle.lock().push(conn);
+        }
+    }
+}
+
+impl Readers {
+    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+        let turns = Arc::new(Semaphore::new(connections.len()));
+        Self { idle: Arc::new(Idle(Mutex::new(connections))), turns }
+    }
+
+    /// Closes what is not on loan; what is closes as it comes back.
+    pub(crate) fn close(&self) {
+        self.turns.close();
+        self.idle.lock().clear();
+    }
+
+    /// Asks a connection, once one is free.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| shutting_down())?;
+        let conn = self.idle.lock().pop();
+        let loan = Loan { conn, idle: Arc::clone(&self.idle), _turn: turn };
+        let answer = task::spawn_blocking(move || {
+            let conn = loan.conn.as_ref().ok_or_else(shutting_down)?;
+            question(conn).map_err(Error::from)
+        });
+        // A blocking task fails only by a panic of ours, or because the runtime shuts down.
+        answer.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+}

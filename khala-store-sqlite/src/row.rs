@@ -1,0 +1,114 @@
+//! Rows, as the words of the core and back.
+//!
+//! What a row says is checked as it is read: a row that the store cannot have written is an error and never
+//! skipped. Only the payload is taken as it stands, because it was checked when it came in.
+
+use std::fmt::Display;
+
+use khala_core::{
+    Bounds, DocKey, Epoch, Kind, Payload, PayloadHash, Seq, Timestamp, Topic, TraceContext, Update, Watermark,
+};
+use rusqlite::{OptionalExtension, Row, Statement};
+
+use crate::fault::Fault;
+
+/// A topic's row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopicRow {
+    pub(crate) id: i64,
+    pub(crate) bounds: Bounds,
+    /// What the updates that are kept count, together.
+    pub(crate) bytes: u64,
+}
+
+impl TopicRow {
+    /// The row of `topic`; none while it is untouched. The statement is [`sql::TOPIC`](crate::sql::TOPIC).
+    pub(crate) fn read(statement: &mut Statement<'_>, topic: &Topic) -> Result<Option<Self>, Fault> {
+        let row = statement.query_row([topic.as_str()], |row| Ok(Self::from_row(row))).optional()?;
+        row.transpose()
+    }
+
+    fn from_row(row: &Row<'_>) -> Result<Self, Fault> {
+        let bounds = bounds(row, 1)?;
+        Ok(Self { id: row.get(0)?, bounds, bytes: row.get::<_, i64>(4)?.cast_unsigned() })
+    }
+}
+
+/// Epoch, floor and head from three columns, the first of which is `at`.
+pub(crate) fn bounds(row: &Row<'_>, at: usize) -> Result<Bounds, Fault> {
+    let bounds =
+        Bounds { epoch: epoch(row, at)?, floor: watermark(row, at + 1)?, head: watermark(row, at + 2)? };
+    if bounds.floor > bounds.head {
+        return Err(Fault::corrupt(format!(
+            "a topic's floor {} is past its head {}",
+            bounds.floor, bounds.head
+        )));
+    }
+    Ok(bounds)
+}
+
+pub(crate) fn epoch(row: &Row<'_>, at: usize) -> Result<Epoch, Fault> {
+    Ok(Epoch::from_bits(row.get::<_, i64>(at)?.cast_unsigned()))
+}
+
+pub(crate) fn watermark(row: &Row<'_>, at: usize) -> Result<Watermark, Fault> {
+    let number: i64 = row.get(at)?;
+    Watermark::new(number.cast_unsigned())
+        .ok_or_else(|| Fault::corrupt(format!("{number} is not a watermark")))
+}
+
+pub(crate) fn seq(row: &Row<'_>, at: usize) -> Result<Seq, Fault> {
+    let number: i64 = row.get(at)?;
+    Seq::new(number.cast_unsigned()).ok_or_else(|| Fault::corrupt(format!("{number} is not a seq")))
+}
+
+pub(crate) fn moment(row: &Row<'_>, at: usize) -> Result<Timestamp, Fault> {
+    Ok(Timestamp::from_millis(row.get::<_, i64>(at)?.cast_unsigned()))
+}
+
+pub(crate) fn topic(row: &Row<'_>, at: usize) -> Result<Topic, Fault> {
+    parsed(Topic::parse, text(row, at)?)
+}
+
+/// An update or a document. The columns are those of [`sql::PAGE`](crate::sql::PAGE).
+pub(crate) fn update(row: &Row<'_>) -> Result<Update, Fault> {
+    let doc_key = optional(row, 3)?.map(|text| parsed(DocKey::parse, text)).transpose()?;
+    Ok(Update {
+        seq: seq(row, 0)?,
+        published_at: moment(row, 1)?,
+        kind: parsed(Kind::parse, text(row, 2)?)?,
+        doc_key,
+        doc_version: row.get::<_, Option<i64>>(4)?.map(i64::cast_unsigned),
+        deleted: row.get(5)?,
+        payload_hash: optional(row, 6)?.map(|text| parsed(PayloadHash::parse, text)).transpose()?,
+        trace: optional(row, 7)?.map(trace_from).transpose()?,
+        payload: Payload::from_stored(text(row, 8)?),
+    })
+}
+
+/// A number as SQLite holds it: the signed one with the same bits.
+pub(crate) fn int(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+pub(crate) fn trace_text(trace: &TraceContext) -> Result<String, Fault> {
+    serde_json::to_string(trace).map_err(|fault| rusqlite::Error::ToSqlConversionFailure(fault.into()).into())
+}
+
+fn trace_from(text: &str) -> Result<TraceContext, Fault> {
+    parsed(|text| serde_json::from_str(text), text)
+}
+
+fn text<'r>(row: &'r Row<'_>, at: usize) -> Result<&'r str, Fault> {
+    row.get_ref(at)?.as_str().map_err(|fault| Fault::corrupt(format!("column {at} of a row: {fault}")))
+}
+
+fn optional<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, Fault> {
+    row.get_ref(at)?
+        .as_str_or_null()
+        .map_err(|fault| Fault::corrupt(format!("column {at} of a row: {fault}")))
+}
+
+fn parsed<T, E: Display>(parse: impl FnOnce(&str) -> Result<T, E>, text: &str) -> Result<T, Fault> {
+    parse(text).map_err(|fault| Fault::corrupt(format!("a stored {fault}")))
+}

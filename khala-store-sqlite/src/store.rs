@@ -1,0 +1,179 @@
+//! The store: one handle that is journal, documents and fanout.
+//!
+//! It only passes on: appends and trims to the writer's thread, questions to the readers, watches to the local
+//! fanout that the change watcher raises.
+
+use std::{
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+use khala_core::{
+    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, LocalFanout, ReadLimit,
+    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watch,
+};
+
+use crate::{
+    connection,
+    fault::{BACKEND, Fault},
+    options::SqliteOptions,
+    read,
+    readers::Readers,
+    schema,
+    watcher::Watcher,
+    writer::Writer,
+};
+
+/// A journal, its documents and a fanout in one SQLite file, which may be the application's own.
+///
+/// Cloning it gives another handle to the same connections and threads. Several processes, and several stores in
+/// one process, may have the same file open. Every method needs a tokio runtime around it.
+///
+/// When the last handle is dropped, what waits to be written is written, the threads end, and everything is put
+/// into the database file. Dropping it waits for that: for the last commit usually, at worst for the busy timeout.
+#[derive(Clone, Debug)]
+pub struct SqliteStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    seed: [u8; 16],
+    writer: Writer,
+    readers: Readers,
+    fanout: LocalFanout,
+    watcher: Watcher,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The writer last: the connection that closes last can put everything into the database file.
+        self.watcher.stop();
+        self.readers.close();
+        self.writer.stop();
+    }
+}
+
+/// What a store has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SqliteStats {
+    /// Transactions that were committed for appends. Appends per commit is how well group commit groups.
+    pub commits: u64,
+    /// Appends that were answered, whatever the answer.
+    pub appends: u64,
+    /// Updates that were written.
+    pub updates: u64,
+}
+
+impl SqliteStore {
+    /// Opens the file at `path`, or makes it, and brings its schema up to date.
+    ///
+    /// Puts the file into WAL mode, and leaves what else is in it alone. Blocks while it does so, usually a few
+    /// milliseconds; at worst for the busy timeout.
+    ///
+    /// # Errors
+    /// | kind | when |
+    /// | --- | --- |
+    /// | [`Corrupt`](khala_core::ErrorKind::Corrupt) | the file is damaged, or is no SQLite database |
+    /// | [`Full`](khala_core::ErrorKind::Full) | there is no space for the schema |
+    /// | [`Invalid`](khala_core::ErrorKind::Invalid) | the path is a directory, its folder does not exist, or the file cannot have a write-ahead log |
+    /// | [`ReadOnly`](khala_core::ErrorKind::ReadOnly) | the file may not be written |
+    /// | [`Schema`](khala_core::ErrorKind::Schema) | Khala's tables are of a newer version, or are not what they should be |
+    /// | [`Unavailable`](khala_core::ErrorKind::Unavailable) | the file is locked for longer than the busy timeout, or cannot be opened |
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are made for this call; a later one may be kept"
+    )]
+    pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
+        let path = connection::locate(path.as_ref())?;
+        Self::start(&path, &options).map_err(|fault| {
+            let error = Error::from(fault);
+            let message = format!("cannot open {}: {error}", path.display());
+            Error::caused_by(error.kind(), BACKEND, message, error)
+        })
+    }
+
+    fn start(path: &Path, options: &SqliteOptions) -> Result<Self, Fault> {
+        let mut conn = connection::writer(path, options)?;
+        schema::prepare(&mut conn)?;
+        let seed = schema::seed(&conn)?;
+        let readers = (0..options.readers.get()).map(|_| connection::reader(path, options));
+        let readers = Readers::new(readers.collect::<Result<_, Fault>>()?);
+        let fanout = LocalFanout::new();
+        let watcher = Watcher::start(path, options, fanout.clone())?;
+        let writer = Writer::start(conn, seed)?;
+        tracing::info!(path = %path.display(), durability = ?options.durability, "opened the store");
+        Ok(Self(Arc::new(Inner { seed, writer, readers, fanout, watcher })))
+    }
+
+    /// What this store has written since it was opened.
+    pub fn stats(&self) -> SqliteStats {
+        let counts = self.0.writer.counts();
+        SqliteStats {
+            commits: counts.commits.load(Ordering::Relaxed),
+            appends: counts.appends.load(Ordering::Relaxed),
+            updates: counts.updates.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for SqliteStore {
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        self.0.writer.append(topic.clone(), batch, now).await
+    }
+
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+        let (seed, topic) = (self.0.seed, topic.clone());
+        self.0.readers.ask(move |conn| read::page(conn, &seed, &topic, start, limit)).await
+    }
+
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        let (seed, topic) = (self.0.seed, topic.clone());
+        self.0.readers.ask(move |conn| read::bounds(conn, &seed, &topic)).await
+    }
+
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.0.writer.trim(topic.clone(), keep, now).await
+    }
+
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        self.0
+            .readers
+            .ask(move |conn| read::topics(conn, &prefix, after.as_ref().map(Topic::as_str), limit))
+            .await
+    }
+}
+
+#[async_trait]
+impl Documents for SqliteStore {
+    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        let (topic, key) = (topic.clone(), key.clone());
+        self.0.readers.ask(move |conn| read::document(conn, &topic, &key)).await
+    }
+
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        let (seed, topic) = (self.0.seed, topic.clone());
+        self.0.readers.ask(move |conn| read::snapshot(conn, &seed, &topic, &from, limit)).await
+    }
+}
+
+#[async_trait]
+impl Fanout for SqliteStore {
+    async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error> {
+        self.0.fanout.announce(topic, head).await
+    }
+
+    async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
+        let watch = self.0.fanout.observe(topic);
+        self.0.watcher.wake();
+        Ok(watch)
+    }
+}

@@ -1,0 +1,196 @@
+//! The change watcher: notices what other connections wrote, whichever process they are in.
+//!
+//! While anybody watches a topic, a thread asks SQLite every few milliseconds whether another connection has
+//! committed, which reads no table. Only if one has does it ask for the topics that moved since it last looked,
+//! by an index. It raises levels and nothing else: like every fanout it is a hint, and may be late or repeat.
+
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use khala_core::{Cursor, Error, ErrorKind, LocalFanout};
+use rusqlite::{Connection, params};
+
+use crate::{
+    connection,
+    fault::{BACKEND, Fault},
+    options::SqliteOptions,
+    read::at_one_moment,
+    row::{self, TopicRow},
+    sql,
+};
+
+/// After this many looks in a row that showed nothing new, it asks whether anybody watches still.
+const QUIET_LOOKS: u32 = 64;
+
+/// The handle of the watcher's thread.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    signal: Arc<Signal>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    Stopped,
+    Watching,
+}
+
+impl Signal {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: State) {
+        *self.lock() = state;
+        self.changed.notify_all();
+    }
+}
+
+impl Watcher {
+    /// Starts the thread, which sleeps until [`wake`](Self::wake).
+    pub(crate) fn start(path: &Path, options: &SqliteOptions, fanout: LocalFanout) -> Result<Self, Error> {
+        let conn = connection::reader(path, options)?;
+        let signal = Arc::new(Signal::default());
+        let lookout = Lookout {
+            conn,
+            fanout,
+            signal: Arc::clone(&signal),
+            every: options.watch_every,
+            version: 0,
+            mark: 0,
+        };
+        let thread = thread::Builder::new().name("khala-sqlite-watcher".into()).spawn(move || lookout.run());
+        let thread = thread.map_err(|fault| {
+            Error::caused_by(ErrorKind::Unavailable, BACKEND, "no thread to watch on", fault)
+        })?;
+        Ok(Self { signal, thread: Some(thread) })
+    }
+
+    /// Says that somebody watches: after the level is there, so that the first look covers it.
+    pub(crate) fn wake(&self) {
+        let mut state = self.signal.lock();
+        if *state == State::Idle {
+            *state = State::Watching;
+            self.signal.changed.notify_all();
+        }
+    }
+
+    /// Stops the thread and waits for it.
+    pub(crate) fn stop(&mut self) {
+        self.signal.set(State::Stopped);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the change watcher's thread had panicked");
+        }
+    }
+}
+
+/// What the watcher's thread works on.
+struct Lookout {
+    conn: Connection,
+    fanout: LocalFanout,
+    signal: Arc<Signal>,
+    every: Duration,
+    /// What `data_version` was at the last look.
+    version: i64,
+    /// The newest `moved` that was seen.
+    mark: i64,
+}
+
+impl Lookout {
+    fn run(mut self) {
+        while self.sleep_until_watched() {
+            let mut known = self.survey().map_err(report).is_ok();
+            let mut quiet = 0;
+            while self.sleep_a_moment() {
+                let news = if known { self.look() } else { self.survey() };
+                // What failed is asked again in whole: the hint is late then, and not lost.
+                known = news.as_ref().is_ok();
+                quiet = if news.map_err(report).unwrap_or(false) { 0 } else { quiet + 1 };
+                if quiet >= QUIET_LOOKS {
+                    quiet = 0;
+                    self.rest_if_unwatched();
+                }
+            }
+        }
+    }
+
+    /// Waits for the first watch; says no when it is time to stop.
+    fn sleep_until_watched(&self) -> bool {
+        let idle = self.signal.changed.wait_while(self.signal.lock(), |state| *state == State::Idle);
+        *idle.unwrap_or_else(PoisonError::into_inner) == State::Watching
+    }
+
+    /// Waits until the next look is due; says no when there is to be none.
+    fn sleep_a_moment(&self) -> bool {
+        let watching = |state: &mut State| *state == State::Watching;
+        let slept = self.signal.changed.wait_timeout_while(self.signal.lock(), self.every, watching);
+        *slept.unwrap_or_else(PoisonError::into_inner).0 == State::Watching
+    }
+
+    fn rest_if_unwatched(&self) {
+        // Under the lock: a watch that is not among the watched yet will wake the thread after this.
+        let mut state = self.signal.lock();
+        if *state == State::Watching && self.fanout.watched().is_empty() {
+            *state = State::Idle;
+        }
+    }
+
+    /// The first look: raises every watched topic to where it is. Whatever moves later has a higher mark.
+    fn survey(&mut self) -> Result<bool, Fault> {
+        self.version = data_version(&self.conn)?;
+        let fanout = &self.fanout;
+        self.mark = at_one_moment(&self.conn, |conn| {
+            let mark = conn.prepare_cached(sql::LAST_MARK)?.query_row([], |row| row.get(0))?;
+            let mut standing = conn.prepare_cached(sql::TOPIC)?;
+            for topic in fanout.watched() {
+                if let Some(row) = TopicRow::read(&mut standing, &topic)? {
+                    fanout.raise(&topic, row.bounds.at_head());
+                }
+            }
+            Ok(mark)
+        })?;
+        Ok(true)
+    }
+
+    /// Raises what moved since the last look, if anything did.
+    fn look(&mut self) -> Result<bool, Fault> {
+        let version = data_version(&self.conn)?;
+        if version == self.version {
+            return Ok(false);
+        }
+        let mut moved = self.conn.prepare_cached(sql::MOVED)?;
+        let mut rows = moved.query(params![self.mark])?;
+        let mut mark = self.mark;
+        while let Some(found) = rows.next()? {
+            let topic = row::topic(found, 0)?;
+            self.fanout.raise(&topic, Cursor::new(row::epoch(found, 1)?, row::watermark(found, 2)?));
+            mark = found.get(3)?;
+        }
+        self.mark = mark;
+        self.version = version;
+        Ok(true)
+    }
+}
+
+fn data_version(conn: &Connection) -> Result<i64, Fault> {
+    Ok(conn.prepare_cached(sql::DATA_VERSION)?.query_row([], |row| row.get(0))?)
+}
+
+fn report(fault: Fault) {
+    let error = Error::from(fault);
+    tracing::warn!(%error, source = ?error, "cannot look for what other processes wrote; subscribers poll meanwhile");
+}

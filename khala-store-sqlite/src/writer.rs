@@ -1,0 +1,297 @@
+//! The one writer of this process: a thread with a connection of its own, and group commit.
+//!
+//! It drains what waits, in order, and commits it once; nobody is answered before that commit. While it commits,
+//! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that fails is
+//! rolled back as a whole; if the fault may be one request's own, each then gets a transaction to itself, so that
+//! no request can fail its neighbours.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, Trimmed, telemetry};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    append::Group,
+    fault::{Fault, error, shutting_down},
+    sql,
+    trim::{Next, Trim},
+};
+
+/// How many requests may wait before appending itself waits.
+const QUEUE: usize = 4_096;
+
+/// The most requests, updates and bytes in one group, but for its first request.
+const GROUP_REQUESTS: usize = 1_024;
+const GROUP_UPDATES: usize = 4_096;
+const GROUP_BYTES: usize = 8 << 20;
+
+/// A commit that takes longer is worth a log line.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The handle of the writer's thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<thread::JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+/// What the writer has done.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) commits: AtomicU64,
+    pub(crate) appends: AtomicU64,
+    pub(crate) updates: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Request {
+    Append(Waiting),
+    Trim(Trim),
+}
+
+/// An append that waits to be answered.
+#[derive(Debug)]
+struct Waiting {
+    topic: Topic,
+    batch: Batch,
+    now: Timestamp,
+    answer: oneshot::Sender<Result<Append, Error>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(conn: Connection, seed: [u8; 16]) -> Result<Self, Error> {
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let counts = Arc::new(Counts::default());
+        let desk = Desk {
+            conn,
+            seed,
+            inbox,
+            waiting: VecDeque::new(),
+            trims: VecDeque::new(),
+            counts: Arc::clone(&counts),
+        };
+        let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || desk.run());
+        let thread = thread.map_err(|fault| {
+            Error::caused_by(ErrorKind::Unavailable, crate::fault::BACKEND, "no thread to write on", fault)
+        })?;
+        Ok(Self { requests: Some(requests), thread: Some(thread), counts })
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Append(Waiting { topic, batch, now, answer })).await?;
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    pub(crate) async fn trim(
+        &self,
+        topic: Topic,
+        keep: khala_core::Keep,
+        now: Timestamp,
+    ) -> Result<Trimmed, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Trim(Trim { topic, keep, now, answer, progress: None })).await?;
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Error> {
+        match &self.requests {
+            Some(requests) => requests.send(request).await.map_err(|_| shutting_down()),
+            None => Err(shutting_down()),
+        }
+    }
+
+    /// Lets the writer finish what waits, and waits for it.
+    pub(crate) fn stop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer's thread had panicked");
+        }
+    }
+}
+
+/// What the writer's thread works on.
+struct Desk {
+    conn: Connection,
+    seed: [u8; 16],
+    inbox: mpsc::Receiver<Request>,
+    waiting: VecDeque<Waiting>,
+    trims: VecDeque<Trim>,
+    counts: Arc<Counts>,
+}
+
+impl Desk {
+    fn run(mut self) {
+        let mut fresh = Vec::new();
+        let mut group = Vec::new();
+        while self.receive(&mut fresh) {
+            self.take_group(&mut group);
+            if !group.is_empty() {
+                self.write(&mut group);
+            }
+            if let Some(trim) = self.trims.pop_front() {
+                self.trim(trim);
+            }
+        }
+        self.checkpoint();
+    }
+
+    /// Waits until there is something to do; says no once there never will be again.
+    fn receive(&mut self, fresh: &mut Vec<Request>) -> bool {
+        if self.waiting.is_empty() && self.trims.is_empty() {
+            if self.inbox.blocking_recv_many(fresh, GROUP_REQUESTS) == 0 {
+                return false;
+            }
+        } else {
+            let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
+            fresh.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
+        }
+        for request in fresh.drain(..) {
+            match request {
+                Request::Append(append) => self.waiting.push_back(append),
+                Request::Trim(trim) => self.trims.push_back(trim),
+            }
+        }
+        true
+    }
+
+    /// Moves what may share the next transaction into `group`.
+    fn take_group(&mut self, group: &mut Vec<Waiting>) {
+        let (mut updates, mut bytes) = (0, 0);
+        while let Some(next) = self.waiting.front() {
+            updates += next.batch.updates().len();
+            bytes += next.batch.updates().iter().map(NewUpdate::size).sum::<usize>();
+            let full = group.len() == GROUP_REQUESTS || updates > GROUP_UPDATES || bytes > GROUP_BYTES;
+            if full && !group.is_empty() {
+                return;
+            }
+            // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
+            group.extend(self.waiting.pop_front().filter(|next| !next.answer.is_closed()));
+        }
+    }
+
+    /// Stores a group and answers everybody in it.
+    fn write(&mut self, group: &mut Vec<Waiting>) {
+        match self.commit(group) {
+            Ok(answers) => {
+                for (waiting, answer) in group.drain(..).zip(answers) {
+                    // Who has stopped waiting learns of it by a dedup key or by reading.
+                    let _ = waiting.answer.send(answer);
+                }
+            }
+            Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
+                for waiting in group.drain(..) {
+                    let answer = self.commit(std::slice::from_ref(&waiting));
+                    let answer = answer.map_err(Error::from).and_then(|mut answers| {
+                        answers
+                            .pop()
+                            .unwrap_or_else(|| Err(error(ErrorKind::Corrupt, "no answer to a request")))
+                    });
+                    let _ = waiting.answer.send(answer);
+                }
+            }
+            Err(fault) => {
+                let error = Error::from(fault);
+                tracing::error!(requests = group.len(), %error, source = ?error, "a commit failed");
+                for waiting in group.drain(..) {
+                    let _ = waiting.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// One transaction: all of it is on stable storage when this returns, or nothing ever was there.
+    fn commit(&mut self, group: &[Waiting]) -> Result<Vec<Result<Append, Error>>, Fault> {
+        let (conn, seed) = (&self.conn, &self.seed);
+        let begun = Instant::now();
+        let answers = transaction(conn, |conn| {
+            let mut appends = Group::new(conn, seed);
+            let answers = group
+                .iter()
+                .map(|waiting| appends.append(&waiting.topic, &waiting.batch, waiting.now))
+                .collect::<Result<Vec<_>, Fault>>()?;
+            appends.finish()?;
+            Ok(answers)
+        });
+        let took = begun.elapsed();
+        if took > SLOW {
+            tracing::warn!(appends = group.len(), ?took, "a transaction was slow");
+        }
+        let outcome = if answers.is_ok() { "committed" } else { "failed" };
+        telemetry::committed(outcome, group.len(), took.as_secs_f64());
+        let answers = answers?;
+        let written =
+            group.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(Append::Written(_))));
+        let updates: usize = written.map(|(waiting, _)| waiting.batch.updates().len()).sum();
+        self.counts.commits.fetch_add(1, Ordering::Relaxed);
+        self.counts.appends.fetch_add(group.len() as u64, Ordering::Relaxed);
+        self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
+        Ok(answers)
+    }
+
+    /// One step of a trim. What is left of it queues up behind other trims, and behind appends.
+    fn trim(&mut self, mut trim: Trim) {
+        match transaction(&self.conn, |conn| trim.step(conn, &self.seed)) {
+            Ok((progress, Next::Step)) => {
+                trim.progress = Some(progress);
+                self.trims.push_back(trim);
+            }
+            Ok((progress, Next::Done)) => {
+                let _ = trim.answer.send(Ok(progress.trimmed));
+            }
+            Err(fault) => {
+                let error = Error::from(fault);
+                tracing::error!(topic = %trim.topic, %error, source = ?error, "a step of a trim failed");
+                // An error means that nothing was removed (`Journal::trim`); what was, is told.
+                let so_far = trim.progress.map(|progress| progress.trimmed);
+                let _ = trim.answer.send(so_far.filter(|trimmed| trimmed.updates > 0).ok_or(error));
+            }
+        }
+    }
+
+    /// Leaves everything in the database file itself, where nobody else has it open.
+    fn checkpoint(&self) {
+        // Whoever still reads or writes will do it in our stead; waiting for them would hold up the one who closes.
+        let checkpoint = self
+            .conn
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| self.conn.query_row(sql::CHECKPOINT, [], |_| Ok(())));
+        if let Err(fault) = checkpoint {
+            tracing::debug!(%fault, "no checkpoint at closing; the write-ahead log stays");
+        }
+    }
+}
+
+/// Runs `work` in one transaction under the write lock, and commits it or undoes all of it.
+fn transaction<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+    conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
+    let done = work(conn).and_then(|done| {
+        conn.prepare_cached(sql::COMMIT)?.execute([])?;
+        Ok(done)
+    });
+    // After some faults SQLite has rolled back by itself.
+    if done.is_err()
+        && !conn.is_autocommit()
+        && let Err(fault) = conn.execute_batch(sql::ROLLBACK)
+    {
+        tracing::error!(%fault, "a failed transaction could not be rolled back");
+    }
+    done
+}

@@ -1,0 +1,207 @@
+//! What an operator is told: each fault of a file, its kind, and what to do about it.
+
+use std::{fs, path::Path, time::Duration};
+
+use khala_core::{Error, ErrorKind, Journal, ReadLimit, Start};
+use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use rusqlite::TransactionBehavior;
+
+use crate::support::{NOW, Place, batch, log, topic, written};
+
+fn refused(path: &Path) -> Error {
+    let options = SqliteOptions::new().with_busy_timeout(Duration::from_millis(50));
+    SqliteStore::open(path, options).expect_err("it cannot be opened")
+}
+
+/// The error is of that kind, and says where, what, and what to do.
+#[track_caller]
+fn says(error: &Error, kind: ErrorKind, texts: &[&str]) {
+    assert_eq!((error.kind(), error.backend()), (kind, "sqlite"), "{error}");
+    for text in texts {
+        assert!(error.to_string().contains(text), "'{error}' does not say '{text}'");
+    }
+}
+
+#[test]
+fn paths_that_cannot_be_a_file() {
+    let place = Place::new();
+    says(&refused(place.folder.path()), ErrorKind::Invalid, &["is a directory", "name a file in it"]);
+    let nowhere = place.folder.path().join("missing/khala.db");
+    says(&refused(&nowhere), ErrorKind::Invalid, &["missing does not exist", "create it first"]);
+    says(&refused(Path::new(":memory:")), ErrorKind::Invalid, &["MemoryJournal"]);
+    says(&refused(Path::new("")), ErrorKind::Invalid, &["name a file"]);
+}
+
+#[tokio::test]
+async fn a_path_that_looks_like_a_uri_is_a_path() {
+    let place = Place::new();
+    let odd = place.folder.path().join("file:khala.db?mode=memory");
+    let store = SqliteStore::open(&odd, SqliteOptions::new()).unwrap();
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    assert!(odd.is_file());
+}
+
+#[test]
+fn a_file_that_is_no_database() {
+    let place = Place::new();
+    fs::write(&place.path, "This is a letter, and a rather long one, to nobody in particular. ".repeat(20))
+        .unwrap();
+    says(
+        &refused(&place.path),
+        ErrorKind::Corrupt,
+        &["khala.db", "not a SQLite database", "name another file"],
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged() {
+    let place = Place::new();
+    let store = place.open();
+    for _ in 0..20 {
+        written(store.append(&topic("t"), batch(0..1_000), NOW).await.unwrap());
+    }
+    drop(store);
+    let mut bytes = fs::read(&place.path).unwrap();
+    // All but the pages where the schema and the topics stand.
+    let damaged = bytes.len() / 8;
+    bytes[damaged..].fill(0x5a);
+    fs::write(&place.path, bytes).unwrap();
+    let store = place.open();
+    let mut start = Start::Origin;
+    let error = loop {
+        match store.read(&topic("t"), start, ReadLimit::PAGE).await {
+            Ok(khala_core::Replay::Page(page)) => start = page.cursor().into(),
+            Ok(stale) => panic!("{stale:?}"),
+            Err(error) => break error,
+        }
+    };
+    says(&error, ErrorKind::Corrupt, &["Restore it from a backup"]);
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn a_log_with_a_hole_is_an_error_and_not_a_page() {
+    let place = Place::new();
+    let store = place.open();
+    written(store.append(&topic("t"), batch(1..=10), NOW).await.unwrap());
+    for (hole, missing) in [("seq = 10", "update 10"), ("seq = 4", "update 4"), ("seq = 1", "update 1")] {
+        place.connect().execute(&format!("DELETE FROM khala_update WHERE {hole}"), []).unwrap();
+        let error = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
+        says(&error, ErrorKind::Corrupt, &[missing, "is missing"]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_locked() {
+    let place = Place::new();
+    let own = place.connect();
+    own.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE t (x)").unwrap();
+    says(
+        &refused(&place.path),
+        ErrorKind::Unavailable,
+        &["locked by another connection", "long transaction"],
+    );
+    drop(own);
+
+    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let mut own = place.connect();
+    let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let error = store.append(&topic("t"), batch([1]), NOW).await.unwrap_err();
+    says(&error, ErrorKind::Unavailable, &["locked by another connection"]);
+    assert!(error.is_retryable());
+    assert!(log(&store, &topic("t")).await.is_empty(), "reading goes on meanwhile");
+    drop(transaction);
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full() {
+    let place = Place::new();
+    let tiny = SqliteStore::open(&place.path, SqliteOptions::new().with_max_pages(3));
+    says(&tiny.unwrap_err(), ErrorKind::Full, &["no space left", "Free disk space"]);
+    // Room again: the file opens as if nothing had been.
+    let store = place.open();
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+}
+
+#[test]
+fn a_schema_that_is_newer_or_changed() {
+    let place = Place::new();
+    drop(place.open());
+    let own = place.connect();
+    own.execute_batch("DROP TABLE khala_receipt").unwrap();
+    says(&refused(&place.path), ErrorKind::Schema, &["khala.db", "table khala_receipt is missing"]);
+    own.execute_batch("UPDATE khala_meta SET value = 99 WHERE name = 'schema_version'").unwrap();
+    says(
+        &refused(&place.path),
+        ErrorKind::Schema,
+        &["version 99", "a newer version of Khala wrote it; run that version or a later one"],
+    );
+}
+
+#[test]
+fn the_application_keeps_its_version_and_its_tables() {
+    let place = Place::new();
+    let own = place.connect();
+    own.execute_batch("PRAGMA user_version = 7; CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
+    drop((place.open(), place.open()));
+    drop(place.open());
+    let version: i64 = own.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    let theirs = "SELECT count(*) FROM sqlite_schema WHERE name NOT GLOB '*khala_*'";
+    let theirs: i64 = own.query_row(theirs, [], |row| row.get(0)).unwrap();
+    assert_eq!((version, theirs), (7, 1));
+}
+
+/// As a user meets it: a file that this process may not write. Root may write whatever the permissions say, so
+/// where root runs the tests, this one runs once more as nobody.
+#[cfg(unix)]
+mod read_only {
+    use std::{
+        env,
+        fs::Permissions,
+        os::unix::fs::PermissionsExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Where the process that is not root finds the file.
+    const FILE: &str = "KHALA_SQLITE_TEST_READ_ONLY";
+
+    fn check(path: &Path) {
+        says(&refused(path), ErrorKind::ReadOnly, &["khala.db", "check its permissions", "mounted"]);
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_written() {
+        let place = Place::new();
+        drop(place.open());
+        fs::set_permissions(&place.path, Permissions::from_mode(0o444)).unwrap();
+        fs::set_permissions(place.folder.path(), Permissions::from_mode(0o755)).unwrap();
+        if fs::OpenOptions::new().append(true).open(&place.path).is_err() {
+            return check(&place.path);
+        }
+        // A binary of its own: nobody may not be let into the folder that this one is in.
+        let binary = place.folder.path().join("tests");
+        fs::copy(env::current_exe().unwrap(), &binary).unwrap();
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(["errors::read_only::as_nobody", "--exact", "--ignored", "--test-threads=1"])
+            .env(FILE, &place.path)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output()
+            .expect("root needs setpriv (util-linux) for this test, or run the tests as another user");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "not a test: what the test above runs as nobody"]
+    fn as_nobody() {
+        if let Ok(file) = env::var(FILE) {
+            check(Path::new(&file));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The laws: on a store that is alone on its file, on the tail over it, and on a file that two stores and the application's own
+//! transactions write to in turn.
+
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use khala_core::{
+    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, ReadLimit, Replay, Snapshot,
+    SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
+    conformance::{Capabilities, Harness, Place, Tailed},
+};
+use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
+use rusqlite::{Connection, TransactionBehavior};
+use tempfile::TempDir;
+
+#[derive(Debug)]
+struct Alone {
+    store: SqliteStore,
+    place: Place,
+}
+
+impl Harness for Alone {
+    const CAPABILITIES: Capabilities = Capabilities::durable();
+
+    async fn fresh() -> Self {
+        let folder = TempDir::new().unwrap();
+        let place = Place::new(folder.path().join("khala.db").to_str().unwrap()).keeping(folder);
+        Self::open(place).await
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.store.clone())
+    }
+
+    fn documents(&self) -> Arc<dyn Documents> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn close(self) -> Place {
+        self.place
+    }
+
+    async fn open(place: Place) -> Self {
+        let path = PathBuf::from(place.as_str());
+        Self { store: SqliteStore::open(path, SqliteOptions::new()).unwrap(), place }
+    }
+}
+
+mod alone {
+    khala_core::laws!(super::Alone);
+}
+
+mod tail_over_alone {
+    khala_core::laws!(super::Tailed<super::Alone>);
+}
+
+/// Two stores on one file and the application's own transactions beside them: every call takes the next way in.
+#[derive(Debug)]
+struct Together {
+    ways: Arc<Ways>,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Ways {
+    path: PathBuf,
+    stores: [SqliteStore; 2],
+    calls: AtomicUsize,
+}
+
+impl Ways {
+    fn turn(&self, ways: usize) -> usize {
+        self.calls.fetch_add(1, Ordering::Relaxed) % ways
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.stores[self.turn(2)]
+    }
+}
+
+impl Harness for Together {
+    const CAPABILITIES: Capabilities = Capabilities::durable();
+
+    async fn fresh() -> Self {
+        let folder = TempDir::new().unwrap();
+        let place = Place::new(folder.path().join("khala.db").to_str().unwrap()).keeping(folder);
+        Self::open(place).await
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        self.ways.clone()
+    }
+
+    fn documents(&self) -> Arc<dyn Documents> {
+        self.ways.clone()
+    }
+
+    async fn close(self) -> Place {
+        self.place
+    }
+
+    async fn open(place: Place) -> Self {
+        let path = PathBuf::from(place.as_str());
+        let stores = [(); 2].map(|()| SqliteStore::open(&path, SqliteOptions::new()).unwrap());
+        Self { ways: Arc::new(Ways { path, stores, calls: AtomicUsize::new(0) }), place }
+    }
+}
+
+#[async_trait]
+impl Journal for Ways {
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        let turn = self.turn(3);
+        if let Some(store) = self.stores.get(turn) {
+            return store.append(topic, batch, now).await;
+        }
+        let (path, topic) = (self.path.clone(), topic.clone());
+        let own = tokio::task::spawn_blocking(move || {
+            let mut conn = Connection::open(path).unwrap();
+            conn.busy_timeout(Duration::from_secs(10)).unwrap();
+            let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+            let answer = append_in(&transaction, &topic, &batch, now)?;
+            transaction.commit().unwrap();
+            Ok(answer)
+        });
+        own.await.unwrap()
+    }
+
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+        self.store().read(topic, start, limit).await
+    }
+
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        self.store().bounds(topic).await
+    }
+
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.store().trim(topic, keep, now).await
+    }
+
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+        self.store().topics(prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+impl Documents for Ways {
+    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        self.store().document(topic, key).await
+    }
+
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        self.store().snapshot(topic, from, limit).await
+    }
+}
+
+mod together {
+    khala_core::laws!(super::Together);
+}

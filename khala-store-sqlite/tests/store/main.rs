@@ -1,0 +1,12 @@
+//! The store against the laws, and what it promises beyond them: group commit, appends inside the application's
+//! own transactions, other processes on the same file, bounded trims, and errors that say what to do.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
+
+mod errors;
+mod group;
+mod laws;
+mod processes;
+mod support;
+mod transaction;
+mod trim;

@@ -1,0 +1,84 @@
+//! What the tests share.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use khala_core::{
+    Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Receipt, Replay, Start, Timestamp, Topic,
+    Update,
+};
+use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// A file for a store, gone at the end of the test.
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+    pub(crate) path: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("khala.db");
+        Self { folder, path }
+    }
+
+    pub(crate) fn open(&self) -> SqliteStore {
+        self.open_with(SqliteOptions::new())
+    }
+
+    pub(crate) fn open_with(&self, options: SqliteOptions) -> SqliteStore {
+        SqliteStore::open(&self.path, options).unwrap()
+    }
+
+    /// A connection as the application has it.
+    pub(crate) fn connect(&self) -> Connection {
+        let conn = Connection::open(&self.path).unwrap();
+        conn.busy_timeout(Duration::from_secs(10)).unwrap();
+        conn
+    }
+}
+
+pub(crate) fn topic(text: &str) -> Topic {
+    Topic::parse(text).unwrap()
+}
+
+pub(crate) fn update(number: u64) -> NewUpdate {
+    NewUpdate::new(Kind::parse("test").unwrap(), Payload::of(&number).unwrap())
+}
+
+pub(crate) fn batch(numbers: impl IntoIterator<Item = u64>) -> Batch {
+    Batch::new(numbers.into_iter().map(update).collect()).unwrap()
+}
+
+pub(crate) fn written(answer: Append) -> Receipt {
+    match answer {
+        Append::Written(receipt) => receipt,
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+/// The whole log of a topic that was never trimmed.
+pub(crate) async fn log(journal: &impl Journal, topic: &Topic) -> Vec<Update> {
+    let (mut start, mut log) = (Start::Origin, Vec::new());
+    loop {
+        match journal.read(topic, start, ReadLimit::PAGE).await.unwrap() {
+            Replay::Page(page) => {
+                start = page.cursor().into();
+                let complete = page.is_complete();
+                log.extend(page.updates);
+                if complete {
+                    return log;
+                }
+            }
+            Replay::Stale(stale) => panic!("{stale:?}"),
+        }
+    }
+}
+
+/// Waits for what must happen, but not for ever.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it happens within 30 s")
+}
