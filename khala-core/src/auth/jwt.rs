@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Denied, Grant, Scope, Token, Verifier};
 use crate::update::Timestamp;
@@ -61,12 +61,11 @@ fn check_key(secret: &[u8]) -> Result<(), KeyError> {
 #[derive(Serialize, Deserialize)]
 struct Claims {
     sub: String,
-    /// Seconds since the Unix epoch, as RFC 7519 has them; fractions are allowed there.
-    exp: f64,
+    exp: NumericDate,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    nbf: Option<f64>,
+    nbf: Option<NumericDate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    iat: Option<f64>,
+    iat: Option<NumericDate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     iss: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,10 +92,26 @@ impl OneOrMany {
     }
 }
 
-/// A moment of a claim, in seconds; what is before 1970 counts as 1970.
-fn moment(seconds: f64) -> Timestamp {
-    // A float cast saturates, which is what an absurd claim deserves.
-    Timestamp::from_millis((seconds * 1000.0) as u64)
+/// Seconds since the Unix epoch. RFC 7519 lets others write fractions; we write none.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(transparent)]
+struct NumericDate(f64);
+
+impl NumericDate {
+    fn of(moment: Timestamp) -> Self {
+        Self((moment.as_millis() / 1000) as f64)
+    }
+
+    /// What is before 1970 counts as 1970: a float cast saturates, which is what an absurd claim deserves.
+    fn moment(self) -> Timestamp {
+        Timestamp::from_millis((self.0 * 1000.0) as u64)
+    }
+}
+
+impl Serialize for NumericDate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0 as u64)
+    }
 }
 
 /// Checks JSON Web Tokens.
@@ -154,10 +169,10 @@ impl Verifier for JwtVerifier {
         if audience.as_deref().is_some_and(|wanted| !aud.is_some_and(|aud| aud.names(wanted))) {
             return Err(Denied::ClaimMismatch { claim: "aud" });
         }
-        if nbf.is_some_and(|nbf| now.plus(*leeway) < moment(nbf)) {
+        if nbf.is_some_and(|nbf| now.plus(*leeway) < nbf.moment()) {
             return Err(Denied::TokenNotYetValid);
         }
-        let expires_at = moment(exp).plus(*leeway);
+        let expires_at = exp.moment().plus(*leeway);
         if expires_at <= now {
             return Err(Denied::TokenExpired);
         }
@@ -192,14 +207,13 @@ impl JwtIssuer {
     /// # Panics
     /// If the operating system has no randomness to give for the `jti`.
     pub fn issue(&self, subject: &str, scopes: &[Scope], now: Timestamp, ttl: Duration) -> Token {
-        let seconds = |moment: Timestamp| (moment.as_millis() / 1000) as f64;
         let mut jti = [0; 16];
         getrandom::fill(&mut jti).expect("the operating system gives randomness");
         let claims = Claims {
             sub: subject.to_owned(),
-            exp: seconds(now.plus(ttl)),
+            exp: NumericDate::of(now.plus(ttl)),
             nbf: None,
-            iat: Some(seconds(now)),
+            iat: Some(NumericDate::of(now)),
             iss: self.options.issuer.clone(),
             aud: self.options.audience.clone().map(OneOrMany::One),
             jti: Some(format!("{:032x}", u128::from_be_bytes(jti))),
