@@ -1,0 +1,49 @@
+//! Durations on the command line: `250ms`, `30s`, `5m`, `12h`, `2d`, and where it makes sense `forever`.
+
+use std::time::Duration;
+
+/// A duration, or no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience(pub(crate) Option<Duration>);
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a number and a unit: 250ms, 30s, 5m, 12h, 2d".to_owned()),
+    };
+    let number: Option<u64> = number.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(milliseconds))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a number and a unit: 250ms, 30s, 5m, 12h, 2d".to_owned())
+}
+
+pub(crate) fn patience(text: &str) -> Result<Patience, String> {
+    match text {
+        "forever" => Ok(Patience(None)),
+        _ => duration(text).map(|most| Patience(Some(most))).map_err(|fault| format!("{fault}, or forever")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
+        for bad in
+            ["", "5", "s", "-1s", "1.5s", "5 s", "5min", "99999999999999999999s", "9999999999999999999d"]
+        {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(patience("forever"), Ok(Patience(None)));
+    }
+}

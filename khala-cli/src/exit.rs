@@ -1,0 +1,88 @@
+//! How a command fails: one line that says what to do, and a code for scripts (those of sysexits.h where they fit).
+
+use std::fmt;
+
+use khala_client::Error;
+
+/// What `--help` says about exit codes.
+pub(crate) const HELP: &str = "\
+Exit codes:
+   0  done; for publish: everything was acknowledged
+   1  the server refused for another reason than those below
+   2  the command line, a setting, a key or a file of settings cannot be used
+   3  tail: the cursor is stale (what it needs was trimmed, or the topic has another history now)
+  65  bad input: a line that is not JSON, or that the server refuses
+  69  the server was not reached, or was busy, for too long
+  74  standard input, standard output or the cursor file cannot be read or written
+  76  the server does not speak Khala's protocol
+  77  the token was refused, is missing, has expired, or lacks the scope";
+
+/// Why a command ends without success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: i32,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(2, message)
+    }
+
+    pub(crate) fn stale(message: impl Into<String>) -> Self {
+        Self::new(3, message)
+    }
+
+    pub(crate) fn bad_input(message: impl Into<String>) -> Self {
+        Self::new(65, message)
+    }
+
+    pub(crate) fn io(message: impl Into<String>) -> Self {
+        Self::new(74, message)
+    }
+
+    pub(crate) fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// Says what went before: how much was done, say.
+    pub(crate) fn after(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{} ({what})", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let retryable = error.is_retryable();
+        match &error {
+            Error::Settings(_) => Self::new(2, error.to_string()),
+            Error::Unreachable { .. } => Self::new(
+                69,
+                format!("{error}; is the server running, and is its address right (--url, KHALA_URL)?"),
+            ),
+            Error::Protocol(_) => Self::new(76, error.to_string()),
+            Error::Refused(refused) if refused.is_about_token() => {
+                let todo = match refused.code.as_str() {
+                    "missing_token" => {
+                        "give one with --token-file, --token or KHALA_TOKEN; `khala token` mints one"
+                    }
+                    "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
+                    _ => "use another token; `khala token` mints one",
+                };
+                Self::new(77, format!("{error}; {todo}"))
+            }
+            _ => Self::new(if retryable { 69 } else { 1 }, error.to_string()),
+        }
+    }
+}

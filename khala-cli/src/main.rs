@@ -1,0 +1,65 @@
+//! The `khala` command: publish, tail, topics, token.
+//!
+//! This file says what there is to ask for; each command has a file of its own. Standard output carries data and
+//! nothing else, standard error what a person should know, and the exit code what a script should.
+
+mod connection;
+mod cursor_file;
+mod duration;
+mod exit;
+mod input;
+mod mint;
+mod notice;
+mod publish;
+mod tail;
+mod topics;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Failure;
+
+/// Publish to Khala's topics and follow them.
+#[derive(Debug, Parser)]
+#[command(name = "khala", version, max_term_width = 100, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Publish(publish::Publish),
+    Tail(tail::Tail),
+    Token(mint::Mint),
+    Topics(topics::Topics),
+}
+
+fn main() {
+    let Cli { command } = Cli::parse();
+    let code = match run(command) {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("khala: {failure}");
+            failure.code()
+        }
+    };
+    // A read of standard input or a write to a full pipe may hang in a thread of the runtime: exit past it.
+    std::process::exit(code);
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    // Two workers, so that heartbeats go on whatever the command itself waits for.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|cause| Failure::io(format!("no threads are to be had: {cause}")))?;
+    let result = match command {
+        Command::Publish(publish) => runtime.block_on(publish.run()),
+        Command::Tail(tail) => runtime.block_on(tail.run()),
+        Command::Token(mint) => mint.run(),
+        Command::Topics(topics) => runtime.block_on(topics.run()),
+    };
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,54 @@
+//! What a person is told while a command runs: on standard error, a line at a time, never in between the parts of a
+//! progress bar, and not again for every attempt.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::ProgressBar;
+use khala_client::Error;
+
+/// How often the same trouble is told of.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Where notices go.
+#[derive(Debug)]
+pub(crate) struct Notices {
+    bar: ProgressBar,
+    /// When trouble was told of last, as long as it lasts.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Notices {
+    /// Notices beside a bar, which may be hidden.
+    pub(crate) fn beside(bar: ProgressBar) -> Self {
+        Self { bar, told: Mutex::default() }
+    }
+
+    pub(crate) fn bar(&self) -> &ProgressBar {
+        &self.bar
+    }
+
+    pub(crate) fn say(&self, what: impl fmt::Display) {
+        self.bar.suspend(|| eprintln!("khala: {what}"));
+    }
+
+    /// Something failed and is tried again.
+    pub(crate) fn trouble(&self, error: &Error, wait: Duration) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= AGAIN) {
+            *told = Some(Instant::now());
+            self.say(format_args!("{error}; trying again in {:.1} s", wait.as_secs_f64()));
+        }
+    }
+
+    /// It works again, if there was trouble.
+    pub(crate) fn relief(&self, what: impl fmt::Display) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.take().is_some() {
+            self.say(what);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! `khala publish`: lines in, updates out, each stored once.
+//!
+//! One batch is under way at a time, because updates keep the order of their lines. A batch's dedup key is the run
+//! id and the number of its first update. That makes a restarted run exact whatever the batches were: the first
+//! batch that it repeats is answered with the receipt of the first run's batch that began at the same update, the
+//! receipt says how many updates that one held, and the next batch begins right after them, as it did then.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal as _, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use khala_client::{Client, Error};
+use khala_core::{Append, Batch, DedupKey, Kind, NewUpdate, Receipt, Topic};
+use tokio::{
+    io::{AsyncBufRead, BufReader},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    connection::Connection,
+    duration::{Patience, patience},
+    exit::Failure,
+    input::{Input, Line, Shape},
+    notice::Notices,
+};
+
+/// Updates of one batch.
+const MAX_UPDATES: usize = 200;
+/// Bytes of one batch, unless one update alone is larger.
+const MAX_BYTES: usize = 1 << 20;
+/// How long a line waits for others to share its batch.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// Publish standard input: one JSON value a line, each line one update.
+///
+/// A line is out within milliseconds; what comes faster is batched. While the server is away, or busy, the batch is
+/// tried again under the same key, so that no line is stored twice. A line that is not JSON, or that the server
+/// refuses, is named and ends the command with 65, after what came before it was published.
+#[derive(Debug, Args)]
+#[command(after_help = crate::exit::HELP)]
+pub(crate) struct Publish {
+    /// The topic
+    topic: Topic,
+    #[command(flatten)]
+    connection: Connection,
+    /// The kind of the updates
+    #[arg(long, default_value = "update")]
+    kind: Kind,
+    /// Take the kind from this field of each line instead; the payload stays the whole line
+    #[arg(long, value_name = "FIELD", conflicts_with = "kind")]
+    kind_field: Option<String>,
+    /// Make each line the new state of the document that this field names
+    #[arg(long, value_name = "FIELD")]
+    doc_key_field: Option<String>,
+    /// A name for this input, to be given again when an interrupted publish is repeated from the input's first line
+    ///
+    /// Lines that an earlier run with the same id has stored are then acknowledged and not stored again, however far
+    /// that run came and wherever it was stopped. This is exact if the input begins with the same lines, and as long
+    /// as the server remembers keys (at least 24 hours). Use an id for one input and one topic only. Without it, a
+    /// run has a random id of its own.
+    #[arg(long, value_name = "ID", value_parser = run_id)]
+    run_id: Option<String>,
+    /// How long to try again while the server is away or busy: 30s, 5m, …, or forever
+    #[arg(long, value_parser = patience, default_value = "5m")]
+    retry_for: Patience,
+    /// Go on after a bad line, and say at the end how many there were
+    #[arg(long)]
+    skip_invalid: bool,
+    /// Print a line of JSON for each acknowledged batch:
+    /// {"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}
+    ///
+    /// `lines` are the numbers of its first and last line; blank and skipped lines in between are not in it.
+    /// `duplicate` says that it was stored before: by an earlier run, or by an attempt whose answer was lost.
+    #[arg(long)]
+    ack: bool,
+}
+
+fn run_id(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_graphic());
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "an id is 1 to 200 visible ASCII characters without spaces".to_owned())
+}
+
+/// A line that waits to be acknowledged.
+struct Waiting {
+    line: u64,
+    bytes: u64,
+    update: NewUpdate,
+}
+
+/// Why no more lines come.
+enum End {
+    BadLine { line: u64, fault: String },
+    Input,
+    Unreadable(io::Error),
+}
+
+impl Publish {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let notices = Arc::new(Notices::beside(bar()));
+        let told = Arc::clone(&notices);
+        let client = self
+            .connection
+            .client(&notices)?
+            .retry_for(self.retry_for.0)
+            .on_retry(move |retry| told.trouble(retry.error, retry.wait))
+            .build()?;
+        let shape = Shape { kind: self.kind, kind_field: self.kind_field, doc_key_field: self.doc_key_field };
+        let run_id = match self.run_id {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        let mut publisher = Publisher {
+            client,
+            topic: self.topic,
+            run_id,
+            input: Input::new(BufReader::with_capacity(1 << 16, tokio::io::stdin()), shape),
+            skip_invalid: self.skip_invalid,
+            ack: self.ack,
+            notices: Arc::clone(&notices),
+            waiting: VecDeque::new(),
+            end: None,
+            next: 1,
+            published: 0,
+            skipped: 0,
+            most: MAX_UPDATES,
+        };
+        let result = publisher.run().await;
+        notices.bar().finish_and_clear();
+        let Publisher { published, skipped, .. } = publisher;
+        match result {
+            Ok(()) if skipped > 0 => {
+                notices.say(format_args!("{published} updates were published, {skipped} bad lines skipped"));
+                Ok(())
+            }
+            Ok(()) => {
+                if io::stderr().is_terminal() {
+                    notices.say(format_args!("{published} updates were published"));
+                }
+                Ok(())
+            }
+            Err(failure) => Err(failure.after(format_args!("{published} updates were published"))),
+        }
+    }
+}
+
+struct Publisher<R> {
+    client: Client,
+    topic: Topic,
+    run_id: String,
+    input: Input<R>,
+    skip_invalid: bool,
+    ack: bool,
+    notices: Arc<Notices>,
+    /// Read and not acknowledged, in order.
+    waiting: VecDeque<Waiting>,
+    end: Option<End>,
+    /// The number of the first update that waits, from one. Updates that the server refused have a number too.
+    next: u64,
+    /// How many updates were acknowledged.
+    published: u64,
+    /// How many lines were skipped.
+    skipped: u64,
+    /// Updates of the next batch; less than usual while a bad one is being looked for.
+    most: usize,
+}
+
+impl<R: AsyncBufRead + Unpin> Publisher<R> {
+    async fn run(&mut self) -> Result<(), Failure> {
+        loop {
+            self.fill().await;
+            if self.waiting.is_empty() {
+                return match self.end.take() {
+                    Some(End::BadLine { line, fault }) => Err(Failure::bad_input(format!(
+                        "line {line} {fault}; --skip-invalid goes on after it"
+                    ))),
+                    Some(End::Unreadable(cause)) => {
+                        Err(Failure::io(format!("standard input cannot be read: {cause}")))
+                    }
+                    Some(End::Input) | None => Ok(()),
+                };
+            }
+            self.publish().await?;
+        }
+    }
+
+    /// Reads until a batch is full, or nothing more comes for now. Waits for the first line only.
+    async fn fill(&mut self) {
+        let mut bytes: usize = self.waiting.iter().map(|waiting| waiting.update.size()).sum();
+        let mut until = None;
+        while self.end.is_none() && self.waiting.len() < MAX_UPDATES && bytes < MAX_BYTES {
+            let next = match until {
+                None if self.waiting.is_empty() => self.input.next().await,
+                _ => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + LINGER);
+                    match timeout_at(until, self.input.next()).await {
+                        Ok(next) => next,
+                        Err(_) => return,
+                    }
+                }
+            };
+            match next {
+                Ok(Some(Line { number, bytes: length, update: Ok(update) })) => {
+                    bytes += update.size();
+                    self.waiting.push_back(Waiting { line: number, bytes: length, update });
+                }
+                Ok(Some(Line { number, update: Err(fault), .. })) => self.bad_line(number, fault),
+                Ok(None) => self.end = Some(End::Input),
+                Err(cause) => self.end = Some(End::Unreadable(cause)),
+            }
+        }
+    }
+
+    fn bad_line(&mut self, line: u64, fault: String) {
+        if self.skip_invalid {
+            self.skipped += 1;
+            self.notices.say(format_args!("line {line} {fault}; skipped"));
+        } else {
+            self.end = Some(End::BadLine { line, fault });
+        }
+    }
+
+    async fn publish(&mut self) -> Result<(), Failure> {
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            bytes += waiting.update.size();
+            bytes <= MAX_BYTES
+        };
+        let count = self.waiting.iter().take(self.most).take_while(fits).count().max(1);
+        let updates = self.waiting.iter().take(count).map(|waiting| waiting.update.clone()).collect();
+        let key = DedupKey::parse(&format!("{}:{}", self.run_id, self.next));
+        let key = key.map_err(|fault| Failure::usage(fault.to_string()))?;
+        let batch =
+            Batch::new(updates).map_err(|fault| Failure::bad_input(fault.to_string()))?.with_dedup(key);
+        match self.client.publish(&self.topic, batch).await {
+            Ok(Append::Written(receipt)) if length_of(&receipt) != count as u64 => Err(Error::Protocol(
+                format!("the server acknowledged {} updates where {count} were sent", length_of(&receipt)),
+            )
+            .into()),
+            Ok(Append::Written(receipt)) => self.acknowledged(receipt, false).await,
+            Ok(Append::Duplicate(receipt)) => self.acknowledged(receipt, true).await,
+            Ok(Append::Conflict(conflict)) => {
+                self.refused(count, format!("conflicts with what is stored: {conflict:?}"));
+                Ok(())
+            }
+            Err(Error::Refused(refused)) if matches!(refused.status, Some(400 | 413 | 422)) => {
+                self.refused(count, format!("was refused: {} ({})", refused.message, refused.code));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes what a receipt covers off the queue. That of an earlier run may cover less than was sent, and more.
+    async fn acknowledged(&mut self, receipt: Receipt, duplicate: bool) -> Result<(), Failure> {
+        let count = length_of(&receipt);
+        let mut lines = None;
+        for _ in 0..count {
+            while self.waiting.is_empty() && self.end.is_none() {
+                self.fill().await;
+            }
+            let Some(Waiting { line, bytes, .. }) = self.waiting.pop_front() else {
+                return Err(Failure::bad_input(format!(
+                    "an earlier run with the id {} has stored more updates than there are lines: this is not its input",
+                    self.run_id
+                )));
+            };
+            lines = Some((lines.map_or(line, |(first, _)| first), line));
+            self.notices.bar().inc(bytes);
+        }
+        self.next += count;
+        self.published += count;
+        self.most = (self.most * 2).min(MAX_UPDATES);
+        self.notices.bar().set_message(format!("{} updates acknowledged", self.published));
+        self.notices.relief("the server answers again");
+        match lines.filter(|_| self.ack) {
+            Some(lines) => self.print_ack(&receipt, lines, duplicate),
+            None => Ok(()),
+        }
+    }
+
+    fn print_ack(&self, receipt: &Receipt, (from, to): (u64, u64), duplicate: bool) -> Result<(), Failure> {
+        let Receipt { epoch, first, last } = receipt;
+        let line = format!(
+            "{{\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\",\"lines\":[{from},{to}],\"duplicate\":{duplicate}}}\n"
+        );
+        let mut stdout = io::stdout().lock();
+        self.notices
+            .bar()
+            .suspend(|| stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
+            .map_err(|cause| Failure::io(format!("standard output cannot be written: {cause}")))
+    }
+
+    /// The server stored nothing of this batch, because of at least one update in it: looks for the first such one.
+    fn refused(&mut self, count: usize, fault: String) {
+        if count > 1 {
+            self.most = count / 2;
+            return;
+        }
+        let Some(Waiting { line, .. }) = self.waiting.pop_front() else { return };
+        self.next += 1;
+        self.bad_line(line, fault);
+        if !self.skip_invalid {
+            self.waiting.clear();
+        }
+    }
+}
+
+fn length_of(receipt: &Receipt) -> u64 {
+    receipt.last.as_u64() - receipt.first.as_u64() + 1
+}
+
+fn random_id() -> Result<String, Failure> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|cause| Failure::io(format!("there is no randomness: {cause}")))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bits)))
+}
+
+/// A progress bar, on a terminal: with an end if standard input has one.
+fn bar() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match input_length() {
+        Some(length) => (ProgressBar::new(length), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {msg}"),
+    };
+    let style = ProgressStyle::with_template(template).expect("the templates are constants, and good");
+    bar.with_style(style)
+}
+
+/// How long standard input is, where it is a file.
+#[cfg(unix)]
+fn input_length() -> Option<u64> {
+    use std::os::fd::AsFd as _;
+
+    let own = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    let metadata = std::fs::File::from(own).metadata().ok()?;
+    metadata.is_file().then_some(metadata.len())
+}
+
+/// How long standard input is, where it is a file.
+#[cfg(not(unix))]
+fn input_length() -> Option<u64> {
+    None
+}

@@ -1,0 +1,354 @@
+//! `khala tail`: a topic's updates as lines, each at least once, across reconnects and restarts.
+//!
+//! The order that makes it so: lines are written, then flushed, then their cursor is stored. What is killed in
+//! between prints some lines again, and never leaves one out.
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    path::PathBuf,
+    pin::pin,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use khala_client::{Error, Event, Snapshot, Subscription};
+use khala_core::{
+    Cursor, Topic, Update,
+    wire::{JoinRequest, Joined, OnStale, Resume, StaleCursor, write_update},
+};
+use tokio::{
+    io::{AsyncWriteExt as _, Stdout},
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    connection::Connection,
+    cursor_file::CursorFile,
+    duration::{Patience, patience},
+    exit::Failure,
+    notice::Notices,
+};
+
+/// How long a cursor that moves on and on is left unstored: each time waits for the disk.
+const STORE_EVERY: Duration = Duration::from_millis(20);
+/// How long lines that are being written may take once the command was told to stop.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Print a topic's updates, one a line, and follow it.
+///
+/// A line is an update: {"seq":1,"kind":"…","payload":…,"published_at":…} and, where it has them, doc_key,
+/// doc_version, payload_hash and deleted. The payload is printed byte for byte as it was published.
+///
+/// A document of a snapshot is a line {"snapshot":{"epoch":"…","watermark":7,"document":{…}}}, its document shaped
+/// like an update; after the last one comes {"snapshot":{"epoch":"…","watermark":7,"complete":true}}. A line of another
+/// epoch or watermark begins another snapshot, and what came before it no longer counts.
+///
+/// The command reconnects and resumes by itself. It ends with 0 when it is interrupted, when its standard output is
+/// closed, and when --until-head or --count is reached.
+#[derive(Debug, Args)]
+#[command(after_help = crate::exit::HELP)]
+pub(crate) struct Tail {
+    /// The topic
+    topic: Topic,
+    #[command(flatten)]
+    connection: Connection,
+    /// Keep the cursor in this file, and start from it if it is there
+    ///
+    /// It is written after the lines were, so a line may be printed again after a crash, and none is left out. It is
+    /// replaced as a whole, and holds {"topic":"…","epoch":"…","watermark":7}.
+    #[arg(long, value_name = "FILE")]
+    cursor_file: Option<PathBuf>,
+    /// Where to start without a cursor: the oldest update that is kept, only what is new, or the documents and then
+    /// what is new
+    #[arg(long, value_enum, default_value = "head")]
+    from: From,
+    /// What to do when the cursor is stale: end with 3, or start again from a snapshot
+    #[arg(long, value_enum, default_value = "error")]
+    on_stale: Stale,
+    /// End once everything is printed that was there when the command joined
+    #[arg(long)]
+    until_head: bool,
+    /// End after that many updates and documents
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// How long to try again while the server is away: 30s, 5m, …, or forever
+    #[arg(long, value_parser = patience, default_value = "forever")]
+    retry_for: Patience,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum From {
+    Floor,
+    Head,
+    Snapshot,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Stale {
+    Error,
+    Snapshot,
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Then {
+    End,
+    GoOn,
+}
+
+impl Tail {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let notices = Notices::beside(ProgressBar::hidden());
+        let client = self.connection.client(&notices)?.build()?;
+        let file = self.cursor_file.map(|path| CursorFile::new(path, self.topic.clone()));
+        let kept = file.as_ref().map(CursorFile::load).transpose()?.flatten();
+        let resume = match (kept, self.from) {
+            (Some(cursor), _) => Resume::After(cursor),
+            (None, From::Floor) => Resume::Floor,
+            (None, From::Head) => Resume::Head,
+            (None, From::Snapshot) => Resume::Snapshot,
+        };
+        let on_stale = match self.on_stale {
+            Stale::Error => OnStale::Error,
+            Stale::Snapshot => OnStale::Snapshot,
+        };
+        let stop = stop_signals()?;
+        let mut printer = Printer {
+            notices,
+            stdout: tokio::io::stdout(),
+            buffer: Vec::new(),
+            file,
+            stop,
+            stopped: false,
+            cursor: kept,
+            stored: kept,
+            store_at: None,
+            until_head: self.until_head,
+            target: None,
+            left: self.count,
+            trouble_since: None,
+            retry_for: self.retry_for.0,
+        };
+        let mut subscription = client.subscribe(&self.topic, JoinRequest { resume, on_stale });
+        let ended = printer.run(&mut subscription).await;
+        // However it ends, what was printed is not printed again.
+        let stored = printer.store();
+        ended.and(stored)
+    }
+}
+
+struct Printer {
+    notices: Notices,
+    stdout: Stdout,
+    buffer: Vec<u8>,
+    file: Option<CursorFile>,
+    stop: mpsc::Receiver<()>,
+    stopped: bool,
+    /// Of what was printed.
+    cursor: Option<Cursor>,
+    stored: Option<Cursor>,
+    store_at: Option<Instant>,
+    until_head: bool,
+    /// The head at the first join.
+    target: Option<Cursor>,
+    /// Lines that may still be printed.
+    left: Option<u64>,
+    trouble_since: Option<Instant>,
+    retry_for: Option<Duration>,
+}
+
+impl Printer {
+    async fn run(&mut self, subscription: &mut Subscription) -> Result<(), Failure> {
+        while !self.stopped {
+            let store_at = self.store_at;
+            let event = tokio::select! {
+                biased;
+                _ = self.stop.recv() => return Ok(()),
+                () = sleep_until(store_at.unwrap_or_else(Instant::now)), if store_at.is_some() => {
+                    self.store()?;
+                    continue;
+                }
+                event = subscription.next() => event,
+            };
+            let Some(event) = event else { return Ok(()) };
+            if self.handle(event?).await? == Then::End {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<Then, Failure> {
+        match event {
+            Event::Joined { joined, resumed } => Ok(self.joined(&joined, resumed)),
+            Event::Reconnecting { error, wait, .. } => self.lost(error, wait),
+            Event::Snapshot(snapshot) => self.snapshot(&snapshot).await,
+            Event::Stale(stale) => Err(explain(&stale)),
+            Event::Updates(arrived) => self.updates(&arrived.updates, arrived.cursor).await,
+            _ => Ok(Then::GoOn),
+        }
+    }
+
+    fn joined(&mut self, joined: &Joined, resumed: bool) -> Then {
+        self.trouble_since = None;
+        if let Some(stale) = &joined.stale {
+            self.notices.say(format_args!("{}; starting again from a snapshot", stale.message));
+        }
+        if joined.snapshot {
+            self.target = Some(Cursor::new(joined.epoch, joined.head));
+            return Then::GoOn;
+        }
+        if resumed {
+            self.notices.relief(format_args!("resumed after {}", joined.after));
+        } else {
+            self.notices.relief("joined");
+        }
+        self.target.get_or_insert_with(|| Cursor::new(joined.epoch, joined.head));
+        // From the head, too, a restart goes on from here.
+        self.moved(Cursor::new(joined.epoch, joined.after))
+    }
+
+    fn lost(&mut self, error: Error, wait: Duration) -> Result<Then, Failure> {
+        let since = *self.trouble_since.get_or_insert_with(Instant::now);
+        if self.retry_for.is_some_and(|most| since.elapsed() + wait > most) {
+            return Err(error.into());
+        }
+        self.notices.trouble(&error, wait);
+        Ok(Then::GoOn)
+    }
+
+    async fn updates(&mut self, updates: &[Update], cursor: Cursor) -> Result<Then, Failure> {
+        let shown = &updates[..self.room(updates.len())];
+        let Some(last) = shown.last() else { return Ok(Then::End) };
+        for update in shown {
+            write_update(&mut self.buffer, update);
+            self.buffer.push(b'\n');
+        }
+        if self.print(shown.len()).await? == Then::End {
+            return Ok(Then::End);
+        }
+        Ok(self.moved(Cursor::new(cursor.epoch, last.seq.watermark())))
+    }
+
+    async fn snapshot(&mut self, snapshot: &Snapshot) -> Result<Then, Failure> {
+        let Cursor { epoch, watermark } = snapshot.at;
+        let shown = &snapshot.documents[..self.room(snapshot.documents.len())];
+        for document in shown {
+            self.head_of_snapshot(snapshot.at);
+            self.buffer.extend_from_slice(b"\"document\":");
+            write_update(&mut self.buffer, document);
+            self.buffer.extend_from_slice(b"}}\n");
+        }
+        let whole = snapshot.complete && shown.len() == snapshot.documents.len();
+        if whole {
+            self.head_of_snapshot(snapshot.at);
+            self.buffer.extend_from_slice(b"\"complete\":true}}\n");
+        }
+        let then = self.print(shown.len()).await?;
+        if !whole {
+            return Ok(if self.left == Some(0) { Then::End } else { then });
+        }
+        // Only now: a snapshot that was printed in part is printed again.
+        let moved = self.moved(Cursor::new(epoch, watermark));
+        Ok(if then == Then::End { then } else { moved })
+    }
+
+    fn head_of_snapshot(&mut self, at: Cursor) {
+        let Cursor { epoch, watermark } = at;
+        write!(self.buffer, "{{\"snapshot\":{{\"epoch\":\"{epoch}\",\"watermark\":{watermark},")
+            .expect("a Vec takes every write");
+    }
+
+    /// How many of so many lines may be printed.
+    fn room(&self, lines: usize) -> usize {
+        self.left.map_or(lines, |left| usize::try_from(left).unwrap_or(usize::MAX).min(lines))
+    }
+
+    /// Writes and flushes what is in the buffer. Ends if nobody reads it any more, or the command is told to stop.
+    async fn print(&mut self, lines: usize) -> Result<Then, Failure> {
+        let write = async {
+            self.stdout.write_all(&self.buffer).await?;
+            self.stdout.flush().await
+        };
+        let mut write = pin!(write);
+        let written = tokio::select! {
+            biased;
+            written = &mut write => written,
+            _ = self.stop.recv() => {
+                self.stopped = true;
+                // What is being read at this moment need not be printed again.
+                match timeout(LAST_WRITE, write).await {
+                    Ok(written) => written,
+                    Err(_) => return Ok(Then::End),
+                }
+            }
+        };
+        self.buffer.clear();
+        match written {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == ErrorKind::BrokenPipe => return Ok(Then::End),
+            Err(cause) => return Err(Failure::io(format!("standard output cannot be written: {cause}"))),
+        }
+        if let Some(left) = &mut self.left {
+            *left -= lines as u64;
+        }
+        Ok(Then::GoOn)
+    }
+
+    /// Everything up to `cursor` is printed.
+    fn moved(&mut self, cursor: Cursor) -> Then {
+        self.cursor = Some(cursor);
+        if self.file.is_some() {
+            self.store_at.get_or_insert_with(|| Instant::now() + STORE_EVERY);
+        }
+        let reached = |target: Cursor| cursor.epoch != target.epoch || cursor.watermark >= target.watermark;
+        let at_head = self.until_head && self.target.is_some_and(reached);
+        if at_head || self.left == Some(0) { Then::End } else { Then::GoOn }
+    }
+
+    fn store(&mut self) -> Result<(), Failure> {
+        self.store_at = None;
+        if let (Some(file), Some(cursor)) = (&self.file, self.cursor)
+            && self.stored != Some(cursor)
+        {
+            file.store(cursor)?;
+            self.stored = Some(cursor);
+        }
+        Ok(())
+    }
+}
+
+fn explain(stale: &StaleCursor) -> Failure {
+    let reasons: Vec<_> = stale.reason_codes.iter().map(|reason| reason.as_str()).collect();
+    Failure::stale(format!(
+        "the cursor is stale: {} ({}); --on-stale snapshot starts again from a snapshot, and without the cursor file \
+         --from floor from the oldest update that is kept",
+        stale.message,
+        reasons.join(", ")
+    ))
+}
+
+/// Hears of Ctrl-C, and where there is such a thing of SIGTERM.
+fn stop_signals() -> Result<mpsc::Receiver<()>, Failure> {
+    let (sender, stop) = mpsc::channel(1);
+    let fault = |cause: io::Error| Failure::io(format!("signals cannot be heard: {cause}"));
+    #[cfg(unix)]
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(fault)?;
+    #[cfg(unix)]
+    let mut interrupt =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(fault)?;
+    tokio::spawn(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await.map_err(fault);
+        let _ = sender.send(()).await;
+    });
+    Ok(stop)
+}

@@ -1,0 +1,167 @@
+//! What the HTTP routes say: publish, bounds, the list of topics, pages of history.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use khala_core::{
+    Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Epoch, NewUpdate, Receipt, Seq, Topic, Update,
+    Watermark,
+    wire::{StaleCursor, UpdateBatch},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{error::Error, http::Answer, reader::Reader};
+
+/// A page of history, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+pub enum History {
+    /// What follows the cursor.
+    Page(HistoryPage),
+    /// The cursor cannot be read from.
+    Stale(Box<StaleCursor>),
+}
+
+/// Updates that follow a cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryPage {
+    /// The updates, without a gap.
+    pub updates: Vec<Update>,
+    /// Where the next page starts.
+    pub cursor: Cursor,
+    /// The newest update when it was read.
+    pub head: Watermark,
+    /// Whether it reaches that head.
+    pub complete: bool,
+}
+
+/// The path of a topic. A `/` within the topic is written `%2F`: it does not part the path.
+pub(crate) fn topic_path(topic: &Topic, rest: &str) -> String {
+    format!("/v1/topics/{}{rest}", topic.as_str().replace('/', "%2F"))
+}
+
+/// The body of a publish. Written by hand, because payloads keep their bytes.
+pub(crate) fn publish_body(batch: &Batch) -> Bytes {
+    let size: usize = batch.updates().iter().map(|update| update.size() + 64).sum();
+    let mut out = Vec::with_capacity(size + 64);
+    out.push(b'{');
+    if let Some(expect) = batch.expect {
+        write!(out, "\"expect\":{expect},").expect("a Vec takes every write");
+    }
+    out.extend_from_slice(b"\"updates\":[");
+    for (index, update) in batch.updates().iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_new_update(&mut out, update);
+    }
+    out.extend_from_slice(b"]}");
+    Bytes::from(out)
+}
+
+fn write_new_update(out: &mut Vec<u8>, update: &NewUpdate) {
+    let text = |out: &mut Vec<u8>, name: &str, value: &str| {
+        out.extend_from_slice(name.as_bytes());
+        serde_json::to_writer(out, value).expect("text has a JSON form, and a Vec takes every write");
+    };
+    text(out, "{\"kind\":", update.kind.as_str());
+    out.extend_from_slice(b",\"payload\":");
+    out.extend_from_slice(update.payload.as_str().as_bytes());
+    if let Some(key) = &update.doc_key {
+        text(out, ",\"doc_key\":", key.as_str());
+    }
+    if let Some(version) = update.doc_version {
+        write!(out, ",\"doc_version\":{version}").expect("a Vec takes every write");
+    }
+    if update.deleted {
+        out.extend_from_slice(b",\"deleted\":true");
+    }
+    if let Some(hash) = &update.payload_hash {
+        text(out, ",\"payload_hash\":", hash.as_str());
+    }
+    out.push(b'}');
+}
+
+#[derive(Deserialize)]
+struct Published {
+    epoch: Epoch,
+    first: Seq,
+    last: Seq,
+    duplicate: bool,
+}
+
+/// What a 409 says beside its code; which fields there are says what conflicts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Conflicting {
+    DocVersion { doc_key: DocKey, given: u64, found: u64 },
+    Head { expected: Watermark, found: Watermark },
+}
+
+pub(crate) fn published(answer: &Answer) -> Result<Append, Error> {
+    if answer.status.as_u16() == 409 {
+        return match serde_json::from_slice(&answer.body) {
+            Ok(Conflicting::DocVersion { doc_key, given, found }) => {
+                Ok(Append::Conflict(Conflict::DocVersion { doc_key, given, found }))
+            }
+            Ok(Conflicting::Head { expected, found }) => {
+                Ok(Append::Conflict(Conflict::Head { expected, found }))
+            }
+            Err(_) => Err(Error::Refused(answer.refused())),
+        };
+    }
+    let Published { epoch, first, last, duplicate } = read(answer)?;
+    let receipt = Receipt { epoch, first, last };
+    Ok(if duplicate { Append::Duplicate(receipt) } else { Append::Written(receipt) })
+}
+
+pub(crate) fn bounds(answer: &Answer) -> Result<Bounds, Error> {
+    read(answer)
+}
+
+#[derive(Deserialize)]
+struct TopicJson {
+    topic: Topic,
+    #[serde(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Deserialize)]
+struct TopicsJson {
+    topics: Vec<TopicJson>,
+    complete: bool,
+}
+
+/// Some topics, and whether there are no more of them.
+pub(crate) fn topics(answer: &Answer) -> Result<(Vec<(Topic, Bounds)>, bool), Error> {
+    let TopicsJson { topics, complete } = read(answer)?;
+    Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), complete))
+}
+
+pub(crate) fn history(answer: &Answer, cursor: Cursor) -> Result<History, Error> {
+    if answer.status.as_u16() == 410 {
+        return Ok(History::Stale(read(answer)?));
+    }
+    let batch: UpdateBatch = read(answer)?;
+    let (head, complete) = (batch.head, batch.replay_complete);
+    let fresh = Reader::new(cursor).take(batch).map_err(|gap| Error::Protocol(gap.to_string()))?;
+    Ok(History::Page(HistoryPage { updates: fresh.updates, cursor: fresh.cursor, head, complete }))
+}
+
+fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body).map_err(|fault| {
+        Error::Protocol(format!(
+            "the answer ({}) is not what a Khala server says: {fault}; is this the URL of one?",
+            answer.status.as_u16()
+        ))
+    })
+}
+
+/// A key that nobody has used: a publish without one is given it, so that a retry stores nothing twice.
+pub(crate) fn draw_key() -> Result<DedupKey, Error> {
+    let fault = |cause: &dyn std::fmt::Display| Error::Settings(format!("no key can be drawn: {cause}"));
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|cause| fault(&cause))?;
+    DedupKey::parse(&format!("{:032x}", u128::from_be_bytes(bits))).map_err(|cause| fault(&cause))
+}

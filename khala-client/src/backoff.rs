@@ -1,0 +1,78 @@
+//! How long to wait before trying again: exponential, bounded and jittered. Pure: the randomness is an argument.
+
+use std::time::Duration;
+
+/// The waits between attempts.
+///
+/// The first is up to `first`, each further one up to twice as long as the one before, none longer than `most`;
+/// each is drawn between half of that and the whole, so that clients that were cut off together do not come
+/// back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// The longest that the first wait may be.
+    pub first: Duration,
+    /// The longest that any wait may be, unless the server names a longer one.
+    pub most: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(200), Duration::from_secs(15))
+    }
+}
+
+impl Backoff {
+    /// Waits from `first` up to `most`.
+    pub const fn new(first: Duration, most: Duration) -> Self {
+        Self { first, most }
+    }
+
+    /// The wait before the attempt that follows `failures` failures in a row, where the server wants `at_least`.
+    ///
+    /// What the server asks for is never undercut: the jitter is added to it.
+    pub fn wait(&self, failures: u32, at_least: Option<Duration>, random: u64) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
+        let longest = self.first.saturating_mul(1 << doublings).min(self.most);
+        // 53 bits are what a double holds exactly.
+        let unit = (random >> 11) as f64 / (1u64 << 53) as f64;
+        match at_least {
+            None => longest.mul_f64(0.5 + unit / 2.0),
+            Some(wait) => wait.saturating_add(longest.min(wait.max(self.first)).mul_f64(unit)),
+        }
+    }
+}
+
+/// Random bits for jitter; none of it has to be secret.
+pub(crate) fn random() -> u64 {
+    // Without randomness there is no jitter, which costs time and not correctness.
+    getrandom::u64().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_wait_is_bounded_and_never_undercuts_the_server(failures in 0u32..100, asked in proptest::option::of(0u64..100_000), random: u64) {
+            let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            let asked = asked.map(Duration::from_millis);
+            let wait = backoff.wait(failures, asked, random);
+            match asked {
+                None => prop_assert!(wait >= Duration::from_millis(50) && wait <= backoff.most),
+                Some(asked) => prop_assert!(wait >= asked && wait <= asked + backoff.most),
+            }
+        }
+    }
+
+    #[test]
+    fn waits_double() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let longest = |failures| backoff.wait(failures, None, u64::MAX).as_millis();
+        assert_eq!([1, 2, 3, 4].map(longest), [100, 200, 400, 800]);
+        assert_eq!(longest(60), 5000);
+    }
+}

@@ -1,0 +1,279 @@
+//! One topic on one connection after another, as a value: what to say, and what the server's frames mean.
+//!
+//! It opens nothing and waits for nothing. What must stay true: nothing is handed out before a join was answered,
+//! nothing past a hole, and the cursor outlives every connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use khala_core::{
+    Cursor, Topic, Update,
+    wire::{
+        Frame, FrameError, Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch,
+        StaleCursor, UpdateBatch, event,
+    },
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Refused},
+    event::{Arrived, Event, Snapshot},
+    reader::{Gap, Reader},
+};
+
+/// The topic of the connection itself.
+const PHOENIX: &str = "phoenix";
+
+/// What a frame means for the one who drives the connection.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The server is about to close the connection, and asks not to be called again before that time.
+    Drain(Duration),
+    /// Hand this to the application.
+    Event(Event),
+    /// The subscription is over, with this as its last word.
+    Last(Event),
+    /// Nothing to do.
+    Nothing,
+    /// Join again, on this connection, after the wait that the error may ask for.
+    Rejoin(Error),
+    /// The subscription is over.
+    Refused(Error),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// It follows the log.
+    Following,
+    /// Not joined, and not asked.
+    Idle,
+    /// The join with this ref is not answered.
+    Joining(String),
+    /// Documents come; those of the snapshot at this cursor, once there was one.
+    Snapshot(Option<Cursor>),
+}
+
+/// The protocol state of one subscription.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    topic: Topic,
+    /// What is asked for as long as there is no cursor.
+    request: JoinRequest,
+    reader: Option<Reader>,
+    state: State,
+    refs: u64,
+    /// The ref of the newest join.
+    join_ref: String,
+    /// What `sync:error` said last, to explain the `phx_error` or `phx_close` that follows it.
+    complaint: Option<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Reply<'a> {
+    status: &'a str,
+    #[serde(borrow)]
+    response: &'a RawValue,
+}
+
+impl From<Gap> for Error {
+    fn from(gap: Gap) -> Self {
+        Self::Protocol(gap.to_string())
+    }
+}
+
+impl From<FrameError> for Error {
+    fn from(fault: FrameError) -> Self {
+        Self::Protocol(format!("a frame of the server is not understood: {fault}"))
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(topic: Topic, request: JoinRequest) -> Self {
+        Self {
+            topic,
+            reader: match request.resume {
+                Resume::After(cursor) => Some(Reader::new(cursor)),
+                Resume::Floor | Resume::Head | Resume::Snapshot => None,
+            },
+            request,
+            state: State::Idle,
+            refs: 0,
+            join_ref: String::new(),
+            complaint: None,
+        }
+    }
+
+    /// The connection is gone, and with it everything but the cursor.
+    pub(crate) fn disconnected(&mut self) {
+        self.state = State::Idle;
+        self.complaint = None;
+    }
+
+    /// Whether an answer to a join is awaited.
+    pub(crate) fn is_joining(&self) -> bool {
+        matches!(self.state, State::Joining(_))
+    }
+
+    /// The frame that joins from where the cursor stands.
+    pub(crate) fn join(&mut self) -> Bytes {
+        let resume = self.reader.map_or(self.request.resume, |reader| Resume::After(reader.cursor()));
+        let request = JoinRequest { resume, ..self.request };
+        self.join_ref = self.next_ref();
+        self.state = State::Joining(self.join_ref.clone());
+        let refs = Some(&*self.join_ref);
+        Serializer::V2.encode_value(refs, refs, self.topic.as_str(), event::JOIN, &request)
+    }
+
+    /// The frame that asks whether the server is still there.
+    pub(crate) fn heartbeat(&mut self) -> Bytes {
+        let reference = self.next_ref();
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(b"{}");
+        Serializer::V2.encode(None, Some(&reference), PHOENIX, event::HEARTBEAT, write)
+    }
+
+    fn next_ref(&mut self) -> String {
+        self.refs += 1;
+        self.refs.to_string()
+    }
+
+    /// A text frame came in.
+    pub(crate) fn handle(&mut self, text: &str) -> Step {
+        self.step(text).unwrap_or_else(|error| self.rejoin(error))
+    }
+
+    fn step(&mut self, text: &str) -> Result<Step, Error> {
+        let frame = Serializer::V2.decode(text)?;
+        if frame.topic == PHOENIX {
+            return self.of_connection(&frame);
+        }
+        let outdated = frame.join_ref.as_deref().is_some_and(|of| of != self.join_ref);
+        if frame.topic != self.topic.as_str() || outdated {
+            return Ok(Step::Nothing);
+        }
+        if let State::Joining(wanted) = &self.state {
+            // Whatever else comes before the answer belongs to an earlier join.
+            let answer = frame.event == event::REPLY && frame.reference.as_deref() == Some(wanted);
+            return if answer { self.joined(&frame) } else { Ok(Step::Nothing) };
+        }
+        if self.state == State::Idle {
+            return Ok(Step::Nothing);
+        }
+        match &*frame.event {
+            event::UPDATE_BATCH => self.updates(frame.payload_as()?),
+            event::SNAPSHOT => self.snapshot(frame.payload_as()?),
+            event::HEAD => Ok(Step::Event(Event::Head(frame.payload_as::<Head>()?))),
+            event::SYNC_ERROR => {
+                self.complaint = Some(Refused::read(frame.payload.get().as_bytes(), None));
+                Ok(Step::Nothing)
+            }
+            event::DRAIN => Self::drain(&frame),
+            event::ERROR => Ok(self.channel_failed()),
+            event::CLOSE => Ok(self.channel_closed()),
+            _ => Ok(Step::Nothing),
+        }
+    }
+
+    fn of_connection(&mut self, frame: &Frame<'_>) -> Result<Step, Error> {
+        match &*frame.event {
+            event::DRAIN => Self::drain(frame),
+            event::SYNC_ERROR => {
+                self.complaint = Some(Refused::read(frame.payload.get().as_bytes(), None));
+                Ok(Step::Nothing)
+            }
+            // The answer to a heartbeat says no more than that something was heard.
+            _ => Ok(Step::Nothing),
+        }
+    }
+
+    fn drain(frame: &Frame<'_>) -> Result<Step, Error> {
+        #[derive(Deserialize)]
+        struct Drain {
+            #[serde(default)]
+            retry_after_ms: u64,
+        }
+        let Drain { retry_after_ms } = frame.payload_as()?;
+        Ok(Step::Drain(Duration::from_millis(retry_after_ms)))
+    }
+
+    fn joined(&mut self, frame: &Frame<'_>) -> Result<Step, Error> {
+        let Reply { status, response } = frame.payload_as()?;
+        let read = |fault: serde_json::Error| Error::Protocol(format!("a join was answered with {fault}"));
+        if status != "ok" {
+            self.state = State::Idle;
+            let refused = Refused::read(response.get().as_bytes(), None);
+            if refused.code == "stale_cursor" {
+                let stale: StaleCursor = serde_json::from_str(response.get()).map_err(read)?;
+                return Ok(Step::Last(Event::Stale(Box::new(stale))));
+            }
+            let error = Error::Refused(refused);
+            return Ok(if error.is_retryable() { Step::Rejoin(error) } else { Step::Refused(error) });
+        }
+        let joined: Joined = serde_json::from_str(response.get()).map_err(read)?;
+        let resumed = self.reader.is_some() && !joined.snapshot;
+        if joined.snapshot {
+            self.state = State::Snapshot(None);
+        } else {
+            match &self.reader {
+                Some(reader) => reader.resume(&joined)?,
+                None => self.reader = Some(Reader::new(Cursor::new(joined.epoch, joined.after))),
+            }
+            self.state = State::Following;
+        }
+        Ok(Step::Event(Event::Joined { joined, resumed }))
+    }
+
+    fn updates(&mut self, batch: UpdateBatch) -> Result<Step, Error> {
+        let (State::Following, Some(reader)) = (&self.state, &mut self.reader) else {
+            return Err(Error::Protocol("updates came before the snapshot was complete".to_owned()));
+        };
+        let (head, complete) = (batch.head, batch.replay_complete);
+        let fresh = reader.take(batch)?;
+        if fresh.updates.is_empty() {
+            return Ok(Step::Nothing);
+        }
+        let (updates, cursor) = (fresh.updates, fresh.cursor);
+        Ok(Step::Event(Event::Updates(Arrived { updates, cursor, head, complete })))
+    }
+
+    fn snapshot(&mut self, batch: SnapshotBatch) -> Result<Step, Error> {
+        let SnapshotBatch { epoch, watermark, documents, complete, .. } = batch;
+        let at = Cursor::new(epoch, watermark);
+        let first = match self.state {
+            State::Snapshot(under_way) => under_way != Some(at),
+            // The log was trimmed past a slow reader that asked for a snapshot in that case.
+            State::Following if self.request.on_stale == OnStale::Snapshot => true,
+            _ => return Err(Error::Protocol("a snapshot came that nobody asked for".to_owned())),
+        };
+        if complete {
+            self.reader = Some(Reader::new(at));
+            self.state = State::Following;
+        } else {
+            self.state = State::Snapshot(Some(at));
+        }
+        let documents = documents.into_iter().map(Update::from).collect();
+        Ok(Step::Event(Event::Snapshot(Snapshot { at, first, documents, complete })))
+    }
+
+    fn channel_failed(&mut self) -> Step {
+        let error = match self.complaint.take() {
+            Some(refused) => Error::Refused(refused),
+            None => Error::Protocol("the server gave the channel up without a reason".to_owned()),
+        };
+        self.rejoin(error)
+    }
+
+    /// `phx_close`: the channel should not be joined again.
+    fn channel_closed(&mut self) -> Step {
+        self.state = State::Idle;
+        let refused = self.complaint.take().unwrap_or_else(|| {
+            Refused::read(br#"{"code":"channel_closed","message":"the server closed the channel"}"#, None)
+        });
+        Step::Refused(Error::Refused(refused))
+    }
+
+    fn rejoin(&mut self, error: Error) -> Step {
+        self.state = State::Idle;
+        Step::Rejoin(error)
+    }
+}

@@ -1,0 +1,240 @@
+//! The client: what it is built from, and what can be asked of it.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hyper::{
+    Method, StatusCode,
+    header::{HeaderName, HeaderValue},
+};
+use khala_core::{Append, Batch, Bounds, Cursor, Token, Topic, wire::JoinRequest};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::{
+    address::Address,
+    api::{self, History},
+    backoff::Backoff,
+    channel::Channel,
+    dial::Dialer,
+    error::Error,
+    http::{Call, Http, OnRetry, Retry},
+    subscription::{Pulse, Subscription},
+    token::Tokens,
+};
+
+/// How many topics one answer lists at most.
+const TOPICS: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
+
+/// A client of one server. Cheap to clone; clones share connections and the token.
+///
+/// Its methods run on tokio, with the I/O and time drivers on.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: Arc<Http>,
+    pulse: Pulse,
+}
+
+/// What a [`Client`] is made from.
+#[derive(Debug)]
+pub struct ClientBuilder {
+    url: String,
+    tokens: Tokens,
+    backoff: Backoff,
+    pulse: Pulse,
+    connect_within: Duration,
+    answer_within: Duration,
+    retry_for: Option<Duration>,
+    on_retry: Option<OnRetry>,
+}
+
+impl ClientBuilder {
+    /// Uses one token for as long as it lasts. When it no longer does, calls and subscriptions end with an error
+    /// that says so.
+    #[must_use]
+    pub fn token(mut self, token: Token) -> Self {
+        self.tokens = Tokens::fixed(token);
+        self
+    }
+
+    /// Asks `source` for a token before the first request, and again whenever the server no longer takes the one
+    /// there is. A token that is refused although it is fresh is an error; a source that fails is tried again.
+    #[must_use]
+    pub fn token_from<F, Fut>(mut self, source: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Token, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+    {
+        self.tokens = Tokens::asked(source);
+        self
+    }
+
+    /// Sets the waits between attempts. Default: 200 ms, doubling up to 15 s.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets how often a subscription sends a heartbeat, and how soon anything has to be heard after one before the
+    /// connection counts as dead. Default: every 25 s, within 10 s.
+    #[must_use]
+    pub fn heartbeat(mut self, every: Duration, within: Duration) -> Self {
+        self.pulse = Pulse { every, within };
+        self
+    }
+
+    /// Sets how long opening a connection may take (default: 10 s), and how long an answer to a request or a join
+    /// may (default: 30 s).
+    #[must_use]
+    pub fn timeouts(mut self, connect_within: Duration, answer_within: Duration) -> Self {
+        (self.connect_within, self.answer_within) = (connect_within, answer_within);
+        self
+    }
+
+    /// Sets for how long a call is tried again while the server is away or busy: none is for as long as it takes.
+    /// Default: one minute. A subscription always goes on; see [`Event::Reconnecting`](crate::Event::Reconnecting).
+    #[must_use]
+    pub fn retry_for(mut self, most: Option<Duration>) -> Self {
+        self.retry_for = most;
+        self
+    }
+
+    /// Is told of every call that failed and is about to be tried again.
+    #[must_use]
+    pub fn on_retry(mut self, told: impl Fn(&Retry<'_>) + Send + Sync + 'static) -> Self {
+        self.on_retry = Some(OnRetry(Arc::new(told)));
+        self
+    }
+
+    /// The client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for a URL that cannot be used.
+    pub fn build(self) -> Result<Client, Error> {
+        let dialer = Dialer::new(Address::parse(&self.url)?, self.connect_within)?;
+        let http = Http {
+            dialer,
+            tokens: self.tokens,
+            backoff: self.backoff,
+            answer_within: self.answer_within,
+            retry_for: self.retry_for,
+            on_retry: self.on_retry,
+            idle: Mutex::default(),
+        };
+        Ok(Client { http: Arc::new(http), pulse: self.pulse })
+    }
+}
+
+impl Client {
+    /// A client of the server at `url`: `http://…`, and with the feature `tls` `https://…`.
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            url: url.into(),
+            tokens: Tokens::none(),
+            backoff: Backoff::default(),
+            pulse: Pulse { every: Duration::from_secs(25), within: Duration::from_secs(10) },
+            connect_within: Duration::from_secs(10),
+            answer_within: Duration::from_secs(30),
+            retry_for: Some(Duration::from_secs(60)),
+            on_retry: None,
+        }
+    }
+
+    /// Follows a topic. Connects, joins, resumes and reconnects by itself.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn subscribe(&self, topic: &Topic, request: JoinRequest) -> Subscription {
+        Subscription::start(Arc::clone(&self.http), Channel::new(topic.clone(), request), self.pulse)
+    }
+
+    /// Publishes a batch, as a whole or not at all.
+    ///
+    /// A batch without a dedup key is given one, so that it is stored once however often its answer is lost.
+    /// [`Append::Duplicate`] is therefore also what a batch is answered with whose first answer was lost.
+    ///
+    /// A future that is dropped before it is ready leaves the batch stored or not; publishing it again with the same
+    /// [`Batch::dedup`] is safe.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when there was no answer for too long: the batch may be stored.
+    /// [`Error::Refused`] when it is not.
+    pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        let key = match &batch.dedup {
+            Some(key) => key.clone(),
+            None => api::draw_key()?,
+        };
+        let value = HeaderValue::try_from(key.as_str()).map_err(|_| {
+            Error::Settings(format!("the key {key} cannot be sent: it must be visible ASCII"))
+        })?;
+        let call = Call {
+            method: Method::POST,
+            path: api::topic_path(topic, "/updates"),
+            header: Some((HeaderName::from_static("idempotency-key"), value)),
+            body: api::publish_body(&batch),
+        };
+        api::published(&self.http.call(&call, &[StatusCode::CONFLICT]).await?)
+    }
+
+    /// What a topic holds now.
+    ///
+    /// # Errors
+    /// [`Error`]: it was refused, or there was no answer for too long.
+    pub async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        api::bounds(&self.http.call(&Call::read(api::topic_path(topic, "")), &[]).await?)
+    }
+
+    /// The topics that were written at least once and start with `prefix`, in byte order.
+    ///
+    /// # Errors
+    /// [`Error`]: it was refused, or there was no answer for too long.
+    pub async fn topics(&self, prefix: &str) -> Result<Vec<(Topic, Bounds)>, Error> {
+        let mut all: Vec<(Topic, Bounds)> = Vec::new();
+        loop {
+            let query = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let mut path = format!("/v1/topics?prefix={}&limit={TOPICS}", query(prefix));
+            if let Some((topic, _)) = all.last() {
+                path.push_str("&after=");
+                path.push_str(&query(topic.as_str()));
+            }
+            let (page, complete) = api::topics(&self.http.call(&Call::read(path), &[]).await?)?;
+            // An empty page would be asked for forever.
+            let last = complete || page.is_empty();
+            all.extend(page);
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A page of history: what follows `cursor`, at most `limit` updates.
+    ///
+    /// To read from the start, begin with the floor of [`bounds`](Self::bounds).
+    ///
+    /// # Errors
+    /// [`Error`]: it was refused, or there was no answer for too long.
+    pub async fn history(
+        &self,
+        topic: &Topic,
+        cursor: Cursor,
+        limit: NonZeroUsize,
+    ) -> Result<History, Error> {
+        let Cursor { epoch, watermark } = cursor;
+        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={limit}");
+        let call = Call::read(api::topic_path(topic, &rest));
+        api::history(&self.http.call(&call, &[StatusCode::GONE]).await?, cursor)
+    }
+}
+
+impl fmt::Display for Client {
+    /// The server's address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.http.dialer.address.fmt(f)
+    }
+}

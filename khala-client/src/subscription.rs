@@ -1,0 +1,319 @@
+//! A subscription: one topic over one connection after another, driven by a task of its own.
+//!
+//! The task reads no further than the application does: it holds one event at most, and leaves the rest to the
+//! server, which keeps a cursor for it and no queue. Heartbeats go on while the application is busy.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{SinkExt as _, Stream, StreamExt as _};
+use khala_core::Token;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes, protocol::CloseFrame};
+
+use crate::{
+    backoff::random,
+    channel::{Channel, Step},
+    error::{Error, Refused},
+    event::Event,
+    http::Http,
+    socket::{self, Socket},
+};
+
+/// Faults of the protocol in a row, with nothing delivered in between, before the subscription ends.
+const MAX_FAULTS: u32 = 5;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// The events of one topic: a [`Stream`] that goes on across reconnects.
+///
+/// It ends (`None`) after an error and after [`Event::Stale`]; everything else it sees to itself.
+///
+/// # Cancel safety
+/// [`next`](Self::next) may be dropped before it is ready, and nothing is lost: an event is either still to come
+/// or was handed out. What was handed out and not applied when the process dies comes again from the cursor that
+/// was kept: at least once.
+///
+/// Dropping the subscription closes the connection.
+#[derive(Debug)]
+pub struct Subscription {
+    events: mpsc::Receiver<Result<Event, Error>>,
+}
+
+impl Subscription {
+    pub(crate) fn start(http: Arc<Http>, channel: Channel, pulse: Pulse) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let driver = Driver {
+            http,
+            channel,
+            pulse,
+            events: sender,
+            failures: 0,
+            faults: 0,
+            token: None,
+            renewed: false,
+        };
+        tokio::spawn(driver.run());
+        Self { events }
+    }
+
+    /// The next event; none after the last.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        self.events.recv().await
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(context)
+    }
+}
+
+/// How a connection is known to be alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pulse {
+    /// How often a heartbeat is sent.
+    pub(crate) every: Duration,
+    /// How soon anything has to be heard after it.
+    pub(crate) within: Duration,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// Nobody listens any more, or the last event was handed out.
+    Over,
+    /// Come back, not before that moment.
+    Lost(Error, Option<Instant>),
+    /// Do not come back.
+    Refused(Error),
+    /// Come back with another token.
+    Renew(Error),
+}
+
+struct Driver {
+    http: Arc<Http>,
+    channel: Channel,
+    pulse: Pulse,
+    events: mpsc::Sender<Result<Event, Error>>,
+    /// Failures since anything arrived.
+    failures: u32,
+    /// Of these, faults of the protocol.
+    faults: u32,
+    /// The token of the connection.
+    token: Option<Token>,
+    /// The token was renewed and nothing was joined with it yet.
+    renewed: bool,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            let opened = tokio::select! {
+                () = events.closed() => return,
+                opened = self.open() => opened,
+            };
+            let ended = match opened {
+                Ok(socket) => self.follow(socket).await,
+                Err(error) => match error.refused() {
+                    Some(refused) if refused.wants_token() => Ended::Renew(error),
+                    _ if error.is_retryable() => Ended::Lost(error, None),
+                    _ => Ended::Refused(error),
+                },
+            };
+            self.channel.disconnected();
+            let (error, not_before) = match ended {
+                Ended::Over => return,
+                Ended::Lost(error, not_before) => (error, not_before),
+                Ended::Renew(error) if !self.renewed && self.http.tokens.renew(self.token.as_ref()).await => {
+                    self.renewed = true;
+                    (error, None)
+                }
+                Ended::Refused(error) | Ended::Renew(error) => {
+                    // Nobody listens any more if this fails.
+                    let _ = events.send(Err(error)).await;
+                    return;
+                }
+            };
+            let asked = not_before.map(|moment| moment.saturating_duration_since(Instant::now()));
+            let wait = self.next_wait(asked.or_else(|| error.retry_after()));
+            let event = Event::Reconnecting { error, failures: self.failures, wait };
+            tokio::select! {
+                sent = events.send(Ok(event)) => if sent.is_err() { return },
+                () = events.closed() => return,
+            }
+            tokio::select! {
+                () = events.closed() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    fn next_wait(&mut self, at_least: Option<Duration>) -> Duration {
+        self.failures += 1;
+        self.http.backoff.wait(self.failures, at_least, random())
+    }
+
+    async fn open(&mut self) -> Result<Socket, Error> {
+        self.token = self.http.tokens.current().await?;
+        socket::open(&self.http, self.token.as_ref()).await
+    }
+
+    /// Follows one connection to its end.
+    async fn follow(&mut self, mut socket: Socket) -> Ended {
+        let began = Instant::now();
+        let ended = self.converse(&mut socket).await;
+        let _ = timeout(GOODBYE, socket.close(None)).await;
+        if began.elapsed() > self.http.backoff.most {
+            // It held: this is another trouble, not the same one again.
+            self.failures = 0;
+        }
+        ended
+    }
+
+    async fn converse(&mut self, socket: &mut Socket) -> Ended {
+        let events = self.events.clone();
+        let mut held: Option<Event> = None;
+        let mut last = false;
+        let mut not_before: Option<Instant> = None;
+        let mut join_at = Some(Instant::now());
+        let mut beat_at = Instant::now() + self.pulse.every;
+        // By when anything has to be heard, and by when the join has to be answered.
+        let mut heard_by: Option<Instant> = None;
+        let mut joined_by: Option<Instant> = None;
+        loop {
+            let reading = held.is_none();
+            // What is not read cannot be heard: the limits rest while the application is busy.
+            let limits = [heard_by, joined_by].into_iter().filter(|_| reading);
+            let timer = limits.chain([join_at]).flatten().fold(beat_at, Instant::min);
+            tokio::select! {
+                () = events.closed() => return Ended::Over,
+                permit = events.reserve(), if !reading => {
+                    let (Ok(permit), Some(event)) = (permit, held.take()) else { return Ended::Over };
+                    permit.send(Ok(event));
+                    if last {
+                        return Ended::Over;
+                    }
+                    let now = Instant::now();
+                    heard_by = heard_by.map(|_| now + self.pulse.within);
+                    joined_by = joined_by.map(|_| now + self.http.answer_within);
+                }
+                frame = socket.next(), if reading => {
+                    heard_by = None;
+                    let step = match frame {
+                        Some(Ok(Message::Text(text))) => self.channel.handle(&text),
+                        Some(Ok(Message::Close(frame))) => return self.closed(frame, not_before),
+                        Some(Ok(_)) => Step::Nothing,
+                        Some(Err(cause)) => return Ended::Lost(self.lost(&cause), not_before),
+                        None => return Ended::Lost(self.lost(&"the connection ended"), not_before),
+                    };
+                    if !self.channel.is_joining() {
+                        joined_by = None;
+                    }
+                    match step {
+                        Step::Nothing => {}
+                        Step::Event(event) => {
+                            self.arrived(&event);
+                            held = Some(event);
+                        }
+                        Step::Last(event) => (held, last) = (Some(event), true),
+                        Step::Drain(wait) => not_before = Some(Instant::now() + wait),
+                        Step::Refused(error) => return of_refusal(error),
+                        Step::Rejoin(error) => {
+                            if matches!(error, Error::Protocol(_)) {
+                                self.faults += 1;
+                                if self.faults >= MAX_FAULTS {
+                                    return Ended::Refused(error);
+                                }
+                            }
+                            let wait = self.next_wait(error.retry_after());
+                            join_at = Some(Instant::now() + wait);
+                            held = Some(Event::Reconnecting { error, failures: self.failures, wait });
+                        }
+                    }
+                }
+                () = sleep_until(timer) => {
+                    let now = Instant::now();
+                    let due = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+                    if reading && due(heard_by) {
+                        return Ended::Lost(self.lost(&"a heartbeat was not answered"), not_before);
+                    }
+                    if reading && due(joined_by) {
+                        return Ended::Lost(self.lost(&"a join was not answered"), not_before);
+                    }
+                    let mut frames = Vec::new();
+                    if due(join_at) {
+                        join_at = None;
+                        joined_by = Some(now + self.http.answer_within);
+                        frames.push(self.channel.join());
+                    }
+                    if beat_at <= now {
+                        beat_at = now + self.pulse.every;
+                        heard_by = heard_by.or(Some(now + self.pulse.within));
+                        frames.push(self.channel.heartbeat());
+                    }
+                    for frame in frames {
+                        if let Err(error) = self.send(socket, frame).await {
+                            return Ended::Lost(error, not_before);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes what an event says about how things go.
+    fn arrived(&mut self, event: &Event) {
+        match event {
+            Event::Joined { .. } => self.renewed = false,
+            Event::Updates(_) | Event::Snapshot(_) => (self.failures, self.faults) = (0, 0),
+            _ => {}
+        }
+    }
+
+    async fn send(&self, socket: &mut Socket, frame: Bytes) -> Result<(), Error> {
+        let text = Utf8Bytes::try_from(frame).map_err(|cause| self.lost(&cause))?;
+        match timeout(self.pulse.within, socket.send(Message::Text(text))).await {
+            Ok(sent) => sent.map_err(|cause| self.lost(&cause)),
+            Err(_) => Err(self.lost(&"the server takes nothing")),
+        }
+    }
+
+    fn lost(&self, cause: &dyn std::fmt::Display) -> Error {
+        self.http.dialer.unreachable(cause)
+    }
+
+    fn closed(&self, frame: Option<CloseFrame>, not_before: Option<Instant>) -> Ended {
+        // 1005 is how RFC 6455 calls a close without a code.
+        let (code, reason) =
+            frame.map_or((1005, String::new()), |frame| (u16::from(frame.code), frame.reason.to_string()));
+        if code == khala_core::wire::Close::TokenExpired.code() {
+            let json = br#"{"code":"token_expired","message":"the token has expired"}"#;
+            return Ended::Renew(Error::Refused(Refused::read(json, None)));
+        }
+        if socket::come_back(code) {
+            return Ended::Lost(
+                self.lost(&format_args!("it closed the connection: {reason} ({code})")),
+                not_before,
+            );
+        }
+        Ended::Refused(Error::Closed { code, reason })
+    }
+}
+
+fn of_refusal(error: Error) -> Ended {
+    match error.refused() {
+        Some(refused) if refused.wants_token() => Ended::Renew(error),
+        _ => Ended::Refused(error),
+    }
+}
