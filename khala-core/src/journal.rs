@@ -185,6 +185,12 @@ pub enum BatchError {
     /// No update at all.
     #[error("a batch holds at least one update")]
     Empty,
+    /// A payload of more than [`Batch::MAX_DEPTH`] levels.
+    #[error("the payload of update {index} is nested more than {} levels deep", Batch::MAX_DEPTH)]
+    TooDeep {
+        /// Which update, from zero.
+        index: usize,
+    },
     /// More than [`Batch::MAX`] updates.
     #[error("a batch holds at most {} updates, not {found}", Batch::MAX)]
     TooMany {
@@ -196,6 +202,9 @@ pub enum BatchError {
 impl Batch {
     /// The most updates that one batch may hold.
     pub const MAX: usize = 1_000;
+
+    /// The deepest that a payload may be nested: what every subscriber's JSON reader can take.
+    pub const MAX_DEPTH: usize = 128;
 
     /// A batch of these updates.
     ///
@@ -211,6 +220,9 @@ impl Batch {
         for (index, update) in updates.iter().enumerate() {
             if update.doc_version.is_some_and(|version| version > crate::position::MAX_POSITION) {
                 return Err(BatchError::DocVersionTooLarge { index });
+            }
+            if update.payload.depth() > Self::MAX_DEPTH {
+                return Err(BatchError::TooDeep { index });
             }
             if update.doc_key.is_none() && (update.deleted || update.doc_version.is_some()) {
                 let field = if update.deleted { "deleted" } else { "doc_version" };

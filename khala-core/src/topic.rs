@@ -3,8 +3,8 @@
 use crate::text::{TextError, text};
 
 text! {
-    /// The name of a topic: 1 to 255 bytes of `A-Z a-z 0-9 . _ : - /`, not starting or ending with `:`, and
-    /// not `phoenix`, which the wire keeps for itself.
+    /// The name of a topic: 1 to 255 bytes of `A-Z a-z 0-9 . _ : - /`, not starting or ending with `:`; not
+    /// `phoenix`, which the wire keeps for itself; and not `.` or `..`, which no HTTP client leaves in a path.
     ///
     /// ```
     /// # use khala_core::Topic;
@@ -40,6 +40,9 @@ fn check(field: &'static str, text: &str) -> Result<(), TextError> {
     if text == "phoenix" {
         return Err(TextError::new(field, "'phoenix' is reserved for the connection itself"));
     }
+    if matches!(text, "." | "..") {
+        return Err(TextError::new(field, "may not be '.' or '..'"));
+    }
     Ok(())
 }
 
@@ -52,7 +55,7 @@ mod tests {
         for good in ["a", "run:7:events", "a/b", "A.b_c-d", &"x".repeat(255)] {
             assert!(Topic::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", ":a", "a:", ":", "a b", "ä", "a\n", "phoenix", "a?b", &"x".repeat(256)] {
+        for bad in ["", ":a", "a:", ":", "a b", "ä", "a\n", "phoenix", ".", "..", "a?b", &"x".repeat(256)] {
             assert!(Topic::parse(bad).is_err(), "{bad}");
         }
     }

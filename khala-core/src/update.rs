@@ -140,6 +140,26 @@ impl Payload {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// How many arrays and objects stand within each other at its deepest place.
+    pub(crate) fn depth(&self) -> usize {
+        let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+        for byte in self.0.bytes() {
+            match (in_string, byte) {
+                (true, _) if escaped => escaped = false,
+                (true, b'\\') => escaped = true,
+                (_, b'"') => in_string = !in_string,
+                (false, b'[' | b'{') => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                // Well-formed text closes only what it opened.
+                (false, b']' | b'}') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        deepest
+    }
 }
 
 impl fmt::Debug for Payload {
@@ -284,6 +304,15 @@ mod tests {
         assert_eq!(Payload::parse(" 1 \n").unwrap().as_str(), "1");
         for bad in ["", "{", "1 2", "nul", "'a'", "\u{feff}1"] {
             assert!(Payload::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn depth_counts_what_stands_within_each_other() {
+        for (json, depth) in
+            [("1", 0), ("[]", 1), (r#"[{"a":[1]},[2]]"#, 3), (r#"["[[[\"[["]"#, 1), (r#""\\""#, 0)]
+        {
+            assert_eq!(Payload::parse(json).unwrap().depth(), depth, "{json}");
         }
     }
 

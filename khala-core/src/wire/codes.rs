@@ -74,6 +74,8 @@ pub enum Close {
     HeartbeatTimeout,
     /// The client sent too many frames that are none.
     Hostile,
+    /// The client broke the WebSocket's framing.
+    ProtocolError,
     /// The server stops; another or the same one is there in a moment.
     Restart,
     /// The client read nothing for too long.
@@ -91,6 +93,7 @@ impl Close {
         Self::InvalidUtf8,
         Self::HeartbeatTimeout,
         Self::Hostile,
+        Self::ProtocolError,
         Self::Restart,
         Self::SlowConsumer,
         Self::TokenExpired,
@@ -100,6 +103,7 @@ impl Close {
     /// The WebSocket close code.
     pub fn code(self) -> u16 {
         match self {
+            Self::ProtocolError => 1002,
             Self::BinaryFrame => 1003,
             Self::InvalidUtf8 => 1007,
             Self::Hostile => 1008,
@@ -118,6 +122,7 @@ impl Close {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::HeartbeatTimeout => "heartbeat_timeout",
             Self::Hostile => "too_many_malformed_frames",
+            Self::ProtocolError => "protocol_error",
             Self::Restart => "restart",
             Self::SlowConsumer => "slow_consumer_evicted",
             Self::TokenExpired => "token_expired",

@@ -1,0 +1,90 @@
+//! The key that tokens are signed with: a real one from the settings, or one for development that is made once.
+//!
+//! What must stay true: who can be reached from elsewhere has a real key; and a development key survives a restart,
+//! so that a token pasted before it works after it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::settings::Settings;
+
+/// The file beside the database that keeps a development key.
+const FILE: &str = "khala.dev.key";
+
+/// The key, and where it comes from.
+pub(crate) enum Key {
+    /// Made here, for this machine only.
+    Development { secret: Vec<u8>, file: PathBuf },
+    /// Given by the operator.
+    Real { secret: Vec<u8> },
+}
+
+impl Key {
+    pub(crate) fn secret(&self) -> &[u8] {
+        match self {
+            Self::Development { secret, .. } | Self::Real { secret } => secret,
+        }
+    }
+}
+
+/// The key that the settings give; none if they give none, which is refused where others can reach the server.
+pub(crate) fn given(settings: &Settings, addresses: &[SocketAddr]) -> Result<Option<Key>, String> {
+    let auth = &settings.auth;
+    if let Some(secret) = &auth.hs256_key {
+        return Ok(Some(Key::Real { secret: secret.reveal().as_bytes().to_vec() }));
+    }
+    if let Some(file) = &auth.hs256_key_file {
+        let secret = fs::read(file)
+            .map_err(|fault| format!("auth.hs256_key_file {} cannot be read: {fault}", file.display()))?;
+        return Ok(Some(Key::Real { secret: secret.trim_ascii_end().to_vec() }));
+    }
+    match addresses.iter().find(|address| !address.ip().is_loopback()) {
+        Some(address) => Err(format!(
+            "it would listen on {address}, where others can reach it, without a key of its own: set auth.hs256_key \
+             (KHALA_AUTH__HS256_KEY) or auth.hs256_key_file (KHALA_AUTH__HS256_KEY_FILE) to at least 32 secret bytes, \
+             or listen on 127.0.0.1"
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The development key beside `database`, made now if there is none.
+pub(crate) fn development(database: &Path) -> Result<Key, String> {
+    let file = database.with_file_name(FILE);
+    let fault = |what: &str, fault: io::Error| {
+        format!("the development key {} cannot be {what}: {fault}", file.display())
+    };
+    match fs::read_to_string(&file) {
+        Ok(text) if text.trim_end().len() >= 64 => {
+            Ok(Key::Development { secret: text.trim_end().as_bytes().to_vec(), file })
+        }
+        Ok(_) => Err(format!(
+            "the development key {} is not whole: delete it, and a new one is made",
+            file.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut random = [0; 32];
+            getrandom::fill(&mut random).map_err(|error| fault("made", error.into()))?;
+            let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            create(&file, &text).map_err(|error| fault("written", error))?;
+            Ok(Key::Development { secret: text.into_bytes(), file })
+        }
+        Err(error) => Err(fault("read", error)),
+    }
+}
+
+/// Writes a file that only its owner may read, and that was not there before.
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file: File = options.open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}

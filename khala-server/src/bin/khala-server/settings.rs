@@ -1,0 +1,444 @@
+//! Settings: one TOML file, every key also as an environment variable, and defaults for all of it.
+//!
+//! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`. What must stay true: an unknown key or a value of the wrong
+//! type is refused by its name, never passed over; and a secret is never printed.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use khala_core::{TailOptions, session::SessionOptions};
+use khala_server::Limits;
+use serde::{Deserialize, Serialize, Serializer};
+use toml::{Table, Value};
+
+/// What comes before the name of a setting in the environment.
+const PREFIX: &str = "KHALA_";
+/// Variables of that prefix that are not settings: where the file is, and those of the `khala` command.
+const NOT_SETTINGS: [&str; 3] = ["KHALA_CONFIG", "KHALA_TOKEN", "KHALA_URL"];
+
+/// Everything that can be set.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Settings {
+    /// Address and port to listen on.
+    pub(crate) listen: String,
+    /// The SQLite file. It is made if it is not there.
+    pub(crate) database: PathBuf,
+    /// How long the closing of connections takes when the server stops.
+    pub(crate) drain_seconds: u32,
+    pub(crate) auth: AuthSettings,
+    pub(crate) limits: LimitSettings,
+    pub(crate) sync: SyncSettings,
+    pub(crate) tail: TailSettings,
+    pub(crate) log: LogSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:4510".to_owned(),
+            database: "khala.db".into(),
+            drain_seconds: 10,
+            auth: AuthSettings::default(),
+            limits: LimitSettings::default(),
+            sync: SyncSettings::default(),
+            tail: TailSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+/// Whose tokens are good.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct AuthSettings {
+    /// The secret itself, at least 32 bytes.
+    pub(crate) hs256_key: Option<Secret>,
+    /// A file that holds it; a line end after it does not count.
+    pub(crate) hs256_key_file: Option<PathBuf>,
+    /// The `iss` that tokens must have.
+    pub(crate) issuer: Option<String>,
+    /// The `aud` that tokens must name.
+    pub(crate) audience: Option<String>,
+    /// How far clocks may be apart.
+    pub(crate) leeway_seconds: u32,
+}
+
+/// A text that prints as `***`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// What clients may send.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct LimitSettings {
+    pub(crate) body_bytes: u32,
+    pub(crate) body_seconds: u32,
+    pub(crate) frame_bytes: u32,
+    pub(crate) header_seconds: u32,
+    pub(crate) payload_bytes: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self {
+            body_bytes: bytes(limits.body_bytes),
+            body_seconds: seconds(limits.body_timeout),
+            frame_bytes: bytes(limits.frame_bytes),
+            header_seconds: seconds(limits.header_timeout),
+            payload_bytes: bytes(limits.payload_bytes),
+        }
+    }
+}
+
+/// What a connection may do, and how often the server looks.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct SyncSettings {
+    /// Topics that one connection may join.
+    pub(crate) topics: u32,
+    /// Silence after which a client counts as gone.
+    pub(crate) heartbeat_timeout_seconds: u32,
+    /// How often the journal is asked although nothing was announced.
+    pub(crate) poll_seconds: u32,
+    /// Silence on a topic after which its head is told.
+    pub(crate) head_seconds: u32,
+    /// How long a connection may take nothing of what it is sent.
+    pub(crate) stall_seconds: u32,
+}
+
+impl Default for SyncSettings {
+    fn default() -> Self {
+        let options = SessionOptions::default();
+        Self {
+            topics: u32::try_from(options.topics).unwrap_or(u32::MAX),
+            heartbeat_timeout_seconds: seconds(options.heartbeat_timeout),
+            poll_seconds: seconds(options.poll_every),
+            head_seconds: seconds(options.head_every),
+            stall_seconds: seconds(options.stall_limit),
+        }
+    }
+}
+
+impl SyncSettings {
+    pub(crate) fn options(&self) -> SessionOptions {
+        let duration = |seconds: u32| Duration::from_secs(seconds.into());
+        SessionOptions::default()
+            .with_topics(self.topics as usize)
+            .with_heartbeat_timeout(duration(self.heartbeat_timeout_seconds))
+            .with_poll_every(duration(self.poll_seconds))
+            .with_head_every(duration(self.head_seconds))
+            .with_stall_limit(duration(self.stall_seconds))
+    }
+}
+
+/// How much of the newest history is kept in memory.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct TailSettings {
+    pub(crate) topic_bytes: u32,
+    pub(crate) total_bytes: u64,
+}
+
+impl Default for TailSettings {
+    fn default() -> Self {
+        let options = TailOptions::default();
+        Self {
+            topic_bytes: u32::try_from(options.topic_bytes).unwrap_or(u32::MAX),
+            total_bytes: options.total_bytes as u64,
+        }
+    }
+}
+
+impl TailSettings {
+    pub(crate) fn options(&self) -> TailOptions {
+        TailOptions::default()
+            .with_topic_bytes(self.topic_bytes as usize)
+            .with_total_bytes(usize::try_from(self.total_bytes).unwrap_or(usize::MAX))
+    }
+}
+
+/// What is logged, to standard error.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct LogSettings {
+    pub(crate) format: LogFormat,
+    /// Which lines: a level, or `target=level` pairs as tracing-subscriber reads them.
+    pub(crate) filter: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, filter: "info".to_owned() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// The keys that there are, each with a value that shows its type. What has no default is a text.
+fn known() -> Table {
+    let mut table = Table::try_from(Settings::default()).expect("the defaults are TOML");
+    if let Some(auth) = table.get_mut("auth").and_then(Value::as_table_mut) {
+        for key in ["hs256_key", "hs256_key_file", "issuer", "audience"] {
+            auth.insert(key.to_owned(), Value::String(String::new()));
+        }
+    }
+    table
+}
+
+impl Settings {
+    /// The defaults, overridden by the file, overridden by the environment.
+    ///
+    /// # Errors
+    /// One line that names the file or the variable, and what is wrong.
+    pub(crate) fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, String> {
+        let known = known();
+        let mut table = match file {
+            Some(file) => read(file, &known)?,
+            None => Table::new(),
+        };
+        for (name, value) in environment {
+            overlay(&mut table, &known, &name, &value)?;
+        }
+        let settings: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
+            let key = fault.path().to_string();
+            format!("the setting {key} is wrong: {}", one_line(&fault.into_inner().to_string()))
+        })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The limits of the service.
+    pub(crate) fn limits(&self) -> Limits {
+        let Self { limits, sync, .. } = self;
+        Limits::default()
+            .with_body_bytes(limits.body_bytes as usize)
+            .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
+            .with_frame_bytes(limits.frame_bytes as usize)
+            .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
+            .with_payload_bytes(limits.payload_bytes as usize)
+            // The same patience over HTTP as over a WebSocket.
+            .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
+    }
+
+    /// What cannot be told from one value alone.
+    fn check(&self) -> Result<(), String> {
+        let Self { auth, limits, sync, .. } = self;
+        if auth.hs256_key.is_some() && auth.hs256_key_file.is_some() {
+            return Err("auth.hs256_key and auth.hs256_key_file exclude each other".to_owned());
+        }
+        let positive = [
+            ("limits.body_bytes", limits.body_bytes),
+            ("limits.body_seconds", limits.body_seconds),
+            ("limits.frame_bytes", limits.frame_bytes),
+            ("limits.header_seconds", limits.header_seconds),
+            ("limits.payload_bytes", limits.payload_bytes),
+            ("sync.topics", sync.topics),
+            ("sync.heartbeat_timeout_seconds", sync.heartbeat_timeout_seconds),
+            ("sync.poll_seconds", sync.poll_seconds),
+            ("sync.head_seconds", sync.head_seconds),
+            ("sync.stall_seconds", sync.stall_seconds),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(format!("the setting {key} must be more than 0")),
+            None => Ok(()),
+        }
+    }
+
+    /// The settings as TOML, secrets masked.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are TOML")
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn read(file: &Path, known: &Table) -> Result<Table, String> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|fault| format!("the settings file {name} cannot be read: {fault}"))?;
+    let table: Table = text.parse().map_err(|fault: toml::de::Error| {
+        let line = fault.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        format!("the settings file {name} is not TOML, line {line}: {}", one_line(fault.message()))
+    })?;
+    check_keys(&table, known, "").map_err(|fault| format!("the settings file {name} has {fault}"))?;
+    Ok(table)
+}
+
+fn check_keys(table: &Table, known: &Table, within: &str) -> Result<(), String> {
+    for (key, value) in table {
+        let path = format!("{within}{key}");
+        match (known.get(key), value) {
+            (None, _) => {
+                let known = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(format!("the unknown key {path}; known there: {known}"));
+            }
+            (Some(Value::Table(known)), Value::Table(table)) => {
+                check_keys(table, known, &format!("{path}."))?
+            }
+            (Some(Value::Table(_)), _) => return Err(format!("a value for {path}, which is a section")),
+            (Some(_), _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts a variable of the environment into `table`, if it is a setting's.
+fn overlay(table: &mut Table, known: &Table, name: &OsString, value: &OsString) -> Result<(), String> {
+    let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(()) };
+    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
+        return Ok(());
+    }
+    let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8"))?;
+    let key = name[PREFIX.len()..].to_ascii_lowercase();
+    let (section, key) = match key.split_once("__") {
+        Some((section, key)) => (Some(section), key),
+        None => (None, &*key),
+    };
+    let known = match section {
+        Some(section) => known.get(section).and_then(Value::as_table),
+        None => Some(known),
+    };
+    let example = known.and_then(|known| known.get(key)).filter(|example| !example.is_table());
+    let example = example
+        .ok_or_else(|| format!("the variable {name} is no setting; `khala-server config` lists them"))?;
+    let value = match example {
+        Value::Integer(_) => Value::Integer(
+            text.parse().map_err(|_| format!("the variable {name} is not a whole number: {text:?}"))?,
+        ),
+        Value::Boolean(_) => Value::Boolean(
+            text.parse().map_err(|_| format!("the variable {name} is not true or false: {text:?}"))?,
+        ),
+        _ => Value::String(text.to_owned()),
+    };
+    let table = match section {
+        Some(section) => {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            section.as_table_mut().expect("check_keys has seen that sections are tables")
+        }
+        None => table,
+    };
+    table.insert(key.to_owned(), value);
+    Ok(())
+}
+
+/// Whether an orchestrator made the variable for a service that is called khala-something, as Kubernetes does.
+fn is_service_link(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("khala.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        Settings::load(Some(&path), environment)
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let settings = load(
+            "listen = \"127.0.0.1:1\"\n[limits]\nframe_bytes = 5\nbody_bytes = 6",
+            &[("KHALA_LISTEN", "127.0.0.1:2"), ("KHALA_LIMITS__FRAME_BYTES", "7"), ("HOME", "/")],
+        )
+        .unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:2");
+        assert_eq!((settings.limits.frame_bytes, settings.limits.body_bytes), (7, 6));
+    }
+
+    #[test]
+    fn a_fault_names_its_key() {
+        for (file, environment, named) in [
+            ("lisen = 1", [].as_slice(), "lisen"),
+            ("[limits]\nframe_byte = 1", &[], "limits.frame_byte"),
+            ("limits = 1", &[], "limits"),
+            ("drain_seconds = \"x\"", &[], "drain_seconds"),
+            ("drain_seconds = -1", &[], "drain_seconds"),
+            ("[limits]\nframe_bytes = 0", &[], "limits.frame_bytes"),
+            ("[log]\nformat = \"loud\"", &[], "log.format"),
+            ("listen = 4510", &[], "listen"),
+            ("a b", &[], "line 1"),
+            ("\n\nlisten = \"x", &[], "line 3"),
+            ("", &[("KHALA_LISTN", "x")], "KHALA_LISTN"),
+            ("", &[("KHALA_LIMITS", "x")], "KHALA_LIMITS"),
+            ("", &[("KHALA_LIMITS__FRAME", "x")], "KHALA_LIMITS__FRAME"),
+            ("", &[("KHALA_DRAIN_SECONDS", "ten")], "KHALA_DRAIN_SECONDS"),
+            ("[auth]\nhs256_key = \"a\"\nhs256_key_file = \"b\"", &[], "auth.hs256_key_file"),
+        ] {
+            let fault = load(file, environment).unwrap_err();
+            assert!(fault.contains(named) && !fault.contains('\n'), "{file}: {fault}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let names =
+            ["KHALA_URL", "KHALA_TOKEN", "KHALA_CONFIG", "KHALA_SERVICE_HOST", "KHALA_PORT_4510_TCP_ADDR"];
+        let environment: Vec<_> = names.iter().map(|name| (*name, "x")).collect();
+        load("", &environment).unwrap();
+        assert!(names[3..].iter().all(|name| is_service_link(name)));
+        for (section, value) in known() {
+            let keys = value.as_table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
+            let keys: Vec<String> = keys;
+            for key in keys {
+                let name = format!("KHALA_{section}__{key}").to_uppercase();
+                assert!(!is_service_link(&name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_and_holds_no_secret() {
+        let settings = load("[auth]\nhs256_key = \"0123456789abcdef0123456789abcdef\"", &[]).unwrap();
+        let printed = settings.to_toml();
+        assert!(printed.contains("hs256_key = \"***\"") && !printed.contains("0123456789"), "{printed}");
+        assert!(!format!("{settings:?}").contains("0123456789"));
+        load(&printed, &[]).unwrap();
+    }
+}

@@ -1,0 +1,184 @@
+//! What is answered when something is refused: RFC 9457 problems, each with a `code` to act on.
+//!
+//! What must stay true: nothing here holds a token, a file's path or a backend's own message. Those are for the
+//! log, where a request id finds them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use khala_core::{
+    Conflict, Denied, Error, ErrorKind, Scope, Stale, TextError, Topic,
+    wire::{Code, StaleCursor},
+};
+use serde_json::{Map, Value, json};
+
+/// How long a client is asked to wait when nothing tells better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A refusal, before it is written out.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), headers: Vec::new(), more: Map::new() }
+    }
+
+    /// The request breaks a rule; `detail` names the field and the rule.
+    pub(crate) fn invalid(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(crate) fn too_large(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    }
+
+    pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// Nothing is wrong with the request; another try will do.
+    pub(crate) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_retry_after(RETRY_AFTER)
+    }
+
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub(crate) fn with_retry_after(self, wait: Duration) -> Self {
+        self.with_header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+    }
+
+    /// Adds a member beside the standard ones.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The token does not reach this far.
+    pub(crate) fn missing_scope(scope: Scope) -> Self {
+        let challenge = match scope {
+            Scope::Publish => "Bearer error=\"insufficient_scope\", scope=\"khala:publish\"",
+            _ => "Bearer error=\"insufficient_scope\", scope=\"khala:read\"",
+        };
+        let detail = format!("the token does not carry the scope {scope}");
+        Self::new(StatusCode::FORBIDDEN, Code::MissingScope.as_str(), detail)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+            .with("scope", scope.as_str())
+    }
+
+    /// The cursor cannot be resumed from: the wire's own answer, as a problem.
+    pub(crate) fn stale_cursor(topic: &Topic, stale: &Stale) -> Self {
+        let body = StaleCursor::new(topic, stale);
+        let mut problem = Self::new(StatusCode::GONE, Code::StaleCursor.as_str(), body.message.clone());
+        if let Ok(Value::Object(more)) = serde_json::to_value(&body) {
+            problem.more = more;
+        }
+        problem
+    }
+
+    /// Something was stored or deleted meanwhile; nothing was written.
+    pub(crate) fn conflict(conflict: &Conflict) -> Self {
+        let problem = |detail| Self::new(StatusCode::CONFLICT, "conflict", detail);
+        match conflict {
+            Conflict::Head { expected, found } => {
+                problem(format!("the head was expected at {expected} and is at {found}"))
+                    .with("conflict", "head")
+                    .with("expected", expected.as_u64())
+                    .with("found", found.as_u64())
+            }
+            Conflict::DocVersion { doc_key, given, found } => problem(format!(
+                "the document {doc_key:?} has version {found}; the version {given} does not exceed it"
+            ))
+            .with("conflict", "doc_version")
+            .with("doc_key", doc_key.as_str())
+            .with("given", *given)
+            .with("found", *found),
+            _ => problem("the topic is not as the batch expects it".to_owned()),
+        }
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        let mut body = self.more.clone();
+        body.insert("type".to_owned(), json!("about:blank"));
+        body.insert("title".to_owned(), json!(self.status.canonical_reason().unwrap_or("Error")));
+        body.insert("status".to_owned(), json!(self.status.as_u16()));
+        body.insert("code".to_owned(), json!(self.code));
+        body.insert("detail".to_owned(), json!(self.detail));
+        Value::Object(body).to_string().into_bytes()
+    }
+
+    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.to_json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        response
+    }
+}
+
+impl From<TextError> for Problem {
+    fn from(fault: TextError) -> Self {
+        let code = match fault.field() {
+            "topic" => Code::InvalidTopic.as_str(),
+            "doc_key" => "invalid_doc_key",
+            _ => "invalid",
+        };
+        Self::invalid(code, fault.to_string()).with("field", fault.field())
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let (code, detail) = (denied.as_str(), denied.to_string());
+        if let Denied::Unavailable(error) = denied {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a token cannot be checked");
+            return Self::unavailable(code, detail);
+        }
+        // RFC 6750: no error code where the client did not try to authenticate.
+        let challenge =
+            if matches!(denied, Denied::MissingToken) { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+        Self::new(StatusCode::UNAUTHORIZED, code, detail)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+}
+
+impl From<Error> for Problem {
+    /// By kind. The message may name files and hosts, so it goes to the log alone.
+    fn from(error: Error) -> Self {
+        let kind = error.kind();
+        tracing::error!(kind = kind.as_str(), error = &error as &dyn std::error::Error, "the store failed");
+        let (status, detail) = match kind {
+            ErrorKind::Full => {
+                // Not 507, which fewer clients take for a reason to try again.
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "there is no space left to store anything; nothing was stored",
+                )
+            }
+            ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "the store refuses this for good"),
+            ErrorKind::ReadOnly => (StatusCode::SERVICE_UNAVAILABLE, "the store can only be read now"),
+            ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "the store cannot answer now"),
+            _ => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "the store needs its operator; the server's log says why")
+            }
+        };
+        let problem = Self::new(status, kind.as_str(), detail);
+        if error.is_retryable() { problem.with_retry_after(RETRY_AFTER) } else { problem }
+    }
+}

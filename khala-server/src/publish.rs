@@ -1,0 +1,382 @@
+//! `POST /v1/topics/{topic}/updates`: from a request body to a batch, and from the journal's answer to a response.
+//!
+//! The body is parsed once. A payload is kept as the bytes that it came in as, and never looked into.
+
+use std::{error::Error as StdError, fmt};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use khala_core::{
+    Append, Batch, BatchError, DedupKey, DocKey, Kind, MAX_POSITION, NewUpdate, Payload, PayloadHash,
+    Receipt, Topic, TraceContext, TraceField, Watermark,
+};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use crate::{Limits, Server, problem::Problem, service::json};
+
+/// The header that names a publish.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Publishes what the body holds.
+pub(crate) async fn publish<B>(
+    server: &Server,
+    topic: &Topic,
+    head: &Parts,
+    body: B,
+) -> Result<Response<Full<Bytes>>, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let dedup = dedup_key(&head.headers)?;
+    let trace = trace(&head.headers);
+    let limits = &server.0.limits;
+    let body = read(&head.headers, body, limits).await?;
+    let batch = batch(&body, limits, trace.as_ref())?;
+    let batch = match dedup {
+        Some(key) => batch.with_dedup(key),
+        None => batch,
+    };
+    match server.0.khala.publish(topic, batch).await? {
+        Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
+        Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
+        Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
+    }
+}
+
+/// Where the updates were stored.
+#[derive(Serialize)]
+struct Answer<'a> {
+    topic: &'a Topic,
+    #[serde(flatten)]
+    receipt: Stored,
+    duplicate: bool,
+}
+
+#[derive(Serialize)]
+struct Stored {
+    epoch: khala_core::Epoch,
+    first: khala_core::Seq,
+    last: khala_core::Seq,
+}
+
+impl<'a> Answer<'a> {
+    fn new(topic: &'a Topic, Receipt { epoch, first, last }: Receipt, duplicate: bool) -> Self {
+        Self { topic, receipt: Stored { epoch, first, last }, duplicate }
+    }
+}
+
+fn dedup_key(headers: &HeaderMap) -> Result<Option<DedupKey>, Problem> {
+    let fault = |detail: String| Problem::invalid("invalid_idempotency_key", detail);
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(fault("Idempotency-Key is given twice".to_owned()));
+    }
+    let text = value.to_str().map_err(|_| fault("Idempotency-Key is not ASCII".to_owned()))?;
+    DedupKey::parse(text).map(Some).map_err(|wrong| fault(format!("Idempotency-Key: {wrong}")))
+}
+
+/// What is carried along to subscribers' traces. A header that cannot be is left out: tracing must not fail a
+/// publish (W3C Trace Context, section 4.3).
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let field = |name| headers.get(name)?.to_str().ok().and_then(|text| TraceField::parse(text).ok());
+    let mut trace = TraceContext::default();
+    trace.traceparent = field("traceparent");
+    trace.tracestate = field("tracestate");
+    trace.request_id = field(crate::service::REQUEST_ID);
+    (trace != TraceContext::default()).then_some(trace)
+}
+
+/// The whole body, if it is JSON by its own account, small enough and soon enough here.
+async fn read<B>(headers: &HeaderMap, body: B, limits: &Limits) -> Result<Bytes, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        let detail = "the Content-Type of a publish is application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let most = limits.body_bytes;
+    let too_large =
+        || Problem::too_large("body_too_large", format!("the body may have {most} bytes at most"));
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::invalid("incomplete_body", "the body ended before it was whole")),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", limits.body_timeout.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
+        }
+    }
+}
+
+/// One update on the wire.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One<'a> {
+    kind: Kind,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(default)]
+    doc_key: Option<DocKey>,
+    #[serde(default, deserialize_with = "whole")]
+    doc_version: Option<u64>,
+    #[serde(default)]
+    deleted: bool,
+    #[serde(default)]
+    payload_hash: Option<PayloadHash>,
+}
+
+/// The body: one update, or many under `updates`. The fields of both, so that it is parsed only once.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Posted<'a> {
+    #[serde(borrow, default)]
+    updates: Option<Updates<'a>>,
+    #[serde(default, deserialize_with = "whole")]
+    expect: Option<u64>,
+    #[serde(default)]
+    kind: Option<Kind>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    payload: Option<&'a RawValue>,
+    #[serde(default)]
+    doc_key: Option<DocKey>,
+    #[serde(default, deserialize_with = "whole")]
+    doc_version: Option<u64>,
+    #[serde(default)]
+    deleted: bool,
+    #[serde(default)]
+    payload_hash: Option<PayloadHash>,
+}
+
+/// An `Option` would take the payload `null` for none.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A whole number, or null for none. JSON has one kind of number, so `5.0` is one too.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Whole(u64),
+        Float(f64),
+        None,
+    }
+    match Number::deserialize(deserializer) {
+        Ok(Number::Whole(number)) => Ok(Some(number)),
+        Ok(Number::Float(number))
+            if number.fract() == 0.0 && (0.0..=MAX_POSITION as f64).contains(&number) =>
+        {
+            Ok(Some(number as u64))
+        }
+        Ok(Number::None) => Ok(None),
+        Ok(Number::Float(_)) | Err(_) => Err(de::Error::custom("is not a whole number from 0 to 2^53 - 1")),
+    }
+}
+
+/// The updates of a batch; past [`Batch::MAX`] they are only counted.
+struct Updates<'a> {
+    kept: Vec<One<'a>>,
+    found: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Updates<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of updates")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+                let mut updates = Updates { kept: Vec::new(), found: 0 };
+                while updates.found < Batch::MAX
+                    && let Some(update) = sequence.next_element()?
+                {
+                    updates.kept.push(update);
+                    updates.found += 1;
+                }
+                while updates.found >= Batch::MAX && sequence.next_element::<de::IgnoredAny>()?.is_some() {
+                    updates.found += 1;
+                }
+                Ok(updates)
+            }
+        }
+        deserializer.deserialize_seq(Visitor)
+    }
+}
+
+fn invalid(field: &str, detail: impl Into<String>) -> Problem {
+    Problem::invalid("invalid", detail).with("field", field)
+}
+
+fn batch(body: &[u8], limits: &Limits, trace: Option<&TraceContext>) -> Result<Batch, Problem> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::invalid("invalid_json", "the body is not UTF-8"))?;
+    if !text.trim_start().starts_with('{') {
+        return Err(Problem::invalid("invalid_json", "the body is not a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let posted: Posted<'_> = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
+        let field = fault.path().to_string();
+        let fault = fault.into_inner();
+        if fault.is_data() {
+            let place = if field == "." { String::new() } else { format!("{field}: ") };
+            invalid(&field, format!("{place}{fault}"))
+        } else {
+            Problem::invalid("invalid_json", format!("the body is not JSON: {fault}"))
+        }
+    })?;
+    json.end().map_err(|fault| Problem::invalid("invalid_json", format!("the body is not JSON: {fault}")))?;
+
+    let (updates, expect) = parts(posted)?;
+    let update = |(index, one): (usize, One<'_>)| {
+        let size = one.payload.get().len();
+        if size > limits.payload_bytes {
+            let detail = format!(
+                "the payload of update {index} has {size} bytes; {} are allowed",
+                limits.payload_bytes
+            );
+            return Err(Problem::too_large("payload_too_large", detail).with("index", index));
+        }
+        let mut update = NewUpdate::new(one.kind, Payload::from_raw(one.payload));
+        update.doc_key = one.doc_key;
+        update.doc_version = one.doc_version;
+        update.deleted = one.deleted;
+        update.payload_hash = one.payload_hash;
+        update.trace = trace.cloned();
+        Ok(update)
+    };
+    let updates = updates.into_iter().enumerate().map(update).collect::<Result<Vec<_>, _>>()?;
+    let batch = Batch::new(updates).map_err(|fault| match fault {
+        BatchError::DocKeyMissing { .. } => invalid("doc_key", fault.to_string()),
+        BatchError::DocVersionTooLarge { .. } => invalid("doc_version", fault.to_string()),
+        fault => invalid("updates", fault.to_string()),
+    })?;
+    let Some(head) = expect else { return Ok(batch) };
+    let head = Watermark::new(head).ok_or_else(|| invalid("expect", "expect is not a watermark"))?;
+    Ok(batch.with_expect(head))
+}
+
+/// The updates of a body, and the head that they expect.
+fn parts(posted: Posted<'_>) -> Result<(Vec<One<'_>>, Option<u64>), Problem> {
+    let Posted { updates, expect, kind, payload, doc_key, doc_version, deleted, payload_hash } = posted;
+    if let Some(Updates { kept, found }) = updates {
+        let beside = kind.is_some()
+            || payload.is_some()
+            || doc_key.is_some()
+            || doc_version.is_some()
+            || deleted
+            || payload_hash.is_some();
+        if beside {
+            return Err(invalid("updates", "the fields of an update stand within updates, not beside it"));
+        }
+        if found > Batch::MAX {
+            let fault = BatchError::TooMany { found };
+            return Err(Problem::too_large("too_many_updates", fault.to_string()));
+        }
+        return Ok((kept, expect));
+    }
+    if expect.is_some() {
+        return Err(invalid("expect", "expect goes with updates: {\"updates\": [...], \"expect\": n}"));
+    }
+    let kind = kind.ok_or_else(|| invalid("kind", "missing field `kind`"))?;
+    let payload = payload.ok_or_else(|| invalid("payload", "missing field `payload`"))?;
+    Ok((vec![One { kind, payload, doc_key, doc_version, deleted, payload_hash }], None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<Batch, (&'static str, String)> {
+        let limits = Limits::default().with_payload_bytes(64);
+        batch(body.as_bytes(), &limits, None).map_err(|problem| (problem.code(), format!("{problem:?}")))
+    }
+
+    #[test]
+    fn a_payload_is_kept_byte_for_byte() {
+        for payload in ["null", r#"{ "a":1.0e0, "a":"\u00e9" }"#, "[ ]", "\"x\"", "12345678901234567890.0"] {
+            let one = parse(&format!(r#"{{"kind":"k","payload": {payload} }}"#)).unwrap();
+            let many = parse(&format!(r#"{{"updates":[{{"payload":{payload},"kind":"k"}}]}}"#)).unwrap();
+            assert_eq!(one.updates()[0].payload.as_str(), payload);
+            assert_eq!(many, one);
+        }
+    }
+
+    #[test]
+    fn numbers_are_whole_however_they_are_written() {
+        let body = r#"{"updates":[{"kind":"k","payload":1,"doc_key":"d","doc_version":5.0},
+            {"kind":"k","payload":1,"doc_key":"d","doc_version":null}],"expect":1e2}"#;
+        let batch = parse(body).unwrap();
+        let versions: Vec<_> = batch.updates().iter().map(|update| update.doc_version).collect();
+        assert_eq!((versions, batch.expect), (vec![Some(5), None], Watermark::new(100)));
+    }
+
+    #[test]
+    fn a_fault_names_its_field() {
+        for (body, code, named) in [
+            ("", "invalid_json", "object"),
+            ("[]", "invalid_json", "object"),
+            ("{", "invalid_json", "EOF"),
+            (r#"{"kind":"k","payload":1} x"#, "invalid_json", "trailing"),
+            ("{}", "invalid", "`kind`"),
+            (r#"{"kind":"k"}"#, "invalid", "`payload`"),
+            (r#"{"kind":5,"payload":1}"#, "invalid", "kind: invalid type"),
+            (r#"{"kind":"","payload":1}"#, "invalid", "kind is empty"),
+            (r#"{"kind":"k","payload":1,"kynd":1}"#, "invalid", "kynd"),
+            (r#"{"kind":"k","payload":1,"doc_version":-1}"#, "invalid", "doc_version: "),
+            (r#"{"kind":"k","payload":1,"doc_version":3}"#, "invalid", "doc_key"),
+            (r#"{"kind":"k","payload":1,"deleted":"yes"}"#, "invalid", "deleted: "),
+            (r#"{"kind":"k","payload":1,"payload_hash":"md5"}"#, "invalid", "payload_hash"),
+            (r#"{"kind":"k","payload":1,"expect":1}"#, "invalid", "expect goes with updates"),
+            (r#"{"kind":"k","payload":1,"updates":[]}"#, "invalid", "within updates"),
+            (r#"{"updates":[]}"#, "invalid", "at least one"),
+            (r#"{"updates":{}}"#, "invalid", "updates: "),
+            (r#"{"updates":[{"kind":"k","payload":1},{"kind":"k"}]}"#, "invalid", "updates[1]"),
+            (r#"{"updates":[{"kind":"k","payload":1}],"expect":-1}"#, "invalid", "expect: "),
+            (r#"{"updates":[{"kind":"k","payload":1}],"expect":9007199254740992}"#, "invalid", "expect"),
+            (r#"{"kind":"k","payload":1,"doc_key":"d","doc_version":1.5}"#, "invalid", "doc_version: "),
+            (
+                r#"{"kind":"k","payload":1,"doc_key":"d","doc_version":9007199254740992}"#,
+                "invalid",
+                "doc_version",
+            ),
+        ] {
+            let (found, text) = parse(body).unwrap_err();
+            assert_eq!(found, code, "{body}: {text}");
+            assert!(text.contains(named), "{body}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_said_to_be() {
+        let payload = "1".repeat(65);
+        assert_eq!(
+            parse(&format!(r#"{{"kind":"k","payload":{payload}}}"#)).unwrap_err().0,
+            "payload_too_large"
+        );
+        let many = vec![r#"{"kind":"k","payload":1}"#; 1001].join(",");
+        let (code, text) = parse(&format!(r#"{{"updates":[{many}]}}"#)).unwrap_err();
+        assert_eq!(code, "too_many_updates");
+        assert!(text.contains("1001"), "{text}");
+        assert!(parse(&format!(r#"{{"updates":[{}]}}"#, &many[..many.len() - 25])).is_ok());
+    }
+}

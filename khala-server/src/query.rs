@@ -1,0 +1,128 @@
+//! Query parameters, each read once. An unknown or repeated one is refused: a misspelt `after` must not start a
+//! reader at the wrong end without a word.
+
+use std::{borrow::Cow, fmt::Display, num::NonZeroUsize, str::FromStr};
+
+use khala_core::{Cursor, Epoch, Watermark};
+
+use crate::problem::Problem;
+
+/// How many entries a page holds when nobody says.
+const DEFAULT_LIMIT: NonZeroUsize = NonZeroUsize::new(200).expect("200 is not zero");
+/// How many entries a page holds at most.
+const MAX_LIMIT: usize = 1_000;
+
+/// The parameters of one request.
+#[derive(Debug)]
+pub(crate) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+fn fault(name: &str, what: impl Display) -> Problem {
+    Problem::invalid("invalid_query", format!("{name} {what}")).with("field", name)
+}
+
+impl<'a> Query<'a> {
+    /// The parameters of `query`, which may be those of `known` and no others.
+    pub(crate) fn parse(query: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
+        let mut found: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if !known.contains(&&*name) {
+                let detail = match known {
+                    [] => "there are no query parameters here".to_owned(),
+                    known => format!("the query parameters here are {}", known.join(", ")),
+                };
+                return Err(Problem::invalid("invalid_query", detail).with("field", clip(&name)));
+            }
+            if found.iter().any(|(other, _)| *other == name) {
+                return Err(fault(&name, "is given twice"));
+            }
+            found.push((name, value));
+        }
+        Ok(Self(found))
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+
+    /// The parameter as a `T`, whose error says what is wrong with the value.
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
+        let parse =
+            |text: &str| text.parse().map_err(|wrong: T::Err| fault(name, format!("is wrong: {wrong}")));
+        self.text(name).map(parse).transpose()
+    }
+
+    fn number(&self, name: &str, most: u64) -> Result<Option<u64>, Problem> {
+        let read = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let number = if digits { text.parse().ok() } else { None };
+            number.filter(|n| *n <= most).ok_or_else(|| fault(name, format!("is not a number up to {most}")))
+        };
+        self.text(name).map(read).transpose()
+    }
+
+    /// How many entries a page may hold.
+    pub(crate) fn limit(&self) -> Result<NonZeroUsize, Problem> {
+        match self.number("limit", MAX_LIMIT as u64)? {
+            None => Ok(DEFAULT_LIMIT),
+            Some(number) => usize::try_from(number)
+                .ok()
+                .and_then(NonZeroUsize::new)
+                .ok_or_else(|| fault("limit", format!("is a number from 1 to {MAX_LIMIT}"))),
+        }
+    }
+
+    /// The cursor of `watermark` and `epoch`: both or neither.
+    pub(crate) fn cursor(&self, watermark: &str) -> Result<Option<Cursor>, Problem> {
+        let at = self.number(watermark, khala_core::MAX_POSITION)?.and_then(Watermark::new);
+        match (at, self.parsed::<Epoch>("epoch")?) {
+            (Some(watermark), Some(epoch)) => Ok(Some(Cursor::new(epoch, watermark))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(fault(watermark, "needs the epoch that it belongs to")),
+            (None, Some(_)) => Err(fault("epoch", format!("means nothing without {watermark}"))),
+        }
+    }
+}
+
+/// The start of a client's text, short enough to be sent back.
+fn clip(text: &str) -> &str {
+    let end = text.char_indices().nth(80).map_or(text.len(), |(at, _)| at);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Result<Query<'_>, &'static str> {
+        Query::parse(Some(text), &["after", "epoch", "limit"]).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn parameters_are_known_and_given_once() {
+        assert!(query("after=1&epoch=0000000000000001").is_ok());
+        assert!(query("aftr=1").is_err());
+        assert!(query("after=1&after=2").is_err());
+    }
+
+    #[test]
+    fn a_cursor_is_both_or_neither() {
+        let cursor = |text| query(text).unwrap().cursor("after").map_err(|problem| problem.code());
+        assert_eq!(cursor(""), Ok(None));
+        assert!(cursor("after=7&epoch=00000000000000ff").unwrap().is_some());
+        for bad in ["after=7", "epoch=00000000000000ff", "after=&epoch=00000000000000ff", "after=+7&epoch=ff"]
+        {
+            assert!(cursor(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_within_bounds() {
+        let limit =
+            |text| query(text).unwrap().limit().map_err(|problem| problem.code()).map(NonZeroUsize::get);
+        assert_eq!(limit(""), Ok(200));
+        assert_eq!(limit("limit=1000"), Ok(1000));
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "limit=", "limit=99999999999999999999"] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The routes: which path is which, and what may be done there.
+//!
+//! Paths are split before they are percent-decoded, so a `/` within a topic or a key is written `%2F`.
+
+use std::borrow::Cow;
+
+use http::Method;
+use khala_core::{DocKey, Scope, Topic};
+use percent_encoding::percent_decode_str;
+
+use crate::problem::Problem;
+
+/// A route, with the parts of its path still as they came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Bounds { topic: &'a str },
+    Document { topic: &'a str, doc_key: &'a str },
+    Health,
+    Metrics,
+    OpenApi,
+    Ready,
+    Snapshot { topic: &'a str },
+    Topics,
+    Updates { topic: &'a str },
+    WebSocket,
+}
+
+impl<'a> Route<'a> {
+    /// The route of `path`, if there is one.
+    pub(crate) fn of(path: &'a str) -> Option<Self> {
+        let mut parts = [""; 6];
+        let mut count = 0;
+        for part in path.strip_prefix('/')?.split('/') {
+            *parts.get_mut(count)? = part;
+            count += 1;
+        }
+        Some(match &parts[..count] {
+            ["healthz"] => Self::Health,
+            ["readyz"] => Self::Ready,
+            ["metrics"] => Self::Metrics,
+            ["openapi.json"] => Self::OpenApi,
+            ["sync", "v1", "websocket"] => Self::WebSocket,
+            ["v1", "topics"] => Self::Topics,
+            ["v1", "topics", topic] => Self::Bounds { topic },
+            ["v1", "topics", topic, "updates"] => Self::Updates { topic },
+            ["v1", "topics", topic, "snapshot"] => Self::Snapshot { topic },
+            ["v1", "topics", topic, "documents", doc_key] => Self::Document { topic, doc_key },
+            _ => return None,
+        })
+    }
+
+    /// The route as it is in the OpenAPI document and in metrics.
+    pub(crate) fn pattern(self) -> &'static str {
+        match self {
+            Self::Bounds { .. } => "/v1/topics/{topic}",
+            Self::Document { .. } => "/v1/topics/{topic}/documents/{doc_key}",
+            Self::Health => "/healthz",
+            Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
+            Self::Ready => "/readyz",
+            Self::Snapshot { .. } => "/v1/topics/{topic}/snapshot",
+            Self::Topics => "/v1/topics",
+            Self::Updates { .. } => "/v1/topics/{topic}/updates",
+            Self::WebSocket => "/sync/v1/websocket",
+        }
+    }
+
+    /// What `Allow` says.
+    pub(crate) fn allow(self) -> &'static str {
+        match self {
+            Self::Updates { .. } => "GET, HEAD, POST",
+            Self::WebSocket => "GET",
+            _ => "GET, HEAD",
+        }
+    }
+
+    /// What the token must carry. None for what is open; the WebSocket looks for its token in more places.
+    pub(crate) fn scope(self, method: &Method) -> Option<Scope> {
+        match self {
+            Self::Health | Self::Metrics | Self::OpenApi | Self::Ready | Self::WebSocket => None,
+            Self::Updates { .. } if *method == Method::POST => Some(Scope::Publish),
+            Self::Bounds { .. }
+            | Self::Document { .. }
+            | Self::Snapshot { .. }
+            | Self::Topics
+            | Self::Updates { .. } => Some(Scope::Read),
+        }
+    }
+
+    pub(crate) fn allows(self, method: &Method) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+    }
+}
+
+fn decoded<'a>(name: &str, part: &'a str) -> Result<Cow<'a, str>, Problem> {
+    percent_decode_str(part)
+        .decode_utf8()
+        .map_err(|_| Problem::invalid("invalid_path", format!("the {name} in the path is not UTF-8")))
+}
+
+/// The topic that a part of a path names.
+pub(crate) fn topic(part: &str) -> Result<Topic, Problem> {
+    Ok(Topic::parse(&decoded("topic", part)?)?)
+}
+
+/// The document key that a part of a path names.
+pub(crate) fn doc_key(part: &str) -> Result<DocKey, Problem> {
+    Ok(DocKey::parse(&decoded("doc_key", part)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_within_a_topic_is_escaped() {
+        let route = Route::of("/v1/topics/a%2Fb/updates").unwrap();
+        assert_eq!(route, Route::Updates { topic: "a%2Fb" });
+        assert_eq!(topic("a%2Fb").unwrap().as_str(), "a/b");
+        assert!(Route::of("/v1/topics/a/b/updates").is_none());
+    }
+
+    #[test]
+    fn what_is_no_route() {
+        for path in ["", "/", "v1/topics", "/v1", "/v1/topics/t/updates/", "/healthz/", "/a/b/c/d/e/f/g", "*"]
+        {
+            assert!(Route::of(path).is_none(), "{path}");
+        }
+        assert_eq!(topic("%ff").unwrap_err().code(), "invalid_path");
+        assert_eq!(topic("").unwrap_err().code(), "invalid_topic");
+        assert_eq!(doc_key("%00").unwrap_err().code(), "invalid_doc_key");
+    }
+}

@@ -1,0 +1,90 @@
+//! A whole server: accepts, serves, and stops in the order that costs clients least.
+//!
+//! What must stay true: no client can hold memory for longer than the limits say by sending half of something, and
+//! no fault of one connection, nor a lack of file descriptors, ends the loop.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::{Server, accepted::Accepted};
+
+/// Bytes of the head of a request.
+const HEAD_BYTES: usize = 64 << 10;
+/// How long to wait when the system has no file descriptor to give.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long requests under way and last frames may take after the drain time.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Serves `server` on `listener` until `shutdown` is ready; then turns readiness off, stops to accept, lets requests
+/// under way finish, has every WebSocket told and closed within the drain time, and returns.
+///
+/// Dropping the future stops at once and closes what it can without a word.
+pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()> + Send) {
+    let mut shutdown = pin!(shutdown);
+    let (stop, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, server.clone(), stopped.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            },
+        }
+    }
+    server.drain();
+    drop(listener);
+    drop((stop, stopped));
+    let drained = async {
+        while connections.join_next().await.is_some() {}
+        server.drained().await;
+    };
+    if timeout(server.0.drain + GRACE, drained).await.is_err() {
+        tracing::warn!("some connections were still open after the drain time");
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, server: Server, mut stopped: watch::Receiver<()>) {
+    // Updates are small and wanted now.
+    let _ = stream.set_nodelay(true);
+    let limits = server.0.limits;
+    let (stream, origin) = Accepted::new(stream, peer, limits.stall_timeout);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let server = server.clone();
+        request.extensions_mut().insert(origin.clone());
+        async move { Ok::<_, Infallible>(server.handle(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "a connection broke");
+    }
+}

@@ -1,0 +1,174 @@
+//! One request, one answer: finds the route, checks the token, and notes in log and metrics what came of it.
+//!
+//! What must stay true: the query string is in neither, because a token may be in it; and no metric has a label of
+//! unbounded range.
+
+use std::{error::Error as StdError, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use hyper::body::Body;
+use khala_core::{Scope, TraceField, telemetry};
+use serde::Serialize;
+
+use crate::{
+    Server,
+    accepted::Origin,
+    documents, history, operations,
+    problem::Problem,
+    publish::publish,
+    route::{Route, doc_key, topic},
+    token,
+    upgrade::upgrade,
+};
+
+/// The header by which a request is found again in logs.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// Longer paths are cut off in the log.
+const LOGGED_PATH: usize = 512;
+
+/// A response of JSON.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response<Full<Bytes>>, Problem> {
+    let body = serde_json::to_vec(body).expect("a response has a JSON form");
+    let mut response = json_bytes(body);
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+/// A response of text that is JSON already.
+pub(crate) fn json_bytes(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl Server {
+    /// Answers a request, and takes over its connection if it is a WebSocket's.
+    ///
+    /// It never fails: what is wrong is answered. For the WebSocket, the connection must be served with upgrades,
+    /// on a tokio runtime. How long the head of a request may take, and how long a client may take nothing of an
+    /// answer, is for whoever serves the connection, as [`serve`](crate::serve()) does. Dropping the future leaves a publish stored or not, as
+    /// [`Khala::publish`](khala_core::Khala::publish) does.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let request_id = request_id(&head.headers);
+        let peer = head.extensions.get::<Origin>().map(|origin| tracing::field::display(origin.peer));
+        let route = Route::of(&path);
+        let (mut response, code) = match self.respond(route, head, body, &request_id).await {
+            Ok(response) => (response, None),
+            Err(problem) => {
+                let code = problem.code();
+                (problem.into_response(), Some(code))
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(request_id) = HeaderValue::from_str(&request_id) {
+            headers.insert(REQUEST_ID, request_id);
+        }
+        let (status, elapsed) = (response.status(), started.elapsed());
+        let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let end = path.floor_char_boundary(LOGGED_PATH);
+        tracing::info!(
+            target: "khala_server::access",
+            request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, code, "request"
+        );
+        count(route, &method, status, elapsed.as_secs_f64());
+        response
+    }
+
+    async fn respond<B>(
+        &self,
+        route: Option<Route<'_>>,
+        head: Parts,
+        body: B,
+        request_id: &str,
+    ) -> Result<Response<Full<Bytes>>, Problem>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Some(route) = route else {
+            return Err(Problem::not_found(
+                "unknown_route",
+                "there is nothing here; /openapi.json lists the routes",
+            ));
+        };
+        if !route.allows(&head.method) {
+            let detail = format!("{} takes {}", route.pattern(), route.allow());
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+                .with_header(header::ALLOW, HeaderValue::from_static(route.allow())));
+        }
+        if let Some(scope) = route.scope(&head.method) {
+            self.require(&head.headers, scope).await?;
+        }
+        let query = head.uri.query();
+        match route {
+            Route::Bounds { topic: name } => history::bounds(self, &topic(name)?, query).await,
+            Route::Document { topic: name, doc_key: key } => {
+                documents::document(self, &topic(name)?, &doc_key(key)?, query).await
+            }
+            Route::Health => operations::health(),
+            Route::Metrics => operations::metrics(self),
+            Route::OpenApi => Ok(operations::openapi()),
+            Route::Ready => operations::ready(self).await,
+            Route::Snapshot { topic: name } => documents::snapshot(self, &topic(name)?, query).await,
+            Route::Topics => history::topics(self, query).await,
+            Route::Updates { topic: name } if head.method == Method::POST => {
+                publish(self, &topic(name)?, &head, body).await
+            }
+            Route::Updates { topic: name } => history::updates(self, &topic(name)?, query).await,
+            Route::WebSocket => upgrade(self, head, request_id).await,
+        }
+    }
+
+    /// Refuses a request whose token is not good for `scope`.
+    async fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Problem> {
+        let token = token::in_header(headers)?;
+        let grant = self.0.verifier.verify(&token, self.0.khala.now()).await?;
+        if grant.allows(scope) { Ok(()) } else { Err(Problem::missing_scope(scope)) }
+    }
+}
+
+/// The client's own id for the request, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match sent.and_then(|text| TraceField::parse(text).ok()) {
+        Some(sent) => sent.as_str().to_owned(),
+        None => {
+            let mut random = [0; 8];
+            // Without randomness the request is still answered; only finding it is harder.
+            let _ = getrandom::fill(&mut random);
+            format!("{:016x}", u64::from_be_bytes(random))
+        }
+    }
+}
+
+fn count(route: Option<Route<'_>>, method: &Method, status: StatusCode, seconds: f64) {
+    let route = route.map_or("unknown", Route::pattern);
+    let method = match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        _ => "other",
+    };
+    let status = match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    metrics::counter!(telemetry::HTTP_REQUESTS, "route" => route, "method" => method, "status" => status)
+        .increment(1);
+    metrics::histogram!(telemetry::HTTP_SECONDS, "route" => route).record(seconds);
+}

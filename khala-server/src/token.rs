@@ -1,0 +1,104 @@
+//! Where a request carries its token: the `Authorization` header, and for browsers, which cannot set it on a
+//! WebSocket, a subprotocol or the query.
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use http::{HeaderMap, header};
+use khala_core::{Denied, Token};
+
+/// The subprotocol that Phoenix clients offer, and that is answered.
+pub(crate) const PHOENIX: &str = "phoenix";
+/// Before the token, in the subprotocol that carries it.
+const BEARER: &str = "base64url.bearer.phx.";
+
+const LENIENT: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+
+/// The token of the `Authorization` header.
+pub(crate) fn in_header(headers: &HeaderMap) -> Result<Token, Denied> {
+    let value = headers.get(header::AUTHORIZATION).ok_or(Denied::MissingToken)?;
+    let text = value.to_str().map_err(|_| Denied::InvalidAuthorizationScheme)?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Denied::InvalidAuthorizationScheme);
+    }
+    match token.trim() {
+        "" => Err(Denied::MissingToken),
+        token => Ok(Token::new(token)),
+    }
+}
+
+/// The token of a WebSocket request. The header wins over the subprotocol, and that over the query.
+pub(crate) fn of_websocket(headers: &HeaderMap, query: Option<&str>) -> Result<Token, Denied> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        return in_header(headers);
+    }
+    if let Some(encoded) = subprotocols(headers).find_map(|protocol| protocol.strip_prefix(BEARER)) {
+        // Despite the name, the JavaScript client writes the standard alphabet.
+        let bytes = URL_SAFE.decode(encoded).or_else(|_| STANDARD.decode(encoded)).ok();
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        return text
+            .map(Token::new)
+            .ok_or(Denied::InvalidToken("the subprotocol that carries it is not base64 of text"));
+    }
+    let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    match parameters.find(|(name, _)| name == "token") {
+        Some((_, token)) if !token.is_empty() => Ok(Token::new(token)),
+        _ => Err(Denied::MissingToken),
+    }
+}
+
+/// The subprotocols that a client offers.
+pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn websocket(
+        header: Option<&str>,
+        protocol: Option<&str>,
+        query: Option<&str>,
+    ) -> Result<String, &'static str> {
+        let mut headers = HeaderMap::new();
+        let mut set = |name, value: Option<&str>| {
+            value.map(|value| headers.insert(name, HeaderValue::from_str(value).unwrap()));
+        };
+        set(header::AUTHORIZATION, header);
+        set(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        of_websocket(&headers, query).map(|token| token.reveal().to_owned()).map_err(|denied| denied.as_str())
+    }
+
+    #[test]
+    fn three_places_in_their_order() {
+        let protocol = Some("phoenix, base64url.bearer.phx.dHdv");
+        assert_eq!(websocket(Some("bearer one"), protocol, Some("token=three")).as_deref(), Ok("one"));
+        assert_eq!(websocket(None, protocol, Some("token=three")).as_deref(), Ok("two"));
+        assert_eq!(websocket(None, Some("phoenix"), Some("vsn=2.0.0&token=three")).as_deref(), Ok("three"));
+        assert_eq!(websocket(None, None, None), Err("missing_token"));
+        assert_eq!(websocket(None, None, Some("token=")), Err("missing_token"));
+        assert_eq!(websocket(Some("Bearer "), protocol, None), Err("missing_token"));
+        assert_eq!(websocket(Some("Basic eDp5"), protocol, None), Err("invalid_authorization_scheme"));
+    }
+
+    #[test]
+    fn both_alphabets_with_and_without_padding() {
+        // "?>?>" is encoded with the two characters that the alphabets differ in.
+        for encoded in ["Pz4/Pg", "Pz4_Pg", "Pz4/Pg==", "Pz4_Pg=="] {
+            let protocol = format!("phoenix,base64url.bearer.phx.{encoded}");
+            assert_eq!(websocket(None, Some(&protocol), None).as_deref(), Ok("?>?>"), "{encoded}");
+        }
+        for bad in ["base64url.bearer.phx.!", "base64url.bearer.phx._w"] {
+            assert_eq!(websocket(None, Some(bad), None), Err("invalid_token"), "{bad}");
+        }
+    }
+}

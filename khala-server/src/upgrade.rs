@@ -1,0 +1,143 @@
+//! From a request to a WebSocket: everything is checked before the upgrade, so that a refusal is an HTTP answer
+//! that a person can read.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use khala_core::{Grant, session::Ended, wire::Serializer};
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::{Server, accepted::Origin, problem::Problem, token, transport::WebSocket};
+
+/// Answers a WebSocket handshake, and runs the connection in a task of its own.
+pub(crate) async fn upgrade(
+    server: &Server,
+    mut head: Parts,
+    request_id: &str,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let serializer = serializer(head.uri.query())?;
+    let accept = accept_key(&head)?;
+    let token = token::of_websocket(&head.headers, head.uri.query())?;
+    let grant = server.0.verifier.verify(&token, server.0.khala.now()).await?;
+    if server.is_draining() {
+        return Err(Problem::unavailable("draining", "the server is shutting down"));
+    }
+
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if token::subprotocols(&head.headers).any(|protocol| protocol == token::PHOENIX) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(token::PHOENIX));
+    }
+    let origin = head.extensions.remove::<Origin>();
+    let upgrade = hyper::upgrade::on(Request::from_parts(head, ()));
+    let connection = Opened {
+        server: server.clone(),
+        grant,
+        serializer,
+        request_id: request_id.to_owned(),
+        origin,
+        _open: Open::new(&server.0.upgraded),
+    };
+    tokio::spawn(connection.run(upgrade));
+    Ok(response)
+}
+
+/// Checks the handshake's headers (RFC 6455, section 4.2.1); gives the answer to its key.
+fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
+    let names = |name, wanted: &str| {
+        let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let mut tokens = values.flat_map(|value| value.split(',')).map(str::trim);
+        tokens.any(|token| token.eq_ignore_ascii_case(wanted))
+    };
+    if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
+        let detail = "this is a WebSocket: it takes `Connection: Upgrade` and `Upgrade: websocket`";
+        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail)
+            .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
+            .with_header(header::CONNECTION, HeaderValue::from_static("upgrade")));
+    }
+    let invalid = |detail: &str| Problem::invalid("invalid_upgrade", detail);
+    if head.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(invalid("Sec-WebSocket-Version is not 13, which is the one spoken here")
+            .with_header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
+    }
+    let key = head.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+    let accept = key.filter(|key| key.len() == 24).map(derive_accept_key);
+    accept
+        .and_then(|accept| HeaderValue::try_from(accept).ok())
+        .ok_or_else(|| invalid("Sec-WebSocket-Key is missing or not 16 bytes in base64"))
+}
+
+/// The serializer that the query's `vsn` asks for. Other parameters are the client's own.
+fn serializer(query: Option<&str>) -> Result<Serializer, Problem> {
+    let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let vsn = parameters.find(|(name, _)| name == "vsn").map(|(_, vsn)| vsn);
+    vsn.as_deref().and_then(Serializer::of_version).ok_or_else(|| {
+        let detail = match vsn {
+            None => "this is a WebSocket, and its query parameter vsn is missing: 2.0.x or 1.0.x",
+            Some(_) => "the vsn is none of those spoken here: 2.0.x and 1.0.x",
+        };
+        Problem::invalid("unsupported_vsn", detail).with("supported", vec!["2.0.x", "1.0.x"])
+    })
+}
+
+/// Counts an upgraded connection until its task is done.
+struct Open(watch::Sender<usize>);
+
+impl Open {
+    fn new(open: &watch::Sender<usize>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// A connection that was let in.
+struct Opened {
+    server: Server,
+    grant: Grant,
+    serializer: Serializer,
+    request_id: String,
+    origin: Option<Origin>,
+    _open: Open,
+}
+
+impl Opened {
+    async fn run(self, upgrade: OnUpgrade) {
+        let Self { server, grant, serializer, request_id, origin, _open } = self;
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => {
+                tracing::debug!(request_id, %error, "the client was gone before its WebSocket was open");
+                return;
+            }
+        };
+        let subject = grant.subject().to_owned();
+        let opened_at = server.0.khala.now();
+        let peer = origin.as_ref().map(|origin| tracing::field::display(origin.peer));
+        if let Some(origin) = &origin {
+            origin.hand_over();
+        }
+        tracing::info!(target: "khala_server::access", request_id, subject, peer, "websocket opened");
+        let mut transport = WebSocket::new(TokioIo::new(upgraded), server.0.limits.frame_bytes).await;
+        let ended = server.0.khala.connect(grant, serializer).run(&mut transport).await;
+        let (by, code, reason) = match ended {
+            Ended::Closed(close) => ("server", Some(close.code()), close.reason()),
+            Ended::Gone => ("client", transport.client_code(), "gone"),
+        };
+        let ms = server.0.khala.now().since(opened_at).as_millis() as u64;
+        tracing::info!(target: "khala_server::access", request_id, subject, peer, by, code, reason, ms, "websocket closed");
+        transport.finish().await;
+    }
+}

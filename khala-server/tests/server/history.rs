@@ -1,0 +1,149 @@
+//! Reading the log over HTTP.
+
+use http::{Method, Request};
+use http_body_util::Full;
+use khala_core::{Journal as _, Keep, Scope, Timestamp};
+use serde_json::{Value, json};
+
+use crate::support::{LONG, running, token, topic};
+
+fn seqs(page: &Value) -> Vec<u64> {
+    page["updates"].as_array().unwrap().iter().map(|update| update["seq"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn pages_concatenate() {
+    let server = running().await;
+    for payload in ["1", "2", "3", "4", "5"] {
+        server.publish("t", payload).await;
+    }
+    let first = server.get("/v1/topics/t/updates?limit=2").await.json();
+    let epoch = first["epoch"].as_str().unwrap().to_owned();
+    let positions =
+        [&first["topic"], &first["after"], &first["head"], &first["floor"], &first["replay_complete"]];
+    assert_eq!(positions, [&json!("t"), &json!(0), &json!(5), &json!(0), &json!(false)]);
+    assert_eq!(seqs(&first), [1, 2]);
+    let rest = server.get(&format!("/v1/topics/t/updates?after=2&epoch={epoch}")).await.json();
+    assert_eq!(seqs(&rest), [3, 4, 5]);
+    assert_eq!(rest["replay_complete"], true);
+    let end = server.get(&format!("/v1/topics/t/updates?after=5&epoch={epoch}")).await.json();
+    assert_eq!((seqs(&end), &end["replay_complete"]), (vec![], &json!(true)));
+}
+
+#[tokio::test]
+async fn a_stale_cursor_gets_every_fact() {
+    let server = running().await;
+    for payload in ["1", "2", "3"] {
+        server.publish("a/b", payload).await;
+    }
+    let journal = server.khala.journal();
+    journal.trim(&topic("a/b"), Keep::everything().with_updates(1), Timestamp::default()).await.unwrap();
+    let bounds = server.get("/v1/topics/a%2Fb").await.json();
+    let epoch = bounds["epoch"].as_str().unwrap();
+    assert_eq!(bounds, json!({"topic": "a/b", "epoch": epoch, "floor": 2, "head": 3}));
+
+    let from_floor = server.get("/v1/topics/a%2Fb/updates").await.json();
+    assert_eq!((seqs(&from_floor), &from_floor["after"]), (vec![3], &json!(2)));
+
+    let stale = server.get(&format!("/v1/topics/a%2Fb/updates?after=1&epoch={epoch}")).await;
+    let problem = stale.problem(410, "stale_cursor");
+    assert_eq!(problem["reason_codes"], json!(["retention_floor_breach"]));
+    let facts =
+        [&problem["resume_after"], &problem["retention_floor"], &problem["head"], &problem["replay_lag"]];
+    assert_eq!(facts, [1, 2, 3, 2].map(|n| json!(n)).each_ref());
+    assert_eq!(problem["snapshot"], "/v1/topics/a%2Fb/snapshot");
+    for (query, reason) in [
+        (format!("after=9&epoch={epoch}"), "cursor_ahead"),
+        ("after=1&epoch=0000000000000000".to_owned(), "epoch_mismatch"),
+    ] {
+        let stale = server.get(&format!("/v1/topics/a%2Fb/updates?{query}")).await;
+        assert_eq!(stale.problem(410, "stale_cursor")["reason_codes"], json!([reason]));
+    }
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_named() {
+    let server = running().await;
+    for (query, field) in [
+        ("after=1", "after"),
+        ("epoch=0000000000000001", "epoch"),
+        ("after=x&epoch=0000000000000001", "after"),
+        ("after=9007199254740992&epoch=0000000000000001", "after"),
+        ("after=1&epoch=xyz", "epoch"),
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("aftr=1", "aftr"),
+    ] {
+        let problem =
+            server.get(&format!("/v1/topics/t/updates?{query}")).await.problem(400, "invalid_query");
+        assert_eq!(problem["field"], field, "{query}");
+    }
+    server.get("/v1/topics/t?limit=1").await.problem(400, "invalid_query");
+    server.get("/v1/topics/%3Aa").await.problem(400, "invalid_topic");
+    server.get("/v1/topics/%ff").await.problem(400, "invalid_path");
+}
+
+#[tokio::test]
+async fn topics_are_listed_in_pages() {
+    let server = running().await;
+    for name in ["b", "a:1", "a:2", "a:3", "c"] {
+        server.publish(name, "1").await;
+    }
+    let mut names = Vec::new();
+    let mut next = Some("/v1/topics?prefix=a%3A&limit=2".to_owned());
+    while let Some(path) = next {
+        let page = server.get(&path).await.json();
+        names.extend(page["topics"].as_array().unwrap().iter().map(|entry| entry["topic"].clone()));
+        next = page["next"].as_str().map(str::to_owned);
+        assert_eq!(page["complete"], next.is_none());
+    }
+    assert_eq!(names, ["a:1", "a:2", "a:3"]);
+    assert_eq!(server.get("/v1/topics").await.json()["topics"].as_array().unwrap().len(), 5);
+    server.get("/v1/topics?after=%3A").await.problem(400, "invalid_query");
+}
+
+#[tokio::test]
+async fn reading_takes_its_scope() {
+    let server = running().await;
+    let publisher = token(&[Scope::Publish], LONG);
+    for path in [
+        "/v1/topics",
+        "/v1/topics/t",
+        "/v1/topics/t/updates",
+        "/v1/topics/t/snapshot",
+        "/v1/topics/t/documents/d",
+    ] {
+        let request = |authorization: &str| {
+            let request =
+                Request::builder().uri(path).header("host", "x").header("authorization", authorization);
+            request.body(Full::default()).unwrap()
+        };
+        let problem =
+            server.send(request(&format!("Bearer {publisher}"))).await.problem(403, "missing_scope");
+        assert_eq!(problem["scope"], "khala:read");
+        server.send(request("Bearer ")).await.problem(401, "missing_token");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_route_and_what_it_does_not_take() {
+    let server = running().await;
+    for path in ["/", "/v1", "/v2/topics", "/v1/topics/a/b/updates", "/v1/topics/t/updates/"] {
+        server.get(path).await.problem(404, "unknown_route");
+    }
+    for (method, path, allow) in [
+        (Method::DELETE, "/v1/topics/t/updates", "GET, HEAD, POST"),
+        (Method::POST, "/v1/topics/t", "GET, HEAD"),
+        (Method::OPTIONS, "/v1/topics", "GET, HEAD"),
+        (Method::POST, "/sync/v1/websocket", "GET"),
+        (Method::from_bytes(b"BREW").unwrap(), "/healthz", "GET, HEAD"),
+    ] {
+        let answer = server.send(server.request(method, path).body(Full::default()).unwrap()).await;
+        answer.problem(405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), allow);
+    }
+    let head = server.send(server.request(Method::HEAD, "/v1/topics/t").body(Full::default()).unwrap()).await;
+    assert_eq!((head.status.as_u16(), head.text.as_str()), (200, ""));
+    assert_ne!(head.header("content-length"), "0");
+}

@@ -1,0 +1,192 @@
+//! The OpenAPI document is true: each of its routes is served, with each of its statuses, and no others are.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use http::{Method, Request};
+use http_body_util::Full;
+use khala_core::{ErrorKind, Journal as _, Keep, Timestamp};
+use khala_server::{Limits, OPENAPI, Server};
+use serde_json::Value;
+
+use crate::support::{Answer, Running, running_with, topic};
+
+const UPDATES: &str = "/v1/topics/{topic}/updates";
+const ONE: &str = r#"{"kind":"k","payload":1}"#;
+
+/// What was found to be served: pattern, method, status.
+#[derive(Default)]
+struct Served(BTreeSet<(String, String, String)>);
+
+impl Served {
+    fn note(&mut self, pattern: &str, method: &Method, answer: &Answer, document: &Value) {
+        let (method, status) = (method.as_str().to_lowercase(), answer.status.as_u16().to_string());
+        let response = &document["paths"][pattern][&method]["responses"][&status];
+        assert!(
+            response.is_object(),
+            "{method} {pattern} answers {status}, which is not documented: {answer:?}"
+        );
+        let response = match response["$ref"].as_str() {
+            Some(path) => document.pointer(&path[1..]).unwrap(),
+            None => response,
+        };
+        if let Some(content) = response["content"].as_object() {
+            let found = answer.header("content-type").split(';').next().unwrap();
+            assert!(
+                content.contains_key(found),
+                "{method} {pattern} {status} is of another type: {answer:?}"
+            );
+        }
+        self.0.insert((pattern.to_owned(), method, status));
+    }
+}
+
+fn documented(document: &Value) -> BTreeSet<(String, String, String)> {
+    let mut all = BTreeSet::new();
+    for (pattern, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in
+            operations.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+        {
+            for status in operation["responses"].as_object().unwrap().keys() {
+                all.insert((pattern.clone(), method.clone(), status.clone()));
+            }
+        }
+    }
+    all
+}
+
+async fn sent(server: &Running, method: &Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut request = Request::builder().method(method).uri(path).header("host", "x");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    server.send(request.body(Full::from(body.to_owned())).unwrap()).await
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    fn walk(value: &Value, document: &Value) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::String(path)) = members.get("$ref") {
+                    assert!(document.pointer(&path[1..]).is_some(), "{path}");
+                }
+                members.values().for_each(|value| walk(value, document));
+            }
+            Value::Array(values) => values.iter().for_each(|value| walk(value, document)),
+            _ => {}
+        }
+    }
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    walk(&document, &document);
+}
+
+#[tokio::test]
+async fn what_is_documented_is_served() {
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let limits = Limits::default().with_body_timeout(Duration::from_millis(100)).with_payload_bytes(100);
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let mut served = Served::default();
+    let good = format!("Bearer {}", crate::support::good_token());
+    let nothing = format!("Bearer {}", crate::support::token(&[], crate::support::LONG));
+    let authorized = [("authorization", good.as_str()), ("content-type", "application/json")];
+    for _ in 0..3 {
+        server.post("/v1/topics/t/updates", r#"{"kind":"k","payload":1,"doc_key":"d"}"#).await;
+    }
+    let journal = server.khala.journal();
+    journal.trim(&topic("t"), Keep::everything().with_updates(1), Timestamp::default()).await.unwrap();
+    let stale = "watermark=1&epoch=0000000000000000&after_key=d";
+
+    // Every way to read: good, wrong, without a token, without the scope, with a store that fails.
+    for (pattern, path, wrong) in [
+        ("/v1/topics", "/v1/topics", "?x=1"),
+        ("/v1/topics/{topic}", "/v1/topics/t", "?x=1"),
+        (UPDATES, "/v1/topics/t/updates", "?after=1"),
+        ("/v1/topics/{topic}/snapshot", "/v1/topics/t/snapshot", "?limit=0"),
+        ("/v1/topics/{topic}/documents/{doc_key}", "/v1/topics/t/documents/d", "?x=1"),
+    ] {
+        let get = Method::GET;
+        let mut answers = vec![
+            sent(&server, &get, path, &authorized, "").await,
+            sent(&server, &get, &format!("{path}{wrong}"), &authorized, "").await,
+            sent(&server, &get, path, &[], "").await,
+            sent(&server, &get, path, &[("authorization", &nothing)], "").await,
+        ];
+        for kind in [ErrorKind::Corrupt, ErrorKind::Unavailable] {
+            server.store.fail(Some(kind));
+            answers.push(sent(&server, &get, path, &authorized, "").await);
+            server.store.fail(None);
+        }
+        answers.iter().for_each(|answer| served.note(pattern, &get, answer, &document));
+    }
+    for (pattern, path) in [
+        (UPDATES, "/v1/topics/t/updates?after=1&epoch=0000000000000000".to_owned()),
+        ("/v1/topics/{topic}/snapshot", format!("/v1/topics/t/snapshot?{stale}")),
+        ("/v1/topics/{topic}/documents/{doc_key}", "/v1/topics/t/documents/none".to_owned()),
+    ] {
+        served.note(pattern, &Method::GET, &server.get(&path).await, &document);
+    }
+
+    let post = Method::POST;
+    let path = "/v1/topics/t/updates";
+    let once = [authorized[0], authorized[1], ("idempotency-key", "once")];
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(101));
+    let conflict = r#"{"updates":[{"kind":"k","payload":1}],"expect":99}"#;
+    for (headers, body) in [
+        (once.as_slice(), ONE),
+        (&once, ONE),
+        (&authorized, "{}"),
+        (&[], ONE),
+        (&[authorized[1], ("authorization", &nothing)], ONE),
+        (&authorized, conflict),
+        (&authorized, &large),
+        (&[authorized[0], ("content-type", "text/plain")], ONE),
+    ] {
+        served.note(UPDATES, &post, &sent(&server, &post, path, headers, body).await, &document);
+    }
+    for kind in [ErrorKind::Corrupt, ErrorKind::Full] {
+        server.store.fail(Some(kind));
+        served.note(UPDATES, &post, &sent(&server, &post, path, &authorized, ONE).await, &document);
+        server.store.fail(None);
+    }
+    served.note(UPDATES, &post, &late_body(&server).await, &document);
+
+    let get = Method::GET;
+    for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
+        served.note(path, &get, &sent(&server, &get, path, &[], "").await, &document);
+    }
+    server.store.fail(Some(ErrorKind::Unavailable));
+    served.note("/readyz", &get, &sent(&server, &get, "/readyz", &[], "").await, &document);
+    server.store.fail(None);
+    let metrics_off =
+        Server::builder(server.khala.clone(), std::sync::Arc::new(crate::upgrade::Away)).build();
+    let request = Request::builder().uri("/metrics").body(Full::<bytes::Bytes>::default()).unwrap();
+    served.note("/metrics", &get, &Answer::of(metrics_off.handle(request).await).await, &document);
+
+    let websocket = "/sync/v1/websocket";
+    let vsn = "/sync/v1/websocket?vsn=2.0.0";
+    served.note(websocket, &get, &sent(&server, &get, vsn, &[], "").await, &document);
+    server.handshake(vsn, &[("authorization", &good)]).await.unwrap();
+    served.0.insert((websocket.to_owned(), "get".to_owned(), "101".to_owned()));
+    for (path, headers) in [(vsn, [].as_slice()), (websocket, &[authorized[0]])] {
+        let Err(answer) = server.handshake(path, headers).await else { panic!("{path} was let in") };
+        served.note(websocket, &get, &answer, &document);
+    }
+    server.server.drain();
+    let Err(answer) = server.handshake(vsn, &[authorized[0]]).await else { panic!("it is draining") };
+    served.note(websocket, &get, &answer, &document);
+
+    let (documented, served) = (documented(&document), served.0);
+    let missing: Vec<_> = documented.difference(&served).collect();
+    assert!(missing.is_empty(), "documented, and not seen: {missing:?}");
+}
+
+/// A publish whose body does not come.
+async fn late_body(server: &Running) -> Answer {
+    let never = futures::stream::pending::<Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>();
+    let request =
+        server.request(Method::POST, "/v1/topics/t/updates").header("content-type", "application/json");
+    let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
+    Answer::of(server.server.handle(request).await).await
+}

@@ -1,0 +1,207 @@
+//! `POST /v1/topics/{topic}/updates`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http_body_util::Full;
+use khala_core::{ErrorKind, Journal as _, ReadLimit, Replay, Scope, Start};
+use khala_server::Limits;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{LONG, running, running_with, token, topic};
+
+const ONE: &str = r#"{"kind":"k","payload":1}"#;
+
+#[tokio::test]
+async fn one_and_many_are_written() {
+    let server = running().await;
+    let one = server.post("/v1/topics/a%2Fb/updates", ONE).await;
+    assert_eq!(one.status, 201, "{one:?}");
+    let epoch = one.json()["epoch"].clone();
+    let expected = json!({"topic": "a/b", "epoch": epoch, "first": 1, "last": 1, "duplicate": false});
+    assert_eq!(one.json(), expected);
+    let many = r#"{"expect":1,"updates":[{"kind":"x","payload":{"a":[]},"doc_key":"d","doc_version":5},
+        {"kind":"y","payload":null,"doc_key":"d","doc_version":6,"deleted":true}]}"#;
+    let many = server.post("/v1/topics/a%2Fb/updates", many).await;
+    assert_eq!((many.json()["first"].as_u64(), many.json()["last"].as_u64()), (Some(2), Some(3)), "{many:?}");
+}
+
+#[tokio::test]
+async fn payloads_keep_their_bytes_and_traces_are_carried() {
+    let server = running().await;
+    let payload = r#"{ "b":1.0e0, "a" : "\u00e9" }"#;
+    let body = format!(r#"{{"kind":"k","payload":{payload}}}"#);
+    let headers = [("traceparent", "00-1-2-01"), ("tracestate", "a=b"), ("x-request-id", "r-1")];
+    let answer = server.post_with("/v1/topics/t/updates", &body, &headers).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-request-id")), (201, "r-1"));
+    let read = server.khala.journal().read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap();
+    let Replay::Page(page) = read else { panic!("{read:?}") };
+    assert_eq!(page.updates[0].payload.as_str(), payload);
+    let trace = page.updates[0].trace.clone().unwrap();
+    let fields =
+        [trace.traceparent, trace.tracestate, trace.request_id].map(|field| field.unwrap().to_string());
+    assert_eq!(fields, ["00-1-2-01", "a=b", "r-1"]);
+    let page = server.get("/v1/topics/t/updates").await;
+    assert!(page.text.contains(payload), "{page:?}");
+    assert_ne!(page.header("x-request-id"), "", "a request without an id gets one");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_stores_once() {
+    let server = running().await;
+    let headers = [("idempotency-key", "once")];
+    let first = server.post_with("/v1/topics/t/updates", ONE, &headers).await;
+    let again = server.post_with("/v1/topics/t/updates", ONE, &headers).await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 200));
+    assert_eq!(again.json()["duplicate"], true);
+    assert_eq!(again.json()["last"], 1);
+    for bad in ["", "x\u{e9}"] {
+        let answer = server.post_with("/v1/topics/t/updates", ONE, &[("idempotency-key", bad)]).await;
+        answer.problem(400, "invalid_idempotency_key");
+    }
+}
+
+#[tokio::test]
+async fn conflicts_say_what_was_found() {
+    let server = running().await;
+    let body = r#"{"updates":[{"kind":"k","payload":1}],"expect":7}"#;
+    let problem = server.post("/v1/topics/t/updates", body).await.problem(409, "conflict");
+    let found = [&problem["conflict"], &problem["expected"], &problem["found"]];
+    assert_eq!(found, [&json!("head"), &json!(7), &json!(0)]);
+    let body = r#"{"kind":"k","payload":1,"doc_key":"d","doc_version":5}"#;
+    assert_eq!(server.post("/v1/topics/t/updates", body).await.status, 201);
+    let problem = server.post("/v1/topics/t/updates", body).await.problem(409, "conflict");
+    let found = [&problem["conflict"], &problem["doc_key"], &problem["given"], &problem["found"]];
+    assert_eq!(found, [&json!("doc_version"), &json!("d"), &json!(5), &json!(5)]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let server = running().await;
+    let answer =
+        server.post("/v1/topics/t/updates", r#"{"updates":[{"kind":"k","payload":1},{"kind":7}]}"#).await;
+    assert_eq!(answer.problem(400, "invalid")["field"], "updates[1].kind");
+    server.post("/v1/topics/t/updates", "{").await.problem(400, "invalid_json");
+    let long = format!("/v1/topics/{}/updates", "x".repeat(300));
+    assert_eq!(server.post(&long, ONE).await.problem(400, "invalid_topic")["field"], "topic");
+    server.post("/v1/topics/phoenix/updates", ONE).await.problem(400, "invalid_topic");
+
+    for content_type in [None, Some("text/plain"), Some("application/jsonp")] {
+        let mut request = server.request(Method::POST, "/v1/topics/t/updates");
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let answer = server.send(request.body(Full::from(ONE)).unwrap()).await;
+        answer.problem(415, "unsupported_media_type");
+    }
+    let request = server.request(Method::POST, "/v1/topics/t/updates");
+    let request = request.header("content-type", "Application/JSON; charset=utf-8");
+    assert_eq!(server.send(request.body(Full::from(ONE)).unwrap()).await.status, 201);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused() {
+    let server = running().await;
+    let payload = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
+    server.post("/v1/topics/t/updates", &payload).await.problem(413, "payload_too_large");
+    let many = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 1001].join(","));
+    server.post("/v1/topics/t/updates", &many).await.problem(413, "too_many_updates");
+    let body = " ".repeat((256 << 10) + 1);
+    server.post("/v1/topics/t/updates", &body).await.problem(413, "body_too_large");
+    assert_eq!(server.get("/v1/topics/t").await.json()["head"], 0);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_bounded_too() {
+    let server = running().await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let head = format!(
+        "POST /v1/topics/t/updates HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        crate::support::good_token()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("1000\r\n{}\r\n", " ".repeat(0x1000));
+    // The server may stop listening before all of it is sent.
+    for _ in 0..65 {
+        if stream.write_all(chunk.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = [0; 12];
+    timeout(LONG, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let limits = Limits::default().with_body_timeout(Duration::from_millis(50));
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let head = format!(
+        "POST /v1/topics/t/updates HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {}\r\ncontent-length: 100\r\n\r\n{{",
+        crate::support::good_token()
+    );
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    timeout(LONG, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+
+    // One that is broken off is answered to nobody, and stores nothing.
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    assert_eq!(server.get("/v1/topics/t").await.json()["head"], 0);
+}
+
+#[tokio::test]
+async fn publishing_takes_its_scope() {
+    let server = running().await;
+    let request = |authorization: Option<String>| {
+        let mut request = http::Request::builder()
+            .method(Method::POST)
+            .uri("/v1/topics/t/updates")
+            .header("host", "x")
+            .header("content-type", "application/json");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        request.body(Full::<Bytes>::from(ONE)).unwrap()
+    };
+    let read_only = format!("Bearer {}", token(&[Scope::Read], LONG));
+    let problem = server.send(request(Some(read_only))).await.problem(403, "missing_scope");
+    assert_eq!(problem["scope"], "khala:publish");
+    let answer = server.send(request(None)).await;
+    answer.problem(401, "missing_token");
+    assert_eq!(answer.header("www-authenticate"), "Bearer");
+    server.send(request(Some("Basic x".to_owned()))).await.problem(401, "invalid_authorization_scheme");
+    server.send(request(Some("Bearer x".to_owned()))).await.problem(401, "invalid_token");
+    let expired = format!("Bearer {}", token(&[Scope::Publish], Duration::ZERO));
+    server.send(request(Some(expired))).await.problem(401, "token_expired");
+}
+
+#[tokio::test]
+async fn faults_of_the_store_are_answered_by_kind() {
+    let server = running().await;
+    for (kind, status, retry) in [
+        (ErrorKind::Full, 503, true),
+        (ErrorKind::Unavailable, 503, true),
+        (ErrorKind::ReadOnly, 503, false),
+        (ErrorKind::Corrupt, 500, false),
+        (ErrorKind::Schema, 500, false),
+        (ErrorKind::Invalid, 400, false),
+    ] {
+        server.store.fail(Some(kind));
+        let answer = server.post("/v1/topics/t/updates", ONE).await;
+        let code = if kind == ErrorKind::Invalid { "invalid" } else { kind.as_str() };
+        answer.problem(status, code);
+        assert_eq!(answer.headers.contains_key("retry-after"), retry, "{answer:?}");
+    }
+}
