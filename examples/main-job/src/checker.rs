@@ -1,0 +1,458 @@
+//! The checker: compares what was read, what was acknowledged, and what each log holds.
+//!
+//! A log is anything that claims to be the topic: a journal, or what a subscriber applied, on however many nodes.
+//! The checker takes values, reads no file and knows no process, so that every fault it exists for can be shown to
+//! it in a test. What must stay true: it says "no fault" only if each line was acknowledged once, in order, and
+//! each log is exactly what was acknowledged, byte for byte.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+};
+
+use serde::Deserialize;
+
+/// A batch that the publisher was told is stored.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Acknowledged {
+    pub(crate) epoch: String,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    /// The numbers of its first and last line, from one.
+    pub(crate) lines: [u64; 2],
+    /// It had been stored by an attempt whose answer was lost.
+    pub(crate) duplicate: bool,
+}
+
+/// One update in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// None where the reader does not say it with each update.
+    pub(crate) epoch: Option<String>,
+    pub(crate) seq: u64,
+    /// The payload's own text.
+    pub(crate) payload: String,
+}
+
+/// How often a log may hold an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// A run may begin with what an earlier run ended with, unchanged: the process was killed before it had kept
+    /// its cursor.
+    AtLeastOnce,
+    /// Never twice, however often the process was killed.
+    ExactlyOnce,
+}
+
+/// What one reader of the topic ended up with.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) name: String,
+    pub(crate) delivery: Delivery,
+    /// One after the other; each is what one process applied, in the order in which it did.
+    pub(crate) runs: Vec<Vec<Entry>>,
+}
+
+/// All that a run of the main job leaves behind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Evidence {
+    /// What was given to the one publisher, line by line.
+    pub(crate) lines: Vec<String>,
+    /// What it was told, in the order in which it was.
+    pub(crate) acknowledged: Vec<Acknowledged>,
+    pub(crate) logs: Vec<Log>,
+}
+
+/// What the checker found, in the order in which it looked.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) faults: Vec<Fault>,
+    /// How many updates each log holds, and how many of these are allowed repeats.
+    pub(crate) counted: BTreeMap<String, Counted>,
+}
+
+/// What a log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) updates: usize,
+    pub(crate) repeated: usize,
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// `publisher`, or the name of a log.
+    pub(crate) place: String,
+    pub(crate) what: What,
+}
+
+/// Everything that can be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// An acknowledgement that does not give each of its lines one seq.
+    BadAcknowledgement { lines: [u64; 2], seqs: [u64; 2] },
+    /// The payload is not the line that was acknowledged under this seq.
+    Changed { seq: u64, expected: String, found: String },
+    /// The same update twice.
+    Doubled { seq: u64 },
+    /// It is of another history than the first acknowledgement.
+    Epoch { seq: u64, expected: String, found: String },
+    /// Acknowledged, and not there.
+    Lost { seqs: RangeInclusive<u64> },
+    /// It does not follow what was before it.
+    OutOfOrder { seq: u64, before: u64 },
+    /// Nobody was told that this is stored.
+    Unacknowledged { seq: u64 },
+    /// Read, and never acknowledged.
+    Unpublished { lines: RangeInclusive<u64> },
+}
+
+/// Compares everything with everything else.
+pub(crate) fn check(evidence: &Evidence) -> Verdict {
+    let mut verdict = Verdict::default();
+    let expected = Expected::of(evidence, &mut verdict.faults);
+    for log in &evidence.logs {
+        let counted = expected.compare(log, &mut verdict.faults);
+        verdict.counted.insert(log.name.clone(), counted);
+    }
+    verdict
+}
+
+/// What every log has to hold: by what was acknowledged, and nothing else.
+struct Expected<'a> {
+    epoch: Option<&'a str>,
+    payloads: BTreeMap<u64, &'a str>,
+}
+
+impl<'a> Expected<'a> {
+    fn of(evidence: &'a Evidence, faults: &mut Vec<Fault>) -> Self {
+        let mut fault = |what| faults.push(Fault { place: "publisher".to_owned(), what });
+        let epoch = evidence.acknowledged.first().map(|first| first.epoch.as_str());
+        let mut expected = Self { epoch, payloads: BTreeMap::new() };
+        let (mut last_line, mut last_seq) = (0, 0);
+        let mut published = BTreeSet::new();
+        for Acknowledged { epoch: found, first_seq, last_seq: last, lines: [from, to], .. } in
+            &evidence.acknowledged
+        {
+            let whole = from <= to
+                && *from >= 1
+                && *to <= evidence.lines.len() as u64
+                && *first_seq >= 1
+                && last.checked_sub(*first_seq) == Some(to - from);
+            if !whole {
+                fault(What::BadAcknowledgement { lines: [*from, *to], seqs: [*first_seq, *last] });
+                continue;
+            }
+            if epoch != Some(found) {
+                let expected = epoch.unwrap_or_default().to_owned();
+                fault(What::Epoch { seq: *first_seq, expected, found: found.clone() });
+            }
+            for (line, seq) in (*from..=*to).zip(*first_seq..=*last) {
+                let text = &evidence.lines[line as usize - 1];
+                if !published.insert(line) || expected.payloads.insert(seq, text).is_some() {
+                    fault(What::Doubled { seq });
+                } else if line < last_line || seq < last_seq {
+                    fault(What::OutOfOrder { seq, before: last_seq });
+                }
+                (last_line, last_seq) = (line, seq);
+            }
+        }
+        let unpublished = (1..=evidence.lines.len() as u64).filter(|line| !published.contains(line));
+        for lines in ranges(unpublished) {
+            fault(What::Unpublished { lines });
+        }
+        expected
+    }
+
+    fn compare(&self, log: &Log, faults: &mut Vec<Fault>) -> Counted {
+        let mut fault = |what| faults.push(Fault { place: log.name.clone(), what });
+        let mut counted = Counted::default();
+        // By seq: the run that applied it first.
+        let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
+        for (run, entries) in log.runs.iter().enumerate() {
+            let mut before = None;
+            for entry in entries {
+                counted.updates += 1;
+                for what in self.differences(entry) {
+                    fault(what);
+                }
+                let seq = entry.seq;
+                let mark = seen.last_key_value().map_or(0, |(last, _)| *last);
+                let (follows, repeats) = match seen.get(&seq) {
+                    None => (before.unwrap_or(mark) + 1 == seq, false),
+                    // A run may begin anywhere in what was applied, and goes on from there without a hole.
+                    Some(_) => (before.is_none_or(|before| before + 1 == seq), true),
+                };
+                if repeats {
+                    counted.repeated += 1;
+                    let allowed = log.delivery == Delivery::AtLeastOnce && seen.get(&seq) != Some(&run);
+                    if !allowed {
+                        fault(What::Doubled { seq });
+                    }
+                }
+                if !follows {
+                    fault(What::OutOfOrder { seq, before: before.unwrap_or(mark) });
+                }
+                seen.entry(seq).or_insert(run);
+                before = Some(seq);
+            }
+        }
+        for seqs in ranges(self.payloads.keys().copied().filter(|seq| !seen.contains_key(seq))) {
+            fault(What::Lost { seqs });
+        }
+        counted
+    }
+
+    /// What is wrong with an entry by itself, wherever it stands.
+    fn differences(&self, Entry { epoch, seq, payload }: &Entry) -> Vec<What> {
+        let mut found = Vec::new();
+        match self.payloads.get(seq) {
+            None => found.push(What::Unacknowledged { seq: *seq }),
+            Some(expected) if expected != payload => found.push(What::Changed {
+                seq: *seq,
+                expected: (*expected).to_owned(),
+                found: payload.clone(),
+            }),
+            Some(_) => {}
+        }
+        if let (Some(expected), Some(epoch)) = (self.epoch, epoch)
+            && expected != epoch
+        {
+            found.push(What::Epoch { seq: *seq, expected: expected.to_owned(), found: epoch.clone() });
+        }
+        found
+    }
+}
+
+/// Ascending numbers as the ranges that they make up.
+fn ranges(numbers: impl Iterator<Item = u64>) -> Vec<RangeInclusive<u64>> {
+    let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(last) if last.end() + 1 == number => *last = *last.start()..=number,
+            _ => ranges.push(number..=number),
+        }
+    }
+    ranges
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadAcknowledgement { lines: [from, to], seqs: [first, last] } => {
+                write!(f, "lines {from} to {to} cannot be acknowledged as updates {first} to {last}")
+            }
+            Self::Changed { seq, expected, found } => {
+                let at = expected.bytes().zip(found.bytes()).take_while(|(a, b)| a == b).count();
+                let near = |text: &str| {
+                    let bytes = text.as_bytes();
+                    let end = bytes.len().min(at + 30);
+                    String::from_utf8_lossy(&bytes[at.saturating_sub(10).min(end)..end]).into_owned()
+                };
+                let (expected, found) = (near(expected), near(found));
+                write!(f, "update {seq} differs from byte {at}: {expected:?} was read, {found:?} is here")
+            }
+            Self::Doubled { seq } => write!(f, "update {seq} is here twice"),
+            Self::Epoch { seq, expected, found } => {
+                write!(f, "update {seq} is of epoch {found:?} instead of {expected:?}")
+            }
+            Self::Lost { seqs } => write!(f, "acknowledged and not here: {}", named("update", seqs)),
+            Self::OutOfOrder { seq, before } => write!(f, "update {seq} comes after {before}"),
+            Self::Unacknowledged { seq } => write!(f, "update {seq} is here and was never acknowledged"),
+            Self::Unpublished { lines } => {
+                write!(f, "read and never acknowledged: {}", named("line", lines))
+            }
+        }
+    }
+}
+
+fn named(word: &str, range: &RangeInclusive<u64>) -> String {
+    match (range.start(), range.end()) {
+        (start, end) if start == end => format!("{word} {start}"),
+        (start, end) => format!("{word}s {start} to {end}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: &str = "00000000000000aa";
+
+    fn line(number: u64) -> String {
+        format!(r#"{{"line":{number},"half":{number}.50}}"#)
+    }
+
+    fn entries(seqs: impl IntoIterator<Item = u64>) -> Vec<Entry> {
+        let entry = |seq| Entry { epoch: Some(EPOCH.to_owned()), seq, payload: line(seq) };
+        seqs.into_iter().map(entry).collect()
+    }
+
+    fn batch(from: u64, to: u64) -> Acknowledged {
+        Acknowledged {
+            epoch: EPOCH.to_owned(),
+            first_seq: from,
+            last_seq: to,
+            lines: [from, to],
+            duplicate: false,
+        }
+    }
+
+    /// Nine lines, three batches, a journal, a subscriber that was killed once, and one that may repeat and did.
+    fn good() -> Evidence {
+        let log = |name: &str, delivery, runs| Log { name: name.to_owned(), delivery, runs };
+        Evidence {
+            lines: (1..=9).map(line).collect(),
+            acknowledged: vec![batch(1, 4), batch(5, 5), batch(6, 9)],
+            logs: vec![
+                log("journal", Delivery::ExactlyOnce, vec![entries(1..=9)]),
+                log("phoenix", Delivery::ExactlyOnce, vec![entries(1..=5), entries(6..=9)]),
+                log("tail", Delivery::AtLeastOnce, vec![entries(1..=5), entries(4..=7), entries(1..=9)]),
+            ],
+        }
+    }
+
+    fn faults(tamper: impl FnOnce(&mut Evidence)) -> Vec<Fault> {
+        let mut evidence = good();
+        tamper(&mut evidence);
+        check(&evidence).faults
+    }
+
+    /// The faults after the log of that number was replaced by these runs.
+    fn with_runs(log: usize, runs: Vec<Vec<Entry>>) -> Vec<What> {
+        let name = good().logs[log].name.clone();
+        let faults = faults(|evidence| evidence.logs[log].runs = runs);
+        assert!(faults.iter().all(|fault| fault.place == name), "{faults:?}");
+        faults.into_iter().map(|fault| fault.what).collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_what_is_right() {
+        let verdict = check(&good());
+        assert_eq!(verdict.faults, []);
+        assert_eq!(verdict.counted["phoenix"], Counted { updates: 9, repeated: 0 });
+        assert_eq!(verdict.counted["tail"], Counted { updates: 18, repeated: 9 });
+    }
+
+    #[test]
+    fn a_lost_update_is_found_in_every_log() {
+        for log in 0..3 {
+            let cut = with_runs(log, vec![entries(1..=7)]);
+            assert_eq!(cut, [What::Lost { seqs: 8..=9 }]);
+            let hole = with_runs(log, vec![entries([1, 2, 3, 5, 6, 7, 8, 9])]);
+            assert_eq!(hole, [What::OutOfOrder { seq: 5, before: 3 }, What::Lost { seqs: 4..=4 }]);
+            let between_runs = with_runs(log, vec![entries(1..=4), entries(6..=9)]);
+            assert_eq!(between_runs, [What::OutOfOrder { seq: 6, before: 4 }, What::Lost { seqs: 5..=5 }]);
+            assert_eq!(with_runs(log, vec![]), [What::Lost { seqs: 1..=9 }]);
+        }
+    }
+
+    #[test]
+    fn a_doubled_update_is_found_in_every_log() {
+        for log in 0..3 {
+            let faults = with_runs(log, vec![entries([1, 2, 3, 3, 4, 5, 6, 7, 8, 9])]);
+            assert!(faults.contains(&What::Doubled { seq: 3 }), "{faults:?}");
+            let whole = with_runs(log, vec![entries((1..=9).chain(1..=9))]);
+            assert_eq!(whole.iter().filter(|what| matches!(what, What::Doubled { .. })).count(), 9);
+        }
+    }
+
+    #[test]
+    fn only_who_may_repeat_repeats_and_only_without_holes() {
+        let runs = || vec![entries(1..=5), entries(5..=9)];
+        assert_eq!(with_runs(1, runs()), [What::Doubled { seq: 5 }]);
+        assert_eq!(with_runs(2, runs()), []);
+        let holed = with_runs(2, vec![entries(1..=5), entries([3, 5, 6, 7, 8, 9])]);
+        assert_eq!(holed, [What::OutOfOrder { seq: 5, before: 3 }]);
+        let jumped = with_runs(2, vec![entries(1..=5), entries([3, 6, 7, 8, 9])]);
+        assert_eq!(jumped, [What::OutOfOrder { seq: 6, before: 3 }]);
+    }
+
+    #[test]
+    fn a_changed_repeat_is_no_repeat() {
+        let mut again = entries(4..=9);
+        again[0].payload.push(' ');
+        let faults = with_runs(2, vec![entries(1..=5), again]);
+        assert!(matches!(&faults[..], [What::Changed { seq: 4, .. }]), "{faults:?}");
+    }
+
+    #[test]
+    fn a_reordered_update_is_found_in_every_log() {
+        for log in 0..3 {
+            let faults = with_runs(log, vec![entries([1, 2, 4, 3, 5, 6, 7, 8, 9])]);
+            assert_eq!(faults[0], What::OutOfOrder { seq: 4, before: 2 });
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_in_every_log() {
+        for log in 0..3 {
+            // The same value to every JSON reader, and not the same bytes.
+            for (from, to) in [(".50", ".5"), (":", ": "), ("half", "\\u0068alf")] {
+                let mut entries = entries(1..=9);
+                entries[6].payload = entries[6].payload.replacen(from, to, 1);
+                let faults = with_runs(log, vec![entries]);
+                assert!(matches!(&faults[..], [What::Changed { seq: 7, .. }]), "{faults:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_acknowledged_is_found_in_every_log() {
+        for log in 0..3 {
+            assert_eq!(with_runs(log, vec![entries(1..=10)]), [What::Unacknowledged { seq: 10 }]);
+        }
+    }
+
+    #[test]
+    fn another_epoch_is_found_in_every_log() {
+        for log in 0..3 {
+            let mut entries = entries(1..=9);
+            entries[8].epoch = Some("00000000000000bb".to_owned());
+            let faults = with_runs(log, vec![entries]);
+            assert!(matches!(&faults[..], [What::Epoch { seq: 9, .. }]), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_not_acknowledged_is_found() {
+        let faults = faults(|evidence| evidence.lines.push(line(10)));
+        let what = What::Unpublished { lines: 10..=10 };
+        assert_eq!(faults, [Fault { place: "publisher".to_owned(), what }]);
+    }
+
+    #[test]
+    fn acknowledgements_are_checked_themselves() {
+        type Tamper = (fn(&mut Vec<Acknowledged>), fn(&What) -> bool);
+        let tampers: [Tamper; 7] = [
+            (|acks| drop(acks.pop()), |what| matches!(what, What::Unpublished { .. })),
+            (|acks| acks.push(batch(9, 9)), |what| matches!(what, What::Doubled { seq: 9 })),
+            (|acks| acks.swap(0, 2), |what| matches!(what, What::OutOfOrder { .. })),
+            (|acks| acks[1].last_seq = 6, |what| matches!(what, What::BadAcknowledgement { .. })),
+            (|acks| acks[2].lines = [7, 10], |what| matches!(what, What::BadAcknowledgement { .. })),
+            (|acks| acks[0].first_seq = 0, |what| matches!(what, What::BadAcknowledgement { .. })),
+            (|acks| acks[2].epoch.clear(), |what| matches!(what, What::Epoch { .. })),
+        ];
+        for (index, (tamper, named)) in tampers.into_iter().enumerate() {
+            let faults = faults(|evidence| tamper(&mut evidence.acknowledged));
+            let publisher = |fault: &Fault| fault.place == "publisher" && named(&fault.what);
+            assert!(faults.iter().any(publisher), "{index}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_stored_twice_is_found_although_both_were_acknowledged() {
+        // What a publisher without a dedup key would leave behind.
+        let faults = faults(|evidence| {
+            evidence.acknowledged.push(Acknowledged { lines: [9, 9], ..batch(10, 10) });
+        });
+        assert!(faults.iter().any(|fault| fault.what == What::Doubled { seq: 10 }), "{faults:?}");
+    }
+}

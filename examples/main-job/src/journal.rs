@@ -1,0 +1,36 @@
+//! The journal itself, read from the SQLite file after the last server was killed: no server stands in between.
+
+use khala_core::{Journal as _, ReadLimit, Replay, Start};
+use khala_store_sqlite::{SqliteOptions, SqliteStore};
+
+use crate::{
+    checker::{Delivery, Entry, Log},
+    failure::{During as _, Failure},
+    setting::Setting,
+};
+
+/// Everything that the topic holds.
+pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
+    let store = SqliteStore::open(setting.database(), SqliteOptions::new()).during("opening the journal")?;
+    let mut entries = Vec::new();
+    let mut start = Start::Origin;
+    loop {
+        match store.read(&setting.topic, start, ReadLimit::PAGE).await.during("reading the journal")? {
+            Replay::Page(page) => {
+                entries.extend(page.updates.iter().map(|update| Entry {
+                    epoch: Some(page.bounds.epoch.to_string()),
+                    seq: update.seq.as_u64(),
+                    payload: update.payload.as_str().to_owned(),
+                }));
+                if page.is_complete() {
+                    break;
+                }
+                start = Start::After(page.cursor());
+            }
+            Replay::Stale(stale) => {
+                return Err(Failure::new(format_args!("the journal cannot be read on: {stale:?}")));
+            }
+        }
+    }
+    Ok(Log { name: "journal".to_owned(), delivery: Delivery::ExactlyOnce, runs: vec![entries] })
+}

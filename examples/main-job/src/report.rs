@@ -1,0 +1,64 @@
+//! What is said at the end: who went through what, and the checker's verdict.
+
+use crate::{
+    checker::{Counted, check},
+    plot::{Played, Plot},
+    story::{count, say},
+};
+
+/// More differences than that are no longer read.
+const SHOWN: usize = 10;
+
+/// Checks, tells, and says whether nothing was wrong.
+pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
+    let Played { evidence, counts, builds } = played;
+    let verdict = check(evidence);
+    let duplicates = evidence.acknowledged.iter().filter(|batch| batch.duplicate).count();
+    say(format_args!(
+        "\n{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>8}  {:>8}",
+        "", "updates", "its kills", "reconnected", "resumed", "skipped", "repeated"
+    ));
+    for (log, counts) in evidence.logs.iter().zip(counts) {
+        let Counted { updates, repeated } = verdict.counted.get(&log.name).copied().unwrap_or_default();
+        say(format_args!(
+            "{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>8}  {:>8}",
+            log.name,
+            count((updates - repeated) as u64),
+            counts.killed,
+            counts.connected,
+            counts.resumed.map_or_else(|| "-".to_owned(), count),
+            counts.skipped,
+            repeated,
+        ));
+    }
+    say(format_args!(
+        "\n{} lines of {builds} builds, acknowledged in {} batches; {duplicates} of these had been stored by an attempt \
+         whose answer a kill took.\n(skipped: came again and was not applied. repeated: printed again after its own \
+         kill, unchanged, as `khala tail` may.)",
+        count(evidence.lines.len() as u64),
+        count(evidence.acknowledged.len() as u64),
+    ));
+    let seconds = plot.story.elapsed().as_secs_f64();
+    if verdict.faults.is_empty() {
+        say(format_args!(
+            "\nNothing lost, nothing doubled, nothing reordered, every byte as it was: {} updates, {} kills, {} logs \
+             compared, {seconds:.0} s.",
+            count(evidence.lines.len() as u64),
+            plot.kills,
+            evidence.logs.len(),
+        ));
+        return true;
+    }
+    say(format_args!(
+        "\nFAILED: {} differences after {} kills, {seconds:.0} s.",
+        verdict.faults.len(),
+        plot.kills
+    ));
+    for fault in verdict.faults.iter().take(SHOWN) {
+        say(format_args!("  {fault}"));
+    }
+    if verdict.faults.len() > SHOWN {
+        say(format_args!("  … and {} more", verdict.faults.len() - SHOWN));
+    }
+    false
+}

@@ -1,0 +1,168 @@
+//! Where a run takes place: its folder, its address, its key, and the real programs that take part.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use khala_core::Topic;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::failure::{During as _, Failure};
+
+/// Read only by what this run starts, on the loopback address, for as long as it lasts.
+const KEY: &str = "the key of the main job, as good as public";
+
+/// The place of a run.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) folder: TempDir,
+    pub(crate) workspace: PathBuf,
+    pub(crate) address: SocketAddr,
+    pub(crate) topic: Topic,
+    token: String,
+    programs: PathBuf,
+    subscriber: PathBuf,
+}
+
+impl Setting {
+    pub(crate) async fn prepare() -> Result<Self, Failure> {
+        let own = env::current_exe().during("finding this program's own folder")?;
+        let programs = own.parent().map_or_else(PathBuf::new, Path::to_owned);
+        for program in ["khala-server", "khala"] {
+            if !programs.join(program).exists() {
+                return Err(Failure::new(format_args!(
+                    "there is no {program} beside this program; run scripts/demo, or first \
+                     cargo build -p khala-server -p khala-cli -p main-job"
+                )));
+            }
+        }
+        let example = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let subscriber = example.join("phoenix/subscriber.mjs");
+        if !example.join("phoenix/node_modules/phoenix").exists() {
+            return Err(Failure::new("the phoenix client is not installed; run scripts/setup"));
+        }
+        // Beside the build, where there is room for another one, and where a disk is a disk.
+        let beside = programs.parent().unwrap_or(&programs);
+        let folder =
+            tempfile::Builder::new().prefix("main-job-").tempdir_in(beside).during("making a folder")?;
+        let mut setting = Self {
+            folder,
+            workspace: example.join("../.."),
+            address: free_address()?,
+            topic: Topic::parse("build:workspace:messages").during("naming the topic")?,
+            token: String::new(),
+            programs,
+            subscriber,
+        };
+        setting.token = setting.mint().await?;
+        Ok(setting)
+    }
+
+    async fn mint(&self) -> Result<String, Failure> {
+        let mut khala = self.command("khala");
+        khala.args(["token", "--sub", "main-job", "--ttl", "12h"]).env("KHALA_AUTH__HS256_KEY", KEY);
+        let minted = khala.output().await.during("running khala token")?;
+        if !minted.status.success() {
+            return Err(Failure::new(String::from_utf8_lossy(&minted.stderr).trim()));
+        }
+        Ok(String::from_utf8_lossy(&minted.stdout).trim().to_owned())
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("khala.db")
+    }
+
+    /// Keeps the folder, to be looked at, and says where it is. What cargo built is not worth its size.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        let _ = fs::remove_dir_all(self.path("target"));
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
+    /// The server, on this run's address, file and key.
+    pub(crate) fn server(&self) -> Command {
+        let mut server = self.command("khala-server");
+        server
+            .env("KHALA_LISTEN", self.address.to_string())
+            .env("KHALA_DATABASE", self.database())
+            .env("KHALA_AUTH__HS256_KEY", KEY);
+        server
+    }
+
+    /// The `khala` command, with what it needs to find the server.
+    pub(crate) fn khala(&self) -> Command {
+        let mut khala = self.command("khala");
+        khala.env("KHALA_URL", format!("http://{}", self.address)).env("KHALA_TOKEN", &self.token);
+        khala
+    }
+
+    /// The subscriber on the `phoenix` client, with that version of its serializer.
+    pub(crate) fn phoenix(&self, version: &str, file: &Path) -> Command {
+        let mut node = bare(Path::new("node"), self.folder.path());
+        node.arg(&self.subscriber)
+            .arg(format!("ws://{}/sync/v1", self.address))
+            .arg(self.topic.as_str())
+            .arg(file)
+            .arg(version)
+            .env("KHALA_TOKEN", &self.token);
+        node
+    }
+
+    /// `cargo`, in the workspace.
+    pub(crate) fn cargo(&self) -> Command {
+        bare(Path::new(&env::var_os("CARGO").unwrap_or_else(|| "cargo".into())), &self.workspace)
+    }
+
+    /// Where a program's standard error goes: added to a file of that name.
+    pub(crate) fn log(&self, name: &str) -> Result<Stdio, Failure> {
+        let path = self.path(&format!("{name}.log"));
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.map(File::into).during(format_args!("opening {}", path.display()))
+    }
+
+    /// The end of what a program said on standard error.
+    pub(crate) fn last_words(&self, name: &str) -> String {
+        let said = fs::read(self.path(&format!("{name}.log"))).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let lines: Vec<_> = said.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n    ")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        bare(&self.programs.join(program), self.folder.path())
+    }
+}
+
+/// A program that does not outlive this one's interest in it, and that no setting of the caller's reaches.
+fn bare(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("KHALA_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A free port on the loopback address, below those that outgoing connections are given: while the server is down,
+/// one of these could otherwise sit on its port, or a client be connected to itself.
+fn free_address() -> Result<SocketAddr, Failure> {
+    let first = 20_000 + (std::process::id() % 10_000) as u16;
+    let addresses = (first..first + 200).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut free = addresses.filter(|address| TcpListener::bind(address).is_ok());
+    free.next().ok_or_else(|| Failure::new("no port from 20000 to 30200 is free"))
+}
