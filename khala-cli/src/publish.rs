@@ -72,7 +72,7 @@ pub(crate) struct Publish {
     #[arg(long)]
     skip_invalid: bool,
     /// Print a line of JSON for each acknowledged batch:
-    /// {"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}
+    /// `{"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}`
     ///
     /// `lines` are the numbers of its first and last line; blank and skipped lines in between are not in it.
     /// `duplicate` says that it was stored before: by an earlier run, or by an attempt whose answer was lost.
