@@ -5,8 +5,8 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryJournal, Page, ReadLimit, Replay, Start, TailJournal, TailOptions, Timestamp,
-    Topic, Wanted, Watermark, wire,
+    Cursor, Followed, Journal, MemoryJournal, Page, ReadLimit, Replay, Start, TailJournal, TailOptions,
+    Timestamp, Topic, Wanted, Watermark, wire,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
@@ -42,7 +42,9 @@ fn page(c: &mut Criterion) {
         let mut cursor = bounds.at_head();
         tail.follow(&topic, cursor, Wanted::default(), now).await.expect("a tail at the head");
         fill(&tail, &topic, 200).await;
-        while let Followed::Page { page, .. } = tail.follow(&topic, cursor, Wanted::default(), now).await.expect("a page") {
+        while let Followed::Page { page, .. } =
+            tail.follow(&topic, cursor, Wanted::default(), now).await.expect("a page")
+        {
             cursor = page.page().cursor();
         }
         bounds.at_head()

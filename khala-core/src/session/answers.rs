@@ -35,14 +35,14 @@ impl Session {
         &mut self,
         id: ChannelId,
         page: &SharedPage,
+        bounds: &Bounds,
         confirmed_at: Timestamp,
         now: Timestamp,
     ) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.confirmed_at = confirmed_at;
-        let bounds = page.page().bounds;
         if let Phase::Opening { .. } = channel.phase {
-            self.go_live(id, Cursor::new(bounds.epoch, page.page().after), &bounds, now);
+            self.go_live(id, Cursor::new(bounds.epoch, page.page().after), bounds, now);
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.cursor.watermark != page.page().after {
@@ -54,7 +54,8 @@ impl Session {
         }
         channel.cursor = page.page().cursor();
         channel.spoke_at = now;
-        let more = !page.page().is_complete() || channel.has_news();
+        // A shared page may have been complete when it was read, and the tail have read on since.
+        let more = channel.cursor.watermark < bounds.head || channel.has_news();
         telemetry::batch_sent(page.page().updates.len());
         self.actions.push_back(Action::Send(page.frame(self.serializer)));
         if more {
@@ -76,8 +77,7 @@ impl Session {
         }
         if channel.has_news() && !channel.asks_again() {
             // What was announced cannot be read yet. It will be; asking again at once would only spin.
-            channel.heard = None;
-            channel.failed = true;
+            channel.doubt(confirmed_at);
             self.retry_soon(now);
         }
         self.speak_of_head(id, now);
@@ -114,7 +114,8 @@ impl Session {
         *next = page.next().unwrap_or(SnapshotFrom::Start);
         if let Some((reference, stale)) = unanswered.take() {
             let Cursor { epoch, watermark } = page.at;
-            let joined = Joined::new(epoch, watermark, page.bounds.head, page.bounds.floor).with_snapshot(stale);
+            let joined =
+                Joined::new(epoch, watermark, page.bounds.head, page.bounds.floor).with_snapshot(stale);
             let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
             telemetry::joined("snapshot");
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);

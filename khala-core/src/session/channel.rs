@@ -1,6 +1,6 @@
 //! One joined topic of a session: where it stands, what it has heard of, and what it asks next.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::Question;
 use crate::{
@@ -96,7 +96,7 @@ pub(super) struct Channel {
     queued: bool,
     /// There is something to ask once the answer that is under way has come.
     again: bool,
-    /// How old "nothing new" may be; raised by polling.
+    /// How old "nothing new" may be; raised by polling, and by doubt.
     not_older_than: Timestamp,
     /// The question under way is a poll.
     polling: bool,
@@ -137,6 +137,21 @@ impl Channel {
         }
     }
 
+    /// Takes in an announced head. One of the same epoch that is not newer comes late, and hides none.
+    pub(super) fn hear(&mut self, head: Cursor) {
+        let late = |heard: Cursor| heard.epoch == head.epoch && heard.watermark >= head.watermark;
+        if !self.heard.is_some_and(late) {
+            self.heard = Some(head);
+        }
+    }
+
+    /// What was announced could not be read at that moment: it is to be read again, later than that.
+    pub(super) fn doubt(&mut self, confirmed_at: Timestamp) {
+        self.heard = None;
+        self.failed = true;
+        self.not_older_than = self.not_older_than.max(confirmed_at.plus(Duration::from_millis(1)));
+    }
+
     /// Whether more was announced than was sent.
     pub(super) fn has_news(&self) -> bool {
         let news = |head: Cursor| head.epoch != self.cursor.epoch || head.watermark > self.cursor.watermark;
@@ -161,7 +176,7 @@ impl Channel {
     pub(super) fn poll(&mut self, not_older_than: Timestamp) -> bool {
         let due = matches!(self.phase, Phase::Live) && self.confirmed_at < not_older_than;
         if due {
-            self.not_older_than = not_older_than;
+            self.not_older_than = self.not_older_than.max(not_older_than);
             self.polling = true;
         }
         due

@@ -217,6 +217,12 @@ impl Connection {
             select_biased! {
                 () = &mut timer.sleep => {
                     timer.at = Timestamp::from_millis(u64::MAX);
+                    // While a write waited nothing was heard: what has come meanwhile counts before silence does.
+                    for _ in 0..ACTIONS_IN_A_ROW {
+                        let Some(received) = transport.next().now_or_never() else { break };
+                        let Some(received) = received else { return Ended::Gone };
+                        self.receive(received);
+                    }
                     self.session.handle_timeout(self.khala.now());
                 }
                 close_after = drained => {
@@ -224,8 +230,7 @@ impl Connection {
                     self.session.handle_drain(now.plus(close_after), now);
                 }
                 received = transport.next().fuse() => match received {
-                    Some(Received::Text(text)) => self.session.handle_text(&text, self.khala.now()),
-                    Some(Received::Fault(close)) => self.session.handle_fault(close),
+                    Some(received) => self.receive(received),
                     None => return Ended::Gone,
                 },
                 answer = self.asked.select_next_some() => {
@@ -244,6 +249,13 @@ impl Connection {
                 }
                 () = go_on => {}
             }
+        }
+    }
+
+    fn receive(&mut self, received: Received) {
+        match received {
+            Received::Fault(close) => self.session.handle_fault(close),
+            Received::Text(text) => self.session.handle_text(&text, self.khala.now()),
         }
     }
 

@@ -219,7 +219,7 @@ impl Session {
     /// A head was announced for a watching channel.
     pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.heard = Some(head);
+        channel.hear(head);
         if channel.has_news() {
             self.enqueue(id);
         }
@@ -235,8 +235,8 @@ impl Session {
         channel.asking = false;
         match answer {
             Ok(Answer::Bounds(bounds, confirmed_at)) => self.answer_bounds(id, bounds, confirmed_at, now),
-            Ok(Answer::Read(Followed::Page { page, confirmed_at })) => {
-                self.answer_page(id, &page, confirmed_at, now)
+            Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at })) => {
+                self.answer_page(id, &page, &bounds, confirmed_at, now);
             }
             Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
                 self.answer_caught_up(id, bounds, confirmed_at, now);
@@ -340,7 +340,7 @@ impl Session {
             return self.refuse(frame, Code::MissingScope, message);
         }
         if let Some(old) = self.joined.get(&topic).copied() {
-            self.close_channel(old, event::CLOSE);
+            self.give_way(old, frame);
         } else if self.channels.len() >= self.options.topics {
             let message = format!("a connection joins at most {} topics", self.options.topics);
             return self.refuse(frame, Code::TooManyTopics, message);
@@ -358,6 +358,9 @@ impl Session {
 
     fn leave(&mut self, frame: &Frame<'_>) {
         let current = self.current(frame);
+        if current.is_none() && self.joined.contains_key(&*frame.topic) {
+            return; // of an earlier join, whose close was sent when this one came
+        }
         self.reply_ok(frame, &Empty {});
         if let Some(id) = current {
             self.close_channel(id, event::CLOSE);
@@ -415,6 +418,17 @@ impl Session {
             if wanted(channel) && channel.enqueue() {
                 self.ready.push_back(*id);
             }
+        }
+    }
+
+    /// Closes a channel for a join that takes its place.
+    fn give_way(&mut self, id: ChannelId, join: &Frame<'_>) {
+        let old = self.channels.get(&id).and_then(|channel| channel.join_ref.as_deref());
+        if old == join.join_ref.as_deref() {
+            // A close under the same join_ref would be taken for that of the new join.
+            self.remove(id);
+        } else {
+            self.close_channel(id, event::CLOSE);
         }
     }
 

@@ -39,9 +39,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TailOptions {
-    /// Bytes of updates per topic.
+    /// Bytes of memory per topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
-    /// Bytes of updates in all. Past it, each topic keeps only its newest page.
+    /// Bytes of memory in all, roughly. Past it, each topic keeps only its newest page.
     pub total_bytes: usize,
     /// How long a topic is kept that nobody follows.
     pub idle: Duration,
@@ -54,14 +54,14 @@ impl Default for TailOptions {
 }
 
 impl TailOptions {
-    /// Holds at most that many bytes of updates per topic.
+    /// Holds at most that many bytes per topic, beyond its newest page.
     #[must_use]
     pub fn with_topic_bytes(mut self, bytes: usize) -> Self {
         self.topic_bytes = bytes;
         self
     }
 
-    /// Holds at most that many bytes of updates in all, beyond the newest page of each topic.
+    /// Holds at most that many bytes in all, beyond the newest page of each topic.
     #[must_use]
     pub fn with_total_bytes(mut self, bytes: usize) -> Self {
         self.total_bytes = bytes;
@@ -94,6 +94,8 @@ pub enum Followed {
     Page {
         /// The page.
         page: Arc<SharedPage>,
+        /// What the topic held, as far as the tail knows: the page may be older, and there may be more.
+        bounds: Bounds,
         /// When the journal last confirmed the head.
         confirmed_at: Timestamp,
     },
@@ -126,7 +128,15 @@ struct Entry {
     cold: Mutex<HashMap<Cursor, WeakShared<ColdRead>>>,
 }
 
-type ColdRead = BoxFuture<'static, Result<Replay, Error>>;
+type ColdRead = BoxFuture<'static, Result<Cold, Error>>;
+
+/// What a read behind the ring brought, for all who share it.
+#[derive(Clone, Debug)]
+enum Cold {
+    /// The page, and when it was asked for.
+    Page(Arc<SharedPage>, Timestamp),
+    Stale(Stale),
+}
 
 impl Entry {
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
@@ -162,15 +172,18 @@ impl TailJournal {
                     // Whoever held the lock before may have read just what is wanted.
                     let Lookup::Hot(end) = self.lookup(&entry, topic, cursor, &wanted) else { continue };
                     match self.fetch(topic, end, "hot").await? {
-                        Replay::Page(page) => return Ok(self.absorb(&entry, topic, page, now)),
+                        Replay::Page(page) => {
+                            let page = Arc::new(SharedPage::new(topic.clone(), page));
+                            return Ok(self.absorb(&entry, page, now));
+                        }
                         // The ring is of a history that is over; the caller's own cursor decides.
                         Replay::Stale(_) => self.forget(&entry),
                     }
                 }
                 Lookup::Cold => {
-                    return Ok(match self.cold(&entry, topic, cursor).await? {
-                        Replay::Page(page) => self.absorb(&entry, topic, page, now),
-                        Replay::Stale(stale) => Followed::Stale(stale),
+                    return Ok(match self.cold(&entry, topic, cursor, now).await? {
+                        Cold::Page(page, read_at) => self.absorb(&entry, page, read_at),
+                        Cold::Stale(stale) => Followed::Stale(stale),
                     });
                 }
             }
@@ -269,8 +282,14 @@ impl TailJournal {
         self.journal.read(topic, Start::After(cursor), ReadLimit::PAGE).await
     }
 
-    /// Reads behind the ring; whoever wants the same page meanwhile shares the read.
-    async fn cold(&self, entry: &Entry, topic: &Topic, cursor: Cursor) -> Result<Replay, Error> {
+    /// Reads behind the ring; whoever wants the same page meanwhile shares the read, and the page.
+    async fn cold(
+        &self,
+        entry: &Entry,
+        topic: &Topic,
+        cursor: Cursor,
+        now: Timestamp,
+    ) -> Result<Cold, Error> {
         let read: Shared<ColdRead> = {
             let mut cold = entry.cold.lock().unwrap_or_else(PoisonError::into_inner);
             match cold.get(&cursor).and_then(WeakShared::upgrade) {
@@ -279,8 +298,12 @@ impl TailJournal {
                     cold.retain(|_, read| read.upgrade().is_some());
                     let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
                     telemetry::journal_read("cold");
-                    let read =
-                        async move { journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await };
+                    let read = async move {
+                        Ok(match journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await? {
+                            Replay::Page(page) => Cold::Page(Arc::new(SharedPage::new(topic, page)), now),
+                            Replay::Stale(stale) => Cold::Stale(stale),
+                        })
+                    };
                     let read = read.boxed().shared();
                     cold.extend(read.downgrade().map(|weak| (cursor, weak)));
                     read
@@ -291,15 +314,16 @@ impl TailJournal {
     }
 
     /// Takes in what was read and answers with it.
-    fn absorb(&self, entry: &Entry, topic: &Topic, page: crate::journal::Page, now: Timestamp) -> Followed {
-        let bounds = page.bounds;
-        let nothing_new = page.updates.is_empty();
-        let page = Arc::new(SharedPage::new(topic.clone(), page));
+    fn absorb(&self, entry: &Entry, page: Arc<SharedPage>, now: Timestamp) -> Followed {
+        let mut bounds = page.page().bounds;
         self.extend(entry, &page, now);
-        if nothing_new {
+        if page.page().updates.is_empty() {
             return Followed::CaughtUp { bounds, confirmed_at: now };
         }
-        Followed::Page { page, confirmed_at: now }
+        if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
+            bounds.head = bounds.head.max(ring.bounds().head);
+        }
+        Followed::Page { page, bounds, confirmed_at: now }
     }
 
     fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Timestamp) {
@@ -308,15 +332,19 @@ impl TailJournal {
         if !ring.as_mut().is_some_and(|ring| ring.extend(page, now)) {
             // It does not continue the ring. If it reaches further, it starts a new one at the end of the log.
             let bounds = page.page().bounds;
+            let known = ring.as_ref().map(Ring::bounds);
             let further = ring
                 .as_ref()
-                .is_none_or(|ring| ring.bounds().epoch != bounds.epoch || ring.bounds().head < bounds.head);
-            if !(further && page.page().is_complete()) {
-                return;
+                .is_none_or(|ring| ring.bounds().epoch != bounds.epoch || ring.end() < page.page().end());
+            if further && page.page().is_complete() {
+                let mut fresh = Ring::at_head(Bounds { head: page.page().after, ..bounds }, now);
+                fresh.extend(page, now);
+                // What was known of the same epoch stays known, or a head would go back (J6).
+                known.into_iter().for_each(|known| fresh.learn(known));
+                *ring = Some(fresh);
+            } else if let Some(ring) = ring.as_mut() {
+                ring.learn(bounds);
             }
-            let mut fresh = Ring::at_head(Bounds { head: page.page().after, ..bounds }, now);
-            fresh.extend(page, now);
-            *ring = Some(fresh);
         }
         let Some(ring) = ring.as_mut() else { return };
         self.account(before, ring.bytes());
@@ -373,16 +401,17 @@ impl Journal for TailJournal {
     }
 
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
-        let entry = self.entry(topic, Timestamp::default());
-        let from_memory = entry.ring().as_ref().and_then(|ring| ring.full_page(start, limit));
-        if let Some(page) = from_memory {
+        // A topic that nobody follows has no entry, and gets none by being read.
+        let entry = self.known(topic);
+        let full_page = |entry: &Arc<Entry>| entry.ring().as_ref()?.full_page(start, limit);
+        if let Some(page) = entry.as_ref().and_then(full_page) {
             return Ok(Replay::Page(page));
         }
         telemetry::journal_read("exact");
         let replay = self.journal.read(topic, start, limit).await?;
-        if let Replay::Page(page) = &replay {
+        if let (Some(entry), Replay::Page(page)) = (&entry, &replay) {
             let shared = Arc::new(SharedPage::new(topic.clone(), page.clone()));
-            self.extend(&entry, &shared, Timestamp::default());
+            self.extend(entry, &shared, Timestamp::default());
         }
         Ok(replay)
     }

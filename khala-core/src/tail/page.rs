@@ -10,6 +10,10 @@ use crate::{
     wire::{Serializer, event, write_page},
 };
 
+/// What an update takes in memory beside its texts, roughly. Without it, small updates that came one by one would
+/// be held by the hundred thousand within any bound.
+const PER_UPDATE: usize = 512;
+
 /// A page of one topic's log, with its frames once somebody has asked for them.
 #[derive(Debug)]
 pub struct SharedPage {
@@ -21,7 +25,8 @@ pub struct SharedPage {
 
 impl SharedPage {
     pub(crate) fn new(topic: Topic, page: Page) -> Self {
-        let bytes = page.updates.iter().map(|update| update.size()).sum();
+        // The texts stand there twice: once in the update, and once in the frame.
+        let bytes = page.updates.iter().map(|update| PER_UPDATE + 2 * update.size()).sum();
         Self { topic, page, bytes, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
@@ -30,7 +35,7 @@ impl SharedPage {
         &self.page
     }
 
-    /// What its updates count against limits in bytes.
+    /// What it takes in memory, roughly: what counts against the tail's limits in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -52,7 +52,7 @@ impl Ring {
         self.confirmed_at
     }
 
-    fn end(&self) -> Watermark {
+    pub(super) fn end(&self) -> Watermark {
         self.pages.back().map_or(self.start, |page| page.page().end())
     }
 
@@ -65,7 +65,8 @@ impl Ring {
         }
         if watermark < end {
             let page = self.page_after(topic, watermark);
-            return Lookup::Found(Followed::Page { page, confirmed_at: self.confirmed_at });
+            let (bounds, confirmed_at) = (self.bounds, self.confirmed_at);
+            return Lookup::Found(Followed::Page { page, bounds, confirmed_at });
         }
         let heard_of_more = wanted.head.is_some_and(|head| head.epoch != epoch || head.watermark > end);
         if heard_of_more || self.bounds.head > end || self.confirmed_at < wanted.not_older_than {

@@ -1,0 +1,111 @@
+//! Time that passes when the test says so, and a runtime of one future that notices when it spins.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::channel::oneshot;
+use khala_core::{Clock, Timestamp};
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub struct TestClock(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    now: Timestamp,
+    sleepers: Vec<(Timestamp, oneshot::Sender<()>)>,
+}
+
+impl TestClock {
+    pub fn new() -> Arc<Self> {
+        let now = Timestamp::from_millis(1_000_000);
+        Arc::new(Self(Mutex::new(State { now, sleepers: Vec::new() })))
+    }
+
+    pub fn pass(&self, time: Duration) {
+        let mut state = self.0.lock().unwrap();
+        state.now = state.now.plus(time);
+        let now = state.now;
+        let (due, later) = std::mem::take(&mut state.sleepers)
+            .into_iter()
+            .filter(|(_, sleeper)| !sleeper.is_canceled())
+            .partition(|(until, _)| *until <= now);
+        state.sleepers = later;
+        let due: Vec<(Timestamp, oneshot::Sender<()>)> = due;
+        for (_, sleeper) in due {
+            let _ = sleeper.send(());
+        }
+    }
+
+    /// Those who sleep and still want to be woken.
+    pub fn sleepers(&self) -> usize {
+        self.0.lock().unwrap().sleepers.iter().filter(|(_, sleeper)| !sleeper.is_canceled()).count()
+    }
+}
+
+#[async_trait]
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap().now
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let woken = {
+            let mut state = self.0.lock().unwrap();
+            let until = state.now.plus(duration);
+            if until <= state.now {
+                return;
+            }
+            let (sleeper, woken) = oneshot::channel();
+            state.sleepers.push((until, sleeper));
+            woken
+        };
+        let _ = woken.await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One future, run by hand.
+pub struct Task<T> {
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
+    woken: Arc<Woken>,
+    pub done: Option<T>,
+}
+
+impl<T> Task<T> {
+    pub fn new(future: impl Future<Output = T> + Send + 'static) -> Self {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        Self { future: Box::pin(future), woken, done: None }
+    }
+
+    /// Polls it for as long as something wakes it.
+    pub fn run(&mut self) {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        for _ in 0..100_000 {
+            if self.done.is_some() || !self.woken.0.swap(false, Ordering::Relaxed) {
+                return;
+            }
+            if let Poll::Ready(done) = self.future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                self.done = Some(done);
+            }
+        }
+        panic!("it spins");
+    }
+}

@@ -1,0 +1,17 @@
+//! The session engine, proved: rules of the wire one by one, and client-and-server pairs under random schedules.
+//!
+//! Time is simulated everywhere: nothing here sleeps, and nothing depends on how fast it runs.
+
+#![expect(unreachable_pub, reason = "the modules of a test binary have nobody outside to be public to")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod client;
+mod clock;
+mod coverage;
+mod driver;
+mod pair;
+mod rules;
+mod schedules;
+mod store;
+mod subscribe;
+mod tail;

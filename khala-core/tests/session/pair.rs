@@ -1,0 +1,485 @@
+//! Both ends of several connections in simulated time: the server is the real session over the real tail, its driver
+//! and its network are simulated, and so is the client.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
+use khala_core::{
+    Append, Batch, Cursor, Documents as _, Error, Grant, JoinRequest, Journal, Keep, LocalFanout, NewUpdate,
+    ReadLimit, Scope, TailJournal, TailOptions, Timestamp, Topic, Watch,
+    session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
+    wire::{Close, Serializer},
+};
+
+use crate::{
+    client::{Client, State, Truth},
+    coverage::{Saw, saw},
+    store::Store,
+};
+
+/// Frames that the network takes from a server before the client has read any.
+const IN_FLIGHT: usize = 3;
+
+type Asked = BoxFuture<'static, Result<Answer, Error>>;
+
+#[derive(Debug)]
+enum Down {
+    Close,
+    Frame(Bytes),
+}
+
+/// One connection.
+struct Line {
+    /// None once the server has closed it.
+    session: Option<Session>,
+    expires_at: Timestamp,
+    up: VecDeque<String>,
+    down: VecDeque<Down>,
+    /// What the driver could not send yet.
+    held: Option<Bytes>,
+    asked: BTreeMap<ChannelId, Asked>,
+    watches: BTreeMap<ChannelId, Watch>,
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub store: Arc<Store>,
+    pub truth: Truth,
+    pub topics: Vec<Topic>,
+    pub clients: Vec<Client>,
+    tail: Arc<TailJournal>,
+    fanout: LocalFanout,
+    /// Announcements on their way.
+    hints: Vec<(Topic, Cursor)>,
+    lines: Vec<Option<Line>>,
+    options: SessionOptions,
+}
+
+/// The answer to a question, as `Khala` gives it.
+async fn answer(
+    tail: Arc<TailJournal>,
+    store: Arc<Store>,
+    topic: Topic,
+    question: Question,
+    now: Timestamp,
+) -> Result<Answer, Error> {
+    Ok(match question {
+        Question::Bounds { not_older_than } => {
+            let (bounds, confirmed_at) = tail.recent_bounds(&topic, not_older_than, now).await?;
+            Answer::Bounds(bounds, confirmed_at)
+        }
+        Question::Read { cursor, wanted } => Answer::Read(tail.follow(&topic, cursor, wanted, now).await?),
+        Question::Snapshot(from) => Answer::Snapshot(store.snapshot(&topic, from, ReadLimit::PAGE).await?),
+    })
+}
+
+pub fn options() -> SessionOptions {
+    let mut options = SessionOptions::default()
+        .with_topics(3)
+        .with_heartbeat_timeout(Duration::from_secs(20))
+        .with_poll_every(Duration::from_secs(2))
+        .with_head_every(Duration::from_secs(3));
+    options.retry_after = Duration::from_millis(200);
+    options.questions_at_once = 2;
+    options
+}
+
+impl World {
+    pub fn new(topics: &[&str], clients: usize) -> Self {
+        let topics: Vec<_> = topics.iter().map(|topic| Topic::parse(topic).unwrap()).collect();
+        let store = Store::new(3, 1);
+        let serializer = |index| if index % 2 == 0 { Serializer::V2 } else { Serializer::V1 };
+        Self {
+            now: Timestamp::from_millis(1_000_000),
+            tail: Arc::new(Self::tail(&store)),
+            store,
+            truth: Truth::default(),
+            clients: (0..clients).map(|i| Client::new(serializer(i), &topics, 3 + i as u64)).collect(),
+            topics,
+            fanout: LocalFanout::new(),
+            hints: Vec::new(),
+            lines: (0..clients).map(|_| None).collect(),
+            options: options(),
+        }
+    }
+
+    fn tail(store: &Arc<Store>) -> TailJournal {
+        // So small that rings shrink all the time.
+        let options = TailOptions::default().with_topic_bytes(1_500).with_total_bytes(4_000);
+        TailJournal::new(Arc::<Store>::clone(store), options)
+    }
+
+    /// Appends through this server, or as another process does, and announces it.
+    pub fn publish(&mut self, topic: usize, updates: &[NewUpdate], through: bool, announced: bool) {
+        let topic = self.topics[topic].clone();
+        let batch = Batch::new(updates.to_vec()).unwrap();
+        let journal = self.store.journal();
+        let append = if through {
+            self.tail.append(&topic, batch, self.now).now_or_never()
+        } else {
+            journal.append(&topic, batch, self.now).now_or_never()
+        };
+        let append = append.expect("appends do not pause").expect("appends do not fail");
+        let Append::Written(receipt) = append else { panic!("nothing conflicts") };
+        let stored = updates.iter().cloned().zip(receipt.first.as_u64()..);
+        let stored = stored.map(|(update, seq)| update.stored(khala_core::Seq::new(seq).unwrap(), self.now));
+        self.truth.write(&topic, receipt.epoch, stored.collect());
+        if announced {
+            self.hints.push((topic, receipt.cursor()));
+        }
+    }
+
+    /// Delivers one announcement, whichever.
+    pub fn hint(&mut self, which: usize, fate: Fate) {
+        if self.hints.is_empty() {
+            return;
+        }
+        let (topic, head) = self.hints.swap_remove(which % self.hints.len());
+        match fate {
+            Fate::Delivered => self.fanout.raise(&topic, head),
+            Fate::Dropped => saw(Saw::HintDropped),
+            Fate::Repeated => {
+                saw(Saw::HintRepeated);
+                self.fanout.raise(&topic, head);
+                self.hints.push((topic, head));
+                // A driver may be told of a level that is not the newest any more.
+                for line in self.lines.iter_mut().flatten() {
+                    let Some(session) = &mut line.session else { continue };
+                    for id in line.watches.keys() {
+                        session.handle_moved(*id, head);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn trim(&mut self, topic: usize, keep: u64, through: bool) {
+        let (topic, keep) = (&self.topics[topic], Keep::everything().with_updates(keep));
+        let journal = self.store.journal();
+        let trim = if through {
+            self.tail.trim(topic, keep, self.now).now_or_never()
+        } else {
+            journal.trim(topic, keep, self.now).now_or_never()
+        };
+        trim.expect("trims do not pause").expect("trims do not fail");
+    }
+
+    pub fn wipe(&mut self) {
+        saw(Saw::Wiped);
+        self.store.wipe();
+    }
+
+    pub fn restart(&mut self) {
+        saw(Saw::Restart);
+        for client in 0..self.clients.len() {
+            self.disconnect(client);
+        }
+        self.tail = Arc::new(Self::tail(&self.store));
+        self.fanout = LocalFanout::new();
+    }
+
+    pub fn connect(&mut self, client: usize, lifetime: Duration) {
+        if self.lines[client].is_some() {
+            return;
+        }
+        let expires_at = self.now.plus(lifetime);
+        let grant = Grant::assertion("somebody", [Scope::Read.as_str()], expires_at);
+        let session = Session::new(grant, self.clients[client].serializer, self.options, self.now);
+        let mut up = VecDeque::new();
+        for channel in 0..self.topics.len() {
+            if self.clients[client].channels[channel].state == State::Failed {
+                up.push_back(self.clients[client].join(channel, None));
+            }
+        }
+        self.lines[client] = Some(Line {
+            session: Some(session),
+            expires_at,
+            up,
+            down: VecDeque::new(),
+            held: None,
+            asked: BTreeMap::new(),
+            watches: BTreeMap::new(),
+        });
+    }
+
+    pub fn disconnect(&mut self, client: usize) {
+        if self.lines[client].take().is_some() {
+            self.clients[client].lost();
+        }
+    }
+
+    pub fn join(&mut self, client: usize, topic: usize, request: Option<JoinRequest>) {
+        let Some(line) = &mut self.lines[client] else {
+            if let Some(request) = request {
+                let channel = &mut self.clients[client].channels[topic];
+                channel.state = State::Failed;
+                (channel.request, channel.cursor) = (request, None);
+            }
+            return;
+        };
+        line.up.push_back(self.clients[client].join(topic, request));
+    }
+
+    pub fn leave(&mut self, client: usize, topic: usize) {
+        let leave = self.clients[client].leave(topic);
+        if let Some(line) = &mut self.lines[client] {
+            line.up.extend(leave);
+        }
+    }
+
+    /// Joins again what failed, as a Phoenix client does by itself.
+    pub fn rejoin(&mut self, client: usize) {
+        let Some(line) = &mut self.lines[client] else { return };
+        for channel in 0..self.topics.len() {
+            if self.clients[client].channels[channel].state == State::Failed {
+                line.up.push_back(self.clients[client].join(channel, None));
+            }
+        }
+    }
+
+    pub fn drain(&mut self, client: usize, over: Duration) {
+        if let Some(Line { session: Some(session), .. }) = &mut self.lines[client] {
+            saw(Saw::Drained);
+            session.handle_drain(self.now.plus(over), self.now);
+        }
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+    }
+
+    /// Brings that many frames to the server.
+    pub fn up(&mut self, client: usize, frames: usize) -> bool {
+        let Some(line) = &mut self.lines[client] else { return false };
+        let Some(session) = &mut line.session else { return false };
+        let frames = frames.min(line.up.len());
+        for text in line.up.drain(..frames) {
+            session.handle_text(&text, self.now);
+        }
+        frames > 0
+    }
+
+    /// Brings that many frames to the client.
+    pub fn down(&mut self, client: usize, frames: usize) -> bool {
+        let Some(line) = &mut self.lines[client] else { return false };
+        let frames = frames.min(line.down.len());
+        for sent in line.down.drain(..frames).collect::<Vec<_>>() {
+            match sent {
+                Down::Frame(frame) => {
+                    self.clients[client].receive(std::str::from_utf8(&frame).unwrap(), &self.truth);
+                }
+                Down::Close => self.disconnect(client),
+            }
+        }
+        frames > 0
+    }
+
+    /// Lets the driver carry out that many actions.
+    pub fn drive(&mut self, client: usize, actions: usize) -> bool {
+        let Some(line) = &mut self.lines[client] else { return false };
+        let Some(session) = &mut line.session else { return false };
+        if let Some(frame) = line.held.take() {
+            if self.now >= line.expires_at {
+                saw(Saw::Expired);
+                line.close();
+                return true;
+            }
+            if line.down.len() >= IN_FLIGHT {
+                line.held = Some(frame);
+                return false;
+            }
+            line.down.push_back(Down::Frame(frame));
+        }
+        for (id, watch) in &mut line.watches {
+            if let Some(head) = watch.moved().now_or_never() {
+                session.handle_moved(*id, head);
+            }
+        }
+        if session.poll_timeout() <= self.now {
+            session.handle_timeout(self.now);
+            assert!(session.poll_timeout() > self.now || session.is_ended(), "a timeout is handled once");
+        }
+        let (mut done, mut asked) = (false, false);
+        for _ in 0..actions {
+            let Some(action) = session.poll_action() else { break };
+            done = true;
+            match action {
+                Action::Send(frame) => {
+                    assert!(!asked, "nothing is asked for while there is something to send");
+                    assert!(self.now < line.expires_at, "nothing after expiry");
+                    if line.down.len() >= IN_FLIGHT {
+                        saw(Saw::Blocked);
+                        line.held = Some(frame);
+                        return true;
+                    }
+                    line.down.push_back(Down::Frame(frame));
+                }
+                Action::Close(close) => {
+                    assert!(session.poll_action().is_none(), "nothing follows a close");
+                    if close == Close::TokenExpired {
+                        saw(Saw::Expired);
+                        assert!(self.now >= line.expires_at);
+                    }
+                    line.close();
+                    return true;
+                }
+                Action::Ask { channel, topic, question } => {
+                    asked = true;
+                    assert!(line.asked.len() < self.options.questions_at_once);
+                    assert!(!line.asked.contains_key(&channel), "one question at a time");
+                    if let Question::Read { cursor, wanted } = &question
+                        && let Some(followed) = self.tail.follow_from_memory(&topic, *cursor, *wanted)
+                    {
+                        asked = false;
+                        session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
+                        continue;
+                    }
+                    let (tail, store) = (Arc::clone(&self.tail), Arc::clone(&self.store));
+                    line.asked.insert(channel, answer(tail, store, topic, question, self.now).boxed());
+                }
+                Action::Watch { channel, topic } => {
+                    let watch = self.fanout.observe(&topic);
+                    if let Some(head) = watch.head() {
+                        session.handle_moved(channel, head);
+                    }
+                    assert!(line.watches.insert(channel, watch).is_none(), "a channel watches once");
+                    assert!(line.watches.len() <= self.options.topics, "the limit of topics holds");
+                }
+                Action::Unwatch(channel) => {
+                    assert!(line.watches.remove(&channel).is_some(), "what was watched is unwatched once");
+                }
+            }
+        }
+        done
+    }
+
+    /// Lets one question's read go on, whichever; the order of answers is anything.
+    pub fn read(&mut self, client: usize, which: usize) -> bool {
+        let Some(line) = &mut self.lines[client] else { return false };
+        let Some(session) = &mut line.session else { return false };
+        let Some(id) = line.asked.keys().nth(which % line.asked.len().max(1)).copied() else { return false };
+        let question = line.asked.get_mut(&id).unwrap();
+        if let Poll::Ready(answer) = question.poll_unpin(&mut Context::from_waker(noop_waker_ref())) {
+            line.asked.remove(&id);
+            if answer.is_err() {
+                saw(Saw::Failure);
+            }
+            session.handle_answer(id, answer, self.now);
+        }
+        true
+    }
+
+    /// Everybody does what there is to do, at this moment.
+    pub fn rest(&mut self) {
+        for _ in 0..1_000 {
+            let mut busy = false;
+            for client in 0..self.clients.len() {
+                busy |= self.up(client, usize::MAX);
+                busy |= self.drive(client, usize::MAX);
+                for which in 0..4 {
+                    busy |= self.read(client, which);
+                }
+                busy |= self.down(client, usize::MAX);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// Everybody does a little, at this moment.
+    pub fn go(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            for client in 0..self.clients.len() {
+                self.up(client, 1);
+                self.drive(client, 3);
+                self.read(client, 0);
+                self.down(client, 1);
+            }
+        }
+    }
+
+    pub fn heartbeats(&mut self) {
+        for (client, line) in self.clients.iter_mut().zip(&mut self.lines) {
+            if let Some(line) = line
+                && self.now.since(client.beat_at) >= Duration::from_secs(8)
+            {
+                line.up.push_back(client.heartbeat(self.now));
+            }
+        }
+    }
+
+    /// No more faults, but no more announcements either: by polling alone, everything arrives.
+    pub fn settle(&mut self) {
+        self.store.fail(0);
+        self.hints.clear();
+        let polls = 3;
+        let step = Duration::from_millis(500);
+        let steps = self.options.poll_every.as_millis() * polls / step.as_millis();
+        for _ in 0..=steps {
+            for client in 0..self.clients.len() {
+                self.connect(client, Duration::from_secs(3_600));
+                self.rejoin(client);
+            }
+            self.heartbeats();
+            self.rest();
+            self.pass(step);
+        }
+        // A drain or a token may have ended a connection just now; it has one more.
+        for _ in 0..2 {
+            for client in 0..self.clients.len() {
+                self.connect(client, Duration::from_secs(3_600));
+                self.rejoin(client);
+            }
+            self.rest();
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let journal = self.store.journal();
+        for client in &self.clients {
+            assert!(!client.is_waiting(), "every push has its answer: {client:?}");
+            for channel in client.channels.iter().filter(|channel| channel.state != State::Idle) {
+                assert!(matches!(channel.state, State::Joined(_)), "{channel:?}");
+                let bounds = journal.bounds(&channel.topic).now_or_never().unwrap().unwrap();
+                assert_eq!(channel.cursor, Some(bounds.at_head()), "it has everything: {channel:?}");
+                if !channel.whole {
+                    continue;
+                }
+                let here = channel.documents.values().filter(|document| !document.deleted);
+                let all = ReadLimit::new(1_000.try_into().unwrap(), usize::MAX);
+                let start = khala_core::SnapshotFrom::Start;
+                let there = journal.snapshot(&channel.topic, start, all).now_or_never().unwrap().unwrap();
+                let khala_core::Snapshot::Page(there) = there else { panic!("a snapshot can be begun") };
+                assert!(here.eq(&there.documents), "the documents are those of the journal");
+            }
+        }
+    }
+}
+
+/// What becomes of an announcement.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate {
+    Delivered,
+    Dropped,
+    Repeated,
+}
+
+impl Line {
+    fn close(&mut self) {
+        self.session = None;
+        self.held = None;
+        self.asked.clear();
+        self.watches.clear();
+        self.up.clear();
+        self.down.push_back(Down::Close);
+    }
+}

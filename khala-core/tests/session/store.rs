@@ -1,0 +1,159 @@
+//! The journal under test conditions: it counts its reads, fails, pauses, is wiped, and is written behind the tail.
+
+use std::{
+    future::Future,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use khala_core::{
+    Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
+    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
+};
+
+/// A memory journal in a bad neighbourhood.
+#[derive(Debug)]
+pub struct Store {
+    journal: Mutex<Arc<MemoryJournal>>,
+    /// Updates that one page holds at most, so that short logs have many pages.
+    page: NonZeroUsize,
+    /// Documents that one page holds at most.
+    documents: NonZeroUsize,
+    /// How many of the next reads fail.
+    failing: AtomicUsize,
+    /// A bit for each moment at which a read may pause; it is turned round and round.
+    pauses: AtomicU64,
+    /// Pages of the log that were read.
+    pub reads: AtomicUsize,
+    /// Bounds that were read.
+    pub bounds: AtomicUsize,
+}
+
+/// Pending once.
+struct Pause(bool);
+
+impl Future for Pause {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Store {
+    pub fn new(page: usize, documents: usize) -> Arc<Self> {
+        Arc::new(Self {
+            journal: Mutex::new(Arc::new(MemoryJournal::new())),
+            page: NonZeroUsize::new(page).unwrap(),
+            documents: NonZeroUsize::new(documents).unwrap(),
+            failing: AtomicUsize::new(0),
+            pauses: AtomicU64::new(0),
+            reads: AtomicUsize::new(0),
+            bounds: AtomicUsize::new(0),
+        })
+    }
+
+    /// The journal itself, as another process has it.
+    pub fn journal(&self) -> Arc<MemoryJournal> {
+        Arc::clone(&self.journal.lock().unwrap())
+    }
+
+    /// Begins a new history of everything.
+    pub fn wipe(&self) {
+        *self.journal.lock().unwrap() = Arc::new(MemoryJournal::new());
+    }
+
+    /// Fails that many of the next reads.
+    pub fn fail(&self, reads: usize) {
+        self.failing.store(reads, Ordering::Relaxed);
+    }
+
+    /// Lets reads pause where this pattern has a one.
+    pub fn pause(&self, pattern: u64) {
+        self.pauses.store(pattern, Ordering::Relaxed);
+    }
+
+    pub fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    async fn turn(&self) {
+        let bits = self.pauses.load(Ordering::Relaxed);
+        self.pauses.store(bits.rotate_left(1), Ordering::Relaxed);
+        Pause(bits & 1 == 0).await;
+    }
+
+    async fn trouble(&self) -> Result<(), Error> {
+        self.turn().await;
+        let failing = self.failing.load(Ordering::Relaxed);
+        if failing > 0 {
+            self.failing.store(failing - 1, Ordering::Relaxed);
+            return Err(Error::new(ErrorKind::Unavailable, "test", "out of order"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Journal for Store {
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        self.journal().append(topic, batch, now).await
+    }
+
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.trouble().await?;
+        let limit = ReadLimit::new(limit.updates.min(self.page), limit.bytes);
+        let replay = self.journal().read(topic, start, limit).await;
+        self.turn().await;
+        replay
+    }
+
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        self.bounds.fetch_add(1, Ordering::Relaxed);
+        self.trouble().await?;
+        let bounds = self.journal().bounds(topic).await;
+        self.turn().await;
+        bounds
+    }
+
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.journal().trim(topic, keep, now).await
+    }
+
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+        self.journal().topics(prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Documents for Store {
+    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        self.journal().document(topic, key).await
+    }
+
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        self.trouble().await?;
+        let limit = ReadLimit::new(limit.updates.min(self.documents), limit.bytes);
+        let snapshot = self.journal().snapshot(topic, from, limit).await;
+        self.turn().await;
+        snapshot
+    }
+}

@@ -1,0 +1,317 @@
+//! Following a topic within the process: the promises of the wire, without it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _};
+use khala_core::{
+    Append, Batch, Bounds, Cursor, Delivery, DocKey, Documents as _, Error, Fanout, JoinRequest,
+    Journal as _, Keep, Khala, Kind, LocalFanout, NewUpdate, OnStale, Payload, Resume, Snapshot,
+    SnapshotFrom, StaleReason, Subscribed, Subscription, Timestamp, Topic, Update, Watch, Watermark,
+};
+
+use crate::{
+    clock::{Task, TestClock},
+    store::Store,
+};
+
+/// A fanout that watches and never announces.
+#[derive(Debug, Default)]
+struct Mute(LocalFanout);
+
+#[async_trait]
+impl Fanout for Mute {
+    async fn announce(&self, _: &Topic, _: Cursor) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
+        self.0.watch(topic).await
+    }
+}
+
+struct Rig {
+    khala: Khala,
+    store: Arc<Store>,
+    clock: Arc<TestClock>,
+    topic: Topic,
+}
+
+impl Rig {
+    fn new(fanout: Arc<dyn Fanout>) -> Self {
+        let (store, clock) = (Store::new(3, 1), TestClock::new());
+        let khala = Khala::builder(Arc::clone(&store))
+            .with_clock(Arc::<TestClock>::clone(&clock))
+            .with_fanout(fanout)
+            .build();
+        Self { khala, store, clock, topic: Topic::parse("t").unwrap() }
+    }
+
+    fn announced() -> Self {
+        Self::new(Arc::new(LocalFanout::new()))
+    }
+
+    fn publish(&self, updates: Vec<NewUpdate>) -> Cursor {
+        let append = self.khala.publish(&self.topic, Batch::new(updates).unwrap()).now_or_never();
+        let Append::Written(receipt) = append.unwrap().unwrap() else { panic!("nothing conflicts") };
+        receipt.cursor()
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.store.journal().bounds(&self.topic).now_or_never().unwrap().unwrap()
+    }
+
+    fn trim(&self, keep: u64) {
+        let keep = Keep::everything().with_updates(keep);
+        let now = Timestamp::from_millis(1_000_000);
+        self.store.journal().trim(&self.topic, keep, now).now_or_never().unwrap().unwrap();
+    }
+
+    fn try_subscribe(&self, resume: Resume, on_stale: OnStale) -> Subscribed {
+        let subscribe = self.khala.subscribe(&self.topic, JoinRequest { resume, on_stale });
+        subscribe.now_or_never().unwrap().unwrap()
+    }
+
+    fn subscribe(&self, resume: Resume) -> Subscription {
+        let Subscribed::Following(subscription) = self.try_subscribe(resume, OnStale::Error) else {
+            panic!("it is not stale")
+        };
+        subscription
+    }
+}
+
+fn update(n: u64) -> NewUpdate {
+    NewUpdate::new(Kind::parse("k").unwrap(), Payload::of(&n).unwrap())
+}
+
+fn document(key: &str) -> NewUpdate {
+    update(0).with_doc_key(DocKey::parse(key).unwrap())
+}
+
+fn tombstone(key: &str) -> NewUpdate {
+    NewUpdate::tombstone(Kind::parse("k").unwrap(), DocKey::parse(key).unwrap())
+}
+
+/// What is there without waiting.
+fn ready(subscription: &mut Subscription) -> Vec<Delivery> {
+    let mut all = Vec::new();
+    while let Some(delivery) = subscription.next().now_or_never() {
+        all.push(delivery.unwrap());
+        if matches!(all.last(), Some(Delivery::Stale(_))) {
+            break;
+        }
+    }
+    all
+}
+
+fn seqs(deliveries: &[Delivery]) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    for delivery in deliveries {
+        if let Delivery::Updates(page) = delivery {
+            assert!(seqs.last().is_none_or(|last| *last == page.page().after.as_u64()), "without a gap");
+            seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
+        }
+    }
+    seqs
+}
+
+#[test]
+fn every_start_begins_where_it_says() {
+    let rig = Rig::announced();
+    rig.publish((1..=10).map(update).collect());
+    rig.trim(8);
+    let cursor = Cursor::new(rig.bounds().epoch, Watermark::new(5).unwrap());
+    for (resume, first) in [(Resume::Head, 11), (Resume::Floor, 3), (Resume::After(cursor), 6)] {
+        let mut subscription = rig.subscribe(resume);
+        let mut deliveries = ready(&mut subscription);
+        let head = rig.publish(vec![update(0)]).watermark.as_u64();
+        deliveries.extend(ready(&mut subscription));
+        let first = if resume == Resume::Head { head } else { first };
+        assert_eq!(seqs(&deliveries), (first..=head).collect::<Vec<_>>(), "{resume:?}");
+        assert_eq!(subscription.cursor(), rig.bounds().at_head());
+    }
+}
+
+#[test]
+fn a_next_that_is_dropped_loses_nothing() {
+    let rig = Rig::announced();
+    rig.publish(vec![document("a"), document("b"), update(3)]);
+    let mut subscription = rig.subscribe(Resume::Snapshot);
+    rig.store.pause(u64::MAX);
+    let mut deliveries = Vec::new();
+    for n in 0..400u64 {
+        // The first of them when the snapshot has begun.
+        if n % 10 == 5 && n < 300 {
+            rig.publish(vec![update(n)]);
+        }
+        // Given up after so many polls, wherever it stands.
+        let mut next = Box::pin(subscription.next());
+        for _ in 0..n % 7 {
+            if let Some(delivery) = (&mut next).now_or_never() {
+                deliveries.push(delivery.unwrap());
+                break;
+            }
+        }
+    }
+    assert_eq!(seqs(&deliveries), (4..=33).collect::<Vec<_>>());
+    let pages = deliveries.iter().filter(|delivery| matches!(delivery, Delivery::Snapshot(_))).count();
+    assert_eq!(pages, 2, "each page of the snapshot once");
+}
+
+#[test]
+fn a_stale_cursor_is_told_at_once_or_leads_to_a_snapshot() {
+    let rig = Rig::announced();
+    rig.publish(vec![document("a"), document("b"), update(3)]);
+    rig.trim(1);
+    let origin = Resume::After(Cursor::new(rig.bounds().epoch, Watermark::ORIGIN));
+    let Subscribed::Stale(stale) = rig.try_subscribe(origin, OnStale::Error) else { panic!("it is stale") };
+    assert_eq!((stale.reasons, stale.bounds), (vec![StaleReason::RetentionFloorBreach], rig.bounds()));
+    let Subscribed::Following(mut subscription) = rig.try_subscribe(origin, OnStale::Snapshot) else {
+        panic!("a snapshot is no refusal")
+    };
+    let deliveries = ready(&mut subscription);
+    assert!(matches!(&deliveries[..], [Delivery::Snapshot(one), Delivery::Snapshot(two)]
+        if !one.complete && two.complete && two.at == rig.bounds().at_head()));
+}
+
+#[test]
+fn a_subscription_that_is_left_behind_says_so_and_stays_so() {
+    let rig = Rig::announced();
+    let mut subscription = rig.subscribe(Resume::Head);
+    rig.publish((1..=5).map(update).collect());
+    rig.trim(1);
+    for _ in 0..2 {
+        let Some(Ok(Delivery::Stale(stale))) = subscription.next().now_or_never() else {
+            panic!("it is stale")
+        };
+        assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
+    }
+    let stream = subscription.into_stream();
+    let all = stream.collect::<Vec<_>>().now_or_never().expect("the stream ends");
+    assert!(matches!(&all[..], [Ok(Delivery::Stale(_))]));
+}
+
+#[test]
+fn a_new_epoch_is_told() {
+    let rig = Rig::announced();
+    rig.publish(vec![update(1)]);
+    let mut subscription = rig.subscribe(Resume::Head);
+    assert!(ready(&mut subscription).is_empty());
+    rig.store.wipe();
+    rig.publish(vec![update(1)]);
+    let deliveries = ready(&mut subscription);
+    assert!(
+        matches!(&deliveries[..], [Delivery::Stale(stale)] if stale.reasons == [StaleReason::EpochMismatch])
+    );
+}
+
+#[test]
+fn with_every_announcement_lost_polling_completes_delivery() {
+    let rig = Rig::new(Arc::new(Mute::default()));
+    let mut subscription = rig.subscribe(Resume::Head);
+    let khala = rig.khala.clone();
+    let mut task = Task::new(async move {
+        let first = subscription.next().await.unwrap();
+        let second = subscription.next().await.unwrap();
+        drop(khala);
+        seqs(&[first, second])
+    });
+    task.run();
+    // Through this handle, which knows at once, and by another process, which nobody here hears of.
+    let journal = rig.store.journal();
+    for n in 1..=2 {
+        let batch = Batch::new(vec![update(n)]).unwrap();
+        let now = Timestamp::from_millis(1_000_000);
+        journal.append(&rig.topic, batch, now).now_or_never().unwrap().unwrap();
+        task.run();
+        for _ in 0..20 {
+            rig.clock.pass(Duration::from_secs(1));
+            task.run();
+        }
+    }
+    assert_eq!(task.done, Some(vec![1, 2]));
+}
+
+#[test]
+fn a_sleeper_is_woken_by_an_announcement_and_by_nothing_else() {
+    let rig = Rig::announced();
+    let mut subscription = rig.subscribe(Resume::Head);
+    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap()]) });
+    task.run();
+    assert_eq!(rig.clock.sleepers(), 1);
+    let before = rig.store.reads();
+    task.run();
+    assert_eq!((task.done.is_none(), rig.store.reads()), (true, before));
+    rig.publish(vec![update(1)]);
+    task.run();
+    assert_eq!(task.done, Some(vec![1]));
+}
+
+#[test]
+fn a_failed_read_leaves_the_subscription_where_it_stood() {
+    let rig = Rig::announced();
+    rig.publish(vec![document("a"), document("b")]);
+    let mut subscription = rig.subscribe(Resume::Snapshot);
+    let mut fail_then_go_on = || {
+        rig.store.fail(1);
+        let failed = subscription.next().now_or_never().expect("there is something to read");
+        assert!(failed.unwrap_err().is_retryable());
+        subscription.next().now_or_never().expect("there still is").unwrap()
+    };
+    assert!(matches!(fail_then_go_on(), Delivery::Snapshot(page) if !page.complete));
+    assert!(matches!(fail_then_go_on(), Delivery::Snapshot(page) if page.complete));
+    for n in 3..6 {
+        rig.publish(vec![update(n)]);
+        assert_eq!(seqs(&[fail_then_go_on()]), [n]);
+    }
+}
+
+#[test]
+fn a_snapshot_and_the_log_stitch_whatever_is_written_meanwhile() {
+    let rig = Rig::announced();
+    rig.publish(["a", "b", "c", "d"].map(document).to_vec());
+    let mut subscription = rig.subscribe(Resume::Snapshot);
+    let mut here: BTreeMap<DocKey, Update> = BTreeMap::new();
+    let mut at = None;
+    let writes: [&dyn Fn(); 6] = [
+        &|| _ = rig.publish(vec![document("a"), tombstone("b")]),
+        // Now the log no longer continues from the watermark of page one.
+        &|| rig.trim(0),
+        &|| _ = rig.publish(vec![document("e"), tombstone("d"), document("c")]),
+        &|| _ = rig.publish(vec![document("b"), tombstone("a")]),
+        &|| _ = rig.publish(vec![tombstone("e")]),
+        &|| _ = rig.publish(vec![document("f")]),
+    ];
+    let mut take = |delivery: Delivery| match delivery {
+        Delivery::Snapshot(page) => {
+            if at.replace(page.at) != Some(page.at) {
+                here.clear();
+            }
+            here.extend(page.documents.into_iter().map(|doc| (doc.doc_key.clone().unwrap(), doc)));
+        }
+        Delivery::Updates(page) => {
+            for update in &page.page().updates {
+                let key = update.doc_key.clone().unwrap();
+                if here.get(&key).is_none_or(|newer| newer.seq < update.seq) {
+                    here.insert(key, update.clone());
+                }
+            }
+        }
+        Delivery::Stale(stale) => panic!("{stale:?}"),
+    };
+    for write in writes {
+        take(subscription.next().now_or_never().expect("there is more").unwrap());
+        write();
+    }
+    ready(&mut subscription).into_iter().for_each(take);
+    here.retain(|_, document| !document.deleted);
+    let mut there = BTreeMap::new();
+    let mut from = Some(SnapshotFrom::Start);
+    while let Some(start) = from {
+        let page = rig.store.snapshot(&rig.topic, start, khala_core::ReadLimit::PAGE).now_or_never();
+        let Snapshot::Page(page) = page.unwrap().unwrap() else { panic!("nothing is trimmed now") };
+        from = page.next();
+        there.extend(page.documents.into_iter().map(|doc| (doc.doc_key.clone().unwrap(), doc)));
+    }
+    assert_eq!(here, there);
+}

@@ -1,0 +1,398 @@
+//! The tail: what it costs the journal, what it may hold, and what happens when the journal changes underneath.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
+use khala_core::{
+    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, NewUpdate, Payload, ReadLimit, Replay,
+    SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
+    wire::Serializer,
+};
+
+use crate::store::Store;
+
+const START: Timestamp = Timestamp::from_millis(1_000_000);
+/// Nobody asks for news that are fresher than this.
+const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Timestamp::from_millis(0) };
+
+fn topic(name: &str) -> Topic {
+    Topic::parse(name).unwrap()
+}
+
+fn updates(count: usize, bytes: usize) -> Batch {
+    let payload = Payload::parse(&format!("\"{}\"", "x".repeat(bytes))).unwrap();
+    let update = NewUpdate::new(Kind::parse("k").unwrap(), payload);
+    Batch::new(vec![update; count]).unwrap()
+}
+
+fn at(epoch: Cursor, watermark: u64) -> Cursor {
+    Cursor::new(epoch.epoch, Watermark::new(watermark).unwrap())
+}
+
+fn since(now: Timestamp) -> Wanted {
+    Wanted { head: None, not_older_than: now }
+}
+
+fn heard(head: Cursor) -> Wanted {
+    Wanted { head: Some(head), ..ANY_AGE }
+}
+
+struct Rig {
+    store: Arc<Store>,
+    tail: TailJournal,
+}
+
+impl Rig {
+    fn new(options: TailOptions) -> Self {
+        let store = Store::new(200, 200);
+        Self { tail: TailJournal::new(Arc::<Store>::clone(&store), options), store }
+    }
+
+    /// Appends behind the tail's back.
+    fn append(&self, name: &str, batch: Batch) -> Cursor {
+        let (journal, topic) = (self.store.journal(), topic(name));
+        let append = journal.append(&topic, batch, START).now_or_never().unwrap().unwrap();
+        let Append::Written(receipt) = append else { panic!("nothing conflicts") };
+        receipt.cursor()
+    }
+
+    fn bounds(&self, name: &str) -> Bounds {
+        let (journal, topic) = (self.store.journal(), topic(name));
+        journal.bounds(&topic).now_or_never().unwrap().unwrap()
+    }
+
+    fn trim(&self, name: &str, keep: u64) {
+        let (journal, topic) = (self.store.journal(), topic(name));
+        let keep = Keep::everything().with_updates(keep);
+        journal.trim(&topic, keep, START).now_or_never().unwrap().unwrap();
+    }
+
+    fn follow(&self, name: &str, cursor: Cursor, wanted: Wanted) -> Followed {
+        self.follow_at(name, cursor, wanted, START)
+    }
+
+    fn follow_at(&self, name: &str, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Followed {
+        let topic = topic(name);
+        self.tail.follow(&topic, cursor, wanted, now).now_or_never().expect("nothing pauses").unwrap()
+    }
+
+    /// Follows to the end; gives the pages.
+    fn follow_all(&self, name: &str, mut cursor: Cursor) -> Vec<Arc<SharedPage>> {
+        let mut pages = Vec::new();
+        while let Followed::Page { page, .. } = self.follow(name, cursor, ANY_AGE) {
+            cursor = page.page().cursor();
+            pages.push(page);
+        }
+        pages
+    }
+
+    fn in_memory(&self, name: &str, cursor: Cursor) -> bool {
+        self.tail.follow_from_memory(&topic(name), cursor, ANY_AGE).is_some()
+    }
+}
+
+fn page(followed: Followed) -> Arc<SharedPage> {
+    let Followed::Page { page, .. } = followed else { panic!("there is a page: {followed:?}") };
+    page
+}
+
+fn seqs(page: &SharedPage) -> Vec<u64> {
+    page.page().updates.iter().map(|update| update.seq.as_u64()).collect()
+}
+
+#[test]
+fn an_update_is_read_once_and_encoded_once_however_many_follow() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    for n in 1..=5 {
+        let head = rig.append("t", updates(1, 10));
+        let before = rig.store.reads();
+        let pages: Vec<_> = (0..100).map(|_| page(rig.follow("t", at(start, n - 1), heard(head)))).collect();
+        assert_eq!(rig.store.reads() - before, 1, "one read for a hundred followers");
+        assert!(pages.iter().all(|page| Arc::ptr_eq(page, &pages[0])));
+        for serializer in [Serializer::V1, Serializer::V2] {
+            let (one, other) = (pages[0].frame(serializer), pages[99].frame(serializer));
+            assert_eq!(one.as_ptr(), other.as_ptr());
+        }
+    }
+}
+
+#[test]
+fn followers_that_come_together_share_the_read() {
+    for behind in [false, true] {
+        let rig = Rig::new(TailOptions::default());
+        let start = rig.bounds("t").at_head();
+        if !behind {
+            rig.follow("t", start, since(START));
+        }
+        let head = rig.append("t", updates(1, 10));
+        rig.store.pause(u64::MAX);
+        let before = rig.store.reads();
+        let topic = topic("t");
+        let mut followers = join_all((0..50).map(|_| rig.tail.follow(&topic, start, heard(head), START)));
+        let mut context = Context::from_waker(noop_waker_ref());
+        let pages: Vec<_> = loop {
+            if let Poll::Ready(followed) = followers.poll_unpin(&mut context) {
+                break followed.into_iter().map(|followed| page(followed.unwrap())).collect();
+            }
+        };
+        assert_eq!(rig.store.reads() - before, 1, "behind the ring: {behind}");
+        assert!(pages.iter().all(|page| Arc::ptr_eq(page, &pages[0])), "behind the ring: {behind}");
+    }
+}
+
+#[test]
+fn a_reader_who_goes_away_takes_nobodys_read_along() {
+    for behind in [false, true] {
+        let rig = Rig::new(TailOptions::default());
+        let start = rig.bounds("t").at_head();
+        if !behind {
+            rig.follow("t", start, since(START));
+        }
+        let head = rig.append("t", updates(1, 10));
+        rig.store.pause(u64::MAX);
+        let topic = topic("t");
+        let mut context = Context::from_waker(noop_waker_ref());
+        let mut first = rig.tail.follow(&topic, start, heard(head), START).boxed();
+        let mut second = rig.tail.follow(&topic, start, heard(head), START).boxed();
+        assert!(first.poll_unpin(&mut context).is_pending() && second.poll_unpin(&mut context).is_pending());
+        drop(first);
+        let followed = (0..10).find_map(|_| match second.poll_unpin(&mut context) {
+            Poll::Ready(followed) => Some(followed.unwrap()),
+            Poll::Pending => None,
+        });
+        assert_eq!(seqs(&page(followed.expect("it comes"))), [1], "behind the ring: {behind}");
+    }
+}
+
+#[test]
+fn fresh_cursors_cost_one_read_per_topic() {
+    let rig = Rig::new(TailOptions::default());
+    for name in ["a", "b", "c"] {
+        let head = rig.append(name, updates(3, 10));
+        let before = rig.store.reads();
+        for _ in 0..100 {
+            assert!(matches!(rig.follow(name, head, since(START)), Followed::CaughtUp { .. }));
+        }
+        assert_eq!(rig.store.reads() - before, 1);
+    }
+    let asked = rig.store.bounds.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        let bounds = rig.tail.recent_bounds(&topic("d"), START, START).now_or_never().unwrap().unwrap();
+        assert_eq!(bounds, (rig.bounds("d"), START));
+    }
+    assert_eq!(rig.store.bounds.load(Ordering::Relaxed) - asked, 1);
+    let before = rig.store.reads();
+    assert!(matches!(rig.follow("d", rig.bounds("d").at_head(), since(START)), Followed::CaughtUp { .. }));
+    assert_eq!(rig.store.reads(), before, "the bounds are enough");
+}
+
+#[test]
+fn nothing_new_is_never_older_than_was_asked_for() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    let later = START.plus(Duration::from_secs(9));
+    rig.follow("t", start, since(START));
+    rig.append("t", updates(1, 10));
+    let Followed::CaughtUp { confirmed_at, .. } = rig.follow_at("t", start, since(START), later) else {
+        panic!("nothing was announced, and this is new enough")
+    };
+    assert_eq!(confirmed_at, START);
+    assert_eq!(seqs(&page(rig.follow_at("t", start, since(later), later))), [1]);
+}
+
+#[test]
+fn the_tail_catches_up_with_a_log_that_went_on_and_was_trimmed_without_it() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    // Nobody follows while it grows, and is trimmed to nothing, through the tail.
+    for _ in 0..3 {
+        rig.tail.append(&topic("t"), updates(1, 10), START).now_or_never().unwrap().unwrap();
+    }
+    let keep = Keep::everything().with_updates(0);
+    rig.tail.trim(&topic("t"), keep, START).now_or_never().unwrap().unwrap();
+    for n in 4..=6 {
+        let before = rig.store.reads();
+        rig.tail.append(&topic("t"), updates(1, 10), START).now_or_never().unwrap().unwrap();
+        let pages: Vec<_> = (0..20).map(|_| page(rig.follow("t", at(start, n - 1), ANY_AGE))).collect();
+        assert!(pages.iter().all(|page| seqs(page) == [n]));
+        assert_eq!(rig.store.reads() - before, 1, "at {n}");
+    }
+}
+
+#[test]
+fn a_ring_holds_so_many_bytes() {
+    let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    for n in 0..100 {
+        let head = rig.append("t", updates(1, 1_000));
+        rig.follow("t", at(start, n), heard(head));
+    }
+    let held = (0..100).filter(|n| rig.in_memory("t", at(start, *n))).count();
+    assert!((4..20).contains(&held), "{held}");
+    assert!(rig.in_memory("t", at(start, 99)), "the newest");
+    let all = rig.follow_all("t", start);
+    assert_eq!(all.iter().flat_map(|page| seqs(page)).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+}
+
+#[test]
+fn small_updates_count_for_what_they_take() {
+    let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    for n in 0..200 {
+        let head = rig.append("t", updates(1, 0));
+        rig.follow("t", at(start, n), heard(head));
+    }
+    let held = (0..200).filter(|n| rig.in_memory("t", at(start, *n))).count();
+    assert!(held < 100, "{held} pages of their own cannot be had for 100 bytes each");
+}
+
+#[test]
+fn all_rings_together_hold_so_many_bytes() {
+    let rig = Rig::new(TailOptions::default().with_total_bytes(50_000));
+    let names: Vec<_> = (0..10).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        rig.follow(name, rig.bounds(name).at_head(), since(START));
+    }
+    for n in 0..30 {
+        for name in &names {
+            let cursor = rig.bounds(name).at_head();
+            let head = rig.append(name, updates(1, 1_000));
+            assert_eq!(seqs(&page(rig.follow(name, cursor, heard(head)))), [n + 1]);
+        }
+    }
+    let held = |name: &String| {
+        let bounds = rig.bounds(name);
+        (0..30).filter(|n| rig.in_memory(name, at(bounds.at_head(), *n))).count()
+    };
+    let all: usize = names.iter().map(held).sum();
+    assert!(all <= 50, "{all} thousands of bytes");
+    assert!(names.iter().all(|name| held(name) >= 1), "each keeps its newest page");
+}
+
+#[test]
+fn topics_that_nobody_follows_are_forgotten() {
+    let rig = Rig::new(TailOptions::default());
+    let head = rig.append("idle", updates(1, 10));
+    rig.follow("idle", head, since(START));
+    assert!(rig.in_memory("idle", head));
+    let later = START.plus(Duration::from_secs(61));
+    for n in 0..2_000 {
+        let name = format!("t{n}");
+        rig.follow_at(&name, rig.bounds(&name).at_head(), since(later), later);
+    }
+    assert!(!rig.in_memory("idle", head));
+    assert!(rig.in_memory("t0", rig.bounds("t0").at_head()), "and those that are followed are not");
+}
+
+#[test]
+fn reading_a_topic_does_not_make_it_followed() {
+    let rig = Rig::new(TailOptions::default());
+    let head = rig.append("t", updates(3, 10));
+    let read = rig.tail.read(&topic("t"), Start::Origin, ReadLimit::PAGE).now_or_never().unwrap().unwrap();
+    assert!(matches!(read, Replay::Page(page) if page.updates.len() == 3));
+    assert!(!rig.in_memory("t", head) && !rig.in_memory("t", at(head, 0)));
+}
+
+#[test]
+fn a_head_that_was_seen_is_never_taken_back() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    let head = rig.append("t", updates(10, 10));
+    rig.follow("t", start, heard(head));
+    rig.append("t", updates(500, 10));
+    let read = |after: u64, limit: usize| {
+        let limit = ReadLimit::new(limit.try_into().unwrap(), usize::MAX);
+        let topic = topic("t");
+        let replay = rig.tail.read(&topic, Start::After(at(start, after)), limit);
+        let Replay::Page(page) = replay.now_or_never().unwrap().unwrap() else {
+            panic!("nothing was trimmed")
+        };
+        page.bounds.head.as_u64()
+    };
+    assert_eq!(read(20, 5), 510, "a page from the middle of the log shows the head");
+    assert_eq!(read(0, 5), 510, "and so does one from memory, from then on");
+}
+
+#[test]
+fn a_new_epoch_underneath_is_noticed() {
+    let rig = Rig::new(TailOptions::default());
+    let head = rig.append("t", updates(3, 10));
+    rig.follow("t", head, since(START));
+    rig.store.wipe();
+    let new = rig.append("t", updates(2, 10));
+    let later = START.plus(Duration::from_secs(9));
+    // By an announcement, and by polling.
+    for wanted in [heard(new), since(later)] {
+        let Followed::Stale(stale) = rig.follow_at("t", head, wanted, later) else { panic!("it is over") };
+        assert_eq!((stale.reasons, stale.bounds), (vec![StaleReason::EpochMismatch], rig.bounds("t")));
+    }
+    assert_eq!(seqs(&page(rig.follow("t", at(new, 0), ANY_AGE))), [1, 2]);
+    assert!(rig.in_memory("t", new));
+}
+
+#[test]
+fn a_trim_underneath_is_noticed() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    let head = rig.append("t", updates(10, 10));
+    rig.trim("t", 4);
+    let Followed::Stale(stale) = rig.follow("t", start, heard(head)) else { panic!("it is left behind") };
+    assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 6), ANY_AGE))), [7, 8, 9, 10]);
+    // What the tail is told itself, it acts on at once.
+    let keep = Keep::everything().with_updates(1);
+    rig.tail.trim(&topic("t"), keep, START).now_or_never().unwrap().unwrap();
+    assert!(matches!(rig.follow("t", at(start, 6), ANY_AGE), Followed::Stale(_)));
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 9), ANY_AGE))), [10]);
+}
+
+#[test]
+fn a_reader_behind_the_ring_is_promoted_back() {
+    let rig = Rig::new(TailOptions::default().with_topic_bytes(4_000));
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    for n in 0..50 {
+        let head = rig.append("t", updates(1, 500));
+        rig.follow("t", at(start, n), heard(head));
+    }
+    let before = rig.store.reads();
+    let pages = rig.follow_all("t", start);
+    assert_eq!(pages.iter().flat_map(|page| seqs(page)).collect::<Vec<_>>(), (1..=50).collect::<Vec<_>>());
+    assert_eq!(rig.store.reads() - before, 1, "one page from the journal, and the end is in memory");
+}
+
+#[test]
+fn a_page_that_starts_within_a_ring_page_is_its_rest() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.append("t", updates(10, 10));
+    rig.follow("t", start, since(START));
+    let before = rig.store.reads();
+    let rest = page(rig.follow("t", at(start, 7), ANY_AGE));
+    assert_eq!((seqs(&rest), rest.page().after.as_u64()), (vec![8, 9, 10], 7));
+    assert_eq!(rig.store.reads(), before);
+}
+
+#[test]
+fn a_failed_read_is_reported_and_the_next_one_works() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    for wanted in [since(START), since(START.plus(Duration::from_secs(1)))] {
+        rig.store.fail(1);
+        let topic = topic("t");
+        let failed = rig.tail.follow(&topic, start, wanted, START).now_or_never().unwrap();
+        assert!(failed.unwrap_err().is_retryable());
+        rig.follow("t", start, wanted);
+    }
+}
