@@ -495,8 +495,9 @@ impl Documents for Inner {
             }
             (Fault::TombstonesInSnapshot, Snapshot::Page(page), _) if page.complete => {
                 for key in self.state.lock().await.gone.get(topic).into_iter().flatten() {
-                    let gone = whole.document(topic, key).await?.filter(|document| document.deleted);
-                    page.documents.extend(gone);
+                    // One that came after the page would be newer than its bounds, which is another fault.
+                    let known = |document: &Update| document.deleted && page.bounds.head.covers(document.seq);
+                    page.documents.extend(whole.document(topic, key).await?.filter(known));
                 }
                 page.documents.truncate(limit.updates.get());
             }
