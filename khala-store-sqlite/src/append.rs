@@ -125,7 +125,7 @@ impl<'c> Group<'c> {
         }
         let Bounds { epoch, head, .. } = standing.bounds();
         let Some(receipt) = batch.receipt_after(epoch, head) else {
-            let message = format!("topic {topic} has no seqs left; draw a new topic");
+            let message = format!("topic {topic} has no seqs left; publish to another topic");
             return Ok(Err(error(ErrorKind::Invalid, message)));
         };
         let mut row = match standing.row() {

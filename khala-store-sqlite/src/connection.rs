@@ -40,7 +40,8 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The connection that writes. Makes the file if there is none, and puts it into WAL mode.
+/// The connection that writes. Makes the file if there is none, puts it into WAL mode, and makes durable what an
+/// earlier process left in the write-ahead log.
 pub(crate) fn writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Fault> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -58,6 +59,8 @@ pub(crate) fn writer(path: &Path, options: &SqliteOptions) -> Result<Connection,
         Durability::Full => sql::SYNC_EVERY_COMMIT,
         Durability::MayLoseLastCommitsOnPowerLoss => sql::SYNC_CHECKPOINTS,
     })?;
+    // What it answers, who was in its way too, is of no matter here.
+    set(&conn, sql::SYNC_LOG)?;
     set(&conn, sql::WRITER_SETTINGS)?;
     if let Some(pages) = options.max_pages {
         set(&conn, &format!("{}{pages}", sql::MAX_PAGES))?;

@@ -1,7 +1,8 @@
 //! The connections that read: a few, each lent to one question at a time, on a thread that may block.
 //!
-//! None is held across an await of the caller's, so a slow reader pins nothing. A question whose asker has gone
-//! is answered to nobody, and its connection comes back all the same.
+//! None is held across an await of the caller's, nor is the turn to have one: tasks of the store's own wait for
+//! turns, so a caller that is not polled any more pins nothing. A question whose asker has gone is dropped at its
+//! turn, or answered to nobody, and its connection comes back all the same.
 
 use std::{
     fmt,
@@ -11,7 +12,7 @@ use std::{
 use khala_core::Error;
 use rusqlite::Connection;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task,
 };
 
@@ -76,14 +77,24 @@ impl Readers {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| shutting_down())?;
-        let conn = self.idle.lock().pop();
-        let loan = Loan { conn, idle: Arc::clone(&self.idle), _turn: turn };
-        let answer = task::spawn_blocking(move || {
-            let conn = loan.conn.as_ref().ok_or_else(shutting_down)?;
-            question(conn).map_err(Error::from)
+        let (idle, turns) = (Arc::clone(&self.idle), Arc::clone(&self.turns));
+        let (answer, answered) = oneshot::channel();
+        // Not here: the semaphore hands a turn to a waiter whether or not that is polled ever again.
+        task::spawn(async move {
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            if answer.is_closed() {
+                return;
+            }
+            let conn = idle.lock().pop();
+            let loan = Loan { conn, idle, _turn: turn };
+            task::spawn_blocking(move || {
+                let conn = loan.conn.as_ref().ok_or_else(shutting_down);
+                let said = conn.and_then(|conn| question(conn).map_err(Error::from));
+                drop(loan);
+                let _ = answer.send(said);
+            });
         });
-        // A blocking task fails only by a panic of ours, or because the runtime shuts down.
-        answer.await.unwrap_or_else(|_| Err(shutting_down()))
+        // Nobody answers where the store is closed, the runtime shuts down, or by a panic of ours.
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 }

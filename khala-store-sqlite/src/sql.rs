@@ -225,6 +225,11 @@ pub(crate) const SYNC_EVERY_COMMIT: &str = "PRAGMA synchronous = FULL; PRAGMA fu
 /// A commit returns when it is in the operating system's cache: a power loss may take the last ones.
 pub(crate) const SYNC_CHECKPOINTS: &str = "PRAGMA synchronous = NORMAL";
 
+/// Durable before visible, across a crash too (J18): what a killed process wrote to the log and did not sync yet is
+/// read like any other commit, and a power loss may still take it. A checkpoint syncs the log before it copies
+/// anything. PASSIVE waits for nobody: where another connection is in the way, it says so and does not fail.
+pub(crate) const SYNC_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+
 /// What the writer's connection keeps besides: after a burst, the write-ahead log shrinks to 64 MiB.
 pub(crate) const WRITER_SETTINGS: &str = "PRAGMA journal_size_limit = 67108864";
 

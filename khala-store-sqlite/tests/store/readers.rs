@@ -1,0 +1,29 @@
+//! Reads: what a caller that stalls, or goes away, does to everybody else's.
+
+use std::num::NonZeroUsize;
+
+use futures::FutureExt;
+use khala_core::Journal;
+use khala_store_sqlite::SqliteOptions;
+
+use crate::support::{Place, soon, topic};
+
+#[tokio::test]
+async fn reads_that_are_not_polled_on_hold_up_nobody() {
+    for readers in [1, 2] {
+        let place = Place::new();
+        let readers = NonZeroUsize::new(readers).unwrap();
+        let store = place.open_with(SqliteOptions::new().with_readers(readers));
+        let topic = topic("t");
+        let mut stalled: Vec<_> = (0..8).map(|_| store.bounds(&topic)).collect();
+        for read in &mut stalled {
+            assert!(read.now_or_never().is_none(), "polled once, it has a reader or waits for one");
+        }
+        let bounds = soon(store.bounds(&topic)).await.unwrap();
+        // Some go away; the others are answered once they are polled again.
+        stalled.truncate(4);
+        for read in stalled {
+            assert_eq!(soon(read).await.unwrap(), bounds);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A backup that is put in the place of a lost file, as docs/server.md says it.
+
+use khala_core::{
+    Append, Batch, Cursor, DedupKey, Journal, ReadLimit, Replay, StaleReason, Start, Watermark,
+};
+
+use crate::support::{NOW, Place, batch, log, topic, written};
+
+const SERVER: &str = include_str!("../../../docs/server.md");
+
+/// The SQL that the page tells an operator to run.
+fn new_epochs() -> &'static str {
+    let mut blocks = SERVER.split("```sql\n").skip(1);
+    let (sql, _) = blocks.next().and_then(|rest| rest.split_once("```")).expect("the page has it");
+    assert!(blocks.next().is_none(), "which one is it?");
+    sql
+}
+
+fn once() -> Batch {
+    batch([3]).with_dedup(DedupKey::parse("once").unwrap())
+}
+
+#[tokio::test]
+async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
+    let place = Place::new();
+    let (one, two, untouched) = (topic("one"), topic("two"), topic("untouched"));
+    let store = place.open();
+    for topic in [&one, &two] {
+        written(store.append(topic, batch([1, 2]), NOW).await.unwrap());
+    }
+    written(store.append(&one, once(), NOW).await.unwrap());
+    let before = log(&store, &one).await;
+    let mut cursors = Vec::new();
+    for topic in [&one, &two, &untouched] {
+        let bounds = store.bounds(topic).await.unwrap();
+        cursors.push((topic, bounds.at_head()));
+        cursors.push((topic, Cursor::new(bounds.epoch, Watermark::ORIGIN)));
+    }
+    drop(store);
+
+    place.connect().execute_batch(new_epochs()).unwrap();
+
+    let store = place.open();
+    for (topic, cursor) in cursors {
+        let answer = store.read(topic, Start::After(cursor), ReadLimit::PAGE).await.unwrap();
+        let Replay::Stale(stale) = answer else { panic!("{topic} resumes from {cursor:?}: {answer:?}") };
+        assert_eq!(stale.reasons, [StaleReason::EpochMismatch], "{topic}");
+    }
+    let [one_epoch, two_epoch] = [&one, &two].map(|topic| store.bounds(topic));
+    assert_ne!(one_epoch.await.unwrap().epoch, two_epoch.await.unwrap().epoch, "each topic has its own");
+    assert_eq!(log(&store, &one).await, before, "the updates are what they were");
+    // Forgotten with the epoch whose receipt it had.
+    let again = store.append(&one, once(), NOW).await.unwrap();
+    assert!(matches!(again, Append::Written(receipt) if receipt.last.as_u64() == 4), "{again:?}");
+}
