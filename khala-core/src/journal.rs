@@ -19,12 +19,59 @@ use crate::{
 /// Held as `Arc<dyn Journal>`. Every method may be called from many tasks at once. A future that is dropped
 /// before it is ready leaves either the whole effect or none: an append whose answer nobody waited for may
 /// have been stored, which is what [`Batch::with_dedup`] is for.
+///
+/// A journal of one's own, here one that counts what passes through to another:
+///
+/// ```
+/// use std::{num::NonZeroUsize, sync::atomic::{AtomicU64, Ordering}};
+///
+/// use async_trait::async_trait;
+/// use khala_core::{
+///     Append, Batch, Bounds, Error, Journal, Keep, ReadLimit, Replay, Start, Timestamp, Topic, Trimmed,
+/// };
+///
+/// #[derive(Debug)]
+/// struct Counting<J> {
+///     inner: J,
+///     appends: AtomicU64,
+/// }
+///
+/// #[async_trait]
+/// impl<J: Journal> Journal for Counting<J> {
+///     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+///         self.appends.fetch_add(1, Ordering::Relaxed);
+///         self.inner.append(topic, batch, now).await
+///     }
+///
+///     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+///         self.inner.read(topic, start, limit).await
+///     }
+///
+///     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+///         self.inner.bounds(topic).await
+///     }
+///
+///     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+///         self.inner.trim(topic, keep, now).await
+///     }
+///
+///     async fn topics(
+///         &self,
+///         prefix: &str,
+///         after: Option<&Topic>,
+///         limit: NonZeroUsize,
+///     ) -> Result<Vec<(Topic, Bounds)>, Error> {
+///         self.inner.topics(prefix, after, limit).await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Appends a batch as a whole or not at all (J2), on stable storage before it answers.
     ///
     /// `now` becomes `published_at`. A repeated dedup key is answered before anything else is looked at (J10),
-    /// then `expect` (J9), then document versions (D1).
+    /// then `expect` (J9), then document versions (D1). A key is remembered as long as its
+    /// updates are kept and at least [`DEDUP_FOR`]; a batch that is refused leaves its key free.
     ///
     /// # Errors
     /// An [`Error`] when nothing is known to be stored; [`Error::is_retryable`] tells whether to try again.

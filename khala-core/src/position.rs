@@ -179,6 +179,11 @@ impl Cursor {
     pub fn new(epoch: Epoch, watermark: Watermark) -> Self {
         Self { epoch, watermark }
     }
+
+    /// Whether this head is news to somebody who stands at `cursor`: further on, or of another history.
+    pub fn is_news_to(self, cursor: Self) -> bool {
+        self.epoch != cursor.epoch || self.watermark > cursor.watermark
+    }
 }
 
 /// What a topic holds at one moment: the updates with `floor < seq <= head` of `epoch`.

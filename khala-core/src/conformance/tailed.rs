@@ -1,6 +1,12 @@
 //! Any store with a tail over it: the tail is a journal, and so it is held to the same laws.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 
@@ -8,8 +14,8 @@ use super::{Capabilities, Harness, Place};
 use crate::{
     documents::Documents,
     error::Error,
-    journal::{Append, Batch, Journal, Keep, ReadLimit, Receipt, Replay, Start, Trimmed},
-    position::{Bounds, Cursor, Watermark},
+    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
+    position::Bounds,
     tail::{Followed, TailJournal, TailOptions, Wanted},
     topic::Topic,
     update::Timestamp,
@@ -26,8 +32,8 @@ impl<H: Harness> Tailed<H> {
     fn over(store: H) -> Self {
         // Small enough that the laws see it forget.
         let options = TailOptions::default().with_topic_bytes(64 << 10);
-        let followed = Arc::new(FollowedJournal(TailJournal::new(store.journal(), options)));
-        Self { store, followed }
+        let tail = TailJournal::new(store.journal(), options);
+        Self { store, followed: Arc::new(FollowedJournal { tail, ticks: AtomicU64::new(1) }) }
     }
 }
 
@@ -57,44 +63,54 @@ impl<H: Harness> Harness for Tailed<H> {
     }
 }
 
-/// A tail that takes in what is appended at once, as it does for a topic that somebody follows. Without a follower
-/// it would pass everything on, and the laws would say nothing about it.
+/// The tail as its followers see it: every read is a follow that wants to know what is so now. The tail's own `read`
+/// passes everything on, and the laws would say nothing about what it holds in memory.
 #[derive(Debug)]
-struct FollowedJournal(TailJournal);
-
-impl FollowedJournal {
-    async fn follow(&self, topic: &Topic, receipt: &Receipt, now: Timestamp) -> Result<(), Error> {
-        let before = receipt.first.as_u64() - 1;
-        let mut cursor = Cursor::new(receipt.epoch, Watermark::new(before).unwrap_or_default());
-        let wanted = Wanted { head: Some(receipt.cursor()), not_older_than: Timestamp::default() };
-        while let Followed::Page { page, .. } = self.0.follow(topic, cursor, wanted, now).await? {
-            cursor = page.page().cursor();
-        }
-        Ok(())
-    }
+struct FollowedJournal {
+    tail: TailJournal,
+    /// A clock on which no two reads come at the same time.
+    ticks: AtomicU64,
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Journal for FollowedJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        let answer = self.0.append(topic, batch, now).await?;
-        if let Append::Written(receipt) = &answer {
-            self.follow(topic, receipt, now).await?;
-        }
-        Ok(answer)
+        self.tail.append(topic, batch, now).await
     }
 
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
-        self.0.read(topic, start, limit).await
+        let cursor = match start {
+            Start::After(cursor) => cursor,
+            Start::Origin => start.cursor(&self.tail.bounds(topic).await?),
+        };
+        let now = Timestamp::from_millis(self.ticks.fetch_add(1, Ordering::SeqCst));
+        let wanted = Wanted { head: None, not_older_than: now };
+        Ok(match self.tail.follow(topic, cursor, wanted, now).await? {
+            Followed::CaughtUp { bounds, .. } => {
+                Replay::Page(Page { after: cursor.watermark, updates: Vec::new(), bounds })
+            }
+            Followed::Page { page, bounds, .. } => {
+                let (mut updates, mut bytes) = (Vec::new(), 0);
+                for update in &page.page().updates {
+                    if !limit.admits(updates.len(), bytes, update.size()) {
+                        break;
+                    }
+                    bytes += update.size();
+                    updates.push(update.clone());
+                }
+                Replay::Page(Page { after: page.page().after, updates, bounds })
+            }
+            Followed::Stale(stale) => Replay::Stale(stale),
+        })
     }
 
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
-        self.0.bounds(topic).await
+        self.tail.bounds(topic).await
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.0.trim(topic, keep, now).await
+        self.tail.trim(topic, keep, now).await
     }
 
     async fn topics(
@@ -103,6 +119,6 @@ impl Journal for FollowedJournal {
         after: Option<&Topic>,
         limit: NonZeroUsize,
     ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        self.0.topics(prefix, after, limit).await
+        self.tail.topics(prefix, after, limit).await
     }
 }

@@ -20,7 +20,6 @@ use crate::{
     error::Error,
     fanout::{Fanout, LocalFanout},
     journal::{Append, Batch, Journal, ReadLimit, Receipt},
-    position::Cursor,
     session::{Answer, Connection, Question, Session, SessionOptions},
     tail::{TailJournal, TailOptions},
     telemetry,
@@ -239,11 +238,6 @@ impl Khala {
                 Answer::Snapshot(self.0.documents.snapshot(topic, from, ReadLimit::PAGE).await?)
             }
         })
-    }
-
-    /// Whether `head` is news to somebody who stands at `cursor`.
-    pub(crate) fn is_news(head: Cursor, cursor: Cursor) -> bool {
-        head.epoch != cursor.epoch || head.watermark > cursor.watermark
     }
 }
 

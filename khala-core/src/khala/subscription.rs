@@ -2,6 +2,7 @@
 //!
 //! Watch, read until caught up, sleep until the watch shows more or it is time to poll, read again. Because the
 //! hint is a level and the cursor moves only with what was returned, there is nothing to buffer or de-duplicate.
+//! What it does on a doubt, after a failure and at a floor that moves is what a session does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use crate::{
     position::{Cursor, Stale},
     tail::{Followed, SharedPage, Wanted},
     topic::Topic,
+    update::Timestamp,
     wire::{JoinRequest, OnStale, Resume},
 };
 
@@ -50,6 +52,13 @@ pub struct Subscription {
     watch: Watch,
     cursor: Cursor,
     snapshot: Option<SnapshotFrom>,
+    /// It starts at the floor, wherever that is when the log is first read.
+    at_floor: bool,
+    stale: Option<Stale>,
+    /// The announced head that could not be read, and when that was first tried.
+    doubted: Option<(Cursor, Timestamp)>,
+    /// The journal failed, and is not asked before this.
+    retry_at: Option<Timestamp>,
 }
 
 impl Subscription {
@@ -57,18 +66,32 @@ impl Subscription {
         // The watch comes first: what is appended after the bounds were read is then heard of.
         let watch = khala.fanout().watch(&topic).await?;
         let bounds = khala.journal().bounds(&topic).await?;
+        let mut stale = None;
         let (cursor, snapshot) = match request.resume {
             Resume::After(cursor) => match bounds.admit(cursor) {
                 Ok(()) => (cursor, None),
-                Err(stale) if request.on_stale == OnStale::Error => return Ok(Subscribed::Stale(stale)),
-                Err(_) => (bounds.at_head(), Some(SnapshotFrom::Start)),
+                Err(why) if request.on_stale == OnStale::Error => return Ok(Subscribed::Stale(why)),
+                Err(why) => {
+                    stale = Some(why);
+                    (bounds.at_head(), Some(SnapshotFrom::Start))
+                }
             },
             Resume::Floor => (bounds.at_floor(), None),
             Resume::Head => (bounds.at_head(), None),
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
-        let on_stale = request.on_stale;
-        Ok(Subscribed::Following(Self { khala, topic, on_stale, watch, cursor, snapshot }))
+        Ok(Subscribed::Following(Self {
+            khala,
+            topic,
+            on_stale: request.on_stale,
+            watch,
+            cursor,
+            snapshot,
+            at_floor: request.resume == Resume::Floor,
+            stale,
+            doubted: None,
+            retry_at: None,
+        }))
     }
 
     /// Where it stands: everything up to here was returned. Means nothing while a snapshot is being read.
@@ -76,30 +99,72 @@ impl Subscription {
         self.cursor
     }
 
+    /// Why there is a snapshot that was not asked for; none if there was none.
+    ///
+    /// With [`OnStale::Snapshot`] nothing else gives the reasons: what is delivered is the snapshot.
+    pub fn stale(&self) -> Option<&Stale> {
+        self.stale.as_ref()
+    }
+
     /// Waits for what comes next.
     ///
-    /// Cancel safe: what was not returned is returned by the next call.
+    /// Cancel safe: what was not returned is returned by the next call, and a wait that was begun goes on.
     ///
     /// # Errors
-    /// An [`Error`] when the journal cannot be read now. The subscription stands where it stood; call again.
+    /// An [`Error`] when the journal cannot be read now. The subscription stands where it stood; call again. That
+    /// call waits [`SessionOptions::retry_after`](crate::session::SessionOptions::retry_after) before it asks, so
+    /// that a loop that notes the error and goes on does not spin. Whether to go on is the caller's to say: an
+    /// error that is not [retryable](Error::is_retryable) comes again until somebody has acted.
     pub async fn next(&mut self) -> Result<Delivery, Error> {
+        self.wait_after_error().await;
+        let next = self.look().await;
+        if next.is_err() {
+            self.retry_at = Some(self.khala.now().plus(self.khala.sessions().retry_after));
+        }
+        next
+    }
+
+    async fn wait_after_error(&mut self) {
+        let Some(retry_at) = self.retry_at else { return };
+        let now = self.khala.now();
+        // A clock that went back makes it no longer.
+        let retry_at = retry_at.min(now.plus(self.khala.sessions().retry_after));
+        self.retry_at = Some(retry_at);
+        if retry_at > now {
+            self.khala.clock().sleep(retry_at.since(now)).await;
+        }
+        self.retry_at = None;
+    }
+
+    async fn look(&mut self) -> Result<Delivery, Error> {
         loop {
             if let Some(from) = self.snapshot.clone() {
                 return self.next_documents(from).await;
             }
             let now = self.khala.now();
             let poll_every = self.khala.sessions().poll_every;
-            let wanted = Wanted { head: self.watch.head(), not_older_than: now.minus(poll_every) };
+            // What was in doubt has to be read later than it could not be.
+            let doubted = self.doubted.map(|(_, at)| at.plus(Duration::from_millis(1)).min(now));
+            let not_older_than = now.minus(poll_every).max(doubted.unwrap_or_default());
+            let wanted = Wanted { head: self.watch.head(), not_older_than };
             match self.khala.journal().follow(&self.topic, self.cursor, wanted, now).await? {
                 Followed::Page { page, .. } => {
                     self.cursor = page.page().cursor();
+                    self.at_floor = false;
                     return Ok(Delivery::Updates(page));
                 }
-                Followed::Stale(_) if self.on_stale == OnStale::Snapshot => {
+                // Trimmed since the bounds were read; the floor is where it is now.
+                Followed::Stale(stale) if self.at_floor => self.cursor = stale.bounds.at_floor(),
+                Followed::Stale(stale) if self.on_stale == OnStale::Snapshot => {
+                    self.stale = Some(stale);
                     self.snapshot = Some(SnapshotFrom::Start);
                 }
                 Followed::Stale(stale) => return Ok(Delivery::Stale(stale)),
-                Followed::CaughtUp { .. } => self.sleep(poll_every).await,
+                Followed::CaughtUp { .. } => {
+                    self.at_floor = false;
+                    let wait = self.doubt(now).unwrap_or(poll_every);
+                    self.sleep(wait).await;
+                }
             }
         }
     }
@@ -119,13 +184,26 @@ impl Subscription {
         }
     }
 
-    /// Sleeps until a head is announced that is news, or it is time to poll.
-    async fn sleep(&mut self, poll_every: Duration) {
-        let mut poll = self.khala.clock().sleep(poll_every);
+    /// How soon to look again, if more was announced than the journal had at `now`.
+    ///
+    /// Once per head: one that is not there then either may never be, and is left to polling.
+    fn doubt(&mut self, now: Timestamp) -> Option<Duration> {
+        let announced = self.watch.head().filter(|head| head.is_news_to(self.cursor));
+        let known = self.doubted.filter(|(head, _)| Some(*head) == announced);
+        self.doubted = known.or_else(|| announced.map(|head| (head, now)));
+        let (_, tried_at) = self.doubted?;
+        // What is left of the wait, for one that was given up halfway goes on.
+        let left = self.khala.sessions().retry_after.saturating_sub(now.since(tried_at));
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Sleeps until a head is announced that is news, or it is time to look again.
+    async fn sleep(&mut self, wait: Duration) {
+        let mut look = self.khala.clock().sleep(wait);
         loop {
             let moved = std::pin::pin!(self.watch.moved());
-            match futures::future::select(moved, poll).await {
-                Either::Left((head, rest)) if !Khala::is_news(head, self.cursor) => poll = rest,
+            match futures::future::select(moved, look).await {
+                Either::Left((head, rest)) if !head.is_news_to(self.cursor) => look = rest,
                 Either::Left(_) | Either::Right(_) => return,
             }
         }

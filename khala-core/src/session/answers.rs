@@ -75,12 +75,14 @@ impl Session {
         if let Phase::Opening { .. } = channel.phase {
             return self.go_live(id, bounds.at_head(), &bounds, now);
         }
+        // Before a doubt forgets what was announced.
+        self.speak_of_head(id, now);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.has_news() && !channel.asks_again() {
             // What was announced cannot be read yet. It will be; asking again at once would only spin.
             channel.doubt(confirmed_at);
             self.retry_soon(now);
         }
-        self.speak_of_head(id, now);
     }
 
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
@@ -136,7 +138,14 @@ impl Session {
 
     pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Timestamp) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        tracing::warn!(topic = %channel.topic, %error, "a read failed");
+        let refusal = if error.is_retryable() {
+            tracing::warn!(topic = %channel.topic, %error, "a read failed");
+            Refusal::new(Code::Unavailable, "the journal cannot be read now")
+                .with_retry_after(self.options.retry_after)
+        } else {
+            tracing::error!(topic = %channel.topic, %error, "a read failed, and will until somebody acts");
+            Refusal::new(Code::Unavailable, "the journal cannot be read until an operator has acted")
+        };
         let answered_by = match &channel.phase {
             Phase::Opening { reference, .. } => Some(reference.clone()),
             Phase::Snapshot { unanswered: Some((reference, _)), .. } => Some(reference.clone()),
@@ -145,11 +154,14 @@ impl Session {
         if let Some(reference) = answered_by {
             // The client's own retry is the retry.
             let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
-            let refusal = Refusal::new(Code::Unavailable, "the journal cannot be read now")
-                .with_retry_after(self.options.retry_after);
             telemetry::refused(Code::Unavailable);
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, &refusal);
             self.remove(id);
+        } else if !error.is_retryable() {
+            let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
+            telemetry::refused(Code::Unavailable);
+            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, &refusal);
+            self.close_channel(id, event::ERROR);
         } else {
             channel.failed = true;
             self.retry_soon(now);
@@ -188,10 +200,8 @@ impl Session {
         }
         channel.spoke_at = now;
         let age = now.since(channel.confirmed_at);
-        let head = Head {
-            head: channel.cursor.watermark,
-            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        };
+        let head =
+            Head { head: channel.newest(), age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX) };
         let topic = channel.topic.clone();
         self.push(None, topic.as_str(), event::HEAD, &head);
     }

@@ -152,10 +152,23 @@ impl Channel {
         self.not_older_than = self.not_older_than.max(confirmed_at.plus(Duration::from_millis(1)));
     }
 
+    /// The wall clock went back: nothing that happened was later than now, and nothing newer than now can be had.
+    pub(super) fn go_back(&mut self, now: Timestamp) {
+        self.confirmed_at = self.confirmed_at.min(now);
+        self.spoke_at = self.spoke_at.min(now);
+        self.not_older_than = self.not_older_than.min(now);
+    }
+
     /// Whether more was announced than was sent.
     pub(super) fn has_news(&self) -> bool {
-        let news = |head: Cursor| head.epoch != self.cursor.epoch || head.watermark > self.cursor.watermark;
-        matches!(self.phase, Phase::Live) && self.heard.is_some_and(news)
+        matches!(self.phase, Phase::Live) && self.heard.is_some_and(|head| head.is_news_to(self.cursor))
+    }
+
+    /// The newest head of the history that it follows: what was sent, or more if more was announced.
+    pub(super) fn newest(&self) -> Watermark {
+        let sent = self.cursor;
+        let heard = self.heard.filter(|head| head.epoch == sent.epoch);
+        heard.map_or(sent.watermark, |head| head.watermark.max(sent.watermark))
     }
 
     /// Notes that it wants to ask; says whether it has to be put into the queue for that.

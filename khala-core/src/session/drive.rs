@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::{
     FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _,
-    future::{AbortHandle, Abortable, Aborted, BoxFuture, Either, Fuse, pending, ready, select},
+    future::{AbortHandle, Abortable, Aborted, BoxFuture, Either, Fuse, pending, ready},
     select_biased,
     stream::FuturesUnordered,
 };
@@ -104,9 +104,18 @@ pub struct Connection {
     khala: Khala,
     session: Session,
     connected: Connected,
-    asked: FuturesUnordered<Asked>,
+    questions: Questions,
     watched: FuturesUnordered<Watched>,
     watches: HashMap<ChannelId, AbortHandle>,
+}
+
+/// The questions that are under way. They are driven on while a write waits, so that a client that takes nothing
+/// cannot make a store wait for it.
+#[derive(Debug, Default)]
+struct Questions {
+    asked: FuturesUnordered<Asked>,
+    /// Answered during a write; at most as many as a session asks at once.
+    answered: Vec<(ChannelId, Result<Answer, Error>)>,
 }
 
 /// How long a write may take: as long as the client takes something now and then, and its grant holds.
@@ -118,8 +127,12 @@ struct Patience {
 }
 
 impl Patience {
-    async fn write<E>(&self, write: impl Future<Output = Result<(), E>> + Send) -> Result<(), Ended> {
-        let mut write = pin!(write);
+    async fn write<E>(
+        &self,
+        write: impl Future<Output = Result<(), E>> + Send,
+        questions: &mut Questions,
+    ) -> Result<(), Ended> {
+        let mut write = pin!(write.fuse());
         // Nearly every write is done at once; only one that is not needs a timer.
         if let Poll::Ready(written) = futures::poll!(&mut write) {
             return written.map_err(|_| Ended::Gone);
@@ -127,15 +140,19 @@ impl Patience {
         loop {
             let before = self.progress.bytes();
             let wait = self.stall_limit.min(self.expires_at.since(self.clock.now()));
-            match select(&mut write, self.clock.sleep(wait)).await {
-                Either::Left((written, _)) => return written.map_err(|_| Ended::Gone),
-                Either::Right(_) if self.expires_at <= self.clock.now() => {
-                    return Err(Ended::Closed(Close::TokenExpired));
+            let mut sleep = self.clock.sleep(wait).fuse();
+            loop {
+                select_biased! {
+                    written = write => return written.map_err(|_| Ended::Gone),
+                    () = sleep => break,
+                    answered = questions.asked.select_next_some() => questions.answered.push(answered),
                 }
-                Either::Right(_) if self.progress.bytes() == before => {
-                    return Err(Ended::Closed(Close::SlowConsumer));
-                }
-                Either::Right(_) => {}
+            }
+            if self.expires_at <= self.clock.now() {
+                return Err(Ended::Closed(Close::TokenExpired));
+            }
+            if self.progress.bytes() == before {
+                return Err(Ended::Closed(Close::SlowConsumer));
             }
         }
     }
@@ -162,7 +179,7 @@ impl Connection {
             khala,
             session,
             connected,
-            asked: FuturesUnordered::new(),
+            questions: Questions::default(),
             watched: FuturesUnordered::new(),
             watches: HashMap::new(),
         }
@@ -190,14 +207,16 @@ impl Connection {
                 };
                 match action {
                     Action::Send(frame) => {
-                        if let Err(ended) = patience.write(transport.feed(Sent::Text(frame))).await {
+                        if let Err(ended) =
+                            patience.write(transport.feed(Sent::Text(frame)), &mut self.questions).await
+                        {
                             return give_up(transport, ended);
                         }
                         to_flush = true;
                     }
                     Action::Close(close) => {
                         // The client may not listen any more; it gets as long as a stalled one.
-                        let _ = patience.write(transport.send(Sent::Close(close))).await;
+                        let _ = patience.write(transport.send(Sent::Close(close)), &mut self.questions).await;
                         return Ended::Closed(close);
                     }
                     Action::Ask { channel, topic, question } => self.ask(channel, topic, question),
@@ -209,8 +228,12 @@ impl Connection {
                     }
                 }
             }
-            if to_flush && let Err(ended) = patience.write(transport.flush()).await {
+            if to_flush && let Err(ended) = patience.write(transport.flush(), &mut self.questions).await {
                 return give_up(transport, ended);
+            }
+            if !self.questions.answered.is_empty() {
+                more = true;
+                self.take_answers();
             }
             self.set(&mut timer);
             let mut go_on = if more { Either::Left(ready(())) } else { Either::Right(pending()) }.fuse();
@@ -233,11 +256,12 @@ impl Connection {
                     Some(received) => self.receive(received),
                     None => return Ended::Gone,
                 },
-                answer = self.asked.select_next_some() => {
-                    self.session.handle_answer(answer.0, answer.1, self.khala.now());
-                    while let Some(Some((channel, answer))) = self.asked.next().now_or_never() {
-                        self.session.handle_answer(channel, answer, self.khala.now());
+                answered = self.questions.asked.select_next_some() => {
+                    self.questions.answered.push(answered);
+                    while let Some(Some(answered)) = self.questions.asked.next().now_or_never() {
+                        self.questions.answered.push(answered);
                     }
+                    self.take_answers();
                 }
                 moved = self.watched.select_next_some() => {
                     let ready = self.watched.len();
@@ -252,6 +276,12 @@ impl Connection {
         }
     }
 
+    fn take_answers(&mut self) {
+        for (channel, answer) in self.questions.answered.drain(..) {
+            self.session.handle_answer(channel, answer, self.khala.now());
+        }
+    }
+
     fn receive(&mut self, received: Received) {
         match received {
             Received::Fault(close) => self.session.handle_fault(close),
@@ -261,12 +291,13 @@ impl Connection {
 
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question) {
         if let Question::Read { cursor, wanted } = &question
-            && let Some(followed) = self.khala.journal().follow_from_memory(&topic, *cursor, *wanted)
+            && let Some(followed) =
+                self.khala.journal().follow_from_memory(&topic, *cursor, *wanted, self.khala.now())
         {
             return self.session.handle_answer(channel, Ok(Answer::Read(followed)), self.khala.now());
         }
         let khala = self.khala.clone();
-        self.asked.push(async move { (channel, khala.answer(&topic, question).await) }.boxed());
+        self.questions.asked.push(async move { (channel, khala.answer(&topic, question).await) }.boxed());
     }
 
     async fn watch(&mut self, channel: ChannelId, topic: &Topic) {

@@ -118,6 +118,8 @@ pub struct Session {
     /// Questions that are not answered yet.
     asked: usize,
     malformed: u32,
+    /// When anything was handled last.
+    told_at: Timestamp,
     heard_at: Timestamp,
     poll_at: Timestamp,
     retry_at: Option<Timestamp>,
@@ -138,6 +140,7 @@ impl Session {
             ready: VecDeque::new(),
             asked: 0,
             malformed: 0,
+            told_at: now,
             heard_at: now,
             poll_at: now.plus(options.poll_every),
             retry_at: None,
@@ -154,7 +157,7 @@ impl Session {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        while !self.ended && self.asked < self.options.questions_at_once {
+        while !self.ended && self.asked < self.options.questions_at_once.get() {
             let id = self.ready.pop_front()?;
             let Some(channel) = self.channels.get_mut(&id) else { continue };
             let question = channel.ask();
@@ -234,12 +237,15 @@ impl Session {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.asking = false;
         match answer {
-            Ok(Answer::Bounds(bounds, confirmed_at)) => self.answer_bounds(id, bounds, confirmed_at, now),
+            // What was confirmed before a clock went back is not newer than now.
+            Ok(Answer::Bounds(bounds, confirmed_at)) => {
+                self.answer_bounds(id, bounds, confirmed_at.min(now), now);
+            }
             Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at })) => {
-                self.answer_page(id, &page, &bounds, confirmed_at, now);
+                self.answer_page(id, &page, &bounds, confirmed_at.min(now), now);
             }
             Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
-                self.answer_caught_up(id, bounds, confirmed_at, now);
+                self.answer_caught_up(id, bounds, confirmed_at.min(now), now);
             }
             Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, &stale),
             Ok(Answer::Snapshot(Snapshot::Page(page))) => self.answer_snapshot(id, &page, now),
@@ -292,14 +298,33 @@ impl Session {
         self.push(None, PHOENIX, event::DRAIN, &payload);
     }
 
-    /// Ends the session if its grant has run out; says whether it goes on.
+    /// Takes in the time, and ends the session if its grant has run out; says whether it goes on.
     fn goes_on(&mut self, now: Timestamp) -> bool {
+        if now < self.told_at {
+            self.go_back(now);
+        }
+        self.told_at = now;
         if !self.ended && self.grant.expires_at() <= now {
             // Not even what was ready to go: nothing after expiry.
             self.actions.clear();
             self.end(Close::TokenExpired);
         }
         !self.ended
+    }
+
+    /// The wall clock went back: what happened was not later than now, and what is due comes within its interval.
+    ///
+    /// Otherwise nobody would poll, hear of a head or miss a dead client until the old time has come again.
+    fn go_back(&mut self, now: Timestamp) {
+        self.heard_at = self.heard_at.min(now);
+        self.poll_at = self.poll_at.min(now.plus(self.options.poll_every));
+        self.retry_at = self.retry_at.map(|at| at.min(now.plus(self.options.retry_after)));
+        // Its interval is what was left of it.
+        let drain_in = |at: Timestamp| at.since(self.told_at);
+        self.drain_at = self.drain_at.map(|at| at.min(now.plus(drain_in(at))));
+        for channel in self.channels.values_mut() {
+            channel.go_back(now);
+        }
     }
 
     fn end(&mut self, close: Close) {

@@ -1,6 +1,6 @@
 //! The session's limits and intervals, with their defaults.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 /// What a session allows and how often it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct SessionOptions {
     /// Frames that are none before the connection is closed.
     pub malformed_frames: u32,
     /// Questions to the journal under way at once.
-    pub questions_at_once: usize,
+    pub questions_at_once: NonZeroUsize,
 }
 
 impl Default for SessionOptions {
@@ -34,7 +34,7 @@ impl Default for SessionOptions {
             retry_after: Duration::from_secs(1),
             stall_limit: Duration::from_secs(30),
             malformed_frames: 16,
-            questions_at_once: 4,
+            questions_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
         }
     }
 }
@@ -68,10 +68,31 @@ impl SessionOptions {
         self
     }
 
+    /// Tries a failed read again after that long, and tells clients the same.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
     /// Evicts a connection that takes nothing for that long.
     #[must_use]
     pub fn with_stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = limit;
+        self
+    }
+
+    /// Closes a connection that sends more than that many frames that are none.
+    #[must_use]
+    pub fn with_malformed_frames(mut self, frames: u32) -> Self {
+        self.malformed_frames = frames;
+        self
+    }
+
+    /// Asks the journal that many questions at once.
+    #[must_use]
+    pub fn with_questions_at_once(mut self, questions: NonZeroUsize) -> Self {
+        self.questions_at_once = questions;
         self
     }
 }

@@ -6,6 +6,7 @@
 //! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all.
 
 mod page;
+mod reads;
 mod ring;
 
 use std::{
@@ -19,13 +20,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{
-    FutureExt as _,
-    future::{BoxFuture, Shared, WeakShared},
-};
+use futures::FutureExt as _;
 
 pub use self::page::SharedPage;
-use self::ring::{Lookup, Ring};
+use self::{
+    reads::{Done, Found, Reads, Target},
+    ring::{Lookup, Ring},
+};
 use crate::{
     error::Error,
     journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
@@ -115,27 +116,14 @@ pub struct TailJournal {
 #[derive(Debug, Default)]
 struct Topics {
     entries: HashMap<Topic, Arc<Entry>>,
-    /// The number of entries at which idle ones are looked for next.
-    sweep_at: usize,
+    /// When idle entries were last looked for.
+    swept_at: Timestamp,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     ring: Mutex<Option<Ring>>,
-    /// Held by the one who reads the hot end for everybody.
-    filling: tokio::sync::Mutex<()>,
-    /// Reads behind the ring that are under way, shared by whoever wants the same.
-    cold: Mutex<HashMap<Cursor, WeakShared<ColdRead>>>,
-}
-
-type ColdRead = BoxFuture<'static, Result<Cold, Error>>;
-
-/// What a read behind the ring brought, for all who share it.
-#[derive(Clone, Debug)]
-enum Cold {
-    /// The page, and when it was asked for.
-    Page(Arc<SharedPage>, Timestamp),
-    Stale(Stale),
+    reads: Arc<Reads>,
 }
 
 impl Entry {
@@ -152,7 +140,7 @@ impl TailJournal {
 
     /// What follows `cursor`, from memory if that is new enough for `wanted`, else from the journal.
     ///
-    /// Cancel safe.
+    /// Cancel safe, and so is not polling it on: a read that it began is driven by whoever shares it.
     ///
     /// # Errors
     /// An [`Error`] when the journal had to be read and could not.
@@ -164,44 +152,54 @@ impl TailJournal {
         now: Timestamp,
     ) -> Result<Followed, Error> {
         let entry = self.entry(topic, now);
+        let begun = entry.reads.begun();
         loop {
-            match self.lookup(&entry, topic, cursor, &wanted) {
+            let temperature = match self.lookup(&entry, topic, cursor, &wanted, now) {
                 Lookup::Found(followed) => return Ok(followed),
-                Lookup::Hot(_) => {
-                    let _filling = entry.filling.lock().await;
-                    // Whoever held the lock before may have read just what is wanted.
-                    let Lookup::Hot(end) = self.lookup(&entry, topic, cursor, &wanted) else { continue };
-                    match self.fetch(topic, end, "hot").await? {
-                        Replay::Page(page) => {
-                            let page = Arc::new(SharedPage::new(topic.clone(), page));
-                            return Ok(self.absorb(&entry, page, now));
-                        }
-                        // The ring is of a history that is over; the caller's own cursor decides.
-                        Replay::Stale(_) => self.forget(&entry),
-                    }
+                Lookup::Hot => "hot",
+                Lookup::Cold => "cold",
+            };
+            let Done { found, number, began_at } =
+                self.read_page(&entry, topic, cursor, temperature, now).await?;
+            let page = match found {
+                Found::Page(page) => page,
+                Found::Stale(stale) => {
+                    self.learn_for(&entry, stale.bounds);
+                    return Ok(Followed::Stale(stale));
                 }
-                Lookup::Cold => {
-                    return Ok(match self.cold(&entry, topic, cursor, now).await? {
-                        Cold::Page(page, read_at) => self.absorb(&entry, page, read_at),
-                        Cold::Stale(stale) => Followed::Stale(stale),
-                    });
-                }
+                Found::Bounds(_) => continue, // no answer to this question
+            };
+            let bounds = self.absorb(&entry, &page, began_at);
+            if !page.page().updates.is_empty() {
+                return Ok(Followed::Page { page, bounds, confirmed_at: began_at });
+            }
+            // Nothing new, says a read that may have begun before what this caller has heard of.
+            let heard_of_more = wanted.head.is_some_and(|head| head.is_news_to(cursor));
+            let late_enough = number > begun || (began_at >= wanted.not_older_than && !heard_of_more);
+            if late_enough && bounds.head == cursor.watermark {
+                return Ok(Followed::CaughtUp { bounds, confirmed_at: began_at });
             }
         }
     }
 
     /// The same without reading the journal: none if that would be needed.
-    pub fn follow_from_memory(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) -> Option<Followed> {
+    pub fn follow_from_memory(
+        &self,
+        topic: &Topic,
+        cursor: Cursor,
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Option<Followed> {
         let entry = self.known(topic)?;
-        match self.lookup(&entry, topic, cursor, &wanted) {
+        match self.lookup(&entry, topic, cursor, &wanted, now) {
             Lookup::Found(followed) => Some(followed),
-            Lookup::Hot(_) | Lookup::Cold => None,
+            Lookup::Hot | Lookup::Cold => None,
         }
     }
 
-    /// What the topic held at `not_older_than` or later.
+    /// What the topic held at `not_older_than` or later, and when that was.
     ///
-    /// Cancel safe.
+    /// Cancel safe, and so is not polling it on.
     ///
     /// # Errors
     /// An [`Error`] when the journal had to be read and could not.
@@ -212,31 +210,27 @@ impl TailJournal {
         now: Timestamp,
     ) -> Result<(Bounds, Timestamp), Error> {
         let entry = self.entry(topic, now);
-        let recent = || {
-            let ring = entry.ring();
-            let ring = ring.as_ref().filter(|ring| ring.confirmed_at() >= not_older_than)?;
-            Some((ring.bounds(), ring.confirmed_at()))
-        };
-        if let Some(known) = recent() {
-            return Ok(known);
-        }
-        let _filling = entry.filling.lock().await;
-        if let Some(known) = recent() {
-            return Ok(known);
-        }
-        let bounds = self.journal.bounds(topic).await?;
-        telemetry::journal_read("bounds");
-        let mut ring = entry.ring();
-        match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
-            Some(ring) => {
-                let before = ring.bytes();
-                ring.learn(bounds);
-                ring.confirm(now);
-                self.account(before, ring.bytes());
+        let begun = entry.reads.begun();
+        loop {
+            let recent = not_older_than..=now.plus(self.options.idle);
+            if let Some(ring) = entry.ring().as_ref().filter(|ring| recent.contains(&ring.confirmed_at())) {
+                return Ok((ring.bounds(), ring.confirmed_at()));
             }
-            None => self.replace(&mut ring, Some(Ring::at_head(bounds, now))),
+            let begin = || {
+                telemetry::journal_read("bounds");
+                let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
+                async move { journal.bounds(&topic).await.map(Found::Bounds) }.boxed()
+            };
+            let Done { found, number, began_at } = entry.reads.share(Target::Bounds, now, begin).await?;
+            let Found::Bounds(bounds) = found else { continue };
+            let bounds = self.learn_for(&entry, bounds);
+            if let Some(ring) = entry.ring().as_mut() {
+                ring.confirm(began_at);
+            }
+            if number > begun || began_at >= not_older_than {
+                return Ok((bounds, began_at));
+            }
         }
-        Ok((bounds, now))
     }
 
     fn known(&self, topic: &Topic) -> Option<Arc<Entry>> {
@@ -247,14 +241,12 @@ impl TailJournal {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry of `topic`. Making one looks for idle ones now and then, so that entries stay in proportion to
-    /// the topics that are followed.
+    /// The entry of `topic`. Looks for idle ones now and then, so that entries stay in proportion to the topics
+    /// that are followed.
     fn entry(&self, topic: &Topic, now: Timestamp) -> Arc<Entry> {
         let mut topics = self.topics();
-        if let Some(entry) = topics.entries.get(topic) {
-            return Arc::clone(entry);
-        }
-        if topics.entries.len() >= topics.sweep_at {
+        if now.since(topics.swept_at) > self.options.idle {
+            topics.swept_at = now;
             let recent = now.minus(self.options.idle);
             topics.entries.retain(|_, entry| {
                 let in_use = Arc::strong_count(entry) > 1;
@@ -265,65 +257,64 @@ impl TailJournal {
                 }
                 stays
             });
-            topics.sweep_at = (topics.entries.len() * 2).max(1024);
         }
-        Arc::clone(topics.entries.entry(topic.clone()).or_default())
-    }
-
-    fn lookup(&self, entry: &Entry, topic: &Topic, cursor: Cursor, wanted: &Wanted) -> Lookup {
-        match &*entry.ring() {
-            Some(ring) => ring.follow(topic, cursor, wanted),
-            None => Lookup::Cold,
+        match topics.entries.get(topic) {
+            Some(entry) => Arc::clone(entry),
+            None => Arc::clone(topics.entries.entry(topic.clone()).or_default()),
         }
     }
 
-    async fn fetch(&self, topic: &Topic, cursor: Cursor, temperature: &'static str) -> Result<Replay, Error> {
-        telemetry::journal_read(temperature);
-        self.journal.read(topic, Start::After(cursor), ReadLimit::PAGE).await
-    }
-
-    /// Reads behind the ring; whoever wants the same page meanwhile shares the read, and the page.
-    async fn cold(
+    fn lookup(
         &self,
         entry: &Entry,
         topic: &Topic,
         cursor: Cursor,
+        wanted: &Wanted,
         now: Timestamp,
-    ) -> Result<Cold, Error> {
-        let read: Shared<ColdRead> = {
-            let mut cold = entry.cold.lock().unwrap_or_else(PoisonError::into_inner);
-            match cold.get(&cursor).and_then(WeakShared::upgrade) {
-                Some(read) => read,
-                None => {
-                    cold.retain(|_, read| read.upgrade().is_some());
-                    let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
-                    telemetry::journal_read("cold");
-                    let read = async move {
-                        Ok(match journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await? {
-                            Replay::Page(page) => Cold::Page(Arc::new(SharedPage::new(topic, page)), now),
-                            Replay::Stale(stale) => Cold::Stale(stale),
-                        })
-                    };
-                    let read = read.boxed().shared();
-                    cold.extend(read.downgrade().map(|weak| (cursor, weak)));
-                    read
+    ) -> Lookup {
+        match &mut *entry.ring() {
+            Some(ring) => {
+                // A clock that was set back would let what is known count as new until it has caught up.
+                if ring.confirmed_at() > now.plus(self.options.idle) {
+                    ring.confirm(Timestamp::default());
                 }
+                ring.follow(topic, cursor, wanted)
             }
-        };
-        read.await
+            None => Lookup::Cold,
+        }
     }
 
-    /// Takes in what was read and answers with it.
-    fn absorb(&self, entry: &Entry, page: Arc<SharedPage>, now: Timestamp) -> Followed {
+    /// Reads the page after `cursor`; whoever wants the same meanwhile shares the read, and the page.
+    async fn read_page(
+        &self,
+        entry: &Entry,
+        topic: &Topic,
+        cursor: Cursor,
+        temperature: &'static str,
+        now: Timestamp,
+    ) -> Result<Done, Error> {
+        let begin = || {
+            telemetry::journal_read(temperature);
+            let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
+            let read = async move {
+                Ok(match journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await? {
+                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page))),
+                    Replay::Stale(stale) => Found::Stale(stale),
+                })
+            };
+            read.boxed()
+        };
+        entry.reads.share(Target::PageAfter(cursor), now, begin).await
+    }
+
+    /// Takes in what was read, and says what the topic holds as far as is known by now.
+    fn absorb(&self, entry: &Entry, page: &Arc<SharedPage>, began_at: Timestamp) -> Bounds {
         let mut bounds = page.page().bounds;
-        self.extend(entry, &page, now);
-        if page.page().updates.is_empty() {
-            return Followed::CaughtUp { bounds, confirmed_at: now };
-        }
+        self.extend(entry, page, began_at);
         if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             bounds.head = bounds.head.max(ring.bounds().head);
         }
-        Followed::Page { page, bounds, confirmed_at: now }
+        bounds
     }
 
     fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Timestamp) {
@@ -361,26 +352,32 @@ impl TailJournal {
         self.held.fetch_sub(before, Ordering::Relaxed);
     }
 
-    fn forget(&self, entry: &Entry) {
-        self.replace(&mut entry.ring(), None);
-    }
-
     fn replace(&self, ring: &mut Option<Ring>, with: Option<Ring>) {
         self.account(ring.as_ref().map_or(0, Ring::bytes), with.as_ref().map_or(0, Ring::bytes));
         *ring = with;
     }
 
-    /// Takes in bounds that the journal gave; those of another epoch end the ring.
+    /// Takes in bounds that the journal gave, if the topic is followed.
     fn learn(&self, topic: &Topic, bounds: Bounds) {
-        let Some(entry) = self.known(topic) else { return };
+        if let Some(entry) = self.known(topic) {
+            self.learn_for(&entry, bounds);
+        }
+    }
+
+    /// Takes in bounds that the journal gave, so that no head is ever taken back (J6); those of another epoch end
+    /// the ring. Says what is known by now.
+    fn learn_for(&self, entry: &Entry, bounds: Bounds) -> Bounds {
         let mut ring = entry.ring();
-        if let Some(known) = ring.as_mut() {
-            if known.bounds().epoch == bounds.epoch {
-                let before = known.bytes();
-                known.learn(bounds);
-                self.account(before, known.bytes());
-            } else {
-                self.replace(&mut ring, None);
+        match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
+            Some(ring) => {
+                let before = ring.bytes();
+                ring.learn(bounds);
+                self.account(before, ring.bytes());
+                ring.bounds()
+            }
+            None => {
+                self.replace(&mut ring, Some(Ring::at_head(bounds, Timestamp::default())));
+                bounds
             }
         }
     }
@@ -401,17 +398,12 @@ impl Journal for TailJournal {
     }
 
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
-        // A topic that nobody follows has no entry, and gets none by being read.
-        let entry = self.known(topic);
-        let full_page = |entry: &Arc<Entry>| entry.ring().as_ref()?.full_page(start, limit);
-        if let Some(page) = entry.as_ref().and_then(full_page) {
-            return Ok(Replay::Page(page));
-        }
         telemetry::journal_read("exact");
         let replay = self.journal.read(topic, start, limit).await?;
-        if let (Some(entry), Replay::Page(page)) = (&entry, &replay) {
-            let shared = Arc::new(SharedPage::new(topic.clone(), page.clone()));
-            self.extend(entry, &shared, Timestamp::default());
+        // Its updates are not taken in: the page may be larger than what a subscriber is sent at once.
+        match &replay {
+            Replay::Page(page) => self.learn(topic, page.bounds),
+            Replay::Stale(stale) => self.learn(topic, stale.bounds),
         }
         Ok(replay)
     }
@@ -434,6 +426,10 @@ impl Journal for TailJournal {
         after: Option<&Topic>,
         limit: NonZeroUsize,
     ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        self.journal.topics(prefix, after, limit).await
+        let topics = self.journal.topics(prefix, after, limit).await?;
+        for (topic, bounds) in &topics {
+            self.learn(topic, *bounds);
+        }
+        Ok(topics)
     }
 }

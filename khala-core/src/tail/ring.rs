@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{Followed, SharedPage, Wanted};
 use crate::{
-    journal::{Page, ReadLimit, Start},
+    journal::Page,
     position::{Bounds, Cursor, Watermark},
     topic::Topic,
     update::Timestamp,
@@ -18,8 +18,8 @@ use crate::{
 pub(super) enum Lookup {
     /// Here it is.
     Found(Followed),
-    /// It has to be read from the journal, from here; what comes back belongs at the ring's end.
-    Hot(Cursor),
+    /// It has to be read from the journal; what comes back belongs at the ring's end.
+    Hot,
     /// It lies outside of the ring.
     Cold,
 }
@@ -70,7 +70,7 @@ impl Ring {
         }
         let heard_of_more = wanted.head.is_some_and(|head| head.epoch != epoch || head.watermark > end);
         if heard_of_more || self.bounds.head > end || self.confirmed_at < wanted.not_older_than {
-            return Lookup::Hot(cursor);
+            return Lookup::Hot;
         }
         Lookup::Found(Followed::CaughtUp { bounds: self.bounds, confirmed_at: self.confirmed_at })
     }
@@ -85,25 +85,6 @@ impl Ring {
         let Page { updates, bounds, .. } = whole.page();
         let updates = updates.iter().filter(|update| !watermark.covers(update.seq)).cloned().collect();
         Arc::new(SharedPage::new(topic.clone(), Page { after: watermark, updates, bounds: *bounds }))
-    }
-
-    /// Answers an exact read from memory, where it ends before the ring does: such a page cannot change any more.
-    pub(super) fn full_page(&self, start: Start, limit: ReadLimit) -> Option<Page> {
-        let Cursor { epoch, watermark: after } = start.cursor(&self.bounds);
-        if epoch != self.bounds.epoch || after < self.start.max(self.bounds.floor) {
-            return None;
-        }
-        let first = self.pages.partition_point(|page| page.page().end() <= after);
-        let rest = self.pages.range(first..).flat_map(|page| &page.page().updates);
-        let (mut updates, mut bytes) = (Vec::new(), 0);
-        for update in rest.skip_while(|update| after.covers(update.seq)) {
-            if !limit.admits(updates.len(), bytes, update.size()) {
-                return Some(Page { after, updates, bounds: self.bounds });
-            }
-            bytes += update.size();
-            updates.push(update.clone());
-        }
-        None
     }
 
     /// Takes in a page that was read at `now` if it continues the ring.
@@ -123,7 +104,7 @@ impl Ring {
 
     /// Notes that the journal ended at `bounds.head` at that moment.
     pub(super) fn confirm(&mut self, now: Timestamp) {
-        self.confirmed_at = self.confirmed_at.max(now);
+        self.confirmed_at = now;
     }
 
     /// Takes in bounds of the same epoch: heads and floors only go forward.

@@ -9,6 +9,7 @@ mod client;
 mod clock;
 mod coverage;
 mod driver;
+mod held;
 mod pair;
 mod rules;
 mod schedules;

@@ -80,14 +80,13 @@ async fn answer(
 }
 
 pub fn options() -> SessionOptions {
-    let mut options = SessionOptions::default()
+    SessionOptions::default()
         .with_topics(3)
         .with_heartbeat_timeout(Duration::from_secs(20))
         .with_poll_every(Duration::from_secs(2))
-        .with_head_every(Duration::from_secs(3));
-    options.retry_after = Duration::from_millis(200);
-    options.questions_at_once = 2;
-    options
+        .with_head_every(Duration::from_secs(3))
+        .with_retry_after(Duration::from_millis(200))
+        .with_questions_at_once(2.try_into().unwrap())
 }
 
 impl World {
@@ -331,10 +330,11 @@ impl World {
                 }
                 Action::Ask { channel, topic, question } => {
                     asked = true;
-                    assert!(line.asked.len() < self.options.questions_at_once);
+                    assert!(line.asked.len() < self.options.questions_at_once.get());
                     assert!(!line.asked.contains_key(&channel), "one question at a time");
                     if let Question::Read { cursor, wanted } = &question
-                        && let Some(followed) = self.tail.follow_from_memory(&topic, *cursor, *wanted)
+                        && let Some(followed) =
+                            self.tail.follow_from_memory(&topic, *cursor, *wanted, self.now)
                     {
                         asked = false;
                         session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use khala_core::{
-    Batch, Cursor, DocKey, Documents as _, Epoch, Grant, Journal as _, Keep, Kind, NewUpdate, Payload,
-    ReadLimit, Scope, TailJournal, TailOptions, Timestamp, Topic, Watermark,
+    Batch, Cursor, DocKey, Documents as _, Epoch, Error, ErrorKind, Grant, Journal as _, Keep, Kind,
+    NewUpdate, Payload, ReadLimit, Scope, TailJournal, TailOptions, Timestamp, Topic, Watermark,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     wire::{Close, Serializer},
 };
@@ -152,6 +152,17 @@ impl Rig {
             };
             self.session.handle_answer(channel, answer, now);
         }
+    }
+
+    /// Answers the questions that wait with a failure that no waiting mends; gives what was sent.
+    fn corrupt(&mut self) -> Vec<Value> {
+        self.act();
+        assert!(!self.asked.is_empty(), "something is asked");
+        for (channel, _, _) in std::mem::take(&mut self.asked) {
+            let error = Error::new(ErrorKind::Corrupt, "test", "a row is not what it was");
+            self.session.handle_answer(channel, Err(error), self.now);
+        }
+        self.run()
     }
 
     /// Carries out actions and answers questions until there are none; gives the frames as bytes.
@@ -609,6 +620,120 @@ fn a_journal_that_cannot_be_read_at_the_join_is_unavailable() {
 }
 
 #[test]
+fn a_journal_that_waiting_does_not_mend_refuses_the_join_without_a_time() {
+    let mut rig = Rig::new();
+    for (reference, start) in
+        [("1", json!({})), ("2", json!({"from": "floor"})), ("3", json!({"from": "snapshot"}))]
+    {
+        rig.join(reference, "t", &start);
+        let sent = rig.corrupt();
+        let response = &sent[0][4]["response"];
+        assert_eq!((&sent[0][1], &sent[0][4]["status"]), (&json!(reference), &json!("error")));
+        assert_eq!((&response["code"], response.get("retry_after_ms")), (&json!("unavailable"), None));
+        assert!(rig.watching.is_empty() && sent.len() == 1, "{start}");
+    }
+}
+
+#[test]
+fn a_channel_that_waiting_does_not_mend_is_told_and_ends() {
+    let mut rig = Rig::with(Store::new(200, 1), Serializer::V2, SessionOptions::default());
+    let head = rig.publish("t", vec![document("a"), document("b")]);
+    let mut ends = |start: Value, begin: &dyn Fn(&mut Rig)| {
+        rig.join("1", "t", &start);
+        begin(&mut rig);
+        let sent = rig.corrupt();
+        assert_eq!((&sent[0][0], &sent[0][3]), (&json!("1"), &json!("sync:error")), "{start}");
+        let refusal = &sent[0][4];
+        assert_eq!((&refusal["code"], refusal.get("retry_after_ms")), (&json!("unavailable"), None));
+        assert_eq!(sent[1..], [json!(["1", null, "t", "phx_error", {}])]);
+        assert!(rig.watching.is_empty());
+        let questions = rig.questions;
+        assert!(rig.pass(seconds(15)).is_empty());
+        assert_eq!(rig.questions, questions, "it is not read again");
+        rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+        rig.run();
+    };
+    ends(json!({"from": "head"}), &|rig| {
+        rig.run();
+        let newer = Cursor::new(head.epoch, Watermark::new(3).unwrap());
+        rig.session.handle_moved(rig.channel(), newer);
+    });
+    ends(json!({"from": "snapshot"}), &|rig| {
+        rig.act();
+        rig.answer();
+    });
+}
+
+#[test]
+fn a_clock_that_goes_back_stops_neither_polling_nor_heads_nor_the_heartbeat() {
+    let mut rig = Rig::new();
+    rig.now = START.plus(seconds(1));
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let back = |rig: &mut Rig, time| {
+        rig.now = rig.now.minus(time);
+        rig.session.handle_timeout(rig.now);
+        rig.run()
+    };
+    back(&mut rig, seconds(900));
+    rig.publish("t", vec![update(1)]);
+    let sent = rig.pass(seconds(20));
+    assert_eq!(seqs(&sent[0]), [1], "it is found by polling, though nothing told of it");
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    rig.run();
+    back(&mut rig, seconds(60));
+    let sent = rig.pass(seconds(45));
+    assert_eq!(sent.iter().map(|frame| &frame[3]).collect::<Vec<_>>(), ["sync:head"]);
+    assert!(sent[0][4]["age_ms"].as_u64().unwrap() <= 10_000, "{sent:?}");
+    assert_eq!(rig.closed, None);
+    rig.pass(seconds(15));
+    assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+}
+
+#[test]
+fn a_clock_that_goes_back_postpones_neither_a_retry_nor_a_drain() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let head = rig.publish("t", vec![update(1)]);
+    rig.store.fail(1);
+    rig.session.handle_moved(rig.channel(), head);
+    assert!(rig.run().is_empty());
+    rig.session.handle_drain(rig.now.plus(seconds(5)), rig.now);
+    rig.run();
+    rig.now = rig.now.minus(seconds(900));
+    rig.session.handle_timeout(rig.now);
+    let sent = rig.pass(seconds(1));
+    assert_eq!(seqs(&sent[0]), [1]);
+    rig.pass(Duration::from_millis(3_999));
+    assert_eq!(rig.closed, None);
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.closed, Some(Close::Restart));
+}
+
+#[test]
+fn a_head_that_was_announced_and_cannot_be_read_is_told() {
+    let mut rig = Rig::new();
+    let sent = rig.publish("t", vec![update(1)]);
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let announced = |number| Cursor::new(sent.epoch, Watermark::new(number).unwrap());
+    let heads = |frames: &[Value]| -> Vec<u64> {
+        let heads = frames.iter().filter(|frame| frame[3] == "sync:head");
+        heads.map(|frame| frame[4]["head"].as_u64().unwrap()).collect()
+    };
+    rig.store.fail(usize::MAX);
+    rig.session.handle_moved(rig.channel(), announced(5));
+    assert_eq!(heads(&rig.pass(seconds(32))), [5], "the journal is down");
+    rig.store.fail(0);
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    assert_eq!(heads(&rig.pass(seconds(40))), [1], "the journal says that there is no such update");
+    rig.session.handle_moved(rig.channel(), Cursor::new(Epoch::from_bits(1), Watermark::new(9).unwrap()));
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    assert_eq!(heads(&rig.pass(seconds(40))), [1], "a head of another history is not of this one");
+}
+
+#[test]
 fn a_live_channel_reads_again_after_a_failure() {
     let mut rig = Rig::new();
     rig.join("1", "t", &json!({}));
@@ -743,8 +868,7 @@ fn a_page_is_encoded_once_for_all_sessions() {
 
 #[test]
 fn many_topics_take_turns() {
-    let mut options = SessionOptions::default();
-    options.questions_at_once = 1;
+    let options = SessionOptions::default().with_questions_at_once(1.try_into().unwrap());
     let mut rig = Rig::with(Store::new(1, 200), Serializer::V2, options);
     for (reference, topic) in [("1", "a"), ("2", "b")] {
         rig.publish(topic, (1..=3).map(update).collect());

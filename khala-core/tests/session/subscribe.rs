@@ -32,6 +32,7 @@ impl Fanout for Mute {
 
 struct Rig {
     khala: Khala,
+    fanout: Arc<dyn Fanout>,
     store: Arc<Store>,
     clock: Arc<TestClock>,
     topic: Topic,
@@ -42,9 +43,9 @@ impl Rig {
         let (store, clock) = (Store::new(3, 1), TestClock::new());
         let khala = Khala::builder(Arc::clone(&store))
             .with_clock(Arc::<TestClock>::clone(&clock))
-            .with_fanout(fanout)
+            .with_fanout(Arc::clone(&fanout))
             .build();
-        Self { khala, store, clock, topic: Topic::parse("t").unwrap() }
+        Self { khala, fanout, store, clock, topic: Topic::parse("t").unwrap() }
     }
 
     fn announced() -> Self {
@@ -55,6 +56,11 @@ impl Rig {
         let append = self.khala.publish(&self.topic, Batch::new(updates).unwrap()).now_or_never();
         let Append::Written(receipt) = append.unwrap().unwrap() else { panic!("nothing conflicts") };
         receipt.cursor()
+    }
+
+    /// Announces a head that may not be there, or not yet.
+    fn announce(&self, head: Cursor) {
+        self.fanout.announce(&self.topic, head).now_or_never().unwrap().unwrap();
     }
 
     fn bounds(&self) -> Bounds {
@@ -169,6 +175,7 @@ fn a_stale_cursor_is_told_at_once_or_leads_to_a_snapshot() {
     let Subscribed::Following(mut subscription) = rig.try_subscribe(origin, OnStale::Snapshot) else {
         panic!("a snapshot is no refusal")
     };
+    assert_eq!(subscription.stale().unwrap().reasons, [StaleReason::RetentionFloorBreach]);
     let deliveries = ready(&mut subscription);
     assert!(matches!(&deliveries[..], [Delivery::Snapshot(one), Delivery::Snapshot(two)]
         if !one.complete && two.complete && two.at == rig.bounds().at_head()));
@@ -256,6 +263,8 @@ fn a_failed_read_leaves_the_subscription_where_it_stood() {
         rig.store.fail(1);
         let failed = subscription.next().now_or_never().expect("there is something to read");
         assert!(failed.unwrap_err().is_retryable());
+        assert!(subscription.next().now_or_never().is_none(), "it waits before it asks again");
+        rig.clock.pass(Duration::from_secs(1));
         subscription.next().now_or_never().expect("there still is").unwrap()
     };
     assert!(matches!(fail_then_go_on(), Delivery::Snapshot(page) if !page.complete));
@@ -264,6 +273,68 @@ fn a_failed_read_leaves_the_subscription_where_it_stood() {
         rig.publish(vec![update(n)]);
         assert_eq!(seqs(&[fail_then_go_on()]), [n]);
     }
+}
+
+#[test]
+fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
+    let rig = Rig::announced();
+    rig.publish(vec![update(1)]);
+    let mut subscription = rig.subscribe(Resume::Floor);
+    rig.store.fail(2);
+    assert!(subscription.next().now_or_never().unwrap().is_err());
+    let reads = rig.store.reads();
+    for _ in 0..10 {
+        assert!(subscription.next().now_or_never().is_none());
+        rig.clock.pass(Duration::from_millis(99));
+    }
+    assert_eq!(rig.store.reads(), reads);
+    rig.clock.pass(Duration::from_millis(10));
+    assert!(subscription.next().now_or_never().unwrap().is_err(), "a second after the error, and no later");
+    rig.clock.pass(Duration::from_secs(1));
+    assert_eq!(seqs(&ready(&mut subscription)), [1]);
+}
+
+#[test]
+fn a_floor_that_moves_before_the_first_update_is_where_it_is_now() {
+    let rig = Rig::announced();
+    rig.publish((1..=10).map(update).collect());
+    let mut subscription = rig.subscribe(Resume::Floor);
+    rig.trim(3);
+    assert_eq!(seqs(&ready(&mut subscription)), [8, 9, 10]);
+    rig.publish((11..=15).map(update).collect());
+    rig.trim(1);
+    let deliveries = ready(&mut subscription);
+    assert!(matches!(&deliveries[..], [Delivery::Stale(_)]), "only as long as nothing was delivered");
+}
+
+#[test]
+fn an_announced_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_polling() {
+    let rig = Rig::announced();
+    rig.publish(vec![update(1)]);
+    let mut subscription = rig.subscribe(Resume::Head);
+    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap()]) });
+    task.run();
+    let next = |number| Cursor::new(rig.bounds().epoch, Watermark::new(number).unwrap());
+    rig.announce(next(7));
+    task.run();
+    let reads = rig.store.reads();
+    for (millis, looks) in [(999, 0), (1, 1), (5_000, 1), (4_999, 1), (1, 2)] {
+        rig.clock.pass(Duration::from_millis(millis));
+        task.run();
+        assert_eq!(rig.store.reads() - reads, looks, "{millis}");
+    }
+    // It becomes visible a moment after it was announced.
+    rig.announce(next(8));
+    task.run();
+    let batch = Batch::new(vec![update(2)]).unwrap();
+    let append =
+        rig.store.journal().append(&rig.topic, batch, Timestamp::from_millis(1_000_000)).now_or_never();
+    append.unwrap().unwrap();
+    task.run();
+    assert_eq!(task.done, None);
+    rig.clock.pass(Duration::from_secs(1));
+    task.run();
+    assert_eq!(task.done, Some(vec![2]));
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Rig {
     }
 
     fn in_memory(&self, name: &str, cursor: Cursor) -> bool {
-        self.tail.follow_from_memory(&topic(name), cursor, ANY_AGE).is_some()
+        self.tail.follow_from_memory(&topic(name), cursor, ANY_AGE, Timestamp::default()).is_some()
     }
 }
 

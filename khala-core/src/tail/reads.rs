@@ -1,0 +1,94 @@
+//! Reads of the journal that are under way for one topic, each shared by whoever wants the same.
+//!
+//! Any of those who wait for a read drives it, so one who stops waiting holds nobody up. What must stay true: a
+//! read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and
+//! who needs a later one asks again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
+
+use super::SharedPage;
+use crate::{
+    error::Error,
+    position::{Bounds, Cursor, Stale},
+    update::Timestamp,
+};
+
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    Bounds,
+    PageAfter(Cursor),
+}
+
+/// What the journal answered.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Bounds(Bounds),
+    Page(Arc<SharedPage>),
+    Stale(Stale),
+}
+
+/// A read that is done.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) found: Found,
+    /// Which read of this topic it was: those that began later have higher numbers.
+    pub(super) number: u64,
+    /// The time of the one who began it.
+    pub(super) began_at: Timestamp,
+}
+
+type Read = BoxFuture<'static, Result<Done, Error>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Reads(Mutex<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    begun: u64,
+    reads: HashMap<Target, WeakShared<Read>>,
+}
+
+impl Reads {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many reads have begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.lock().begun
+    }
+
+    /// The read of `target` that is under way, or the one that `begin` begins `now`.
+    pub(super) fn share(
+        self: &Arc<Self>,
+        target: Target,
+        now: Timestamp,
+        begin: impl FnOnce() -> BoxFuture<'static, Result<Found, Error>>,
+    ) -> Shared<Read> {
+        let mut under_way = self.lock();
+        if let Some(read) = under_way.reads.get(&target).and_then(WeakShared::upgrade) {
+            return read;
+        }
+        // Those that nobody waits for any more were given up unfinished.
+        under_way.reads.retain(|_, read| read.upgrade().is_some());
+        under_way.begun += 1;
+        let (number, reads, read) = (under_way.begun, Arc::clone(self), begin());
+        let read = async move {
+            let found = read.await;
+            reads.lock().reads.remove(&target);
+            found.map(|found| Done { found, number, began_at: now })
+        };
+        let read = read.boxed().shared();
+        under_way.reads.extend(read.downgrade().map(|read| (target, read)));
+        read
+    }
+}
