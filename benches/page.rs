@@ -51,7 +51,7 @@ fn page(c: &mut Criterion) {
     });
     group.bench_function("tail", |bencher| {
         bencher.iter(|| {
-            let followed = tail.follow_from_memory(&topic, start, Wanted::default());
+            let followed = tail.follow_from_memory(&topic, start, Wanted::default(), now);
             let Some(Followed::Page { page, .. }) = followed else { panic!("the tail holds it") };
             assert_eq!(page.page().updates.len(), 200);
             page

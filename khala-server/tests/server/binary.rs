@@ -50,18 +50,28 @@ impl Started {
 
     /// The status of an authorized request.
     async fn get(&self, path: &str, token: &str) -> u16 {
+        self.send(http::Method::GET, path, token, "").await.0
+    }
+
+    /// The status and the body of an authorized request.
+    async fn send(&self, method: http::Method, path: &str, token: &str, body: &'static str) -> (u16, String) {
         let address = self.url.strip_prefix("http://").unwrap();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let request = http::Request::builder()
+            .method(method)
             .uri(path)
             .header("host", address)
+            .header("content-type", "application/json")
             .header("authorization", format!("Bearer {token}"))
-            .body(http_body_util::Full::<bytes::Bytes>::default())
+            .body(http_body_util::Full::<bytes::Bytes>::from(body))
             .unwrap();
-        timeout(LONG, sender.send_request(request)).await.unwrap().unwrap().status().as_u16()
+        let answer = timeout(LONG, sender.send_request(request)).await.unwrap().unwrap();
+        let status = answer.status().as_u16();
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
     async fn signal(&self, name: &str) {
@@ -114,6 +124,54 @@ async fn with_nothing_configured_it_prints_what_to_paste() {
     assert!(log.contains("/v1/topics") && log.contains("status=426"), "{log}");
     assert!(!log.contains(&token), "a token is in the log");
     assert!(!log.contains("token="), "a query is in the log");
+}
+
+/// Promise 9: no identifier of unbounded range is a label.
+#[tokio::test]
+async fn no_label_is_of_unbounded_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = Started::new(command(folder.path())).await;
+    let body = r#"{"kind":"a-kind","payload":1,"doc_key":"a-key"}"#;
+    let updates = "/v1/topics/a-topic/updates";
+    assert_eq!(started.send(http::Method::POST, updates, &started.token, body).await.0, 201);
+    assert_eq!(started.get(updates, &started.token).await, 200);
+    assert_eq!(started.get("/v1/topics/a-topic/documents/a-key", &started.token).await, 200);
+    assert_eq!(started.get("/an-unknown/path", &started.token).await, 404);
+    let url =
+        format!("{}/sync/v1/websocket?vsn=2.0.0&token={}", started.url.replace("http", "ws"), started.token);
+    let stream = tokio::net::TcpStream::connect(started.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let (mut socket, _) = timeout(LONG, tokio_tungstenite::client_async(url, stream)).await.unwrap().unwrap();
+    for frame in
+        [r#"["1","1","a-topic","phx_join",{"from":"floor"}]"#, r#"["1","2","a-topic","an-event",{}]"#]
+    {
+        futures::SinkExt::send(&mut socket, frame.into()).await.unwrap();
+    }
+    for _ in 0..3 {
+        // The join's reply, the update, and the refusal of the event.
+        timeout(LONG, futures::StreamExt::next(&mut socket)).await.unwrap().unwrap().unwrap();
+    }
+    let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
+    let known =
+        ["code", "le", "method", "outcome", "quantile", "reason", "resume", "route", "status", "temperature"];
+    for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let base =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let listed = [name, base].iter().any(|name| khala_core::telemetry::ALL.contains(name));
+        assert!(listed, "{name} is not in telemetry::ALL");
+        let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
+        for label in labels.split("\",").filter(|label| !label.is_empty()) {
+            assert!(known.contains(&label.split('=').next().unwrap()), "{line}");
+        }
+        for identifier in ["a-topic", "a-key", "a-kind", "an-event", "an-unknown"] {
+            assert!(!line.contains(identifier), "{line}");
+        }
+    }
+    for name in
+        ["khala_appends_total", "khala_joins_total", "khala_refusals_total", "khala_updates_sent_total"]
+    {
+        assert!(metrics.contains(name), "{name} was not counted: {metrics}");
+    }
 }
 
 #[tokio::test]
