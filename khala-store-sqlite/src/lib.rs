@@ -80,3 +80,8 @@ pub use self::{
     schema::{prepare, verify_schema},
     store::{SqliteStats, SqliteStore},
 };
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
