@@ -1,7 +1,8 @@
 //! Fanout: who has something new to read. Heads, not payloads; a level, not an edge.
 //!
 //! An announcement may be lost, late or repeated. A watcher therefore reads the journal and believes only
-//! that; what is announced decides when it looks, never what it finds.
+//! that; what is announced decides when it looks, never what it finds. The control lane is the same for
+//! revocations: it says how far their log goes, and whoever hears it reads that log.
 
 use std::{
     collections::HashMap,
@@ -12,9 +13,13 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::{error::Error, position::Cursor, topic::Topic};
+use crate::{
+    error::Error,
+    position::{Cursor, Watermark},
+    topic::Topic,
+};
 
-/// Carries the news that a topic's head has moved, within a process or between nodes.
+/// Carries the news that a topic's head, or the log of revocations, has moved, within a process or between nodes.
 #[async_trait]
 pub trait Fanout: fmt::Debug + Send + Sync + 'static {
     /// Tells every watcher of `topic`, on every node, that its head is at least there.
@@ -30,26 +35,40 @@ pub trait Fanout: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// An [`Error`] when nothing can be watched now.
     async fn watch(&self, topic: &Topic) -> Result<Watch, Error>;
+
+    /// Tells every node that the log of revocations goes at least that far.
+    ///
+    /// Called after the revocation is on stable storage. Dropping the future may lose the announcement.
+    ///
+    /// # Errors
+    /// An [`Error`] when it is known not to have gone out. The other nodes then find it by polling.
+    async fn announce_revoked(&self, newest: Watermark) -> Result<(), Error>;
+
+    /// Watches how far the log of revocations goes, until the [`Watch`] is dropped.
+    ///
+    /// # Errors
+    /// An [`Error`] when nothing can be watched now.
+    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error>;
 }
 
-/// The newest announced head of one topic.
+/// The newest announced level: the head of one topic, or how far the log of revocations goes.
 #[derive(Debug)]
-pub struct Watch {
-    level: watch::Receiver<Option<Cursor>>,
-    _watcher: Watcher,
+pub struct Watch<T = Cursor> {
+    level: watch::Receiver<Option<T>>,
+    _watcher: Option<Watcher>,
 }
 
-impl Watch {
-    /// The newest announced head; none if nothing was announced since anybody began to watch.
-    pub fn head(&self) -> Option<Cursor> {
+impl<T: Copy + Send + Sync> Watch<T> {
+    /// The newest that was announced; none if nothing was since anybody began to watch.
+    pub fn head(&self) -> Option<T> {
         *self.level.borrow()
     }
 
-    /// Waits until a head is announced that this method has not returned yet.
+    /// Waits until something is announced that this method has not returned yet.
     ///
     /// Cancel safe: what was not returned is returned by the next call. Never ready again once the fanout is
     /// gone; a watcher polls beside it anyway.
-    pub async fn moved(&mut self) -> Cursor {
+    pub async fn moved(&mut self) -> T {
         loop {
             if self.level.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -61,7 +80,8 @@ impl Watch {
     }
 }
 
-/// The fanout of one process, and the last stretch of every other: a level per watched topic.
+/// The fanout of one process, and the last stretch of every other: a level per watched topic, and one for
+/// revocations.
 ///
 /// Cloning it gives another handle to the same levels.
 #[derive(Clone, Debug, Default)]
@@ -70,11 +90,14 @@ pub struct LocalFanout(Arc<Levels>);
 type Level = watch::Sender<Option<Cursor>>;
 
 #[derive(Debug, Default)]
-struct Levels(Mutex<HashMap<Topic, Level>>);
+struct Levels {
+    heads: Mutex<HashMap<Topic, Level>>,
+    revoked: watch::Sender<Option<Watermark>>,
+}
 
 impl Levels {
     fn lock(&self) -> MutexGuard<'_, HashMap<Topic, Level>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,7 +123,29 @@ impl LocalFanout {
     /// Watches `topic` in this process.
     pub fn observe(&self, topic: &Topic) -> Watch {
         let level = self.0.lock().entry(topic.clone()).or_default().subscribe();
-        Watch { level, _watcher: Watcher { levels: Arc::clone(&self.0), topic: topic.clone() } }
+        let watcher = Watcher { levels: Arc::clone(&self.0), topic: topic.clone() };
+        Watch { level, _watcher: Some(watcher) }
+    }
+
+    /// Raises the level of the revocations.
+    pub fn raise_revoked(&self, newest: Watermark) {
+        self.0.revoked.send_if_modified(|level| {
+            let news = level.is_none_or(|old| old < newest);
+            if news {
+                *level = Some(newest);
+            }
+            news
+        });
+    }
+
+    /// Watches the revocations in this process.
+    pub fn observe_revoked(&self) -> Watch<Watermark> {
+        Watch { level: self.0.revoked.subscribe(), _watcher: None }
+    }
+
+    /// Whether anybody in this process watches the revocations.
+    pub fn revoked_is_watched(&self) -> bool {
+        self.0.revoked.receiver_count() > 0
     }
 
     /// The topics that somebody in this process watches.
@@ -118,6 +163,15 @@ impl Fanout for LocalFanout {
 
     async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
         Ok(self.observe(topic))
+    }
+
+    async fn announce_revoked(&self, newest: Watermark) -> Result<(), Error> {
+        self.raise_revoked(newest);
+        Ok(())
+    }
+
+    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
+        Ok(self.observe_revoked())
     }
 }
 
@@ -158,6 +212,21 @@ mod tests {
         assert_eq!(watch.moved().await, head(1, 5), "the newest, once; a late one changes nothing");
         fanout.raise(&topic, head(2, 1));
         assert_eq!(watch.moved().await, head(2, 1), "another epoch is news, wherever it stands");
+    }
+
+    #[tokio::test]
+    async fn revocations_have_a_level_of_their_own() {
+        let fanout = LocalFanout::new();
+        fanout.raise_revoked(Watermark::new(1).unwrap());
+        let mut watch = fanout.observe_revoked();
+        assert_eq!(watch.head(), Watermark::new(1), "a late watcher sees where it stands");
+        for watermark in [3, 2] {
+            fanout.raise_revoked(Watermark::new(watermark).unwrap());
+        }
+        assert_eq!(Some(watch.moved().await), Watermark::new(3));
+        assert!(fanout.revoked_is_watched());
+        drop(watch);
+        assert!(!fanout.revoked_is_watched());
     }
 
     #[test]

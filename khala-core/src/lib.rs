@@ -4,7 +4,9 @@
 //! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
 //! right when it passes the laws, and the laws ship with the trait.
 
+mod admission;
 mod auth;
+mod class;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -24,11 +26,19 @@ mod update;
 pub mod wire;
 
 #[cfg(feature = "jwt")]
-pub use self::auth::{JwtIssuer, JwtOptions, JwtVerifier, KeyError};
+pub use self::auth::{
+    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeyError, KeySet, KeySource,
+    StaticKeys,
+};
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
-    auth::{Denied, Grant, Scope, Token, Verifier},
+    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
+    auth::{
+        Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
+        Named, Revocation, RevocationId, Revocations, Token, Verifier,
+    },
+    class::{ClassError, Classes, TopicClass, TopicPattern},
     clock::Clock,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},

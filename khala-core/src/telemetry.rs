@@ -2,7 +2,7 @@
 
 use metrics::{counter, gauge, histogram};
 
-use crate::wire::{Close, Code};
+use crate::wire::Close;
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
 /// the tail), `exact` (HTTP and embedding callers), `bounds`.
@@ -29,8 +29,26 @@ pub const CLOSES: &str = "khala_closes_total";
 pub const CHANNELS: &str = "khala_channels";
 /// Joins answered with ok, by `resume`: `cursor`, `floor`, `head`, `snapshot`.
 pub const JOINS: &str = "khala_joins_total";
-/// Refusals, by `code`.
+/// Refusals, by `code` and by what was asked for, `on`: `frame`, `http`, `join`, `live` (a joined topic), `mint`,
+/// `refresh`, `upgrade`.
 pub const REFUSALS: &str = "khala_refusals_total";
+/// Fresh tokens that were taken on an open connection.
+pub const REFRESHES: &str = "khala_refreshes_total";
+/// Revocations that this node holds, by what they name, `by`: `jti`, `sid`, `sub`.
+pub const REVOCATIONS: &str = "khala_revocations";
+/// Revocations that were ordered over HTTP, by what they name, `by`: `jti`, `sid`, `sub`.
+pub const REVOCATIONS_MADE: &str = "khala_revocations_made_total";
+/// Requests for a token, by `outcome`: `minted`, `invalid`, `authz_denied`, `signing_error`, `upstream_unavailable`.
+pub const TOKENS_MINTED: &str = "khala_tokens_minted_total";
+/// How long ago this node last read the log of revocations to its end, in seconds.
+pub const REVOCATIONS_AGE: &str = "khala_revocations_age_seconds";
+/// Keys that tokens are checked with, by `source`: `configuration`, `file`, `jwks`, and `credential` for what the minting
+/// of tokens trusts.
+pub const KEYS: &str = "khala_keys";
+/// How long ago a `source` last confirmed its keys, in seconds: `file`, `jwks`, `credential`.
+pub const KEYS_AGE: &str = "khala_keys_age_seconds";
+/// Looks at a source of keys, by `source` and `outcome`: `loaded`, `unchanged`, `failed`.
+pub const KEY_LOADS: &str = "khala_key_loads_total";
 /// Batches handed to connections.
 pub const BATCHES_SENT: &str = "khala_batches_sent_total";
 /// Updates handed to connections.
@@ -58,12 +76,55 @@ pub const ALL: &[&str] = &[
     CHANNELS,
     JOINS,
     REFUSALS,
+    REFRESHES,
+    REVOCATIONS,
+    REVOCATIONS_AGE,
+    REVOCATIONS_MADE,
+    TOKENS_MINTED,
+    KEYS,
+    KEYS_AGE,
+    KEY_LOADS,
     BATCHES_SENT,
     UPDATES_SENT,
     POLL_FINDS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
 ];
+
+/// What was asked for when something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Surface {
+    /// Any other frame of a connection.
+    Frame,
+    /// An HTTP request.
+    Http,
+    /// A join.
+    Join,
+    /// Nothing: a joined topic ended.
+    Live,
+    /// A token to be made.
+    Mint,
+    /// A fresh token to be taken.
+    Refresh,
+    /// A WebSocket.
+    Upgrade,
+}
+
+impl Surface {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Frame => "frame",
+            Self::Http => "http",
+            Self::Join => "join",
+            Self::Live => "live",
+            Self::Mint => "mint",
+            Self::Refresh => "refresh",
+            Self::Upgrade => "upgrade",
+        }
+    }
+}
 
 pub(crate) fn journal_read(temperature: &'static str) {
     counter!(JOURNAL_READS, "temperature" => temperature).increment(1);
@@ -102,8 +163,46 @@ pub(crate) fn joined(resume: &'static str) {
     counter!(JOINS, "resume" => resume).increment(1);
 }
 
-pub(crate) fn refused(code: Code) {
-    counter!(REFUSALS, "code" => code.as_str()).increment(1);
+/// Something was refused. `code` is one of those that PROTOCOL.md or the OpenAPI document lists.
+pub fn refused(code: &'static str, on: Surface) {
+    counter!(REFUSALS, "code" => code, "on" => on.as_str()).increment(1);
+}
+
+pub(crate) fn refreshed() {
+    counter!(REFRESHES).increment(1);
+}
+
+pub(crate) fn revocations(by: &'static str, held: usize) {
+    gauge!(REVOCATIONS, "by" => by).set(held as f64);
+}
+
+/// A revocation was ordered over HTTP. For a server around the core.
+pub fn revocation_made(by: &'static str) {
+    counter!(REVOCATIONS_MADE, "by" => by).increment(1);
+}
+
+/// A token was asked for. For a server around the core.
+pub fn minted(outcome: &'static str) {
+    counter!(TOKENS_MINTED, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn revocations_age(seconds: f64) {
+    gauge!(REVOCATIONS_AGE).set(seconds);
+}
+
+/// A source of keys holds that many. For whoever reads keys.
+pub fn keys_held(source: &'static str, keys: usize) {
+    gauge!(KEYS, "source" => source).set(keys as f64);
+}
+
+/// A source of keys was looked at. For whoever reads keys.
+pub fn keys_read(source: &'static str, outcome: &'static str) {
+    counter!(KEY_LOADS, "source" => source, "outcome" => outcome).increment(1);
+}
+
+/// A source of keys last confirmed them that long ago. For whoever reads keys.
+pub fn keys_age(source: &'static str, seconds: f64) {
+    gauge!(KEYS_AGE, "source" => source).set(seconds);
 }
 
 pub(crate) fn batch_sent(updates: usize) {

@@ -23,8 +23,12 @@ fn the_protocol_lists_every_close_code_and_whether_to_come_back() {
 
 #[test]
 fn the_protocol_lists_every_code() {
+    let listed = |code: &Code| {
+        let mut rows = PROTOCOL.lines().filter(|line| line.starts_with('|'));
+        rows.any(|row| row.split('|').take(3).any(|cell| cell.contains(&format!("`{code}`"))))
+    };
     for code in Code::ALL {
-        assert!(PROTOCOL.contains(&format!("| `{code}` |")), "{code} is missing");
+        assert!(listed(code), "{code} is missing");
     }
 }
 
@@ -57,4 +61,30 @@ fn the_protocols_examples_are_frames() {
         seen += 1;
     }
     assert!(seen > 12, "{seen}");
+}
+
+/// Every test that the threat model names exists, in the file that it names.
+#[test]
+fn the_threat_models_tests_exist() {
+    const THREATS: &str = include_str!("../../docs/threats.md");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut seen = 0;
+    for row in THREATS.lines().filter(|line| line.starts_with('|')) {
+        let shown_by = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let mut file = String::new();
+        for word in shown_by.split('`').skip(1).step_by(2) {
+            if word.contains('/') {
+                file =
+                    std::fs::read_to_string(root.join(word)).unwrap_or_else(|_| panic!("{word} is missing"));
+            } else {
+                assert!(file.contains(&format!("fn {word}(")), "{word} is missing, in {row}");
+                seen += 1;
+            }
+        }
+        assert!(
+            !file.is_empty() || !row.contains('`') || shown_by.contains("shown by"),
+            "nothing shows {row}"
+        );
+    }
+    assert!(seen > 30, "{seen}");
 }

@@ -1,41 +1,51 @@
-//! The laws, held against the memory journal, and against the tail over it.
+//! The laws, held against the memory journal, against the tail over it, and against revocations in memory.
 
 use std::sync::Arc;
 
 use khala_core::{
-    Documents, Journal, MemoryJournal,
-    conformance::{Capabilities, Harness, Place, Tailed},
+    Documents, Journal, MemoryJournal, MemoryRevocations, Revocations,
+    conformance::{Capabilities, Harness, Place, RevocationsHarness, Tailed},
 };
 
-#[derive(Debug)]
-struct Memory(Arc<MemoryJournal>);
+#[derive(Clone, Debug)]
+struct Memory {
+    journal: Arc<MemoryJournal>,
+    revocations: Arc<MemoryRevocations>,
+}
 
 impl Harness for Memory {
     const CAPABILITIES: Capabilities = Capabilities::volatile();
 
     async fn fresh() -> Self {
-        Self(Arc::new(MemoryJournal::new()))
+        Self { journal: Arc::new(MemoryJournal::new()), revocations: Arc::new(MemoryRevocations::new()) }
     }
 
     fn journal(&self) -> Arc<dyn Journal> {
-        self.0.clone()
+        self.journal.clone()
     }
 
     fn documents(&self) -> Arc<dyn Documents> {
-        self.0.clone()
+        self.journal.clone()
     }
 
     async fn close(self) -> Place {
-        Place::new("memory").keeping(self.0)
+        Place::new("memory").keeping(self)
     }
 
     async fn open(place: Place) -> Self {
-        Self(Arc::clone(&place.kept::<Arc<MemoryJournal>>().expect("memory is opened where it was closed")))
+        Self::clone(&place.kept::<Self>().expect("memory is opened where it was closed"))
+    }
+}
+
+impl RevocationsHarness for Memory {
+    fn revocations(&self) -> Arc<dyn Revocations> {
+        self.revocations.clone()
     }
 }
 
 mod memory {
     khala_core::laws!(super::Memory);
+    khala_core::revocation_laws!(super::Memory);
 }
 
 mod tail_over_memory {

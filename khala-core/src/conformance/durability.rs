@@ -2,10 +2,7 @@
 //!
 //! A process is killed, not a machine: whether the disk was told to write is for the store's own tests.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use crate::{
     journal::{Append, Batch, Journal, Keep, Receipt},
@@ -17,7 +14,7 @@ use super::{
     Harness,
     append::whole,
     race::at_once,
-    run::{declared, kill_amid_appends},
+    run::{Victim, declared, report},
     subject::{
         NOW, Subject, at, batch, dedup, doc_key, labelled, seqs, single, state, text, tombstone, topic,
         update,
@@ -41,7 +38,8 @@ pub async fn j18_acknowledged_means_durable<H: Harness>(store: H) {
         return declared("J18", "survive kill -9");
     }
     let place = store.close().await;
-    let reports = kill_amid_appends(&place, ACKNOWLEDGED).await;
+    let victim = Victim { law: "J18", test: "victim" };
+    let reports = victim.killed_at_work(&place, ACKNOWLEDGED).await;
     let store = H::open(place).await;
     same("kill -9", &before, &held(&store).await);
     acknowledged_is_there(&store, &reports).await;
@@ -90,9 +88,6 @@ fn same(event: &str, before: &[Held], after: &[Held]) {
     }
 }
 
-/// What the victim's lines begin with.
-pub(super) const REPORT: &str = "acknowledged: ";
-
 /// After how many acknowledgements the victim is killed.
 const ACKNOWLEDGED: usize = 60;
 
@@ -114,8 +109,7 @@ pub(super) async fn append_until_killed(journal: Arc<dyn Journal>) {
                 let Ok(Append::Written(Receipt { epoch, first, last })) = answer else {
                     panic!("J18: in the process to be killed, a plain append was not written: {answer:?}");
                 };
-                let report = format!("{REPORT}{name} {epoch} {first} {last} {label}\n");
-                io::stdout().lock().write_all(report.as_bytes()).expect("somebody reads the reports");
+                report(&format!("{name} {epoch} {first} {last} {label}"));
             }
         }
     });

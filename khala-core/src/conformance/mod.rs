@@ -1,8 +1,9 @@
-//! The laws of a journal and of its documents, as tests for any implementer.
+//! The laws of a journal, of its documents and of revocations, as tests for any implementer.
 //!
-//! Each law is a sentence, a number and a function of the same name; [`laws!`](crate::laws) turns all of them
-//! into tests of one store. There is one table of laws, so a new law reaches every store and nobody picks a
-//! subset: what a store cannot do it declares in its [`Capabilities`], which the laws that it affects print.
+//! Each law is a sentence, a number and a function of the same name; [`laws!`](crate::laws) turns those of a journal
+//! and its documents into tests of one store, and [`revocation_laws!`](crate::revocation_laws) those of revocations.
+//! There is one table of each, so a new law reaches every store and nobody picks a subset: what a store cannot do
+//! it declares in its [`Capabilities`], which the laws that it affects print.
 //!
 //! A store passes when every law passes, many times over: the laws about concurrency are real races.
 
@@ -10,7 +11,7 @@
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
-use crate::{documents::Documents, journal::Journal};
+use crate::{auth::Revocations, documents::Documents, journal::Journal};
 
 pub mod append;
 pub mod cursors;
@@ -18,6 +19,7 @@ pub mod documents;
 pub mod durability;
 pub mod order;
 mod race;
+pub mod revocations;
 mod run;
 mod subject;
 mod tailed;
@@ -25,9 +27,9 @@ pub mod topics;
 pub mod trim;
 
 #[doc(hidden)]
-pub use self::run::{run, victim};
+pub use self::run::{revoking_victim, run, victim};
 pub use self::{
-    run::{Law, laws},
+    run::{Law, laws, revocation_laws},
     tailed::Tailed,
 };
 
@@ -58,6 +60,12 @@ pub trait Harness: Sized + Send + Sync + 'static {
     /// Called in another process too, with a place that has the same text and keeps nothing; never there
     /// unless the store survives being killed.
     fn open(place: Place) -> impl Future<Output = Self> + Send;
+}
+
+/// A store under test that keeps revocations too.
+pub trait RevocationsHarness: Harness {
+    /// Its revocations. Nobody holds them any more when it is closed.
+    fn revocations(&self) -> Arc<dyn Revocations>;
 }
 
 /// What a store can do. What it cannot is printed by the tests that it affects.
@@ -181,6 +189,29 @@ impl fmt::Debug for Place {
 macro_rules! laws {
     ($harness:ty) => {
         $crate::__each_law!(__law_tests, $harness);
+
+        #[test]
+        #[ignore = "not a law: the process that law J18 kills"]
+        fn victim() {
+            $crate::conformance::victim::<$harness>();
+        }
+    };
+}
+
+/// Tests a store's revocations against every law of them: one test per law, in the module where it stands.
+///
+/// It stands in a module of tests, once per module, beside [`laws!`](crate::laws) or alone; its argument is a
+/// [`RevocationsHarness`](crate::conformance::RevocationsHarness).
+#[macro_export]
+macro_rules! revocation_laws {
+    ($harness:ty) => {
+        $crate::__each_revocation_law!(__law_tests, $harness);
+
+        #[test]
+        #[ignore = "not a law: the process that law R6 kills"]
+        fn revoking_victim() {
+            $crate::conformance::revoking_victim::<$harness>();
+        }
     };
 }
 
@@ -217,6 +248,23 @@ macro_rules! __each_law {
     };
 }
 
+/// The table of the laws of revocations, handed to the macro `then`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __each_revocation_law {
+    ($then:ident, $harness:ty) => {
+        $crate::$then! {
+            ($harness)
+            revocations::r1_a_stored_revocation_is_found,
+            revocations::r2_reading_is_exclusive_of_the_watermark_and_pages_concatenate,
+            revocations::r3_no_late_arrivals,
+            revocations::r4_revoking_again_keeps_the_later_and_is_read_anew,
+            revocations::r5_pruning_forgets_what_has_ended_and_gives_no_watermark_twice,
+            revocations::r6_acknowledged_means_durable,
+        }
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __law_tests {
@@ -231,12 +279,6 @@ macro_rules! __law_tests {
                 );
             }
         )*
-
-        #[test]
-        #[ignore = "not a law: the process that law J18 kills"]
-        fn victim() {
-            $crate::conformance::victim::<$harness>();
-        }
     };
 }
 

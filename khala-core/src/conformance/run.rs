@@ -1,6 +1,6 @@
-//! Running laws: a runtime for each, and the process that law J18 kills.
+//! Running laws: a runtime for each, and the processes that laws J18 and R6 kill.
 //!
-//! The victim is the test binary itself, started once more with only the ignored test `victim` selected and
+//! A victim is the test binary itself, started once more with only the ignored test of its name selected and
 //! the store's place in the environment. It reports every acknowledgement on its standard output as it gets it,
 //! so whatever the pipe holds once it is dead was acknowledged.
 
@@ -15,13 +15,16 @@ use std::{
 
 use tokio::{runtime, task, time};
 
-use super::{Harness, Place, durability};
+use super::{Harness, Place, RevocationsHarness, durability, revocations};
 
 /// No law takes this long on a store that answers: what still runs then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the victim finds the store that it is to open.
 const PLACE: &str = "KHALA_CONFORMANCE_PLACE";
+
+/// What the victim's lines begin with.
+const REPORT: &str = "acknowledged: ";
 
 tokio::task_local! {
     /// The module of the running test, where its victim stands too.
@@ -50,12 +53,17 @@ impl<H> fmt::Debug for Law<H> {
     }
 }
 
-/// Every law, in order.
+/// Every law of a journal and its documents, in order.
 pub fn laws<H: Harness>() -> Vec<Law<H>> {
     crate::__each_law!(__law_table, H)
 }
 
-/// Holds a fresh store to one law. What `laws!` expands to.
+/// Every law of revocations, in order.
+pub fn revocation_laws<H: RevocationsHarness>() -> Vec<Law<H>> {
+    crate::__each_revocation_law!(__law_table, H)
+}
+
+/// Holds a fresh store to one law. What `laws!` and `revocation_laws!` expand to.
 #[doc(hidden)]
 pub fn run<H: Harness, F: Future<Output = ()>>(module: &'static str, name: &str, law: fn(H) -> F) {
     let runtime = runtime();
@@ -87,24 +95,43 @@ pub(super) fn declared(law: &str, what: &str) {
     }
 }
 
-/// Lets another process append to the store at `place`, kills it amid that with SIGKILL, and returns what had
-/// been acknowledged: the lines that it reported.
-///
-/// Only in a test made by `laws!`, because only there is a victim.
-pub(super) async fn kill_amid_appends(place: &Place, acknowledgements: usize) -> Vec<String> {
-    let module = MODULE
-        .try_with(|module| *module)
-        .expect("J18: a store that survives being killed is tested by laws!");
-    let place = place.as_str().to_owned();
-    let killed = task::spawn_blocking(move || kill(module, &place, acknowledgements)).await;
-    killed.expect("the thread that watches the victim does not panic").expect("J18: no victim to kill")
+/// A process that works on a store until it is killed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Victim {
+    /// The law that kills it.
+    pub(super) law: &'static str,
+    /// The ignored test that it runs, which stands where the law's own does.
+    pub(super) test: &'static str,
 }
 
-fn kill(module: &str, place: &str, acknowledgements: usize) -> io::Result<Vec<String>> {
+impl Victim {
+    /// Lets it work on the store at `place`, kills it amid that with SIGKILL, and returns what had been acknowledged:
+    /// the lines that it reported.
+    ///
+    /// Only in a test made by `laws!` or `revocation_laws!`, because only there is a victim.
+    pub(super) async fn killed_at_work(self, place: &Place, acknowledgements: usize) -> Vec<String> {
+        let Self { law, test } = self;
+        let Ok(module) = MODULE.try_with(|module| *module) else {
+            panic!("{law}: a store that survives being killed is tested by a macro of laws");
+        };
+        let place = place.as_str().to_owned();
+        let killed = task::spawn_blocking(move || kill(module, test, &place, acknowledgements)).await;
+        let killed = killed.expect("the thread that watches the victim does not panic");
+        killed.unwrap_or_else(|fault| panic!("{law}: no victim to kill: {fault}"))
+    }
+}
+
+/// Says in the victim that something was acknowledged.
+pub(super) fn report(acknowledged: &str) {
+    let line = format!("{REPORT}{acknowledged}\n");
+    io::stdout().lock().write_all(line.as_bytes()).expect("somebody reads the reports");
+}
+
+fn kill(module: &str, test: &str, place: &str, acknowledgements: usize) -> io::Result<Vec<String>> {
     // A test's name is its path without the crate.
     let name = match module.split_once("::") {
-        Some((_, inner)) => format!("{inner}::victim"),
-        None => "victim".to_owned(),
+        Some((_, inner)) => format!("{inner}::{test}"),
+        None => test.to_owned(),
     };
     let mut victim = Command::new(env::current_exe()?)
         .args([name.as_str(), "--exact", "--ignored", "--nocapture"])
@@ -119,7 +146,7 @@ fn kill(module: &str, place: &str, acknowledgements: usize) -> io::Result<Vec<St
     // A last line without its end was not reported.
     while pipe.read_line(&mut line)? > 0 && line.ends_with('\n') {
         // The test runner's own words may stand before the first report.
-        if let Some((_, report)) = line.trim_end().split_once(durability::REPORT) {
+        if let Some((_, report)) = line.trim_end().split_once(REPORT) {
             reported.push(report.to_owned());
             if reported.len() == acknowledgements {
                 victim.kill()?;
@@ -138,10 +165,17 @@ fn kill(module: &str, place: &str, acknowledgements: usize) -> io::Result<Vec<St
 /// The process that law J18 kills; nothing in any other.
 #[doc(hidden)]
 pub fn victim<H: Harness>() {
+    work(async |store: H| durability::append_until_killed(store.journal()).await);
+}
+
+/// The process that law R6 kills; nothing in any other.
+#[doc(hidden)]
+pub fn revoking_victim<H: RevocationsHarness>() {
+    work(async |store: H| revocations::revoke_until_killed(store.revocations()).await);
+}
+
+fn work<H: Harness>(work: impl AsyncFnOnce(H)) {
     if let Ok(place) = env::var(PLACE) {
-        runtime().block_on(async {
-            let store = H::open(Place::new(place)).await;
-            durability::append_until_killed(store.journal()).await;
-        });
+        runtime().block_on(async { work(H::open(Place::new(place)).await).await });
     }
 }

@@ -1,5 +1,7 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
+mod access;
+mod revoked;
 mod subscription;
 
 use std::{
@@ -12,20 +14,23 @@ use std::{
 
 use tokio::sync::watch;
 
+use self::revoked::{Revoked, Seat};
 pub use self::subscription::{Delivery, Subscribed, Subscription};
 use crate::{
-    auth::Grant,
+    admission::{Admission, AdmissionOptions},
+    auth::{Access, AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
+    class::Classes,
     clock::Clock,
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
     journal::{Append, Batch, Journal, ReadLimit, Receipt},
-    session::{Answer, Connection, Question, Session, SessionOptions},
+    session::{Answer, Question, SessionOptions},
     tail::{TailJournal, TailOptions},
     telemetry,
     topic::Topic,
     update::Timestamp,
-    wire::{JoinRequest, Serializer},
+    wire::JoinRequest,
 };
 
 /// Durable, resumable sync over a journal. Cloning it gives another handle to the same.
@@ -60,6 +65,11 @@ struct Inner {
     clock: Arc<dyn Clock>,
     sessions: SessionOptions,
     connections: Arc<Connections>,
+    admission: Admission,
+    verifier: Arc<dyn Verifier>,
+    classes: Classes,
+    authorizer: Arc<dyn Authorizer>,
+    revoked: Arc<Revoked>,
 }
 
 /// Makes a [`Khala`].
@@ -71,6 +81,11 @@ pub struct KhalaBuilder {
     clock: Option<Arc<dyn Clock>>,
     tail: TailOptions,
     sessions: SessionOptions,
+    admission: AdmissionOptions,
+    verifier: Arc<dyn Verifier>,
+    classes: Classes,
+    authorizer: Arc<dyn Authorizer>,
+    revocations: Option<Arc<dyn Revocations>>,
 }
 
 impl KhalaBuilder {
@@ -102,6 +117,41 @@ impl KhalaBuilder {
         self
     }
 
+    /// Limits what one holder of a grant, and one address, may do.
+    #[must_use]
+    pub fn with_admission(mut self, options: AdmissionOptions) -> Self {
+        self.admission = options;
+        self
+    }
+
+    /// Checks tokens by `verifier`; without one, none is accepted.
+    #[must_use]
+    pub fn with_verifier(mut self, verifier: Arc<dyn Verifier>) -> Self {
+        self.verifier = verifier;
+        self
+    }
+
+    /// Opens topics by these classes; without, by [`Classes::default`].
+    #[must_use]
+    pub fn with_classes(mut self, classes: Classes) -> Self {
+        self.classes = classes;
+        self
+    }
+
+    /// Asks `authorizer` about each topic that a class opens; without one, the class decides alone.
+    #[must_use]
+    pub fn with_authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// Keeps revocations in `store`; without one, in memory, where a restart forgets them.
+    #[must_use]
+    pub fn with_revocations(mut self, store: Arc<dyn Revocations>) -> Self {
+        self.revocations = Some(store);
+        self
+    }
+
     /// The handle.
     ///
     /// # Panics
@@ -112,6 +162,7 @@ impl KhalaBuilder {
         #[cfg(not(feature = "system-clock"))]
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
+        let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
             tail: TailJournal::new(self.journal, self.tail),
             documents: self.documents,
@@ -119,6 +170,11 @@ impl KhalaBuilder {
             clock: self.clock.unwrap_or_else(system),
             sessions: self.sessions,
             connections: Arc::default(),
+            admission: Admission::new(self.admission),
+            verifier: self.verifier,
+            classes: self.classes,
+            authorizer: self.authorizer,
+            revoked: Arc::new(Revoked::new(revocations)),
         }))
     }
 }
@@ -133,6 +189,11 @@ impl Khala {
             clock: None,
             tail: TailOptions::default(),
             sessions: SessionOptions::default(),
+            admission: AdmissionOptions::default(),
+            verifier: Arc::new(DenyAll),
+            classes: Classes::default(),
+            authorizer: Arc::new(AllowAll),
+            revocations: None,
         }
     }
 
@@ -175,12 +236,6 @@ impl Khala {
     /// An [`Error`] when the topic cannot be watched or read now.
     pub async fn subscribe(&self, topic: &Topic, request: JoinRequest) -> Result<Subscribed, Error> {
         Subscription::open(self.clone(), topic.clone(), request).await
-    }
-
-    /// A connection for the holder of `grant`, to be run over its transport.
-    pub fn connect(&self, grant: Grant, serializer: Serializer) -> Connection {
-        let session = Session::new(grant, serializer, self.0.sessions, self.now());
-        Connection::new(self.clone(), session, Connected::new(&self.0.connections))
     }
 
     /// How many connections are open.
@@ -227,6 +282,7 @@ impl Khala {
     pub(crate) async fn answer(&self, topic: &Topic, question: Question) -> Result<Answer, Error> {
         let now = self.now();
         Ok(match question {
+            Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
             Question::Bounds { not_older_than } => {
                 let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
                 Answer::Bounds(bounds, confirmed_at)
@@ -261,20 +317,38 @@ impl Default for Connections {
     }
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts a connection for as long as it is open, and hears what ends it.
 #[derive(Debug)]
-pub(crate) struct Connected(Arc<Connections>);
+pub(crate) struct Connected {
+    connections: Arc<Connections>,
+    seat: Seat,
+}
 
 impl Connected {
-    fn new(connections: &Arc<Connections>) -> Self {
+    fn new(connections: &Arc<Connections>, seat: Seat) -> Self {
         connections.open.fetch_add(1, Ordering::Relaxed);
         telemetry::connections(1.0);
-        Self(Arc::clone(connections))
+        Self { connections: Arc::clone(connections), seat }
+    }
+
+    /// Goes on under another grant.
+    pub(crate) fn take(&mut self, grant: &Grant) {
+        self.seat.take(grant);
+    }
+
+    /// Waits until the grant may have been taken back; [`check`](Self::check) says whether it was. Cancel safe.
+    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.seat.woken()
+    }
+
+    /// Whether the grant stands.
+    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
+        self.seat.check(grant)
     }
 
     /// Waits for the order to end; gives this connection's share of the time, so that closes are spread evenly.
     pub(crate) fn drained(&self) -> impl Future<Output = Duration> + Send + 'static {
-        let connections = Arc::clone(&self.0);
+        let connections = Arc::clone(&self.connections);
         let mut drain = connections.drain.subscribe();
         async move {
             let Ok(Some(Drain { over, among })) = drain.wait_for(Option::is_some).await.map(|drain| *drain)
@@ -289,7 +363,7 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.connections.open.fetch_sub(1, Ordering::Relaxed);
         telemetry::connections(-1.0);
     }
 }

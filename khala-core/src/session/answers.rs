@@ -93,21 +93,13 @@ impl Session {
             channel.phase.open_at(stale.bounds.at_floor());
             return self.enqueue(id);
         }
-        telemetry::refused(Code::StaleCursor);
         let answer = StaleCursor::new(&channel.topic, stale);
         if channel.on_stale == OnStale::Snapshot {
+            telemetry::refused(Code::StaleCursor.as_str(), channel.surface());
             channel.phase.start_snapshot(answer);
             return self.enqueue(id);
         }
-        let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
-        if let Phase::Opening { reference, .. } = &channel.phase {
-            let reference = reference.clone();
-            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, &answer);
-            self.remove(id);
-        } else {
-            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, &answer);
-            self.close_channel(id, event::ERROR);
-        }
+        self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
     }
 
     pub(super) fn answer_snapshot(&mut self, id: ChannelId, page: &SnapshotPage, now: Timestamp) {
@@ -146,26 +138,33 @@ impl Session {
             tracing::error!(topic = %channel.topic, %error, "a read failed, and will until somebody acts");
             Refusal::new(Code::Unavailable, "the journal cannot be read until an operator has acted")
         };
-        let answered_by = match &channel.phase {
-            Phase::Opening { reference, .. } => Some(reference.clone()),
-            Phase::Snapshot { unanswered: Some((reference, _)), .. } => Some(reference.clone()),
-            Phase::Live | Phase::Snapshot { .. } => None,
-        };
-        if let Some(reference) = answered_by {
+        if channel.unanswered().is_some() || !error.is_retryable() {
             // The client's own retry is the retry.
-            let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
-            telemetry::refused(Code::Unavailable);
-            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, &refusal);
-            self.remove(id);
-        } else if !error.is_retryable() {
-            let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
-            telemetry::refused(Code::Unavailable);
-            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, &refusal);
-            self.close_channel(id, event::ERROR);
+            self.end_channel(id, refusal.code, &refusal, event::ERROR);
         } else {
             channel.failed = true;
             self.retry_soon(now);
             self.speak_of_head(id, now);
+        }
+    }
+
+    /// Ends a channel with a refusal: as the answer to its join, or, where that was answered, before `event`.
+    pub(super) fn end_channel(
+        &mut self,
+        id: ChannelId,
+        code: &'static str,
+        refusal: &impl serde::Serialize,
+        event: &str,
+    ) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        telemetry::refused(code, channel.surface());
+        let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
+        if let Some(reference) = channel.unanswered().map(|reference| reference.map(str::to_owned)) {
+            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, refusal);
+            self.remove(id);
+        } else {
+            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, refusal);
+            self.close_channel(id, event);
         }
     }
 

@@ -1,12 +1,14 @@
 //! One joined topic of a session: where it stands, what it has heard of, and what it asks next.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::Question;
 use crate::{
+    auth::Grant,
     documents::SnapshotFrom,
     position::{Cursor, Epoch, Watermark},
     tail::Wanted,
+    telemetry::Surface,
     topic::Topic,
     update::Timestamp,
     wire::{Frame, JoinRequest, OnStale, Resume, StaleCursor},
@@ -80,6 +82,10 @@ pub(super) struct Channel {
     pub(super) join_ref: Option<String>,
     pub(super) on_stale: OnStale,
     pub(super) phase: Phase,
+    /// It was checked under the session's grant. Until then nothing is asked or sent.
+    pub(super) granted: bool,
+    /// It is watched, which it is from when it was granted first.
+    pub(super) watched: bool,
     /// What the client was sent; means something once it is live.
     pub(super) cursor: Cursor,
     /// The newest announced head.
@@ -90,6 +96,8 @@ pub(super) struct Channel {
     pub(super) spoke_at: Timestamp,
     /// A question is under way.
     pub(super) asking: bool,
+    /// How often the session's grant had been replaced when it asked last.
+    pub(super) asked_in: u64,
     /// To be asked again when the session retries.
     pub(super) failed: bool,
     /// It is in the session's queue.
@@ -124,11 +132,14 @@ impl Channel {
             join_ref: own(&frame.join_ref),
             on_stale: request.on_stale,
             phase,
+            granted: false,
+            watched: false,
             cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
             heard: None,
             confirmed_at: now,
             spoke_at: now,
             asking: false,
+            asked_in: 0,
             failed: false,
             queued: false,
             again: false,
@@ -200,11 +211,29 @@ impl Channel {
         std::mem::take(&mut self.polling) && !self.has_news()
     }
 
-    /// The question that it has now.
-    pub(super) fn ask(&mut self) -> Question {
+    /// The ref of the join, if that is not answered yet.
+    pub(super) fn unanswered(&self) -> Option<Option<&str>> {
+        match &self.phase {
+            Phase::Opening { reference, .. } => Some(reference.as_deref()),
+            Phase::Snapshot { unanswered: Some((reference, _)), .. } => Some(reference.as_deref()),
+            Phase::Live | Phase::Snapshot { .. } => None,
+        }
+    }
+
+    /// What is refused when it is ended.
+    pub(super) fn surface(&self) -> Surface {
+        if self.unanswered().is_some() { Surface::Join } else { Surface::Live }
+    }
+
+    /// The question that it has now, under a grant that took the place of `round` others.
+    pub(super) fn ask(&mut self, grant: &Arc<Grant>, round: u64) -> Question {
         self.queued = false;
         self.again = false;
         self.asking = true;
+        self.asked_in = round;
+        if !self.granted {
+            return Question::Access(Arc::clone(grant));
+        }
         let not_older_than = self.not_older_than;
         match &self.phase {
             Phase::Opening { at: Some(cursor), .. } => {

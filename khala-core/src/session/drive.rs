@@ -5,7 +5,8 @@
 
 use std::{
     collections::HashMap,
-    pin::pin,
+    fmt,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +25,7 @@ use futures::{
 
 use super::{Action, Answer, ChannelId, Question, Session};
 use crate::{
+    auth::{Denied, Grant},
     clock::Clock,
     error::Error,
     fanout::Watch,
@@ -36,13 +38,23 @@ use crate::{
 };
 
 /// What comes in from a client. The end of the stream means that it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Prints a frame's length and not its text, which may hand over a token.
+#[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a transport maps everything it can receive to these")]
 pub enum Received {
     /// It broke the transport's rules, and is to be closed with this.
     Fault(Close),
     /// A text frame.
     Text(String),
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(close) => f.debug_tuple("Fault").field(close).finish(),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
 }
 
 /// What goes out to a client.
@@ -92,10 +104,14 @@ pub enum Ended {
     Gone,
 }
 
+/// How long the fanout may take to watch a topic.
+const WATCH_WITHIN: Duration = Duration::from_secs(5);
+/// How long a client has to take the close of a grant that has ended: long enough to learn why, if it reads at all.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// After so many actions the driver looks up: at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
 
-type Asked = BoxFuture<'static, (ChannelId, Result<Answer, Error>)>;
+type Asked = BoxFuture<'static, Told>;
 type Watched = Abortable<BoxFuture<'static, (ChannelId, Watch, Cursor)>>;
 
 /// One client's connection, ready to run over its transport.
@@ -109,13 +125,20 @@ pub struct Connection {
     watches: HashMap<ChannelId, AbortHandle>,
 }
 
+/// What the session is told.
+#[derive(Debug)]
+enum Told {
+    Answer(ChannelId, Result<Answer, Error>),
+    Verified(Result<Grant, Denied>),
+}
+
 /// The questions that are under way. They are driven on while a write waits, so that a client that takes nothing
 /// cannot make a store wait for it.
 #[derive(Debug, Default)]
 struct Questions {
     asked: FuturesUnordered<Asked>,
     /// Answered during a write; at most as many as a session asks at once.
-    answered: Vec<(ChannelId, Result<Answer, Error>)>,
+    answered: Vec<Told>,
 }
 
 /// How long a write may take: as long as the client takes something now and then, and its grant holds.
@@ -123,13 +146,14 @@ struct Patience {
     clock: Arc<dyn Clock>,
     progress: Progress,
     stall_limit: Duration,
-    expires_at: Timestamp,
 }
 
 impl Patience {
     async fn write<E>(
         &self,
         write: impl Future<Output = Result<(), E>> + Send,
+        grant: &Grant,
+        connected: &Connected,
         questions: &mut Questions,
     ) -> Result<(), Ended> {
         let mut write = pin!(write.fuse());
@@ -139,22 +163,53 @@ impl Patience {
         }
         loop {
             let before = self.progress.bytes();
-            let wait = self.stall_limit.min(self.expires_at.since(self.clock.now()));
-            let mut sleep = self.clock.sleep(wait).fuse();
-            loop {
-                select_biased! {
-                    written = write => return written.map_err(|_| Ended::Gone),
-                    () = sleep => break,
-                    answered = questions.asked.select_next_some() => questions.answered.push(answered),
+            match self.wait(write.as_mut(), self.stall_limit, grant, connected, questions).await {
+                Ok(Some(written)) => return written.map_err(|_| Ended::Gone),
+                Ok(None) if self.progress.bytes() == before => {
+                    return Err(Ended::Closed(Close::SlowConsumer));
                 }
-            }
-            if self.expires_at <= self.clock.now() {
-                return Err(Ended::Closed(Close::TokenExpired));
-            }
-            if self.progress.bytes() == before {
-                return Err(Ended::Closed(Close::SlowConsumer));
+                Ok(None) => {}
+                Err(close) => return Err(Ended::Closed(close)),
             }
         }
+    }
+
+    /// Waits for `work` as long as the grant stands; gives none if it is not done within `limit`.
+    async fn wait<T>(
+        &self,
+        mut work: Pin<&mut Fuse<impl Future<Output = T> + Send>>,
+        limit: Duration,
+        grant: &Grant,
+        connected: &Connected,
+        questions: &mut Questions,
+    ) -> Result<Option<T>, Close> {
+        let wait = limit.min(grant.expires_at().since(self.clock.now()));
+        let mut sleep = self.clock.sleep(wait).fuse();
+        loop {
+            let mut woken = pin!(connected.woken().fuse());
+            // The end of the grant comes before whatever has become possible at the same moment.
+            select_biased! {
+                () = woken => if let Some(close) = taken_back(connected, grant) {
+                    return Err(close);
+                },
+                () = sleep => break,
+                done = work => return Ok(Some(done)),
+                answered = questions.asked.select_next_some() => questions.answered.push(answered),
+            }
+        }
+        if grant.expires_at() <= self.clock.now() {
+            return Err(Close::TokenExpired);
+        }
+        Ok(work.now_or_never())
+    }
+}
+
+/// The close that a grant's end asks for, if it was taken back.
+fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> {
+    match connected.check(grant) {
+        Ok(()) => None,
+        Err(Denied::UnknownKid) => Some(Close::KeyWithdrawn),
+        Err(_) => Some(Close::TokenRevoked),
     }
 }
 
@@ -193,8 +248,9 @@ impl Connection {
             clock: Arc::clone(self.khala.clock()),
             progress: transport.progress(),
             stall_limit: self.session.stall_limit(),
-            expires_at: self.session.expires_at(),
         };
+        // What was revoked before it had its seat woke nobody.
+        self.check_grant();
         let mut drained = self.connected.drained().boxed().fuse();
         let mut timer = Timer { at: Timestamp::from_millis(u64::MAX), sleep: pending().boxed().fuse() };
         loop {
@@ -207,28 +263,39 @@ impl Connection {
                 };
                 match action {
                     Action::Send(frame) => {
-                        if let Err(ended) =
-                            patience.write(transport.feed(Sent::Text(frame)), &mut self.questions).await
-                        {
+                        if let Err(ended) = self.write(&patience, transport.feed(Sent::Text(frame))).await {
                             return give_up(transport, ended);
                         }
                         to_flush = true;
                     }
                     Action::Close(close) => {
-                        // The client may not listen any more; it gets as long as a stalled one.
-                        let _ = patience.write(transport.send(Sent::Close(close)), &mut self.questions).await;
+                        if matches!(close, Close::KeyWithdrawn | Close::TokenExpired | Close::TokenRevoked) {
+                            self.close_soon(&mut transport, close).await;
+                        } else {
+                            // The client may not listen any more; it gets as long as a stalled one.
+                            let _ = self.write(&patience, transport.send(Sent::Close(close))).await;
+                        }
                         return Ended::Closed(close);
                     }
                     Action::Ask { channel, topic, question } => self.ask(channel, topic, question),
-                    Action::Watch { channel, topic } => self.watch(channel, &topic).await,
+                    Action::Watch { channel, topic } => {
+                        if let Err(close) = self.watch(&patience, channel, &topic).await {
+                            return give_up(transport, Ended::Closed(close));
+                        }
+                    }
                     Action::Unwatch(channel) => {
                         if let Some(watch) = self.watches.remove(&channel) {
                             watch.abort();
                         }
                     }
+                    Action::Verify(token) => {
+                        let khala = self.khala.clone();
+                        let verified = async move { Told::Verified(khala.verify(&token).await) };
+                        self.questions.asked.push(verified.boxed());
+                    }
                 }
             }
-            if to_flush && let Err(ended) = patience.write(transport.flush(), &mut self.questions).await {
+            if to_flush && let Err(ended) = self.write(&patience, transport.flush()).await {
                 return give_up(transport, ended);
             }
             if !self.questions.answered.is_empty() {
@@ -237,7 +304,10 @@ impl Connection {
             }
             self.set(&mut timer);
             let mut go_on = if more { Either::Left(ready(())) } else { Either::Right(pending()) }.fuse();
+            // Not kept from turn to turn: a wake-up goes to one who waits, and while a write waits that is the write.
+            let mut woken = pin!(self.connected.woken().fuse());
             select_biased! {
+                () = woken => self.check_grant(),
                 () = &mut timer.sleep => {
                     timer.at = Timestamp::from_millis(u64::MAX);
                     // While a write waited nothing was heard: what has come meanwhile counts before silence does.
@@ -276,9 +346,44 @@ impl Connection {
         }
     }
 
+    async fn write<E>(
+        &mut self,
+        patience: &Patience,
+        write: impl Future<Output = Result<(), E>> + Send,
+    ) -> Result<(), Ended> {
+        patience.write(write, self.session.grant(), &self.connected, &mut self.questions).await
+    }
+
+    /// Closes for a grant that has ended.
+    async fn close_soon<T: Transport>(&mut self, transport: &mut T, close: Close) {
+        // Nobody needs the answers, and nobody may wait for a read that this connection began.
+        self.questions = Questions::default();
+        let mut sent = transport.send(Sent::Close(close)).fuse();
+        let mut late = self.khala.clock().sleep(CLOSE_WITHIN).fuse();
+        select_biased! {
+            _ = sent => {}
+            () = late => {}
+        }
+    }
+
+    fn check_grant(&mut self) {
+        if let Some(close) = taken_back(&self.connected, self.session.grant()) {
+            self.session.handle_revoked(close);
+        }
+    }
+
     fn take_answers(&mut self) {
-        for (channel, answer) in self.questions.answered.drain(..) {
-            self.session.handle_answer(channel, answer, self.khala.now());
+        for told in std::mem::take(&mut self.questions.answered) {
+            let now = self.khala.now();
+            match told {
+                Told::Answer(channel, answer) => self.session.handle_answer(channel, answer, now),
+                Told::Verified(verified) => {
+                    self.session.handle_verified(verified, now);
+                    self.connected.take(self.session.grant());
+                    // What was revoked while it was verified woke the places of the old grant.
+                    self.check_grant();
+                }
+            }
         }
     }
 
@@ -297,20 +402,30 @@ impl Connection {
             return self.session.handle_answer(channel, Ok(Answer::Read(followed)), self.khala.now());
         }
         let khala = self.khala.clone();
-        self.questions.asked.push(async move { (channel, khala.answer(&topic, question).await) }.boxed());
+        self.questions
+            .asked
+            .push(async move { Told::Answer(channel, khala.answer(&topic, question).await) }.boxed());
     }
 
-    async fn watch(&mut self, channel: ChannelId, topic: &Topic) {
-        match self.khala.fanout().watch(topic).await {
-            Ok(watch) => {
+    async fn watch(&mut self, patience: &Patience, channel: ChannelId, topic: &Topic) -> Result<(), Close> {
+        let watched = {
+            let khala = self.khala.clone();
+            let watch = pin!(khala.fanout().watch(topic).fuse());
+            let (grant, connected) = (self.session.grant(), &self.connected);
+            patience.wait(watch, WATCH_WITHIN, grant, connected, &mut self.questions).await?
+        };
+        // Without hints delivery completes by polling.
+        match watched {
+            Some(Ok(watch)) => {
                 if let Some(head) = watch.head() {
                     self.session.handle_moved(channel, head);
                 }
                 self.wait(channel, watch);
             }
-            // Without hints delivery completes by polling.
-            Err(error) => tracing::warn!(%topic, %error, "the topic cannot be watched"),
+            Some(Err(error)) => tracing::warn!(%topic, %error, "the topic cannot be watched"),
+            None => tracing::warn!(%topic, "the topic cannot be watched: the fanout does not answer"),
         }
+        Ok(())
     }
 
     fn wait(&mut self, channel: ChannelId, mut watch: Watch) {

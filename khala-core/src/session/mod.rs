@@ -5,17 +5,22 @@
 //! what a channel is sent continues from what it was sent before; and a client that does not read costs one
 //! cursor per topic, because nothing is asked for while there is something left to send.
 
+mod access;
 mod answers;
 mod channel;
 mod drive;
 mod options;
 mod say;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use self::{
+    access::Refresh,
     channel::Channel,
     say::{Empty, Status},
 };
@@ -25,12 +30,13 @@ pub use self::{
     options::SessionOptions,
 };
 use crate::{
-    auth::{Grant, Scope},
+    admission::{Admitted, Limited},
+    auth::{Denied, Grant, Token},
     documents::{Snapshot, SnapshotFrom},
     error::Error,
     position::{Bounds, Cursor},
     tail::{Followed, Wanted},
-    telemetry,
+    telemetry::{self, Surface},
     topic::Topic,
     update::Timestamp,
     wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
@@ -60,6 +66,8 @@ pub enum Action {
     Send(Bytes),
     /// Stop watching for this channel.
     Unwatch(ChannelId),
+    /// Verify this token, and report with [`Session::handle_verified`]. One at a time.
+    Verify(Token),
     /// Watch the topic for this channel, before any question that follows is answered, and report with
     /// [`Session::handle_moved`].
     Watch {
@@ -74,6 +82,8 @@ pub enum Action {
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must answer every question")]
 pub enum Question {
+    /// May the holder of the grant read it?
+    Access(Arc<Grant>),
     /// What did it hold at this moment or later?
     Bounds {
         /// The moment.
@@ -94,6 +104,8 @@ pub enum Question {
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a session handles every answer")]
 pub enum Answer {
+    /// Whether the holder may read it.
+    Access(Result<(), Denied>),
     /// What it holds, and when the journal last confirmed it.
     Bounds(Bounds, Timestamp),
     /// What follows.
@@ -105,7 +117,11 @@ pub enum Answer {
 /// The protocol state of one client connection.
 #[derive(Debug)]
 pub struct Session {
-    grant: Grant,
+    grant: Arc<Grant>,
+    /// How often the grant was replaced.
+    round: u64,
+    refresh: Option<Refresh>,
+    admitted: Admitted,
     serializer: Serializer,
     options: SessionOptions,
     channels: BTreeMap<ChannelId, Channel>,
@@ -118,6 +134,8 @@ pub struct Session {
     /// Questions that are not answered yet.
     asked: usize,
     malformed: u32,
+    /// Frames in a row that were too many.
+    too_many: u32,
     /// When anything was handled last.
     told_at: Timestamp,
     heard_at: Timestamp,
@@ -129,9 +147,18 @@ pub struct Session {
 
 impl Session {
     /// The session of a connection that was opened `now` by the holder of `grant`.
-    pub fn new(grant: Grant, serializer: Serializer, options: SessionOptions, now: Timestamp) -> Self {
+    pub fn new(
+        grant: Grant,
+        admitted: Admitted,
+        serializer: Serializer,
+        options: SessionOptions,
+        now: Timestamp,
+    ) -> Self {
         Self {
-            grant,
+            grant: grant.into(),
+            round: 0,
+            refresh: None,
+            admitted,
             serializer,
             channels: BTreeMap::new(),
             joined: HashMap::new(),
@@ -140,6 +167,7 @@ impl Session {
             ready: VecDeque::new(),
             asked: 0,
             malformed: 0,
+            too_many: 0,
             told_at: now,
             heard_at: now,
             poll_at: now.plus(options.poll_every),
@@ -160,7 +188,7 @@ impl Session {
         while !self.ended && self.asked < self.options.questions_at_once.get() {
             let id = self.ready.pop_front()?;
             let Some(channel) = self.channels.get_mut(&id) else { continue };
-            let question = channel.ask();
+            let question = channel.ask(&self.grant, self.round);
             let topic = channel.topic.clone();
             self.asked += 1;
             return Some(Action::Ask { channel: id, topic, question });
@@ -196,9 +224,9 @@ impl Session {
             return;
         }
         self.heard_at = now;
-        let frame = match self.serializer.decode(text) {
-            Ok(frame) => frame,
-            Err(fault) => return self.malformed(fault.to_string()),
+        let Ok(frame) = self.serializer.decode(text) else {
+            // The fault's own text would repeat a part of what was sent, which may hold a token.
+            return self.malformed(format!("the frame is not {}", shape_of(self.serializer)));
         };
         let too_long = |text: &Option<_>| {
             text.as_ref().is_some_and(|text: &std::borrow::Cow<'_, str>| text.len() > MAX_REF_BYTES)
@@ -206,7 +234,13 @@ impl Session {
         if too_long(&frame.join_ref) || too_long(&frame.reference) {
             return self.malformed(format!("a ref has more than {MAX_REF_BYTES} bytes"));
         }
+        if let Err(limited) = self.admitted.frame(now) {
+            return self.too_many(&frame, &limited);
+        }
+        self.too_many = 0;
         match (&*frame.topic, &*frame.event) {
+            (PHOENIX, event::ACCESS_TOKEN) => self.take_token(&frame),
+            (_, event::ACCESS_TOKEN) if self.current(&frame).is_some() => self.take_token(&frame),
             (PHOENIX, event::HEARTBEAT) => self.reply_ok(&frame, &Empty {}),
             (_, event::JOIN) => self.join(&frame, now),
             (_, event::LEAVE) => self.leave(&frame),
@@ -236,7 +270,15 @@ impl Session {
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.asking = false;
+        if channel.asked_in != self.round {
+            // Asked under a grant that was replaced meanwhile: it is asked again once the new one was checked.
+            return self.enqueue(id);
+        }
         match answer {
+            Ok(Answer::Access(verdict)) => self.answer_access(id, verdict),
+            Err(error) if !channel.granted => self.answer_access(id, Err(Denied::Unavailable(error))),
+            // What was not asked for gets nobody past the check.
+            Ok(_) if !channel.granted => self.enqueue(id),
             // What was confirmed before a clock went back is not newer than now.
             Ok(Answer::Bounds(bounds, confirmed_at)) => {
                 self.answer_bounds(id, bounds, confirmed_at.min(now), now);
@@ -304,10 +346,8 @@ impl Session {
             self.go_back(now);
         }
         self.told_at = now;
-        if !self.ended && self.grant.expires_at() <= now {
-            // Not even what was ready to go: nothing after expiry.
-            self.actions.clear();
-            self.end(Close::TokenExpired);
+        if self.grant.expires_at() <= now {
+            self.cut_off(Close::TokenExpired);
         }
         !self.ended
     }
@@ -338,12 +378,27 @@ impl Session {
         }
     }
 
+    /// Ends it without a word more: not even what was ready to go is sent, nor what another close had left.
+    fn cut_off(&mut self, close: Close) {
+        self.actions.retain(|action| matches!(action, Action::Close(_)));
+        self.end(close);
+    }
+
     fn malformed(&mut self, message: String) {
         self.malformed += 1;
-        telemetry::refused(Code::MalformedFrame);
+        telemetry::refused(Code::MalformedFrame.as_str(), Surface::Frame);
         self.push(None, PHOENIX, event::SYNC_ERROR, &Refusal::new(Code::MalformedFrame, message));
         if self.malformed > self.options.malformed_frames {
             self.end(Close::Hostile);
+        }
+    }
+
+    /// A frame above what the client may send: it is answered and has no effect, a few times.
+    fn too_many(&mut self, frame: &Frame<'_>, limited: &Limited) {
+        self.too_many += 1;
+        self.refuse(frame, Surface::Frame, &Refusal::limited(limited));
+        if self.too_many > self.options.malformed_frames {
+            self.end(Close::TooManyFrames);
         }
     }
 
@@ -351,33 +406,33 @@ impl Session {
         let topic = match Topic::parse(&frame.topic) {
             Ok(topic) => topic,
             Err(fault) => {
-                return self.refuse(frame, Code::InvalidTopic, fault.to_string());
+                let refusal = Refusal::new(Code::InvalidTopic, fault.to_string());
+                return self.refuse(frame, Surface::Join, &refusal);
             }
         };
         let request = match frame.payload_as::<JoinRequest>() {
             Ok(request) => request,
             Err(fault) => {
-                return self.refuse(frame, Code::InvalidJoin, fault.to_string());
+                let refusal = Refusal::new(Code::InvalidJoin, fault.to_string());
+                return self.refuse(frame, Surface::Join, &refusal);
             }
         };
-        if !self.grant.allows(Scope::Read) {
-            let message = format!("the token does not carry {}", Scope::Read);
-            return self.refuse(frame, Code::MissingScope, message);
+        if let Err(limited) = self.admitted.join(now) {
+            return self.refuse(frame, Surface::Join, &Refusal::limited(&limited));
         }
         if let Some(old) = self.joined.get(&topic).copied() {
             self.give_way(old, frame);
         } else if self.channels.len() >= self.options.topics {
             let message = format!("a connection joins at most {} topics", self.options.topics);
-            return self.refuse(frame, Code::TooManyTopics, message);
+            return self.refuse(frame, Surface::Join, &Refusal::new(Code::TooManyTopics, message));
         }
         let id = ChannelId::new(self.next_channel);
         self.next_channel += 1;
         let not_older_than = now.minus(self.options.poll_every);
         let channel = Channel::opening(topic.clone(), frame, request, not_older_than, now);
         self.channels.insert(id, channel);
-        self.joined.insert(topic.clone(), id);
+        self.joined.insert(topic, id);
         telemetry::channels(1.0);
-        self.actions.push_back(Action::Watch { channel: id, topic });
         self.enqueue(id);
     }
 
@@ -409,7 +464,7 @@ impl Session {
             }
             _ => format!("the topic {:?} is not joined", clip(&frame.topic)),
         };
-        telemetry::refused(code);
+        telemetry::refused(code.as_str(), Surface::Frame);
         self.reply(
             join_ref,
             frame.reference.as_deref(),
@@ -468,7 +523,9 @@ impl Session {
         let channel = self.channels.remove(&id)?;
         self.joined.remove(&channel.topic);
         telemetry::channels(-1.0);
-        self.actions.push_back(Action::Unwatch(id));
+        if channel.watched {
+            self.actions.push_back(Action::Unwatch(id));
+        }
         Some(channel)
     }
 }
@@ -476,6 +533,14 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         telemetry::channels(-(self.channels.len() as f64));
+    }
+}
+
+/// What a frame is.
+fn shape_of(serializer: Serializer) -> &'static str {
+    match serializer {
+        Serializer::V1 => "an object with join_ref, ref, topic, event and payload",
+        Serializer::V2 => "an array of join_ref, ref, topic, event and payload",
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{Action, Session};
 use crate::{
-    telemetry,
-    wire::{Code, Frame, Refusal, event},
+    telemetry::{self, Surface},
+    wire::{Frame, Refusal, event},
 };
 
 #[derive(serde::Serialize)]
@@ -23,10 +23,10 @@ struct Reply<'a, T> {
 }
 
 impl Session {
-    pub(super) fn refuse(&mut self, frame: &Frame<'_>, code: Code, message: String) {
-        telemetry::refused(code);
+    pub(super) fn refuse(&mut self, frame: &Frame<'_>, on: Surface, refusal: &Refusal) {
+        telemetry::refused(refusal.code, on);
         let (join_ref, reference) = (frame.join_ref.as_deref(), frame.reference.as_deref());
-        self.reply(join_ref, reference, &frame.topic, Status::Error, &Refusal::new(code, message));
+        self.reply(join_ref, reference, &frame.topic, Status::Error, refusal);
     }
 
     pub(super) fn reply_ok(&mut self, frame: &Frame<'_>, response: &impl serde::Serialize) {

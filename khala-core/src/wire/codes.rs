@@ -6,22 +6,56 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
+    /// A claim of the token is not what is asked for.
+    ClaimMismatch,
+    /// The topic is not open to the token's holder.
+    ForbiddenTopic,
+    /// The connection, its holder or its address sends too many frames.
+    FrameRateLimited,
+    /// The `Authorization` header is not of the Bearer scheme.
+    InvalidAuthorizationScheme,
     /// The join payload is not one.
     InvalidJoin,
+    /// It is no token, or not signed by whom it says.
+    InvalidToken,
     /// The topic's name breaks the rules for names.
     InvalidTopic,
+    /// The connection, its holder or its address joins too often.
+    JoinRateLimited,
     /// The frame is not one.
     MalformedFrame,
+    /// The token does not say when it was issued.
+    MissingIat,
+    /// The token has no name.
+    MissingJti,
     /// The token does not carry the scope that this needs.
     MissingScope,
+    /// There is no token.
+    MissingToken,
+    /// Pages of this origin are not served.
+    OriginNotAllowed,
+    /// The topic is somebody else's.
+    OwnerMismatch,
     /// The cursor cannot be resumed from.
     StaleCursor,
+    /// The token has run out.
+    TokenExpired,
+    /// The token's time has not come.
+    TokenNotYetValid,
+    /// The token was revoked.
+    TokenRevoked,
+    /// The token was issued too long ago.
+    TokenTooOld,
+    /// The holder or the address opens too many connections, or too fast.
+    TooManyConnections,
     /// The connection has joined as many topics as it may.
     TooManyTopics,
-    /// The journal cannot answer now.
+    /// It cannot be answered now.
     Unavailable,
     /// The channel has no such event: the sync connection is read-only.
     UnknownEvent,
+    /// The key that the token names is not trusted.
+    UnknownKid,
     /// The topic is not joined.
     UnmatchedTopic,
 }
@@ -29,28 +63,62 @@ pub enum Code {
 impl Code {
     /// Every code.
     pub const ALL: &[Self] = &[
+        Self::ClaimMismatch,
+        Self::ForbiddenTopic,
+        Self::FrameRateLimited,
+        Self::InvalidAuthorizationScheme,
         Self::InvalidJoin,
+        Self::InvalidToken,
         Self::InvalidTopic,
+        Self::JoinRateLimited,
         Self::MalformedFrame,
+        Self::MissingIat,
+        Self::MissingJti,
         Self::MissingScope,
+        Self::MissingToken,
+        Self::OriginNotAllowed,
+        Self::OwnerMismatch,
         Self::StaleCursor,
+        Self::TokenExpired,
+        Self::TokenNotYetValid,
+        Self::TokenRevoked,
+        Self::TokenTooOld,
+        Self::TooManyConnections,
         Self::TooManyTopics,
         Self::Unavailable,
         Self::UnknownEvent,
+        Self::UnknownKid,
         Self::UnmatchedTopic,
     ];
 
     /// The code as it is on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::ClaimMismatch => "claim_mismatch",
+            Self::ForbiddenTopic => "forbidden_topic",
+            Self::FrameRateLimited => "frame_rate_limited",
+            Self::InvalidAuthorizationScheme => "invalid_authorization_scheme",
             Self::InvalidJoin => "invalid_join",
+            Self::InvalidToken => "invalid_token",
             Self::InvalidTopic => "invalid_topic",
+            Self::JoinRateLimited => "join_rate_limited",
             Self::MalformedFrame => "malformed_frame",
+            Self::MissingIat => "missing_iat",
+            Self::MissingJti => "missing_jti",
             Self::MissingScope => "missing_scope",
+            Self::MissingToken => "missing_token",
+            Self::OriginNotAllowed => "origin_not_allowed",
+            Self::OwnerMismatch => "owner_mismatch",
             Self::StaleCursor => "stale_cursor",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::TokenRevoked => "token_revoked",
+            Self::TokenTooOld => "token_too_old",
+            Self::TooManyConnections => "too_many_connections",
             Self::TooManyTopics => "too_many_topics",
             Self::Unavailable => "unavailable",
             Self::UnknownEvent => "unknown_event",
+            Self::UnknownKid => "unknown_kid",
             Self::UnmatchedTopic => "unmatched_topic",
         }
     }
@@ -74,6 +142,8 @@ pub enum Close {
     HeartbeatTimeout,
     /// The client sent too many frames that are none.
     Hostile,
+    /// The key that the token was signed with is no longer trusted.
+    KeyWithdrawn,
     /// The client broke the WebSocket's framing.
     ProtocolError,
     /// The server stops; another or the same one is there in a moment.
@@ -82,8 +152,12 @@ pub enum Close {
     SlowConsumer,
     /// The token has run out.
     TokenExpired,
+    /// The token was revoked.
+    TokenRevoked,
     /// A frame was larger than allowed.
     TooBig,
+    /// The client went on sending although it was told that it sends too many frames.
+    TooManyFrames,
 }
 
 impl Close {
@@ -93,11 +167,14 @@ impl Close {
         Self::InvalidUtf8,
         Self::HeartbeatTimeout,
         Self::Hostile,
+        Self::KeyWithdrawn,
         Self::ProtocolError,
         Self::Restart,
         Self::SlowConsumer,
         Self::TokenExpired,
+        Self::TokenRevoked,
         Self::TooBig,
+        Self::TooManyFrames,
     ];
 
     /// The WebSocket close code.
@@ -109,9 +186,12 @@ impl Close {
             Self::Hostile => 1008,
             Self::TooBig => 1009,
             Self::Restart => 1012,
+            Self::TooManyFrames => 1013,
             Self::HeartbeatTimeout => 4000,
             Self::TokenExpired => 4001,
             Self::SlowConsumer => 4002,
+            Self::TokenRevoked => 4003,
+            Self::KeyWithdrawn => 4004,
         }
     }
 
@@ -122,18 +202,21 @@ impl Close {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::HeartbeatTimeout => "heartbeat_timeout",
             Self::Hostile => "too_many_malformed_frames",
+            Self::KeyWithdrawn => "unknown_kid",
             Self::ProtocolError => "protocol_error",
             Self::Restart => "restart",
             Self::SlowConsumer => "slow_consumer_evicted",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
             Self::TooBig => "frame_too_big",
+            Self::TooManyFrames => "too_many_frames",
         }
     }
 
     /// Whether the same client, unchanged, does well to connect again.
     ///
-    /// `TokenExpired` counts as no: it takes a fresh token.
+    /// `TokenExpired`, `TokenRevoked` and `KeyWithdrawn` count as no: they take a fresh token.
     pub fn come_back(self) -> bool {
-        matches!(self, Self::HeartbeatTimeout | Self::Restart | Self::SlowConsumer)
+        matches!(self, Self::HeartbeatTimeout | Self::Restart | Self::SlowConsumer | Self::TooManyFrames)
     }
 }

@@ -16,6 +16,8 @@ pub mod event {
     pub const LEAVE: &str = "phx_leave";
     /// Client, on topic `phoenix`: still there.
     pub const HEARTBEAT: &str = "heartbeat";
+    /// Client, on any joined topic or `phoenix`: a fresh token.
+    pub const ACCESS_TOKEN: &str = "access_token";
     /// Server: the answer to a frame with a ref.
     pub const REPLY: &str = "phx_reply";
     /// Server: the channel is closed, and should not be joined again.

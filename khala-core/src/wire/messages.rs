@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::codes::Code;
 use crate::{
+    admission::Limited,
     position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark},
     topic::Topic,
     update::{DocKey, Kind, Payload, PayloadHash, Timestamp, Update},
@@ -160,6 +161,11 @@ impl Refusal {
         // Phoenix itself writes this one reason with a space, and clients compare it.
         let reason = if code == Code::UnmatchedTopic { "unmatched topic" } else { code.as_str() };
         Self { code: code.as_str(), reason, message: message.into(), retry_after_ms: None }
+    }
+
+    /// The refusal of what was too much, which says when it no longer is.
+    pub fn limited(limited: &Limited) -> Self {
+        Self::new(limited.code, limited.to_string()).with_retry_after(limited.retry_after)
     }
 
     /// Says when to try again.

@@ -1,16 +1,17 @@
-//! The laws bite: deliberately broken journals, each of which must fail exactly the laws that name its fault.
+//! The laws bite: deliberately broken journals and logs of revocations, each of which must fail exactly the laws that
+//! name its fault.
 //!
-//! A law that no broken journal fails proves nothing, and one that fails for the faults of others misleads.
+//! A law that nothing broken fails proves nothing, and one that fails for the faults of others misleads.
 
 #![expect(clippy::disallowed_methods, reason = "a test: a law that panics must not take the others with it")]
 
 mod broken;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use khala_core::{
     Documents, Journal,
-    conformance::{self, Capabilities, Harness, Place, laws},
+    conformance::{self, Capabilities, Harness, Law, Place, laws},
 };
 
 use broken::Broken;
@@ -18,7 +19,7 @@ use broken::Broken;
 /// The table: a test, the fault that it puts in, and the laws that notice.
 macro_rules! bites {
     ($($(#[$doc:meta])* $test:ident: $fault:ident => $($law:literal)+,)*) => {
-        /// What can be wrong with a journal.
+        /// What can be wrong.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Fault {
             /// Nothing.
@@ -28,9 +29,16 @@ macro_rules! bites {
 
         $(#[test] fn $test() { notices(Fault::$fault, &[$($law),+]); })*
 
+        #[test]
+        fn nothing_is_noticed_without_a_fault() {
+            notices(Fault::None, &[]);
+        }
+
         const NOTICED: &[&str] = &[$($($law,)+)*];
     };
 }
+
+mod revocations;
 
 bites! {
     /// A repeated publish uses up a seq.
@@ -105,27 +113,36 @@ bites! {
 }
 
 #[test]
-fn nothing_is_noticed_without_a_fault() {
-    notices(Fault::None, &[]);
+fn every_law_is_in_the_table_and_bites() {
+    let journal = (1..=18).map(|n| format!("J{n}"));
+    each_bites(&laws::<Broken>(), journal.chain((1..=4).map(|n| format!("D{n}"))), NOTICED);
 }
 
-#[test]
-fn every_law_is_in_the_table_and_bites() {
-    let numbers: Vec<String> = laws::<Broken>().iter().map(|law| law.number()).collect();
-    let journal = (1..=18).map(|n| format!("J{n}"));
-    let meant: Vec<String> = journal.chain((1..=4).map(|n| format!("D{n}"))).collect();
-    assert_eq!(numbers, meant);
-    let bitten: BTreeSet<&str> = NOTICED.iter().copied().collect();
+/// These are the laws of those numbers, and each is noticed by some fault.
+fn each_bites<H>(laws: &[Law<H>], meant: impl Iterator<Item = String>, noticed: &[&str]) {
+    let numbers: Vec<String> = laws.iter().map(Law::number).collect();
+    assert_eq!(numbers, meant.collect::<Vec<_>>());
+    let bitten: BTreeSet<&str> = noticed.iter().copied().collect();
     assert_eq!(bitten, numbers.iter().map(String::as_str).collect());
 }
 
 fn notices(fault: Fault, expected: &[&str]) {
+    fails_exactly(laws(), || Broken::new(fault), &fault, expected);
+}
+
+/// What `broken` makes fails those laws, and holds the others.
+fn fails_exactly<H: Harness>(
+    laws: Vec<Law<H>>,
+    broken: impl Fn() -> H,
+    fault: &dyn fmt::Debug,
+    expected: &[&str],
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let runtime = runtime.expect("the operating system gives a few threads");
     let noticed = runtime.block_on(async {
         let mut noticed = Vec::new();
-        for law in laws::<Broken>() {
-            let held = tokio::spawn((law.check)(Broken::new(fault))).await;
+        for law in laws {
+            let held = tokio::spawn((law.check)(broken())).await;
             if let Err(broken) = held {
                 assert!(broken.is_panic(), "{broken}");
                 noticed.push(law.number());

@@ -55,6 +55,7 @@ enum Push {
     Heartbeat,
     Join { channel: usize, join_ref: String, request: JoinRequest },
     Leave { channel: usize },
+    Token,
 }
 
 /// One topic, as the client's application has it.
@@ -143,6 +144,11 @@ impl Client {
         self.push(None, "phoenix", event::HEARTBEAT, &serde_json::json!({}), Push::Heartbeat)
     }
 
+    pub fn refresh(&mut self) -> String {
+        let token = serde_json::json!({"access_token": "fresh"});
+        self.push(None, "phoenix", event::ACCESS_TOKEN, &token, Push::Token)
+    }
+
     /// Joins afresh, or with the cursor if there is one and `request` is none.
     pub fn join(&mut self, index: usize, request: Option<JoinRequest>) -> String {
         let join_ref = self.next_ref.to_string();
@@ -211,6 +217,10 @@ impl Client {
                     assert_eq!(join_ref, Some(&*own), "a reply has the join_ref of its join");
                     self.channels[channel].answered(&own, request, &reply, truth);
                 }
+                Push::Token => {
+                    saw(if reply.status == "ok" { Saw::Refreshed } else { Saw::RefreshRefused });
+                    assert_eq!((join_ref, &*frame.topic), (None, "phoenix"));
+                }
                 Push::Leave { channel } => {
                     assert_eq!(reply.status, "ok");
                     self.channels[channel].left();
@@ -228,10 +238,18 @@ impl Client {
             event::UPDATE_BATCH => channel.updates(&serde_json::from_str(payload).unwrap(), truth),
             event::SNAPSHOT => channel.documents(serde_json::from_str(payload).unwrap(), truth),
             event::HEAD => channel.head(serde_json::from_str(payload).unwrap(), truth),
+            event::SYNC_ERROR if is_unavailable(payload) => {
+                // Nobody could say, at a refresh, whether the topic is still open.
+                if channel.speaks_for(join_ref) {
+                    saw(Saw::UnavailableLive);
+                    channel.erring = true;
+                }
+            }
             event::SYNC_ERROR => {
                 let stale: StaleCursor = serde_json::from_str(payload).unwrap();
                 if channel.speaks_for(join_ref) {
                     assert_eq!(channel.cursor.map(|cursor| cursor.watermark), Some(stale.resume_after));
+                    saw(Saw::StaleLive);
                     channel.check_stale(&stale);
                     channel.erring = true;
                 }
@@ -253,6 +271,10 @@ impl Client {
             other => panic!("{other} is no event of the server"),
         }
     }
+}
+
+fn is_unavailable(payload: &str) -> bool {
+    serde_json::from_str::<Refused>(payload).is_ok_and(|refused| refused.code == "unavailable")
 }
 
 impl Channel {
@@ -404,7 +426,6 @@ impl Channel {
             State::Joined(join_ref) if join_ref == own => {
                 assert!(failed, "only a leave, or another join, closes a channel");
                 assert!(self.erring, "the fault comes before the end");
-                saw(Saw::StaleLive);
                 self.erring = false;
                 self.state = State::Failed;
             }

@@ -21,29 +21,39 @@ pub struct TestClock(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    /// What the wall clock shows.
     now: Timestamp,
+    /// What has really passed, which is what sleepers wait for.
+    passed: Timestamp,
     sleepers: Vec<(Timestamp, oneshot::Sender<()>)>,
 }
 
 impl TestClock {
     pub fn new() -> Arc<Self> {
         let now = Timestamp::from_millis(1_000_000);
-        Arc::new(Self(Mutex::new(State { now, sleepers: Vec::new() })))
+        Arc::new(Self(Mutex::new(State { now, passed: now, sleepers: Vec::new() })))
     }
 
     pub fn pass(&self, time: Duration) {
         let mut state = self.0.lock().unwrap();
         state.now = state.now.plus(time);
-        let now = state.now;
+        state.passed = state.passed.plus(time);
+        let passed = state.passed;
         let (due, later) = std::mem::take(&mut state.sleepers)
             .into_iter()
             .filter(|(_, sleeper)| !sleeper.is_canceled())
-            .partition(|(until, _)| *until <= now);
+            .partition(|(until, _)| *until <= passed);
         state.sleepers = later;
         let due: Vec<(Timestamp, oneshot::Sender<()>)> = due;
         for (_, sleeper) in due {
             let _ = sleeper.send(());
         }
+    }
+
+    /// Somebody sets the wall clock back.
+    pub fn set_back(&self, time: Duration) {
+        let mut state = self.0.lock().unwrap();
+        state.now = state.now.minus(time);
     }
 
     /// Those who sleep and still want to be woken.
@@ -61,8 +71,8 @@ impl Clock for TestClock {
     async fn sleep(&self, duration: Duration) {
         let woken = {
             let mut state = self.0.lock().unwrap();
-            let until = state.now.plus(duration);
-            if until <= state.now {
+            let until = state.passed.plus(duration);
+            if until <= state.passed {
                 return;
             }
             let (sleeper, woken) = oneshot::channel();

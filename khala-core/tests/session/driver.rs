@@ -1,214 +1,14 @@
-//! The driver over a transport in memory, by a clock that stands still until it is moved.
+//! The driver over a transport in memory.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures::{
-    FutureExt as _, Sink, Stream, StreamExt as _,
-    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
-};
 use khala_core::{
-    Batch, Clock as _, Grant, Khala, Kind, LocalFanout, NewUpdate, Payload, Scope, Topic,
-    session::{Ended, Progress, Received, Sent, SessionOptions, Transport},
-    wire::{Close, Serializer},
+    session::{Ended, Received},
+    wire::Close,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{
-    clock::{Task, TestClock},
-    store::Store,
-};
-
-/// The far end of a transport: what the network has taken, and how much it still takes.
-#[derive(Debug, Default)]
-struct Network {
-    taken: Vec<Sent>,
-    /// Frames that it takes before it blocks.
-    credit: usize,
-    blocked: Option<Waker>,
-    flushes: usize,
-}
-
-struct Wire {
-    received: UnboundedReceiver<Received>,
-    network: Arc<Mutex<Network>>,
-    /// A frame that the network has not taken yet: the only one that a transport holds.
-    held: Option<Sent>,
-    progress: Progress,
-}
-
-impl Wire {
-    fn move_on(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        let mut network = self.network.lock().unwrap();
-        if self.held.is_some() {
-            if network.credit == 0 {
-                network.blocked = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-            network.credit -= 1;
-            let sent = self.held.take().unwrap();
-            if let Sent::Text(frame) = &sent {
-                self.progress.add(frame.len());
-            }
-            network.taken.push(sent);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Stream for Wire {
-    type Item = Received;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Received>> {
-        self.received.poll_next_unpin(context)
-    }
-}
-
-impl Sink<Sent> for Wire {
-    type Error = Infallible;
-
-    fn poll_ready(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.move_on(context)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, sent: Sent) -> Result<(), Infallible> {
-        assert!(self.held.replace(sent).is_none(), "it was ready");
-        Ok(())
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        let moved = self.move_on(context);
-        if moved.is_ready() {
-            self.network.lock().unwrap().flushes += 1;
-        }
-        moved
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Transport for Wire {
-    fn progress(&self) -> Progress {
-        self.progress.clone()
-    }
-}
-
-/// A server.
-struct Host {
-    khala: Khala,
-    store: Arc<Store>,
-    clock: Arc<TestClock>,
-    fanout: LocalFanout,
-}
-
-/// One client's connection to it.
-struct Peer {
-    task: Task<Ended>,
-    network: Arc<Mutex<Network>>,
-    client: Option<UnboundedSender<Received>>,
-    progress: Progress,
-    refs: u64,
-}
-
-impl Host {
-    fn new(page: usize) -> Self {
-        let (store, clock, fanout) = (Store::new(page, 200), TestClock::new(), LocalFanout::new());
-        let khala = Khala::builder(Arc::clone(&store))
-            .with_clock(Arc::<TestClock>::clone(&clock))
-            .with_fanout(Arc::new(fanout.clone()))
-            .with_sessions(SessionOptions::default())
-            .build();
-        Self { khala, store, clock, fanout }
-    }
-
-    fn connect(&self, lifetime: Duration) -> Peer {
-        let expires_at = self.clock.now().plus(lifetime);
-        let grant = Grant::assertion("somebody", [Scope::Read.as_str()], expires_at);
-        let (client, received) = unbounded();
-        let network = Arc::new(Mutex::new(Network { credit: usize::MAX, ..Network::default() }));
-        let progress = Progress::new();
-        let wire = Wire { received, network: Arc::clone(&network), held: None, progress: progress.clone() };
-        let task = Task::new(self.khala.connect(grant, Serializer::V2).run(wire));
-        Peer { task, network, client: Some(client), progress, refs: 0 }
-    }
-
-    fn publish(&self, name: &str, updates: u64) {
-        let update = |n| NewUpdate::new(Kind::parse("k").unwrap(), Payload::of(&n).unwrap());
-        let (topic, batch) = (topic(name), Batch::new((0..updates).map(update).collect()).unwrap());
-        self.khala.publish(&topic, batch).now_or_never().unwrap().unwrap();
-    }
-
-    /// Lets time pass in small steps, and these peers run.
-    fn pass(&self, time: Duration, peers: &mut [&mut Peer]) {
-        let step = Duration::from_millis(500);
-        for _ in 0..time.as_millis() / step.as_millis() {
-            self.clock.pass(step);
-            for peer in &mut *peers {
-                peer.task.run();
-            }
-        }
-    }
-}
-
-impl Peer {
-    fn say(&mut self, topic: &str, event: &str, payload: &Value) {
-        self.refs += 1;
-        let text = json!(["1", self.refs.to_string(), topic, event, payload]).to_string();
-        self.client.as_ref().unwrap().unbounded_send(Received::Text(text)).unwrap();
-    }
-
-    fn beat(&mut self) {
-        self.say("phoenix", "heartbeat", &json!({}));
-    }
-
-    /// The network takes that many frames, and no more.
-    fn take(&mut self, frames: usize) {
-        let blocked = {
-            let mut network = self.network.lock().unwrap();
-            network.credit = frames;
-            network.blocked.take()
-        };
-        blocked.into_iter().for_each(Waker::wake);
-    }
-
-    /// What was sent since the last time.
-    fn sent(&mut self) -> Vec<Value> {
-        self.task.run();
-        let taken = std::mem::take(&mut self.network.lock().unwrap().taken);
-        let show = |sent: Sent| match sent {
-            Sent::Close(close) => json!({ "close": close.code() }),
-            Sent::Text(frame) => serde_json::from_slice(&frame).unwrap(),
-        };
-        taken.into_iter().map(show).collect()
-    }
-
-    fn join(&mut self, topic: &str, payload: &Value) -> Vec<Value> {
-        self.say(topic, "phx_join", payload);
-        self.sent()
-    }
-}
-
-fn topic(name: &str) -> Topic {
-    Topic::parse(name).unwrap()
-}
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn seqs(sent: &[Value]) -> Vec<u64> {
-    let updates = sent.iter().filter_map(|frame| frame[4]["updates"].as_array()).flatten();
-    updates.map(|update| update["seq"].as_u64().unwrap()).collect()
-}
-
-const HOUR: Duration = Duration::from_secs(3_600);
+use crate::host::{HOUR, Host, seconds, seqs, topic};
 
 #[test]
 fn what_is_published_comes_with_one_flush() {
@@ -230,7 +30,7 @@ fn what_is_published_comes_with_one_flush() {
 
 #[test]
 fn a_stalled_transport_is_evicted_only_without_progress() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
     peer.take(0);
@@ -248,7 +48,7 @@ fn a_stalled_transport_is_evicted_only_without_progress() {
 
 #[test]
 fn a_stall_is_not_taken_for_less_than_its_limit() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
     peer.take(0);
@@ -262,7 +62,7 @@ fn a_stall_is_not_taken_for_less_than_its_limit() {
 
 #[test]
 fn a_token_expires_while_the_transport_is_blocked() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(seconds(10));
     peer.join("t", &json!({}));
     peer.take(0);
@@ -278,7 +78,7 @@ fn a_token_expires_while_the_transport_is_blocked() {
 
 #[test]
 fn a_token_expires_on_a_quiet_connection() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(seconds(10));
     peer.join("t", &json!({}));
     host.pass(seconds(10), &mut [&mut peer]);
@@ -288,7 +88,7 @@ fn a_token_expires_on_a_quiet_connection() {
 
 #[test]
 fn a_slow_reader_that_beats_is_not_silent() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
     peer.take(0);
@@ -309,7 +109,7 @@ fn a_slow_reader_that_beats_is_not_silent() {
 
 #[test]
 fn silence_ends_a_connection() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
     host.pass(seconds(60), &mut [&mut peer]);
@@ -318,7 +118,7 @@ fn silence_ends_a_connection() {
 
 #[test]
 fn nothing_is_asked_for_while_the_transport_is_blocked() {
-    let host = Host::new(10);
+    let mut host = Host::new(10);
     let mut peer = host.connect(HOUR);
     for name in ["a", "b", "c"] {
         peer.join(name, &json!({}));
@@ -345,7 +145,7 @@ fn nothing_is_asked_for_while_the_transport_is_blocked() {
 
 #[test]
 fn a_drain_spreads_the_closes_evenly() {
-    let host = Host::new(200);
+    let mut host = Host::new(200);
     let mut peers: Vec<_> = (0..10).map(|_| host.connect(HOUR)).collect();
     for peer in &mut peers {
         peer.join("t", &json!({}));

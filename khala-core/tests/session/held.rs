@@ -189,7 +189,7 @@ async fn a_client_that_takes_nothing_holds_up_nobody() {
         progress: Progress::new(),
     };
     let grant = Grant::assertion("b", ["khala:read"], Timestamp::from_millis(u64::MAX));
-    tokio::spawn(khala.connect(grant, Serializer::V2).run(client));
+    tokio::spawn(khala.connect(grant, None, Serializer::V2).unwrap().run(client));
     say.send(Received::Text(r#"["1","1","t","phx_join",{}]"#.into())).unwrap();
     while taken.load(Ordering::SeqCst) == 0 {
         yield_now().await;

@@ -5,14 +5,23 @@
 #![expect(unreachable_pub, reason = "the modules of a test binary have nobody outside to be public to")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod access;
 mod client;
 mod clock;
 mod coverage;
 mod driver;
+mod guards;
 mod held;
+mod host;
+mod limits;
+mod log;
+mod model;
 mod pair;
+mod revoked;
+mod rig;
 mod rules;
 mod schedules;
 mod store;
 mod subscribe;
 mod tail;
+mod trouble;

@@ -11,8 +11,9 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Cursor, Documents as _, Error, Grant, JoinRequest, Journal, Keep, LocalFanout, NewUpdate,
-    ReadLimit, Scope, TailJournal, TailOptions, Timestamp, Topic, Watch,
+    Access, Admitted, Append, Authorizer as _, Batch, Cursor, Denied, Documents as _, Error, Grant,
+    JoinRequest, Journal, Keep, LocalFanout, NewUpdate, ReadLimit, TailJournal, TailOptions, Timestamp,
+    Topic, Watch,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     wire::{Close, Serializer},
 };
@@ -20,6 +21,7 @@ use khala_core::{
 use crate::{
     client::{Client, State, Truth},
     coverage::{Saw, saw},
+    guards::{Doorman, Mood},
     store::Store,
 };
 
@@ -39,6 +41,8 @@ struct Line {
     /// None once the server has closed it.
     session: Option<Session>,
     expires_at: Timestamp,
+    /// Whether a token is to be verified.
+    verifying: bool,
     up: VecDeque<String>,
     down: VecDeque<Down>,
     /// What the driver could not send yet.
@@ -53,6 +57,7 @@ pub struct World {
     pub truth: Truth,
     pub topics: Vec<Topic>,
     pub clients: Vec<Client>,
+    doorman: Arc<Doorman>,
     tail: Arc<TailJournal>,
     fanout: LocalFanout,
     /// Announcements on their way.
@@ -63,13 +68,16 @@ pub struct World {
 
 /// The answer to a question, as `Khala` gives it.
 async fn answer(
-    tail: Arc<TailJournal>,
-    store: Arc<Store>,
+    (tail, store, doorman): (Arc<TailJournal>, Arc<Store>, Arc<Doorman>),
     topic: Topic,
     question: Question,
     now: Timestamp,
 ) -> Result<Answer, Error> {
     Ok(match question {
+        Question::Access(grant) => {
+            store.turn().await;
+            Answer::Access(doorman.authorize(&grant, &topic, Access::Read).await)
+        }
         Question::Bounds { not_older_than } => {
             let (bounds, confirmed_at) = tail.recent_bounds(&topic, not_older_than, now).await?;
             Answer::Bounds(bounds, confirmed_at)
@@ -89,6 +97,10 @@ pub fn options() -> SessionOptions {
         .with_questions_at_once(2.try_into().unwrap())
 }
 
+fn grant(expires_at: Timestamp) -> Grant {
+    Grant::assertion("somebody", [Access::Read.scope()], expires_at)
+}
+
 impl World {
     pub fn new(topics: &[&str], clients: usize) -> Self {
         let topics: Vec<_> = topics.iter().map(|topic| Topic::parse(topic).unwrap()).collect();
@@ -98,6 +110,7 @@ impl World {
             now: Timestamp::from_millis(1_000_000),
             tail: Arc::new(Self::tail(&store)),
             store,
+            doorman: Arc::default(),
             truth: Truth::default(),
             clients: (0..clients).map(|i| Client::new(serializer(i), &topics, 3 + i as u64)).collect(),
             topics,
@@ -188,8 +201,8 @@ impl World {
             return;
         }
         let expires_at = self.now.plus(lifetime);
-        let grant = Grant::assertion("somebody", [Scope::Read.as_str()], expires_at);
-        let session = Session::new(grant, self.clients[client].serializer, self.options, self.now);
+        let (grant, serializer) = (grant(expires_at), self.clients[client].serializer);
+        let session = Session::new(grant, Admitted::unlimited(), serializer, self.options, self.now);
         let mut up = VecDeque::new();
         for channel in 0..self.topics.len() {
             if self.clients[client].channels[channel].state == State::Failed {
@@ -199,6 +212,7 @@ impl World {
         self.lines[client] = Some(Line {
             session: Some(session),
             expires_at,
+            verifying: false,
             up,
             down: VecDeque::new(),
             held: None,
@@ -247,6 +261,30 @@ impl World {
             saw(Saw::Drained);
             session.handle_drain(self.now.plus(over), self.now);
         }
+    }
+
+    /// A client hands over a token that will be taken or refused.
+    pub fn refresh(&mut self, client: usize) {
+        if let Some(line) = &mut self.lines[client] {
+            line.up.push_back(self.clients[client].refresh());
+        }
+    }
+
+    /// The token that is being verified turns out to be good for so long, or not to be good.
+    pub fn verify(&mut self, client: usize, lifetime: Option<Duration>) -> bool {
+        let Some(line) = &mut self.lines[client] else { return false };
+        let Some(session) = &mut line.session else { return false };
+        if !std::mem::take(&mut line.verifying) {
+            return false;
+        }
+        let verdict = lifetime.map(|lifetime| grant(self.now.plus(lifetime)));
+        session.handle_verified(verdict.ok_or(Denied::TokenTooOld), self.now);
+        line.expires_at = session.expires_at();
+        true
+    }
+
+    pub fn authorizer(&mut self, up: bool) {
+        self.doorman.gate.set(if up { Mood::Up } else { Mood::Down });
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -340,8 +378,11 @@ impl World {
                         session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
                         continue;
                     }
-                    let (tail, store) = (Arc::clone(&self.tail), Arc::clone(&self.store));
-                    line.asked.insert(channel, answer(tail, store, topic, question, self.now).boxed());
+                    let host = (Arc::clone(&self.tail), Arc::clone(&self.store), Arc::clone(&self.doorman));
+                    line.asked.insert(channel, answer(host, topic, question, self.now).boxed());
+                }
+                Action::Verify(_) => {
+                    assert!(!std::mem::replace(&mut line.verifying, true), "one at a time");
                 }
                 Action::Watch { channel, topic } => {
                     let watch = self.fanout.observe(&topic);
@@ -382,6 +423,7 @@ impl World {
             for client in 0..self.clients.len() {
                 busy |= self.up(client, usize::MAX);
                 busy |= self.drive(client, usize::MAX);
+                busy |= self.verify(client, Some(Duration::from_secs(3_600)));
                 for which in 0..4 {
                     busy |= self.read(client, which);
                 }
@@ -419,6 +461,7 @@ impl World {
     /// No more faults, but no more announcements either: by polling alone, everything arrives.
     pub fn settle(&mut self) {
         self.store.fail(0);
+        self.authorizer(true);
         self.hints.clear();
         let polls = 3;
         let step = Duration::from_millis(500);
@@ -476,6 +519,7 @@ pub enum Fate {
 impl Line {
     fn close(&mut self) {
         self.session = None;
+        self.verifying = false;
         self.held = None;
         self.asked.clear();
         self.watches.clear();

@@ -9,7 +9,7 @@ use proptest::{
 };
 
 use crate::{
-    coverage,
+    coverage::Saw,
     pair::{Fate, World},
 };
 
@@ -21,6 +21,9 @@ const WORKERS: u32 = 2;
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Step {
+    Authorizer {
+        up: bool,
+    },
     Connect {
         client: usize,
         seconds: u64,
@@ -77,6 +80,9 @@ enum Step {
         client: usize,
         which: usize,
     },
+    Refresh {
+        client: usize,
+    },
     Rejoin {
         client: usize,
     },
@@ -90,6 +96,10 @@ enum Step {
     Up {
         client: usize,
         frames: usize,
+    },
+    Verify {
+        client: usize,
+        seconds: Option<u64>,
     },
     Wipe,
 }
@@ -124,7 +134,7 @@ impl Bits {
 fn step() -> impl Strategy<Value = Step> {
     any::<u64>().prop_map(|number| {
         let mut bits = Bits(number);
-        let (kind, client) = (bits.below(64), bits.below(CLIENTS as u64));
+        let (kind, client) = (bits.below(72), bits.below(CLIENTS as u64));
         match kind {
             0..2 => Step::Rest,
             2..7 => Step::Go { rounds: 1 + bits.below(4) },
@@ -157,7 +167,14 @@ fn step() -> impl Strategy<Value = Step> {
             60 => Step::Fail { reads: bits.below(4) },
             61 => Step::Drain { client, millis: bits.below(4_000) as u64 },
             62 => Step::Restart,
-            _ => Step::Wipe,
+            63 => Step::Wipe,
+            64..67 => Step::Refresh { client },
+            67..70 => {
+                let seconds = 1 + bits.below(40) as u64;
+                Step::Verify { client, seconds: bits.flag().then_some(seconds) }
+            }
+            70 => Step::Authorizer { up: false },
+            _ => Step::Authorizer { up: true },
         }
     })
 }
@@ -181,6 +198,7 @@ fn update((key, deleted): (u8, bool)) -> NewUpdate {
 impl World {
     fn step(&mut self, step: Step) {
         match step {
+            Step::Authorizer { up } => self.authorizer(up),
             Step::Connect { client, seconds } => self.connect(client, Duration::from_secs(seconds)),
             Step::Disconnect { client } => self.disconnect(client),
             Step::Down { client, frames } => _ = self.down(client, frames),
@@ -201,6 +219,7 @@ impl World {
                 self.publish(topic, &updates, through, announced);
             }
             Step::Read { client, which } => _ = self.read(client, which),
+            Step::Refresh { client } => self.refresh(client),
             Step::Rejoin { client } => self.rejoin(client),
             Step::Rest => {
                 self.heartbeats();
@@ -209,6 +228,9 @@ impl World {
             Step::Restart => self.restart(),
             Step::Trim { topic, keep, through } => self.trim(topic, keep, through),
             Step::Up { client, frames } => _ = self.up(client, frames),
+            Step::Verify { client, seconds } => {
+                self.verify(client, seconds.map(Duration::from_secs));
+            }
             Step::Wipe => self.wipe(),
         }
     }
@@ -255,6 +277,6 @@ fn what_arrives_is_a_gap_free_ordered_continuation() {
             panic!("{fault}");
         }
     }
-    let (counts, never) = coverage::seen();
+    let (counts, never) = Saw::seen();
     assert!(!thorough || never.is_empty(), "the schedules never came to {never:?}; they saw {counts:?}");
 }

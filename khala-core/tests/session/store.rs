@@ -87,7 +87,7 @@ impl Store {
         self.reads.load(Ordering::Relaxed)
     }
 
-    async fn turn(&self) {
+    pub async fn turn(&self) {
         let bits = self.pauses.load(Ordering::Relaxed);
         self.pauses.store(bits.rotate_left(1), Ordering::Relaxed);
         Pause(bits & 1 == 0).await;

@@ -28,6 +28,14 @@ impl Fanout for Mute {
     async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
         self.0.watch(topic).await
     }
+
+    async fn announce_revoked(&self, _: Watermark) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
+        self.0.watch_revoked().await
+    }
 }
 
 struct Rig {

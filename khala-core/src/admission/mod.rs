@@ -1,0 +1,618 @@
+//! How much one connection, one principal and one address may do.
+//!
+//! Nothing here knows the time or a socket: the moment is an argument. What must stay true: over any time a bucket
+//! lets through at most its burst and what its rate makes of that time; what is refused takes nothing from any
+//! bucket; and what has refilled and holds no place is forgotten, so memory follows those who are here.
+
+mod book;
+mod options;
+mod rate;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use self::{
+    book::{Book, Usage},
+    options::Limits,
+    rate::Bucket,
+};
+pub use self::{options::AdmissionOptions, rate::Rate};
+use crate::{update::Timestamp, wire::Code};
+
+/// Whose limit it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitedBy {
+    /// The address's: everybody's behind it.
+    Address,
+    /// The connection's own.
+    Connection,
+    /// The principal's: of all its connections.
+    Principal,
+}
+
+impl LimitedBy {
+    /// As it is in logs and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Connection => "connection",
+            Self::Principal => "principal",
+        }
+    }
+}
+
+/// Why something was not let through, and when to come back. Its `Display` names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limited {
+    /// The reason: [`Code::TooManyConnections`], [`Code::JoinRateLimited`] or [`Code::FrameRateLimited`].
+    pub code: Code,
+    /// After that long, in whole milliseconds, it is let through if nobody else of the same principal or address took
+    /// the place. Where connections open at once are limited it is a second, as nobody knows when one ends.
+    pub retry_after: Duration,
+    /// Whose limit it was; of several, the one with the longest wait.
+    pub by: LimitedBy,
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = match self.by {
+            LimitedBy::Address => "this address",
+            LimitedBy::Connection => "this connection",
+            LimitedBy::Principal => "the token's holder",
+        };
+        let what = match self.code {
+            Code::FrameRateLimited => "sends frames too fast",
+            Code::JoinRateLimited => "joins too often",
+            _ => "opens too many connections",
+        };
+        write!(f, "{whose} {what}: try again in {} ms", self.retry_after.as_millis())
+    }
+}
+
+impl std::error::Error for Limited {}
+
+/// The wait that is told where the number of open connections is the limit.
+const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Lets connections in, and counts what those who share a principal or an address do. A clone is another handle.
+#[derive(Clone)]
+pub struct Admission {
+    options: AdmissionOptions,
+    /// None where nothing is shared.
+    shared: Option<Arc<Shared>>,
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self::new(AdmissionOptions::default())
+    }
+}
+
+impl Admission {
+    /// Lets in what `options` allow.
+    pub fn new(options: AdmissionOptions) -> Self {
+        let shared = options.of_principals().any() || options.of_addresses().any();
+        Self { options, shared: shared.then(|| Arc::new(Shared::new(options))) }
+    }
+
+    /// Lets one connection of `principal` in, or says when to come back. Without an `address` no address is limited.
+    ///
+    /// # Errors
+    /// [`Limited`] with [`Code::TooManyConnections`]. It has taken nothing.
+    pub fn connect(
+        &self,
+        principal: &str,
+        address: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Admitted, Limited> {
+        let place = match &self.shared {
+            Some(shared) => Some(Shared::connect(shared, principal, address.map(host), now)?),
+            None => None,
+        };
+        Ok(Admitted { options: self.options, joins: Bucket::default(), frames: Bucket::default(), place })
+    }
+}
+
+/// What counts as one address.
+fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// A connection that was let in. Dropping it gives its places back.
+#[derive(Debug)]
+pub struct Admitted {
+    options: AdmissionOptions,
+    joins: Bucket,
+    frames: Bucket,
+    place: Option<Place>,
+}
+
+impl Admitted {
+    /// A connection that nothing limits and that is counted nowhere.
+    pub fn unlimited() -> Self {
+        Self {
+            options: AdmissionOptions::unlimited(),
+            joins: Bucket::default(),
+            frames: Bucket::default(),
+            place: None,
+        }
+    }
+
+    /// Lets one frame through, or says when to come back.
+    ///
+    /// # Errors
+    /// [`Limited`] with [`Code::FrameRateLimited`]. It has taken nothing.
+    pub fn frame(&mut self, now: Timestamp) -> Result<(), Limited> {
+        let own = self.options.frames_per_connection.map(|rate| (rate, &mut self.frames));
+        through(
+            Code::FrameRateLimited,
+            now,
+            own,
+            self.place.as_ref(),
+            |limits| limits.frames,
+            |usage| &mut usage.frames,
+        )
+    }
+
+    /// Lets one join through, or says when to come back.
+    ///
+    /// # Errors
+    /// [`Limited`] with [`Code::JoinRateLimited`]. It has taken nothing.
+    pub fn join(&mut self, now: Timestamp) -> Result<(), Limited> {
+        let own = self.options.joins_per_connection.map(|rate| (rate, &mut self.joins));
+        through(
+            Code::JoinRateLimited,
+            now,
+            own,
+            self.place.as_ref(),
+            |limits| limits.joins,
+            |usage| &mut usage.joins,
+        )
+    }
+}
+
+/// A bucket to ask, with its rate and whose it is.
+type Asked<'a> = Option<(LimitedBy, Rate, &'a mut Bucket)>;
+
+/// Takes one from each bucket, or from none: then the longest wait is told.
+fn take_all<const N: usize>(code: Code, now: Timestamp, mut asked: [Asked<'_>; N]) -> Result<(), Limited> {
+    let mut longest: Option<Limited> = None;
+    for (by, rate, bucket) in asked.iter_mut().flatten() {
+        let retry_after = bucket.wait(*rate, now);
+        if retry_after > longest.as_ref().map_or(Duration::ZERO, |limited| limited.retry_after) {
+            longest = Some(Limited { code, retry_after, by: *by });
+        }
+    }
+    if let Some(limited) = longest {
+        return Err(limited);
+    }
+    for (_, _, bucket) in asked.into_iter().flatten() {
+        bucket.take();
+    }
+    Ok(())
+}
+
+/// Takes one from the connection's bucket and from those that it shares, which takes the lock only if there are any.
+fn through(
+    code: Code,
+    now: Timestamp,
+    own: Option<(Rate, &mut Bucket)>,
+    place: Option<&Place>,
+    rate: fn(&Limits) -> Option<Rate>,
+    bucket: fn(&mut Usage) -> &mut Bucket,
+) -> Result<(), Limited> {
+    let own = own.map(|(rate, bucket)| (LimitedBy::Connection, rate, bucket));
+    let Some(place) = place else { return take_all(code, now, [own]) };
+    let of_address = place.address.and_then(|address| Some((address, rate(&place.shared.of_addresses)?)));
+    let of_principal =
+        place.principal.as_ref().and_then(|principal| Some((principal, rate(&place.shared.of_principals)?)));
+    if of_address.is_none() && of_principal.is_none() {
+        return take_all(code, now, [own]);
+    }
+    let state = &mut *place.shared.lock();
+    state.latest = now;
+    let address =
+        of_address.map(|(address, rate)| (LimitedBy::Address, rate, bucket(state.addresses.usage(&address))));
+    let principal = of_principal
+        .map(|(principal, rate)| (LimitedBy::Principal, rate, bucket(state.principals.usage(principal))));
+    take_all(code, now, [address, own, principal])
+}
+
+/// Where an admitted connection is counted.
+struct Place {
+    shared: Arc<Shared>,
+    /// None where principals are not limited.
+    principal: Option<Arc<str>>,
+    /// None where addresses are not limited, or it has none.
+    address: Option<IpAddr>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("principal", &self.principal)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(principal) = &self.principal {
+            state.principals.leave(principal);
+        }
+        if let Some(address) = &self.address {
+            state.addresses.leave(address);
+        }
+        self.shared.forget(&mut state);
+    }
+}
+
+struct Shared {
+    of_principals: Limits,
+    of_addresses: Limits,
+    state: Mutex<State>,
+}
+
+struct State {
+    principals: Book<Arc<str>>,
+    addresses: Book<IpAddr>,
+    /// The time as the latest call told it, for a drop, which is told none.
+    latest: Timestamp,
+}
+
+impl Shared {
+    fn new(options: AdmissionOptions) -> Self {
+        Self {
+            of_principals: options.of_principals(),
+            of_addresses: options.of_addresses(),
+            state: Mutex::new(State {
+                principals: Book::new(),
+                addresses: Book::new(),
+                latest: Timestamp::from_millis(0),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change under the lock is whole, or leaves a count that is too high for one connection at most.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(
+        this: &Arc<Self>,
+        principal: &str,
+        address: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Place, Limited> {
+        let principal: Option<Arc<str>> = this.of_principals.any().then(|| principal.into());
+        let address = address.filter(|_| this.of_addresses.any());
+        let mut guard = this.lock();
+        let state = &mut *guard;
+        state.latest = now;
+        this.forget(state);
+
+        let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
+        let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
+        for (by, limits, usage) in [
+            (LimitedBy::Address, this.of_addresses, &by_address),
+            (LimitedBy::Principal, this.of_principals, &by_principal),
+        ] {
+            if let (Some(most), Some(usage)) = (limits.connections, usage)
+                && usage.open >= u64::from(most.get())
+            {
+                return Err(Limited { code: Code::TooManyConnections, retry_after: PLACE_RETRY_AFTER, by });
+            }
+        }
+        let of_address = this.of_addresses.connects.zip(by_address.as_deref_mut());
+        let of_principal = this.of_principals.connects.zip(by_principal.as_deref_mut());
+        take_all(
+            Code::TooManyConnections,
+            now,
+            [
+                of_address.map(|(rate, usage)| (LimitedBy::Address, rate, &mut usage.connects)),
+                of_principal.map(|(rate, usage)| (LimitedBy::Principal, rate, &mut usage.connects)),
+            ],
+        )?;
+        for usage in [by_address, by_principal].into_iter().flatten() {
+            usage.open += 1;
+        }
+        drop(guard);
+        Ok(Place { shared: Arc::clone(this), principal, address })
+    }
+
+    fn forget(&self, state: &mut State) {
+        state.principals.forget(self.of_principals, state.latest);
+        state.addresses.forget(self.of_addresses, state.latest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use proptest::prelude::*;
+
+    use super::{
+        rate::tests::{at, rates},
+        *,
+    };
+
+    fn some(number: u32) -> Option<NonZeroU32> {
+        Some(NonZeroU32::new(number).unwrap())
+    }
+
+    fn rate(per_second: u32, burst: u32) -> Option<Rate> {
+        Some(rate::tests::rate(per_second, burst))
+    }
+
+    fn none() -> AdmissionOptions {
+        AdmissionOptions::unlimited()
+    }
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn connect(admission: &Admission, principal: &str, from: &str) -> Result<Admitted, Limited> {
+        admission.connect(principal, address(from), at(0))
+    }
+
+    fn known(admission: &Admission) -> (usize, usize) {
+        let state = admission.shared.as_ref().unwrap().lock();
+        assert_eq!(state.principals.usages.len(), state.principals.queue.len());
+        assert_eq!(state.addresses.usages.len(), state.addresses.queue.len());
+        (state.principals.usages.len(), state.addresses.usages.len())
+    }
+
+    fn limited(code: Code, by: LimitedBy, millis: u64) -> Limited {
+        Limited { code, retry_after: Duration::from_millis(millis), by }
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_and_then_the_rate() {
+        let admission = Admission::new(none().with_frames_per_connection(rate(10, 3)));
+        let mut admitted = admission.connect("ada", None, at(0)).unwrap();
+        for _ in 0..3 {
+            admitted.frame(at(0)).unwrap();
+        }
+        let refused = admitted.frame(at(0)).unwrap_err();
+        assert_eq!(refused, limited(Code::FrameRateLimited, LimitedBy::Connection, 100));
+        assert_eq!(refused.to_string(), "this connection sends frames too fast: try again in 100 ms");
+        assert!(admitted.frame(at(99)).is_err());
+        admitted.frame(at(100)).unwrap();
+        assert!(admitted.frame(at(100)).is_err());
+        admitted.join(at(100)).unwrap();
+    }
+
+    #[test]
+    fn the_defaults_limit_a_connection_only() {
+        let admission = Admission::default();
+        assert!(admission.shared.is_none());
+        let mut admitted = connect(&admission, "ada", "192.0.2.1").unwrap();
+        for _ in 0..2_048 {
+            admitted.join(at(0)).unwrap();
+        }
+        assert_eq!(admitted.join(at(0)), Err(limited(Code::JoinRateLimited, LimitedBy::Connection, 5)));
+        for _ in 0..8_192 {
+            admitted.frame(at(0)).unwrap();
+        }
+        assert_eq!(admitted.frame(at(0)), Err(limited(Code::FrameRateLimited, LimitedBy::Connection, 2)));
+        let mut free = Admitted::unlimited();
+        for _ in 0..10_000 {
+            free.frame(at(0)).and_then(|()| free.join(at(0))).unwrap();
+        }
+    }
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let admission = Admission::new(
+            none().with_connections_per_principal(some(2)).with_connections_per_address(some(3)),
+        );
+        let full = |by| Some(limited(Code::TooManyConnections, by, 1_000));
+        let first = connect(&admission, "ada", "192.0.2.1").unwrap();
+        let _second = connect(&admission, "ada", "192.0.2.2").unwrap();
+        assert_eq!(connect(&admission, "ada", "192.0.2.3").err(), full(LimitedBy::Principal));
+        drop(first);
+        let _third = connect(&admission, "ada", "192.0.2.1").unwrap();
+        let _fourth = connect(&admission, "bob", "192.0.2.1").unwrap();
+        let fifth = connect(&admission, "bob", "192.0.2.1").unwrap();
+        assert_eq!(connect(&admission, "eve", "192.0.2.1").err(), full(LimitedBy::Address));
+        drop(fifth);
+        connect(&admission, "eve", "192.0.2.1").unwrap();
+        // Who comes from nowhere fills no address.
+        let _sixth = admission.connect("bob", None, at(0)).unwrap();
+        assert_eq!(admission.connect("bob", None, at(0)).err(), full(LimitedBy::Principal));
+    }
+
+    #[test]
+    fn what_is_one_address() {
+        let admission = Admission::new(none().with_connections_per_address(some(1)));
+        let _one = connect(&admission, "ada", "2001:db8:1:2:3:4:5:6").unwrap();
+        assert!(connect(&admission, "ada", "2001:db8:1:2:ffff::1").is_err());
+        let _two = connect(&admission, "ada", "2001:db8:1:3::1").unwrap();
+        let _three = connect(&admission, "ada", "::ffff:192.0.2.1").unwrap();
+        assert!(connect(&admission, "ada", "192.0.2.1").is_err());
+        let _four = connect(&admission, "ada", "::ffff:192.0.2.2").unwrap();
+    }
+
+    #[test]
+    fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
+        let admission = Admission::new(
+            none()
+                .with_connects_per_principal(rate(1, 2))
+                .with_connects_per_address(rate(2, 3))
+                .with_joins_per_principal(rate(1, 2))
+                .with_frames_per_address(rate(1, 2)),
+        );
+        let mut one = connect(&admission, "ada", "192.0.2.1").unwrap();
+        let mut two = connect(&admission, "ada", "192.0.2.1").unwrap();
+        let too_many = |by, millis| Some(limited(Code::TooManyConnections, by, millis));
+        assert_eq!(connect(&admission, "ada", "192.0.2.1").err(), too_many(LimitedBy::Principal, 1_000));
+        let mut bob = connect(&admission, "bob", "192.0.2.1").unwrap();
+        assert_eq!(connect(&admission, "eve", "192.0.2.1").err(), too_many(LimitedBy::Address, 500));
+
+        one.join(at(0)).unwrap();
+        two.join(at(0)).unwrap();
+        let refused = limited(Code::JoinRateLimited, LimitedBy::Principal, 1_000);
+        assert_eq!(one.join(at(0)), Err(refused));
+        assert_eq!(refused.to_string(), "the token's holder joins too often: try again in 1000 ms");
+        bob.join(at(0)).unwrap();
+
+        one.frame(at(0)).unwrap();
+        bob.frame(at(0)).unwrap();
+        assert_eq!(two.frame(at(0)), Err(limited(Code::FrameRateLimited, LimitedBy::Address, 1_000)));
+        // Coming back does not help: the bucket is not the connection's.
+        drop((one, two, bob));
+        let mut again = admission.connect("ada", address("192.0.2.1"), at(999)).err();
+        assert_eq!(again.take(), too_many(LimitedBy::Principal, 1));
+        let mut again = admission.connect("eve", address("192.0.2.1"), at(999)).unwrap();
+        assert_eq!(again.frame(at(999)), Err(limited(Code::FrameRateLimited, LimitedBy::Address, 1)));
+    }
+
+    #[test]
+    fn what_is_refused_takes_from_no_bucket() {
+        let admission = Admission::new(
+            none()
+                .with_connections_per_principal(some(1))
+                .with_connects_per_principal(rate(1, 2))
+                .with_connects_per_address(rate(1, 2))
+                .with_frames_per_connection(rate(1, 1))
+                .with_frames_per_principal(rate(1, 3))
+                .with_frames_per_address(rate(1, 3)),
+        );
+        let mut admitted = connect(&admission, "ada", "192.0.2.1").unwrap();
+        for _ in 0..10 {
+            assert_eq!(connect(&admission, "ada", "192.0.2.1").unwrap_err().retry_after, PLACE_RETRY_AFTER);
+        }
+        // The address has one connect left.
+        let mut bob = connect(&admission, "bob", "192.0.2.1").unwrap();
+        for _ in 0..10 {
+            assert_eq!(connect(&admission, "eve", "192.0.2.1").unwrap_err().by, LimitedBy::Address);
+        }
+        let mut eve = connect(&admission, "eve", "192.0.2.2").unwrap();
+
+        admitted.frame(at(0)).unwrap();
+        for _ in 0..10 {
+            assert_eq!(admitted.frame(at(0)).unwrap_err().by, LimitedBy::Connection);
+        }
+        bob.frame(at(0)).unwrap();
+        eve.frame(at(0)).unwrap();
+        drop(admitted);
+        let mut back = admission.connect("ada", address("192.0.2.3"), at(0)).unwrap();
+        back.frame(at(0)).unwrap();
+    }
+
+    #[test]
+    fn no_lock_where_nothing_of_the_kind_is_shared() {
+        let admission =
+            Admission::new(none().with_connections_per_principal(some(9)).with_joins_per_address(rate(1, 9)));
+        let shared = admission.shared.as_ref().unwrap();
+        let mut admitted = connect(&admission, "ada", "192.0.2.1").unwrap();
+        admitted.frame(at(1)).unwrap();
+        assert_eq!(shared.lock().latest, at(0), "a frame took the lock");
+        admitted.join(at(2)).unwrap();
+        assert_eq!(shared.lock().latest, at(2));
+        let mut nowhere = admission.connect("ada", None, at(3)).unwrap();
+        nowhere.join(at(4)).unwrap();
+        assert_eq!(shared.lock().latest, at(3), "a join without an address took the lock");
+    }
+
+    #[test]
+    fn a_million_come_and_go_and_are_forgotten() {
+        let admission = Admission::new(
+            none()
+                .with_connections_per_principal(some(1))
+                .with_connects_per_principal(rate(100, 1))
+                .with_connects_per_address(rate(100, 5)),
+        );
+        let stays = connect(&admission, "stays", "198.51.100.1").unwrap();
+        for number in 0..1_000_000_u32 {
+            let from = IpAddr::from(number.to_be_bytes());
+            let now = at(u64::from(number));
+            drop(admission.connect(&number.to_string(), Some(from), now).unwrap());
+            if number % 1_000 == 0 {
+                let (principals, addresses) = known(&admission);
+                assert!(principals < 64 && addresses < 64, "{principals} {addresses}");
+            }
+        }
+        assert_eq!(connect(&admission, "stays", "198.51.100.1").unwrap_err().by, LimitedBy::Principal);
+        drop(stays);
+        for _ in 0..64 {
+            let _ = admission.connect("last", None, at(2_000_000));
+        }
+        assert_eq!(known(&admission), (1, 0));
+    }
+
+    #[test]
+    fn a_crowd_that_left_is_forgotten_by_whoever_comes_next() {
+        let admission = Admission::new(none().with_connections_per_principal(some(1)));
+        let crowd: Vec<_> =
+            (0..50_000).map(|number| admission.connect(&number.to_string(), None, at(0)).unwrap()).collect();
+        assert_eq!(known(&admission).0, 50_000);
+        drop(crowd);
+        // The rest is found by those who come later.
+        for _ in 0..known(&admission).0 {
+            drop(admission.connect("late", None, at(0)).unwrap());
+        }
+        assert!(known(&admission).0 <= 1, "{}", known(&admission).0);
+        let state = admission.shared.as_ref().unwrap().lock();
+        assert!(state.principals.usages.capacity() <= 2 * book::SMALL);
+        assert!(state.principals.queue.capacity() <= 2 * book::SMALL);
+    }
+
+    #[test]
+    fn threads_share_what_they_share() {
+        let admission = Admission::new(none().with_frames_per_principal(rate(1, 1_000)));
+        let through: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    let mut admitted = admission.clone().connect("ada", None, at(0)).unwrap();
+                    scope.spawn(move || (0..1_000).filter(|_| admitted.frame(at(0)).is_ok()).count())
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(through, 1_000);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_refused_by_several_waits_for_all(
+            connection in rates(), principal in rates(), address_rate in rates(),
+            steps in prop::collection::vec((0..50_u64, 0..2_usize), 1..120),
+        ) {
+            let admission = Admission::new(
+                none()
+                    .with_frames_per_connection(Some(connection))
+                    .with_frames_per_principal(Some(principal))
+                    .with_frames_per_address(Some(address_rate)),
+            );
+            let mut pair = [(); 2].map(|()| connect(&admission, "ada", "192.0.2.1").unwrap());
+            let mut now = at(0);
+            for (step, which) in steps {
+                now = now.plus(Duration::from_millis(step));
+                if let Err(refused) = pair[which].frame(now) {
+                    now = now.plus(refused.retry_after);
+                    prop_assert_eq!(pair[which].frame(now), Ok(()));
+                }
+            }
+        }
+    }
+}

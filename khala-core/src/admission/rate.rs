@@ -1,0 +1,227 @@
+//! A rate and the bucket that keeps to it: integers only, so nothing is ever rounded in anybody's favour.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use crate::update::Timestamp;
+
+/// So many a second, and so many at once after a rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    per_second: NonZeroU32,
+    burst: NonZeroU32,
+}
+
+impl Rate {
+    /// Lets `per_second` through, and up to `burst` at once after a rest.
+    ///
+    /// Time comes in whole milliseconds, so a burst of less than a thousandth of `per_second` is what limits: it is
+    /// let through once a millisecond.
+    pub const fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        Self { per_second, burst }
+    }
+
+    /// How many a second.
+    pub const fn per_second(self) -> NonZeroU32 {
+        self.per_second
+    }
+
+    /// How many at once.
+    pub const fn burst(self) -> NonZeroU32 {
+        self.burst
+    }
+
+    fn drained_each_milli(self) -> u64 {
+        self.per_second.get().into()
+    }
+
+    fn capacity(self) -> u64 {
+        u64::from(self.burst.get()) * CALL
+    }
+
+    /// How far the clock may go back before a bucket no longer waits for the old time to come again: with the wait for
+    /// one call, that is the burst's own time.
+    fn patience(self) -> Duration {
+        Duration::from_millis((self.capacity() - CALL) / self.drained_each_milli())
+    }
+}
+
+/// What one call puts into a bucket. In thousandths a bucket drains by `per_second` each millisecond, so no rate is
+/// ever rounded.
+const CALL: u64 = 1_000;
+
+/// The generic cell rate algorithm (ITU-T I.371) as a leaky bucket: what was let through and has not drained yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bucket {
+    /// In thousandths of a call; never over the capacity.
+    owed: u64,
+    /// When it was that much.
+    at: Option<Timestamp>,
+}
+
+impl Bucket {
+    pub(super) fn drain(&mut self, rate: Rate, now: Timestamp) {
+        let at = self.at.unwrap_or(now);
+        if at <= now {
+            let passed = now.as_millis() - at.as_millis();
+            self.owed = self.owed.saturating_sub(passed.saturating_mul(rate.drained_each_milli()));
+        } else if at.since(now) <= rate.patience() {
+            // Two threads read the clock and came in the other order: counting the time between them again at each
+            // crossing would let more through than the rate.
+            return;
+        }
+        self.at = Some(now);
+    }
+
+    /// How long until one more is let through; zero if it is now.
+    pub(super) fn wait(&mut self, rate: Rate, now: Timestamp) -> Duration {
+        self.drain(rate, now);
+        match (self.owed + CALL).saturating_sub(rate.capacity()) {
+            0 => Duration::ZERO,
+            over => {
+                let behind = self.at.map_or(Duration::ZERO, |at| at.since(now));
+                behind + Duration::from_millis(over.div_ceil(rate.drained_each_milli()))
+            }
+        }
+    }
+
+    /// Only after [`wait`](Self::wait) said zero.
+    pub(super) fn take(&mut self) {
+        self.owed += CALL;
+    }
+
+    /// After [`drain`](Self::drain): whether it is as if nothing had ever been taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.owed == 0
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: u64 = 1_700_000_000_000;
+
+    pub(in super::super) fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(START + millis)
+    }
+
+    pub(in super::super) fn rate(per_second: u32, burst: u32) -> Rate {
+        Rate::new(NonZeroU32::new(per_second).unwrap(), NonZeroU32::new(burst).unwrap())
+    }
+
+    pub(in super::super) fn rates() -> impl Strategy<Value = Rate> {
+        (prop_oneof![1..20_u32, 1..5_000_u32], 1..30_u32)
+            .prop_map(|(per_second, burst)| rate(per_second, burst))
+    }
+
+    #[test]
+    fn rates_that_are_no_whole_milliseconds_are_exact() {
+        for per_second in [1_u32, 3, 7, 999, 1_001, 3_000, 7_919, 1_000_000] {
+            let burst = per_second.div_ceil(1_000) + 1;
+            let mut bucket = Bucket::default();
+            let rate = rate(per_second, burst);
+            let mut through = 0_u64;
+            for millis in 0..=10_000 {
+                while bucket.wait(rate, at(millis)).is_zero() {
+                    bucket.take();
+                    through += 1;
+                }
+            }
+            assert_eq!(through, u64::from(burst) + 10 * u64::from(per_second), "{per_second}");
+        }
+    }
+
+    /// The moments at which something was let through.
+    fn let_through(rate: Rate, moments: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut bucket = Bucket::default();
+        let mut through = Vec::new();
+        for millis in moments {
+            if bucket.wait(rate, at(millis)).is_zero() {
+                bucket.take();
+                through.push(millis);
+            }
+        }
+        through
+    }
+
+    fn never_more_than(rate: Rate, through: &[u64]) -> Result<(), TestCaseError> {
+        for (first, from) in through.iter().enumerate() {
+            for (last, to) in through.iter().enumerate().skip(first) {
+                let count = (last - first + 1) as u64;
+                prop_assert!(count * CALL <= rate.capacity() + (to - from) * rate.drained_each_milli());
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn over_any_time_at_most_the_burst_and_the_rate(
+            rate in rates(),
+            steps in prop::collection::vec(prop_oneof![Just(0_u64), 0..3_u64, 0..2_000_u64], 1..120),
+        ) {
+            let moments = steps.iter().scan(0, |now, step| { *now += step; Some(*now) });
+            never_more_than(rate, &let_through(rate, moments))?;
+        }
+
+        #[test]
+        fn readings_that_cross_let_no_more_through(
+            rate in rates(),
+            steps in prop::collection::vec((0..20_u64, 0..50_u64), 1..120),
+        ) {
+            let patience = u64::try_from(rate.patience().as_millis()).unwrap();
+            let mut latest = 1_000_000;
+            let mut bucket = Bucket::default();
+            let mut through = Vec::new();
+            for (step, back) in steps {
+                latest += step;
+                bucket.wait(rate, at(latest));
+                if bucket.wait(rate, at(latest - back.min(patience))).is_zero() {
+                    bucket.take();
+                    through.push(latest);
+                }
+            }
+            never_more_than(rate, &through)?;
+        }
+
+        #[test]
+        fn after_the_wait_it_is_let_through_and_not_before(
+            rate in rates(),
+            steps in prop::collection::vec(0..20_u64, 1..120),
+        ) {
+            let mut bucket = Bucket::default();
+            let mut now = at(0);
+            for step in steps {
+                now = now.plus(Duration::from_millis(step));
+                let wait = bucket.wait(rate, now);
+                if !wait.is_zero() {
+                    now = now.plus(wait.saturating_sub(Duration::from_millis(1)));
+                    prop_assert!(!bucket.wait(rate, now).is_zero());
+                    now = now.plus(Duration::from_millis(1));
+                    prop_assert!(bucket.wait(rate, now).is_zero());
+                }
+                bucket.take();
+            }
+        }
+
+        #[test]
+        fn wherever_the_clock_goes_nobody_waits_longer_than_the_burst_takes(
+            rate in rates(),
+            moments in prop::collection::vec(prop_oneof![0..100_u64, 0..u64::MAX - START], 1..120),
+        ) {
+            let longest = rate.capacity().div_ceil(rate.drained_each_milli());
+            let mut bucket = Bucket::default();
+            for millis in moments {
+                while bucket.wait(rate, at(millis)).is_zero() {
+                    bucket.take();
+                }
+                let wait = bucket.wait(rate, at(millis));
+                prop_assert!(wait <= Duration::from_millis(longest), "{:?}", wait);
+                let then = Timestamp::from_millis((START + millis).saturating_add(longest));
+                prop_assert!(then.as_millis() == u64::MAX || bucket.wait(rate, then).is_zero());
+            }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Checks JSON Web Tokens: size, header, key, signature, whom it is for, time, names. In this order, so that a reason
+//! says nothing about a token that was not signed with a trusted key, but for the name of the key.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jsonwebtoken::decode_header;
+
+use super::{
+    JwtOptions, Key, KeyError, KeySet, KeySource, MAX_TOKEN, StaticKeys, claims::Claims, keys::check_kid,
+};
+use crate::{
+    auth::{Denied, Grant, Token, Verifier},
+    update::Timestamp,
+};
+
+/// Checks JSON Web Tokens.
+#[derive(Clone, Debug)]
+pub struct JwtVerifier {
+    keys: Arc<dyn KeySource>,
+    options: JwtOptions,
+}
+
+impl JwtVerifier {
+    /// Checks tokens with the keys that `keys` trusts at that time.
+    pub fn new(keys: Arc<dyn KeySource>, options: JwtOptions) -> Self {
+        Self { keys, options }
+    }
+
+    /// Checks tokens with these keys for ever.
+    pub fn with_keys(keys: KeySet, options: JwtOptions) -> Self {
+        Self::new(Arc::new(StaticKeys::new(keys)), options)
+    }
+
+    /// Checks tokens that are signed with this secret and name no key.
+    ///
+    /// # Errors
+    /// A [`KeyError`] for a secret of less than 32 bytes.
+    pub fn hs256(secret: &[u8], options: JwtOptions) -> Result<Self, KeyError> {
+        Ok(Self::with_keys(KeySet::new().with_key(Key::hs256(None, secret)?)?, options))
+    }
+
+    fn grant(&self, claims: &Claims, now: Timestamp) -> Result<Grant, Denied> {
+        let options = &self.options;
+        if options.issuer.as_deref().is_some_and(|wanted| claims.text("iss").ok().flatten() != Some(wanted)) {
+            return Err(Denied::ClaimMismatch { claim: "iss" });
+        }
+        if options.audience.as_deref().is_some_and(|wanted| !claims.says("aud", wanted)) {
+            return Err(Denied::ClaimMismatch { claim: "aud" });
+        }
+        let version = options.claims_version.as_deref();
+        if version.is_some_and(|wanted| !claims.reads(&options.names.version, wanted)) {
+            return Err(Denied::ClaimMismatch { claim: "claims version" });
+        }
+
+        let (issued_at, expires_at) = self.times(claims, now)?;
+        let jti = claims.name("jti")?;
+        if jti.is_none() && options.require_jti {
+            return Err(Denied::MissingJti);
+        }
+        let subject = claims.name("sub")?.ok_or(Denied::InvalidToken("it has no sub"))?;
+
+        let scopes = claims.scopes(&options.names.scopes)?;
+        let mut grant = Grant::assertion(subject, scopes, expires_at);
+        if let Some(moment) = issued_at {
+            grant = grant.with_issued_at(moment);
+        }
+        if let Some(jti) = jti {
+            grant = grant.with_token_id(jti);
+        }
+        if let Some(sid) = claims.name("sid")? {
+            grant = grant.with_session_id(sid);
+        }
+        if let Some(organisation) = claims.text(&options.names.organisation)? {
+            grant = grant.with_organisation(organisation);
+        }
+        for name in &options.bind {
+            if let Some(value) = claims.text(name)? {
+                grant = grant.with_claim(name, value);
+            }
+        }
+        Ok(grant)
+    }
+
+    /// When it was issued, and when it ends with the leeway counted in.
+    fn times(&self, claims: &Claims, now: Timestamp) -> Result<(Option<Timestamp>, Timestamp), Denied> {
+        let JwtOptions { leeway, max_age, require_iat, .. } = self.options;
+        let exp = claims.moment("exp")?.ok_or(Denied::InvalidToken("it has no exp"))?;
+        let begun = |moment: Timestamp| moment <= now.plus(leeway);
+        if claims.moment("nbf")?.is_some_and(|nbf| !begun(nbf)) {
+            return Err(Denied::TokenNotYetValid);
+        }
+        if exp.plus(leeway) <= now {
+            return Err(Denied::TokenExpired);
+        }
+        let Some(iat) = claims.moment("iat")? else {
+            let asked_for = require_iat || max_age.is_some();
+            return if asked_for { Err(Denied::MissingIat) } else { Ok((None, exp.plus(leeway))) };
+        };
+        if !begun(iat) {
+            return Err(Denied::TokenNotYetValid);
+        }
+        let too_old = max_age.map(|age| iat.plus(age));
+        if too_old.is_some_and(|moment| moment.plus(leeway) <= now) {
+            return Err(Denied::TokenTooOld);
+        }
+        Ok((Some(iat), too_old.map_or(exp, |moment| moment.min(exp)).plus(leeway)))
+    }
+}
+
+#[async_trait]
+impl Verifier for JwtVerifier {
+    async fn verify(&self, token: &Token, now: Timestamp) -> Result<Grant, Denied> {
+        let token = token.reveal();
+        if token.len() > MAX_TOKEN {
+            return Err(Denied::InvalidToken("it is longer than 8 KiB"));
+        }
+        let header = decode_header(token).map_err(|_| {
+            Denied::InvalidToken("it is not a JSON Web Token, or not one of an algorithm that is accepted")
+        })?;
+        if header.crit.is_some() {
+            return Err(Denied::InvalidToken("its header asks for an extension (crit)"));
+        }
+        let kid = header.kid.as_deref();
+        // No key has such a name, so a source that would ask somewhere is not sent there.
+        if kid.is_some_and(|kid| check_kid(kid).is_err()) {
+            return Err(Denied::UnknownKid);
+        }
+        let keys = self.keys.keys(kid, now).await.map_err(Denied::Unavailable)?;
+        let key = keys.key(kid).ok_or_else(|| match kid {
+            Some(_) => Denied::UnknownKid,
+            None => Denied::InvalidToken("it names no key"),
+        })?;
+        let grant = self.grant(&key.open(token)?, now)?;
+        Ok(match key.kid() {
+            Some(kid) => grant.with_key_id(kid),
+            None => grant,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        auth::{
+            Mandate,
+            jwt::{
+                ClaimNames, JwtIssuer,
+                testing::{HEADER, HOUR, SECRET, T, at, claims, signed, verify},
+            },
+        },
+        error::{Error, ErrorKind},
+        wire::Code,
+    };
+
+    #[tokio::test]
+    async fn each_reason_for_refusal_has_its_claims() {
+        use Code::{
+            ClaimMismatch, InvalidToken, MissingIat, MissingJti, TokenExpired, TokenNotYetValid, TokenTooOld,
+        };
+        let default = JwtOptions::default;
+        let lenient = || default().with_leeway(Duration::from_secs(60));
+        let ageless = || default().with_max_age(None);
+        let here = || default().with_issuer("here");
+        let sync = || default().with_audience("sync");
+        let third = || default().with_claims_version("3");
+        let bound = || default().with_bind("team");
+        let jtiless = || default().with_require_jti(false);
+        for (options, changes, verdict) in [
+            (default(), json!({}), Ok(())),
+            // Whom it is for.
+            (here(), json!({ "iss": "here" }), Ok(())),
+            (here(), json!({ "iss": "there" }), Err(ClaimMismatch)),
+            (here(), json!({ "iss": ["here"] }), Err(ClaimMismatch)),
+            (here(), json!({}), Err(ClaimMismatch)),
+            (sync(), json!({ "aud": "sync" }), Ok(())),
+            (sync(), json!({ "aud": ["other", "sync"] }), Ok(())),
+            (sync(), json!({ "aud": ["other"] }), Err(ClaimMismatch)),
+            (sync(), json!({ "aud": [] }), Err(ClaimMismatch)),
+            (sync(), json!({ "aud": "sync sync" }), Err(ClaimMismatch)),
+            (sync(), json!({}), Err(ClaimMismatch)),
+            (third(), json!({ "oa_claims_version": "3" }), Ok(())),
+            (third(), json!({ "oa_claims_version": 3 }), Ok(())),
+            (third(), json!({ "oa_claims_version": 4 }), Err(ClaimMismatch)),
+            (third(), json!({ "oa_claims_version": [3] }), Err(ClaimMismatch)),
+            (third(), json!({}), Err(ClaimMismatch)),
+            // exp.
+            (default(), json!({ "exp": null }), Err(InvalidToken)),
+            (default(), json!({ "exp": "1700003600" }), Err(InvalidToken)),
+            (default(), json!({ "exp": {} }), Err(InvalidToken)),
+            (default(), json!({ "exp": true }), Err(InvalidToken)),
+            (default(), json!({ "exp": -1 }), Err(TokenExpired)),
+            (default(), json!({ "exp": 0 }), Err(TokenExpired)),
+            (default(), json!({ "exp": T }), Err(TokenExpired)),
+            (default(), json!({ "exp": T as f64 + 0.5 }), Ok(())),
+            (default(), json!({ "exp": T + 1 }), Ok(())),
+            (default(), json!({ "exp": 1e308 }), Ok(())),
+            (default(), json!({ "exp": u64::MAX }), Ok(())),
+            (lenient(), json!({ "exp": T - 59 }), Ok(())),
+            (lenient(), json!({ "exp": T - 60 }), Err(TokenExpired)),
+            // nbf, which is looked at before exp.
+            (default(), json!({ "nbf": T }), Ok(())),
+            (default(), json!({ "nbf": T + 1 }), Err(TokenNotYetValid)),
+            (default(), json!({ "nbf": T + 1, "exp": T }), Err(TokenNotYetValid)),
+            (default(), json!({ "nbf": 1e308 }), Err(TokenNotYetValid)),
+            (default(), json!({ "nbf": "soon" }), Err(InvalidToken)),
+            (lenient(), json!({ "nbf": T + 60 }), Ok(())),
+            (lenient(), json!({ "nbf": T + 61 }), Err(TokenNotYetValid)),
+            // iat and age.
+            (default(), json!({ "iat": null }), Err(MissingIat)),
+            (default(), json!({ "iat": "then" }), Err(InvalidToken)),
+            (default(), json!({ "iat": T + 1 }), Err(TokenNotYetValid)),
+            (default(), json!({ "iat": T - 86_399 }), Ok(())),
+            (default(), json!({ "iat": T - 86_400 }), Err(TokenTooOld)),
+            (default(), json!({ "iat": -1e308 }), Err(TokenTooOld)),
+            (lenient(), json!({ "iat": T + 60 }), Ok(())),
+            (lenient(), json!({ "iat": T + 61 }), Err(TokenNotYetValid)),
+            (lenient(), json!({ "iat": T - 86_459 }), Ok(())),
+            (lenient(), json!({ "iat": T - 86_460 }), Err(TokenTooOld)),
+            (ageless(), json!({ "iat": null }), Ok(())),
+            (ageless(), json!({ "iat": 0 }), Ok(())),
+            (ageless(), json!({ "iat": "then" }), Err(InvalidToken)),
+            (ageless(), json!({ "iat": T + 1 }), Err(TokenNotYetValid)),
+            (ageless().with_require_iat(true), json!({ "iat": null }), Err(MissingIat)),
+            // jti.
+            (default(), json!({ "jti": null }), Err(MissingJti)),
+            (default(), json!({ "jti": "" }), Err(MissingJti)),
+            (default(), json!({ "jti": 7 }), Err(InvalidToken)),
+            (default(), json!({ "jti": "a".repeat(512) }), Ok(())),
+            (default(), json!({ "jti": "a".repeat(513) }), Err(InvalidToken)),
+            (default(), json!({ "jti": "a\n" }), Err(InvalidToken)),
+            (jtiless(), json!({ "jti": null }), Ok(())),
+            (jtiless(), json!({ "jti": "" }), Ok(())),
+            (jtiless(), json!({ "jti": "a".repeat(513) }), Err(InvalidToken)),
+            // sub, sid, scopes, organisation, bound claims.
+            (default(), json!({ "sub": null }), Err(InvalidToken)),
+            (default(), json!({ "sub": "" }), Err(InvalidToken)),
+            (default(), json!({ "sub": 7 }), Err(InvalidToken)),
+            (default(), json!({ "sub": "a".repeat(513) }), Err(InvalidToken)),
+            (default(), json!({ "sid": "a".repeat(513) }), Err(InvalidToken)),
+            (default(), json!({ "sid": {} }), Err(InvalidToken)),
+            (default(), json!({ "oa_sync_scopes": "a b" }), Ok(())),
+            (default(), json!({ "oa_sync_scopes": null }), Ok(())),
+            (default(), json!({ "oa_sync_scopes": ["a", 1] }), Err(InvalidToken)),
+            (default(), json!({ "oa_org_id": 7 }), Err(InvalidToken)),
+            (default(), json!({ "team": 7 }), Ok(())),
+            (bound(), json!({ "team": 7 }), Err(InvalidToken)),
+            (bound(), json!({}), Ok(())),
+        ] {
+            let token = signed(HEADER, &claims(changes.clone()));
+            assert_eq!(verify(options, &token, at(T)).await.map(drop), verdict, "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_says_what_the_token_does() {
+        let names = ClaimNames::default().with_scopes("scope").with_organisation("org").with_version("v");
+        let options = JwtOptions::default().with_names(names).with_bind("team").with_bind("none");
+        let changes = json!({
+            "scope": "a b", "org": "acme", "team": "blue", "none": "", "sid": "login", "oa_org_id": "other", "x": "y",
+        });
+        let grant = verify(options, &signed(HEADER, &claims(changes)), at(T)).await.unwrap();
+        let expected = Grant::assertion("ada", ["a", "b"], at(T + 3600))
+            .with_issued_at(at(T))
+            .with_token_id("1")
+            .with_session_id("login")
+            .with_organisation("acme")
+            .with_key_id("hs")
+            .with_claim("team", "blue");
+        assert_eq!(grant, expected);
+        let unnamed = signed(r#"{"alg":"HS256"}"#, &claims(json!({})));
+        assert_eq!(verify(JwtOptions::default(), &unnamed, at(T)).await.unwrap().key_id(), None);
+    }
+
+    #[tokio::test]
+    async fn a_grant_ends_with_the_token_or_with_its_age_whichever_is_first() {
+        let lenient = || JwtOptions::default().with_leeway(Duration::from_secs(60));
+        for (options, changes, end) in [
+            (lenient(), json!({}), at(T + 3660)),
+            (lenient(), json!({ "exp": 1e308 }), at(T + 86_460)),
+            (lenient().with_max_age(Some(HOUR / 2)), json!({}), at(T + 1860)),
+            (lenient().with_max_age(Some(Duration::MAX)), json!({}), at(T + 3660)),
+            (lenient().with_max_age(None), json!({ "exp": 1e308 }), Timestamp::from_millis(u64::MAX)),
+            (
+                lenient().with_max_age(None),
+                json!({ "exp": T as f64 + 0.25 }),
+                Timestamp::from_millis(T * 1000 + 60_250),
+            ),
+        ] {
+            let token = signed(HEADER, &claims(changes.clone()));
+            let grant = verify(options.clone(), &token, at(T)).await.unwrap();
+            assert_eq!(grant.expires_at(), end, "{changes}");
+            // It is refused from the moment on at which the grant ends, and not before.
+            let before = end.minus(Duration::from_millis(1));
+            assert!(verify(options.clone(), &token, before).await.is_ok(), "{changes}");
+            assert!(verify(options, &token, end).await.is_err(), "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verifier_of_one_secret_knows_no_names() {
+        assert!(JwtVerifier::hs256(b"", JwtOptions::default()).is_err());
+        assert!(JwtVerifier::hs256(&SECRET[..31], JwtOptions::default()).is_err());
+        let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
+        let issuer = || JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
+        let token = |issuer: JwtIssuer| issuer.sign(&Mandate::new("ada", ["a"]), at(T), HOUR).unwrap().token;
+        assert!(verifier.verify(&token(issuer()), at(T)).await.is_ok());
+        let named = verifier.verify(&token(issuer().with_key_id("hs").unwrap()), at(T)).await;
+        assert_eq!(named.unwrap_err().code(), Code::UnknownKid);
+        let none = JwtVerifier::with_keys(KeySet::new(), JwtOptions::default());
+        let nameless = none.verify(&token(issuer()), at(T)).await;
+        assert_eq!(nameless.unwrap_err().code(), Code::InvalidToken);
+        let shown = format!("{verifier:?}");
+        assert!(
+            shown.contains("Hs256") && !shown.contains("01234567") && !shown.contains("48, 49"),
+            "{shown}"
+        );
+    }
+
+    /// Notes what it is asked, and has no keys now.
+    #[derive(Debug, Default)]
+    struct Down(Mutex<Vec<Option<String>>>);
+
+    #[async_trait]
+    impl KeySource for Down {
+        async fn keys(&self, wanted: Option<&str>, _: Timestamp) -> Result<Arc<KeySet>, Error> {
+            self.0.lock().unwrap().push(wanted.map(str::to_owned));
+            Err(Error::new(ErrorKind::Unavailable, "jwks", "nobody answers"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_is_asked_for_names_that_can_be_and_its_fault_refuses_nobody() {
+        let source = Arc::new(Down::default());
+        let verifier = JwtVerifier::new(Arc::clone(&source) as Arc<dyn KeySource>, JwtOptions::default());
+        for (header, code) in [
+            (HEADER, Code::Unavailable),
+            (r#"{"alg":"HS256"}"#, Code::Unavailable),
+            (r#"{"alg":"HS256","kid":"../../etc/passwd"}"#, Code::Unavailable),
+            (r#"{"alg":"none","kid":"hs"}"#, Code::InvalidToken),
+            (r#"{"alg":"HS256","kid":"a\n"}"#, Code::UnknownKid),
+            (&format!(r#"{{"alg":"HS256","kid":"{}"}}"#, "a".repeat(257)), Code::UnknownKid),
+        ] {
+            let denied = verifier.verify(&signed(header, "{}"), at(T)).await.unwrap_err();
+            assert_eq!(denied.code(), code, "{header}");
+        }
+        let asked = [Some("hs".to_owned()), None, Some("../../etc/passwd".to_owned())];
+        assert_eq!(*source.0.lock().unwrap(), asked);
+    }
+}

@@ -1,0 +1,228 @@
+//! The handle's answers to who may do what: verifies, authorizes, revokes, and keeps up with what others revoked.
+
+use std::{net::IpAddr, num::NonZeroUsize, pin::pin, time::Duration};
+
+use futures::{
+    FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select, select_biased, stream,
+};
+
+use super::{Connected, Khala};
+use crate::{
+    admission::Limited,
+    auth::{Access, Denied, Grant, Revocation, RevocationId, Token},
+    error::{Error, ErrorKind},
+    fanout::Watch,
+    position::Watermark,
+    session::{Connection, Session},
+    topic::Topic,
+    update::Timestamp,
+    wire::Serializer,
+};
+
+/// How old the copy of the revocations may be: half of the second after which nothing reaches a revoked client.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// How long a verifier or an authorizer may take.
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
+/// How often what has ended is forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+impl Khala {
+    /// What the token proves now: that it is good, and not revoked.
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Denied`], with the reason. [`Denied::Unavailable`] where it cannot be checked within five seconds, or where
+    /// the revocations were never read.
+    pub async fn verify(&self, token: &Token) -> Result<Grant, Denied> {
+        let grant = self.within(self.0.verifier.verify(token, self.now())).await?;
+        let now = self.now();
+        if grant.expires_at() <= now {
+            return Err(Denied::TokenExpired);
+        }
+        let names = [Some(grant.subject()), grant.session_id(), grant.token_id()];
+        if names.into_iter().flatten().any(|name| RevocationId::parse(name).is_err()) {
+            return Err(Denied::InvalidToken("it has a name that no revocation could name"));
+        }
+        let not_older_than = now.minus(2 * POLL_EVERY);
+        if !self.0.revoked.is_fresh(not_older_than, now)
+            && let Err(unavailable) = self.catch_up(Some(not_older_than)).await
+        {
+            if !self.0.revoked.is_loaded() {
+                return Err(unavailable);
+            }
+            // Whoever revokes stores it first: what this node cannot read, hardly anybody can write.
+            tracing::warn!(error = ?unavailable, "the revocations cannot be read; the known ones hold");
+        }
+        self.0.revoked.check(&grant)?;
+        Ok(grant)
+    }
+
+    /// Whether `grant` was revoked, by `jti`, `sid` or `sub`, as the store says now.
+    ///
+    /// For a host that exchanges one credential for another: the new one must not outlive a revocation that this node
+    /// has not heard of yet. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Denied::TokenRevoked`], or [`Denied::Unavailable`] where the revocations cannot be read within five seconds.
+    pub async fn check_revoked(&self, grant: &Grant) -> Result<(), Denied> {
+        self.catch_up(None).await?;
+        self.0.revoked.check_names(grant)
+    }
+
+    /// Whether the holder of `grant` may have `access` to `topic`: by its class, then by the authorizer.
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Denied`], with the reason. [`Denied::Unavailable`] where the authorizer does not answer within five seconds.
+    pub async fn authorize(&self, grant: &Grant, topic: &Topic, access: Access) -> Result<(), Denied> {
+        self.0.classes.check(grant, topic, access)?;
+        self.within(self.0.authorizer.authorize(grant, topic, access)).await
+    }
+
+    /// Takes grants back: stores the revocation, ends the connections of this node that it names, and tells the
+    /// other nodes.
+    ///
+    /// Ready when it is on stable storage. A dropped future may have stored it or not; other nodes find it then by
+    /// polling, within half a second.
+    ///
+    /// # Errors
+    /// The store's [`Error`]. That the other nodes could not be told is no error: they poll.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        let by = revocation.named.by();
+        let watermark = self.0.revoked.store().revoke(revocation.clone()).await?;
+        self.0.revoked.learn(None, revocation);
+        tracing::info!(by, "a revocation was stored");
+        if let Err(error) = self.0.fanout.announce_revoked(watermark).await {
+            tracing::warn!(%error, "a revocation could not be announced; other nodes find it by polling");
+        }
+        Ok(watermark)
+    }
+
+    /// Stored revocations after a watermark, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The store's [`Error`].
+    pub async fn revocations(
+        &self,
+        after: Watermark,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+        self.0.revoked.store().revocations(after, limit).await
+    }
+
+    /// Ends, on this node, every connection whose token was signed with the key of that name.
+    ///
+    /// For whoever takes a key out of the set that the verifier uses; the verifier refuses such tokens by itself.
+    pub fn withdraw_key(&self, kid: &str) {
+        self.0.revoked.withdraw(kid, true);
+    }
+
+    /// Undoes [`withdraw_key`](Self::withdraw_key), for a key that is in the set again.
+    pub fn restore_key(&self, kid: &str) {
+        self.0.revoked.withdraw(kid, false);
+    }
+
+    /// Keeps up with what other nodes revoke, and forgets what has ended. Never ready.
+    ///
+    /// It has to run for open connections to be ended within a second; `khala-server` runs it by itself. Dropping the
+    /// future stops that, and nothing else: tokens that come in are checked against the store's log anyway.
+    pub async fn keep_revocations(&self) {
+        // A store that takes long to forget, or a fanout that cannot be watched, must not hold up the reading.
+        future::join(self.keep_reading(), self.keep_pruning()).await;
+    }
+
+    async fn keep_reading(&self) {
+        let mut hints = pin!(self.hints().fuse());
+        let mut failing = false;
+        loop {
+            let read = self.catch_up(None).await;
+            match &read {
+                Ok(()) if failing => tracing::info!("the revocations can be read again"),
+                Err(error) if !failing => {
+                    tracing::warn!(?error, "the revocations cannot be read; the known ones hold");
+                }
+                Ok(()) | Err(_) => {}
+            }
+            failing = read.is_err();
+            self.0.revoked.report(self.now());
+            let mut sleep = self.clock().sleep(POLL_EVERY).fuse();
+            select! {
+                _ = hints.next() => {}
+                () = sleep => {}
+            }
+        }
+    }
+
+    /// Something each time that there may be more to read: what was announced, and that announcements are heard from
+    /// now on, for those before were not. Without hints polling finds it.
+    fn hints(&self) -> impl Stream<Item = ()> + Send {
+        stream::unfold(None, async |watch: Option<Watch<Watermark>>| {
+            let Some(mut watch) = watch else {
+                loop {
+                    match self.0.fanout.watch_revoked().await {
+                        Ok(watch) => return Some(((), Some(watch))),
+                        Err(_) => self.clock().sleep(POLL_EVERY).await,
+                    }
+                }
+            };
+            watch.moved().await;
+            Some(((), Some(watch)))
+        })
+    }
+
+    async fn keep_pruning(&self) {
+        loop {
+            let now = self.now();
+            self.0.revoked.prune(now);
+            let mut pruned = self.0.revoked.store().prune(now).fuse();
+            let mut sleep = self.clock().sleep(PRUNE_EVERY).fuse();
+            select_biased! {
+                pruned = pruned => {
+                    if let Err(error) = pruned {
+                        tracing::warn!(%error, "revocations that have ended cannot be forgotten");
+                    }
+                    sleep.await;
+                }
+                () = sleep => tracing::warn!("revocations that have ended are not forgotten: the store does not answer"),
+            }
+        }
+    }
+
+    async fn catch_up(&self, not_older_than: Option<Timestamp>) -> Result<(), Denied> {
+        let clock = &**self.clock();
+        self.within(self.0.revoked.catch_up(not_older_than, clock).map_err(Denied::Unavailable)).await
+    }
+
+    /// A connection for the holder of `grant`, to be run over its transport; `address` is where it comes from, for
+    /// the limits per address.
+    ///
+    /// # Errors
+    /// [`Limited`] when the holder or the address has, or opens, too many.
+    pub fn connect(
+        &self,
+        grant: Grant,
+        address: Option<IpAddr>,
+        serializer: Serializer,
+    ) -> Result<Connection, Limited> {
+        let now = self.now();
+        let admitted = self.0.admission.connect(grant.subject(), address, now)?;
+        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant));
+        let session = Session::new(grant, admitted, serializer, self.0.sessions, now);
+        Ok(Connection::new(self.clone(), session, connected))
+    }
+
+    /// Waits for a check, and not for ever.
+    async fn within<T>(&self, check: impl Future<Output = Result<T, Denied>> + Send) -> Result<T, Denied> {
+        let (check, sleep) = (check.fuse(), self.clock().sleep(CHECK_WITHIN).fuse());
+        pin_mut!(check, sleep);
+        select_biased! {
+            checked = check => checked,
+            () = sleep => {
+                let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
+                Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
+            }
+        }
+    }
+}

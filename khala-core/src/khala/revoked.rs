@@ -1,0 +1,291 @@
+//! What this node knows to be revoked, and whom that concerns.
+//!
+//! A copy in memory of the store's log of revocations, read on from where it ends, and a roster of the open
+//! connections, so that a revocation wakes those whom it may name and nobody else. What must stay true: a connection
+//! that is in the roster and then looks at the copy misses nothing, for a revocation is in the copy before it wakes.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    auth::{Denied, Grant, Named, Revocation, RevocationId, Revocations},
+    clock::Clock,
+    error::Error,
+    position::Watermark,
+    telemetry,
+    update::Timestamp,
+};
+
+/// Revocations read at once.
+const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
+
+/// The copy and the roster.
+#[derive(Debug)]
+pub(super) struct Revoked {
+    store: Arc<dyn Revocations>,
+    known: Mutex<Known>,
+    /// Held while the log is read, so that many who want to know read it once.
+    reading: tokio::sync::Mutex<()>,
+    roster: Roster,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// How far the log was read.
+    upto: Watermark,
+    /// When its end was last seen; none if it never was.
+    confirmed_at: Option<Timestamp>,
+    by_name: HashMap<Named, Revocation>,
+    /// Keys that are no longer trusted, by this node's own key set.
+    withdrawn: HashSet<String>,
+}
+
+impl Revoked {
+    pub(super) fn new(store: Arc<dyn Revocations>) -> Self {
+        let known = Known {
+            upto: Watermark::ORIGIN,
+            confirmed_at: None,
+            by_name: HashMap::new(),
+            withdrawn: HashSet::new(),
+        };
+        Self {
+            store,
+            known: Mutex::new(known),
+            reading: tokio::sync::Mutex::default(),
+            roster: Roster::default(),
+        }
+    }
+
+    pub(super) fn store(&self) -> &dyn Revocations {
+        &*self.store
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the log to its end, unless that was done at `not_older_than` or later.
+    ///
+    /// What was read stays, also when the future is dropped or the rest cannot be read.
+    pub(super) async fn catch_up(
+        &self,
+        not_older_than: Option<Timestamp>,
+        clock: &dyn Clock,
+    ) -> Result<(), Error> {
+        let _reading = self.reading.lock().await;
+        let now = clock.now();
+        if not_older_than.is_some_and(|moment| self.is_fresh(moment, now)) {
+            return Ok(());
+        }
+        loop {
+            let after = self.known().upto;
+            let page = self.store.revocations(after, PAGE).await?;
+            // Only an empty page is the end: how full the others are is the store's affair.
+            if page.is_empty() {
+                self.known().confirmed_at = Some(now);
+                return Ok(());
+            }
+            for (watermark, revocation) in page {
+                self.learn(Some(watermark), revocation);
+            }
+        }
+    }
+
+    /// Whether the log's end was seen at `not_older_than` or later, and not later than `now`: a clock that went
+    /// back makes nothing fresh.
+    pub(super) fn is_fresh(&self, not_older_than: Timestamp, now: Timestamp) -> bool {
+        self.known().confirmed_at.is_some_and(|at| (not_older_than..=now).contains(&at))
+    }
+
+    /// Whether the log was ever read to its end.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.known().confirmed_at.is_some()
+    }
+
+    /// Takes in one revocation, and wakes whom it may name.
+    ///
+    /// With a watermark it came out of the log. Without one it was just stored, and is read again in its turn.
+    pub(super) fn learn(&self, watermark: Option<Watermark>, revocation: Revocation) {
+        let named = revocation.named.clone();
+        {
+            let mut known = self.known();
+            if let Some(watermark) = watermark {
+                known.upto = known.upto.max(watermark);
+            }
+            let revocation = match known.by_name.get(&named) {
+                Some(old) => revocation.merged_with(old),
+                None => revocation,
+            };
+            known.by_name.insert(named.clone(), revocation);
+        }
+        self.roster.wake(&Name::of(&named));
+    }
+
+    /// Ends the grants of a key, or lets that key be trusted again.
+    pub(super) fn withdraw(&self, kid: &str, withdrawn: bool) {
+        if withdrawn {
+            self.known().withdrawn.insert(kid.to_owned());
+            self.roster.wake(&Name::Kid(kid));
+        } else {
+            self.known().withdrawn.remove(kid);
+        }
+    }
+
+    /// Whether `grant` stands, as far as this node knows.
+    pub(super) fn check(&self, grant: &Grant) -> Result<(), Denied> {
+        self.check_key(grant)?;
+        self.check_names(grant)
+    }
+
+    /// Whether the key that it was signed with is trusted still.
+    pub(super) fn check_key(&self, grant: &Grant) -> Result<(), Denied> {
+        let withdrawn = grant.key_id().is_some_and(|kid| self.known().withdrawn.contains(kid));
+        if withdrawn { Err(Denied::UnknownKid) } else { Ok(()) }
+    }
+
+    /// Whether nothing that it goes by was revoked.
+    pub(super) fn check_names(&self, grant: &Grant) -> Result<(), Denied> {
+        let known = self.known();
+        if known.by_name.is_empty() {
+            return Ok(());
+        }
+        let names = [
+            grant.token_id().map(|id| (id, Named::Jti as fn(RevocationId) -> Named)),
+            grant.session_id().map(|id| (id, Named::Sid as fn(RevocationId) -> Named)),
+            Some((grant.subject(), Named::Sub as fn(RevocationId) -> Named)),
+        ];
+        let revoked = names.into_iter().flatten().any(|(id, named)| {
+            // What is no id of a revocation cannot be revoked.
+            let Ok(id) = RevocationId::parse(id) else { return false };
+            known.by_name.get(&named(id)).is_some_and(|revocation| revocation.covers(grant))
+        });
+        if revoked { Err(Denied::TokenRevoked) } else { Ok(()) }
+    }
+
+    /// Forgets what has ended.
+    pub(super) fn prune(&self, now: Timestamp) {
+        let mut known = self.known();
+        known.by_name.retain(|_, revocation| revocation.until.is_none_or(|until| until > now));
+    }
+
+    /// Tells the metrics.
+    pub(super) fn report(&self, now: Timestamp) {
+        let known = self.known();
+        for by in ["jti", "sid", "sub"] {
+            telemetry::revocations(by, known.by_name.keys().filter(|named| named.by() == by).count());
+        }
+        telemetry::revocations_age(now.since(known.confirmed_at.unwrap_or_default()).as_secs_f64());
+    }
+
+    /// Seats an open connection in the roster.
+    pub(super) fn seat(self: &Arc<Self>, grant: &Grant) -> Seat {
+        let number = self.roster.next_seat.fetch_add(1, Ordering::Relaxed);
+        let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), woken: Arc::default() };
+        seat.take(grant);
+        seat
+    }
+}
+
+/// What a connection can be ended by.
+#[derive(Hash)]
+enum Name<'a> {
+    Jti(&'a str),
+    Kid(&'a str),
+    Sid(&'a str),
+    Sub(&'a str),
+}
+
+impl<'a> Name<'a> {
+    fn of(named: &'a Named) -> Self {
+        match named {
+            Named::Jti(id) => Self::Jti(id.as_str()),
+            Named::Sid(id) => Self::Sid(id.as_str()),
+            Named::Sub(id) => Self::Sub(id.as_str()),
+        }
+    }
+}
+
+/// Who is to be woken, by the hash of a name and the number of the seat: one who shares a hash by chance is woken for
+/// nothing, and looks. A name may have as many seats as there are connections, as that of a key does, so leaving
+/// must not look through them.
+#[derive(Debug, Default)]
+struct Roster {
+    hasher: RandomState,
+    seats: Mutex<BTreeMap<(u64, u64), Arc<Notify>>>,
+    next_seat: AtomicU64,
+}
+
+impl Roster {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Arc<Notify>>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, name: &Name<'_>) {
+        let hash = self.hasher.hash_one(name);
+        for (_, woken) in self.lock().range((hash, 0)..=(hash, u64::MAX)) {
+            woken.notify_one();
+        }
+    }
+}
+
+/// A connection's place in the roster, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    revoked: Arc<Revoked>,
+    number: u64,
+    names: Vec<u64>,
+    woken: Arc<Notify>,
+}
+
+impl Seat {
+    /// Takes the places of another grant.
+    pub(crate) fn take(&mut self, grant: &Grant) {
+        self.leave();
+        let names = [
+            grant.token_id().map(Name::Jti),
+            grant.key_id().map(Name::Kid),
+            grant.session_id().map(Name::Sid),
+            Some(Name::Sub(grant.subject())),
+        ];
+        let roster = &self.revoked.roster;
+        self.names = names.into_iter().flatten().map(|name| roster.hasher.hash_one(name)).collect();
+        let mut seats = roster.lock();
+        for name in &self.names {
+            seats.insert((*name, self.number), Arc::clone(&self.woken));
+        }
+    }
+
+    /// Waits until the grant may have been taken back. Cancel safe: what is missed wakes the next call. Wakes one of
+    /// those who wait at the same time.
+    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
+        let woken = Arc::clone(&self.woken);
+        async move { woken.notified().await }
+    }
+
+    /// Whether `grant` stands.
+    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
+        self.revoked.check(grant)
+    }
+
+    fn leave(&mut self) {
+        let mut seats = self.revoked.roster.lock();
+        for name in self.names.drain(..) {
+            seats.remove(&(name, self.number));
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,137 @@
+//! What the session may send: the fresh token, the check of each topic, and the end of a grant.
+//!
+//! What must stay true: nothing is sent on a topic before it was checked under the grant that the session has now.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, ChannelId, Session, say::Status};
+use crate::{
+    auth::{Denied, Grant, Token},
+    telemetry::{self, Surface},
+    update::Timestamp,
+    wire::{Close, Code, Frame, Refusal, event},
+};
+
+/// The frame that handed over a token, to be answered when that is checked.
+#[derive(Debug)]
+pub(super) struct Refresh {
+    join_ref: Option<String>,
+    reference: Option<String>,
+    topic: String,
+}
+
+#[derive(Deserialize)]
+struct AccessToken {
+    access_token: Option<String>,
+}
+
+/// The response to a token that was taken.
+#[derive(Serialize)]
+struct Refreshed {
+    expires_at: Timestamp,
+}
+
+impl Session {
+    /// The token that the client handed over, which is being checked, was accepted or refused.
+    ///
+    /// A refused one changes nothing: the grant that the session has holds until its own end.
+    pub fn handle_verified(&mut self, verified: Result<Grant, Denied>, now: Timestamp) {
+        let Some(Refresh { join_ref, reference, topic }) = self.refresh.take() else { return };
+        if !self.goes_on(now) {
+            return;
+        }
+        let verdict = verified.and_then(|grant| {
+            if grant.subject() != self.grant.subject() {
+                return Err(Denied::ClaimMismatch { claim: "sub" });
+            }
+            if grant.expires_at() <= now { Err(Denied::TokenExpired) } else { Ok(grant) }
+        });
+        let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
+        match verdict {
+            Ok(grant) => {
+                let refreshed = Refreshed { expires_at: grant.expires_at() };
+                self.grant = grant.into();
+                self.round += 1;
+                telemetry::refreshed();
+                self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);
+                self.enqueue_where(|channel| {
+                    channel.granted = false;
+                    true
+                });
+            }
+            Err(denied) => {
+                let refusal = self.refusal_of(&denied);
+                telemetry::refused(refusal.code, Surface::Refresh);
+                self.reply(join_ref, reference, &topic, Status::Error, &refusal);
+            }
+        }
+    }
+
+    /// The grant was taken back, or the key of its token withdrawn: nothing more is sent but this close.
+    pub fn handle_revoked(&mut self, close: Close) {
+        self.cut_off(close);
+    }
+
+    /// The grant that the session has now.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// A client hands over a fresh token.
+    pub(super) fn take_token(&mut self, frame: &Frame<'_>) {
+        let refusal = match frame.payload_as::<AccessToken>() {
+            _ if self.refresh.is_some() => {
+                Refusal::new(Code::FrameRateLimited, "another token is being checked: wait for its answer")
+                    .with_retry_after(self.options.retry_after)
+            }
+            Ok(AccessToken { access_token: Some(token) }) if !token.is_empty() => {
+                let own = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
+                self.refresh = Some(Refresh {
+                    join_ref: own(&frame.join_ref),
+                    reference: own(&frame.reference),
+                    topic: frame.topic.clone().into_owned(),
+                });
+                return self.actions.push_back(Action::Verify(Token::new(token)));
+            }
+            Ok(_) => Refusal::new(Code::MissingToken, "the payload has no access_token"),
+            // The fault's own text could hold a part of what was sent.
+            Err(_) => {
+                Refusal::new(Code::InvalidToken, "the payload is no object whose access_token is a text")
+            }
+        };
+        self.refuse(frame, Surface::Refresh, &refusal);
+    }
+
+    /// A topic was checked under the grant that the session has now.
+    pub(super) fn answer_access(&mut self, id: ChannelId, verdict: Result<(), Denied>) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Err(denied) = verdict else {
+            channel.granted = true;
+            if !std::mem::replace(&mut channel.watched, true) {
+                let topic = channel.topic.clone();
+                self.actions.push_back(Action::Watch { channel: id, topic });
+            }
+            return self.enqueue(id);
+        };
+        // Who cannot be checked now comes back; who is refused does well not to.
+        let event = if let Denied::Unavailable(error) = &denied {
+            tracing::warn!(topic = %channel.topic, %error, "access to a topic cannot be checked");
+            event::ERROR
+        } else {
+            event::CLOSE
+        };
+        let refusal = self.refusal_of(&denied);
+        self.end_channel(id, refusal.code, &refusal, event);
+    }
+
+    fn refusal_of(&self, denied: &Denied) -> Refusal {
+        let refusal = Refusal::new(denied.code(), denied.to_string());
+        if let Denied::Unavailable(_) = denied {
+            refusal.with_retry_after(self.options.retry_after)
+        } else {
+            refusal
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What a session does when the journal fails, when hints and clocks are wrong, and when many share a page or a turn.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use khala_core::{
+    Access, Cursor, Epoch, TailJournal, TailOptions, Watermark,
+    session::{Answer, Question, SessionOptions},
+    wire::{Close, Serializer},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    rig::{Rig, START, document, seconds, seqs, update},
+    store::Store,
+};
+
+#[test]
+fn a_journal_that_cannot_be_read_at_the_join_is_unavailable() {
+    let mut rig = Rig::new();
+    for (reference, start) in
+        [("1", json!({})), ("2", json!({"from": "floor"})), ("3", json!({"from": "snapshot"}))]
+    {
+        rig.store.fail(1);
+        rig.join(reference, "t", &start);
+        let sent = rig.run();
+        let response = &sent[0][4]["response"];
+        assert_eq!((&sent[0][1], &sent[0][4]["status"]), (&json!(reference), &json!("error")));
+        assert_eq!((&response["code"], &response["retry_after_ms"]), (&json!("unavailable"), &json!(1_000)));
+        assert!(rig.watching.is_empty() && sent.len() == 1, "{start}");
+    }
+    rig.join("4", "t", &json!({}));
+    assert_eq!(rig.run()[0][4]["status"], "ok");
+}
+
+#[test]
+fn a_journal_that_waiting_does_not_mend_refuses_the_join_without_a_time() {
+    let mut rig = Rig::new();
+    for (reference, start) in
+        [("1", json!({})), ("2", json!({"from": "floor"})), ("3", json!({"from": "snapshot"}))]
+    {
+        rig.join(reference, "t", &start);
+        let sent = rig.corrupt();
+        let response = &sent[0][4]["response"];
+        assert_eq!((&sent[0][1], &sent[0][4]["status"]), (&json!(reference), &json!("error")));
+        assert_eq!((&response["code"], response.get("retry_after_ms")), (&json!("unavailable"), None));
+        assert!(rig.watching.is_empty() && sent.len() == 1, "{start}");
+    }
+}
+
+#[test]
+fn a_channel_that_waiting_does_not_mend_is_told_and_ends() {
+    let mut rig = Rig::with(Store::new(200, 1), Serializer::V2, SessionOptions::default());
+    let head = rig.publish("t", vec![document("a"), document("b")]);
+    let mut ends = |start: Value, begin: &dyn Fn(&mut Rig)| {
+        rig.join("1", "t", &start);
+        begin(&mut rig);
+        let sent = rig.corrupt();
+        assert_eq!((&sent[0][0], &sent[0][3]), (&json!("1"), &json!("sync:error")), "{start}");
+        let refusal = &sent[0][4];
+        assert_eq!((&refusal["code"], refusal.get("retry_after_ms")), (&json!("unavailable"), None));
+        assert_eq!(sent[1..], [json!(["1", null, "t", "phx_error", {}])]);
+        assert!(rig.watching.is_empty());
+        let questions = rig.questions;
+        assert!(rig.pass(seconds(15)).is_empty());
+        assert_eq!(rig.questions, questions, "it is not read again");
+        rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+        rig.run();
+    };
+    ends(json!({"from": "head"}), &|rig| {
+        rig.run();
+        let newer = Cursor::new(head.epoch, Watermark::new(3).unwrap());
+        rig.session.handle_moved(rig.channel(), newer);
+    });
+    ends(json!({"from": "snapshot"}), &|rig| {
+        rig.act();
+        rig.answer();
+    });
+}
+
+#[test]
+fn a_clock_that_goes_back_stops_neither_polling_nor_heads_nor_the_heartbeat() {
+    let mut rig = Rig::new();
+    rig.now = START.plus(seconds(1));
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let back = |rig: &mut Rig, time| {
+        rig.now = rig.now.minus(time);
+        rig.session.handle_timeout(rig.now);
+        rig.run()
+    };
+    back(&mut rig, seconds(900));
+    rig.publish("t", vec![update(1)]);
+    let sent = rig.pass(seconds(20));
+    assert_eq!(seqs(&sent[0]), [1], "it is found by polling, though nothing told of it");
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    rig.run();
+    back(&mut rig, seconds(60));
+    let sent = rig.pass(seconds(45));
+    assert_eq!(sent.iter().map(|frame| &frame[3]).collect::<Vec<_>>(), ["sync:head"]);
+    assert!(sent[0][4]["age_ms"].as_u64().unwrap() <= 10_000, "{sent:?}");
+    assert_eq!(rig.closed, None);
+    rig.pass(seconds(15));
+    assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+}
+
+#[test]
+fn a_clock_that_goes_back_postpones_neither_a_retry_nor_a_drain() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let head = rig.publish("t", vec![update(1)]);
+    rig.store.fail(1);
+    rig.session.handle_moved(rig.channel(), head);
+    assert!(rig.run().is_empty());
+    rig.session.handle_drain(rig.now.plus(seconds(5)), rig.now);
+    rig.run();
+    rig.now = rig.now.minus(seconds(900));
+    rig.session.handle_timeout(rig.now);
+    let sent = rig.pass(seconds(1));
+    assert_eq!(seqs(&sent[0]), [1]);
+    rig.pass(Duration::from_millis(3_999));
+    assert_eq!(rig.closed, None);
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.closed, Some(Close::Restart));
+}
+
+#[test]
+fn a_head_that_was_announced_and_cannot_be_read_is_told() {
+    let mut rig = Rig::new();
+    let sent = rig.publish("t", vec![update(1)]);
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let announced = |number| Cursor::new(sent.epoch, Watermark::new(number).unwrap());
+    let heads = |frames: &[Value]| -> Vec<u64> {
+        let heads = frames.iter().filter(|frame| frame[3] == "sync:head");
+        heads.map(|frame| frame[4]["head"].as_u64().unwrap()).collect()
+    };
+    rig.store.fail(usize::MAX);
+    rig.session.handle_moved(rig.channel(), announced(5));
+    assert_eq!(heads(&rig.pass(seconds(32))), [5], "the journal is down");
+    rig.store.fail(0);
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    assert_eq!(heads(&rig.pass(seconds(40))), [1], "the journal says that there is no such update");
+    rig.session.handle_moved(rig.channel(), Cursor::new(Epoch::from_bits(1), Watermark::new(9).unwrap()));
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+    assert_eq!(heads(&rig.pass(seconds(40))), [1], "a head of another history is not of this one");
+}
+
+#[test]
+fn a_live_channel_reads_again_after_a_failure() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let head = rig.publish("t", vec![update(1)]);
+    rig.store.fail(2);
+    rig.session.handle_moved(rig.channel(), head);
+    assert!(rig.run().is_empty());
+    assert!(rig.pass(seconds(1)).is_empty());
+    let sent = rig.pass(seconds(1));
+    assert_eq!(seqs(&sent[0]), [1], "after two failures, two seconds later");
+}
+
+#[test]
+fn a_head_grows_old_while_the_journal_is_down() {
+    let mut rig = Rig::new();
+    rig.publish("t", vec![update(1)]);
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let beat = |rig: &mut Rig| {
+        rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+        rig.run();
+    };
+    let mut heads = rig.pass(seconds(45));
+    assert_eq!(heads.len(), 1, "{heads:?}");
+    let head = heads.remove(0);
+    assert_eq!((&head[0], &head[3], &head[4]["head"]), (&Value::Null, &json!("sync:head"), &json!(1)));
+    assert!(head[4]["age_ms"].as_u64().unwrap() <= 10_000, "the journal was asked: {head}");
+    rig.store.fail(usize::MAX);
+    let mut ages = Vec::new();
+    for _ in 0..3 {
+        beat(&mut rig);
+        let heads = rig.pass(seconds(35));
+        ages.extend(
+            heads
+                .iter()
+                .filter(|frame| frame[3] == "sync:head")
+                .map(|frame| frame[4]["age_ms"].as_u64().unwrap()),
+        );
+    }
+    assert!(ages.len() >= 3 && ages.is_sorted() && *ages.last().unwrap() > 60_000, "{ages:?}");
+}
+
+#[test]
+fn a_hint_ahead_of_what_can_be_read_does_not_spin_and_is_not_forgotten() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    rig.run();
+    let ahead = Cursor::new(rig.epoch("t"), Watermark::new(1).unwrap());
+    let before = (rig.questions, rig.store.reads());
+    rig.session.handle_moved(rig.channel(), ahead);
+    assert!(rig.run().is_empty());
+    assert!(rig.questions - before.0 <= 2 && rig.store.reads() - before.1 <= 2);
+    // Now it can be read; the retry finds it, long before the poll.
+    rig.publish("t", vec![update(1)]);
+    let sent = rig.pass(seconds(1));
+    assert_eq!(sent.iter().flat_map(seqs).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_late_announcement_does_not_hide_a_newer_one() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    rig.act();
+    rig.answer();
+    rig.act();
+    let first = rig.publish("t", vec![update(1)]);
+    rig.session.handle_moved(rig.channel(), first);
+    rig.act();
+    // While the first is being read, the second is announced, and then the first again.
+    let question = rig.asked.pop().unwrap();
+    let (_, ref topic, Question::Read { cursor, wanted }) = question else { panic!("it reads") };
+    let answer = rig.tail.follow(topic, cursor, wanted, rig.now).now_or_never().unwrap().unwrap();
+    let second = rig.publish("t", vec![update(2)]);
+    rig.session.handle_moved(rig.channel(), second);
+    rig.session.handle_moved(rig.channel(), first);
+    rig.session.handle_answer(question.0, Ok(Answer::Read(answer)), rig.now);
+    let sent = rig.run();
+    assert_eq!(sent.iter().flat_map(seqs).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_replay_goes_on_to_the_end_of_what_the_server_knows() {
+    let store = Store::new(200, 200);
+    let mut first = Rig::with(store, Serializer::V2, SessionOptions::default());
+    first.join("1", "t", &json!({}));
+    first.run();
+    let start = Cursor::new(first.epoch("t"), Watermark::ORIGIN);
+    for n in 1..=3 {
+        let head = first.publish("t", vec![update(n)]);
+        first.session.handle_moved(first.channel(), head);
+        assert_eq!(first.run().len(), 1);
+    }
+    // Nothing is announced to this one: what it finds, it finds in the tail.
+    let mut second = Rig::beside(
+        Arc::clone(&first.store),
+        Arc::clone(&first.tail),
+        Serializer::V2,
+        SessionOptions::default(),
+        &[Access::Read.scope()],
+    );
+    second.join("1", "t", &json!({"after": 0, "epoch": start.epoch}));
+    let sent = second.run();
+    assert_eq!(sent[0][4]["response"]["head"], 3, "the head is what the server knows");
+    assert_eq!(sent[1..].iter().flat_map(seqs).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(sent.len(), 4, "in the pages that the tail holds");
+}
+
+#[test]
+fn a_page_is_encoded_once_for_all_sessions() {
+    let store = Store::new(200, 200);
+    let tail = Arc::new(TailJournal::new(Arc::<Store>::clone(&store), TailOptions::default()));
+    let rig = || {
+        let (store, tail) = (Arc::clone(&store), Arc::clone(&tail));
+        Rig::beside(store, tail, Serializer::V2, SessionOptions::default(), &[Access::Read.scope()])
+    };
+    let mut rigs = [rig(), rig()];
+    for rig in &mut rigs {
+        rig.join("1", "t", &json!({}));
+        rig.run();
+    }
+    let head = rigs[0].publish("t", vec![update(1)]);
+    let frames: Vec<_> = rigs
+        .iter_mut()
+        .map(|rig| {
+            rig.session.handle_moved(rig.channel(), head);
+            rig.bytes().remove(0)
+        })
+        .collect();
+    assert_eq!(frames[0].as_ptr(), frames[1].as_ptr(), "the same bytes, not equal ones");
+}
+
+#[test]
+fn many_topics_take_turns() {
+    let options = SessionOptions::default().with_questions_at_once(1.try_into().unwrap());
+    let mut rig = Rig::with(Store::new(1, 200), Serializer::V2, options);
+    for (reference, topic) in [("1", "a"), ("2", "b")] {
+        rig.publish(topic, (1..=3).map(update).collect());
+        rig.join(reference, topic, &json!({"from": "floor"}));
+    }
+    let batches = rig.run();
+    let turns: Vec<_> = batches
+        .iter()
+        .filter(|frame| frame[3] == "sync:update_batch")
+        .map(|frame| frame[2].as_str().unwrap())
+        .collect();
+    assert_eq!(turns, ["a", "b", "a", "b", "a", "b"]);
+}
