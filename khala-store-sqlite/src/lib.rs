@@ -1,4 +1,4 @@
-//! Khala's journal, documents and fanout on SQLite: the embedded default.
+//! Khala's journal, documents, revocations and fanout on SQLite: the embedded default.
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
@@ -66,6 +66,7 @@ mod fault;
 mod options;
 mod read;
 mod readers;
+mod revocation;
 mod row;
 mod schema;
 mod sql;

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-/// When an append is on stable storage.
+/// When an append, or a revocation, is on stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
@@ -11,7 +11,8 @@ pub enum Durability {
     Full,
     /// Some time after: `synchronous=NORMAL`. A killed process loses nothing. A power loss or a crash of the
     /// operating system may take the last acknowledged commits back, also from subscribers that have seen them;
-    /// their cursors are then ahead of the head, until new updates take the same seqs under the same epoch.
+    /// their cursors are then ahead of the head, until new updates take the same seqs under the same epoch. A
+    /// revocation that is lost so lets in again whomever it named.
     MayLoseLastCommitsOnPowerLoss,
 }
 
@@ -19,13 +20,14 @@ pub enum Durability {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SqliteOptions {
-    /// When an append is on stable storage. Default: [`Durability::Full`].
+    /// When an append, or a revocation, is on stable storage. Default: [`Durability::Full`].
     pub durability: Durability,
     /// How many connections read, and so how many reads run at once. Default: 4.
     pub readers: NonZeroUsize,
     /// How long to wait for a lock that another connection holds. Default: 5 s.
     pub busy_timeout: Duration,
-    /// How often the writes of other connections are looked for, while any topic is watched. Default: 50 ms.
+    /// How often the writes of other connections are looked for, while any topic, or the revocations, are
+    /// watched. Default: 50 ms.
     pub watch_every: Duration,
     pub(crate) max_pages: Option<u32>,
 }
@@ -48,7 +50,7 @@ impl SqliteOptions {
         Self::default()
     }
 
-    /// Says when an append is on stable storage.
+    /// Says when an append, or a revocation, is on stable storage.
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = durability;

@@ -161,6 +161,6 @@ pub(crate) fn snapshot(
     })
 }
 
-fn most(limit: NonZeroUsize) -> i64 {
+pub(crate) fn most(limit: NonZeroUsize) -> i64 {
     i64::try_from(limit.get()).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,8 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, DocKey, Epoch, Kind, Payload, PayloadHash, Seq, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, DocKey, Epoch, Kind, Named, Payload, PayloadHash, Revocation, RevocationId, Seq, Timestamp,
+    Topic, TraceContext, Update, Watermark,
 };
 use rusqlite::{OptionalExtension, Row, Statement};
 
@@ -84,6 +85,23 @@ pub(crate) fn update(row: &Row<'_>) -> Result<Update, Fault> {
         trace: optional(row, 7)?.map(trace_from).transpose()?,
         payload: Payload::from_stored(text(row, 8)?),
     })
+}
+
+/// A revocation. The columns are those of [`sql::REVOCATIONS`](crate::sql::REVOCATIONS).
+pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault> {
+    let id = parsed(RevocationId::parse, text(row, 2)?)?;
+    let named = match text(row, 1)? {
+        "jti" => Named::Jti(id),
+        "sid" => Named::Sid(id),
+        "sub" => Named::Sub(id),
+        other => return Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
+    };
+    let revocation = Revocation::new(named, moment(row, 3)?);
+    let revocation = match row.get::<_, Option<i64>>(4)? {
+        Some(until) => revocation.with_until(Timestamp::from_millis(until.cast_unsigned())),
+        None => revocation,
+    };
+    Ok((watermark(row, 0)?, revocation))
 }
 
 /// A number as SQLite holds it: the signed one with the same bits.

@@ -76,6 +76,22 @@ CREATE INDEX khala_receipt_last ON khala_receipt (topic_id, last_seq);
 INSERT INTO khala_meta (name, value) VALUES ('seed', randomblob(16));
 ";
 
+/// Schema version 2: revocations.
+///
+/// AUTOINCREMENT, because the watermark of a revocation that was pruned is never given again (R5): SQLite keeps the
+/// highest in its own table `sqlite_sequence`. `until` is NULL for what is kept for good, and without an index:
+/// pruning reads them all, and they are few.
+pub(crate) const MIGRATE_2: &str = "
+CREATE TABLE khala_revocation (
+    watermark  INTEGER PRIMARY KEY AUTOINCREMENT,
+    named_by   TEXT    NOT NULL,
+    named_id   TEXT    NOT NULL,
+    revoked_at INTEGER NOT NULL,
+    until      INTEGER,
+    UNIQUE (named_by, named_id)
+);
+";
+
 /// Records the version that a migration reached, in the migration's own transaction.
 pub(crate) const SET_VERSION: &str = "INSERT INTO khala_meta (name, value) VALUES ('schema_version', ?1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -205,6 +221,31 @@ pub(crate) const OLDEST_RECEIPTS: &str = "SELECT last_seq, written_at FROM khala
 
 /// Forgets the oldest receipts.
 pub(crate) const REMOVE_RECEIPTS: &str = "DELETE FROM khala_receipt WHERE topic_id = ?1 AND last_seq <= ?2";
+
+/// What is kept about somebody already, which revoking again must not shorten (R4).
+pub(crate) const REVOKED: &str =
+    "SELECT watermark, named_by, named_id, revoked_at, until FROM khala_revocation
+     WHERE named_by = ?1 AND named_id = ?2";
+
+/// Stores a revocation, in the place of an older one that names the same (R4), at a watermark that is higher than any
+/// before (R1, R5): writers come one by one, so watermarks become visible in their order (R3).
+pub(crate) const REVOKE: &str =
+    "INSERT OR REPLACE INTO khala_revocation (named_by, named_id, revoked_at, until) VALUES (?1, ?2, ?3, ?4)
+     RETURNING watermark";
+
+/// A page of revocations, exclusive of its watermark and in order (R2).
+pub(crate) const REVOCATIONS: &str =
+    "SELECT watermark, named_by, named_id, revoked_at, until FROM khala_revocation
+     WHERE watermark > ?1 ORDER BY watermark LIMIT ?2";
+
+/// Forgets the oldest that have ended, and nothing else (R5). Moments are unsigned and compared as such: a negative
+/// number is one that is past the largest signed one.
+pub(crate) const PRUNE: &str = "DELETE FROM khala_revocation WHERE watermark IN (
+         SELECT watermark FROM khala_revocation WHERE (until < 0, until) <= (?1 < 0, ?1)
+         ORDER BY watermark LIMIT ?2)";
+
+/// How far the log of revocations goes. After pruning that may be less than it was, which is news to nobody.
+pub(crate) const LAST_REVOKED: &str = "SELECT coalesce(max(watermark), 0) FROM khala_revocation";
 
 /// Changes when another connection, of this process or another, has committed. Reads no table.
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";

@@ -1,6 +1,6 @@
-//! The store: one handle that is journal, documents and fanout.
+//! The store: one handle that is journal, documents, revocations and fanout.
 //!
-//! It only passes on: appends and trims to the writer's thread, questions to the readers, watches to the local
+//! It only passes on: whatever writes to the writer's thread, questions to the readers, watches to the local
 //! fanout that the change watcher raises.
 
 use std::{
@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, LocalFanout, ReadLimit,
-    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watch,
+    Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watch,
+    Watermark,
 };
 
 use crate::{
@@ -21,12 +22,13 @@ use crate::{
     options::SqliteOptions,
     read,
     readers::Readers,
-    schema,
+    revocation, schema,
+    trim::Next,
     watcher::Watcher,
     writer::Writer,
 };
 
-/// A journal, its documents and a fanout in one SQLite file, which may be the application's own.
+/// A journal, its documents, revocations and a fanout in one SQLite file, which may be the application's own.
 ///
 /// Cloning it gives another handle to the same connections and threads. Several processes, and several stores in
 /// one process, may have the same file open. Every method needs a tokio runtime around it.
@@ -166,6 +168,35 @@ impl Documents for SqliteStore {
 }
 
 #[async_trait]
+impl Revocations for SqliteStore {
+    async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        self.0.writer.change(move |conn| revocation::store(conn, revocation)).await
+    }
+
+    async fn revocations(
+        &self,
+        after: Watermark,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+        self.0.readers.ask(move |conn| revocation::page(conn, after, limit)).await
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
+        let mut forgotten = 0;
+        loop {
+            // In steps, so that what else is to be written goes in between.
+            match self.0.writer.change(move |conn| revocation::prune(conn, now)).await {
+                Ok((some, Next::Step)) => forgotten += some,
+                Ok((some, Next::Done)) => return Ok(forgotten + some),
+                // An error means that nothing is known to be forgotten; what was, is told.
+                Err(error) if forgotten == 0 => return Err(error),
+                Err(_) => return Ok(forgotten),
+            }
+        }
+    }
+}
+
+#[async_trait]
 impl Fanout for SqliteStore {
     async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error> {
         self.0.fanout.announce(topic, head).await
@@ -173,6 +204,16 @@ impl Fanout for SqliteStore {
 
     async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
         let watch = self.0.fanout.observe(topic);
+        self.0.watcher.wake();
+        Ok(watch)
+    }
+
+    async fn announce_revoked(&self, newest: Watermark) -> Result<(), Error> {
+        self.0.fanout.announce_revoked(newest).await
+    }
+
+    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
+        let watch = self.0.fanout.observe_revoked();
         self.0.watcher.wake();
         Ok(watch)
     }

@@ -1,8 +1,9 @@
 //! The change watcher: notices what other connections wrote, whichever process they are in.
 //!
-//! While anybody watches a topic, a thread asks SQLite every few milliseconds whether another connection has
-//! committed, which reads no table. Only if one has does it ask for the topics that moved since it last looked,
-//! by an index. It raises levels and nothing else: like every fanout it is a hint, and may be late or repeat.
+//! While anybody watches a topic or the revocations, a thread asks SQLite every few milliseconds whether another
+//! connection has committed, which reads no table. Only if one has does it ask for the topics that moved since it
+//! last looked, by an index, and for how far the revocations go. It raises levels and nothing else: like every
+//! fanout it is a hint, and may be late or repeat.
 
 use std::{
     path::Path,
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Cursor, Error, ErrorKind, LocalFanout};
+use khala_core::{Cursor, Error, ErrorKind, LocalFanout, Watermark};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -144,7 +145,8 @@ impl Lookout {
     fn rest_if_unwatched(&self) {
         // Under the lock: a watch that is not among the watched yet will wake the thread after this.
         let mut state = self.signal.lock();
-        if *state == State::Watching && self.fanout.watched().is_empty() {
+        let watched = !self.fanout.watched().is_empty() || self.fanout.revoked_is_watched();
+        if *state == State::Watching && !watched {
             *state = State::Idle;
         }
     }
@@ -161,6 +163,7 @@ impl Lookout {
                     fanout.raise(&topic, row.bounds.at_head());
                 }
             }
+            raise_revoked(conn, fanout)?;
             Ok(mark)
         })?;
         Ok(true)
@@ -180,10 +183,22 @@ impl Lookout {
             self.fanout.raise(&topic, Cursor::new(row::epoch(found, 1)?, row::watermark(found, 2)?));
             mark = found.get(3)?;
         }
+        raise_revoked(&self.conn, &self.fanout)?;
         self.mark = mark;
         self.version = version;
         Ok(true)
     }
+}
+
+/// Raises the level of the revocations to how far their log goes, watched or not: so whoever begins to watch while the
+/// thread is awake has it too.
+fn raise_revoked(conn: &Connection, fanout: &LocalFanout) -> Result<(), Fault> {
+    let mut newest = conn.prepare_cached(sql::LAST_REVOKED)?;
+    let newest = newest.query_row([], |row| Ok(row::watermark(row, 0)))??;
+    if newest > Watermark::ORIGIN {
+        fanout.raise_revoked(newest);
+    }
+    Ok(())
 }
 
 fn data_version(conn: &Connection) -> Result<i64, Fault> {
@@ -193,4 +208,37 @@ fn data_version(conn: &Connection) -> Result<i64, Fault> {
 fn report(fault: Fault) {
     let error = Error::from(fault);
     tracing::warn!(%error, source = ?error, "cannot look for what other processes wrote; subscribers poll meanwhile");
+}
+
+#[cfg(test)]
+mod tests {
+    use khala_core::Topic;
+
+    use super::*;
+
+    #[test]
+    fn it_rests_when_neither_topics_nor_revocations_are_watched() {
+        let fanout = LocalFanout::new();
+        let lookout = Lookout {
+            conn: Connection::open_in_memory().unwrap(),
+            fanout: fanout.clone(),
+            signal: Arc::default(),
+            every: Duration::ZERO,
+            version: 0,
+            mark: 0,
+        };
+        let state_after_a_quiet_time = || {
+            lookout.signal.set(State::Watching);
+            lookout.rest_if_unwatched();
+            *lookout.signal.lock()
+        };
+        assert_eq!(state_after_a_quiet_time(), State::Idle);
+        let topic = fanout.observe(&Topic::parse("t").unwrap());
+        assert_eq!(state_after_a_quiet_time(), State::Watching);
+        let revocations = fanout.observe_revoked();
+        drop(topic);
+        assert_eq!(state_after_a_quiet_time(), State::Watching, "for the revocations alone");
+        drop(revocations);
+        assert_eq!(state_after_a_quiet_time(), State::Idle);
+    }
 }

@@ -3,10 +3,11 @@
 //! It drains what waits, in order, and commits it once; nobody is answered before that commit. While it commits,
 //! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that fails is
 //! rolled back as a whole; if the fault may be one request's own, each then gets a transaction to itself, so that
-//! no request can fail its neighbours.
+//! no request can fail its neighbours. What is rare, a revocation say, has a transaction to itself from the start.
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -56,7 +57,17 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 enum Request {
     Append(Waiting),
+    Change(Change),
     Trim(Trim),
+}
+
+/// One transaction, which answers whoever asked for it.
+struct Change(Box<dyn FnOnce(&Connection) + Send>);
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Change").finish_non_exhaustive()
+    }
 }
 
 /// An append that waits to be answered.
@@ -78,6 +89,7 @@ impl Writer {
             seed,
             inbox,
             waiting: VecDeque::new(),
+            changes: VecDeque::new(),
             trims: VecDeque::new(),
             counts: Arc::clone(&counts),
         };
@@ -109,6 +121,23 @@ impl Writer {
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
+    /// Runs `change` in a transaction of its own, whether or not anybody waits for its answer any more.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let change = Change(Box::new(move |conn| {
+            let done = transaction(conn, change).map_err(Error::from);
+            if let Err(error) = &done {
+                tracing::error!(%error, source = ?error, "a change failed");
+            }
+            let _ = answer.send(done);
+        }));
+        self.send(Request::Change(change)).await?;
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
     async fn send(&self, request: Request) -> Result<(), Error> {
         match &self.requests {
             Some(requests) => requests.send(request).await.map_err(|_| shutting_down()),
@@ -133,6 +162,7 @@ struct Desk {
     seed: [u8; 16],
     inbox: mpsc::Receiver<Request>,
     waiting: VecDeque<Waiting>,
+    changes: VecDeque<Change>,
     trims: VecDeque<Trim>,
     counts: Arc<Counts>,
 }
@@ -146,6 +176,9 @@ impl Desk {
             if !group.is_empty() {
                 self.write(&mut group);
             }
+            if let Some(Change(change)) = self.changes.pop_front() {
+                change(&self.conn);
+            }
             if let Some(trim) = self.trims.pop_front() {
                 self.trim(trim);
             }
@@ -155,7 +188,7 @@ impl Desk {
 
     /// Waits until there is something to do; says no once there never will be again.
     fn receive(&mut self, fresh: &mut Vec<Request>) -> bool {
-        if self.waiting.is_empty() && self.trims.is_empty() {
+        if self.waiting.is_empty() && self.changes.is_empty() && self.trims.is_empty() {
             if self.inbox.blocking_recv_many(fresh, GROUP_REQUESTS) == 0 {
                 return false;
             }
@@ -166,6 +199,7 @@ impl Desk {
         for request in fresh.drain(..) {
             match request {
                 Request::Append(append) => self.waiting.push_back(append),
+                Request::Change(change) => self.changes.push_back(change),
                 Request::Trim(trim) => self.trims.push_back(trim),
             }
         }
@@ -280,7 +314,10 @@ impl Desk {
 }
 
 /// Runs `work` in one transaction under the write lock, and commits it or undoes all of it.
-fn transaction<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+pub(crate) fn transaction<T>(
+    conn: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
     conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
     let done = work(conn).and_then(|done| {
         conn.prepare_cached(sql::COMMIT)?.execute([])?;

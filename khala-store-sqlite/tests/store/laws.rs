@@ -1,5 +1,5 @@
-//! The laws: on a store that is alone on its file, on the tail over it, and on a file that two stores and the application's own
-//! transactions write to in turn.
+//! The laws: on a store that is alone on its file, on the tail over it, and on a file that two stores and the
+//! application's own transactions write to in turn.
 
 use std::{
     num::NonZeroUsize,
@@ -13,9 +13,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, ReadLimit, Replay, Snapshot,
-    SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
-    conformance::{Capabilities, Harness, Place, Tailed},
+    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, ReadLimit, Replay, Revocation,
+    Revocations, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watermark,
+    conformance::{Capabilities, Harness, Place, RevocationsHarness, Tailed},
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior};
@@ -54,8 +54,15 @@ impl Harness for Alone {
     }
 }
 
+impl RevocationsHarness for Alone {
+    fn revocations(&self) -> Arc<dyn Revocations> {
+        Arc::new(self.store.clone())
+    }
+}
+
 mod alone {
     khala_core::laws!(super::Alone);
+    khala_core::revocation_laws!(super::Alone);
 }
 
 mod tail_over_alone {
@@ -114,6 +121,12 @@ impl Harness for Together {
     }
 }
 
+impl RevocationsHarness for Together {
+    fn revocations(&self) -> Arc<dyn Revocations> {
+        self.ways.clone()
+    }
+}
+
 #[async_trait]
 impl Journal for Ways {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
@@ -166,6 +179,26 @@ impl Documents for Ways {
     }
 }
 
+#[async_trait]
+impl Revocations for Ways {
+    async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        self.store().revoke(revocation).await
+    }
+
+    async fn revocations(
+        &self,
+        after: Watermark,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+        self.store().revocations(after, limit).await
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
+        self.store().prune(now).await
+    }
+}
+
 mod together {
     khala_core::laws!(super::Together);
+    khala_core::revocation_laws!(super::Together);
 }

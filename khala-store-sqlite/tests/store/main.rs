@@ -6,10 +6,12 @@
 mod errors;
 mod group;
 mod laws;
+mod migration;
 mod processes;
 mod readers;
 mod reopen;
 mod restore;
+mod revocations;
 mod support;
 mod transaction;
 mod trim;

@@ -8,15 +8,15 @@ use std::{
 };
 
 use futures::future::join_all;
-use khala_core::{Fanout, Journal, Kind, NewUpdate, Payload, Seq};
+use khala_core::{Fanout, Journal, Kind, NewUpdate, Payload, Revocations, Seq};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
-use crate::support::{NOW, Place, batch, log, soon, topic, written};
+use crate::support::{NOW, Place, batch, log, revocation, revoked, soon, topic, written};
 
 /// Where the other process finds the file.
 const FILE: &str = "KHALA_SQLITE_TEST_FILE";
 
-/// How many updates the other process appends, one by one.
+/// How many updates, and then revocations, the other process stores, one by one.
 const THEIRS: u64 = 20;
 
 fn another_process(place: &Place) -> Child {
@@ -36,6 +36,9 @@ async fn the_other_process() {
     for n in 0..THEIRS {
         written(store.append(&topic("shared"), batch([n]), NOW).await.unwrap());
     }
+    for n in 0..THEIRS {
+        store.revoke(revocation(&n.to_string())).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -47,6 +50,18 @@ async fn what_another_process_writes_is_noticed() {
     // Nothing here reads the journal: the watch alone gets to the end.
     while soon(watch.moved()).await.watermark.as_u64() < THEIRS {}
     assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn what_another_process_revokes_is_noticed() {
+    let place = Place::new();
+    let store = place.open();
+    let mut watch = store.watch_revoked().await.unwrap();
+    let mut child = another_process(&place);
+    // Nobody watches a topic, and nothing here reads the log.
+    while soon(watch.moved()).await.as_u64() < THEIRS {}
+    assert!(child.wait().unwrap().success());
+    assert_eq!(revoked(&store).await.len() as u64, THEIRS);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! What the tests share.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use khala_core::{
-    Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Receipt, Replay, Start, Timestamp, Topic,
-    Update,
+    Append, Batch, Journal, Kind, Named, NewUpdate, Payload, ReadLimit, Receipt, Replay, Revocation,
+    RevocationId, Revocations, Start, Timestamp, Topic, Update, Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -76,6 +76,16 @@ pub(crate) async fn log(journal: &impl Journal, topic: &Topic) -> Vec<Update> {
             Replay::Stale(stale) => panic!("{stale:?}"),
         }
     }
+}
+
+/// A revocation of the subject `id`, made now.
+pub(crate) fn revocation(id: &str) -> Revocation {
+    Revocation::new(Named::Sub(RevocationId::parse(id).unwrap()), NOW)
+}
+
+/// The whole log of revocations.
+pub(crate) async fn revoked(revocations: &impl Revocations) -> Vec<(Watermark, Revocation)> {
+    revocations.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).await.unwrap()
 }
 
 /// Waits for what must happen, but not for ever.

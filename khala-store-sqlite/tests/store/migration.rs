@@ -1,0 +1,94 @@
+//! A file that an earlier version wrote: `version-1.db`, which the store made when its schema was version 1.
+//!
+//! It holds the topic `orders` with the updates 2 and 3 of three, the last of them with the document `three` and the
+//! dedup key `once`, and nothing of revocations.
+
+use std::fs;
+
+use khala_core::{
+    Append, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, ReadLimit, Replay, Revocations,
+    Start, Watermark,
+};
+use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
+
+use crate::support::{NOW, Place, batch, revocation, revoked, topic, update, written};
+
+const VERSION_1: &[u8] = include_bytes!("version-1.db");
+
+fn version_1() -> Place {
+    let place = Place::new();
+    fs::write(&place.path, VERSION_1).unwrap();
+    place
+}
+
+fn version(place: &Place) -> i64 {
+    let version = "SELECT value FROM khala_meta WHERE name = 'schema_version'";
+    place.connect().query_row(version, [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn everything_of_version_1_is_there_and_revocations_are_new() {
+    let place = version_1();
+    assert_eq!(version(&place), 1);
+    // The first opening migrates it, the second finds it done.
+    for already in 0..2 {
+        let store = place.open();
+        assert_eq!(version(&place), 2);
+        let orders = topic("orders");
+        let bounds = store.bounds(&orders).await.unwrap();
+        assert_eq!(bounds.epoch, "beb613b09dce473e".parse::<Epoch>().unwrap());
+        assert_eq!((bounds.floor.as_u64(), bounds.head.as_u64()), (1, 3));
+        let untouched = store.bounds(&topic("untouched")).await.unwrap();
+        assert_eq!(untouched.epoch, "3f21451acdc7143b".parse::<Epoch>().unwrap(), "the seed is the same");
+
+        let cursor = Cursor::new(bounds.epoch, bounds.floor);
+        let Replay::Page(page) = store.read(&orders, Start::After(cursor), ReadLimit::PAGE).await.unwrap()
+        else {
+            panic!("the cursor is at the floor")
+        };
+        let payloads: Vec<_> = page.updates.iter().map(|update| update.payload.as_str()).collect();
+        assert_eq!(payloads, ["2", "3"]);
+        let document = store.document(&orders, &DocKey::parse("three").unwrap()).await.unwrap();
+        assert_eq!(document.as_ref(), page.updates.last());
+        let once = batch([9]).with_dedup(DedupKey::parse("once").unwrap());
+        let again = store.append(&orders, once, NOW).await.unwrap();
+        assert!(matches!(again, Append::Duplicate(receipt) if receipt.last.as_u64() == 3), "{again:?}");
+
+        assert_eq!(revoked(&store).await.len(), already);
+        let given = store.revoke(revocation(&already.to_string())).await.unwrap();
+        assert_eq!(given.as_u64(), already as u64 + 1);
+    }
+    let store = place.open();
+    let receipt = written(store.append(&topic("orders"), update(4).try_into().unwrap(), NOW).await.unwrap());
+    assert_eq!(Some(receipt.first), Watermark::new(3).and_then(Watermark::next));
+}
+
+#[test]
+fn a_migration_that_fails_leaves_version_1() {
+    let place = version_1();
+    let own = place.connect();
+    own.execute_batch("CREATE TABLE khala_revocation (mine)").unwrap();
+    SqliteStore::open(&place.path, SqliteOptions::new()).expect_err("the name is taken");
+    assert_eq!(version(&place), 1);
+    own.execute_batch("DROP TABLE khala_revocation").unwrap();
+
+    let pages: u32 = own.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    let full = SqliteStore::open(&place.path, SqliteOptions::new().with_max_pages(pages)).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Full);
+    assert_eq!(version(&place), 1);
+    assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);
+    drop(place.open());
+    assert_eq!(version(&place), 2);
+}
+
+#[test]
+fn an_application_prepares_its_file_itself() {
+    let place = version_1();
+    let mut own = place.connect();
+    let error = verify_schema(&own).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(error.to_string().contains("version 1 and this is version 2: call `prepare`"), "{error}");
+    prepare(&mut own).unwrap();
+    verify_schema(&own).unwrap();
+    assert_eq!(version(&place), 2);
+}
