@@ -22,15 +22,14 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Where a request came in, among its extensions.
+/// The other end of the connection that a request came in on, among its extensions.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    /// The other end.
-    pub(crate) peer: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
     handed_over: Arc<AtomicBool>,
 }
 
-impl Origin {
+impl Peer {
     /// Leaves it to the session how long the client may take nothing.
     pub(crate) fn hand_over(&self) {
         self.handed_over.store(true, Ordering::Relaxed);
@@ -47,10 +46,10 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, stall_timeout: Duration) -> (Self, Origin) {
+    pub(crate) fn new(stream: TcpStream, address: SocketAddr, stall_timeout: Duration) -> (Self, Peer) {
         let handed_over = Arc::new(AtomicBool::new(false));
-        let origin = Origin { peer, handed_over: Arc::clone(&handed_over) };
-        (Self { stream, stall_timeout, handed_over, patience: None }, origin)
+        let peer = Peer { address, handed_over: Arc::clone(&handed_over) };
+        (Self { stream, stall_timeout, handed_over, patience: None }, peer)
     }
 
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

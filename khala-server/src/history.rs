@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use khala_core::{Bounds, Journal as _, Page, ReadLimit, Replay, Start, Topic, wire::write_page};
+use khala_core::{
+    Access, Bounds, Denied, Grant, Journal as _, Page, ReadLimit, Replay, Start, Topic, wire::write_page,
+};
 use serde::Serialize;
 
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     query::Query,
     service::{json, json_bytes},
 };
+
+/// Topics that are looked at for one page, whosever they are.
+const LOOK_AT: usize = 10_000;
 
 #[derive(Serialize)]
 struct TopicBounds<'a> {
@@ -82,8 +87,12 @@ pub(crate) fn extended(mut object: Vec<u8>, beside: &impl Serialize) -> Vec<u8> 
     object
 }
 
-/// `GET /v1/topics`
-pub(crate) async fn topics(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+/// `GET /v1/topics`: those that the holder of `grant` may read. Nothing tells of the others.
+pub(crate) async fn topics(
+    server: &Server,
+    grant: &Grant,
+    query: Option<&str>,
+) -> Result<Response<Full<Bytes>>, Problem> {
     #[derive(Serialize)]
     struct Topics<'a> {
         topics: Vec<TopicBounds<'a>>,
@@ -92,16 +101,38 @@ pub(crate) async fn topics(server: &Server, query: Option<&str>) -> Result<Respo
         next: Option<String>,
     }
     let query = Query::parse(query, &["prefix", "after", "limit"])?;
-    let (prefix, after, limit) =
+    let (prefix, mut after, limit) =
         (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
+    let khala = &server.0.khala;
     let one_more = limit.saturating_add(1);
-    let found = server.0.khala.journal().topics(prefix, after.as_ref(), one_more).await?;
-    let complete = found.len() <= limit.get();
-    let topics: Vec<_> = found
-        .iter()
-        .take(limit.get())
-        .map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds })
-        .collect();
+    let mut open = Vec::new();
+    let mut looked_at = 0;
+    let complete = loop {
+        let page = khala.journal().topics(prefix, after.as_ref(), one_more).await?;
+        let last = page.len() < one_more.get();
+        after = page.last().map(|(topic, _)| topic.clone());
+        looked_at += page.len();
+        for (topic, bounds) in page {
+            match khala.authorize(grant, &topic, Access::Read).await {
+                Ok(()) => open.push((topic, bounds)),
+                Err(denied @ Denied::Unavailable(_)) => return Err(denied.into()),
+                Err(_) => {}
+            }
+        }
+        if last || open.len() > limit.get() {
+            break open.len() <= limit.get();
+        }
+        if looked_at >= LOOK_AT {
+            if open.is_empty() {
+                let detail =
+                    format!("none of the next {LOOK_AT} topics is open to you: name a longer prefix");
+                return Err(Problem::invalid("prefix_too_short", detail));
+            }
+            break false;
+        }
+    };
+    open.truncate(limit.get());
+    let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
     let next = topics.last().filter(|_| !complete).map(|last| next(prefix, last.topic, limit));
     json(StatusCode::OK, &Topics { topics, complete, next })
 }

@@ -11,9 +11,9 @@
 //! # use khala_core::{JwtOptions, JwtVerifier, Khala, MemoryJournal};
 //! # use khala_server::Server;
 //! # async fn mount(io: hyper_util::rt::TokioIo<tokio::net::TcpStream>) -> Result<(), Box<dyn std::error::Error>> {
-//! let khala = Khala::builder(Arc::new(MemoryJournal::new())).build();
 //! let verifier = JwtVerifier::hs256(b"thirty-two bytes that are secret", JwtOptions::default())?;
-//! let server = Server::builder(khala, Arc::new(verifier)).build();
+//! let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+//! let server = Server::builder(khala).build();
 //!
 //! // In a hyper service of one's own: what is not the application's goes to Khala.
 //! let service = service_fn(move |request| {
@@ -26,14 +26,24 @@
 //! ```
 
 mod accepted;
+mod admin;
+mod body;
+mod compatibility;
 mod documents;
 mod history;
+#[cfg(feature = "keys")]
+pub mod keys;
+mod logs;
+mod mint;
 mod operations;
+mod origins;
 mod outgoing;
 mod problem;
+mod proxies;
 mod publish;
 mod query;
 mod route;
+mod secret;
 mod serve;
 mod service;
 mod token;
@@ -43,16 +53,27 @@ mod upgrade;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use khala_core::{Khala, Verifier};
-use tokio::sync::watch;
+use ipnet::IpNet;
+use khala_core::Khala;
+use tokio::{sync::watch, task::JoinHandle};
 
-pub use self::serve::serve;
+pub use self::{
+    admin::AdminToken,
+    compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
+    logs::may_be_logged,
+    mint::{
+        ClaimName, ClaimNameError, Credential, Holder, Mint, MintSecret, TtlError, Unproven, VerifiedToken,
+    },
+    origins::{OriginError, Origins},
+    secret::SecretError,
+    serve::serve,
+};
 
 /// The OpenAPI 3.1 document that `/openapi.json` answers with.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -141,22 +162,40 @@ pub struct Server(Arc<Inner>);
 
 struct Inner {
     khala: Khala,
-    verifier: Arc<dyn Verifier>,
     limits: Limits,
+    origins: Option<Origins>,
+    compatibility: Compatibility,
+    trusted_proxies: Vec<IpNet>,
     drain: Duration,
     metrics: Option<Render>,
+    mint: Option<Mint>,
+    admin: Option<AdminToken>,
+    /// How long after a revocation anything that it names may still be valid.
+    revoke_for: Option<Duration>,
     draining: AtomicBool,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
+    /// Keeps up with what other nodes revoke, from the first request on.
+    keeper: OnceLock<AbortOnDrop>,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { khala, verifier, limits, drain, .. } = self;
+        let Self { khala, limits, origins, compatibility, trusted_proxies, drain, .. } = self;
         f.debug_struct("Server")
             .field("khala", khala)
-            .field("verifier", verifier)
             .field("limits", limits)
+            .field("origins", origins)
+            .field("compatibility", compatibility)
+            .field("trusted_proxies", trusted_proxies)
             .field("drain", drain)
             .finish_non_exhaustive()
     }
@@ -165,19 +204,26 @@ impl fmt::Debug for Inner {
 /// Makes a [`Server`].
 pub struct ServerBuilder {
     khala: Khala,
-    verifier: Arc<dyn Verifier>,
     limits: Limits,
+    origins: Option<Origins>,
+    compatibility: Compatibility,
+    trusted_proxies: Vec<IpNet>,
     drain: Duration,
     metrics: Option<Render>,
+    mint: Option<Mint>,
+    admin: Option<AdminToken>,
+    revoke_for: Option<Duration>,
 }
 
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { khala, verifier, limits, drain, .. } = self;
+        let Self { khala, limits, origins, compatibility, trusted_proxies, drain, .. } = self;
         f.debug_struct("ServerBuilder")
             .field("khala", khala)
-            .field("verifier", verifier)
             .field("limits", limits)
+            .field("origins", origins)
+            .field("compatibility", compatibility)
+            .field("trusted_proxies", trusted_proxies)
             .field("drain", drain)
             .finish_non_exhaustive()
     }
@@ -188,6 +234,31 @@ impl ServerBuilder {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Serves pages of these origins alone: another `Origin` is refused, and these may read the answers (CORS).
+    ///
+    /// Without it, any origin will do and no page of another may read an answer over HTTP: a browser sends no token on
+    /// its own, so a page that has none gets nothing.
+    #[must_use]
+    pub fn with_origins(mut self, origins: Origins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Refuses a WebSocket to clients that are too old or too new. Without it, none is.
+    #[must_use]
+    pub fn with_compatibility(mut self, compatibility: Compatibility) -> Self {
+        self.compatibility = compatibility;
+        self
+    }
+
+    /// Believes the `X-Forwarded-For` of peers in these networks: the right-most address in it that is in none of
+    /// them is the client's, for limits per address and in the access log. Without it, the header is not looked at.
+    #[must_use]
+    pub fn with_trusted_proxies(mut self, networks: Vec<IpNet>) -> Self {
+        self.trusted_proxies = networks;
         self
     }
 
@@ -206,23 +277,74 @@ impl ServerBuilder {
         self
     }
 
+    /// Makes tokens by `mint` at `/v1/token`. Without it, the route is not found.
+    #[must_use]
+    pub fn with_mint(mut self, mint: Mint) -> Self {
+        self.mint = Some(mint);
+        self
+    }
+
+    /// Opens the routes under `/internal/v1/khala/` for whoever knows `token`. Without it, they are not found.
+    #[must_use]
+    pub fn with_admin_token(mut self, token: AdminToken) -> Self {
+        self.admin = Some(token);
+        self
+    }
+
+    /// Keeps what the admin route revokes for that long: the longest age of a token and the leeway, so that nothing
+    /// that was revoked is valid again. None: for ever. Default: a day and five minutes.
+    #[must_use]
+    pub fn with_revoke_for(mut self, time: Option<Duration>) -> Self {
+        self.revoke_for = time;
+        self
+    }
+
     /// The service.
     pub fn build(self) -> Server {
-        let Self { khala, verifier, limits, drain, metrics } = self;
-        let (draining, upgraded) = (AtomicBool::new(false), watch::Sender::new(0));
-        Server(Arc::new(Inner { khala, verifier, limits, drain, metrics, draining, upgraded }))
+        let Self {
+            khala,
+            limits,
+            origins,
+            compatibility,
+            trusted_proxies,
+            drain,
+            metrics,
+            mint,
+            admin,
+            revoke_for,
+        } = self;
+        Server(Arc::new(Inner {
+            khala,
+            limits,
+            origins,
+            compatibility,
+            trusted_proxies,
+            drain,
+            metrics,
+            mint,
+            admin,
+            revoke_for,
+            draining: AtomicBool::new(false),
+            upgraded: watch::Sender::new(0),
+            keeper: OnceLock::new(),
+        }))
     }
 }
 
 impl Server {
-    /// Starts to make a service that gives access to `khala` to those whose token `verifier` accepts.
-    pub fn builder(khala: Khala, verifier: Arc<dyn Verifier>) -> ServerBuilder {
+    /// Starts to make a service that gives access to `khala` to those whose token its verifier accepts.
+    pub fn builder(khala: Khala) -> ServerBuilder {
         ServerBuilder {
             khala,
-            verifier,
             limits: Limits::default(),
+            origins: None,
+            compatibility: Compatibility::default(),
+            trusted_proxies: Vec::new(),
             drain: Duration::from_secs(10),
             metrics: None,
+            mint: None,
+            admin: None,
+            revoke_for: Some(Duration::from_secs(24 * 60 * 60 + 5 * 60)),
         }
     }
 
@@ -244,6 +366,14 @@ impl Server {
     pub async fn drained(&self) {
         // The sender is in `self`, so it cannot be gone.
         let _ = self.0.upgraded.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Starts to keep up with what other nodes revoke, once.
+    pub(crate) fn keep_revocations(&self) {
+        self.0.keeper.get_or_init(|| {
+            let khala = self.0.khala.clone();
+            AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))
+        });
     }
 
     fn is_draining(&self) -> bool {

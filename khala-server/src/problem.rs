@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{
-    Conflict, Denied, Error, ErrorKind, Scope, Stale, TextError, Topic,
+    Conflict, Denied, Error, ErrorKind, Limited, Stale, TextError, Topic,
     wire::{Code, StaleCursor},
 };
 use serde_json::{Map, Value, json};
@@ -55,8 +55,11 @@ impl Problem {
         self
     }
 
+    /// Says when to try again: in whole seconds for HTTP's sake, and exactly.
     pub(crate) fn with_retry_after(self, wait: Duration) -> Self {
-        self.with_header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+        let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.with_header(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)))
+            .with("retry_after_ms", ms)
     }
 
     /// Adds a member beside the standard ones.
@@ -67,18 +70,6 @@ impl Problem {
 
     pub(crate) fn code(&self) -> &'static str {
         self.code
-    }
-
-    /// The token does not reach this far.
-    pub(crate) fn missing_scope(scope: Scope) -> Self {
-        let challenge = match scope {
-            Scope::Publish => "Bearer error=\"insufficient_scope\", scope=\"khala:publish\"",
-            _ => "Bearer error=\"insufficient_scope\", scope=\"khala:read\"",
-        };
-        let detail = format!("the token does not carry the scope {scope}");
-        Self::new(StatusCode::FORBIDDEN, Code::MissingScope.as_str(), detail)
-            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
-            .with("scope", scope.as_str())
     }
 
     /// The cursor cannot be resumed from: the wire's own answer, as a problem.
@@ -145,16 +136,37 @@ impl From<TextError> for Problem {
 
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
-        let (code, detail) = (denied.as_str(), denied.to_string());
-        if let Denied::Unavailable(error) = denied {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a token cannot be checked");
-            return Self::unavailable(code, detail);
-        }
-        // RFC 6750: no error code where the client did not try to authenticate.
-        let challenge =
-            if matches!(denied, Denied::MissingToken) { "Bearer" } else { "Bearer error=\"invalid_token\"" };
-        Self::new(StatusCode::UNAUTHORIZED, code, detail)
+        let (code, detail) = (denied.code().as_str(), denied.to_string());
+        // RFC 6750, section 3: no error code where the client did not try to authenticate.
+        let (status, challenge) = match denied {
+            Denied::Unavailable(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "access cannot be checked");
+                return Self::unavailable(code, detail);
+            }
+            Denied::ForbiddenTopic | Denied::OriginNotAllowed | Denied::OwnerMismatch { .. } => {
+                return Self::new(StatusCode::FORBIDDEN, code, detail);
+            }
+            Denied::MissingScope { scopes } => {
+                let scopes = scopes.join(" ");
+                let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"");
+                let problem = Self::new(StatusCode::FORBIDDEN, code, detail).with("scope", scopes);
+                return match HeaderValue::try_from(challenge) {
+                    Ok(challenge) => problem.with_header(header::WWW_AUTHENTICATE, challenge),
+                    Err(_) => problem,
+                };
+            }
+            Denied::MissingToken => (StatusCode::UNAUTHORIZED, "Bearer"),
+            _ => (StatusCode::UNAUTHORIZED, "Bearer error=\"invalid_token\""),
+        };
+        Self::new(status, code, detail)
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+}
+
+impl From<Limited> for Problem {
+    fn from(limited: Limited) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, limited.code.as_str(), limited.to_string())
+            .with_retry_after(limited.retry_after)
     }
 }
 

@@ -5,18 +5,22 @@
 use std::{error::Error as StdError, fmt};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http::{HeaderMap, Response, StatusCode, request::Parts};
+use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Append, Batch, BatchError, DedupKey, DocKey, Kind, MAX_POSITION, NewUpdate, Payload, PayloadHash,
-    Receipt, Topic, TraceContext, TraceField, Watermark,
+    Append, Batch, BatchError, DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Receipt, Topic,
+    TraceContext, TraceField, Watermark,
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
-use tokio::time::timeout;
 
-use crate::{Limits, Server, problem::Problem, service::json};
+use crate::{
+    Limits, Server,
+    body::{self, Empty, given, invalid, whole},
+    problem::Problem,
+    service::json,
+};
 
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -36,7 +40,7 @@ where
     let dedup = dedup_key(&head.headers)?;
     let trace = trace(&head.headers);
     let limits = &server.0.limits;
-    let body = read(&head.headers, body, limits).await?;
+    let body = body::read(&head.headers, body, limits, limits.body_bytes, Empty::Refused).await?;
     let batch = batch(&body, limits, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key),
@@ -93,37 +97,6 @@ fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     (trace != TraceContext::default()).then_some(trace)
 }
 
-/// The whole body, if it is JSON by its own account, small enough and soon enough here.
-async fn read<B>(headers: &HeaderMap, body: B, limits: &Limits) -> Result<Bytes, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let content_type =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        let detail = "the Content-Type of a publish is application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-    }
-    let most = limits.body_bytes;
-    let too_large =
-        || Problem::too_large("body_too_large", format!("the body may have {most} bytes at most"));
-    if body.size_hint().lower() > most as u64 {
-        return Err(too_large());
-    }
-    match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::invalid("incomplete_body", "the body ended before it was whole")),
-        Err(_) => {
-            let detail = format!("the body did not arrive within {} s", limits.body_timeout.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
-        }
-    }
-}
-
 /// One update on the wire.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,6 +115,8 @@ struct One<'a> {
 }
 
 /// The body: one update, or many under `updates`. The fields of both, so that it is parsed only once.
+///
+/// An `Option` alone would take the payload `null` for none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Posted<'a> {
@@ -151,7 +126,7 @@ struct Posted<'a> {
     expect: Option<u64>,
     #[serde(default)]
     kind: Option<Kind>,
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "given")]
     payload: Option<&'a RawValue>,
     #[serde(default)]
     doc_key: Option<DocKey>,
@@ -161,32 +136,6 @@ struct Posted<'a> {
     deleted: bool,
     #[serde(default)]
     payload_hash: Option<PayloadHash>,
-}
-
-/// An `Option` would take the payload `null` for none.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// A whole number, or null for none. JSON has one kind of number, so `5.0` is one too.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Whole(u64),
-        Float(f64),
-        None,
-    }
-    match Number::deserialize(deserializer) {
-        Ok(Number::Whole(number)) => Ok(Some(number)),
-        Ok(Number::Float(number))
-            if number.fract() == 0.0 && (0.0..=MAX_POSITION as f64).contains(&number) =>
-        {
-            Ok(Some(number as u64))
-        }
-        Ok(Number::None) => Ok(None),
-        Ok(Number::Float(_)) | Err(_) => Err(de::Error::custom("is not a whole number from 0 to 2^53 - 1")),
-    }
 }
 
 /// The updates of a batch; past [`Batch::MAX`] they are only counted.
@@ -223,30 +172,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
     }
 }
 
-fn invalid(field: &str, detail: impl Into<String>) -> Problem {
-    Problem::invalid("invalid", detail).with("field", field)
-}
-
 fn batch(body: &[u8], limits: &Limits, trace: Option<&TraceContext>) -> Result<Batch, Problem> {
-    let text =
-        std::str::from_utf8(body).map_err(|_| Problem::invalid("invalid_json", "the body is not UTF-8"))?;
-    if !text.trim_start().starts_with('{') {
-        return Err(Problem::invalid("invalid_json", "the body is not a JSON object"));
-    }
-    let mut json = serde_json::Deserializer::from_str(text);
-    let posted: Posted<'_> = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
-        let field = fault.path().to_string();
-        let fault = fault.into_inner();
-        if fault.is_data() {
-            let place = if field == "." { String::new() } else { format!("{field}: ") };
-            invalid(&field, format!("{place}{fault}"))
-        } else {
-            Problem::invalid("invalid_json", format!("the body is not JSON: {fault}"))
-        }
-    })?;
-    json.end().map_err(|fault| Problem::invalid("invalid_json", format!("the body is not JSON: {fault}")))?;
-
-    let (updates, expect) = parts(posted)?;
+    let (updates, expect) = parts(body::parse(body)?)?;
     let update = |(index, one): (usize, One<'_>)| {
         let size = one.payload.get().len();
         if size > limits.payload_bytes {

@@ -60,6 +60,11 @@ impl<'a> Query<'a> {
         self.text(name).map(read).transpose()
     }
 
+    /// The parameter as a watermark.
+    pub(crate) fn watermark(&self, name: &str) -> Result<Option<Watermark>, Problem> {
+        Ok(self.number(name, khala_core::MAX_POSITION)?.and_then(Watermark::new))
+    }
+
     /// How many entries a page may hold.
     pub(crate) fn limit(&self) -> Result<NonZeroUsize, Problem> {
         match self.number("limit", MAX_LIMIT as u64)? {
@@ -73,8 +78,7 @@ impl<'a> Query<'a> {
 
     /// The cursor of `watermark` and `epoch`: both or neither.
     pub(crate) fn cursor(&self, watermark: &str) -> Result<Option<Cursor>, Problem> {
-        let at = self.number(watermark, khala_core::MAX_POSITION)?.and_then(Watermark::new);
-        match (at, self.parsed::<Epoch>("epoch")?) {
+        match (self.watermark(watermark)?, self.parsed::<Epoch>("epoch")?) {
             (Some(watermark), Some(epoch)) => Ok(Some(Cursor::new(epoch, watermark))),
             (None, None) => Ok(None),
             (Some(_), None) => Err(fault(watermark, "needs the epoch that it belongs to")),

@@ -5,18 +5,21 @@
 use std::borrow::Cow;
 
 use http::Method;
-use khala_core::{DocKey, Scope, Topic};
+use khala_core::{DocKey, Topic, telemetry::Surface};
 use percent_encoding::percent_decode_str;
 
 use crate::problem::Problem;
 
-/// A route, with the parts of its path still as they came in.
+/// A route, with the parts of its path still as they came in. That of a token has several patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
+    AdminConnections,
+    AdminRevocations,
     Bounds { topic: &'a str },
     Document { topic: &'a str, doc_key: &'a str },
     Health,
     Metrics,
+    Mint { pattern: &'static str },
     OpenApi,
     Ready,
     Snapshot { topic: &'a str },
@@ -39,7 +42,12 @@ impl<'a> Route<'a> {
             ["readyz"] => Self::Ready,
             ["metrics"] => Self::Metrics,
             ["openapi.json"] => Self::OpenApi,
+            ["api", "khala", "token"] => Self::Mint { pattern: "/api/khala/token" },
+            ["api", "sync", "token"] => Self::Mint { pattern: "/api/sync/token" },
+            ["internal", "v1", "khala", "connections"] => Self::AdminConnections,
+            ["internal", "v1", "khala", "revocations"] => Self::AdminRevocations,
             ["sync", "v1", "websocket"] => Self::WebSocket,
+            ["v1", "token"] => Self::Mint { pattern: "/v1/token" },
             ["v1", "topics"] => Self::Topics,
             ["v1", "topics", topic] => Self::Bounds { topic },
             ["v1", "topics", topic, "updates"] => Self::Updates { topic },
@@ -52,10 +60,13 @@ impl<'a> Route<'a> {
     /// The route as it is in the OpenAPI document and in metrics.
     pub(crate) fn pattern(self) -> &'static str {
         match self {
+            Self::AdminConnections => "/internal/v1/khala/connections",
+            Self::AdminRevocations => "/internal/v1/khala/revocations",
             Self::Bounds { .. } => "/v1/topics/{topic}",
             Self::Document { .. } => "/v1/topics/{topic}/documents/{doc_key}",
             Self::Health => "/healthz",
             Self::Metrics => "/metrics",
+            Self::Mint { pattern } => pattern,
             Self::OpenApi => "/openapi.json",
             Self::Ready => "/readyz",
             Self::Snapshot { .. } => "/v1/topics/{topic}/snapshot",
@@ -68,22 +79,24 @@ impl<'a> Route<'a> {
     /// What `Allow` says.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::Updates { .. } => "GET, HEAD, POST",
+            Self::AdminRevocations | Self::Updates { .. } => "GET, HEAD, POST",
+            Self::Mint { .. } => "POST",
             Self::WebSocket => "GET",
             _ => "GET, HEAD",
         }
     }
 
-    /// What the token must carry. None for what is open; the WebSocket looks for its token in more places.
-    pub(crate) fn scope(self, method: &Method) -> Option<Scope> {
+    /// Whether it is for holders of a token, and so looks at the origin of pages.
+    pub(crate) fn takes_token(self) -> bool {
+        !matches!(self, Self::Health | Self::Metrics | Self::OpenApi | Self::Ready)
+    }
+
+    /// What is refused when something is refused here.
+    pub(crate) fn surface(self) -> Surface {
         match self {
-            Self::Health | Self::Metrics | Self::OpenApi | Self::Ready | Self::WebSocket => None,
-            Self::Updates { .. } if *method == Method::POST => Some(Scope::Publish),
-            Self::Bounds { .. }
-            | Self::Document { .. }
-            | Self::Snapshot { .. }
-            | Self::Topics
-            | Self::Updates { .. } => Some(Scope::Read),
+            Self::Mint { .. } => Surface::Mint,
+            Self::WebSocket => Surface::Upgrade,
+            _ => Surface::Http,
         }
     }
 

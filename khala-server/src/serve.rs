@@ -32,14 +32,15 @@ pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<
     let mut shutdown = pin!(shutdown);
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
+    server.keep_revocations();
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, server.clone(), stopped.clone()));
+                Ok((stream, address)) => {
+                    connections.spawn(connection(stream, address, server.clone(), stopped.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -60,14 +61,19 @@ pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, server: Server, mut stopped: watch::Receiver<()>) {
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    server: Server,
+    mut stopped: watch::Receiver<()>,
+) {
     // Updates are small and wanted now.
     let _ = stream.set_nodelay(true);
     let limits = server.0.limits;
-    let (stream, origin) = Accepted::new(stream, peer, limits.stall_timeout);
+    let (stream, peer) = Accepted::new(stream, address, limits.stall_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let server = server.clone();
-        request.extensions_mut().insert(origin.clone());
+        request.extensions_mut().insert(peer.clone());
         async move { Ok::<_, Infallible>(server.handle(request).await) }
     });
     let connection = http1::Builder::new()
@@ -85,6 +91,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: Server, mut sto
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%peer, %error, "a connection broke");
+        tracing::debug!(peer = %address, %error, "a connection broke");
     }
 }

@@ -1,22 +1,32 @@
-//! One request, one answer: finds the route, checks the token, and notes in log and metrics what came of it.
+//! One request, one answer: finds the route, checks origin and token, and notes in log and metrics what came of it.
 //!
 //! What must stay true: the query string is in neither, because a token may be in it; and no metric has a label of
 //! unbounded range.
 
-use std::{error::Error as StdError, time::Instant};
+use std::{
+    error::Error as StdError,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
-use khala_core::{Scope, TraceField, telemetry};
+use khala_core::{
+    Access, Grant, Topic, TraceField,
+    telemetry::{self, Surface},
+};
 use serde::Serialize;
 
 use crate::{
     Server,
-    accepted::Origin,
-    documents, history, operations,
+    accepted::Peer,
+    admin, documents, history,
+    mint::mint,
+    operations, origins,
     problem::Problem,
+    proxies,
     publish::publish,
     route::{Route, doc_key, topic},
     token,
@@ -48,38 +58,55 @@ impl Server {
     ///
     /// It never fails: what is wrong is answered. For the WebSocket, the connection must be served with upgrades,
     /// on a tokio runtime. How long the head of a request may take, and how long a client may take nothing of an
-    /// answer, is for whoever serves the connection, as [`serve`](crate::serve()) does. Dropping the future leaves a publish stored or not, as
-    /// [`Khala::publish`](khala_core::Khala::publish) does.
+    /// answer, is for whoever serves the connection, as [`serve`](crate::serve()) does. So is telling who the peer is,
+    /// by a [`SocketAddr`] among the request's extensions: without it nothing is limited per address. Dropping the
+    /// future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
+        self.keep_revocations();
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let request_id = request_id(&head.headers);
-        let peer = head.extensions.get::<Origin>().map(|origin| tracing::field::display(origin.peer));
+        let peer = peer(&head);
+        let client = self.client(&head);
         let route = Route::of(&path);
-        let (mut response, code) = match self.respond(route, head, body, &request_id).await {
+        let origins = self.0.origins.as_ref().filter(|_| route.is_some_and(Route::takes_token));
+        let page = origins.map(|origins| origins.check(&head.headers));
+        let answer = match (&page, route) {
+            (Some(Err(denied)), _) => Err(denied.clone().into()),
+            (Some(Ok(Some(_))), Some(route)) if origins::is_preflight(route, &head) => {
+                Ok(origins::preflight(route))
+            }
+            _ => self.respond(route, head, body, &request_id, client).await,
+        };
+        let (mut response, code) = match answer {
             Ok(response) => (response, None),
             Err(problem) => {
                 let code = problem.code();
+                telemetry::refused(code, route.map_or(Surface::Http, Route::surface));
                 (problem.into_response(), Some(code))
             }
         };
         let headers = response.headers_mut();
+        if let Some(page) = page {
+            origins::share(headers, page.ok().flatten());
+        }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(request_id) = HeaderValue::from_str(&request_id) {
             headers.insert(REQUEST_ID, request_id);
         }
+        let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
         let (status, elapsed) = (response.status(), started.elapsed());
         let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let end = path.floor_char_boundary(LOGGED_PATH);
         tracing::info!(
             target: "khala_server::access",
-            request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, code, "request"
+            request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, client, code, "request"
         );
         count(route, &method, status, elapsed.as_secs_f64());
         response
@@ -91,6 +118,7 @@ impl Server {
         head: Parts,
         body: B,
         request_id: &str,
+        client: Option<IpAddr>,
     ) -> Result<Response<Full<Bytes>>, Problem>
     where
         B: Body + Send,
@@ -108,35 +136,71 @@ impl Server {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
                 .with_header(header::ALLOW, HeaderValue::from_static(route.allow())));
         }
-        if let Some(scope) = route.scope(&head.method) {
-            self.require(&head.headers, scope).await?;
-        }
         let query = head.uri.query();
+        let headers = &head.headers;
         match route {
-            Route::Bounds { topic: name } => history::bounds(self, &topic(name)?, query).await,
+            Route::AdminConnections => {
+                admin::admit(self, headers)?;
+                admin::connections(self, query)
+            }
+            Route::AdminRevocations => {
+                admin::admit(self, headers)?;
+                if head.method == Method::POST {
+                    admin::revoke(self, &head, body, request_id).await
+                } else {
+                    admin::revocations(self, query).await
+                }
+            }
+            Route::Bounds { topic: name } => {
+                history::bounds(self, &self.opened(headers, name, Access::Read).await?, query).await
+            }
             Route::Document { topic: name, doc_key: key } => {
-                documents::document(self, &topic(name)?, &doc_key(key)?, query).await
+                let topic = self.opened(headers, name, Access::Read).await?;
+                documents::document(self, &topic, &doc_key(key)?, query).await
             }
             Route::Health => operations::health(),
             Route::Metrics => operations::metrics(self),
+            Route::Mint { .. } => mint(self, &head, body, request_id).await,
             Route::OpenApi => Ok(operations::openapi()),
             Route::Ready => operations::ready(self).await,
-            Route::Snapshot { topic: name } => documents::snapshot(self, &topic(name)?, query).await,
-            Route::Topics => history::topics(self, query).await,
-            Route::Updates { topic: name } if head.method == Method::POST => {
-                publish(self, &topic(name)?, &head, body).await
+            Route::Snapshot { topic: name } => {
+                documents::snapshot(self, &self.opened(headers, name, Access::Read).await?, query).await
             }
-            Route::Updates { topic: name } => history::updates(self, &topic(name)?, query).await,
-            Route::WebSocket => upgrade(self, head, request_id).await,
+            Route::Topics => history::topics(self, &self.grant(headers).await?, query).await,
+            Route::Updates { topic: name } if head.method == Method::POST => {
+                publish(self, &self.opened(headers, name, Access::Publish).await?, &head, body).await
+            }
+            Route::Updates { topic: name } => {
+                history::updates(self, &self.opened(headers, name, Access::Read).await?, query).await
+            }
+            Route::WebSocket => upgrade(self, head, request_id, client).await,
         }
     }
 
-    /// Refuses a request whose token is not good for `scope`.
-    async fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Problem> {
-        let token = token::in_header(headers)?;
-        let grant = self.0.verifier.verify(&token, self.0.khala.now()).await?;
-        if grant.allows(scope) { Ok(()) } else { Err(Problem::missing_scope(scope)) }
+    /// Who sent the request, as far as that is known.
+    fn client(&self, head: &Parts) -> Option<IpAddr> {
+        let peer = peer(head)?;
+        Some(proxies::client(&self.0.trusted_proxies, peer.ip(), &head.headers))
     }
+
+    /// What the request's token proves.
+    async fn grant(&self, headers: &HeaderMap) -> Result<Grant, Problem> {
+        Ok(self.0.khala.verify(&token::in_header(headers)?).await?)
+    }
+
+    /// The topic that a part of a path names, if it is open to the holder of the request's token.
+    async fn opened(&self, headers: &HeaderMap, name: &str, access: Access) -> Result<Topic, Problem> {
+        let grant = self.grant(headers).await?;
+        let topic = topic(name)?;
+        self.0.khala.authorize(&grant, &topic, access).await?;
+        Ok(topic)
+    }
+}
+
+/// The other end of the connection, as `serve` or the application says.
+pub(crate) fn peer(head: &Parts) -> Option<SocketAddr> {
+    let known = head.extensions.get::<Peer>().map(|peer| peer.address);
+    known.or_else(|| head.extensions.get::<SocketAddr>().copied())
 }
 
 /// The client's own id for the request, or a new one.
@@ -158,6 +222,7 @@ fn count(route: Option<Route<'_>>, method: &Method, status: StatusCode, seconds:
     let method = match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
         Method::POST => "POST",
         _ => "other",
     };

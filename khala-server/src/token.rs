@@ -18,9 +18,14 @@ const LENIENT: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// The token of the `Authorization` header.
+/// The token of the `Authorization` header. Of two headers none is taken: whoever checks requests before this server
+/// may have looked at the other one.
 pub(crate) fn in_header(headers: &HeaderMap) -> Result<Token, Denied> {
-    let value = headers.get(header::AUTHORIZATION).ok_or(Denied::MissingToken)?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Denied::MissingToken)?;
+    if values.next().is_some() {
+        return Err(Denied::InvalidAuthorizationScheme);
+    }
     let text = value.to_str().map_err(|_| Denied::InvalidAuthorizationScheme)?;
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
@@ -75,7 +80,9 @@ mod tests {
         };
         set(header::AUTHORIZATION, header);
         set(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        of_websocket(&headers, query).map(|token| token.reveal().to_owned()).map_err(|denied| denied.as_str())
+        of_websocket(&headers, query)
+            .map(|token| token.reveal().to_owned())
+            .map_err(|denied| denied.code().as_str())
     }
 
     #[test]
@@ -88,6 +95,17 @@ mod tests {
         assert_eq!(websocket(None, None, Some("token=")), Err("missing_token"));
         assert_eq!(websocket(Some("Bearer "), protocol, None), Err("missing_token"));
         assert_eq!(websocket(Some("Basic eDp5"), protocol, None), Err("invalid_authorization_scheme"));
+    }
+
+    #[test]
+    fn of_two_headers_none_is_taken() {
+        let mut headers = HeaderMap::new();
+        for value in ["Bearer one", "Bearer two"] {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        let denied = of_websocket(&headers, Some("token=three")).unwrap_err();
+        assert_eq!(denied.code().as_str(), "invalid_authorization_scheme");
+        assert!(in_header(&headers).is_err());
     }
 
     #[test]

@@ -1,30 +1,40 @@
 //! From a request to a WebSocket: everything is checked before the upgrade, so that a refusal is an HTTP answer
 //! that a person can read.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use khala_core::{Grant, session::Ended, wire::Serializer};
+use khala_core::{
+    session::{Connection, Ended},
+    wire::Serializer,
+};
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{Server, accepted::Origin, problem::Problem, token, transport::WebSocket};
+use crate::{Server, accepted::Peer, problem::Problem, service, token, transport::WebSocket};
 
 /// Answers a WebSocket handshake, and runs the connection in a task of its own.
 pub(crate) async fn upgrade(
     server: &Server,
     mut head: Parts,
     request_id: &str,
+    client: Option<IpAddr>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let serializer = serializer(head.uri.query())?;
     let accept = accept_key(&head)?;
+    server.0.compatibility.check(&head.headers, head.uri.query())?;
     let token = token::of_websocket(&head.headers, head.uri.query())?;
-    let grant = server.0.verifier.verify(&token, server.0.khala.now()).await?;
+    let grant = server.0.khala.verify(&token).await?;
     if server.is_draining() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
+
+    let subject = grant.subject().to_owned();
+    let connection = server.0.khala.connect(grant, client, serializer)?;
 
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -35,17 +45,19 @@ pub(crate) async fn upgrade(
     if token::subprotocols(&head.headers).any(|protocol| protocol == token::PHOENIX) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(token::PHOENIX));
     }
-    let origin = head.extensions.remove::<Origin>();
+    let (peer, accepted) = (service::peer(&head), head.extensions.remove::<Peer>());
     let upgrade = hyper::upgrade::on(Request::from_parts(head, ()));
-    let connection = Opened {
+    let opened = Opened {
         server: server.clone(),
-        grant,
-        serializer,
+        connection,
+        subject,
         request_id: request_id.to_owned(),
-        origin,
+        peer,
+        client,
+        accepted,
         _open: Open::new(&server.0.upgraded),
     };
-    tokio::spawn(connection.run(upgrade));
+    tokio::spawn(opened.run(upgrade));
     Ok(response)
 }
 
@@ -58,7 +70,7 @@ fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
     };
     if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
         let detail = "this is a WebSocket: it takes `Connection: Upgrade` and `Upgrade: websocket`";
-        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail)
+        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", detail)
             .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
             .with_header(header::CONNECTION, HeaderValue::from_static("upgrade")));
     }
@@ -106,16 +118,18 @@ impl Drop for Open {
 /// A connection that was let in.
 struct Opened {
     server: Server,
-    grant: Grant,
-    serializer: Serializer,
+    connection: Connection,
+    subject: String,
     request_id: String,
-    origin: Option<Origin>,
+    peer: Option<SocketAddr>,
+    client: Option<IpAddr>,
+    accepted: Option<Peer>,
     _open: Open,
 }
 
 impl Opened {
     async fn run(self, upgrade: OnUpgrade) {
-        let Self { server, grant, serializer, request_id, origin, _open } = self;
+        let Self { server, connection, subject, request_id, peer, client, accepted, _open } = self;
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
             Err(error) => {
@@ -123,21 +137,20 @@ impl Opened {
                 return;
             }
         };
-        let subject = grant.subject().to_owned();
         let opened_at = server.0.khala.now();
-        let peer = origin.as_ref().map(|origin| tracing::field::display(origin.peer));
-        if let Some(origin) = &origin {
-            origin.hand_over();
+        let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
+        if let Some(accepted) = &accepted {
+            accepted.hand_over();
         }
-        tracing::info!(target: "khala_server::access", request_id, subject, peer, "websocket opened");
+        tracing::info!(target: "khala_server::access", request_id, subject, peer, client, "websocket opened");
         let mut transport = WebSocket::new(TokioIo::new(upgraded), server.0.limits.frame_bytes).await;
-        let ended = server.0.khala.connect(grant, serializer).run(&mut transport).await;
+        let ended = connection.run(&mut transport).await;
         let (by, code, reason) = match ended {
             Ended::Closed(close) => ("server", Some(close.code()), close.reason()),
             Ended::Gone => ("client", transport.client_code(), "gone"),
         };
         let ms = server.0.khala.now().since(opened_at).as_millis() as u64;
-        tracing::info!(target: "khala_server::access", request_id, subject, peer, by, code, reason, ms, "websocket closed");
+        tracing::info!(target: "khala_server::access", request_id, subject, peer, client, by, code, reason, ms, "websocket closed");
         transport.finish().await;
     }
 }

@@ -151,8 +151,21 @@ async fn no_label_is_of_unbounded_range() {
         timeout(LONG, futures::StreamExt::next(&mut socket)).await.unwrap().unwrap().unwrap();
     }
     let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
-    let known =
-        ["code", "le", "method", "outcome", "quantile", "reason", "resume", "route", "status", "temperature"];
+    let known = [
+        "by",
+        "code",
+        "le",
+        "method",
+        "on",
+        "outcome",
+        "quantile",
+        "reason",
+        "resume",
+        "route",
+        "source",
+        "status",
+        "temperature",
+    ];
     for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let name = line.split(['{', ' ']).next().unwrap();
         let base =
@@ -225,7 +238,7 @@ async fn others_can_reach_it_only_with_a_real_key() {
 
     let mut weak = open("0.0.0.0:0");
     weak.env("KHALA_AUTH__HS256_KEY", "short");
-    refused(ended(weak).await, &["[auth]", "32 bytes"]);
+    refused(ended(weak).await, &["auth.hs256_key", "32 bytes"]);
     let mut missing = open("0.0.0.0:0");
     missing.env("KHALA_AUTH__HS256_KEY_FILE", "no-such-file");
     refused(ended(missing).await, &["auth.hs256_key_file", "no-such-file"]);
@@ -324,4 +337,202 @@ async fn the_log_can_be_json() {
     let facts = ["method", "path", "status", "code"].map(|name| access[name].to_string());
     assert_eq!(facts, ["\"GET\"", "\"/v1/topics/t\"", "400", "\"invalid_query\""]);
     assert!(access["request_id"].is_string() && access["ms"].is_number());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_hangup_reads_the_keys_again_and_ends_nothing() {
+    use khala_core::{Clock as _, JwtIssuer, JwtOptions, Key, Mandate, SystemClock};
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    let secret = |kid: &str| format!("{kid:_<32}").into_bytes();
+    let write = |kid: &str| {
+        let key = Key::hs256(Some(kid), &secret(kid)).unwrap().to_jwk();
+        std::fs::write(&keys, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
+    };
+    let token = |kid: &str| {
+        let issuer = JwtIssuer::hs256(&secret(kid), JwtOptions::default()).unwrap().with_key_id(kid).unwrap();
+        let mandate = Mandate::new("ada", ["khala:read"]);
+        let issued = issuer.sign(&mandate, SystemClock::new().now(), LONG * 10).unwrap();
+        issued.token.reveal().to_owned()
+    };
+    write("old");
+    // Beside the key that starts it and prints a token, so that the test learns where it is.
+    let mut config = command(folder.path());
+    config.env("KHALA_AUTH__KEYS_FILE", "keys.json").env("KHALA_LISTEN", "127.0.0.1:0");
+    let mut child = config.spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    timeout(LONG, output.read_line(&mut line)).await.expect("it starts in time").unwrap();
+    let url = line.strip_prefix("Khala is up at ").unwrap().split(',').next().unwrap().to_owned();
+    let started = Started { child, output, url, token: String::new() };
+    assert_eq!(started.get("/v1/topics", &token("old")).await, 200);
+    assert_eq!(started.get("/v1/topics", &token("new")).await, 401);
+    write("new");
+    started.signal("HUP").await;
+    let reloaded = async { while started.get("/v1/topics", &token("new")).await != 200 {} };
+    timeout(LONG, reloaded).await.expect("it reads them in time");
+    assert_eq!(started.get("/v1/topics", &token("old")).await, 401);
+    let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
+    assert!(metrics.contains("khala_keys{source=\"file\"} 1"), "{metrics}");
+    started.signal("TERM").await;
+    let (status, _, log) = started.ended().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("reading the keys again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_restart_forgets_no_revocation() {
+    const ADMIN: &str = "an-admin-token-of-32-characters!";
+    let folder = tempfile::tempdir().unwrap();
+    let admin = || {
+        let mut command = command(folder.path());
+        command.env("KHALA_AUTH__ADMIN_TOKEN", ADMIN);
+        command
+    };
+    let first = Started::new(admin()).await;
+    let token = first.token.clone();
+    assert_eq!(first.get("/v1/topics", &token).await, 200);
+    let order = r#"{"by":"sub","id":"dev"}"#;
+    let path = "/internal/v1/khala/revocations";
+    assert_eq!(first.send(http::Method::POST, path, ADMIN, order).await.0, 201);
+    assert_eq!(first.get("/v1/topics", &token).await, 401);
+    first.signal("KILL").await;
+    assert_eq!(first.ended().await.0.code(), None);
+    let second = Started::new(admin()).await;
+    let (status, body) = second.send(http::Method::GET, "/v1/topics", &token, "").await;
+    assert_eq!(status, 401);
+    assert!(body.contains("token_revoked"), "{body}");
+}
+
+#[tokio::test]
+async fn a_backend_has_tokens_made_that_are_accepted() {
+    const SECRET: &str = "a-mint-secret-of-32-characters!!";
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path());
+    command.env("KHALA_MINT__SECRET", SECRET).env("KHALA_MINT__CLAIMS", r#"["team"]"#);
+    let started = Started::new(command).await;
+    let body = r#"{"subject":"ada","claims":{"team":"blue"}}"#;
+    let (status, answer) = started.send(http::Method::POST, "/v1/token", SECRET, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(started.get("/v1/topics", answer["token"].as_str().unwrap()).await, 200);
+    assert_eq!(started.send(http::Method::POST, "/v1/token", "another", body).await.0, 401);
+    started.signal("TERM").await;
+    let (_, output, log) = started.ended().await;
+    assert!(!output.contains(SECRET) && !log.contains(SECRET));
+}
+
+/// Settings that contradict each other, and lists and tables that are wrong, from a file or the environment.
+#[tokio::test]
+async fn contradictions_are_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("khala.toml");
+    for (text, named) in [
+        ("auth.admin_token = \"a\"\nauth.admin_token_file = \"b\"", ["auth.admin_token", "exclude"]),
+        ("auth.admin_token = \"short\"", ["auth.admin_token", "32 characters"]),
+        ("auth.keys_file = \"none.json\"", ["auth.keys_file", "none.json"]),
+        ("auth.jwks_url = \"http://idp.example/keys\"", ["auth.jwks_url", "https"]),
+        ("auth.origins = [\"app.example\"]", ["auth.origins", "app.example"]),
+        ("auth.trusted_proxies = [\"proxy\"]", ["auth.trusted_proxies", "proxy"]),
+        ("auth.bind_claims = [\"Team\"]", ["auth.bind_claims", "Team"]),
+        ("auth.scopes_claim = \"oa_org_id\"", ["auth.organisation_claim", "oa_org_id"]),
+        ("auth.max_age_seconds = \"never\"", ["auth.max_age_seconds", "none"]),
+        ("[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS256\"", ["auth.keys[0]", "secret_file"]),
+        (
+            "[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS512\"\npublic_key_file = \"x\"",
+            ["auth.keys[0]", "HS512"],
+        ),
+        (
+            "[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS256\"\nsecret = \"short\"",
+            ["auth.keys[0]", "32 bytes"],
+        ),
+        ("[[auth.keys]]\nkdi = \"a\"", ["auth.keys[0].kdi", "khala.toml"]),
+        ("[mint]\nkid = \"a\"", ["mint.kid", "mint.key_file"]),
+        ("[mint]\nsecret = \"short\"", ["mint.secret", "32 characters"]),
+        ("[mint]\nkey_file = \"x\"\nkid = \"a\"\nalgorithm = \"ES256\"", ["mint.key_file", "mint.secret"]),
+        (
+            "mint.secret = \"a-mint-secret-of-32-characters!!\"\nauth.jwks_url = \"http://127.0.0.1:1/\"",
+            ["mint.key_file", "sign"],
+        ),
+        (
+            "mint.secret = \"a-mint-secret-of-32-characters!!\"\nmint.max_ttl_seconds = 99999",
+            ["mint.max_ttl_seconds", "auth.max_age_seconds"],
+        ),
+        (
+            "mint.secret = \"a-mint-secret-of-32-characters!!\"\nmint.min_ttl_seconds = 0",
+            ["mint.min_ttl_seconds", "at least 1"],
+        ),
+        (
+            "mint.secret = \"a-mint-secret-of-32-characters!!\"\nmint.claims = [\"sub\"]",
+            ["mint.claims", "sub"],
+        ),
+        ("[mint.credential]\naudience = \"a\"", ["mint.credential.audience", "jwks_url"]),
+        ("[mint.credential]\njwks_url = \"https://127.0.0.1/\"", ["mint.credential.scopes", "no scopes"]),
+        ("[mint.credential]\nkey_file = \"x\"", ["mint.credential.key_file", "unknown"]),
+        ("[[classes]]\nname = \"a\"\npattern = \"**:x\"", ["classes[0].pattern", "wrong"]),
+        (
+            "[[classes]]\nname = \"a\"\npattern = \"x\"\n[[classes]]\nname = \"a\"\npattern = \"y\"",
+            ["classes", "two"],
+        ),
+        ("[[classes]]\nname = \"a\"\npattern = \"x\"\nreed = []", ["classes[0].reed", "unknown"]),
+        ("[compatibility]\nclient_build_min = \"v1\"", ["compatibility.client_build_min", "1.20.3"]),
+        (
+            "[compatibility]\nschema_version_min = 3\nschema_version_max = 2",
+            ["compatibility.schema_version_max", "below"],
+        ),
+        ("limits.joins_per_address = {per_second = 0, burst = 1}", ["limits.joins_per_address", "wrong"]),
+        (
+            "limits.joins_per_address = {per_second = 1, bursts = 1}",
+            ["limits.joins_per_address.bursts", "unknown"],
+        ),
+        ("limits.connections_per_address = 0", ["limits.connections_per_address", "wrong"]),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let mut command = command(folder.path());
+        command.env("KHALA_LISTEN", "127.0.0.1:0").arg("--config").arg("khala.toml");
+        refused(ended(command).await, &named);
+    }
+    std::fs::remove_file(&file).unwrap();
+    for (name, value, named) in [
+        ("KHALA_AUTH__ORIGINS", "https://a.example", ["KHALA_AUTH__ORIGINS", "list"]),
+        ("KHALA_AUTH__REQUIRE_JTI", "perhaps", ["KHALA_AUTH__REQUIRE_JTI", "true or false"]),
+        ("KHALA_AUTH__MAX_AGE_SECONDS", "long", ["KHALA_AUTH__MAX_AGE_SECONDS", "none"]),
+        ("KHALA_AUTH__KEYS", "[{kdi = 'a'}]", ["KHALA_AUTH__KEYS", "auth.keys[0].kdi"]),
+        ("KHALA_MINT__CREDENTIAL", "{}", ["KHALA_MINT__CREDENTIAL", "no setting"]),
+        ("KHALA_MINT__CREDENTIAL__ISSUER__X", "a", ["KHALA_MINT__CREDENTIAL__ISSUER__X", "no setting"]),
+    ] {
+        let mut command = command(folder.path());
+        command.env("KHALA_LISTEN", "127.0.0.1:0").env(name, value);
+        refused(ended(command).await, &named);
+    }
+}
+
+#[tokio::test]
+async fn config_masks_every_secret() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = command(folder.path());
+    config.arg("config");
+    for name in ["KHALA_AUTH__HS256_KEY", "KHALA_AUTH__ADMIN_TOKEN", "KHALA_MINT__SECRET"] {
+        config.env(name, SECRET);
+    }
+    let keys = format!("[{{kid = 'a', algorithm = 'HS256', secret = '{SECRET}'}}]");
+    config.env("KHALA_AUTH__KEYS", keys).env("KHALA_LIMITS__JOINS_PER_CONNECTION", "none");
+    config.env("KHALA_LIMITS__CONNECTS_PER_ADDRESS", "{per_second = 5, burst = 50}");
+    config.env("KHALA_AUTH__ORIGINS", "['https://a.example']");
+    let (code, output, log) = ended(config).await;
+    assert_eq!((code, log.as_str()), (Some(0), ""));
+    assert!(!output.contains(SECRET), "{output}");
+    assert_eq!(output.matches("\"***\"").count(), 4, "{output}");
+    for text in
+        ["joins_per_connection = \"none\"", "per_second = 5", "https://a.example", "max_age_seconds = 86400"]
+    {
+        assert!(output.contains(text), "{text} is not in:\n{output}");
+    }
+    // What is printed can be read again.
+    std::fs::write(folder.path().join("khala.toml"), &output).unwrap();
+    let mut again = command(folder.path());
+    again.args(["config", "--config", "khala.toml"]);
+    assert_eq!(ended(again).await.1, output);
 }

@@ -2,10 +2,10 @@
 
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_core::{Journal as _, Keep, Scope, Timestamp};
+use khala_core::{Access, Classes, Journal as _, Keep, Timestamp, TopicClass, TopicPattern};
 use serde_json::{Value, json};
 
-use crate::support::{LONG, running, token, topic};
+use crate::support::{LONG, running, running_on, token, topic};
 
 fn seqs(page: &Value) -> Vec<u64> {
     page["updates"].as_array().unwrap().iter().map(|update| update["seq"].as_u64().unwrap()).collect()
@@ -104,16 +104,40 @@ async fn topics_are_listed_in_pages() {
 }
 
 #[tokio::test]
+async fn a_list_of_topics_holds_what_the_token_opens() {
+    let class = |name: &str, pattern: &str| {
+        TopicClass::new(name, TopicPattern::parse(pattern).unwrap()).with_read([Access::Read.scope()])
+    };
+    let classes = Classes::new(vec![class("own", "user:{sub}:**"), class("open", "news")]).unwrap();
+    let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
+    // "ada" holds every token of these tests.
+    for name in ["news", "secret", "user:ada:1", "user:ada:2", "user:adam:1", "user:bob:1", "user:zoe:1"] {
+        server.publish(name, "1").await;
+    }
+    let (mut names, mut next) = (Vec::new(), Some("/v1/topics?limit=1".to_owned()));
+    while let Some(path) = next {
+        let page = server.get(&path).await;
+        for others in ["adam", "bob", "zoe", "secret"] {
+            assert!(!page.text.contains(others), "{page:?}");
+        }
+        let page = page.json();
+        names.extend(page["topics"].as_array().unwrap().iter().map(|entry| entry["topic"].clone()));
+        next = page["next"].as_str().map(str::to_owned);
+        assert_eq!(page["complete"], next.is_none());
+    }
+    assert_eq!(names, ["news", "user:ada:1", "user:ada:2"]);
+    server.get("/v1/topics/user:bob:1").await.problem(403, "owner_mismatch");
+    server.get("/v1/topics/secret").await.problem(403, "forbidden_topic");
+    server.get("/v1/topics/nowhere").await.problem(403, "forbidden_topic");
+}
+
+#[tokio::test]
 async fn reading_takes_its_scope() {
     let server = running().await;
-    let publisher = token(&[Scope::Publish], LONG);
-    for path in [
-        "/v1/topics",
-        "/v1/topics/t",
-        "/v1/topics/t/updates",
-        "/v1/topics/t/snapshot",
-        "/v1/topics/t/documents/d",
-    ] {
+    let publisher = token(&[Access::Publish], LONG);
+    server.publish("t", "1").await;
+    for path in ["/v1/topics/t", "/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics/t/documents/d"]
+    {
         let request = |authorization: &str| {
             let request =
                 Request::builder().uri(path).header("host", "x").header("authorization", authorization);
@@ -124,6 +148,12 @@ async fn reading_takes_its_scope() {
         assert_eq!(problem["scope"], "khala:read");
         server.send(request("Bearer ")).await.problem(401, "missing_token");
     }
+    // A list is of what its reader may read.
+    let request = Request::builder().uri("/v1/topics").header("host", "x");
+    let request =
+        request.header("authorization", format!("Bearer {publisher}")).body(Full::default()).unwrap();
+    assert_eq!(server.send(request).await.json()["topics"], serde_json::json!([]));
+    assert_eq!(server.get("/v1/topics").await.json()["topics"][0]["topic"], "t");
 }
 
 #[tokio::test]

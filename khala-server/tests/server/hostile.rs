@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use khala_core::session::SessionOptions;
+use khala_core::{AdmissionOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde_json::json;
 use tokio::{
@@ -18,7 +18,8 @@ use tokio_tungstenite::{
 };
 
 use crate::support::{
-    LONG, Running, Socket, Witness, closed, hear, join, running, running_as, running_with, say, until,
+    LONG, Running, Socket, Witness, closed, hear, join, running, running_as, running_on, running_with, say,
+    until,
 };
 
 /// A frame as a client sends it, with the mask zero, which leaves the payload as it is.
@@ -174,7 +175,9 @@ async fn wrong_joins_are_answered_and_the_connection_goes_on() {
 
 #[tokio::test]
 async fn ten_thousand_joins_are_answered_each() {
-    let server = running().await;
+    // What limits the topics of a connection, not how fast it joins them.
+    let unlimited = AdmissionOptions::unlimited();
+    let server = running_on(|khala| khala.with_admission(unlimited), |builder| builder).await;
     let mut witness = Witness::new(&server).await;
     let (mut sink, mut stream) = server.connect().await.split();
     let send = async {

@@ -1,12 +1,25 @@
 //! The server as clients meet it: over real sockets, well-behaved and otherwise.
 #![expect(clippy::unwrap_used, reason = "tests may unwrap")]
 
+mod admin;
+mod attacks;
+#[cfg(feature = "binary")]
 mod binary;
+mod compatibility;
 mod documents;
+mod evidence;
 mod history;
 mod hostile;
+#[cfg(feature = "jwks")]
+mod keys;
+mod logs;
+mod mint;
 mod openapi;
 mod operations;
+mod origins;
 mod publish;
+mod refusals;
+#[cfg(feature = "keys")]
+mod rotation;
 mod support;
 mod upgrade;

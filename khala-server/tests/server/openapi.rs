@@ -1,14 +1,14 @@
 //! The OpenAPI document is true: each of its routes is served, with each of its statuses, and no others are.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_core::{ErrorKind, Journal as _, Keep, Timestamp};
-use khala_server::{Limits, OPENAPI, Server};
+use khala_core::{AdmissionOptions, ErrorKind, Journal as _, Keep, Timestamp};
+use khala_server::{Compatibility, Limits, OPENAPI, Origins, Server, Window};
 use serde_json::Value;
 
-use crate::support::{Answer, Running, running_with, topic};
+use crate::support::{Answer, Running, running_on, running_with, topic};
 
 const UPDATES: &str = "/v1/topics/{topic}/updates";
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
@@ -86,7 +86,16 @@ fn every_reference_leads_somewhere() {
 async fn what_is_documented_is_served() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
     let limits = Limits::default().with_body_timeout(Duration::from_millis(100)).with_payload_bytes(100);
-    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let mut one_each = AdmissionOptions::unlimited();
+    one_each.connections_per_principal = NonZeroU32::new(1);
+    let origins = Origins::parse(["https://app.example"]).unwrap();
+    let gate = Compatibility::default().with_client_build(Window::at_least("2".parse().unwrap()));
+    let server = running_on(
+        |khala| khala.with_admission(one_each),
+        |builder| builder.with_limits(limits).with_origins(origins).with_compatibility(gate),
+    )
+    .await;
+    let stranger = ("origin", "https://elsewhere.example");
     let mut served = Served::default();
     let good = format!("Bearer {}", crate::support::good_token());
     let nothing = format!("Bearer {}", crate::support::token(&[], crate::support::LONG));
@@ -112,6 +121,7 @@ async fn what_is_documented_is_served() {
             sent(&server, &get, &format!("{path}{wrong}"), &authorized, "").await,
             sent(&server, &get, path, &[], "").await,
             sent(&server, &get, path, &[("authorization", &nothing)], "").await,
+            sent(&server, &get, path, &[authorized[0], stranger], "").await,
         ];
         for kind in [ErrorKind::Corrupt, ErrorKind::Unavailable] {
             server.store.fail(Some(kind));
@@ -159,23 +169,55 @@ async fn what_is_documented_is_served() {
     server.store.fail(Some(ErrorKind::Unavailable));
     served.note("/readyz", &get, &sent(&server, &get, "/readyz", &[], "").await, &document);
     server.store.fail(None);
-    let metrics_off =
-        Server::builder(server.khala.clone(), std::sync::Arc::new(crate::upgrade::Away)).build();
+    let metrics_off = Server::builder(server.khala.clone()).build();
     let request = Request::builder().uri("/metrics").body(Full::<bytes::Bytes>::default()).unwrap();
     served.note("/metrics", &get, &Answer::of(metrics_off.handle(request).await).await, &document);
 
     let websocket = "/sync/v1/websocket";
-    let vsn = "/sync/v1/websocket?vsn=2.0.0";
+    let vsn = "/sync/v1/websocket?vsn=2.0.0&client_build=2";
     served.note(websocket, &get, &sent(&server, &get, vsn, &[], "").await, &document);
-    server.handshake(vsn, &[("authorization", &good)]).await.unwrap();
+    let open = server.handshake(vsn, &[("authorization", &good)]).await.unwrap();
     served.0.insert((websocket.to_owned(), "get".to_owned(), "101".to_owned()));
-    for (path, headers) in [(vsn, [].as_slice()), (websocket, &[authorized[0]])] {
+    let (old, unknown) = (vsn.replace("build=2", "build=1"), vsn.replace("build=2", "build=x"));
+    for (path, headers) in [
+        (vsn, [].as_slice()),
+        (websocket, &[authorized[0]]),
+        (&old, &[authorized[0]]),
+        (&unknown, &[authorized[0]]),
+        (vsn, &[authorized[0], stranger]),
+        (vsn, &[authorized[0]]),
+    ] {
         let Err(answer) = server.handshake(path, headers).await else { panic!("{path} was let in") };
         served.note(websocket, &get, &answer, &document);
     }
+    drop(open);
     server.server.drain();
     let Err(answer) = server.handshake(vsn, &[authorized[0]]).await else { panic!("it is draining") };
     served.note(websocket, &get, &answer, &document);
+
+    // What has tests of its own, and there every answer.
+    let elsewhere =
+        [crate::mint::every_answer().await, crate::admin::every_answer().await].into_iter().flatten();
+    for (pattern, method, answer) in elsewhere {
+        served.note(pattern, &method, &answer, &document);
+    }
+    let origins = Origins::parse(["https://app.example"]).unwrap();
+    let guarded = running_with(|builder| {
+        let builder = builder.with_mint(crate::mint::mint()).with_admin_token(crate::admin::admin());
+        builder.with_origins(origins).with_compatibility(gate)
+    })
+    .await;
+    let (connections, revocations) = ("/internal/v1/khala/connections", "/internal/v1/khala/revocations");
+    for (path, method) in [(connections, &get), (revocations, &get), (revocations, &post)] {
+        served.note(path, method, &sent(&guarded, method, path, &[stranger], "").await, &document);
+    }
+    for path in ["/v1/token", "/api/khala/token", "/api/sync/token"] {
+        let old = format!("{path}?client_build=1");
+        served.note(path, &post, &sent(&guarded, &post, &old, &[], "").await, &document);
+        let refused = sent(&guarded, &post, path, &[stranger], "").await;
+        refused.problem(403, "origin_not_allowed");
+        served.note(path, &post, &refused, &document);
+    }
 
     let (documented, served) = (documented(&document), served.0);
     let missing: Vec<_> = documented.difference(&served).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;
-use khala_core::{ErrorKind, Journal as _, ReadLimit, Replay, Scope, Start};
+use khala_core::{Access, ErrorKind, Journal as _, ReadLimit, Replay, Start};
 use khala_server::Limits;
 use serde_json::json;
 use tokio::{
@@ -175,7 +175,7 @@ async fn publishing_takes_its_scope() {
         }
         request.body(Full::<Bytes>::from(ONE)).unwrap()
     };
-    let read_only = format!("Bearer {}", token(&[Scope::Read], LONG));
+    let read_only = format!("Bearer {}", token(&[Access::Read], LONG));
     let problem = server.send(request(Some(read_only))).await.problem(403, "missing_scope");
     assert_eq!(problem["scope"], "khala:publish");
     let answer = server.send(request(None)).await;
@@ -183,7 +183,7 @@ async fn publishing_takes_its_scope() {
     assert_eq!(answer.header("www-authenticate"), "Bearer");
     server.send(request(Some("Basic x".to_owned()))).await.problem(401, "invalid_authorization_scheme");
     server.send(request(Some("Bearer x".to_owned()))).await.problem(401, "invalid_token");
-    let expired = format!("Bearer {}", token(&[Scope::Publish], Duration::ZERO));
+    let expired = format!("Bearer {}", token(&[Access::Publish], Duration::ZERO));
     server.send(request(Some(expired))).await.problem(401, "token_expired");
 }
 

@@ -15,9 +15,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Append, Batch, Bounds, Clock as _, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer, JwtOptions,
-    JwtVerifier, Keep, Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Scope, Snapshot,
-    SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed, Update, session::SessionOptions,
+    Access, Append, Batch, Bounds, Clock as _, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
+    JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, NewUpdate, Payload,
+    ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed, Update,
+    session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
@@ -152,14 +153,15 @@ impl Answer {
     }
 }
 
-pub(crate) fn token(scopes: &[Scope], ttl: Duration) -> String {
+pub(crate) fn token(scopes: &[Access], ttl: Duration) -> String {
+    let mandate = Mandate::new("ada", scopes.iter().map(|access| access.scope()));
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
-    issuer.issue("ada", scopes, SystemClock::new().now(), ttl).reveal().to_owned()
+    issuer.sign(&mandate, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
 }
 
 /// A token for everything.
 pub(crate) fn good_token() -> String {
-    token(&[Scope::Publish, Scope::Read], LONG * 100)
+    token(&[Access::Publish, Access::Read], LONG * 100)
 }
 
 pub(crate) fn topic(name: &str) -> Topic {
@@ -171,18 +173,25 @@ pub(crate) async fn running() -> Running {
 }
 
 pub(crate) async fn running_with(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Running {
-    running_as(SessionOptions::default(), set).await
+    running_on(|khala| khala, set).await
 }
 
 pub(crate) async fn running_as(
     sessions: SessionOptions,
     set: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> Running {
+    running_on(|khala| khala.with_sessions(sessions), set).await
+}
+
+pub(crate) async fn running_on(
+    khala: impl FnOnce(KhalaBuilder) -> KhalaBuilder,
+    set: impl FnOnce(ServerBuilder) -> ServerBuilder,
+) -> Running {
     let store = Arc::new(Store::default());
-    let khala = Khala::builder(Arc::clone(&store)).with_sessions(sessions).build();
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
+    let khala = khala(Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier))).build();
     let limits = Limits::default().with_payload_bytes(64 << 10).with_body_bytes(256 << 10);
-    let builder = Server::builder(khala.clone(), Arc::new(verifier))
+    let builder = Server::builder(khala.clone())
         .with_limits(limits)
         .with_drain(Duration::from_millis(200))
         .with_metrics(|| "khala_test 1\n".to_owned());

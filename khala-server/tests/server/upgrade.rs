@@ -7,7 +7,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use khala_core::{Denied, Error, ErrorKind, Grant, Khala, MemoryJournal, Scope, Timestamp, Token, Verifier};
+use khala_core::{Access, Denied, Error, ErrorKind, Grant, Khala, MemoryJournal, Timestamp, Token, Verifier};
 use khala_server::Server;
 use serde_json::json;
 
@@ -90,7 +90,7 @@ async fn refusals_come_before_the_upgrade() {
     answer.problem(400, "invalid_upgrade");
 
     let plain = server.get(PATH).await;
-    plain.problem(426, "upgrade_required");
+    plain.problem(426, "websocket_required");
     assert_eq!(plain.header("upgrade"), "websocket");
 }
 
@@ -107,8 +107,8 @@ impl Verifier for Away {
 
 #[tokio::test]
 async fn a_verifier_that_cannot_tell_asks_to_come_back() {
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).build();
-    let server = Server::builder(khala, Arc::new(Away)).build();
+    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(Away)).build();
+    let server = Server::builder(khala).build();
     let request = http::Request::builder()
         .uri("/v1/topics")
         .header("authorization", "Bearer x")
@@ -124,7 +124,7 @@ async fn a_verifier_that_cannot_tell_asks_to_come_back() {
 #[tokio::test]
 async fn a_connection_ends_with_its_token() {
     let server = running().await;
-    let path = format!("{PATH}&token={}", token(&[Scope::Read], Duration::from_secs(2)));
+    let path = format!("{PATH}&token={}", token(&[Access::Read], Duration::from_secs(2)));
     let (mut socket, _) = server.handshake(&path, &[]).await.unwrap();
     assert_eq!(join(&mut socket, "t", json!({})).await[4]["status"], "ok");
     assert_eq!(closed(&mut socket).await, (4001, "token_expired".to_owned()));

@@ -1,4 +1,4 @@
-//! The key that tokens are signed with: a real one from the settings, or one for development that is made once.
+//! The secret that tokens are signed with: a real one from the settings, or one for development that is made once.
 //!
 //! What must stay true: who can be reached from elsewhere has a real key; and a development key survives a restart,
 //! so that a token pasted before it works after it.
@@ -10,46 +10,57 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::settings::Settings;
+use crate::settings::AuthSettings;
 
 /// The file beside the database that keeps a development key.
 const FILE: &str = "khala.dev.key";
 
-/// The key, and where it comes from.
+/// The secret that signs, and where it comes from.
 pub(crate) enum Key {
     /// Made here, for this machine only.
     Development { secret: Vec<u8>, file: PathBuf },
+    /// Tokens are checked with other keys alone.
+    None,
     /// Given by the operator.
     Real { secret: Vec<u8> },
 }
 
 impl Key {
-    pub(crate) fn secret(&self) -> &[u8] {
+    pub(crate) fn secret(&self) -> Option<&[u8]> {
         match self {
-            Self::Development { secret, .. } | Self::Real { secret } => secret,
+            Self::Development { secret, .. } | Self::Real { secret } => Some(secret),
+            Self::None => None,
         }
     }
 }
 
-/// The key that the settings give; none if they give none, which is refused where others can reach the server.
-pub(crate) fn given(settings: &Settings, addresses: &[SocketAddr]) -> Result<Option<Key>, String> {
-    let auth = &settings.auth;
+/// The key that the settings give; none if they give no key at all, which is refused where others can reach the
+/// server.
+pub(crate) fn given(auth: &AuthSettings, addresses: &[SocketAddr]) -> Result<Option<Key>, String> {
     if let Some(secret) = &auth.hs256_key {
         return Ok(Some(Key::Real { secret: secret.reveal().as_bytes().to_vec() }));
     }
     if let Some(file) = &auth.hs256_key_file {
-        let secret = fs::read(file)
-            .map_err(|fault| format!("auth.hs256_key_file {} cannot be read: {fault}", file.display()))?;
-        return Ok(Some(Key::Real { secret: secret.trim_ascii_end().to_vec() }));
+        return Ok(Some(Key::Real { secret: read("auth.hs256_key_file", file)? }));
+    }
+    if auth.has_keys() {
+        return Ok(Some(Key::None));
     }
     match addresses.iter().find(|address| !address.ip().is_loopback()) {
         Some(address) => Err(format!(
             "it would listen on {address}, where others can reach it, without a key of its own: set auth.hs256_key \
              (KHALA_AUTH__HS256_KEY) or auth.hs256_key_file (KHALA_AUTH__HS256_KEY_FILE) to at least 32 secret bytes, \
-             or listen on 127.0.0.1"
+             or auth.keys, auth.keys_file or auth.jwks_url, or listen on 127.0.0.1"
         )),
         None => Ok(None),
     }
+}
+
+/// What is in the file of the setting `key`, without a line end after it.
+pub(crate) fn read(key: &str, file: &Path) -> Result<Vec<u8>, String> {
+    let content =
+        fs::read(file).map_err(|fault| format!("{key} {} cannot be read: {fault}", file.display()))?;
+    Ok(content.trim_ascii_end().to_vec())
 }
 
 /// The development key beside `database`, made now if there is none.

@@ -3,6 +3,7 @@
 //! With nothing configured it serves this machine only. Whatever is wrong with the settings is one line on standard
 //! error and exit code 2.
 
+mod access;
 mod key;
 mod settings;
 mod welcome;
@@ -17,8 +18,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{JwtIssuer, JwtOptions, JwtVerifier, Khala};
-use khala_server::{Server, serve};
+use khala_core::{JwtVerifier, Khala};
+use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
@@ -27,10 +28,12 @@ use tokio::{
     signal,
     time::interval,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::{
-    key::Key,
+    access::{Gates, Keys, Reload},
     settings::{LogFormat, LogSettings, Settings},
 };
 
@@ -84,11 +87,12 @@ fn run(settings: &Settings) -> Result<(), String> {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|fault| format!("the setting log.filter is wrong: {fault}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.format {
-        LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match settings.format {
+        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines.with_filter(filter_fn(may_be_logged))).init();
     Ok(())
 }
 
@@ -98,7 +102,8 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .await
         .map_err(|fault| format!("the setting listen is not an address and a port: {listen}: {fault}"))?
         .collect();
-    let given = key::given(settings, &addresses)?;
+    let given = key::given(&settings.auth, &addresses)?;
+    let gates = Gates::new(settings)?;
     // First the port: a server that cannot have it leaves no files behind.
     let listener = TcpListener::bind(&*addresses).await.map_err(|fault| {
         format!("cannot listen on {listen}: {fault}; the setting listen (KHALA_LISTEN) chooses another")
@@ -108,43 +113,50 @@ async fn start(settings: &Settings) -> Result<(), String> {
         Some(key) => key,
         None => key::development(&settings.database)?,
     };
-    let (verifier, issuer) = tokens(settings, &key)?;
+    // Before anything is counted.
+    let metrics = record_metrics()?;
+    let keys = Keys::new(settings, &key)?;
+    let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());
 
     let database = &settings.database;
     let store = SqliteStore::open(database, SqliteOptions::new()).map_err(|fault| {
         let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("the database {} cannot be opened: {fault}{cause}", database.display())
     })?;
-    let khala = Khala::builder(Arc::new(store.clone()))
-        .with_fanout(Arc::new(store))
+    let store = Arc::new(store);
+    let khala = Khala::builder(Arc::clone(&store))
+        .with_fanout(Arc::<SqliteStore>::clone(&store))
+        .with_revocations(store)
         .with_sessions(settings.sync.options())
         .with_tail(settings.tail.options())
+        .with_admission(settings.limits.admission())
+        .with_verifier(Arc::new(verifier))
+        .with_classes(gates.classes.clone())
         .build();
-    let metrics = record_metrics()?;
-    let server = Server::builder(khala.clone(), Arc::new(verifier))
+    let handle = khala.clone();
+    let _listening = keys.ring.listen(move |change| match change {
+        KeyChange::Trusted(kid) => handle.restore_key(kid),
+        KeyChange::Withdrawn(kid) => handle.withdraw_key(kid),
+        _ => {}
+    });
+    let server = Server::builder(khala.clone())
         .with_limits(settings.limits())
         .with_drain(Duration::from_secs(settings.drain_seconds.into()))
-        .with_metrics(move || metrics.render())
-        .build();
+        .with_metrics(move || metrics.render());
+    let mut server = gates.guard(server);
+    let reload = keys.reloads();
+    if let Some(mint) = keys.mint {
+        server = server.with_mint(mint);
+    }
+    let server = server.build();
 
     let stop = Signals::new()?;
-    welcome::print(address, database, &key, &issuer, khala.now());
+    reload_on_hangup(reload)?;
+    welcome::print(address, database, &key, &keys.options, khala.now())?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     serve(listener, server, stop.wait()).await;
     tracing::info!("stopped");
     Ok(())
-}
-
-fn tokens(settings: &Settings, key: &Key) -> Result<(JwtVerifier, JwtIssuer), String> {
-    let auth = &settings.auth;
-    let mut options = JwtOptions::default().with_leeway(Duration::from_secs(auth.leeway_seconds.into()));
-    options.issuer.clone_from(&auth.issuer);
-    options.audience.clone_from(&auth.audience);
-    let both = || {
-        let issuer = JwtIssuer::hs256(key.secret(), options.clone())?;
-        Ok((JwtVerifier::hs256(key.secret(), options.clone())?, issuer))
-    };
-    both().map_err(|fault: khala_core::KeyError| format!("the key of [auth] cannot be used: {fault}"))
 }
 
 fn record_metrics() -> Result<PrometheusHandle, String> {
@@ -163,6 +175,25 @@ fn record_metrics() -> Result<PrometheusHandle, String> {
         }
     });
     Ok(handle)
+}
+
+/// Reads the keys again at each SIGHUP, which does not end the process.
+#[cfg(unix)]
+fn reload_on_hangup(reload: Reload) -> Result<(), String> {
+    let hangup = signal::unix::signal(signal::unix::SignalKind::hangup());
+    let mut hangup = hangup.map_err(|fault| format!("signals cannot be heard: {fault}"))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("reading the keys again");
+            reload.all().await;
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_: Reload) -> Result<(), String> {
+    Ok(())
 }
 
 /// The signals that stop a server, listened for from here on.

@@ -1,13 +1,14 @@
 //! What a person who has just started the server pastes next.
 
 use std::{
+    error::Error,
     io::{self, Write as _},
     net::SocketAddr,
     path::Path,
     time::Duration,
 };
 
-use khala_core::{JwtIssuer, Scope, Timestamp};
+use khala_core::{Access, JwtIssuer, JwtOptions, Mandate, Timestamp};
 
 use crate::key::Key;
 
@@ -19,19 +20,30 @@ const TOPIC: &str = "run:7:events";
 /// Prints where the server is and, if the key is only for development, a token and what to do with it.
 ///
 /// A token of a real key is not printed: standard output often ends in a log.
-pub(crate) fn print(address: SocketAddr, database: &Path, key: &Key, issuer: &JwtIssuer, now: Timestamp) {
+///
+/// # Errors
+/// One line, when the token cannot be signed.
+pub(crate) fn print(
+    address: SocketAddr,
+    database: &Path,
+    key: &Key,
+    options: &JwtOptions,
+    now: Timestamp,
+) -> Result<(), String> {
     let url = format!("http://{address}");
     let database = database.display();
     let text = match key {
-        Key::Real { .. } => format!("Khala is up at {url}, on {database}.\n"),
-        Key::Development { file, .. } => {
-            let token = issuer.issue("dev", &[Scope::Publish, Scope::Read], now, GOOD_FOR);
-            let (token, file) = (token.reveal(), file.display());
+        Key::None | Key::Real { .. } => format!("Khala is up at {url}, on {database}.\n"),
+        Key::Development { file, secret } => {
+            let token =
+                token(secret, options, now).map_err(|fault| format!("no token can be made: {fault}"))?;
+            let (token, file) = (token.as_str(), file.display());
+            let good_for = in_words(good_for(options));
             format!(
                 "\
 Khala is up at {url}, on {database}, with the development key {file}.
 
-A token that may publish and read, good for 24 hours. In each terminal:
+A token that may publish and read, good for {good_for}. In each terminal:
 
     export KHALA_URL={url}
     export KHALA_TOKEN={token}
@@ -56,4 +68,22 @@ Ctrl-C stops it.
     };
     // Nobody may be there to read it.
     let _ = io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn good_for(options: &JwtOptions) -> Duration {
+    options.max_age.map_or(GOOD_FOR, |age| age.min(GOOD_FOR))
+}
+
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds % 3_600 == 0 => format!("{} hours", seconds / 3_600),
+        seconds => format!("{seconds} seconds"),
+    }
+}
+
+fn token(secret: &[u8], options: &JwtOptions, now: Timestamp) -> Result<String, Box<dyn Error>> {
+    let mandate = Mandate::new("dev", [Access::Publish, Access::Read].map(Access::scope));
+    let issued = JwtIssuer::hs256(secret, options.clone())?.sign(&mandate, now, good_for(options))?;
+    Ok(issued.token.reveal().to_owned())
 }

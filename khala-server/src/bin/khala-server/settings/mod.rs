@@ -3,22 +3,32 @@
 //! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`. What must stay true: an unknown key or a value of the wrong
 //! type is refused by its name, never passed over; and a secret is never printed.
 
+mod auth;
+mod shape;
+mod values;
+
 use std::{
     ffi::OsString,
-    fmt,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use khala_core::{TailOptions, session::SessionOptions};
+use khala_core::{AdmissionOptions, Rate, TailOptions, session::SessionOptions};
 use khala_server::Limits;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+use self::{auth::MintSettings, values::Limit};
+pub(crate) use self::{
+    auth::{AuthSettings, ClassSettings, CompatibilitySettings, KeySettings},
+    values::Secret,
+};
 
 /// What comes before the name of a setting in the environment.
 const PREFIX: &str = "KHALA_";
 /// Variables of that prefix that are not settings: where the file is, and those of the `khala` command.
-const NOT_SETTINGS: [&str; 3] = ["KHALA_CONFIG", "KHALA_TOKEN", "KHALA_URL"];
+const NOT_SETTINGS: [&str; 4] = ["KHALA_ADMIN_TOKEN", "KHALA_CONFIG", "KHALA_TOKEN", "KHALA_URL"];
 
 /// Everything that can be set.
 #[derive(Debug, Deserialize, Serialize)]
@@ -31,6 +41,10 @@ pub(crate) struct Settings {
     /// How long the closing of connections takes when the server stops.
     pub(crate) drain_seconds: u32,
     pub(crate) auth: AuthSettings,
+    pub(crate) mint: MintSettings,
+    /// Topic classes in their order. None: those of the library.
+    pub(crate) classes: Option<Vec<ClassSettings>>,
+    pub(crate) compatibility: CompatibilitySettings,
     pub(crate) limits: LimitSettings,
     pub(crate) sync: SyncSettings,
     pub(crate) tail: TailSettings,
@@ -44,50 +58,14 @@ impl Default for Settings {
             database: "khala.db".into(),
             drain_seconds: 10,
             auth: AuthSettings::default(),
+            mint: MintSettings::default(),
+            classes: None,
+            compatibility: CompatibilitySettings::default(),
             limits: LimitSettings::default(),
             sync: SyncSettings::default(),
             tail: TailSettings::default(),
             log: LogSettings::default(),
         }
-    }
-}
-
-/// Whose tokens are good.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct AuthSettings {
-    /// The secret itself, at least 32 bytes.
-    pub(crate) hs256_key: Option<Secret>,
-    /// A file that holds it; a line end after it does not count.
-    pub(crate) hs256_key_file: Option<PathBuf>,
-    /// The `iss` that tokens must have.
-    pub(crate) issuer: Option<String>,
-    /// The `aud` that tokens must name.
-    pub(crate) audience: Option<String>,
-    /// How far clocks may be apart.
-    pub(crate) leeway_seconds: u32,
-}
-
-/// A text that prints as `***`.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
     }
 }
 
@@ -100,19 +78,74 @@ pub(crate) struct LimitSettings {
     pub(crate) frame_bytes: u32,
     pub(crate) header_seconds: u32,
     pub(crate) payload_bytes: u32,
+    pub(crate) connections_per_principal: Limit<NonZeroU32>,
+    pub(crate) connections_per_address: Limit<NonZeroU32>,
+    pub(crate) connects_per_principal: Limit<RateSettings>,
+    pub(crate) connects_per_address: Limit<RateSettings>,
+    pub(crate) joins_per_connection: Limit<RateSettings>,
+    pub(crate) joins_per_principal: Limit<RateSettings>,
+    pub(crate) joins_per_address: Limit<RateSettings>,
+    pub(crate) frames_per_connection: Limit<RateSettings>,
+    pub(crate) frames_per_principal: Limit<RateSettings>,
+    pub(crate) frames_per_address: Limit<RateSettings>,
+}
+
+/// So many a second, and so many at once after a rest.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct RateSettings {
+    per_second: NonZeroU32,
+    burst: NonZeroU32,
+}
+
+impl Limit<RateSettings> {
+    fn of(rate: Option<Rate>) -> Self {
+        Self(rate.map(|rate| RateSettings { per_second: rate.per_second(), burst: rate.burst() }))
+    }
+
+    fn rate(self) -> Option<Rate> {
+        self.0.map(|RateSettings { per_second, burst }| Rate::new(per_second, burst))
+    }
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
         let limits = Limits::default();
         let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let admission = AdmissionOptions::default();
         Self {
             body_bytes: bytes(limits.body_bytes),
             body_seconds: seconds(limits.body_timeout),
             frame_bytes: bytes(limits.frame_bytes),
             header_seconds: seconds(limits.header_timeout),
             payload_bytes: bytes(limits.payload_bytes),
+            connections_per_principal: Limit(admission.connections_per_principal),
+            connections_per_address: Limit(admission.connections_per_address),
+            connects_per_principal: Limit::of(admission.connects_per_principal),
+            connects_per_address: Limit::of(admission.connects_per_address),
+            joins_per_connection: Limit::of(admission.joins_per_connection),
+            joins_per_principal: Limit::of(admission.joins_per_principal),
+            joins_per_address: Limit::of(admission.joins_per_address),
+            frames_per_connection: Limit::of(admission.frames_per_connection),
+            frames_per_principal: Limit::of(admission.frames_per_principal),
+            frames_per_address: Limit::of(admission.frames_per_address),
         }
+    }
+}
+
+impl LimitSettings {
+    /// The limits on connections, principals and addresses.
+    pub(crate) fn admission(&self) -> AdmissionOptions {
+        AdmissionOptions::default()
+            .with_connections_per_principal(self.connections_per_principal.0)
+            .with_connections_per_address(self.connections_per_address.0)
+            .with_connects_per_principal(self.connects_per_principal.rate())
+            .with_connects_per_address(self.connects_per_address.rate())
+            .with_joins_per_connection(self.joins_per_connection.rate())
+            .with_joins_per_principal(self.joins_per_principal.rate())
+            .with_joins_per_address(self.joins_per_address.rate())
+            .with_frames_per_connection(self.frames_per_connection.rate())
+            .with_frames_per_principal(self.frames_per_principal.rate())
+            .with_frames_per_address(self.frames_per_address.rate())
     }
 }
 
@@ -209,17 +242,6 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The keys that there are, each with a value that shows its type. What has no default is a text.
-fn known() -> Table {
-    let mut table = Table::try_from(Settings::default()).expect("the defaults are TOML");
-    if let Some(auth) = table.get_mut("auth").and_then(Value::as_table_mut) {
-        for key in ["hs256_key", "hs256_key_file", "issuer", "audience"] {
-            auth.insert(key.to_owned(), Value::String(String::new()));
-        }
-    }
-    table
-}
-
 impl Settings {
     /// The defaults, overridden by the file, overridden by the environment.
     ///
@@ -229,13 +251,12 @@ impl Settings {
         file: Option<&Path>,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, String> {
-        let known = known();
         let mut table = match file {
-            Some(file) => read(file, &known)?,
+            Some(file) => read(file)?,
             None => Table::new(),
         };
         for (name, value) in environment {
-            overlay(&mut table, &known, &name, &value)?;
+            overlay(&mut table, &name, &value)?;
         }
         let settings: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
             let key = fault.path().to_string();
@@ -260,11 +281,12 @@ impl Settings {
 
     /// What cannot be told from one value alone.
     fn check(&self) -> Result<(), String> {
-        let Self { auth, limits, sync, .. } = self;
-        if auth.hs256_key.is_some() && auth.hs256_key_file.is_some() {
-            return Err("auth.hs256_key and auth.hs256_key_file exclude each other".to_owned());
-        }
+        let Self { auth, mint, limits, sync, .. } = self;
+        auth.check()?;
+        mint.check(auth)?;
         let positive = [
+            ("auth.jwks_refresh_seconds", auth.jwks_refresh_seconds),
+            ("auth.jwks_min_refresh_seconds", auth.jwks_min_refresh_seconds),
             ("limits.body_bytes", limits.body_bytes),
             ("limits.body_seconds", limits.body_seconds),
             ("limits.frame_bytes", limits.frame_bytes),
@@ -292,7 +314,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn read(file: &Path, known: &Table) -> Result<Table, String> {
+fn read(file: &Path) -> Result<Table, String> {
     let name = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|fault| format!("the settings file {name} cannot be read: {fault}"))?;
@@ -300,64 +322,28 @@ fn read(file: &Path, known: &Table) -> Result<Table, String> {
         let line = fault.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("the settings file {name} is not TOML, line {line}: {}", one_line(fault.message()))
     })?;
-    check_keys(&table, known, "").map_err(|fault| format!("the settings file {name} has {fault}"))?;
+    shape::check(&table, shape::ALL, "").map_err(|fault| format!("the settings file {name} has {fault}"))?;
     Ok(table)
 }
 
-fn check_keys(table: &Table, known: &Table, within: &str) -> Result<(), String> {
-    for (key, value) in table {
-        let path = format!("{within}{key}");
-        match (known.get(key), value) {
-            (None, _) => {
-                let known = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                return Err(format!("the unknown key {path}; known there: {known}"));
-            }
-            (Some(Value::Table(known)), Value::Table(table)) => {
-                check_keys(table, known, &format!("{path}."))?
-            }
-            (Some(Value::Table(_)), _) => return Err(format!("a value for {path}, which is a section")),
-            (Some(_), _) => {}
-        }
-    }
-    Ok(())
-}
-
 /// Puts a variable of the environment into `table`, if it is a setting's.
-fn overlay(table: &mut Table, known: &Table, name: &OsString, value: &OsString) -> Result<(), String> {
+fn overlay(table: &mut Table, name: &OsString, value: &OsString) -> Result<(), String> {
     let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(()) };
     if NOT_SETTINGS.contains(&name) || is_service_link(name) {
         return Ok(());
     }
     let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8"))?;
-    let key = name[PREFIX.len()..].to_ascii_lowercase();
-    let (section, key) = match key.split_once("__") {
-        Some((section, key)) => (Some(section), key),
-        None => (None, &*key),
-    };
-    let known = match section {
-        Some(section) => known.get(section).and_then(Value::as_table),
-        None => Some(known),
-    };
-    let example = known.and_then(|known| known.get(key)).filter(|example| !example.is_table());
-    let example = example
-        .ok_or_else(|| format!("the variable {name} is no setting; `khala-server config` lists them"))?;
-    let value = match example {
-        Value::Integer(_) => Value::Integer(
-            text.parse().map_err(|_| format!("the variable {name} is not a whole number: {text:?}"))?,
-        ),
-        Value::Boolean(_) => Value::Boolean(
-            text.parse().map_err(|_| format!("the variable {name} is not true or false: {text:?}"))?,
-        ),
-        _ => Value::String(text.to_owned()),
-    };
-    let table = match section {
-        Some(section) => {
-            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            section.as_table_mut().expect("check_keys has seen that sections are tables")
-        }
-        None => table,
-    };
-    table.insert(key.to_owned(), value);
+    let (path, shape) = shape::of_variable(&name[PREFIX.len()..].to_ascii_lowercase())
+        .ok_or_else(|| format!("the variable {name} is no setting; docs/server.md lists them"))?;
+    let value =
+        shape::value(text, shape, &path.join(".")).map_err(|fault| format!("the variable {name} {fault}"))?;
+    let (key, sections) = path.split_last().expect("a path has a key");
+    let mut table = table;
+    for section in sections {
+        let section = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
+        table = section.as_table_mut().expect("it was checked that sections are tables");
+    }
+    table.insert((*key).to_owned(), value);
     Ok(())
 }
 
@@ -418,18 +404,20 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_left_alone() {
-        let names =
-            ["KHALA_URL", "KHALA_TOKEN", "KHALA_CONFIG", "KHALA_SERVICE_HOST", "KHALA_PORT_4510_TCP_ADDR"];
+        let names = [
+            "KHALA_ADMIN_TOKEN",
+            "KHALA_URL",
+            "KHALA_TOKEN",
+            "KHALA_CONFIG",
+            "KHALA_SERVICE_HOST",
+            "KHALA_PORT_4510_TCP_ADDR",
+        ];
         let environment: Vec<_> = names.iter().map(|name| (*name, "x")).collect();
         load("", &environment).unwrap();
-        assert!(names[3..].iter().all(|name| is_service_link(name)));
-        for (section, value) in known() {
-            let keys = value.as_table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
-            let keys: Vec<String> = keys;
-            for key in keys {
-                let name = format!("KHALA_{section}__{key}").to_uppercase();
-                assert!(!is_service_link(&name), "{name}");
-            }
+        assert!(names[4..].iter().all(|name| is_service_link(name)));
+        for (path, _) in shape::tests::paths() {
+            let name = format!("KHALA_{}", path.replace('.', "__")).to_uppercase();
+            assert!(!is_service_link(&name), "{name}");
         }
     }
 
@@ -440,5 +428,7 @@ mod tests {
         assert!(printed.contains("hs256_key = \"***\"") && !printed.contains("0123456789"), "{printed}");
         assert!(!format!("{settings:?}").contains("0123456789"));
         load(&printed, &[]).unwrap();
+        let fault = load("[auth]\nhs256_key = 12345678", &[]).unwrap_err();
+        assert!(fault.contains("auth.hs256_key") && !fault.contains("12345678"), "{fault}");
     }
 }

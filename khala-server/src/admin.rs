@@ -1,0 +1,231 @@
+//! What operators ask and order under `/internal/v1/khala/`, with a token of their own.
+//!
+//! What must stay true: the admin token opens nothing else, and no other token opens this.
+
+use std::{error::Error as StdError, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use hyper::body::Body;
+use khala_core::{Denied, Named, Revocation, RevocationId, Timestamp, Watermark, telemetry};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    Server,
+    body::{self, Empty, given, given_whole, invalid},
+    problem::Problem,
+    query::Query,
+    secret::{Secret, SecretError},
+    service::json,
+    token,
+};
+
+/// Bytes of a request's body.
+const BODY_BYTES: usize = 16 << 10;
+/// Bytes of a reason.
+const REASON_BYTES: usize = 1_024;
+/// Longer ids are cut off in the log.
+const LOGGED_ID: usize = 64;
+
+/// The secret that opens the admin routes, as `Authorization: Bearer <secret>`.
+#[derive(Clone, Debug)]
+pub struct AdminToken(Secret);
+
+impl AdminToken {
+    /// The token of that text.
+    ///
+    /// # Errors
+    /// A [`SecretError`] for a text that is shorter than 32 characters or not of visible ASCII.
+    pub fn new(text: &str) -> Result<Self, SecretError> {
+        Secret::new(text).map(Self)
+    }
+}
+
+/// Lets an operator through.
+pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(AdminToken(secret)) = &server.0.admin else {
+        return Err(Problem::not_found("admin_off", "this server has no admin routes"));
+    };
+    let invalid = || {
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        Problem::new(StatusCode::UNAUTHORIZED, "invalid_admin_token", "this is not the admin token")
+            .with_header(header::WWW_AUTHENTICATE, challenge)
+    };
+    if headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
+        return Err(invalid());
+    }
+    let presented = token::in_header(headers).map_err(|denied| match denied {
+        // Its own words name places that an admin token is not taken from.
+        Denied::MissingToken => {
+            let detail = "there is no admin token: send an Authorization: Bearer header";
+            Problem::new(StatusCode::UNAUTHORIZED, denied.code().as_str(), detail)
+                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        }
+        denied => denied.into(),
+    })?;
+    if secret.is(presented.reveal()) { Ok(()) } else { Err(invalid()) }
+}
+
+/// `GET /internal/v1/khala/connections`
+pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+    Query::parse(query, &[])?;
+    json(StatusCode::OK, &json!({"open": server.0.khala.connections()}))
+}
+
+/// A revocation as it is ordered.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ordered {
+    by: By,
+    id: RevocationId,
+    #[serde(default, deserialize_with = "given_whole")]
+    until: Option<u64>,
+    #[serde(default, deserialize_with = "given")]
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    Jti,
+    Sid,
+    Sub,
+}
+
+/// A revocation as it is told.
+#[derive(Serialize)]
+struct Told<'a> {
+    watermark: Watermark,
+    by: &'static str,
+    id: &'a RevocationId,
+    at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+}
+
+impl<'a> Told<'a> {
+    fn new(watermark: Watermark, Revocation { named, at, until, .. }: &'a Revocation) -> Self {
+        let until = until.map(Timestamp::as_millis);
+        Self { watermark, by: named.by(), id: named.id(), at: at.as_millis(), until }
+    }
+}
+
+/// `POST /internal/v1/khala/revocations`
+pub(crate) async fn revoke<B>(
+    server: &Server,
+    head: &Parts,
+    body: B,
+    request_id: &str,
+) -> Result<Response<Full<Bytes>>, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    Query::parse(head.uri.query(), &[])?;
+    let body = body::read(&head.headers, body, &server.0.limits, BODY_BYTES, Empty::Refused).await?;
+    let Ordered { by, id, until, reason } = body::parse(&body)?;
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
+        return Err(invalid("reason", format!("reason: at most {REASON_BYTES} bytes are allowed")));
+    }
+    let named = match by {
+        By::Jti => Named::Jti(id),
+        By::Sid => Named::Sid(id),
+        By::Sub => Named::Sub(id),
+    };
+    let khala = &server.0.khala;
+    let now = khala.now();
+    let until = until.map(Timestamp::from_millis);
+    let revocation = Revocation::new(named, now);
+    let revocation = match end(by, until, server.0.revoke_for, now)? {
+        Some(until) => revocation.with_until(until),
+        None => revocation,
+    };
+    let watermark = khala.revoke(revocation.clone()).await?;
+    let told = Told::new(watermark, &revocation);
+    telemetry::revocation_made(told.by);
+    let logged = &told.id.as_str()[..told.id.as_str().floor_char_boundary(LOGGED_ID)];
+    tracing::info!(request_id, by = told.by, id = logged, watermark = watermark.as_u64(), reason, "revoked");
+    json(StatusCode::CREATED, &told)
+}
+
+/// When a revocation may be forgotten.
+///
+/// Whoever revokes one token may know its end. Of a login or a subject nobody knows all tokens, so there the time can
+/// only be made longer.
+fn end(
+    by: By,
+    until: Option<Timestamp>,
+    revoke_for: Option<Duration>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Problem> {
+    let usual = revoke_for.map(|time| now.plus(time));
+    let Some(until) = until else { return Ok(usual) };
+    let fault = |detail: String| Problem::invalid("invalid_until", detail).with("field", "until");
+    if until <= now {
+        return Err(fault(format!("until is not in the future: it is {} now", now.as_millis())));
+    }
+    match usual {
+        _ if by == By::Jti => Ok(Some(until)),
+        Some(usual) if until < usual => {
+            let usual = usual.as_millis();
+            Err(fault(format!("until is before {usual}, when the last token that this names may end")))
+        }
+        _ => Ok(Some(until)),
+    }
+}
+
+/// `GET /internal/v1/khala/revocations`
+pub(crate) async fn revocations(
+    server: &Server,
+    query: Option<&str>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    #[derive(Serialize)]
+    struct Revocations<'a> {
+        revocations: Vec<Told<'a>>,
+        complete: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+    let query = Query::parse(query, &["after", "limit"])?;
+    let (after, limit) = (query.watermark("after")?.unwrap_or(Watermark::ORIGIN), query.limit()?);
+    let mut found = server.0.khala.revocations(after, limit.saturating_add(1)).await?;
+    let complete = found.len() <= limit.get();
+    found.truncate(limit.get());
+    let revocations: Vec<_> = found.iter().map(|(watermark, one)| Told::new(*watermark, one)).collect();
+    let last = revocations.last().filter(|_| !complete);
+    let next =
+        last.map(|last| format!("/internal/v1/khala/revocations?after={}&limit={limit}", last.watermark));
+    json(StatusCode::OK, &Revocations { revocations, complete, next })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_outlasts_what_it_names() {
+        let at = Timestamp::from_millis;
+        let now = at(1_000);
+        let day = Some(Duration::from_millis(500));
+        let ends = |by, until: Option<u64>, revoke_for| {
+            end(by, until.map(at), revoke_for, now).map_err(|problem| problem.code())
+        };
+        for by in [By::Jti, By::Sid, By::Sub] {
+            assert_eq!(ends(by, None, day), Ok(Some(at(1_500))));
+            assert_eq!(ends(by, None, None), Ok(None));
+            assert_eq!(ends(by, Some(1_000), day), Err("invalid_until"), "the past is over");
+            assert_eq!(ends(by, Some(1_500), day), Ok(Some(at(1_500))));
+            assert_eq!(ends(by, Some(9_000), day), Ok(Some(at(9_000))));
+            let known = if by == By::Jti { Ok(Some(at(1_001))) } else { Err("invalid_until") };
+            assert_eq!(ends(by, Some(1_001), day), known);
+            assert_eq!(
+                ends(by, Some(1_001), None),
+                Ok(Some(at(1_001))),
+                "nothing is known of tokens: as ordered"
+            );
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From the settings to who may read what: keys, classes, minting, and the gates before them.
+//!
+//! Whatever is wrong is one line that names the setting.
+
+use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use khala_core::{
+    ClaimNames, Classes, Issuer, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet,
+    KeySource, TopicClass, TopicPattern,
+};
+use khala_server::{
+    AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, ServerBuilder,
+    VerifiedToken, Window,
+    keys::{FileKeys, JwksKeys, JwksOptions, KeyRing},
+};
+
+use crate::{
+    key::{self, Key},
+    settings::{AuthSettings, ClassSettings, CompatibilitySettings, KeySettings, Secret, Settings},
+};
+
+/// How often files of keys are read.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is known from the settings alone.
+pub(crate) struct Gates {
+    pub(crate) classes: Classes,
+    origins: Option<Origins>,
+    compatibility: Compatibility,
+    trusted_proxies: Vec<IpNet>,
+    admin: Option<AdminToken>,
+    revoke_for: Option<Duration>,
+}
+
+impl Gates {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
+        let auth = &settings.auth;
+        let origins = match &auth.origins {
+            Some(origins) => Some(Origins::parse(origins).map_err(wrong("auth.origins"))?),
+            None => None,
+        };
+        let proxies = auth.trusted_proxies.iter().map(|text| network(text));
+        let admin = match secret("auth.admin_token", &auth.admin_token, auth.admin_token_file.as_deref())? {
+            Some((key, text)) => Some(AdminToken::new(&text).map_err(wrong(key))?),
+            None => None,
+        };
+        Ok(Self {
+            classes: classes(settings)?,
+            origins,
+            compatibility: compatibility(&settings.compatibility)?,
+            trusted_proxies: proxies.collect::<Result<_, _>>()?,
+            admin,
+            revoke_for: auth.max_age().map(|age| age.saturating_add(auth.leeway())),
+        })
+    }
+
+    /// Puts them before a server.
+    pub(crate) fn guard(self, mut server: ServerBuilder) -> ServerBuilder {
+        server = server
+            .with_compatibility(self.compatibility)
+            .with_trusted_proxies(self.trusted_proxies)
+            .with_revoke_for(self.revoke_for);
+        if let Some(origins) = self.origins {
+            server = server.with_origins(origins);
+        }
+        match self.admin {
+            Some(token) => server.with_admin_token(token),
+            None => server,
+        }
+    }
+}
+
+/// Says which setting is wrong.
+fn wrong<E: Display>(key: &str) -> impl FnOnce(E) -> String {
+    move |fault| format!("the setting {key} is wrong: {fault}")
+}
+
+/// A secret that is given, or in a file, and the setting that it is from.
+fn secret(
+    key: &'static str,
+    given: &Option<Secret>,
+    file: Option<&Path>,
+) -> Result<Option<(&'static str, String)>, String> {
+    match (given, file) {
+        (Some(secret), _) => Ok(Some((key, secret.reveal().to_owned()))),
+        (None, Some(file)) => {
+            let text = String::from_utf8(key::read(&format!("{key}_file"), file)?);
+            let text = text.map_err(|_| format!("{key}_file {} is not UTF-8", file.display()))?;
+            Ok(Some((key, text)))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network =
+        text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| address.to_canonical().into()));
+    network.map_err(|_| {
+        format!(
+            "the setting auth.trusted_proxies is wrong: {text:?} is no address and no network, as 10.0.0.0/8"
+        )
+    })
+}
+
+fn classes(settings: &Settings) -> Result<Classes, String> {
+    let classes = match &settings.classes {
+        None => Classes::default(),
+        Some(list) => {
+            let class = |(at, class): (usize, &_)| {
+                let ClassSettings { name, pattern, read, publish } = class;
+                let pattern =
+                    TopicPattern::parse(pattern).map_err(wrong(&format!("classes[{at}].pattern")))?;
+                Ok(TopicClass::new(name, pattern).with_read(read).with_publish(publish))
+            };
+            let list: Vec<_> = list.iter().enumerate().map(class).collect::<Result<_, String>>()?;
+            Classes::new(list).map_err(wrong("classes"))?
+        }
+    };
+    classes.with_bound_claims(&settings.auth.bind_claims).map_err(wrong("auth.bind_claims"))
+}
+
+fn compatibility(settings: &CompatibilitySettings) -> Result<Compatibility, String> {
+    fn window<T: Copy + Ord>(
+        key: &str,
+        zero: T,
+        min: Option<T>,
+        max: Option<T>,
+    ) -> Result<Option<Window<T>>, String> {
+        match (min, max) {
+            (None, None) => Ok(None),
+            (Some(min), None) => Ok(Some(Window::at_least(min))),
+            (min, Some(max)) => Window::between(min.unwrap_or(zero), max)
+                .map(Some)
+                .map_err(|_| format!("compatibility.{key}_max is below compatibility.{key}_min")),
+        }
+    }
+    fn build<T: FromStr<Err: Display>>(key: &str, text: &Option<String>) -> Result<Option<T>, String> {
+        text.as_ref().map(|text| text.parse().map_err(wrong(&format!("compatibility.{key}")))).transpose()
+    }
+    let mut gate = Compatibility::default();
+    let (min, max) = (
+        build("client_build_min", &settings.client_build_min)?,
+        build("client_build_max", &settings.client_build_max)?,
+    );
+    let zero = "0".parse().map_err(wrong("compatibility.client_build_min"))?;
+    if let Some(window) = window("client_build", zero, min, max)? {
+        gate = gate.with_client_build(window);
+    }
+    let CompatibilitySettings { protocol_version_min: min, protocol_version_max: max, .. } = settings;
+    if let Some(window) = window("protocol_version", 0, *min, *max)? {
+        gate = gate.with_protocol_version(window);
+    }
+    let CompatibilitySettings { schema_version_min: min, schema_version_max: max, .. } = settings;
+    if let Some(window) = window("schema_version", 0, *min, *max)? {
+        gate = gate.with_schema_version(window);
+    }
+    Ok(gate)
+}
+
+/// The keys that are trusted, and those that sign.
+pub(crate) struct Keys {
+    pub(crate) ring: KeyRing,
+    pub(crate) options: JwtOptions,
+    pub(crate) mint: Option<Mint>,
+    credentials: Option<Credentials>,
+}
+
+/// The keys of those who exchange their own tokens.
+#[derive(Clone)]
+enum Credentials {
+    File(FileKeys),
+    Jwks(JwksKeys),
+}
+
+impl Keys {
+    /// Reads and starts all sources. `key` is the secret without a name.
+    pub(crate) fn new(settings: &Settings, key: &Key) -> Result<Self, String> {
+        let Settings { auth, mint, .. } = settings;
+        let options = auth.options();
+        let mut trusted = KeySet::new();
+        if let Some(secret) = key.secret() {
+            trusted = trust(trusted, TrustedKey::hs256(None, secret), "auth.hs256_key")?;
+        }
+        for (at, key) in auth.keys.iter().enumerate() {
+            let path = format!("auth.keys[{at}]");
+            trusted = trust(trusted, Ok(configured(key, &path)?), &path)?;
+        }
+        let issuer = if mint.is_on() { Some(issuer(settings, key, &options)?) } else { None };
+        // What is minted here is accepted here, whatever the other sources say.
+        if let Some(own) = issuer.as_ref().map(JwtIssuer::key) {
+            match trusted.key(own.kid()) {
+                Some(same) if same == own => {}
+                Some(_) => {
+                    return Err(format!(
+                        "mint.kid {:?} is the name of another key of auth.keys",
+                        own.kid().unwrap_or_default()
+                    ));
+                }
+                None => trusted = trust(trusted, Ok(own.clone()), "mint.key_file")?,
+            }
+        }
+
+        let mut ring = KeyRing::builder(trusted);
+        if let Some(file) = &auth.keys_file {
+            ring = ring.with_file(FileKeys::open(file, CHECK_EVERY).map_err(wrong("auth.keys_file"))?);
+        }
+        if let Some(url) = &auth.jwks_url {
+            ring = ring.with_jwks(JwksKeys::start(url, jwks(auth)).map_err(wrong("auth.jwks_url"))?);
+        }
+        let credentials = match (&mint.credential.keys_file, &mint.credential.jwks_url) {
+            (Some(file), _) => Some(Credentials::File(
+                FileKeys::open_for_credentials(file, CHECK_EVERY)
+                    .map_err(wrong("mint.credential.keys_file"))?,
+            )),
+            (None, Some(url)) => Some(Credentials::Jwks(
+                JwksKeys::start(url, jwks(auth).for_credentials())
+                    .map_err(wrong("mint.credential.jwks_url"))?,
+            )),
+            (None, None) => None,
+        };
+        let mint = match issuer {
+            Some(issuer) => Some(minting(settings, issuer, credentials.clone())?),
+            None => None,
+        };
+        Ok(Self { ring: ring.build(), options, mint, credentials })
+    }
+
+    /// What reads them again.
+    pub(crate) fn reloads(&self) -> Reload {
+        Reload(self.ring.clone(), self.credentials.clone())
+    }
+}
+
+/// Files and addresses, to be read again.
+pub(crate) struct Reload(KeyRing, Option<Credentials>);
+
+impl Reload {
+    pub(crate) async fn all(&self) {
+        self.0.reload().await;
+        match &self.1 {
+            Some(Credentials::File(file)) => file.reload().await,
+            Some(Credentials::Jwks(jwks)) => jwks.reload().await,
+            None => {}
+        }
+    }
+}
+
+fn jwks(auth: &AuthSettings) -> JwksOptions {
+    JwksOptions::default()
+        .with_refresh_every(Duration::from_secs(auth.jwks_refresh_seconds.into()))
+        .with_refresh_at_most_every(Duration::from_secs(auth.jwks_min_refresh_seconds.into()))
+}
+
+fn trust(keys: KeySet, key: Result<TrustedKey, khala_core::KeyError>, path: &str) -> Result<KeySet, String> {
+    key.and_then(|key| keys.with_key(key)).map_err(|fault| format!("{path} cannot be used: {fault}"))
+}
+
+fn algorithm(text: &str, path: &str) -> Result<KeyAlgorithm, String> {
+    text.parse().map_err(wrong(&format!("{path}.algorithm")))
+}
+
+fn text(key: &str, file: &Path) -> Result<String, String> {
+    String::from_utf8(key::read(key, file)?).map_err(|_| format!("{key} {} is not UTF-8", file.display()))
+}
+
+fn configured(settings: &KeySettings, path: &str) -> Result<TrustedKey, String> {
+    let KeySettings { kid, secret, secret_file, public_key_file, .. } = settings;
+    let algorithm = algorithm(&settings.algorithm, path)?;
+    let kid = Some(kid.as_str());
+    let key = match (secret, secret_file, public_key_file) {
+        (Some(secret), _, _) => TrustedKey::hs256(kid, secret.reveal().as_bytes()),
+        (_, Some(file), _) => TrustedKey::hs256(kid, &key::read(&format!("{path}.secret_file"), file)?),
+        (_, _, Some(file)) => {
+            TrustedKey::from_pem(kid, algorithm, &text(&format!("{path}.public_key_file"), file)?)
+        }
+        (None, None, None) => return Err(format!("{path} has no key")),
+    };
+    key.map_err(|fault| format!("{path} cannot be used: {fault}"))
+}
+
+fn issuer(settings: &Settings, key: &Key, options: &JwtOptions) -> Result<JwtIssuer, String> {
+    let mint = &settings.mint;
+    let issuer = match (&mint.key_file, key.secret()) {
+        (Some(file), _) => {
+            let algorithm = algorithm(mint.algorithm.as_deref().unwrap_or_default(), "mint")?;
+            let pem = text("mint.key_file", file)?;
+            JwtIssuer::from_pem(mint.kid.as_deref(), algorithm, &pem, options.clone())
+        }
+        (None, Some(secret)) => JwtIssuer::hs256(secret, options.clone()),
+        (None, None) => {
+            return Err("minting has no key to sign with: set mint.key_file, or auth.hs256_key".to_owned());
+        }
+    };
+    issuer.map_err(|fault| format!("mint.key_file cannot be used: {fault}"))
+}
+
+fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentials>) -> Result<Mint, String> {
+    let Settings { auth, mint, .. } = settings;
+    let mut callers: Vec<Arc<dyn Credential>> = Vec::new();
+    if let Some((key, text)) = secret("mint.secret", &mint.secret, mint.secret_file.as_deref())? {
+        let secret = MintSecret::new(&text, &mint.scopes).map_err(wrong(key))?;
+        callers.push(Arc::new(secret.with_claims(claim_names("mint.claims", &mint.claims, auth)?)));
+    }
+    if let Some(credentials) = credentials {
+        let keys: Arc<dyn KeySource> = match credentials {
+            Credentials::File(file) => Arc::new(file),
+            Credentials::Jwks(jwks) => Arc::new(jwks),
+        };
+        let theirs = &mint.credential;
+        let names = ClaimNames::default()
+            .with_scopes(theirs.scopes_claim.as_ref().unwrap_or(&auth.scopes_claim))
+            .with_organisation(theirs.organisation_claim.as_ref().unwrap_or(&auth.organisation_claim));
+        // Others say less of their tokens than Khala asks of its own; what is minted still says all of it.
+        let mut options = JwtOptions::default()
+            .with_leeway(auth.leeway())
+            .with_max_age(None)
+            .with_require_jti(false)
+            .with_names(names);
+        options.issuer.clone_from(&theirs.issuer);
+        options.audience.clone_from(&theirs.audience);
+        options.bind.clone_from(&theirs.claims);
+        let token = VerifiedToken::new(Arc::new(JwtVerifier::new(keys, options)))
+            .with_scopes(&theirs.scopes)
+            .with_carried_scopes(&theirs.carried_scopes)
+            .with_claims(claim_names("mint.credential.claims", &theirs.claims, auth)?)
+            .with_leeway(auth.leeway());
+        callers.push(Arc::new(token));
+    }
+    let [min, default, max] = mint.ttl(auth).map(|seconds| Duration::from_secs(seconds.into()));
+    let issuer: Arc<dyn Issuer> = Arc::new(issuer);
+    Mint::new(issuer, callers).with_ttl(min, default, max).map_err(wrong("mint.min_ttl_seconds"))
+}
+
+fn claim_names(key: &str, names: &[String], auth: &AuthSettings) -> Result<Vec<ClaimName>, String> {
+    let taken = [&auth.scopes_claim, &auth.organisation_claim, &auth.claims_version_claim];
+    if let Some(name) = names.iter().find(|name| taken.contains(name)) {
+        return Err(format!("the setting {key} is wrong: the claim {name:?} has a meaning of its own"));
+    }
+    let parse = |name: &String| {
+        ClaimName::parse(name).map_err(|fault| format!("the setting {key} is wrong: {name:?}: {fault}"))
+    };
+    names.iter().map(parse).collect()
+}

@@ -1,0 +1,130 @@
+//! Request bodies: read within bounds, and parsed once as JSON whose faults are named.
+
+use std::error::Error as StdError;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body;
+use khala_core::MAX_POSITION;
+use serde::{Deserialize, Deserializer, de};
+use tokio::time::timeout;
+
+use crate::{Limits, problem::Problem};
+
+/// Whether a request without any body is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Empty {
+    /// It is, and needs no Content-Type.
+    Allowed,
+    /// It is not JSON.
+    Refused,
+}
+
+/// The whole body, if it is JSON by its own account, of at most `most` bytes, and soon enough here.
+pub(crate) async fn read<B>(
+    headers: &HeaderMap,
+    body: B,
+    limits: &Limits,
+    most: usize,
+    empty: Empty,
+) -> Result<Bytes, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let untyped = empty == Empty::Allowed && !headers.contains_key(header::CONTENT_TYPE);
+    if !untyped && !is_json(headers) {
+        return Err(unsupported());
+    }
+    let most = most.min(limits.body_bytes);
+    let too_large =
+        || Problem::too_large("body_too_large", format!("the body may have {most} bytes at most"));
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let body = match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Ok(Err(_)) => return Err(Problem::invalid("incomplete_body", "the body ended before it was whole")),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", limits.body_timeout.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
+        }
+    };
+    if untyped && !body.is_empty() { Err(unsupported()) } else { Ok(body) }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn unsupported() -> Problem {
+    let detail = "the Content-Type here is application/json";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+/// The body as a `T`, which is a JSON object. A fault names its field.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::invalid("invalid_json", "the body is not UTF-8"))?;
+    if !text.trim_start().starts_with('{') {
+        return Err(Problem::invalid("invalid_json", "the body is not a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
+        let field = fault.path().to_string();
+        let fault = fault.into_inner();
+        if fault.is_data() {
+            let place = if field == "." { String::new() } else { format!("{field}: ") };
+            invalid(&field, format!("{place}{fault}"))
+        } else {
+            Problem::invalid("invalid_json", format!("the body is not JSON: {fault}"))
+        }
+    })?;
+    json.end().map_err(|fault| Problem::invalid("invalid_json", format!("the body is not JSON: {fault}")))?;
+    Ok(parsed)
+}
+
+/// A field that breaks a rule.
+pub(crate) fn invalid(field: &str, detail: impl Into<String>) -> Problem {
+    Problem::invalid("invalid", detail).with("field", field)
+}
+
+/// A whole number, or null for none. JSON has one kind of number, so `5.0` is one too.
+pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Whole(u64),
+        Float(f64),
+        None,
+    }
+    match Number::deserialize(deserializer) {
+        Ok(Number::Whole(number)) => Ok(Some(number)),
+        Ok(Number::Float(number))
+            if number.fract() == 0.0 && (0.0..=MAX_POSITION as f64).contains(&number) =>
+        {
+            Ok(Some(number as u64))
+        }
+        Ok(Number::None) => Ok(None),
+        Ok(Number::Float(_)) | Err(_) => Err(de::Error::custom("is not a whole number from 0 to 2^53 - 1")),
+    }
+}
+
+/// A field that may be left out, and that is not `null` where it is there.
+pub(crate) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// [`whole`], within what every JSON reader holds exactly, and not `null`.
+pub(crate) fn given_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let number = whole(deserializer)?.filter(|number| *number <= MAX_POSITION);
+    number.map(Some).ok_or_else(|| de::Error::custom("is not a whole number from 0 to 2^53 - 1"))
+}

@@ -1,0 +1,148 @@
+//! Keys from a JWK Set in a file, looked at again and again.
+//!
+//! Its content is compared and nothing else: whoever replaces a symbolic link, as Kubernetes does, or sets the time of
+//! the file back, is noticed too. A file that is being written is wrong for a moment, and then it is not.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use khala_core::{Error, KeySet, KeySource, Timestamp};
+use tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    KeysError, MAX_BYTES,
+    held::{AbortOnDrop, Held},
+};
+
+/// The keys of a JWK Set in a file. Cloning it gives another handle to the same.
+///
+/// The file is read again each `check_every` and on [`reload`](Self::reload). While it is missing, unreadable, larger
+/// than 256 KiB, without a key or wrong in any of them, the keys of before hold. Dropping the last handle ends that.
+#[derive(Clone, Debug)]
+pub struct FileKeys {
+    shared: Arc<Shared>,
+    _checker: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    held: Held,
+    /// The last good content. Held while the file is read, so that an older content never follows a newer one.
+    content: Mutex<Vec<u8>>,
+}
+
+impl FileKeys {
+    /// Reads the file now, and again each `check_every`.
+    ///
+    /// # Errors
+    /// A [`KeysError`] when it cannot be read or is wrong.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, and for a `check_every` of zero.
+    pub fn open(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeysError> {
+        Self::open_as("file", path.into(), check_every)
+    }
+
+    /// The same for what the minting of tokens trusts: `credential` in the metrics.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Panics
+    /// As [`open`](Self::open).
+    pub fn open_for_credentials(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeysError> {
+        Self::open_as("credential", path.into(), check_every)
+    }
+
+    fn open_as(label: &'static str, path: PathBuf, check_every: Duration) -> Result<Self, KeysError> {
+        let name = path.display().to_string();
+        let fault = |fault| KeysError(format!("{name}: {fault}"));
+        let content = read(&path).map_err(fault)?;
+        let set = parse(&content).map_err(fault)?;
+        let held = Held::new(label, name);
+        held.loaded(set);
+        let shared = Arc::new(Shared { path, held, content: Mutex::new(content) });
+        let checked = Arc::clone(&shared);
+        let checker = tokio::spawn(async move {
+            let mut ticks = interval(check_every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first is at once.
+            ticks.tick().await;
+            loop {
+                ticks.tick().await;
+                checked.check().await;
+            }
+        });
+        Ok(Self { shared, _checker: Arc::new(AbortOnDrop(checker)) })
+    }
+
+    /// Reads the file now. Dropping the future leaves the keys of before or those of now.
+    pub async fn reload(&self) {
+        self.shared.check().await;
+    }
+
+    pub(super) fn held(&self) -> &Held {
+        &self.shared.held
+    }
+}
+
+#[async_trait]
+impl KeySource for FileKeys {
+    async fn keys(&self, _: Option<&str>, _: Timestamp) -> Result<Arc<KeySet>, Error> {
+        Ok(self.held().set().expect("a file that could not be read was an error at the start"))
+    }
+}
+
+impl Shared {
+    async fn check(&self) {
+        let mut good = self.content.lock().await;
+        let path = self.path.clone();
+        let content = match spawn_blocking(move || read(&path)).await {
+            Ok(Ok(content)) => content,
+            Ok(Err(fault)) => return self.held.failed(fault),
+            Err(fault) => return self.held.failed(fault.to_string()),
+        };
+        if *good == content {
+            return self.held.unchanged();
+        }
+        match parse(&content) {
+            Ok(set) => {
+                self.held.loaded(set);
+                *good = content;
+            }
+            Err(fault) => self.held.failed(fault),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let fault = |fault: std::io::Error| fault.to_string();
+    // A pipe would hold up whoever opens it.
+    if !path.metadata().map_err(fault)?.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    let mut content = Vec::new();
+    let most = MAX_BYTES as u64 + 1;
+    File::open(path).map_err(fault)?.take(most).read_to_end(&mut content).map_err(fault)?;
+    if content.len() > MAX_BYTES {
+        return Err(format!("it is larger than {MAX_BYTES} bytes"));
+    }
+    Ok(content)
+}
+
+fn parse(content: &[u8]) -> Result<KeySet, String> {
+    let text = str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
+    let set = KeySet::from_jwks(text).map_err(|fault| fault.to_string())?;
+    if set.is_empty() { Err("it holds no key".to_owned()) } else { Ok(set) }
+}

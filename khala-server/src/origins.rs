@@ -1,0 +1,355 @@
+//! Which pages may talk to this server: the `Origin` that a browser sends, held against a list.
+//!
+//! A token is never sent by a browser on its own, as a cookie is, so the list is no lock: it keeps pages that an
+//! operator does not know from using tokens that they came by. What must stay true: an origin is compared as a whole
+//! (RFC 6454, section 4), never by how its text starts or ends.
+
+use std::{fmt, net::Ipv6Addr, str::FromStr};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use khala_core::Denied;
+
+use crate::route::Route;
+
+/// Longer texts are no origin: a scheme, a host of at most 253 bytes and a port.
+const MAX_BYTES: usize = 320;
+/// What a page may send along.
+const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, tracestate, \
+    x-khala-client-build, x-khala-protocol-version, x-khala-schema-version, x-request-id";
+/// What a page may read of an answer, beside what it always may.
+const EXPOSED_HEADERS: &str = "retry-after, x-request-id";
+/// Seconds for which a browser need not ask again; none remembers it for longer than two hours or a day.
+const MAX_AGE: &str = "7200";
+
+/// The origins whose pages may talk to a server.
+///
+/// ```
+/// # use khala_server::Origins;
+/// let origins = Origins::parse(["https://app.example.com", "https://*.example.org", "http://localhost:5173"])?;
+/// assert_eq!(origins.to_string(), "https://app.example.com https://*.example.org http://localhost:5173");
+/// # Ok::<_, khala_server::OriginError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origins(Vec<Listed>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listed {
+    /// What browsers send for pages that have no origin, as of a file or a sandboxed frame.
+    Null,
+    One(Tuple),
+    /// Every host below the one that is named, at any depth, and not that host itself.
+    Below(Tuple),
+}
+
+/// Scheme, host and port, in lower case, without a port that the scheme implies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tuple {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+/// An entry of a list of origins that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the origin {entry:?} {fault}")]
+pub struct OriginError {
+    entry: String,
+    fault: &'static str,
+}
+
+impl Origins {
+    /// A list of `scheme://host[:port]`, with `*.` before the host for every host below it, or `null`.
+    ///
+    /// Hosts are compared without regard to case, and a port that the scheme implies may be written or not. `null`
+    /// is accepted only where it is listed. An empty list accepts no page at all.
+    ///
+    /// # Errors
+    /// An [`OriginError`] that names the first entry that is something else, and what is wrong with it.
+    pub fn parse(entries: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, OriginError> {
+        let listed = entries.into_iter().map(|entry| {
+            let entry = entry.as_ref();
+            Listed::parse(entry).map_err(|fault| OriginError { entry: entry.to_owned(), fault })
+        });
+        Ok(Self(listed.collect::<Result<_, _>>()?))
+    }
+
+    /// The page's origin, as it is to be sent back, if the request is of a page.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, Denied> {
+        let mut sent = headers.get_all(header::ORIGIN).iter();
+        let Some(origin) = sent.next() else { return Ok(None) };
+        // A browser sends one.
+        let listed = sent.next().is_none() && origin.to_str().is_ok_and(|text| self.accepts(text));
+        if listed { Ok(Some(origin.clone())) } else { Err(Denied::OriginNotAllowed) }
+    }
+
+    fn accepts(&self, origin: &str) -> bool {
+        if origin == "null" {
+            return self.0.contains(&Listed::Null);
+        }
+        let Ok(origin) = origin.parse::<Tuple>() else { return false };
+        self.0.iter().any(|listed| match listed {
+            Listed::Null => false,
+            Listed::One(one) => *one == origin,
+            Listed::Below(above) => origin.is_below(above),
+        })
+    }
+}
+
+impl fmt::Display for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, listed) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { " " })?;
+            let (wildcard, Tuple { scheme, host, port }) = match listed {
+                Listed::Null => {
+                    f.write_str("null")?;
+                    continue;
+                }
+                Listed::One(one) => ("", one),
+                Listed::Below(above) => ("*.", above),
+            };
+            write!(f, "{scheme}://{wildcard}{host}")?;
+            if let Some(port) = port {
+                write!(f, ":{port}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Listed {
+    fn parse(entry: &str) -> Result<Self, &'static str> {
+        if entry == "null" {
+            return Ok(Self::Null);
+        }
+        let Some((scheme, rest)) = entry.split_once("://") else {
+            return Err("is not written scheme://host, with :port where that is not the scheme's own");
+        };
+        if scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss") {
+            return Err("names the socket and not the page, whose scheme is http or https");
+        }
+        let Some(below) = rest.strip_prefix("*.") else {
+            return entry.parse().map(Self::One);
+        };
+        let above: Tuple = format!("{scheme}://{below}").parse()?;
+        if above.host.starts_with('[') || above.host.split('.').all(|label| label.parse::<u8>().is_ok()) {
+            return Err("has a wildcard before an address, which has nothing below it");
+        }
+        if !above.host.contains('.') && above.host != "localhost" {
+            return Err("has a wildcard that would take in everybody: name two labels after it");
+        }
+        Ok(Self::Below(above))
+    }
+}
+
+impl Tuple {
+    fn is_below(&self, above: &Self) -> bool {
+        let name = self.host.strip_suffix(&*above.host).and_then(|name| name.strip_suffix('.'));
+        name.is_some_and(|name| !name.is_empty()) && self.scheme == above.scheme && self.port == above.port
+    }
+}
+
+impl FromStr for Tuple {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if text.len() > MAX_BYTES {
+            return Err("is too long for one");
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("is not written scheme://host, with :port where that is not the scheme's own");
+        };
+        let mut letters = scheme.bytes();
+        if !letters.next().is_some_and(|first| first.is_ascii_alphabetic())
+            || !letters.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        {
+            return Err("has a scheme that is none");
+        }
+        if rest.contains(['/', '?', '#']) {
+            return Err("goes on after its host: an origin has no path, not even a slash");
+        }
+        let after_host = rest.rfind(']').map_or(0, |bracket| bracket + 1);
+        let (host, port) = match rest[after_host..].split_once(':') {
+            Some((more, port)) => (&rest[..after_host + more.len()], Some(port)),
+            None => (rest, None),
+        };
+        let scheme = scheme.to_ascii_lowercase();
+        let port = match port {
+            None => None,
+            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
+                Some(port.parse().map_err(|_| "has a port that is no number from 0 to 65535")?)
+            }
+            Some(_) => return Err("has a port that is no number from 0 to 65535"),
+        };
+        let implied = match &*scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        };
+        Ok(Self { host: parse_host(host)?, port: port.filter(|port| Some(*port) != implied), scheme })
+    }
+}
+
+fn parse_host(host: &str) -> Result<String, &'static str> {
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        let address: Ipv6Addr = address.parse().map_err(|_| "has an IPv6 address that is none")?;
+        return Ok(format!("[{address}]"));
+    }
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if host.contains('*') {
+        return Err("has a wildcard elsewhere than as the whole first label");
+    }
+    if !host.is_ascii() {
+        return Err("has a host that is not in ASCII: write it as browsers send it, in Punycode");
+    }
+    if host.split('.').all(label) { Ok(host.to_ascii_lowercase()) } else { Err("has a host that is none") }
+}
+
+/// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
+pub(crate) fn is_preflight(route: Route<'_>, head: &Parts) -> bool {
+    route != Route::WebSocket
+        && head.method == Method::OPTIONS
+        && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The answer to a preflight.
+pub(crate) fn preflight(route: Route<'_>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let fields: [(HeaderName, &'static str); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, route.allow()),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
+    ];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Lets a page of that origin read the answer, and says that another gets another one.
+///
+/// Never with credentials: a token that a page has it sends itself.
+pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_is_accepted_and_nothing_else() {
+        let origins = Origins::parse([
+            "https://app.example.com",
+            "HTTPS://*.Example.org",
+            "http://localhost:5173",
+            "http://[0:0::1]:80",
+            "capacitor://localhost",
+        ])
+        .unwrap();
+        for good in [
+            "https://app.example.com",
+            "https://APP.example.com",
+            "https://app.example.com:443",
+            "https://a.example.org",
+            "https://a.b.example.org",
+            "http://localhost:5173",
+            "http://[::1]",
+            "capacitor://localhost",
+        ] {
+            assert!(origins.accepts(good), "{good}");
+        }
+        for bad in [
+            "",
+            "null",
+            "*",
+            "http://app.example.com",
+            "https://app.example.com:8443",
+            "https://app.example.com/",
+            "https://app.example.com.evil.com",
+            "https://evil.com#https://app.example.com",
+            "https://evilexample.org",
+            "https://example.org",
+            "https://.example.org",
+            "https://a..example.org",
+            "https://user@app.example.com",
+            "https://a.example.org:444",
+            "http://a.example.org",
+            "http://localhost",
+            "http://localhost:+5173",
+            "http://localhost:",
+            "http://[::1",
+            "http://[::1]x",
+            "http://[::1]x:80",
+            "https://app.example.com https://app.example.com",
+        ] {
+            assert!(!origins.accepts(bad), "{bad}");
+        }
+        assert!(!origins.accepts(&format!("https://{}.example.org", "a".repeat(10_000))));
+        assert!(Origins::parse(["null"]).unwrap().accepts("null"));
+        assert!(!Origins::parse(["null"]).unwrap().accepts("NULL"));
+        assert!(!Origins::parse([""; 0]).unwrap().accepts("https://app.example.com"));
+    }
+
+    #[test]
+    fn an_entry_that_is_no_origin_is_refused_with_its_fault() {
+        for (entry, fault) in [
+            ("*", "is not written"),
+            ("example.com", "is not written"),
+            ("https:example.com", "is not written"),
+            ("NULL", "is not written"),
+            ("wss://example.com", "names the socket"),
+            ("https://example.com/", "goes on after its host"),
+            ("https://example.com?x", "goes on after its host"),
+            ("https://*", "wildcard elsewhere"),
+            ("https://*.*.com", "wildcard elsewhere"),
+            ("https://a.*.com", "wildcard elsewhere"),
+            ("https://a*.example.com", "wildcard elsewhere"),
+            ("https://*.com", "would take in everybody"),
+            ("https://*.10.0.0.1", "before an address"),
+            ("https://*.[::1]", "before an address"),
+            ("https://bücher.example", "Punycode"),
+            ("https://", "has a host"),
+            ("https://a b", "has a host"),
+            ("https://user@example.com", "has a host"),
+            ("https://[::g]", "IPv6"),
+            ("https://example.com:", "has a port"),
+            ("https://example.com:65536", "has a port"),
+            ("1https://example.com", "has a scheme"),
+            ("://example.com", "has a scheme"),
+        ] {
+            let error = Origins::parse(["https://good.example", entry]).unwrap_err().to_string();
+            assert!(error.contains(entry) && error.contains(fault), "{entry}: {error}");
+        }
+        assert!(Origins::parse([format!("https://{}", "a".repeat(400))]).is_err());
+    }
+
+    #[test]
+    fn it_prints_what_parses_to_the_same() {
+        let origins =
+            Origins::parse(["null", "https://*.A.b:444", "http://h:80", "http://[::1]:8080"]).unwrap();
+        assert_eq!(origins.to_string(), "null https://*.a.b:444 http://h http://[::1]:8080");
+        assert_eq!(Origins::parse(origins.to_string().split(' ')).unwrap(), origins);
+    }
+
+    #[test]
+    fn two_origins_are_none() {
+        let origins = Origins::parse(["https://a.example"]).unwrap();
+        let mut headers = HeaderMap::new();
+        assert!(origins.check(&headers).unwrap().is_none());
+        headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
+        assert_eq!(origins.check(&headers).unwrap().unwrap(), "https://a.example");
+        headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
+        assert!(origins.check(&headers).is_err());
+        headers.insert(header::ORIGIN, HeaderValue::from_bytes(b"https://\xff").unwrap());
+        assert!(origins.check(&headers).is_err());
+    }
+}
