@@ -12,7 +12,8 @@ use std::time::Duration;
 pub struct Backoff {
     /// The longest that the first wait may be.
     pub first: Duration,
-    /// The longest that any wait may be, unless the server names a longer one.
+    /// The longest that any wait may be, unless the server names a longer one. Where coming back soon is no use, it
+    /// is the shortest.
     pub most: Duration,
 }
 
@@ -34,13 +35,18 @@ impl Backoff {
     pub fn wait(&self, failures: u32, at_least: Option<Duration>, random: u64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let longest = self.first.saturating_mul(1 << doublings).min(self.most);
-        // 53 bits are what a double holds exactly.
-        let unit = (random >> 11) as f64 / (1u64 << 53) as f64;
+        let unit = unit(random);
         match at_least {
             None => longest.mul_f64(0.5 + unit / 2.0),
             Some(wait) => wait.saturating_add(longest.min(wait.max(self.first)).mul_f64(unit)),
         }
     }
+}
+
+/// Of random bits, a number from 0 up to and without 1.
+pub(crate) fn unit(random: u64) -> f64 {
+    // 53 bits are what a double holds exactly.
+    (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Random bits for jitter; none of it has to be secret.

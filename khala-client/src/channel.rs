@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use khala_core::{
-    Cursor, Topic, Update,
+    Cursor, Timestamp, Token, Topic, Update,
     wire::{
         Frame, FrameError, Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch,
         StaleCursor, UpdateBatch, event,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -40,6 +40,8 @@ pub(crate) enum Step {
     Rejoin(Error),
     /// The subscription is over.
     Refused(Error),
+    /// The token that was handed over was taken, perhaps with the connection's new end, or refused.
+    Token(Result<Option<Timestamp>, Refused>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub(crate) struct Channel {
     join_ref: String,
     /// What `sync:error` said last, to explain the `phx_error` or `phx_close` that follows it.
     complaint: Option<Refused>,
+    /// The ref of the token that was handed over and is not answered.
+    handed_over: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -101,13 +105,14 @@ impl Channel {
             refs: 0,
             join_ref: String::new(),
             complaint: None,
+            handed_over: None,
         }
     }
 
     /// The connection is gone, and with it everything but the cursor.
     pub(crate) fn disconnected(&mut self) {
         self.state = State::Idle;
-        self.complaint = None;
+        (self.complaint, self.handed_over) = (None, None);
     }
 
     /// Whether an answer to a join is awaited.
@@ -130,6 +135,20 @@ impl Channel {
         let reference = self.next_ref();
         let write = |out: &mut Vec<u8>| out.extend_from_slice(b"{}");
         Serializer::V2.encode(None, Some(&reference), PHOENIX, event::HEARTBEAT, write)
+    }
+
+    /// The frame that hands over a fresh token. One at a time: the next after the answer to this.
+    pub(crate) fn hand_over(&mut self, token: &Token) -> Bytes {
+        #[derive(Serialize)]
+        struct AccessToken<'a> {
+            access_token: &'a str,
+        }
+        let reference = self.next_ref();
+        let payload = AccessToken { access_token: token.reveal() };
+        let frame =
+            Serializer::V2.encode_value(None, Some(&reference), PHOENIX, event::ACCESS_TOKEN, &payload);
+        self.handed_over = Some(reference);
+        frame
     }
 
     fn next_ref(&mut self) -> String {
@@ -180,6 +199,13 @@ impl Channel {
             event::SYNC_ERROR => {
                 self.complaint = Some(Refused::read(frame.payload.get().as_bytes(), None));
                 Ok(Step::Nothing)
+            }
+            event::REPLY
+                if self.handed_over.is_some()
+                    && frame.reference.as_deref() == self.handed_over.as_deref() =>
+            {
+                self.handed_over = None;
+                Ok(Step::Token(answered(frame)?))
             }
             // The answer to a heartbeat says no more than that something was heard.
             _ => Ok(Step::Nothing),
@@ -275,5 +301,59 @@ impl Channel {
     fn rejoin(&mut self, error: Error) -> Step {
         self.state = State::Idle;
         Step::Rejoin(error)
+    }
+}
+
+/// Reads the answer to a token that was handed over.
+fn answered(frame: &Frame<'_>) -> Result<Result<Option<Timestamp>, Refused>, Error> {
+    #[derive(Deserialize)]
+    struct Taken {
+        expires_at: Option<Timestamp>,
+    }
+    let Reply { status, response } = frame.payload_as()?;
+    if status != "ok" {
+        return Ok(Err(Refused::read(response.get().as_bytes(), None)));
+    }
+    // A token that was taken was taken, whatever else is said.
+    let taken = serde_json::from_str(response.get()).map(|Taken { expires_at }| expires_at);
+    Ok(Ok(taken.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(step: &Step) -> Option<u64> {
+        match step {
+            Step::Token(Ok(ends)) => Some(ends.map_or(0, Timestamp::as_millis)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn only_the_answer_to_a_token_is_one() {
+        let mut channel = Channel::new(Topic::parse("t").unwrap(), JoinRequest::default());
+        let frame = channel.hand_over(&Token::new("a\"b"));
+        assert_eq!(frame, br#"[null,"1","phoenix","access_token",{"access_token":"a\"b"}]"#.as_slice());
+        let reply = |reference: u32, response: &str| {
+            format!(r#"[null,"{reference}","phoenix","phx_reply",{{"status":"ok","response":{response}}}]"#)
+        };
+        channel.heartbeat();
+        assert!(matches!(channel.handle(&reply(2, "{}")), Step::Nothing), "that is a heartbeat's");
+        assert_eq!(taken(&channel.handle(&reply(1, r#"{"expires_at":5}"#))), Some(5));
+        assert!(matches!(channel.handle(&reply(1, "{}")), Step::Nothing), "it was answered");
+        for response in ["{}", "[]", r#"{"expires_at":"soon"}"#] {
+            let frame = channel.hand_over(&Token::new("t"));
+            let reference = Serializer::V2.decode(std::str::from_utf8(&frame).unwrap()).unwrap().reference;
+            let reference = reference.unwrap().parse().unwrap();
+            assert_eq!(taken(&channel.handle(&reply(reference, response))), Some(0), "{response}");
+        }
+        let said = r#"[null,"6","phoenix","phx_reply",{"status":"error","response":{"code":"unknown_kid"}}]"#;
+        channel.hand_over(&Token::new("t"));
+        let Step::Token(Err(refused)) = channel.handle(said) else { panic!("it is refused") };
+        assert_eq!(refused.code, "unknown_kid");
+        channel.hand_over(&Token::new("t"));
+        channel.disconnected();
+        assert!(matches!(channel.handle(&reply(7, "{}")), Step::Nothing), "that connection is gone");
     }
 }

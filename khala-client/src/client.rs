@@ -24,8 +24,9 @@ use crate::{
     dial::Dialer,
     error::Error,
     http::{Call, Http, OnRetry, Retry},
+    renewal::{FreshToken, Renewal},
     subscription::{Pulse, Subscription},
-    token::Tokens,
+    token::{Source, Tokens},
 };
 
 /// How many topics one answer lists at most.
@@ -44,7 +45,8 @@ pub struct Client {
 #[derive(Debug)]
 pub struct ClientBuilder {
     url: String,
-    tokens: Tokens,
+    source: Source,
+    renewal: Renewal,
     backoff: Backoff,
     pulse: Pulse,
     connect_within: Duration,
@@ -54,23 +56,56 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Uses one token for as long as it lasts. When it no longer does, calls and subscriptions end with an error
-    /// that says so.
+    /// Uses one token for as long as it lasts. When it no longer does (it has run out, it was revoked, its key is no
+    /// longer trusted), calls and subscriptions end with an error that says so.
     #[must_use]
     pub fn token(mut self, token: Token) -> Self {
-        self.tokens = Tokens::fixed(token);
+        self.source = Source::Fixed(token);
         self
     }
 
-    /// Asks `source` for a token before the first request, and again whenever the server no longer takes the one
-    /// there is. A token that is refused although it is fresh is an error; a source that fails is tried again.
+    /// Asks `source` for a token before the first request, again before that one runs out, and whenever the server
+    /// no longer takes the one there is: once for all clones of the client and all their subscriptions.
+    ///
+    /// Open connections are handed the fresh token and go on with it; none is opened anew for that. When a token
+    /// runs out is read from the `exp` of a JSON Web Token. Of another kind of token the source says it, with a
+    /// [`FreshToken`]; if nobody does, the first connection lasts until the server closes it with 4001, and a fresh
+    /// token opens the next.
+    ///
+    /// A source that fails, or gives the same token again, is asked again after a wait ([`backoff`](Self::backoff)),
+    /// and its error is logged as a warning: it must not hold a token. A token that is refused although it is fresh
+    /// is an error, unless the connection can go on for a while with the one it has: then the source is asked
+    /// again.
+    ///
+    /// ```no_run
+    /// # use khala_client::{Client, FreshToken};
+    /// # use khala_core::{Timestamp, Token};
+    /// # async fn log_in() -> Result<(String, u64), std::io::Error> { unimplemented!() }
+    /// let client = Client::builder("http://127.0.0.1:4510")
+    ///     .token_from(|| async {
+    ///         let (opaque, ends) = log_in().await?;
+    ///         Ok(FreshToken::new(Token::new(opaque)).with_end(Timestamp::from_millis(ends)))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<_, khala_client::Error>(())
+    /// ```
     #[must_use]
-    pub fn token_from<F, Fut>(mut self, source: F) -> Self
+    pub fn token_from<F, Fut, T>(mut self, source: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Token, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+        Fut: Future<Output = Result<T, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+        T: Into<FreshToken>,
     {
-        self.tokens = Tokens::asked(source);
+        self.source = Source::asked(source);
+        self
+    }
+
+    /// Sets when a source of tokens is asked for the next one: after `share` (between 0 and 1) of the time that the
+    /// one there is has left, and at least `before` its end, where that leaves half of the time. Up to a tenth of
+    /// the wait is cut off at random. Default: 0.8, 30 s.
+    #[must_use]
+    pub fn renewal(mut self, share: f64, before: Duration) -> Self {
+        self.renewal = Renewal { share, before };
         self
     }
 
@@ -115,12 +150,13 @@ impl ClientBuilder {
     /// The client. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Settings`] for a URL that cannot be used.
+    /// [`Error::Settings`] for a URL that cannot be used, and for a share that is none.
     pub fn build(self) -> Result<Client, Error> {
+        self.renewal.check()?;
         let dialer = Dialer::new(Address::parse(&self.url)?, self.connect_within)?;
         let http = Http {
             dialer,
-            tokens: self.tokens,
+            tokens: Tokens::new(self.source, self.renewal, self.backoff),
             backoff: self.backoff,
             answer_within: self.answer_within,
             retry_for: self.retry_for,
@@ -136,7 +172,8 @@ impl Client {
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             url: url.into(),
-            tokens: Tokens::none(),
+            source: Source::None,
+            renewal: Renewal::default(),
             backoff: Backoff::default(),
             pulse: Pulse { every: Duration::from_secs(25), within: Duration::from_secs(10) },
             connect_within: Duration::from_secs(10),

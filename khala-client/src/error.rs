@@ -4,7 +4,10 @@
 
 use std::{error::Error as StdError, time::Duration};
 
+use khala_core::wire::Code;
 use serde::Deserialize;
+
+use crate::backoff::Backoff;
 
 /// Why the client gave up, or why it has to try again.
 #[derive(Debug, thiserror::Error)]
@@ -81,16 +84,50 @@ impl Refused {
         }
     }
 
-    /// Whether the token is at fault: missing, expired, revoked, or without the scope that this needs.
-    pub fn is_about_token(&self) -> bool {
-        matches!(self.status, Some(401 | 403))
-            || matches!(self.code.as_str(), "missing_scope" | "forbidden_topic" | "owner_mismatch")
-            || self.code.starts_with("token_")
+    /// A refusal that the server put into a number alone.
+    pub(crate) fn of(code: Code, message: &str) -> Self {
+        let (code, message) = (code.as_str().to_owned(), message.to_owned());
+        Self { code, message, status: None, retry_after: None }
     }
 
-    /// Whether another token may do.
+    /// Whether the token is at fault: missing, not trusted, expired, revoked, or not one that opens this.
+    pub fn is_about_token(&self) -> bool {
+        self.wants_token()
+            || self.status == Some(403)
+            || matches!(self.known(), Some(Code::ForbiddenTopic | Code::MissingScope | Code::OwnerMismatch))
+    }
+
+    /// Whether somebody has to see to the server before it can answer: it says that it cannot, and not when to try
+    /// again. A subscription comes back all the same, but slowly.
+    pub fn needs_operator(&self) -> bool {
+        self.known() == Some(Code::Unavailable) && self.retry_after.is_none()
+    }
+
+    /// Whether a fresh token of the same holder may do.
     pub(crate) fn wants_token(&self) -> bool {
-        self.status == Some(401) || self.code == "token_expired"
+        use Code::*;
+        self.status == Some(401)
+            || matches!(
+                self.known(),
+                Some(
+                    ClaimMismatch
+                        | InvalidAuthorizationScheme
+                        | InvalidToken
+                        | MissingIat
+                        | MissingJti
+                        | MissingToken
+                        | TokenExpired
+                        | TokenNotYetValid
+                        | TokenRevoked
+                        | TokenTooOld
+                        | UnknownKid
+                )
+            )
+    }
+
+    /// The code, if it is one that this version of the protocol has.
+    fn known(&self) -> Option<Code> {
+        Code::ALL.iter().copied().find(|code| code.as_str() == self.code)
     }
 
     fn explain(&self) -> String {
@@ -114,7 +151,15 @@ impl Error {
             Self::Refused(refused) => {
                 refused.retry_after.is_some()
                     || matches!(refused.status, Some(408 | 425 | 429 | 502 | 503 | 504))
-                    || refused.code == "unavailable"
+                    || matches!(
+                        refused.known(),
+                        Some(
+                            Code::FrameRateLimited
+                                | Code::JoinRateLimited
+                                | Code::TooManyConnections
+                                | Code::Unavailable
+                        )
+                    )
             }
             Self::Token(_) | Self::Unreachable { .. } => true,
         }
@@ -128,9 +173,10 @@ impl Error {
         }
     }
 
-    /// How long the server asked to be left alone.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.refused().and_then(|refused| refused.retry_after)
+    /// How long to leave the server alone at least: what it asks for, or long where it cannot help itself.
+    pub(crate) fn at_least(&self, backoff: &Backoff) -> Option<Duration> {
+        let refused = self.refused()?;
+        refused.retry_after.or_else(|| refused.needs_operator().then_some(backoff.most))
     }
 }
 
@@ -149,7 +195,42 @@ mod tests {
         let page = Refused::read(b"<html>", Some(502));
         assert_eq!(page.code, "http_502");
         assert!(Error::Refused(page).is_retryable());
+        let down = Refused::read(br#"{"code":"unavailable"}"#, None);
+        assert!(down.needs_operator() && !reply.needs_operator());
+        let backoff = Backoff::default();
+        assert_eq!(Error::Refused(down).at_least(&backoff), Some(backoff.most));
+        assert_eq!(Error::Refused(reply).at_least(&backoff), Some(Duration::from_millis(5)));
         let phoenix = Refused::read(br#"{"reason":"unmatched topic"}"#, None);
         assert_eq!(phoenix.code, "unmatched topic");
+    }
+
+    #[test]
+    fn each_code_says_what_helps() {
+        for code in Code::ALL {
+            let refused = Refused::of(*code, "");
+            let helps = match code {
+                Code::ClaimMismatch
+                | Code::InvalidAuthorizationScheme
+                | Code::InvalidToken
+                | Code::MissingIat
+                | Code::MissingJti
+                | Code::MissingToken
+                | Code::TokenExpired
+                | Code::TokenNotYetValid
+                | Code::TokenRevoked
+                | Code::TokenTooOld
+                | Code::UnknownKid => "a token",
+                Code::ForbiddenTopic | Code::MissingScope | Code::OwnerMismatch => "another token",
+                Code::FrameRateLimited
+                | Code::JoinRateLimited
+                | Code::TooManyConnections
+                | Code::Unavailable => "time",
+                _ => "nothing",
+            };
+            let said =
+                (refused.wants_token(), refused.is_about_token(), Error::Refused(refused).is_retryable());
+            let expected = (helps == "a token", helps.ends_with("token"), helps == "time");
+            assert_eq!(said, expected, "{code}");
+        }
     }
 }

@@ -118,7 +118,7 @@ impl Http {
                 Err(error) => error,
             };
             failures += 1;
-            let wait = self.backoff.wait(failures, error.retry_after(), random());
+            let wait = self.backoff.wait(failures, error.at_least(&self.backoff), random());
             let too_late = self.retry_for.is_some_and(|most| started.elapsed() + wait > most);
             if !error.is_retryable() || too_late {
                 return Err(error);
@@ -137,7 +137,7 @@ impl Http {
             let token = self.tokens.current().await?;
             let answer = self.exchange(call, token.as_ref()).await?;
             let spent = answer.status == StatusCode::UNAUTHORIZED && !*renewed;
-            if !spent || !self.tokens.renew(token.as_ref()).await {
+            if !spent || !self.tokens.renew(token.as_ref()) {
                 return Ok(answer);
             }
             *renewed = true;

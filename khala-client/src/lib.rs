@@ -34,6 +34,23 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Tokens that run out are no reason to reconnect. With
+//! [`token_from`](ClientBuilder::token_from) the client asks for the next one in time, and hands it over on the
+//! connections that are open:
+//!
+//! ```no_run
+//! # use khala_client::Client;
+//! # use khala_core::Token;
+//! # async fn log_in() -> Result<String, std::io::Error> { unimplemented!() }
+//! let client = Client::builder("http://127.0.0.1:4510")
+//!     .token_from(|| async { Ok(Token::new(log_in().await?)) })
+//!     .build()?;
+//! # Ok::<_, khala_client::Error>(())
+//! ```
+//!
+//! A subscription ends with an error ([`Refused::is_about_token`]) when the fresh token no longer opens its topic,
+//! and when even a fresh token is refused, as after its login was revoked.
 
 mod address;
 mod api;
@@ -43,8 +60,10 @@ mod client;
 mod dial;
 mod error;
 mod event;
+mod handover;
 mod http;
 mod reader;
+mod renewal;
 mod socket;
 mod subscription;
 mod token;
@@ -57,5 +76,6 @@ pub use self::{
     event::{Arrived, Event, Snapshot},
     http::Retry,
     reader::{Fresh, Gap, Reader},
+    renewal::FreshToken,
     subscription::Subscription,
 };

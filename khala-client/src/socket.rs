@@ -89,7 +89,7 @@ mod tests {
         for code in [1001, 1005, 1006, 1011, 1012, 1013, 4000, 4002, 4099] {
             assert!(come_back(code), "{code}");
         }
-        for code in [1000, 1002, 1003, 1007, 1008, 1009, 4001] {
+        for code in [1000, 1002, 1003, 1007, 1008, 1009, 4001, 4003, 4004] {
             assert!(!come_back(code), "{code}");
         }
     }

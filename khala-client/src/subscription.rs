@@ -11,8 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt as _, Stream, StreamExt as _};
-use khala_core::Token;
+use futures::{SinkExt as _, Stream, StreamExt as _, future::pending};
+use khala_core::{
+    Token,
+    wire::{Close, Code},
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -24,6 +27,7 @@ use crate::{
     channel::{Channel, Step},
     error::{Error, Refused},
     event::Event,
+    handover::Handover,
     http::Http,
     socket::{self, Socket},
 };
@@ -35,7 +39,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The events of one topic: a [`Stream`] that goes on across reconnects.
 ///
-/// It ends (`None`) after an error and after [`Event::Stale`]; everything else it sees to itself.
+/// It ends (`None`) after an error and after [`Event::Stale`]; everything else it sees to itself. The errors are those
+/// that coming back does not help: the topic is not open to the token ([`Refused::is_about_token`]), a fixed token no
+/// longer does or a fresh one is refused, the join is not one, the server's end is not Khala.
 ///
 /// # Cancel safety
 /// [`next`](Self::next) may be dropped before it is ready, and nothing is lost: an event is either still to come
@@ -109,9 +115,9 @@ struct Driver {
     failures: u32,
     /// Of these, faults of the protocol.
     faults: u32,
-    /// The token of the connection.
+    /// The token that the server wants another for, if it does.
     token: Option<Token>,
-    /// The token was renewed and nothing was joined with it yet.
+    /// The token was renewed, and with what came of it nothing was joined yet.
     renewed: bool,
 }
 
@@ -134,8 +140,12 @@ impl Driver {
             self.channel.disconnected();
             let (error, not_before) = match ended {
                 Ended::Over => return,
-                Ended::Lost(error, not_before) => (error, not_before),
-                Ended::Renew(error) if !self.renewed && self.http.tokens.renew(self.token.as_ref()).await => {
+                Ended::Lost(error, not_before) => {
+                    // While nobody answers, a token grows old: it may be spent again.
+                    self.renewed = false;
+                    (error, not_before)
+                }
+                Ended::Renew(error) if !self.renewed && self.http.tokens.renew(self.token.as_ref()) => {
                     self.renewed = true;
                     (error, None)
                 }
@@ -145,8 +155,7 @@ impl Driver {
                     return;
                 }
             };
-            let asked = not_before.map(|moment| moment.saturating_duration_since(Instant::now()));
-            let wait = self.next_wait(asked.or_else(|| error.retry_after()));
+            let wait = self.next_wait(&error, not_before);
             let event = Event::Reconnecting { error, failures: self.failures, wait };
             tokio::select! {
                 sent = events.send(Ok(event)) => if sent.is_err() { return },
@@ -159,9 +168,15 @@ impl Driver {
         }
     }
 
-    fn next_wait(&mut self, at_least: Option<Duration>) -> Duration {
+    fn next_wait(&mut self, error: &Error, not_before: Option<Instant>) -> Duration {
         self.failures += 1;
-        self.http.backoff.wait(self.failures, at_least, random())
+        let backoff = &self.http.backoff;
+        let asked = not_before.map(|moment| moment.saturating_duration_since(Instant::now()));
+        let wait = backoff.wait(self.failures, asked.or_else(|| error.at_least(backoff)), random());
+        if error.refused().is_some_and(Refused::needs_operator) {
+            tracing::warn!(%error, ?wait, "the server does not say when it can answer again: somebody has to see to it");
+        }
+        wait
     }
 
     async fn open(&mut self) -> Result<Socket, Error> {
@@ -172,7 +187,12 @@ impl Driver {
     /// Follows one connection to its end.
     async fn follow(&mut self, mut socket: Socket) -> Ended {
         let began = Instant::now();
-        let ended = self.converse(&mut socket).await;
+        let mut handover =
+            self.token.clone().map(|token| Handover::new(self.http.tokens.clone(), self.http.backoff, token));
+        let ended = self.converse(&mut socket, handover.as_mut()).await;
+        if let Some(handover) = handover {
+            self.token = Some(handover.spent().clone());
+        }
         let _ = timeout(GOODBYE, socket.close(None)).await;
         if began.elapsed() > self.http.backoff.most {
             // It held: this is another trouble, not the same one again.
@@ -181,7 +201,7 @@ impl Driver {
         ended
     }
 
-    async fn converse(&mut self, socket: &mut Socket) -> Ended {
+    async fn converse(&mut self, socket: &mut Socket, mut handover: Option<&mut Handover>) -> Ended {
         let events = self.events.clone();
         let mut held: Option<Event> = None;
         let mut last = false;
@@ -229,6 +249,11 @@ impl Driver {
                         Step::Last(event) => (held, last) = (Some(event), true),
                         Step::Drain(wait) => not_before = Some(Instant::now() + wait),
                         Step::Refused(error) => return of_refusal(error),
+                        Step::Token(answer) => {
+                            if let Some(handover) = &mut handover {
+                                handover.answered(answer);
+                            }
+                        }
                         Step::Rejoin(error) => {
                             if matches!(error, Error::Protocol(_)) {
                                 self.faults += 1;
@@ -236,10 +261,17 @@ impl Driver {
                                     return Ended::Refused(error);
                                 }
                             }
-                            let wait = self.next_wait(error.retry_after());
+                            let wait = self.next_wait(&error, None);
                             join_at = Some(Instant::now() + wait);
                             held = Some(Event::Reconnecting { error, failures: self.failures, wait });
                         }
+                    }
+                }
+                // The join goes first: somebody waits for it.
+                token = due(handover.as_deref_mut()), if join_at.is_none_or(|at| at > Instant::now()) => {
+                    let frame = self.channel.hand_over(&token);
+                    if let Err(error) = self.send(socket, frame).await {
+                        return Ended::Lost(error, not_before);
                     }
                 }
                 () = sleep_until(timer) => {
@@ -297,10 +329,22 @@ impl Driver {
         // 1005 is how RFC 6455 calls a close without a code.
         let (code, reason) =
             frame.map_or((1005, String::new()), |frame| (u16::from(frame.code), frame.reason.to_string()));
-        if code == khala_core::wire::Close::TokenExpired.code() {
-            let json = br#"{"code":"token_expired","message":"the token has expired"}"#;
-            return Ended::Renew(Error::Refused(Refused::read(json, None)));
+        let close = Close::ALL.iter().find(|close| close.code() == code);
+        let token = match close {
+            Some(Close::KeyWithdrawn) => Some(Refused::of(
+                Code::UnknownKid,
+                "the key that the token was signed with is no longer trusted",
+            )),
+            Some(Close::TokenExpired) => Some(Refused::of(Code::TokenExpired, "the token has expired")),
+            Some(Close::TokenRevoked) => Some(Refused::of(Code::TokenRevoked, "the token was revoked")),
+            _ => None,
+        };
+        if let Some(refused) = token {
+            return Ended::Renew(Error::Refused(refused));
         }
+        // Whoever sent too much does not come back at once.
+        let too_many = matches!(close, Some(Close::TooManyFrames));
+        let not_before = not_before.or_else(|| too_many.then(|| Instant::now() + self.http.backoff.most));
         if socket::come_back(code) {
             return Ended::Lost(
                 self.lost(&format_args!("it closed the connection: {reason} ({code})")),
@@ -308,6 +352,14 @@ impl Driver {
             );
         }
         Ended::Refused(Error::Closed { code, reason })
+    }
+}
+
+/// The token to hand over, when there is one.
+async fn due(handover: Option<&mut Handover>) -> Token {
+    match handover {
+        Some(handover) => handover.due().await,
+        None => pending().await,
     }
 }
 

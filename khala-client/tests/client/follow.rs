@@ -20,7 +20,7 @@ use crate::{
     topic,
 };
 
-fn from(resume: Resume) -> JoinRequest {
+pub(crate) fn from(resume: Resume) -> JoinRequest {
     JoinRequest { resume, ..JoinRequest::default() }
 }
 
@@ -29,7 +29,7 @@ fn at(epoch: u64, watermark: u64) -> Cursor {
 }
 
 /// Follows the topic as an application does that is always ready for the next event.
-fn follow(client: &Client, request: JoinRequest) -> mpsc::UnboundedReceiver<Result<Event, Error>> {
+pub(crate) fn follow(client: &Client, request: JoinRequest) -> mpsc::UnboundedReceiver<Result<Event, Error>> {
     let mut subscription = client.subscribe(&topic(), request);
     let (sender, receiver) = mpsc::unbounded();
     tokio::spawn(async move {
@@ -42,14 +42,14 @@ fn follow(client: &Client, request: JoinRequest) -> mpsc::UnboundedReceiver<Resu
     receiver
 }
 
-async fn next(
+pub(crate) async fn next(
     subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin),
 ) -> Option<Result<Event, Error>> {
     timeout(PATIENCE, subscription.next()).await.expect("something happens")
 }
 
 /// The next updates: their seqs, and the cursor after them. Whatever else comes first is passed over.
-async fn updates(
+pub(crate) async fn updates(
     subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin),
 ) -> (Vec<u64>, Cursor) {
     loop {
@@ -61,7 +61,7 @@ async fn updates(
 }
 
 /// The error that the subscription ends with.
-async fn end(subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -> Error {
+pub(crate) async fn end(subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -> Error {
     loop {
         if let Err(error) = next(subscription).await.expect("it ends with an error") {
             assert!(next(subscription).await.is_none(), "nothing follows");
