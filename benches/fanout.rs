@@ -15,7 +15,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::{SinkExt as _, StreamExt as _};
 use khala_benches::update;
-use khala_core::{Append, Batch, Denied, Grant, Khala, Scope, Timestamp, Token, Topic, Verifier};
+use khala_core::{Access, Append, Batch, Denied, Grant, Khala, Timestamp, Token, Topic, Verifier};
 use khala_server::{Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use tokio::{net::TcpListener, sync::Notify};
@@ -31,7 +31,7 @@ struct Everybody;
 #[async_trait::async_trait]
 impl Verifier for Everybody {
     async fn verify(&self, _: &Token, now: Timestamp) -> Result<Grant, Denied> {
-        Ok(Grant::assertion("bench", [Scope::Read.as_str()], now.plus(Duration::from_secs(86_400))))
+        Ok(Grant::assertion("bench", [Access::Read.scope()], now.plus(Duration::from_secs(86_400))))
     }
 }
 
@@ -89,8 +89,12 @@ fn fanout(c: &mut Criterion) {
     let khala = runtime.block_on(async {
         let store = SqliteStore::open(folder.path().join("bench.db"), SqliteOptions::default());
         let store = Arc::new(store.expect("a store"));
-        let khala = Khala::builder(Arc::clone(&store)).with_fanout(store).build();
-        let server = Server::builder(khala.clone(), Arc::new(Everybody)).build();
+        let khala = Khala::builder(Arc::clone(&store))
+            .with_fanout(Arc::<SqliteStore>::clone(&store))
+            .with_revocations(store)
+            .with_verifier(Arc::new(Everybody))
+            .build();
+        let server = Server::builder(khala.clone()).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(serve(listener, server, std::future::pending()));

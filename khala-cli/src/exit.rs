@@ -3,6 +3,7 @@
 use std::fmt;
 
 use khala_client::Error;
+use khala_core::wire::Close;
 
 /// What `--help` says about exit codes.
 pub(crate) const HELP: &str = "\
@@ -13,9 +14,9 @@ Exit codes:
    3  tail: the cursor is stale (what it needs was trimmed, or the topic has another history now)
   65  bad input: a line that is not JSON, or that the server refuses
   69  the server was not reached, or was busy, for too long
-  74  standard input, standard output or the cursor file cannot be read or written
+  74  standard input, standard output, the cursor file or the key file cannot be read or written
   76  the server does not speak Khala's protocol
-  77  the token was refused, is missing, has expired, or lacks the scope";
+  77  the token was refused, is missing, has expired, was revoked, or lacks the scope";
 
 /// Why a command ends without success.
 #[derive(Debug)]
@@ -39,6 +40,22 @@ impl Failure {
 
     pub(crate) fn bad_input(message: impl Into<String>) -> Self {
         Self::new(65, message)
+    }
+
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(1, message)
+    }
+
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(69, message)
+    }
+
+    pub(crate) fn protocol(message: impl Into<String>) -> Self {
+        Self::new(76, message)
+    }
+
+    pub(crate) fn token(message: impl Into<String>) -> Self {
+        Self::new(77, message)
     }
 
     pub(crate) fn io(message: impl Into<String>) -> Self {
@@ -73,16 +90,42 @@ impl From<Error> for Failure {
             ),
             Error::Protocol(_) => Self::new(76, error.to_string()),
             Error::Refused(refused) if refused.is_about_token() => {
-                let todo = match refused.code.as_str() {
-                    "missing_token" => {
-                        "give one with --token-file, --token or KHALA_TOKEN; `khala token` mints one"
-                    }
-                    "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
-                    _ => "use another token; `khala token` mints one",
-                };
-                Self::new(77, format!("{error}; {todo}"))
+                Self::token(format!("{error}; {}", advice(&refused.code)))
+            }
+            Error::Closed { reason, .. } if is_about_token(reason) => {
+                Self::token(format!("{error}; {}", advice(reason)))
             }
             _ => Self::new(if retryable { 69 } else { 1 }, error.to_string()),
         }
+    }
+}
+
+/// Whether a connection was closed because of its token.
+fn is_about_token(reason: &str) -> bool {
+    [Close::KeyWithdrawn, Close::TokenExpired, Close::TokenRevoked]
+        .iter()
+        .any(|close| close.reason() == reason)
+}
+
+/// What to do about a token that is refused with that code.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "forbidden_topic" => "no token opens this topic as the server is set up",
+        "missing_jti" => {
+            "use a token with a jti, as `khala token` mints them, or set the server's auth.require_jti to false"
+        }
+        "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
+        "missing_token" => "give one with --token-file, --token or KHALA_TOKEN; `khala token` mints one",
+        "owner_mismatch" => {
+            "use a token of the topic's owner; `khala token --sub`, `--org` and `--sid` mint one"
+        }
+        "token_revoked" => "log in anew for another token; `khala revoke --list` says what is revoked",
+        "token_too_old" => {
+            "use a token that was issued later; how old one may be is the server's auth.max_age_seconds"
+        }
+        "unknown_kid" => {
+            "use a token that is signed with a key of the server's; `khala key list` says which those are"
+        }
+        _ => "use another token; `khala token` mints one",
     }
 }

@@ -1,16 +1,22 @@
-//! The `khala` command: publish, tail, topics, token.
+//! The `khala` command: publish, tail, topics, token, key, revoke.
 //!
 //! This file says what there is to ask for; each command has a file of its own. Standard output carries data and
 //! nothing else, standard error what a person should know, and the exit code what a script should.
 
+mod admin;
 mod connection;
 mod cursor_file;
 mod duration;
 mod exit;
 mod input;
+mod key;
+mod key_file;
 mod mint;
+mod moment;
 mod notice;
+mod pem;
 mod publish;
+mod revoke;
 mod tail;
 mod topics;
 
@@ -18,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
 
-/// Publish to Khala's topics and follow them.
+/// Publish to Khala's topics, follow them, and say who may.
 #[derive(Debug, Parser)]
 #[command(name = "khala", version, max_term_width = 100, after_help = exit::HELP)]
 struct Cli {
@@ -28,7 +34,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Key(key::Keys),
     Publish(publish::Publish),
+    Revoke(revoke::Revoke),
     Tail(tail::Tail),
     Token(mint::Mint),
     Topics(topics::Topics),
@@ -55,7 +63,9 @@ fn run(command: Command) -> Result<(), Failure> {
         .build()
         .map_err(|cause| Failure::io(format!("no threads are to be had: {cause}")))?;
     let result = match command {
+        Command::Key(keys) => keys.run(),
         Command::Publish(publish) => runtime.block_on(publish.run()),
+        Command::Revoke(revoke) => runtime.block_on(revoke.run()),
         Command::Tail(tail) => runtime.block_on(tail.run()),
         Command::Token(mint) => mint.run(),
         Command::Topics(topics) => runtime.block_on(topics.run()),

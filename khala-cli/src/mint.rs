@@ -2,10 +2,17 @@
 
 use std::{fs, path::Path, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
-use khala_core::{Clock as _, JwtIssuer, JwtOptions, Scope, SystemClock, Token};
+use clap::Args;
+use khala_core::{
+    Access, Clock as _, ErrorKind, JwtIssuer, JwtOptions, KeyAlgorithm, Mandate, SystemClock, Token,
+};
 
-use crate::{duration::duration, exit::Failure};
+use crate::{
+    duration::{Patience, duration, patience},
+    exit::Failure,
+    key::secret_in_set,
+    pem,
+};
 
 /// The key that `khala-server` makes for itself when it is given none: one line of text, whose bytes are the key.
 pub(crate) const DEV_KEY: &str = "khala.dev.key";
@@ -16,21 +23,38 @@ pub(crate) const DEV_KEY: &str = "khala.dev.key";
 /// working directory.
 #[derive(Debug, Args)]
 pub(crate) struct Mint {
-    /// The file that holds the HS256 key as one line of text
+    /// The file of the key: a private key as PEM (PKCS #8, for RSA also PKCS #1), an HS256 secret as one line of
+    /// text, or a JWK Set with the HS256 secret that --kid names
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// The HS256 key itself (better in the environment than here, where others see it)
     #[arg(long, env = "KHALA_AUTH__HS256_KEY", hide_env_values = true)]
     key: Option<String>,
+    /// The key's name among those that the server trusts
+    #[arg(long)]
+    kid: Option<String>,
+    /// EdDSA, ES256, HS256 or RS256; without it, what the key is for
+    #[arg(long)]
+    algorithm: Option<KeyAlgorithm>,
     /// Whose token it is
     #[arg(long, default_value = "khala-cli")]
     sub: String,
-    /// What it allows; may be given more than once
+    /// The login that it belongs to, by which it can be revoked
+    #[arg(long)]
+    sid: Option<String>,
+    /// The holder's organisation
+    #[arg(long)]
+    org: Option<String>,
+    /// What it opens; may be given more than once. `read` and `publish` are khala:read and khala:publish
     #[arg(long = "scope", value_delimiter = ',', default_values = ["read", "publish"])]
-    scopes: Vec<ScopeName>,
-    /// How long it is good: 30s, 5m, 12h, 2d
+    scopes: Vec<String>,
+    /// How long it is good: 30s, 5m, 12h. A server refuses tokens that are older than its auth.max_age_seconds, 24 h
+    /// unless configured otherwise, so more than --max-age is not minted
     #[arg(long, value_parser = duration, default_value = "1h")]
     ttl: Duration,
+    /// The server's auth.max_age_seconds, where it is not 24 h: 30d, or forever where it is "none"
+    #[arg(long, value_parser = patience, default_value = "24h")]
+    max_age: Patience,
     /// The issuer that the server asks for, if it does
     #[arg(long, env = "KHALA_AUTH__ISSUER")]
     issuer: Option<String>,
@@ -39,27 +63,43 @@ pub(crate) struct Mint {
     audience: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScopeName {
-    #[value(alias = "khala:read")]
-    Read,
-    #[value(alias = "khala:publish")]
-    Publish,
-}
-
-impl From<ScopeName> for Scope {
-    fn from(name: ScopeName) -> Self {
-        match name {
-            ScopeName::Read => Self::Read,
-            ScopeName::Publish => Self::Publish,
-        }
+/// A scope, or the short form of one.
+fn scope(text: String) -> String {
+    match text.as_str() {
+        "publish" => Access::Publish.scope().to_owned(),
+        "read" => Access::Read.scope().to_owned(),
+        _ => text,
     }
 }
 
 impl Mint {
     #[expect(clippy::print_stdout, reason = "the token is what was asked for")]
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let (secret, from) = match (&self.key_file, &self.key) {
+        let Self { ttl, max_age: Patience(max_age), .. } = self;
+        if let Some(age) = max_age.filter(|age| ttl > *age) {
+            let (ttl, age) = (ttl.as_secs(), age.as_secs());
+            return Err(Failure::usage(format!(
+                "a token for {ttl} s would be refused after {age} s, as token_too_old; ask for less, or say with \
+                 --max-age what the server's auth.max_age_seconds is"
+            )));
+        }
+        let mut options = JwtOptions::default().with_max_age(max_age);
+        if let Some(issuer) = &self.issuer {
+            options = options.with_issuer(issuer);
+        }
+        if let Some(audience) = &self.audience {
+            options = options.with_audience(audience);
+        }
+        let issuer = self.signer(options)?;
+        let mut mandate = Mandate::new(self.sub, self.scopes.into_iter().map(scope));
+        mandate.session_id = self.sid;
+        mandate.organisation = self.org;
+        println!("{}", sign(&issuer, &mandate, ttl)?.reveal());
+        Ok(())
+    }
+
+    fn signer(&self, options: JwtOptions) -> Result<JwtIssuer, Failure> {
+        let (key, from) = match (&self.key_file, &self.key) {
             (Some(file), _) => (read_key(file)?, file.display().to_string()),
             (None, Some(key)) => (key.clone().into_bytes(), "--key (KHALA_AUTH__HS256_KEY)".to_owned()),
             (None, None) if Path::new(DEV_KEY).exists() => {
@@ -72,17 +112,22 @@ impl Mint {
                 )));
             }
         };
-        let mut options = JwtOptions::default();
-        if let Some(issuer) = self.issuer {
-            options = options.with_issuer(issuer);
+        let kid = self.kid.as_deref();
+        let unusable = |fault: String| Failure::usage(format!("the key of {from} cannot be used: {fault}"));
+        let text = std::str::from_utf8(&key).unwrap_or_default();
+        // What is not HS256 takes a PEM file, and says so where it is given another.
+        if pem::is_pem(text) || self.algorithm.is_some_and(|algorithm| algorithm != KeyAlgorithm::Hs256) {
+            return pem::made(self.algorithm, |algorithm| {
+                JwtIssuer::from_pem(kid, algorithm, text, options.clone())
+            })
+            .map_err(unusable);
         }
-        if let Some(audience) = self.audience {
-            options = options.with_audience(audience);
-        }
-        let scopes: Vec<Scope> = self.scopes.into_iter().map(Scope::from).collect();
-        let token = issue(&secret, options, &from, &self.sub, &scopes, self.ttl)?;
-        println!("{}", token.reveal());
-        Ok(())
+        let secret = secret_in_set(text, kid).map_err(unusable)?.unwrap_or(key);
+        let issuer = JwtIssuer::hs256(&secret, options).and_then(|issuer| match kid {
+            Some(kid) => issuer.with_key_id(kid),
+            None => Ok(issuer),
+        });
+        issuer.map_err(|fault| unusable(fault.to_string()))
     }
 }
 
@@ -99,20 +144,19 @@ pub(crate) fn of_dev_key(ttl: Duration) -> Result<Option<Token>, Failure> {
     if let Ok(audience) = std::env::var("KHALA_AUTH__AUDIENCE") {
         options = options.with_audience(audience);
     }
-    issue(&read_key(path)?, options, DEV_KEY, "khala-cli", &[Scope::Read, Scope::Publish], ttl).map(Some)
+    let issuer = JwtIssuer::hs256(&read_key(path)?, options)
+        .map_err(|fault| Failure::usage(format!("the key of {DEV_KEY} cannot be used: {fault}")))?;
+    let mandate = Mandate::new("khala-cli", [Access::Read.scope(), Access::Publish.scope()]);
+    sign(&issuer, &mandate, ttl).map(Some)
 }
 
-fn issue(
-    secret: &[u8],
-    options: JwtOptions,
-    from: &str,
-    sub: &str,
-    scopes: &[Scope],
-    ttl: Duration,
-) -> Result<Token, Failure> {
-    let issuer = JwtIssuer::hs256(secret, options)
-        .map_err(|fault| Failure::usage(format!("the key of {from} cannot be used: {fault}")))?;
-    Ok(issuer.issue(sub, scopes, SystemClock::new().now(), ttl))
+fn sign(issuer: &JwtIssuer, mandate: &Mandate, ttl: Duration) -> Result<Token, Failure> {
+    let issued = issuer.sign(mandate, SystemClock::new().now(), ttl);
+    issued.map(|issued| issued.token).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let message = format!("no token can be minted: {error}{cause}");
+        if error.kind() == ErrorKind::Invalid { Failure::usage(message) } else { Failure::io(message) }
+    })
 }
 
 /// Takes the file as the server does: its bytes, without a line end after them.

@@ -1,11 +1,12 @@
 // A subscriber on the real `phoenix` client. What it does about a lost connection is nothing: its join
 // parameters are a function of its cursor, and the client joins again by itself.
 //
-//   KHALA_TOKEN=... node subscriber.mjs URL TOPIC FILE 1.0.0|2.0.0
+//   node subscriber.mjs URL TOPIC FILE 1.0.0|2.0.0 TOKEN-FILE
 //
 // It applies an update by appending one line to FILE: {"epoch","seq","payload": the payload's text, as a string}.
 // The line is the effect and the cursor at once, so a SIGKILL between the two cannot happen: what FILE ends with
-// is where it goes on. On stdout it says what it sees, as JSON lines. It ends when its stdin does.
+// is where it goes on. Its token is read from a file that somebody else keeps fresh, when it connects, and again and
+// again to be handed over on the connection that it has. On stdout it says what it sees, as JSON lines. It ends when its stdin does.
 
 import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 
@@ -14,8 +15,10 @@ import { WebSocket } from "ws";
 
 import { member, members } from "./raw.mjs";
 
-const [url, topic, path, vsn] = process.argv.slice(2);
-const token = process.env.KHALA_TOKEN;
+const [url, topic, path, vsn, tokenFile] = process.argv.slice(2);
+const token = () => readFileSync(tokenFile, "utf8").trim();
+// A quarter of the time that a token is good.
+const REFRESH_EVERY = 5_000;
 const say = (event, fields) => writeSync(1, `${JSON.stringify({ event, ...fields })}\n`);
 const fail = (message) => {
   say("fault", { message });
@@ -69,7 +72,7 @@ const decode = (text, callback) => {
 };
 
 // Both ways of a browser to bring a token: the subprotocol and the query.
-const credentials = vsn === "2.0.0" ? { authToken: token } : { params: { token } };
+const credentials = vsn === "2.0.0" ? { authToken: token } : { params: () => ({ token: token() }) };
 const { encode } = serializer;
 const socket = new Socket(url, { transport: WebSocket, vsn, decode, ...(encode && { encode }), ...credentials });
 const channel = socket.channel(topic, () => cursor ?? { from: "floor" });
@@ -104,6 +107,31 @@ channel
   });
 channel.on("sync:error", (error) => say("refused", { code: error.code }));
 socket.onOpen(() => say("connected", {}));
+socket.onClose(({ code }) => say("closed", { code }));
+
+// Both ways to hand a fresh token over: as a push on the channel, and beside all channels.
+const answered = ({ status, response }) => {
+  if (status === "ok") say("refreshed", { ends: response.expires_at });
+  else if (response.code === "unavailable") say("refused", { code: response.code });
+  else fail(`a fresh token was refused: ${response.code}`);
+};
+let asked;
+socket.onMessage(({ topic, ref, payload }) => {
+  if (topic === "phoenix" && ref && ref === asked) answered(payload);
+});
+const handOver = () => {
+  // What connects anew brings a fresh token by itself.
+  if (!socket.isConnected() || !channel.isJoined()) return;
+  const payload = { access_token: token() };
+  if (vsn === "2.0.0") {
+    const push = channel.push("access_token", payload);
+    for (const status of ["ok", "error"]) push.receive(status, (response) => answered({ status, response }));
+  } else {
+    asked = socket.makeRef();
+    socket.push({ topic: "phoenix", event: "access_token", payload, ref: asked });
+  }
+};
+setInterval(handOver, REFRESH_EVERY);
 
 socket.connect();
 

@@ -62,6 +62,8 @@ pub(crate) struct Evidence {
     /// What it was told, in the order in which it was.
     pub(crate) acknowledged: Vec<Acknowledged>,
     pub(crate) logs: Vec<Log>,
+    /// Connections that the server closed because their token had run out.
+    pub(crate) expired: u64,
 }
 
 /// What the checker found, in the order in which it looked.
@@ -82,7 +84,7 @@ pub(crate) struct Counted {
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// `publisher`, or the name of a log.
+    /// `publisher`, `server`, or the name of a log.
     pub(crate) place: String,
     pub(crate) what: What,
 }
@@ -98,6 +100,8 @@ pub(crate) enum What {
     Doubled { seq: u64 },
     /// It is of another history than the first acknowledgement.
     Epoch { seq: u64, expected: String, found: String },
+    /// A subscriber had to connect anew for a fresh token.
+    Expired { connections: u64 },
     /// Acknowledged, and not there.
     Lost { seqs: RangeInclusive<u64> },
     /// It does not follow what was before it.
@@ -115,6 +119,10 @@ pub(crate) fn check(evidence: &Evidence) -> Verdict {
     for log in &evidence.logs {
         let counted = expected.compare(log, &mut verdict.faults);
         verdict.counted.insert(log.name.clone(), counted);
+    }
+    if evidence.expired > 0 {
+        let what = What::Expired { connections: evidence.expired };
+        verdict.faults.push(Fault { place: "server".to_owned(), what });
     }
     verdict
 }
@@ -263,6 +271,9 @@ impl fmt::Display for What {
             Self::Epoch { seq, expected, found } => {
                 write!(f, "update {seq} is of epoch {found:?} instead of {expected:?}")
             }
+            Self::Expired { connections } => {
+                write!(f, "connections that ended because nobody handed a fresh token over: {connections}")
+            }
             Self::Lost { seqs } => write!(f, "acknowledged and not here: {}", named("update", seqs)),
             Self::OutOfOrder { seq, before } => write!(f, "update {seq} comes after {before}"),
             Self::Unacknowledged { seq } => write!(f, "update {seq} is here and was never acknowledged"),
@@ -316,6 +327,7 @@ mod tests {
                 log("phoenix", Delivery::ExactlyOnce, vec![entries(1..=5), entries(6..=9)]),
                 log("tail", Delivery::AtLeastOnce, vec![entries(1..=5), entries(4..=7), entries(1..=9)]),
             ],
+            expired: 0,
         }
     }
 
@@ -419,6 +431,12 @@ mod tests {
             let faults = with_runs(log, vec![entries]);
             assert!(matches!(&faults[..], [What::Epoch { seq: 9, .. }]), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn a_token_that_ran_out_on_a_connection_is_found() {
+        let what = What::Expired { connections: 2 };
+        assert_eq!(faults(|evidence| evidence.expired = 2), [Fault { place: "server".to_owned(), what }]);
     }
 
     #[test]

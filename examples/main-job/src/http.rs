@@ -58,7 +58,7 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
             _ => String::new(),
         };
         let path = format!("/v1/topics/{topic}/updates{cursor}");
-        let fresh = match get(setting.address, &path, setting.token()).await {
+        let fresh = match get(setting.address, &path, &setting.token()?).await {
             Ok((StatusCode::OK, body)) => {
                 counts.connected += u64::from(!std::mem::replace(&mut reached, true));
                 let Page { epoch, after, updates } =

@@ -3,7 +3,8 @@
 //!
 //! Nothing in it is made up. The input is what `cargo build --message-format=json` prints for this workspace; the
 //! server, `khala publish`, `khala tail` and the `phoenix` client are separate processes, the real ones; none of the
-//! subscribers has any code that reconnects. What must stay true: the last line says "nothing lost" only if the
+//! subscribers has any code that reconnects. Tokens run out all the time, and fresh ones are handed over on open
+//! connections. What must stay true: the last line says "nothing lost" only if the
 //! checker, which is shown in its tests to find each fault, found none.
 
 mod chance;
@@ -77,6 +78,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         played = timeout(ENDS_WITHIN, plot.play(&setting)) => {
             played.unwrap_or_else(|_| Err(Failure::new("it did not end in time")))
         }
+        failure = setting.keep_minting() => Err(failure),
         _ = signal::ctrl_c() => Err(Failure::new("it was interrupted")),
     };
     let good = played.as_ref().is_ok_and(|evidence| report::tell(evidence, &plot));

@@ -22,9 +22,11 @@ pub(crate) fn start(setting: &Arc<Setting>, name: &'static str, version: &'stati
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Said {
     Applied { after: u64, repeated: u64 },
+    Closed,
     Connected,
     Fault { message: String },
     Joined { resumed: bool },
+    Refreshed,
     Refused,
     Started,
 }
@@ -46,7 +48,7 @@ async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Res
         command.stderr(setting.log(&log_name)?);
         Ok(command)
     };
-    let mut counts = Counts { resumed: Some(0), ..Counts::default() };
+    let mut counts = Counts { refreshed: Some(0), resumed: Some(0), ..Counts::default() };
     let killed = orders
         .run_process(command, |_, line| {
             match serde_json::from_str(line).during(format_args!("reading {line:?}"))? {
@@ -59,7 +61,10 @@ async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Res
                 Said::Joined { resumed } => {
                     counts.resumed = counts.resumed.map(|so_far| so_far + u64::from(resumed))
                 }
-                Said::Refused | Said::Started => {}
+                Said::Refreshed => {
+                    counts.refreshed = counts.refreshed.map(|so_far| so_far + 1);
+                }
+                Said::Closed | Said::Refused | Said::Started => {}
             }
             Ok(None)
         })

@@ -114,7 +114,7 @@ impl Plot {
         story.tell(format_args!("every subscriber has applied update {}", count(head)));
 
         let mut evidence =
-            Evidence { lines: produced.lines, acknowledged: produced.acknowledged, logs: Vec::new() };
+            Evidence { lines: produced.lines, acknowledged: produced.acknowledged, ..Evidence::default() };
         let mut counts = vec![Counts::default()];
         let mut logs = Vec::new();
         for reader in readers {
@@ -123,6 +123,7 @@ impl Plot {
             counts.push(ended.counts);
         }
         server.kill().await?;
+        evidence.expired = setting.expired()?;
         evidence.logs.push(journal::read(setting).await?);
         evidence.logs.append(&mut logs);
         let builds = progress.borrow().builds;

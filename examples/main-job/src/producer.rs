@@ -88,8 +88,8 @@ async fn produce(
     stop: watch::Receiver<bool>,
 ) -> Result<Produced, Failure> {
     let mut publisher = setting
-        .khala()
-        .args(["publish", setting.topic.as_str(), "--kind", "cargo", "--ack", "--retry-for", "2m"])
+        .khala("publish")
+        .args(["--kind", "cargo", "--ack", "--retry-for", "2m"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(setting.log("publish")?)

@@ -44,6 +44,8 @@ pub(crate) struct Counts {
     pub(crate) connected: u64,
     /// How often the answer to a join continued from its cursor; none where nobody joins, or it is not said.
     pub(crate) resumed: Option<u64>,
+    /// How often it handed a fresh token over on the connection that it had; none where that is not said.
+    pub(crate) refreshed: Option<u64>,
     /// Updates that came again and that it skipped itself.
     pub(crate) skipped: u64,
 }

@@ -15,28 +15,31 @@ pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
     let verdict = check(evidence);
     let duplicates = evidence.acknowledged.iter().filter(|batch| batch.duplicate).count();
     say(format_args!(
-        "\n{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>8}  {:>8}",
-        "", "updates", "its kills", "reconnected", "resumed", "skipped", "repeated"
+        "\n{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>9}  {:>8}  {:>8}",
+        "", "updates", "its kills", "reconnected", "resumed", "refreshed", "skipped", "repeated"
     ));
     for (log, counts) in evidence.logs.iter().zip(counts) {
         let Counted { updates, repeated } = verdict.counted.get(&log.name).copied().unwrap_or_default();
         say(format_args!(
-            "{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>8}  {:>8}",
+            "{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>9}  {:>8}  {:>8}",
             log.name,
             count((updates - repeated) as u64),
             counts.killed,
             counts.connected,
             counts.resumed.map_or_else(|| "-".to_owned(), count),
+            counts.refreshed.map_or_else(|| "-".to_owned(), count),
             counts.skipped,
             repeated,
         ));
     }
     say(format_args!(
         "\n{} lines of {builds} builds, acknowledged in {} batches; {duplicates} of these had been stored by an attempt \
-         whose answer a kill took.\n(skipped: came again and was not applied. repeated: printed again after its own \
+         whose answer a kill took; {} connections ended because a token had run out.\n(refreshed: a fresh token was handed \
+         over on the open connection. skipped: came again and was not applied. repeated: printed again after its own \
          kill, unchanged, as `khala tail` may.)",
         count(evidence.lines.len() as u64),
         count(evidence.acknowledged.len() as u64),
+        count(evidence.expired),
     ));
     let seconds = plot.story.elapsed().as_secs_f64();
     if verdict.faults.is_empty() {

@@ -32,7 +32,7 @@ impl Server {
     /// Waits until it answers, and says how long that took.
     pub(crate) async fn ready(&mut self) -> Result<Duration, Failure> {
         let started = Instant::now();
-        let (address, token) = (self.setting.address, self.setting.token().to_owned());
+        let (address, token) = (self.setting.address, self.setting.token()?);
         let answers = async {
             loop {
                 if let Ok((StatusCode::OK, _)) = http::get(address, "/readyz", &token).await {

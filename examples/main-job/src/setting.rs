@@ -6,16 +6,21 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use khala_core::Topic;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{process::Command, time::sleep};
 
 use crate::failure::{During as _, Failure};
 
 /// Read only by what this run starts, on the loopback address, for as long as it lasts.
 const KEY: &str = "the key of the main job, as good as public";
+/// How long a token is good: so short that every connection outlasts several.
+const TOKEN_ENDS_AFTER: &str = "20s";
+/// Whoever reads the token file finds one that is hardly older than that.
+const MINT_EVERY: Duration = Duration::from_secs(3);
 
 /// The place of a run.
 #[derive(Debug)]
@@ -24,7 +29,6 @@ pub(crate) struct Setting {
     pub(crate) workspace: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) topic: Topic,
-    token: String,
     programs: PathBuf,
     subscriber: PathBuf,
 }
@@ -50,31 +54,53 @@ impl Setting {
         let beside = programs.parent().unwrap_or(&programs);
         let folder =
             tempfile::Builder::new().prefix("main-job-").tempdir_in(beside).during("making a folder")?;
-        let mut setting = Self {
+        let setting = Self {
             folder,
             workspace: example.join("../.."),
             address: free_address()?,
             topic: Topic::parse("build:workspace:messages").during("naming the topic")?,
-            token: String::new(),
             programs,
             subscriber,
         };
-        setting.token = setting.mint().await?;
+        setting.mint().await?;
         Ok(setting)
     }
 
-    async fn mint(&self) -> Result<String, Failure> {
+    /// Replaces the token file by one with a fresh token, as an agent beside an application would.
+    async fn mint(&self) -> Result<(), Failure> {
         let mut khala = self.command("khala");
-        khala.args(["token", "--sub", "main-job", "--ttl", "12h"]).env("KHALA_AUTH__HS256_KEY", KEY);
-        let minted = khala.output().await.during("running khala token")?;
+        khala
+            .args(["token", "--sub", "main-job", "--ttl", TOKEN_ENDS_AFTER])
+            .env("KHALA_AUTH__HS256_KEY", KEY);
+        let minted = khala.stdout(Stdio::piped()).stderr(Stdio::piped()).output().await;
+        let minted = minted.during("running khala token")?;
         if !minted.status.success() {
             return Err(Failure::new(String::from_utf8_lossy(&minted.stderr).trim()));
         }
-        Ok(String::from_utf8_lossy(&minted.stdout).trim().to_owned())
+        let fresh = self.path("token.new");
+        let written = fs::write(&fresh, minted.stdout).and_then(|()| fs::rename(fresh, self.token_file()));
+        written.during("writing the token file")
     }
 
-    pub(crate) fn token(&self) -> &str {
-        &self.token
+    /// Mints for as long as it is waited for; ready when that fails.
+    pub(crate) async fn keep_minting(&self) -> Failure {
+        loop {
+            sleep(MINT_EVERY).await;
+            if let Err(failure) = self.mint().await {
+                return failure;
+            }
+        }
+    }
+
+    /// The file with the token of the moment.
+    fn token_file(&self) -> PathBuf {
+        self.path("token")
+    }
+
+    /// The token of the moment.
+    pub(crate) fn token(&self) -> Result<String, Failure> {
+        let token = fs::read_to_string(self.token_file()).during("reading the token file")?;
+        Ok(token.trim().to_owned())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -102,10 +128,11 @@ impl Setting {
         server
     }
 
-    /// The `khala` command, with what it needs to find the server.
-    pub(crate) fn khala(&self) -> Command {
+    /// The `khala` command, with what it needs to find the server, and where to find tokens.
+    pub(crate) fn khala(&self, command: &str) -> Command {
         let mut khala = self.command("khala");
-        khala.env("KHALA_URL", format!("http://{}", self.address)).env("KHALA_TOKEN", &self.token);
+        khala.env("KHALA_URL", format!("http://{}", self.address));
+        khala.args([command, self.topic.as_str(), "--token-file"]).arg(self.token_file());
         khala
     }
 
@@ -117,7 +144,7 @@ impl Setting {
             .arg(self.topic.as_str())
             .arg(file)
             .arg(version)
-            .env("KHALA_TOKEN", &self.token);
+            .arg(self.token_file());
         node
     }
 
@@ -139,6 +166,13 @@ impl Setting {
         let said = String::from_utf8_lossy(&said).into_owned();
         let lines: Vec<_> = said.lines().collect();
         lines[lines.len().saturating_sub(8)..].join("\n    ")
+    }
+
+    /// How many connections the server says that it closed because their token had run out.
+    pub(crate) fn expired(&self) -> Result<u64, Failure> {
+        let said = fs::read_to_string(self.path("server.log")).during("reading the server's log")?;
+        let closed = said.lines().filter(|line| line.contains("websocket closed"));
+        Ok(closed.filter(|line| line.contains("token_expired")).count() as u64)
     }
 
     fn command(&self, program: &str) -> Command {

@@ -26,8 +26,8 @@ struct Line {
 
 async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Failure> {
     let command = || {
-        let mut command = setting.khala();
-        command.args(["tail", setting.topic.as_str(), "--from", "floor", "--cursor-file"]);
+        let mut command = setting.khala("tail");
+        command.args(["--from", "floor", "--cursor-file"]);
         command.arg(setting.path("tail.cursor")).stderr(setting.log("tail")?);
         Ok(command)
     };

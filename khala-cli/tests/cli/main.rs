@@ -3,8 +3,11 @@
 
 #[path = "../../../khala-client/tests/client/fake.rs"]
 mod fake;
+mod key;
+mod pem;
 mod publish;
 mod real;
+mod revoke;
 mod tail;
 mod token;
 
@@ -30,6 +33,7 @@ fn khala(directory: &Path, arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("KHALA_URL")
         .env_remove("KHALA_TOKEN")
+        .env_remove("KHALA_ADMIN_TOKEN")
         .env_remove("KHALA_AUTH__HS256_KEY")
         .env_remove("KHALA_AUTH__ISSUER")
         .env_remove("KHALA_AUTH__AUDIENCE")

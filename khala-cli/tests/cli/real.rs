@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, MemoryJournal, Scope, SystemClock};
+use khala_core::{
+    Access, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, Mandate, MemoryJournal, SystemClock,
+};
 use khala_server::{Server, serve};
 use serde_json::Value;
 use tokio::{
@@ -28,9 +30,9 @@ const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// A server in this process; its address.
 async fn start() -> SocketAddr {
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).build();
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
-    let server = Server::builder(khala, Arc::new(verifier)).build();
+    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+    let server = Server::builder(khala).build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, server, pending()));
@@ -39,10 +41,10 @@ async fn start() -> SocketAddr {
 
 fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
-    let scopes = [Scope::Publish, Scope::Read];
-    let token = issuer.issue("test", &scopes, SystemClock::new().now(), Duration::from_secs(600));
+    let mandate = Mandate::new("test", [Access::Publish.scope(), Access::Read.scope()]);
+    let issued = issuer.sign(&mandate, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
     let mut command = khala(directory, arguments);
-    command.env("KHALA_URL", format!("http://{address}")).env("KHALA_TOKEN", token.reveal());
+    command.env("KHALA_URL", format!("http://{address}")).env("KHALA_TOKEN", issued.token.reveal());
     command
 }
 

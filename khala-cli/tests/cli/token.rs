@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use khala_core::{Clock as _, JwtOptions, JwtVerifier, Scope, SystemClock, Timestamp, Token, Verifier as _};
+use khala_core::{Access, Clock as _, JwtOptions, JwtVerifier, SystemClock, Timestamp, Token, Verifier as _};
 
-use crate::{end, fake::Fake, khala, khala_at};
+use crate::{
+    end,
+    fake::{Fake, Fault},
+    khala, khala_at, pem,
+};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -29,7 +33,7 @@ async fn a_minted_token_is_what_was_asked_for() {
     let default = end(khala(directory.path(), &["token"]).spawn().unwrap()).await;
     assert_eq!(default.code, Some(0), "{}", default.stderr);
     let default = grant(&default.stdout, JwtOptions::default()).await;
-    assert!(default.allows(Scope::Read) && default.allows(Scope::Publish));
+    assert!(default.allows(Access::Read.scope()) && default.allows(Access::Publish.scope()));
     assert!(about(default.expires_at(), Duration::from_secs(3600)));
 
     std::fs::write(directory.path().join("other.key"), KEY).unwrap();
@@ -39,19 +43,29 @@ async fn a_minted_token_is_what_was_asked_for() {
         "other.key",
         "--sub",
         "ada",
+        "--sid",
+        "login",
+        "--org",
+        "acme",
         "--scope",
         "read",
+        "--scope",
+        "workers:read",
         "--ttl",
         "2d",
+        "--max-age",
+        "30d",
         "--issuer",
         "here",
         "--audience",
         "sync",
     ];
     let minted = end(khala(directory.path(), &arguments).spawn().unwrap()).await;
-    let minted = grant(&minted.stdout, JwtOptions::default().with_issuer("here").with_audience("sync")).await;
+    let options = JwtOptions::default().with_issuer("here").with_audience("sync").with_max_age(None);
+    let minted = grant(&minted.stdout, options).await;
+    assert_eq!((minted.session_id(), minted.organisation()), (Some("login"), Some("acme")));
     assert_eq!(minted.subject(), "ada");
-    assert!(minted.allows(Scope::Read) && !minted.allows(Scope::Publish));
+    assert!(minted.scopes() == ["khala:read", "workers:read"]);
     assert!(about(minted.expires_at(), Duration::from_secs(2 * 86_400)));
 
     let from_env =
@@ -77,10 +91,66 @@ async fn without_a_token_the_development_key_is_used_and_said() {
     let sent: Vec<_> = fake.requests().into_iter().map(|seen| seen.authorization).collect();
     assert_eq!(sent[0], None);
     let token = sent[1].as_deref().unwrap().strip_prefix("Bearer ").unwrap();
-    assert!(grant(token, JwtOptions::default()).await.allows(Scope::Publish));
+    assert!(grant(token, JwtOptions::default()).await.allows(Access::Publish.scope()));
 
     std::fs::write(directory.path().join("token"), "from-a-file\n").unwrap();
     let arguments = ["topics", "--token-file", "token"];
     assert_eq!(end(khala_at(&fake, directory.path(), &arguments).spawn().unwrap()).await.code, Some(0));
     assert_eq!(fake.requests().last().unwrap().authorization.as_deref(), Some("Bearer from-a-file"));
+}
+
+#[tokio::test]
+async fn what_a_server_would_refuse_is_not_minted() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    std::fs::write(at.join("khala.dev.key"), KEY).unwrap();
+    std::fs::write(at.join("ec.pem"), pem::EC_PRIVATE).unwrap();
+    std::fs::write(at.join("public.pem"), pem::EC_PUBLIC).unwrap();
+    std::fs::write(at.join("set.json"), "{\"keys\":[]}").unwrap();
+    for (arguments, says) in [
+        (&["--ttl", "25h"][..], "auth.max_age_seconds"),
+        (&["--ttl", "2h", "--max-age", "1h"], "token_too_old"),
+        (&["--sub", ""], "sub cannot be signed"),
+        (&["--sid", ""], "sid cannot be signed"),
+        (&["--kid", ""], "kid"),
+        (&["--algorithm", "none"], "EdDSA"),
+        (&["--algorithm", "ES256"], "not a PEM"),
+        (&["--key-file", "ec.pem", "--algorithm", "EdDSA"], "EdDSA"),
+        (&["--key-file", "ec.pem", "--algorithm", "HS256"], "takes a secret"),
+        (&["--key-file", "public.pem"], "PUBLIC KEY"),
+        (&["--key-file", "set.json"], "--kid"),
+        (&["--key-file", "set.json", "--kid", "a"], "without a key \"a\""),
+    ] {
+        let ended = end(khala(at, &[&["token"], arguments].concat()).spawn().unwrap()).await;
+        assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{arguments:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{arguments:?}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("PRIVATE") && !ended.stderr.contains(KEY), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_says_what_to_do() {
+    let mut fake = Fake::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    for (body, says) in [
+        (r#"{"code":"token_too_old"}"#, "auth.max_age_seconds"),
+        (r#"{"code":"token_revoked"}"#, "khala revoke --list"),
+        (r#"{"code":"unknown_kid"}"#, "khala key list"),
+        (r#"{"code":"missing_jti"}"#, "auth.require_jti"),
+    ] {
+        fake.fault(Fault::Say(401, vec![], body));
+        let ended = end(khala_at(&fake, directory.path(), &["topics"]).spawn().unwrap()).await;
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+    for (code, reason) in [(4003, "token_revoked"), (4004, "unknown_kid")] {
+        let child = khala_at(&fake, directory.path(), &["tail", "run:7:events"]).spawn().unwrap();
+        let (mut peer, _) = fake.joining().await;
+        peer.welcome(1, 0, 0).await;
+        peer.close(code, reason).await;
+        // A token that cannot be renewed is refused for good.
+        let ended = end(child).await;
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    }
 }

@@ -1,0 +1,241 @@
+//! From a revocation to the closed socket, over real loopback sockets, nodes and clients in one process.
+//!
+//! Measured is the time from handing the revocation to a node (which syncs it to the disk first) until the last client
+//! that it names has read its close frame, 4003; `stored` is the part until the revocation was acknowledged. Each line is
+//! of 50 revocations, at moments that are spread over the interval at which nodes poll. With two nodes, the clients are
+//! on the one that did not take the revocation; both work on one SQLite file, and hear of each other by
+//!
+//! - `a fanout`: one that carries every hint at once, as within a process;
+//! - `the file`: the store's own, as between the processes of one machine;
+//! - `polling`: nothing, every hint being lost.
+//!
+//! Each client has joined a topic. That all clients which are not named stay is checked, by a heartbeat in the end. The
+//! clients' own work is in the figures.
+
+use std::{
+    collections::HashSet,
+    future::pending,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{SinkExt as _, StreamExt as _, future::join_all};
+use khala_core::{
+    Access, Denied, Fanout, Grant, Khala, LocalFanout, Named, Revocation, RevocationId, Timestamp, Token,
+    Verifier,
+};
+use khala_server::{Server, serve};
+use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+const REVOCATIONS: usize = 50;
+/// At this interval nodes poll.
+const SPREAD: Duration = Duration::from_millis(500);
+/// Nothing here takes that long, unless something is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Takes a token for the name of a login: what is measured here is taking it back.
+#[derive(Debug)]
+struct Logins;
+
+#[async_trait::async_trait]
+impl Verifier for Logins {
+    async fn verify(&self, token: &Token, now: Timestamp) -> Result<Grant, Denied> {
+        let end = now.plus(Duration::from_secs(86_400));
+        Ok(Grant::assertion("bench", [Access::Read.scope()], end)
+            .with_issued_at(now)
+            .with_session_id(token.reveal()))
+    }
+}
+
+/// How a node hears of what another took.
+#[derive(Clone, Copy)]
+enum Hints {
+    Alone,
+    Fanout,
+    File,
+    Polling,
+}
+
+/// A node on the file: its handle and its address.
+async fn node(file: &Path, fanout: Option<LocalFanout>) -> (Khala, SocketAddr) {
+    let store = Arc::new(SqliteStore::open(file, SqliteOptions::default()).expect("a store"));
+    let fanout: Arc<dyn Fanout> = match fanout {
+        Some(fanout) => Arc::new(fanout),
+        None => Arc::<SqliteStore>::clone(&store),
+    };
+    let khala = Khala::builder(Arc::clone(&store))
+        .with_fanout(fanout)
+        .with_revocations(store)
+        .with_verifier(Arc::new(Logins))
+        .build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(serve(listener, Server::builder(khala.clone()).build(), pending()));
+    (khala, address)
+}
+
+/// A client's connection has ended.
+struct Ended {
+    client: usize,
+    code: Option<u16>,
+    at: Instant,
+}
+
+/// A client with an open connection.
+struct Client {
+    login: String,
+    beat: mpsc::UnboundedSender<()>,
+    beaten: mpsc::UnboundedReceiver<()>,
+}
+
+impl Client {
+    async fn open(
+        address: SocketAddr,
+        client: usize,
+        login: String,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Self {
+        let url = format!("ws://{address}/sync/v1/websocket?vsn=2.0.0&token={login}");
+        let (mut socket, _) = connect_async(url).await.expect("a connection");
+        let join = r#"["1","1","run:7:events","phx_join",{}]"#;
+        socket.send(Message::text(join)).await.expect("a join");
+        let joined = socket.next().await.expect("an answer").expect("an answer");
+        assert!(joined.to_text().expect("text").contains("\"ok\""), "{joined}");
+        let (beat, beats) = mpsc::unbounded_channel();
+        let (beaten_to, beaten) = mpsc::unbounded_channel();
+        tokio::spawn(follow(socket, client, beats, beaten_to, ended));
+        Self { login, beat, beaten }
+    }
+
+    /// Whether the server answers it.
+    async fn lives(&mut self) -> bool {
+        self.beat.send(()).is_ok() && self.beaten.recv().await.is_some()
+    }
+}
+
+async fn follow(
+    mut socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    client: usize,
+    mut beats: mpsc::UnboundedReceiver<()>,
+    beaten: mpsc::UnboundedSender<()>,
+    ended: mpsc::UnboundedSender<Ended>,
+) {
+    let code = loop {
+        tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Close(close))) => break close.map(|close| u16::from(close.code)),
+                Some(Ok(Message::Text(text))) if text.contains("\"beat\"") => drop(beaten.send(())),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => break None,
+            },
+            Some(()) = beats.recv() => {
+                let beat = r#"[null,"beat","phoenix","heartbeat",{}]"#;
+                if socket.send(Message::text(beat)).await.is_err() {
+                    break None;
+                }
+            }
+        }
+    };
+    // Nobody listens any more where the line is over.
+    let _ = ended.send(Ended { client, code, at: Instant::now() });
+}
+
+/// The times of one line, each from handing the revocation over.
+#[derive(Default)]
+struct Times {
+    stored: Vec<Duration>,
+    closed: Vec<Duration>,
+}
+
+async fn measure(hints: Hints, open: usize, named: usize) -> Times {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bench.db");
+    let shared = LocalFanout::new();
+    let fanout = || match hints {
+        Hints::Alone | Hints::Fanout => Some(shared.clone()),
+        Hints::File => None,
+        Hints::Polling => Some(LocalFanout::new()),
+    };
+    let (khala, address) = node(&file, fanout()).await;
+    let revoker = match hints {
+        Hints::Alone => khala,
+        Hints::Fanout | Hints::File | Hints::Polling => node(&file, fanout()).await.0,
+    };
+
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let mut clients = Vec::new();
+    for client in 0..open {
+        let login = if client < named { "login-0".to_owned() } else { format!("bystander-{client}") };
+        clients.push(Client::open(address, client, login, sender.clone()).await);
+    }
+    let mut times = Times::default();
+    for round in 0..REVOCATIONS {
+        // Multiples of the golden ratio lie evenly, in whatever order.
+        sleep(SPREAD.mul_f64((round as f64 * 0.618_034).fract())).await;
+        let login = RevocationId::parse(&clients[0].login).expect("an id");
+        let started = Instant::now();
+        revoker.revoke(Revocation::new(Named::Sid(login), revoker.now())).await.expect("it is stored");
+        times.stored.push(started.elapsed());
+        let mut last = started;
+        let mut closed = HashSet::new();
+        while closed.len() < named {
+            let end =
+                timeout(PATIENCE, ended.recv()).await.expect("whom it names are closed").expect("clients");
+            assert_eq!(end.code, Some(4003), "client {}", end.client);
+            assert!(end.client < named && closed.insert(end.client), "client {} is not named", end.client);
+            last = last.max(end.at);
+        }
+        times.closed.push(last - started);
+        for (client, place) in clients.iter_mut().enumerate().take(named) {
+            *place = Client::open(address, client, format!("login-{}", round + 1), sender.clone()).await;
+        }
+    }
+    let lives = join_all(clients.iter_mut().map(Client::lives));
+    let lives = timeout(PATIENCE, lives).await.expect("every connection is answered");
+    assert!(lives.into_iter().all(|lives| lives), "who was not named stays");
+    assert!(ended.try_recv().is_err(), "who was not named stays");
+    times
+}
+
+/// The value below which that share of the values lies.
+fn quantile(times: &[Duration], share: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1].as_secs_f64() * 1000.0
+}
+
+#[expect(clippy::print_stdout, reason = "its figures are what it is run for")]
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    println!("revocation to closed socket, {REVOCATIONS} revocations a line, in milliseconds");
+    println!(
+        "{:<24}{:>6}{:>7}{:>16}{:>16}{:>9}{:>9}",
+        "", "open", "named", "stored: median", "closed: median", "p95", "max"
+    );
+    for (name, hints) in [
+        ("one node", Hints::Alone),
+        ("two nodes, a fanout", Hints::Fanout),
+        ("two nodes, the file", Hints::File),
+        ("two nodes, polling", Hints::Polling),
+    ] {
+        for (open, named) in [(1, 1), (1_000, 1), (1_000, 100)] {
+            let Times { stored, closed } = runtime.block_on(measure(hints, open, named));
+            println!(
+                "{name:<24}{open:>6}{named:>7}{:>16.1}{:>16.1}{:>9.1}{:>9.1}",
+                quantile(&stored, 0.5),
+                quantile(&closed, 0.5),
+                quantile(&closed, 0.95),
+                quantile(&closed, 1.0),
+            );
+        }
+    }
+}

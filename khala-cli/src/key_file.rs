@@ -1,0 +1,197 @@
+//! The JWK Set file (RFC 7517) that a server reads as `auth.keys_file`: read, and replaced as a whole or not at all.
+//!
+//! What must stay true: what is not asked for stays as it is, byte for byte within each key and each further member;
+//! whoever reads meanwhile finds the old set or the new one; and nobody can read the file who could not before.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use khala_core::{KeyError, KeySet};
+use serde_json::{Value, value::RawValue};
+
+use crate::exit::Failure;
+
+/// A JWK Set, of which nothing but the names of its keys is understood.
+#[derive(Debug, Default)]
+pub(crate) struct Set {
+    pub(crate) keys: Vec<Box<RawValue>>,
+    /// The set's other members.
+    others: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Set {
+    /// None if it is no such set.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut others: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
+        let keys = serde_json::from_str(others.remove("keys")?.get()).ok()?;
+        Some(Self { keys, others })
+    }
+}
+
+/// A key set file, held so that no other `khala key` changes it meanwhile.
+#[derive(Debug)]
+pub(crate) struct KeyFile {
+    path: PathBuf,
+    exists: bool,
+    set: Set,
+    _held: Option<File>,
+}
+
+impl KeyFile {
+    /// Opens the file to change it. One that is not there is an empty set.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        // Through a link the file itself is replaced, and not the link.
+        let path = match fs::canonicalize(path) {
+            Ok(path) => path,
+            Err(cause) if cause.kind() == ErrorKind::NotFound => path.to_owned(),
+            Err(cause) => return Err(unreadable(path, &cause)),
+        };
+        let held = hold(folder(&path)).map_err(|cause| {
+            Failure::io(format!("the folder of {} cannot be held: {cause}", path.display()))
+        })?;
+        // Only now: whoever was waited for may have made it.
+        let exists = path.try_exists().map_err(|cause| unreadable(&path, &cause))?;
+        let set = if exists {
+            let set = Set::parse(&read(&path)?);
+            set.ok_or_else(|| Failure::usage(format!("{} is not a JWK Set", path.display())))?
+        } else {
+            Set::default()
+        };
+        Ok(Self { path, exists, set, _held: held })
+    }
+
+    /// Whether there is such a file.
+    pub(crate) fn exists(&self) -> bool {
+        self.exists
+    }
+
+    /// How many keys it holds, usable or not.
+    pub(crate) fn len(&self) -> usize {
+        self.set.keys.len()
+    }
+
+    /// The names of its keys, as they stand there.
+    pub(crate) fn kids(&self) -> impl Iterator<Item = String> {
+        self.set.keys.iter().filter_map(|key| kid(key))
+    }
+
+    /// Adds a key, given as a JWK.
+    pub(crate) fn push(&mut self, jwk: String) {
+        self.set.keys.push(RawValue::from_string(jwk).expect("the core writes JSON"));
+    }
+
+    /// Takes every key of that name out.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.set.keys.retain(|key| kid(key).as_deref() != Some(name));
+    }
+
+    /// Whether a server takes it as it stands here now.
+    pub(crate) fn check(&self) -> Result<KeySet, KeyError> {
+        KeySet::from_jwks(&self.text())
+    }
+
+    fn text(&self) -> String {
+        let keys: Vec<_> = self.set.keys.iter().map(|key| format!("\n    {}", key.get())).collect();
+        let end = if keys.is_empty() { "" } else { "\n  " };
+        let others: String = self
+            .set
+            .others
+            .iter()
+            .map(|(name, value)| format!(",\n  {}: {}", Value::from(name.as_str()), value.get()))
+            .collect();
+        format!("{{\n  \"keys\": [{}{end}]{others}\n}}\n", keys.join(","))
+    }
+
+    /// Replaces the file. A new one can be read by its owner alone; an old one keeps its mode and its owner.
+    pub(crate) fn store(&self) -> Result<(), Failure> {
+        // Beside the file, because a rename does not cross file systems.
+        let mut temporary = self.path.clone().into_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let replaced = self.write(&temporary).and_then(|()| fs::rename(&temporary, &self.path));
+        if replaced.is_err() {
+            // It may hold a secret.
+            let _ = fs::remove_file(&temporary);
+        }
+        replaced.and_then(|()| sync_folder(folder(&self.path))).map_err(|cause| {
+            Failure::io(format!("the key file {} cannot be written: {cause}", self.path.display()))
+        })
+    }
+
+    fn write(&self, temporary: &Path) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(temporary)?;
+        if self.exists {
+            let old = fs::metadata(&self.path)?;
+            #[cfg(unix)]
+            give(&file, &old)?;
+            file.set_permissions(old.permissions())?;
+        }
+        file.write_all(self.text().as_bytes())?;
+        // Else a power failure after the rename could leave an empty file under the name.
+        file.sync_all()
+    }
+}
+
+/// The file's text.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|cause| unreadable(path, &cause))
+}
+
+fn unreadable(path: &Path, cause: &io::Error) -> Failure {
+    Failure::io(format!("the key file {} cannot be read: {cause}", path.display()))
+}
+
+/// The name of a key.
+pub(crate) fn kid(key: &RawValue) -> Option<String> {
+    let key: Value = serde_json::from_str(key.get()).ok()?;
+    Some(key.get("kid")?.as_str()?.to_owned())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Keeps others who do the same waiting: two that read before either has written would lose one's change.
+#[cfg(unix)]
+fn hold(folder: &Path) -> io::Result<Option<File>> {
+    // The folder, because the file is another one after each change.
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(Some(folder))
+}
+
+#[cfg(not(unix))]
+fn hold(_: &Path) -> io::Result<Option<File>> {
+    Ok(None)
+}
+
+/// Gives the new file to the owner of the old one: who runs this as root must not lock the server out.
+#[cfg(unix)]
+fn give(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(old.uid()), Some(old.gid()))
+}
+
+/// Else a power failure could undo the rename.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}

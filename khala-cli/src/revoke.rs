@@ -1,0 +1,186 @@
+//! `khala revoke`: takes tokens back before their end, on every node.
+
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, IsTerminal as _, Write as _},
+};
+
+use bytes::Bytes;
+use clap::Args;
+use hyper::Method;
+use khala_core::{Clock as _, RevocationId, SystemClock, Timestamp, Watermark};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use crate::{
+    admin::Admin,
+    exit::Failure,
+    moment::{Moment, moment, shown},
+};
+
+/// Take tokens back before their end, or say what was taken back.
+///
+/// When it prints, the revocation is stored; connections that it names are closed on every node within a second, with
+/// 4003, and such tokens are refused with token_revoked. It prints what was stored as one JSON object:
+/// {"watermark":7,"by":"sid","id":"…","at":…,"until":…}, moments in milliseconds since 1970.
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
+    what: What,
+    /// When it may be forgotten: a moment (2026-12-31T18:00:00Z) or a duration from now (2d). Without it, when the last
+    /// token that it can name has ended; of a login or a subject not before that
+    #[arg(long, value_name = "WHEN", value_parser = moment, conflicts_with = "list")]
+    until: Option<Moment>,
+    /// Why, for the server's log
+    #[arg(long, value_name = "TEXT", conflicts_with = "list")]
+    reason: Option<String>,
+    /// JSON lines, on a terminal too
+    #[arg(long, requires = "list")]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// One token
+    #[arg(long, value_name = "ID", value_parser = id)]
+    jti: Option<RevocationId>,
+    /// Every token of one login, also later ones
+    #[arg(long, value_name = "ID", value_parser = id)]
+    sid: Option<RevocationId>,
+    /// Every token of one subject that was issued until now
+    #[arg(long, value_name = "ID", value_parser = id)]
+    sub: Option<RevocationId>,
+    /// Say what is revoked, oldest first: on a terminal a table, else JSON lines
+    #[arg(long)]
+    list: bool,
+}
+
+fn id(text: &str) -> Result<RevocationId, String> {
+    RevocationId::parse(text).map_err(|fault| fault.to_string())
+}
+
+/// A revocation as the server tells it.
+#[derive(Debug, Deserialize, Serialize)]
+struct Told {
+    watermark: Watermark,
+    by: String,
+    id: String,
+    at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    revocations: Vec<Told>,
+    complete: bool,
+}
+
+impl Revoke {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let What { jti, sid, sub, .. } = &self.what;
+        let named = [("jti", jti), ("sid", sid), ("sub", sub)];
+        let Some((by, id)) = named.into_iter().find_map(|(by, id)| Some((by, id.as_ref()?))) else {
+            return self.list().await;
+        };
+        let mut order = json!({"by": by, "id": id.as_str()});
+        if let Some(until) = self.until {
+            order["until"] = until.after(SystemClock::new().now()).as_millis().into();
+        }
+        if let Some(reason) = &self.reason {
+            order["reason"] = reason.as_str().into();
+        }
+        let answer = self.admin.call(Method::POST, "revocations", Bytes::from(order.to_string())).await?;
+        let told: Told = read(&answer)?;
+        print(&lines(&[told]))
+    }
+
+    async fn list(&self) -> Result<(), Failure> {
+        let mut all: Vec<Told> = Vec::new();
+        loop {
+            let after = all.last().map_or(Watermark::ORIGIN, |last| last.watermark);
+            let answer =
+                self.admin.call(Method::GET, &format!("revocations?after={after}"), Bytes::new()).await?;
+            let Page { revocations, complete } = read(&answer)?;
+            let over = complete || revocations.is_empty();
+            all.extend(revocations);
+            if over {
+                break;
+            }
+        }
+        let json = self.json || !std::io::stdout().is_terminal();
+        print(&if json { lines(&all) } else { table(&all) })
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer).map_err(|fault| {
+        Failure::protocol(format!(
+            "the answer is not what a Khala server says: {fault}; is this the URL of one?"
+        ))
+    })
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::io(format!("standard output cannot be written: {cause}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn lines(all: &[Told]) -> String {
+    all.iter().map(|told| serde_json::to_string(told).expect("a revocation has a JSON form") + "\n").collect()
+}
+
+fn table(all: &[Told]) -> String {
+    let moment = |moment: u64| shown(Timestamp::from_millis(moment));
+    let mut out = format!("{:<20}  {:<20}  {:<3}  ID\n", "AT", "UNTIL", "BY");
+    for Told { by, id, at, until, .. } in all {
+        let until = until.map_or_else(|| "-".to_owned(), moment);
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{:<20}  {until:<20}  {by:<3}  {id}", moment(*at));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_say_the_same() {
+        let all = [
+            Told {
+                watermark: Watermark::new(3).unwrap(),
+                by: "sid".into(),
+                id: "a b".into(),
+                at: 0,
+                until: None,
+            },
+            Told {
+                watermark: Watermark::new(4).unwrap(),
+                by: "jti".into(),
+                id: "\u{e9}".into(),
+                at: 999,
+                until: Some(86_400_000),
+            },
+        ];
+        assert_eq!(
+            lines(&all),
+            "{\"watermark\":3,\"by\":\"sid\",\"id\":\"a b\",\"at\":0}\n\
+             {\"watermark\":4,\"by\":\"jti\",\"id\":\"\u{e9}\",\"at\":999,\"until\":86400000}\n"
+        );
+        assert_eq!(
+            table(&all),
+            "AT                    UNTIL                 BY   ID\n\
+             1970-01-01T00:00:00Z  -                     sid  a b\n\
+             1970-01-01T00:00:00Z  1970-01-02T00:00:00Z  jti  \u{e9}\n"
+        );
+    }
+}
