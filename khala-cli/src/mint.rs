@@ -64,11 +64,11 @@ pub(crate) struct Mint {
 }
 
 /// A scope, or the short form of one.
-fn scope(text: String) -> String {
-    match text.as_str() {
+fn scope(text: &str) -> String {
+    match text {
         "publish" => Access::Publish.scope().to_owned(),
         "read" => Access::Read.scope().to_owned(),
-        _ => text,
+        _ => text.to_owned(),
     }
 }
 
@@ -91,7 +91,7 @@ impl Mint {
             options = options.with_audience(audience);
         }
         let issuer = self.signer(options)?;
-        let mut mandate = Mandate::new(self.sub, self.scopes.into_iter().map(scope));
+        let mut mandate = Mandate::new(self.sub, self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope));
         mandate.session_id = self.sid;
         mandate.organisation = self.org;
         println!("{}", sign(&issuer, &mandate, ttl)?.reveal());

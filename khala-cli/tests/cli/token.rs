@@ -48,9 +48,9 @@ async fn a_minted_token_is_what_was_asked_for() {
         "--org",
         "acme",
         "--scope",
-        "read",
+        "read workers:read",
         "--scope",
-        "workers:read",
+        "workers:admin",
         "--ttl",
         "2d",
         "--max-age",
@@ -65,7 +65,7 @@ async fn a_minted_token_is_what_was_asked_for() {
     let minted = grant(&minted.stdout, options).await;
     assert_eq!((minted.session_id(), minted.organisation()), (Some("login"), Some("acme")));
     assert_eq!(minted.subject(), "ada");
-    assert!(minted.scopes() == ["khala:read", "workers:read"]);
+    assert!(minted.scopes() == ["khala:read", "workers:read", "workers:admin"]);
     assert!(about(minted.expires_at(), Duration::from_secs(2 * 86_400)));
 
     let from_env =

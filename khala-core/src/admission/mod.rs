@@ -125,6 +125,44 @@ impl Admission {
     }
 }
 
+impl Admission {
+    /// Whether `address` may try to connect now: whether its connects, good and [in vain](Self::failed), are within
+    /// its rate. It takes nothing.
+    ///
+    /// # Errors
+    /// [`Limited`] with [`Code::TooManyConnections`].
+    pub fn may_try(&self, address: Option<IpAddr>, now: Timestamp) -> Result<(), Limited> {
+        let Some((shared, address, rate)) = self.address_rate(address) else { return Ok(()) };
+        let mut guard = shared.lock();
+        let state = &mut *guard;
+        state.latest = now;
+        shared.forget(state);
+        let retry_after = state.addresses.usage(&address).connects.wait(rate, now);
+        if retry_after.is_zero() {
+            return Ok(());
+        }
+        Err(Limited { code: Code::TooManyConnections, retry_after, by: LimitedBy::Address })
+    }
+
+    /// Counts a try of `address` that was refused, as a connect is counted.
+    pub fn failed(&self, address: Option<IpAddr>, now: Timestamp) {
+        let Some((shared, address, rate)) = self.address_rate(address) else { return };
+        let mut guard = shared.lock();
+        let state = &mut *guard;
+        state.latest = now;
+        let connects = &mut state.addresses.usage(&address).connects;
+        if connects.wait(rate, now).is_zero() {
+            connects.take();
+        }
+        shared.forget(state);
+    }
+
+    fn address_rate(&self, address: Option<IpAddr>) -> Option<(&Shared, IpAddr, Rate)> {
+        let shared = self.shared.as_deref()?;
+        Some((shared, host(address?), shared.of_addresses.connects?))
+    }
+}
+
 /// What counts as one address.
 fn host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -484,6 +522,26 @@ mod tests {
         assert_eq!(again.take(), too_many(LimitedBy::Principal, 1));
         let mut again = admission.connect("eve", address("192.0.2.1"), at(999)).unwrap();
         assert_eq!(again.frame(at(999)), Err(limited(Code::FrameRateLimited, LimitedBy::Address, 1)));
+    }
+
+    #[test]
+    fn who_tries_in_vain_uses_up_the_rate_of_its_address() {
+        let admission = Admission::new(none().with_connects_per_address(rate(1, 2)));
+        let (here, there) = (address("10.0.0.1"), address("10.0.0.2"));
+        for _ in 0..2 {
+            admission.may_try(here, at(0)).unwrap();
+            admission.failed(here, at(0));
+        }
+        let refused = limited(Code::TooManyConnections, LimitedBy::Address, 1_000);
+        assert_eq!(admission.may_try(here, at(0)), Err(refused));
+        assert!(admission.connect("ada", here, at(0)).is_err(), "good or in vain, it is one rate");
+        assert_eq!(admission.may_try(here, at(1_000)), Ok(()));
+        assert_eq!((admission.may_try(there, at(0)), admission.may_try(None, at(0))), (Ok(()), Ok(())));
+        for host in 0..5_000_u32 {
+            let guesser = Some(IpAddr::from(host.to_be_bytes()));
+            admission.failed(guesser, at(u64::from(host) * 10_000));
+        }
+        assert!(known(&admission).1 < 10, "who has gone is forgotten");
     }
 
     #[test]

@@ -161,6 +161,11 @@ impl Classes {
         self.classes.iter()
     }
 
+    /// Whether a placeholder of that name binds to the grant's claim; else it is free.
+    pub fn binds(&self, placeholder: &str) -> bool {
+        self.bound.contains(placeholder)
+    }
+
     /// Whether the topic's class lets the holder of `grant` have `access`.
     ///
     /// # Errors
@@ -183,7 +188,7 @@ impl Classes {
             .bind(topic)
             .into_iter()
             .flatten()
-            .find(|&(name, text)| self.bound.contains(name) && !theirs(name, text));
+            .find(|&(name, text)| self.binds(name) && !theirs(name, text));
         match foreign {
             Some((claim, _)) => Err(Denied::OwnerMismatch { claim: claim.to_owned() }),
             None => Ok(()),

@@ -125,6 +125,14 @@ impl TopicPattern {
         self.matches(topic).then(|| self.segments().zip(topic.as_str().split(':')).filter_map(bound))
     }
 
+    /// The names of its placeholders, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        self.segments().filter_map(|segment| match segment {
+            Segment::Named(name) => Some(name),
+            Segment::Any | Segment::Literal(_) | Segment::Rest => None,
+        })
+    }
+
     fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.as_str().split(':').map(Segment::of)
     }

@@ -58,6 +58,32 @@ impl Khala {
         Ok(grant)
     }
 
+    /// Whether `grant` stands still: that it has not run out, and that nothing that this node knows takes it back.
+    ///
+    /// It waits for nothing. A host asks it again where time has passed between the verifying and the deed.
+    ///
+    /// # Errors
+    /// [`Denied`], with the reason.
+    pub fn check(&self, grant: &Grant) -> Result<(), Denied> {
+        if grant.expires_at() <= self.now() {
+            return Err(Denied::TokenExpired);
+        }
+        self.0.revoked.check(grant)
+    }
+
+    /// Whether `address` may try its token now, or did so too often.
+    ///
+    /// # Errors
+    /// [`Limited`], by [`AdmissionOptions::connects_per_address`](crate::AdmissionOptions).
+    pub fn may_try(&self, address: Option<IpAddr>) -> Result<(), Limited> {
+        self.0.admission.may_try(address, self.now())
+    }
+
+    /// Counts a try of `address` that was refused.
+    pub fn failed(&self, address: Option<IpAddr>) {
+        self.0.admission.failed(address, self.now());
+    }
+
     /// Whether `grant` was revoked, by `jti`, `sid` or `sub`, as the store says now.
     ///
     /// For a host that exchanges one credential for another: the new one must not outlive a revocation that this node
@@ -66,7 +92,8 @@ impl Khala {
     /// # Errors
     /// [`Denied::TokenRevoked`], or [`Denied::Unavailable`] where the revocations cannot be read within five seconds.
     pub async fn check_revoked(&self, grant: &Grant) -> Result<(), Denied> {
-        self.catch_up(None).await?;
+        // A read that began later than this call will do, whoever began it.
+        self.catch_up(Some(self.now().plus(Duration::from_millis(1)))).await?;
         self.0.revoked.check_names(grant)
     }
 

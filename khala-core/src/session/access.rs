@@ -50,6 +50,11 @@ impl Session {
         });
         let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
         match verdict {
+            Ok(grant) if grant == *self.grant => {
+                // The same again: there is nothing to check anew.
+                let refreshed = Refreshed { expires_at: grant.expires_at() };
+                self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);
+            }
             Ok(grant) => {
                 let refreshed = Refreshed { expires_at: grant.expires_at() };
                 self.grant = grant.into();
@@ -63,7 +68,7 @@ impl Session {
             }
             Err(denied) => {
                 let refusal = self.refusal_of(&denied);
-                telemetry::refused(refusal.code, Surface::Refresh);
+                self.note_refusal(refusal.code, Surface::Refresh, &topic);
                 self.reply(join_ref, reference, &topic, Status::Error, &refusal);
             }
         }

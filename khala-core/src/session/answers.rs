@@ -95,8 +95,9 @@ impl Session {
         }
         let answer = StaleCursor::new(&channel.topic, stale);
         if channel.on_stale == OnStale::Snapshot {
-            telemetry::refused(Code::StaleCursor.as_str(), channel.surface());
+            let (surface, topic) = (channel.surface(), channel.topic.clone());
             channel.phase.start_snapshot(answer);
+            self.note_refusal(Code::StaleCursor.as_str(), surface, topic.as_str());
             return self.enqueue(id);
         }
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
@@ -157,7 +158,7 @@ impl Session {
         event: &str,
     ) {
         let Some(channel) = self.channels.get(&id) else { return };
-        telemetry::refused(code, channel.surface());
+        self.note_refusal(code, channel.surface(), channel.topic.as_str());
         let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
         if let Some(reference) = channel.unanswered().map(|reference| reference.map(str::to_owned)) {
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, refusal);

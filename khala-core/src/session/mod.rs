@@ -386,7 +386,7 @@ impl Session {
 
     fn malformed(&mut self, message: String) {
         self.malformed += 1;
-        telemetry::refused(Code::MalformedFrame.as_str(), Surface::Frame);
+        self.note_refusal(Code::MalformedFrame.as_str(), Surface::Frame, PHOENIX);
         self.push(None, PHOENIX, event::SYNC_ERROR, &Refusal::new(Code::MalformedFrame, message));
         if self.malformed > self.options.malformed_frames {
             self.end(Close::Hostile);
@@ -464,7 +464,7 @@ impl Session {
             }
             _ => format!("the topic {:?} is not joined", clip(&frame.topic)),
         };
-        telemetry::refused(code.as_str(), Surface::Frame);
+        self.note_refusal(code.as_str(), Surface::Frame, &frame.topic);
         self.reply(
             join_ref,
             frame.reference.as_deref(),

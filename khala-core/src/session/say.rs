@@ -1,6 +1,6 @@
 //! What a session says: replies, pushes and refusals, each encoded once it is due.
 
-use super::{Action, Session};
+use super::{Action, Session, clip};
 use crate::{
     telemetry::{self, Surface},
     wire::{Frame, Refusal, event},
@@ -23,8 +23,19 @@ struct Reply<'a, T> {
 }
 
 impl Session {
+    /// Counts a refusal, and tells the log why and to whom. What a client says it wanted is cut short.
+    pub(super) fn note_refusal(&self, code: &'static str, on: Surface, topic: &str) {
+        telemetry::refused(code, on);
+        let (on_what, subject, topic) = (on.as_str(), self.grant.subject(), clip(topic));
+        if on == Surface::Frame {
+            tracing::debug!(code, on = on_what, subject, topic, "a frame was refused");
+        } else {
+            tracing::info!(code, on = on_what, subject, topic, "refused");
+        }
+    }
+
     pub(super) fn refuse(&mut self, frame: &Frame<'_>, on: Surface, refusal: &Refusal) {
-        telemetry::refused(refusal.code, on);
+        self.note_refusal(refusal.code, on, &frame.topic);
         let (join_ref, reference) = (frame.join_ref.as_deref(), frame.reference.as_deref());
         self.reply(join_ref, reference, &frame.topic, Status::Error, refusal);
     }

@@ -128,6 +128,33 @@ fn what_is_revoked_between_the_check_and_the_seat_is_found_at_the_seat() {
 }
 
 #[test]
+fn a_fresh_token_that_is_revoked_before_it_has_its_seat_ends_the_connection() {
+    let mut host = Host::new(1);
+    host.keeper.run();
+    let mut peer = host.admit(host.grant(HOUR).with_token_id("1"));
+    for topic in ["t", "u", "v", "w"] {
+        peer.join(topic, &json!({}));
+    }
+    host.token("new", host.grant(HOUR).with_token_id("2"));
+    host.tokens.gate.set(Mood::Held);
+    peer.refresh("new");
+    peer.sent();
+    peer.take(0);
+    for topic in ["t", "u", "v", "w"] {
+        host.publish(topic, 20);
+    }
+    peer.task.run();
+    // It is verified while the write waits, and taken when that is done: what comes between names no seat.
+    host.tokens.gate.set(Mood::Up);
+    peer.task.run();
+    host.revoke(jti("2"));
+    peer.task.run();
+    assert_eq!(peer.closed(), None, "it stands on the token of before");
+    peer.take(usize::MAX);
+    assert_eq!(peer.sent().last(), Some(&json!({"close": 4003})));
+}
+
+#[test]
 fn a_revocation_ends_a_blocked_connection_at_once() {
     for by in ["jti", "kid", "sub"] {
         let (host, mut peer) = blocked(|host| host.grant(HOUR).with_token_id("1").with_key_id("k"));

@@ -18,7 +18,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{JwtVerifier, Khala};
+use khala_core::{Classes, JwtVerifier, Khala};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -143,6 +143,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .with_limits(settings.limits())
         .with_drain(Duration::from_secs(settings.drain_seconds.into()))
         .with_metrics(move || metrics.render());
+    tell_classes(&gates.classes);
     let mut server = gates.guard(server);
     let reload = keys.reloads();
     if let Some(mint) = keys.mint {
@@ -157,6 +158,16 @@ async fn start(settings: &Settings) -> Result<(), String> {
     serve(listener, server, stop.wait()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says which placeholders bind and which are free: a misspelt one would open a topic to everybody, and be seen here.
+fn tell_classes(classes: &Classes) {
+    for class in classes.iter() {
+        let (bound, free): (Vec<&str>, Vec<&str>) =
+            class.pattern.placeholders().partition(|name| classes.binds(name));
+        let (bound, free) = (bound.join(" "), free.join(" "));
+        tracing::info!(class = class.name, pattern = %class.pattern, bound, free, "topic class");
+    }
 }
 
 fn record_metrics() -> Result<PrometheusHandle, String> {

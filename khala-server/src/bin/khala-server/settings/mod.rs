@@ -306,7 +306,29 @@ impl Settings {
 
     /// The settings as TOML, secrets masked.
     pub(crate) fn to_toml(&self) -> String {
-        toml::to_string(self).expect("settings are TOML")
+        let mut table = Table::try_from(self).expect("settings are TOML");
+        mask_addresses(&mut table);
+        toml::to_string(&table).expect("settings are TOML")
+    }
+}
+
+/// Masks what in an address of keys may be a secret: user and password, and the query.
+fn mask_addresses(table: &mut Table) {
+    for (key, value) in table.iter_mut() {
+        match value {
+            Value::String(address) if key == "jwks_url" => {
+                if let Some((before, _)) = address.split_once('?') {
+                    *address = format!("{before}?***");
+                }
+                if let Some((scheme, (_, host))) =
+                    address.split_once("//").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?)))
+                {
+                    *address = format!("{scheme}//***@{host}");
+                }
+            }
+            Value::Table(table) => mask_addresses(table),
+            _ => {}
+        }
     }
 }
 
@@ -428,6 +450,8 @@ mod tests {
         assert!(printed.contains("hs256_key = \"***\"") && !printed.contains("0123456789"), "{printed}");
         assert!(!format!("{settings:?}").contains("0123456789"));
         load(&printed, &[]).unwrap();
+        let address = "[auth]\njwks_url = \"https://a.example/keys?key=0123456789\"";
+        assert!(!load(address, &[]).unwrap().to_toml().contains("0123456789"));
         let fault = load("[auth]\nhs256_key = 12345678", &[]).unwrap_err();
         assert!(fault.contains("auth.hs256_key") && !fault.contains("12345678"), "{fault}");
     }
