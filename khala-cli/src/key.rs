@@ -129,7 +129,7 @@ impl List {
         let text = key_file::read(&self.file)?;
         let unusable =
             |fault| Failure::usage(format!("a server would not take {}: {fault}", self.file.display()));
-        let (set, left_out) = KeySet::from_foreign_jwks(&text).map_err(unusable)?;
+        let (set, left_out) = KeySet::from_jwks_in_part(&text).map_err(unusable)?;
         let keys: Vec<_> =
             set.key(None).into_iter().chain(set.kids().filter_map(|kid| set.key(Some(kid)))).collect();
         let mut stdout = std::io::stdout().lock();

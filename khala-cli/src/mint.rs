@@ -91,7 +91,8 @@ impl Mint {
             options = options.with_audience(audience);
         }
         let issuer = self.signer(options)?;
-        let mut mandate = Mandate::new(self.sub, self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope));
+        let mut mandate =
+            Mandate::new(self.sub, self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope));
         mandate.session_id = self.sid;
         mandate.organisation = self.org;
         println!("{}", sign(&issuer, &mandate, ttl)?.reveal());

@@ -30,7 +30,7 @@ pub(crate) struct Revoke {
     #[command(flatten)]
     what: What,
     /// When it may be forgotten: a moment (2026-12-31T18:00:00Z) or a duration from now (2d). Without it, when the last
-    /// token that it can name has ended; of a login or a subject not before that
+    /// token that it can name has ended, and a login never; of a subject not before that
     #[arg(long, value_name = "WHEN", value_parser = moment, conflicts_with = "list")]
     until: Option<Moment>,
     /// Why, for the server's log
@@ -50,7 +50,7 @@ struct What {
     /// Every token of one login, also later ones
     #[arg(long, value_name = "ID", value_parser = id)]
     sid: Option<RevocationId>,
-    /// Every token of one subject that was issued until now
+    /// Every token of one subject that was issued until now, or within the server's leeway after it
     #[arg(long, value_name = "ID", value_parser = id)]
     sub: Option<RevocationId>,
     /// Say what is revoked, oldest first: on a terminal a table, else JSON lines

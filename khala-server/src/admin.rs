@@ -43,6 +43,44 @@ impl AdminToken {
     }
 }
 
+/// What tokens may say of their own time, and so how long a revocation has to be kept.
+///
+/// They are those of the verifier: with shorter ones, what was revoked could be valid again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RevocationTerms {
+    /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
+    /// until when. Default: a day.
+    pub max_age: Option<Duration>,
+    /// How far the clocks of issuers may be off. Default: none, as in [`JwtOptions`](khala_core::JwtOptions).
+    ///
+    /// A token may say that it is issued that much later than it was. So a revocation by `sub` takes back what says
+    /// to be issued until this much after it, a new login's tokens too.
+    pub leeway: Duration,
+}
+
+impl Default for RevocationTerms {
+    fn default() -> Self {
+        Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::ZERO }
+    }
+}
+
+impl RevocationTerms {
+    /// Takes tokens to be of that age at most.
+    #[must_use]
+    pub fn with_max_age(mut self, age: Option<Duration>) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// Takes clocks to be off by that much at most.
+    #[must_use]
+    pub fn with_leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+}
+
 /// Lets an operator through.
 pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(AdminToken(secret)) = &server.0.admin else {
@@ -53,9 +91,6 @@ pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem>
         Problem::new(StatusCode::UNAUTHORIZED, "invalid_admin_token", "this is not the admin token")
             .with_header(header::WWW_AUTHENTICATE, challenge)
     };
-    if headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
-        return Err(invalid());
-    }
     let presented = token::in_header(headers).map_err(|denied| match denied {
         // Its own words name places that an admin token is not taken from.
         Denied::MissingToken => {
@@ -137,9 +172,11 @@ where
     };
     let khala = &server.0.khala;
     let now = khala.now();
-    let until = until.map(Timestamp::from_millis);
-    let revocation = Revocation::new(named, now);
-    let revocation = match end(by, until, server.0.revoke_for, now)? {
+    let terms = &server.0.revocation_terms;
+    // Whoever issued a token before now may have had a clock that was ahead.
+    let at = if by == By::Sub { now.plus(terms.leeway) } else { now };
+    let revocation = Revocation::new(named, at);
+    let revocation = match end(by, until.map(Timestamp::from_millis), terms, now)? {
         Some(until) => revocation.with_until(until),
         None => revocation,
     };
@@ -153,23 +190,25 @@ where
 
 /// When a revocation may be forgotten.
 ///
-/// Whoever revokes one token may know its end. Of a login or a subject nobody knows all tokens, so there the time can
-/// only be made longer.
+/// Whoever revokes one token may know its end, and whoever ends a login may know that its `sid` is not used again:
+/// without word of that a login stays ended, for its tokens are taken back whenever they are issued. Of a subject
+/// nobody knows all tokens, so there the time can only be made longer.
 fn end(
     by: By,
     until: Option<Timestamp>,
-    revoke_for: Option<Duration>,
+    terms: &RevocationTerms,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Problem> {
-    let usual = revoke_for.map(|time| now.plus(time));
+    // A token may say to be issued a leeway from now, and is good for a leeway after its end.
+    let usual = terms.max_age.filter(|_| by != By::Sid);
+    let usual = usual.map(|age| now.plus(age.saturating_add(terms.leeway.saturating_mul(2))));
     let Some(until) = until else { return Ok(usual) };
     let fault = |detail: String| Problem::invalid("invalid_until", detail).with("field", "until");
     if until <= now {
         return Err(fault(format!("until is not in the future: it is {} now", now.as_millis())));
     }
     match usual {
-        _ if by == By::Jti => Ok(Some(until)),
-        Some(usual) if until < usual => {
+        Some(usual) if by == By::Sub && until < usual => {
             let usual = usual.as_millis();
             Err(fault(format!("until is before {usual}, when the last token that this names may end")))
         }
@@ -209,23 +248,28 @@ mod tests {
     fn a_revocation_outlasts_what_it_names() {
         let at = Timestamp::from_millis;
         let now = at(1_000);
-        let day = Some(Duration::from_millis(500));
-        let ends = |by, until: Option<u64>, revoke_for| {
-            end(by, until.map(at), revoke_for, now).map_err(|problem| problem.code())
+        let ms = Duration::from_millis;
+        let unknown = RevocationTerms::default().with_max_age(None);
+        let known = RevocationTerms::default().with_max_age(Some(ms(500))).with_leeway(ms(50));
+        let ends = |by, until: Option<u64>, terms| {
+            end(by, until.map(at), terms, now).map_err(|problem| problem.code())
         };
         for by in [By::Jti, By::Sid, By::Sub] {
-            assert_eq!(ends(by, None, day), Ok(Some(at(1_500))));
-            assert_eq!(ends(by, None, None), Ok(None));
-            assert_eq!(ends(by, Some(1_000), day), Err("invalid_until"), "the past is over");
-            assert_eq!(ends(by, Some(1_500), day), Ok(Some(at(1_500))));
-            assert_eq!(ends(by, Some(9_000), day), Ok(Some(at(9_000))));
-            let known = if by == By::Jti { Ok(Some(at(1_001))) } else { Err("invalid_until") };
-            assert_eq!(ends(by, Some(1_001), day), known);
+            let usual = if by == By::Sid { None } else { Some(at(1_600)) };
+            assert_eq!(ends(by, None, &known), Ok(usual));
+            assert_eq!(ends(by, None, &unknown), Ok(None));
+            assert_eq!(ends(by, Some(1_000), &known), Err("invalid_until"), "the past is over");
+            assert_eq!(ends(by, Some(1_600), &known), Ok(Some(at(1_600))));
+            assert_eq!(ends(by, Some(9_000), &known), Ok(Some(at(9_000))));
+            let sooner = if by == By::Sub { Err("invalid_until") } else { Ok(Some(at(1_599))) };
+            assert_eq!(ends(by, Some(1_599), &known), sooner);
             assert_eq!(
-                ends(by, Some(1_001), None),
+                ends(by, Some(1_001), &unknown),
                 Ok(Some(at(1_001))),
                 "nothing is known of tokens: as ordered"
             );
         }
+        let endless = RevocationTerms::default().with_max_age(Some(Duration::MAX)).with_leeway(Duration::MAX);
+        assert!(ends(By::Sub, None, &endless).unwrap().is_some_and(|end| end > now));
     }
 }

@@ -1,14 +1,16 @@
 //! Reading the log over HTTP: a topic's bounds, a page of its history, and which topics there are.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, Denied, Grant, Journal as _, Page, ReadLimit, Replay, Start, Topic, wire::write_page,
+    Access, Bounds, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Start, Topic,
+    wire::write_page,
 };
 use serde::Serialize;
+use tokio::{task::yield_now, time::timeout};
 
 use crate::{
     Server,
@@ -17,8 +19,11 @@ use crate::{
     service::{json, json_bytes},
 };
 
-/// Topics that are looked at for one page, whosever they are.
-const LOOK_AT: usize = 10_000;
+/// Topics that the store is asked for at once.
+const LOOK_AT: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+/// How long topics are looked for: between those that are open to a reader there may be any number of others'.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct TopicBounds<'a> {
@@ -101,40 +106,57 @@ pub(crate) async fn topics(
         next: Option<String>,
     }
     let query = Query::parse(query, &["prefix", "after", "limit"])?;
-    let (prefix, mut after, limit) =
+    let (prefix, after, limit) =
         (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
-    let khala = &server.0.khala;
-    let one_more = limit.saturating_add(1);
     let mut open = Vec::new();
-    let mut looked_at = 0;
-    let complete = loop {
-        let page = khala.journal().topics(prefix, after.as_ref(), one_more).await?;
-        let last = page.len() < one_more.get();
+    let found = timeout(LIST_WITHIN, find(&server.0.khala, grant, prefix, after, limit, &mut open)).await;
+    let complete = match found {
+        Ok(complete) => complete?,
+        Err(_) if open.is_empty() => {
+            let detail = "no topic that is open to you was found in time: name a longer prefix";
+            return Err(Problem::unavailable("unavailable", detail));
+        }
+        Err(_) => false,
+    };
+    open.truncate(limit.get());
+    let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
+    let next = topics.last().filter(|_| !complete).map(|last| next(prefix, last.topic, limit));
+    json(StatusCode::OK, &Topics { topics, complete, next })
+}
+
+/// Adds to `open`, one by one, the topics that the holder of `grant` may read, until there is one more than `limit`.
+/// Gives whether there are no others.
+async fn find(
+    khala: &Khala,
+    grant: &Grant,
+    prefix: &str,
+    mut after: Option<Topic>,
+    limit: NonZeroUsize,
+    open: &mut Vec<(Topic, Bounds)>,
+) -> Result<bool, Problem> {
+    let mut size = limit.saturating_add(1);
+    loop {
+        let page = khala.journal().topics(prefix, after.as_ref(), size).await?;
+        let last = page.len() < size.get();
         after = page.last().map(|(topic, _)| topic.clone());
-        looked_at += page.len();
         for (topic, bounds) in page {
             match khala.authorize(grant, &topic, Access::Read).await {
                 Ok(()) => open.push((topic, bounds)),
                 Err(denied @ Denied::Unavailable(_)) => return Err(denied.into()),
                 Err(_) => {}
             }
-        }
-        if last || open.len() > limit.get() {
-            break open.len() <= limit.get();
-        }
-        if looked_at >= LOOK_AT {
-            if open.is_empty() {
-                let detail =
-                    format!("none of the next {LOOK_AT} topics is open to you: name a longer prefix");
-                return Err(Problem::invalid("prefix_too_short", detail));
+            if open.len() > limit.get() {
+                return Ok(false);
             }
-            break false;
         }
-    };
-    open.truncate(limit.get());
-    let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
-    let next = topics.last().filter(|_| !complete).map(|last| next(prefix, last.topic, limit));
-    json(StatusCode::OK, &Topics { topics, complete, next })
+        if last {
+            return Ok(true);
+        }
+        // Most are others': fewer questions to the store.
+        size = size.saturating_mul(TWO).min(LOOK_AT.max(size));
+        // A store in memory waits for nothing, so nobody else would have a turn, nor the time an end.
+        yield_now().await;
+    }
 }
 
 fn next(prefix: &str, after: &Topic, limit: NonZeroUsize) -> String {

@@ -64,7 +64,7 @@ use khala_core::Khala;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::{
-    admin::AdminToken,
+    admin::{AdminToken, RevocationTerms},
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
     logs::may_be_logged,
     mint::{
@@ -170,8 +170,7 @@ struct Inner {
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
-    /// How long after a revocation anything that it names may still be valid.
-    revoke_for: Option<Duration>,
+    revocation_terms: RevocationTerms,
     draining: AtomicBool,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
@@ -212,7 +211,7 @@ pub struct ServerBuilder {
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
-    revoke_for: Option<Duration>,
+    revocation_terms: RevocationTerms,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -291,11 +290,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps what the admin route revokes for that long: the longest age of a token and the leeway, so that nothing
-    /// that was revoked is valid again. None: for ever. Default: a day and five minutes.
+    /// Keeps what the admin route revokes for as long as tokens of these terms may be valid. Without it, those of
+    /// [`RevocationTerms::default`] are taken.
     #[must_use]
-    pub fn with_revoke_for(mut self, time: Option<Duration>) -> Self {
-        self.revoke_for = time;
+    pub fn with_revocation_terms(mut self, terms: RevocationTerms) -> Self {
+        self.revocation_terms = terms;
         self
     }
 
@@ -311,7 +310,7 @@ impl ServerBuilder {
             metrics,
             mint,
             admin,
-            revoke_for,
+            revocation_terms,
         } = self;
         Server(Arc::new(Inner {
             khala,
@@ -323,7 +322,7 @@ impl ServerBuilder {
             metrics,
             mint,
             admin,
-            revoke_for,
+            revocation_terms,
             draining: AtomicBool::new(false),
             upgraded: watch::Sender::new(0),
             keeper: OnceLock::new(),
@@ -344,7 +343,7 @@ impl Server {
             metrics: None,
             mint: None,
             admin: None,
-            revoke_for: Some(Duration::from_secs(24 * 60 * 60 + 5 * 60)),
+            revocation_terms: RevocationTerms::default(),
         }
     }
 

@@ -9,8 +9,8 @@ use http::{HeaderMap, Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Append, Batch, BatchError, DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Receipt, Topic,
-    TraceContext, TraceField, Watermark,
+    Append, Batch, BatchError, DedupKey, DocKey, Grant, Kind, NewUpdate, Payload, PayloadHash, Receipt,
+    Topic, TraceContext, TraceField, Watermark,
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
@@ -25,9 +25,10 @@ use crate::{
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Publishes what the body holds.
+/// Publishes what the body holds, if `grant` still stands when that is there.
 pub(crate) async fn publish<B>(
     server: &Server,
+    grant: &Grant,
     topic: &Topic,
     head: &Parts,
     body: B,
@@ -46,6 +47,8 @@ where
         Some(key) => batch.with_dedup(key),
         None => batch,
     };
+    // The body may have taken its time.
+    server.0.khala.check(grant)?;
     match server.0.khala.publish(topic, batch).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),

@@ -160,7 +160,7 @@ impl Server {
             }
             Route::Health => operations::health(),
             Route::Metrics => operations::metrics(self),
-            Route::Mint { .. } => mint(self, &head, body, request_id).await,
+            Route::Mint { .. } => mint(self, &head, body, request_id, client).await,
             Route::OpenApi => Ok(operations::openapi()),
             Route::Ready => operations::ready(self).await,
             Route::Snapshot { topic: name } => {
@@ -168,7 +168,8 @@ impl Server {
             }
             Route::Topics => history::topics(self, &self.grant(headers).await?, query).await,
             Route::Updates { topic: name } if head.method == Method::POST => {
-                publish(self, &self.opened(headers, name, Access::Publish).await?, &head, body).await
+                let (grant, topic) = self.granted(headers, name, Access::Publish).await?;
+                publish(self, &grant, &topic, &head, body).await
             }
             Route::Updates { topic: name } => {
                 history::updates(self, &self.opened(headers, name, Access::Read).await?, query).await
@@ -190,10 +191,20 @@ impl Server {
 
     /// The topic that a part of a path names, if it is open to the holder of the request's token.
     async fn opened(&self, headers: &HeaderMap, name: &str, access: Access) -> Result<Topic, Problem> {
+        self.granted(headers, name, access).await.map(|(_, topic)| topic)
+    }
+
+    /// That, and what the token proves.
+    async fn granted(
+        &self,
+        headers: &HeaderMap,
+        name: &str,
+        access: Access,
+    ) -> Result<(Grant, Topic), Problem> {
         let grant = self.grant(headers).await?;
         let topic = topic(name)?;
         self.0.khala.authorize(&grant, &topic, access).await?;
-        Ok(topic)
+        Ok((grant, topic))
     }
 }
 

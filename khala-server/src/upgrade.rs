@@ -9,11 +9,13 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use khala_core::{
+    Denied, Grant,
     session::{Connection, Ended},
     wire::Serializer,
 };
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::Instrument as _;
 
 use crate::{Server, accepted::Peer, problem::Problem, service, token, transport::WebSocket};
 
@@ -27,8 +29,7 @@ pub(crate) async fn upgrade(
     let serializer = serializer(head.uri.query())?;
     let accept = accept_key(&head)?;
     server.0.compatibility.check(&head.headers, head.uri.query())?;
-    let token = token::of_websocket(&head.headers, head.uri.query())?;
-    let grant = server.0.khala.verify(&token).await?;
+    let grant = verified(server, &head, client).await?;
     if server.is_draining() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
@@ -57,8 +58,24 @@ pub(crate) async fn upgrade(
         accepted,
         _open: Open::new(&server.0.upgraded),
     };
-    tokio::spawn(opened.run(upgrade));
+    // What the session logs is found by the request's id.
+    let span = tracing::info_span!("connection", request_id);
+    tokio::spawn(opened.run(upgrade).instrument(span));
     Ok(response)
+}
+
+/// What the token proves. Whoever tries in vain too often is not heard.
+async fn verified(server: &Server, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
+    let khala = &server.0.khala;
+    khala.may_try(client)?;
+    let verified = match token::of_websocket(&head.headers, head.uri.query()) {
+        Ok(token) => khala.verify(&token).await,
+        Err(denied) => Err(denied),
+    };
+    if verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
+        khala.failed(client);
+    }
+    Ok(verified?)
 }
 
 /// Checks the handshake's headers (RFC 6455, section 4.2.1); gives the answer to its key.

@@ -18,9 +18,11 @@ use tokio::time::{Instant, sleep_until};
 use super::JwksKeys;
 use super::{FileKeys, held::Held};
 
-/// How long a name rests that lost its key, before another key has it: by then every connection that stood on the
-/// first has been ended. What a connection knows of its key is the name.
-const REST: Duration = Duration::from_secs(5);
+/// How long a name rests that lost its key, before another key has it. What a connection knows of its key is the name,
+/// so one that stands on the first key has to be ended before the name is good again. Whoever is let in just when the
+/// key goes is in by then: checking the token takes at most five seconds, reading the revocations as long, and what is
+/// left of the handshake waits for nobody. A machine that stands still for longer is not covered.
+const REST: Duration = Duration::from_secs(30);
 
 /// What became of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +39,8 @@ type Listener = Arc<dyn Fn(KeyChange<'_>) + Send + Sync>;
 /// The keys of configuration, a file and an address together. Cloning it gives another handle to the same.
 ///
 /// Where two have a key of one name, configuration wins over the file, and the file over the address. A key without a
-/// name comes from configuration only. A name that lost its key, or was given to another, rests for five seconds
-/// before it is trusted again, if anybody listens; tokens that name it are neither accepted nor refused meanwhile.
+/// name comes from configuration only. A name that lost its key, or was given to another, rests for thirty
+/// seconds before it is trusted again, if anybody listens; tokens that name it are neither accepted nor refused meanwhile.
 #[derive(Clone, Debug)]
 pub struct KeyRing(Arc<Ring>);
 

@@ -128,7 +128,14 @@ impl Holder {
 
     /// The holder of a verified token: for its subject, organisation and session, no longer than it, and not once it
     /// was revoked; with these scopes at most.
+    ///
+    /// A token without a session is one of its own, named by its `jti`: so what is minted for it can be revoked.
     pub fn of(grant: Grant, scopes: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let own = grant.token_id().filter(|_| grant.session_id().is_none()).map(str::to_owned);
+        let grant = match own {
+            Some(own) => grant.with_session_id(own),
+            None => grant,
+        };
         let part = |value: Option<&str>| value.map_or(Part::Absent, |value| Part::Fixed(value.to_owned()));
         Self {
             organisation: part(grant.organisation()),

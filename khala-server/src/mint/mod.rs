@@ -7,7 +7,7 @@
 mod credential;
 mod holder;
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
@@ -266,6 +266,7 @@ pub(crate) async fn mint<B>(
     head: &Parts,
     body: B,
     request_id: &str,
+    client: Option<IpAddr>,
 ) -> Result<Response<Full<Bytes>>, Problem>
 where
     B: Body + Send,
@@ -277,9 +278,11 @@ where
     };
     server.0.compatibility.check(&head.headers, head.uri.query())?;
     let mut subject = None;
-    let minted = minted(mint, &server.0.khala, &server.0.limits, head, body, &mut subject).await;
+    let khala = &server.0.khala;
+    khala.may_try(client)?;
+    let minted = minted(mint, khala, &server.0.limits, head, body, &mut subject).await;
     let failure = match minted {
-        Ok((mandate, issued, now)) => {
+        Ok((mandate, issued)) => {
             telemetry::minted("minted");
             let (jti, kid) = (&*issued.token_id, issued.key_id.as_deref());
             tracing::info!(request_id, subject = mandate.subject, jti, kid, "a token was made");
@@ -293,7 +296,7 @@ where
                     organisation: mandate.organisation.as_deref(),
                     session_id: mandate.session_id.as_deref(),
                     expires_at: issued.expires_at.as_millis(),
-                    expires_in: issued.expires_at.since(now).as_secs(),
+                    expires_in: issued.expires_at.since(khala.now()).as_secs(),
                     jti,
                     kid,
                 },
@@ -301,6 +304,9 @@ where
         }
         Err(failure) => failure,
     };
+    if let Failure::Unproven { .. } = failure {
+        khala.failed(client);
+    }
     telemetry::minted(failure.class());
     let code = failure.code();
     match &failure {
@@ -315,7 +321,7 @@ where
     Err(failure.into_problem())
 }
 
-/// What the token says, the token, and when it was made. `subject` is told as soon as it is known.
+/// What the token says, and the token. `subject` is told as soon as it is known.
 async fn minted<B>(
     mint: &Mint,
     khala: &Khala,
@@ -323,22 +329,18 @@ async fn minted<B>(
     head: &Parts,
     body: B,
     subject: &mut Option<String>,
-) -> Result<(Mandate, Issued, Timestamp), Failure>
+) -> Result<(Mandate, Issued), Failure>
 where
     B: Body + Send,
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let headers = &head.headers;
+    // What is revoked from now on takes the token back too, by its `iat`.
+    let now = khala.now();
     let proof = async {
-        let holder = mint.holder(headers, khala.now()).await?;
-        // A credential that was taken back must not be exchanged for a token that is not.
-        if let Some(grant) = holder.grant() {
-            khala.check_revoked(grant).await.map_err(|denied| match denied {
-                Denied::Unavailable(error) => Failure::Unavailable(error),
-                _ => Failure::Unproven { presented: true, reason: "token_revoked" },
-            })?;
-        }
+        let holder = mint.holder(headers, now).await?;
+        not_revoked(khala, &holder).await?;
         Ok::<_, Failure>(holder)
     };
     let holder = timeout(CHECK_WITHIN, proof).await.map_err(|_| Failure::Unavailable(late()))??;
@@ -351,9 +353,18 @@ where
     }
     let ttl_seconds = asked.ttl_seconds;
     let mandate = holder.mandate(asked)?;
-    // The body may have taken its time.
-    let now = khala.now();
     let ttl = mint.ttl(ttl_seconds, holder.ends_at(), now)?;
     let issued = mint.sign(&mandate, now, ttl).await?;
-    Ok((mandate, issued, now))
+    // The body and the issuer may have taken their time.
+    not_revoked(khala, &holder).await?;
+    Ok((mandate, issued))
+}
+
+/// A credential that was taken back must not be exchanged for a token that is not.
+async fn not_revoked(khala: &Khala, holder: &Holder) -> Result<(), Failure> {
+    let Some(grant) = holder.grant() else { return Ok(()) };
+    khala.check_revoked(grant).await.map_err(|denied| match denied {
+        Denied::Unavailable(error) => Failure::Unavailable(error),
+        _ => Failure::Unproven { presented: true, reason: "token_revoked" },
+    })
 }

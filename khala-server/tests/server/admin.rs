@@ -7,16 +7,17 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
     Access, Clock as _, Error, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Khala, LocalFanout, Mandate,
-    MemoryRevocations, Revocation, Revocations, SystemClock, Timestamp, Watermark,
+    MemoryJournal, MemoryRevocations, Revocation, Revocations, SystemClock, Timestamp, Watermark,
 };
-use khala_server::{AdminToken, SecretError, Server};
+use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use serde_json::json;
 
 use crate::{
     evidence::{self, assert_hides},
     support::{
-        Answer, Running, SECRET, Socket, Witness, closed, good_token, join, running, running_on, running_with,
+        Answer, Hand, Running, SECRET, Socket, Witness, closed, good_token, join, running, running_on,
+        running_with,
     },
 };
 
@@ -198,8 +199,8 @@ async fn a_revocation_that_is_none() {
         (r#"{"by":"jti","id":"x","until":9007199254740992}"#.to_owned(), "invalid", "until"),
         (r#"{"by":"jti","id":"x","until":0}"#.to_owned(), "invalid_until", "until"),
         (json!({"by": "jti", "id": "x", "until": now}).to_string(), "invalid_until", "future"),
-        (json!({"by": "sub", "id": "x", "until": now + DAY}).to_string(), "invalid_until", "before"),
-        (json!({"by": "sid", "id": "x", "until": now + DAY}).to_string(), "invalid_until", "before"),
+        (json!({"by": "sub", "id": "x", "until": now + DAY / 2}).to_string(), "invalid_until", "before"),
+        (json!({"by": "sid", "id": "x", "until": now}).to_string(), "invalid_until", "future"),
     ] {
         let problem = order(&server, &body).await.problem(400, code);
         assert!(problem.to_string().contains(named), "{body}: {problem}");
@@ -232,11 +233,7 @@ async fn revocations_are_listed_page_by_page() {
     assert_eq!(all["complete"], true);
     let all = all["revocations"].as_array().unwrap().clone();
     assert_eq!(all[0]["until"], before + 60_000);
-    assert_eq!(
-        all[1]["until"],
-        all[1]["at"].as_u64().unwrap() + DAY + 300_000,
-        "the longest age, and the leeway"
-    );
+    assert!(all[1]["until"].is_null(), "a login stays ended");
     assert_eq!(all[2]["until"], far);
     assert!(!all[1].to_string().contains("laptop"), "the reason is for the log");
 
@@ -265,9 +262,13 @@ async fn revocations_are_listed_page_by_page() {
         "again is read anew"
     );
 
-    let for_good =
-        Server::builder(server.khala().clone()).with_admin_token(admin()).with_revoke_for(None).build();
-    assert!(order(&for_good, r#"{"by":"sub","id":"bob"}"#).await.json()["until"].is_null());
+    let usual = order(&server, r#"{"by":"sub","id":"bob"}"#).await.json();
+    assert_eq!(usual["until"], usual["at"].as_u64().unwrap() + DAY, "the longest age");
+    let for_good = Server::builder(server.khala().clone())
+        .with_admin_token(admin())
+        .with_revocation_terms(RevocationTerms::default().with_max_age(None))
+        .build();
+    assert!(order(&for_good, r#"{"by":"sub","id":"cyd"}"#).await.json()["until"].is_null());
 }
 
 /// A token with everything that a revocation can name, and its `jti`.
@@ -333,6 +334,81 @@ async fn what_is_revoked_is_closed_and_refused_on_every_node() {
         }
         crate::support::until(|| nodes.iter().all(|node| node.khala.connections() == 1)).await;
     }
+}
+
+/// A node with a clock of its own, over a store of revocations; and the server before it.
+fn node(store: &Arc<MemoryRevocations>, clock: &Arc<Hand>, options: &JwtOptions) -> Server {
+    let verifier = Arc::new(JwtVerifier::hs256(SECRET, options.clone()).unwrap());
+    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_clock(clock.clone());
+    let khala = khala.with_verifier(verifier).with_revocations(store.clone()).build();
+    let terms = RevocationTerms::default().with_max_age(options.max_age).with_leeway(options.leeway);
+    Server::builder(khala).with_admin_token(admin()).with_revocation_terms(terms).build()
+}
+
+#[tokio::test]
+async fn a_revocation_outlasts_a_token_of_a_clock_that_is_ahead() {
+    for by in ["jti", "sub"] {
+        let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
+        let (leeway, age) = (Duration::from_secs(60), Duration::from_secs(100));
+        let options = JwtOptions::default().with_leeway(leeway).with_max_age(Some(age));
+        let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
+        let issued =
+            issuer.sign(&Mandate::new("ada", ["khala:read"]), clock.now().plus(leeway), age).unwrap();
+        let server = node(&store, &clock, &options);
+        server.khala().verify(&issued.token).await.expect("its clock is within the leeway");
+        let id = if by == "jti" { issued.token_id.as_str() } else { "ada" };
+        assert_eq!(order(&server, &json!({"by": by, "id": id}).to_string()).await.status, 201);
+        server.khala().verify(&issued.token).await.unwrap_err();
+        // Its last second, and then the end of both.
+        clock.advance(leeway + age + leeway - Duration::from_secs(1));
+        assert_eq!(store.prune(clock.now()).await.unwrap(), 0);
+        let denied = node(&store, &clock, &options).khala().verify(&issued.token).await.unwrap_err();
+        assert_eq!(denied.code().as_str(), "token_revoked", "{by}");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(store.prune(clock.now()).await.unwrap(), 1);
+        let denied = node(&store, &clock, &options).khala().verify(&issued.token).await.unwrap_err();
+        assert_eq!(denied.code().as_str(), "token_expired", "{by}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_was_ended_stays_ended() {
+    let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
+    let age = Duration::from_secs(3_600);
+    let options = JwtOptions::default().with_max_age(Some(age));
+    assert_eq!(order(&node(&store, &clock, &options), r#"{"by":"sid","id":"login"}"#).await.status, 201);
+    clock.advance(age * 100);
+    store.prune(clock.now()).await.unwrap();
+    let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
+    let mandate = Mandate::new("ada", ["khala:read"]).with_session_id("login");
+    let issued = issuer.sign(&mandate, clock.now(), age).unwrap();
+    let restarted = node(&store, &clock, &options);
+    let denied = restarted.khala().verify(&issued.token).await.unwrap_err();
+    assert_eq!(denied.code().as_str(), "token_revoked");
+
+    // Whoever says until when, knows.
+    let until = clock.now().plus(Duration::from_secs(1)).as_millis();
+    let told = order(&restarted, &json!({"by": "sid", "id": "other", "until": until}).to_string()).await;
+    assert_eq!(told.json()["until"], until);
+}
+
+#[tokio::test]
+async fn a_subject_is_revoked_up_to_the_clocks_that_are_ahead() {
+    let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
+    let leeway = Duration::from_secs(60);
+    let options = JwtOptions::default().with_leeway(leeway);
+    let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
+    let server = node(&store, &clock, &options);
+    let token =
+        |at| issuer.sign(&Mandate::new("ada", ["khala:read"]), at, Duration::from_secs(3_600)).unwrap().token;
+    let ahead = token(clock.now().plus(leeway));
+    server.khala().verify(&ahead).await.expect("its clock is within the leeway");
+    let told = order(&server, r#"{"by":"sub","id":"ada"}"#).await.json();
+    assert_eq!(told["at"], clock.now().plus(leeway).as_millis());
+    let denied = server.khala().verify(&ahead).await.unwrap_err();
+    assert_eq!(denied.code().as_str(), "token_revoked", "issued before the revocation");
+    clock.advance(leeway + Duration::from_secs(1));
+    server.khala().verify(&token(clock.now())).await.expect("a new login, after the leeway");
 }
 
 #[tokio::test]

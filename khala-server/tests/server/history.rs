@@ -1,11 +1,17 @@
 //! Reading the log over HTTP.
 
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_core::{Access, Classes, Journal as _, Keep, Timestamp, TopicClass, TopicPattern};
+use khala_core::{
+    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, Timestamp, Topic, TopicClass,
+    TopicPattern,
+};
 use serde_json::{Value, json};
 
-use crate::support::{LONG, running, running_on, token, topic};
+use crate::support::{Answer, LONG, running, running_on, token, topic};
 
 fn seqs(page: &Value) -> Vec<u64> {
     page["updates"].as_array().unwrap().iter().map(|update| update["seq"].as_u64().unwrap()).collect()
@@ -129,6 +135,86 @@ async fn a_list_of_topics_holds_what_the_token_opens() {
     server.get("/v1/topics/user:bob:1").await.problem(403, "owner_mismatch");
     server.get("/v1/topics/secret").await.problem(403, "forbidden_topic");
     server.get("/v1/topics/nowhere").await.problem(403, "forbidden_topic");
+}
+
+#[tokio::test]
+async fn others_topics_are_in_nobodys_way() {
+    let class = |name: &str, pattern: &str, scope: &str| {
+        TopicClass::new(name, TopicPattern::parse(pattern).unwrap()).with_read([scope])
+    };
+    let read = Access::Read.scope();
+    let classes = Classes::new(vec![
+        class("first", "a:*", read),
+        class("last", "z:*", read),
+        class("others", "**", "others"),
+    ]);
+    let server = running_on(|khala| khala.with_classes(classes.unwrap()), |server| server).await;
+    server.publish("a:1", "1").await;
+    for n in 0..10_500 {
+        server.publish(&format!("b:{n}"), "1").await;
+    }
+    for name in ["z:1", "z:2"] {
+        server.publish(name, "1").await;
+    }
+    for limit in [1, 100] {
+        let (mut names, mut next) = (Vec::new(), Some(format!("/v1/topics?limit={limit}")));
+        while let Some(path) = next {
+            let page = server.get(&path).await;
+            assert!(page.status == 200 && !page.text.contains("b:"), "{page:?}");
+            let page = page.json();
+            names.extend(page["topics"].as_array().unwrap().iter().map(|entry| entry["topic"].clone()));
+            next = page["next"].as_str().map(str::to_owned);
+        }
+        assert_eq!(names, ["a:1", "z:1", "z:2"]);
+    }
+    assert_eq!(server.get("/v1/topics?prefix=b").await.json(), json!({"topics": [], "complete": true}));
+}
+
+/// Takes two seconds to say who may read what.
+#[derive(Debug)]
+struct Slow {
+    opens: &'static str,
+}
+
+#[async_trait]
+impl Authorizer for Slow {
+    async fn authorize(&self, _: &Grant, topic: &Topic, _: Access) -> Result<(), Denied> {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if topic.as_str().starts_with(self.opens) { Ok(()) } else { Err(Denied::ForbiddenTopic) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_takes_five_seconds_at_most() {
+    for (opens, pages) in [("t:", 5), ("t:9", 0)] {
+        let server =
+            running_on(|khala| khala.with_authorizer(Arc::new(Slow { opens })), |server| server).await;
+        for n in 0..10 {
+            server.publish(&format!("t:{n}"), "1").await;
+        }
+        let get = async |path: &str| {
+            let request = server.request(Method::GET, path).body(Full::<bytes::Bytes>::default()).unwrap();
+            let started = tokio::time::Instant::now();
+            let answer = Answer::of(server.server.handle(request).await).await;
+            assert!(started.elapsed().as_secs() <= 5, "in the paused clock's own time");
+            answer
+        };
+        if pages == 0 {
+            let late = get("/v1/topics").await;
+            late.problem(503, "unavailable");
+            assert_eq!(late.header("retry-after"), "1");
+            continue;
+        }
+        let (mut names, mut next) = (Vec::new(), Some("/v1/topics".to_owned()));
+        let mut found = 0;
+        while let Some(path) = next {
+            let page = get(&path).await.json();
+            names.extend(page["topics"].as_array().unwrap().iter().map(|entry| entry["topic"].clone()));
+            next = page["next"].as_str().map(str::to_owned);
+            found += 1;
+        }
+        assert_eq!((names.len(), found), (10, pages), "what was found in time is told, and the rest then");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::join_all;
 use khala_core::{
     Access, Clock as _, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource, Khala,
@@ -38,8 +39,19 @@ fn secret(kid: &str, version: u8) -> Vec<u8> {
     format!("{kid:_<30}{version:0>4}").into_bytes()
 }
 
-fn key(kid: &str, version: u8) -> Key {
+fn secret_key(kid: &str, version: u8) -> Key {
     Key::hs256(Some(kid), &secret(kid, version)).unwrap()
+}
+
+/// A public key, which each source takes.
+fn key(kid: &str, version: u8) -> Key {
+    // About every other text is a point of the curve.
+    let key = |n: u8| {
+        let x = URL_SAFE_NO_PAD.encode(format!("{kid:_<26}{version:0>3}{n:0>3}"));
+        let set = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}]}).to_string();
+        KeySet::from_jwks(&set).ok()?.key(Some(kid)).cloned()
+    };
+    (0..=u8::MAX).find_map(key).unwrap()
 }
 
 fn jwks(keys: &[Key]) -> String {
@@ -247,6 +259,11 @@ async fn whatever_goes_wrong_the_keys_of_before_hold() {
     assert!(knows(&keys, "b").await);
     assert_eq!(kids(&keys).await, ["b"]);
     assert!(!knows(&keys, "a").await);
+    // Nor does a secret, which is none where everybody can read it.
+    let (good, secret) = (key("c", 1).to_jwk(), secret_key("b", 1).to_jwk());
+    address.say(200, &format!(r#"{{"keys":[{secret},{good}]}}"#));
+    assert!(knows(&keys, "c").await);
+    assert_eq!(kids(&keys).await, ["c"]);
 }
 
 #[tokio::test]
@@ -324,7 +341,9 @@ async fn a_name_that_is_given_to_another_key_rests() {
     assert!(!knows(&ring, "b").await);
 
     pause();
-    advance(Duration::from_secs(6)).await;
+    advance(Duration::from_secs(29)).await;
+    assert!(ring.keys(Some("a"), Timestamp::default()).await.is_err(), "longer than any check takes");
+    advance(Duration::from_secs(2)).await;
     let awake = async {
         while ring.keys(Some("a"), Timestamp::default()).await.is_err() {
             tokio::task::yield_now().await
@@ -345,7 +364,7 @@ async fn a_name_that_is_given_to_another_key_rests() {
 async fn a_lost_key_ends_its_connections_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
-    fs::write(&path, jwks(&[key("old", 1), key("new", 1)])).unwrap();
+    fs::write(&path, jwks(&[secret_key("old", 1), secret_key("new", 1)])).unwrap();
     let ring = KeyRing::builder(KeySet::new()).with_file(FileKeys::open(&path, NEVER).unwrap()).build();
     let verifier = JwtVerifier::new(Arc::new(ring.clone()), JwtOptions::default());
     let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
@@ -374,7 +393,7 @@ async fn a_lost_key_ends_its_connections_and_no_others() {
     for socket in [&mut old, &mut new] {
         assert_eq!(join(socket, "t", json!({})).await[4]["status"], "ok");
     }
-    fs::write(&path, jwks(&[key("new", 1)])).unwrap();
+    fs::write(&path, jwks(&[secret_key("new", 1)])).unwrap();
     ring.reload().await;
     assert_eq!(closed(&mut old).await.0, 4004);
     assert!(connect("old").await.is_err());

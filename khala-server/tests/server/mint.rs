@@ -1,22 +1,22 @@
 //! Minting over HTTP: who gets a token, what it says, and what is told to whom gets none.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{future, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, JwtIssuer, JwtOptions, JwtVerifier, KeySet,
-    Mandate, MemoryRevocations, Named, Revocation, RevocationId, Revocations, SystemClock, Timestamp, Token,
-    Verifier, Watermark,
+    AdmissionOptions, Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, JwtIssuer, JwtOptions,
+    JwtVerifier, KeySet, Mandate, MemoryRevocations, Named, Rate, Revocation, RevocationId, Revocations,
+    SystemClock, Timestamp, Token, Verifier, Watermark,
 };
 use khala_server::{ClaimName, Credential, Holder, Mint, MintSecret, SecretError, Unproven, VerifiedToken};
 use serde_json::{Value, json};
 
 use crate::{
     evidence::{self, assert_hides},
-    support::{Answer, LONG, Running, SECRET, join, running, running_on, running_with},
+    support::{Answer, Begun, Hand, LONG, Running, SECRET, join, running, running_on, running_with},
 };
 
 pub(crate) const PATHS: [&str; 3] = ["/v1/token", "/api/khala/token", "/api/sync/token"];
@@ -142,6 +142,20 @@ fn down() -> Arc<dyn Credential> {
     Arc::new(VerifiedToken::new(Arc::new(Down)).with_scopes(["khala:read"]))
 }
 
+/// One try in a second for each address.
+fn one_try() -> AdmissionOptions {
+    let one = NonZeroU32::MIN;
+    AdmissionOptions::unlimited().with_connects_per_address(Some(Rate::new(one, one)))
+}
+
+/// A try with that credential, from an address.
+async fn tried(server: &Running, path: &str, bearer: &str) -> Answer {
+    let request = Request::builder().method(Method::POST).uri(path);
+    let request = request.header("authorization", format!("Bearer {bearer}"));
+    let request = request.extension(SocketAddr::from(([10, 0, 0, 1], 1))).body(Full::<Bytes>::default());
+    Answer::of(server.server.handle(request.unwrap()).await).await
+}
+
 /// Every answer that a token route gives, for the test of the OpenAPI document.
 pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let authorization = format!("Bearer {MINT_SECRET}");
@@ -153,6 +167,8 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let off = running().await;
     let unsigned = running_with(|server| server.with_mint(Mint::new(Arc::new(Down), [secret()]))).await;
     let unknown = running_with(|server| server.with_mint(Mint::new(issuer(), [down()]))).await;
+    let limited =
+        running_on(|khala| khala.with_admission(one_try()), |server| server.with_mint(mint())).await;
     let ada = r#"{"subject":"ada"}"#;
     let mut answers = Vec::new();
     for path in PATHS {
@@ -173,6 +189,8 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
         let request = Request::builder().method(Method::POST).uri(path).header(good[0].0, good[0].1);
         let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
         answers.push((path, Method::POST, Answer::of(on.server.handle(request).await).await));
+        answers.push((path, Method::POST, tried(&limited, path, "x").await));
+        answers.push((path, Method::POST, tried(&limited, path, "x").await));
     }
     answers
 }
@@ -246,7 +264,8 @@ async fn a_user_gets_tokens_for_itself_and_no_longer_than_its_own() {
     let bare = app_token(&Mandate::new("bob", ["x"]), HOUR);
     let minted = ask(&server, &bare, "").await.json();
     let claims = claims(minted["token"].as_str().unwrap());
-    assert_eq!((&minted["scopes"], &claims["sid"]), (&json!(["khala:read"]), &Value::Null));
+    let jti = &self::claims(&bare)["jti"];
+    assert_eq!((&minted["scopes"], &claims["sid"]), (&json!(["khala:read"]), jti));
 }
 
 #[tokio::test]
@@ -445,6 +464,93 @@ async fn a_revoked_credential_is_not_exchanged() {
     let unknown =
         running_on(|khala| khala.with_revocations(Arc::new(Down)), |server| server.with_mint(mint()));
     ask(&unknown.await, &other, "").await.problem(503, "upstream_unavailable");
+}
+
+#[tokio::test]
+async fn a_credential_that_is_revoked_while_the_body_comes_is_not_exchanged() {
+    let id = |text: &str| RevocationId::parse(text).unwrap();
+    for by in ["jti", "sid", "sub"] {
+        let server = running_with(|server| server.with_mint(mint())).await;
+        let own = app_token(&mandate(), HOUR);
+        let request = Request::builder().method(Method::POST).uri(PATHS[0]);
+        let request = request.header("authorization", format!("Bearer {own}"));
+        let request = request.header("content-type", "application/json");
+        let begun = Begun::new(&server.server, request, "{}").await;
+        let named = match by {
+            "jti" => Named::Jti(id(claims(&own)["jti"].as_str().unwrap())),
+            "sid" => Named::Sid(id("s1")),
+            _ => Named::Sub(id("ada")),
+        };
+        server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        begun.end().await.problem(401, "authz_denied");
+    }
+}
+
+#[tokio::test]
+async fn who_is_revoked_while_the_body_comes_gets_a_token_that_is_revoked() {
+    let clock = Hand::new();
+    let own = clock.clone();
+    let unnamed: Arc<dyn Issuer> = Arc::new(JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap());
+    let server =
+        running_on(|khala| khala.with_clock(own), |server| server.with_mint(Mint::new(unnamed, [secret()])))
+            .await;
+    let minted = async |revoked: bool| {
+        let request = Request::builder().method(Method::POST).uri(PATHS[0]);
+        let request = request.header("authorization", format!("Bearer {MINT_SECRET}"));
+        let request = request.header("content-type", "application/json");
+        let begun = Begun::new(&server.server, request, r#"{"subject":"ada"}"#).await;
+        if revoked {
+            let named = Named::Sub(RevocationId::parse("ada").unwrap());
+            server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(2));
+        let minted = begun.end().await.json();
+        assert_eq!(minted["expires_in"], 3598, "{minted}");
+        server.khala.verify(&Token::new(minted["token"].as_str().unwrap())).await.map(|_| ())
+    };
+    minted(false).await.unwrap();
+    assert!(matches!(minted(true).await, Err(Denied::TokenRevoked)), "the mint knew nothing of it");
+    minted(false).await.expect("what is asked for later is good");
+}
+
+#[tokio::test]
+async fn the_session_of_a_credential_ends_what_was_minted_for_it() {
+    let id = |text: &str| RevocationId::parse(text).unwrap();
+    let unnamed: Arc<dyn Issuer> = Arc::new(JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap());
+    let server = running_with(|server| server.with_mint(Mint::new(unnamed, [application()]))).await;
+    for own in [app_token(&Mandate::new("ada", ["x"]), HOUR), app_token(&mandate(), HOUR)] {
+        let minted = ask(&server, &own, "").await.json();
+        let token = Token::new(minted["token"].as_str().unwrap());
+        let own_claims = claims(&own);
+        let session = own_claims["sid"].as_str().or_else(|| own_claims["jti"].as_str()).unwrap();
+        assert_eq!(minted["session_id"], session);
+        server.khala.verify(&token).await.unwrap();
+        server.khala.revoke(Revocation::new(Named::Sid(id(session)), server.khala.now())).await.unwrap();
+        assert!(matches!(server.khala.verify(&token).await, Err(Denied::TokenRevoked)));
+        ask(&server, &own, "").await.problem(401, "authz_denied");
+    }
+}
+
+#[tokio::test]
+async fn who_tries_in_vain_too_often_is_not_heard() {
+    let server = running_on(|khala| khala.with_admission(one_try()), |server| server.with_mint(mint())).await;
+    let own = app_token(&mandate(), HOUR);
+    for _ in 0..3 {
+        assert_eq!(tried(&server, PATHS[0], &own).await.status, 200, "good ones cost nothing");
+    }
+    tried(&server, PATHS[0], "x").await.problem(401, "authz_denied");
+    let limited = tried(&server, PATHS[0], &own).await;
+    limited.problem(429, "too_many_connections");
+    assert!(!limited.header("retry-after").is_empty());
+    assert_eq!(ask(&server, &own, "").await.status, 200, "another address is another matter");
+    let unknown = running_on(
+        |khala| khala.with_admission(one_try()),
+        |server| server.with_mint(Mint::new(issuer(), [down()])),
+    );
+    let unknown = unknown.await;
+    for _ in 0..3 {
+        tried(&unknown, PATHS[0], &own).await.problem(503, "upstream_unavailable");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;
-use khala_core::{Access, ErrorKind, Journal as _, ReadLimit, Replay, Start};
+use khala_core::{
+    Access, ErrorKind, Journal as _, Named, ReadLimit, Replay, Revocation, RevocationId, Start, Watermark,
+};
 use khala_server::Limits;
 use serde_json::json;
 use tokio::{
@@ -14,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{LONG, running, running_with, token, topic};
+use crate::support::{Begun, Hand, LONG, running, running_on, running_with, token, topic};
 
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
 
@@ -203,5 +205,26 @@ async fn faults_of_the_store_are_answered_by_kind() {
         let code = if kind == ErrorKind::Invalid { "invalid" } else { kind.as_str() };
         answer.problem(status, code);
         assert_eq!(answer.headers.contains_key("retry-after"), retry, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ends_while_the_body_comes_publishes_nothing() {
+    for code in ["token_expired", "token_revoked"] {
+        let clock = Hand::new();
+        let own = clock.clone();
+        let server = running_on(|khala| khala.with_clock(own), |server| server).await;
+        let request = server.request(Method::POST, "/v1/topics/t/updates");
+        let request = request.header("content-type", "application/json");
+        let begun = Begun::new(&server.server, request, r#"{"kind":"k","payload":1}"#).await;
+        if code == "token_expired" {
+            clock.advance(LONG * 101);
+        } else {
+            let named = Named::Sub(RevocationId::parse("ada").unwrap());
+            server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        }
+        begun.end().await.problem(401, code);
+        let bounds = server.khala.journal().bounds(&topic("t")).await.unwrap();
+        assert_eq!(bounds.head, Watermark::ORIGIN);
     }
 }

@@ -30,7 +30,7 @@ use khala_server::{Compatibility, Origins, Window};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    evidence::{Metrics, assert_hides, log, recorder},
+    evidence::{Lines, Metrics, assert_hides, log, recorder},
     support::{Running, SECRET, Socket, closed, hear, join, running_on, say},
 };
 
@@ -307,6 +307,7 @@ struct Stage {
     checkers: Arc<Checkers>,
     forge: Forge,
     metrics: Metrics,
+    log: Lines,
     /// Answers and frames.
     heard: Mutex<String>,
 }
@@ -318,7 +319,7 @@ fn class(name: &str, pattern: &str) -> TopicClass {
 }
 
 impl Stage {
-    async fn new(metrics: Metrics, admission: AdmissionOptions) -> Self {
+    async fn new(metrics: Metrics, log: Lines, admission: AdmissionOptions) -> Self {
         let keys = KeySet::new()
             .with_key(Key::hs256(None, SECRET).unwrap())
             .and_then(|keys| keys.with_key(Key::hs256(Some("other"), OTHER_SECRET).unwrap()))
@@ -345,7 +346,7 @@ impl Stage {
             },
         )
         .await;
-        Self { server, checkers, forge: Forge::default(), metrics, heard: Mutex::default() }
+        Self { server, checkers, forge: Forge::default(), metrics, log, heard: Mutex::default() }
     }
 
     fn path(&self, said: &str) -> String {
@@ -556,8 +557,13 @@ impl Stage {
     /// Does it, and checks that it counted as one refusal of that code on that surface, and as no other.
     async fn refused(&self, code: &str, on: &str, done: impl Future<Output = ()>) {
         let (all, these) = self.metrics.refusals(code, on);
+        let logged = self.log.text().len();
         done.await;
         assert_eq!(self.metrics.refusals(code, on), (all + 1, these + 1), "{code} on {on}");
+        let log = self.log.text().split_off(logged);
+        let says_why =
+            |line: &str| line.contains(&format!("code=\"{code}\"")) && line.contains("request_id=");
+        assert!(log.lines().any(says_why), "no line says {code} on {on}: {log}");
     }
 }
 
@@ -616,7 +622,7 @@ async fn each_reason_on_each_surface() {
                 Offence::Joins => admission.joins_per_connection = Some(one()),
                 _ => {}
             }
-            let stage = Stage::new(metrics.clone(), admission).await;
+            let stage = Stage::new(metrics.clone(), lines.clone(), admission).await;
             let revoked = Named::Jti(RevocationId::parse("revoked").unwrap());
             stage.server.khala.revoke(Revocation::new(revoked, stage.server.khala.now())).await.unwrap();
             match (surface, *seen) {
@@ -647,7 +653,7 @@ async fn an_open_connection_ends_with_what_it_was_opened_by() {
     let (recorder, metrics) = recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
     let (lines, _log) = log(true);
-    let stage = Stage::new(metrics.clone(), AdmissionOptions::unlimited()).await;
+    let stage = Stage::new(metrics.clone(), lines.clone(), AdmissionOptions::unlimited()).await;
     let khala = &stage.server.khala;
     let named = |id: &str| RevocationId::parse(id).unwrap();
     let forge = &stage.forge;

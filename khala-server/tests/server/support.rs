@@ -3,19 +3,22 @@
 use std::{
     fmt::Debug,
     num::NonZeroUsize,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{SinkExt as _, StreamExt as _, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Body;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Access, Append, Batch, Bounds, Clock as _, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
+    Access, Append, Batch, Bounds, Clock, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
     JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, NewUpdate, Payload,
     ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed, Update,
     session::SessionOptions,
@@ -162,6 +165,61 @@ pub(crate) fn token(scopes: &[Access], ttl: Duration) -> String {
 /// A token for everything.
 pub(crate) fn good_token() -> String {
     token(&[Access::Publish, Access::Read], LONG * 100)
+}
+
+/// A clock that stands still but for whoever holds it.
+#[derive(Debug)]
+pub(crate) struct Hand(AtomicU64);
+
+impl Hand {
+    /// On a whole second, and ahead of every token that is made during a test.
+    pub(crate) fn new() -> Arc<Self> {
+        let seconds = SystemClock::new().now().as_millis() / 1_000 + 60;
+        Arc::new(Self(AtomicU64::new(seconds * 1_000)))
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    async fn sleep(&self, _: Duration) {
+        std::future::pending().await
+    }
+}
+
+/// A request whose body waits: what happens between that and this is up to the test.
+pub(crate) struct Begun {
+    go: oneshot::Sender<()>,
+    answer: JoinHandle<Answer>,
+}
+
+impl Begun {
+    /// Sends `request` without its body. Ready when the server waits for that.
+    pub(crate) async fn new(server: &Server, request: http::request::Builder, body: &'static str) -> Self {
+        let ((go, gone), (ask, asked)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
+        let body = StreamBody::new(Box::pin(stream::once(async move {
+            ask.send(()).unwrap();
+            let _ = gone.await;
+            Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(body.as_bytes())))
+        })));
+        let (server, request) = (server.clone(), request.body(body).unwrap());
+        let answer = tokio::spawn(async move { Answer::of(server.handle(request).await).await });
+        timeout(LONG, asked).await.expect("it asks for the body").unwrap();
+        Self { go, answer }
+    }
+
+    /// Sends the body.
+    pub(crate) async fn end(self) -> Answer {
+        self.go.send(()).unwrap();
+        timeout(LONG, self.answer).await.expect("an answer in time").unwrap()
+    }
 }
 
 pub(crate) fn topic(name: &str) -> Topic {

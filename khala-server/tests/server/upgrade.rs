@@ -1,17 +1,20 @@
 //! The WebSocket handshake: where tokens may be, and what is refused before the upgrade.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use khala_core::{Access, Denied, Error, ErrorKind, Grant, Khala, MemoryJournal, Timestamp, Token, Verifier};
+use khala_core::{
+    Access, AdmissionOptions, Denied, Error, ErrorKind, Grant, Khala, MemoryJournal, Rate, Timestamp, Token,
+    Verifier,
+};
 use khala_server::Server;
 use serde_json::json;
 
-use crate::support::{closed, good_token, hear, join, running, say, token};
+use crate::support::{Hand, closed, good_token, hear, join, running, running_on, say, token};
 
 const PATH: &str = "/sync/v1/websocket?vsn=2.0.0";
 
@@ -128,4 +131,36 @@ async fn a_connection_ends_with_its_token() {
     let (mut socket, _) = server.handshake(&path, &[]).await.unwrap();
     assert_eq!(join(&mut socket, "t", json!({})).await[4]["status"], "ok");
     assert_eq!(closed(&mut socket).await, (4001, "token_expired".to_owned()));
+}
+
+#[tokio::test]
+async fn who_tries_in_vain_too_often_is_not_heard() {
+    let one = NonZeroU32::MIN;
+    let rate = Rate::new(one, one);
+    let limits = AdmissionOptions::unlimited().with_connects_per_address(Some(rate));
+    let clock = Hand::new();
+    let own = clock.clone();
+    let server = running_on(|khala| khala.with_admission(limits).with_clock(own), |server| server).await;
+    let bad = [("authorization", "Bearer x")];
+    server.handshake(PATH, &bad).await.map(|_| ()).unwrap_err().problem(401, "invalid_token");
+    let good = format!("Bearer {}", good_token());
+    for headers in [bad, [("authorization", good.as_str())]] {
+        let limited = server.handshake(PATH, &headers).await.map(|_| ()).unwrap_err();
+        limited.problem(429, "too_many_connections");
+        assert_eq!(limited.header("retry-after"), "1");
+    }
+    clock.advance(Duration::from_secs(1));
+    server.handshake(PATH, &[("authorization", good.as_str())]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_verifier_that_cannot_tell_is_nobodys_try() {
+    let one = NonZeroU32::MIN;
+    let limits = AdmissionOptions::unlimited().with_connects_per_address(Some(Rate::new(one, one)));
+    let server =
+        running_on(|khala| khala.with_admission(limits).with_verifier(Arc::new(Away)), |server| server).await;
+    for _ in 0..3 {
+        let refused = server.handshake(PATH, &[("authorization", "Bearer x")]).await.map(|_| ()).unwrap_err();
+        refused.problem(503, "unavailable");
+    }
 }

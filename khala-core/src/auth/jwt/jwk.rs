@@ -57,6 +57,19 @@ pub(super) fn read(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
     Ok(keys.filter_map(|(at, key)| read_one(key).map_err(|fault| fault.at(at + 1)).transpose()).collect())
 }
 
+/// [`read`], for a set of somebody else, with a fault in the place of each secret: whoever made it public can sign, and
+/// so can everybody who read it on its way.
+pub(super) fn read_foreign(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
+    let public = |(at, key): (usize, Result<Key, KeyError>)| match key {
+        Ok(key) if key.algorithm() == KeyAlgorithm::Hs256 => {
+            let fault = "it is a secret (kty \"oct\"), and a set that others can read has public keys alone";
+            Err(KeyError::new(key.kid(), fault).at(at + 1))
+        }
+        key => key,
+    };
+    Ok(read(json)?.into_iter().enumerate().map(public).collect())
+}
+
 /// One key; None if it is not for signatures.
 fn read_one(key: Value) -> Result<Option<Key>, KeyError> {
     let kid = key.get("kid").and_then(Value::as_str).map(str::to_owned);
@@ -275,6 +288,27 @@ mod tests {
             assert!(left_out.len() == 1 && left_out[0].to_string().contains(fault), "{left_out:?}");
         }
         assert!(KeySet::from_foreign_jwks(&format!(r#"{{"keys":[{good},{good}]}}"#)).is_err());
+    }
+
+    #[test]
+    fn a_foreign_set_loses_its_secrets() {
+        let k = base64(SECRET);
+        let json = format!(
+            r#"{{"keys":[{},{},{{"kty":"oct","k":"{k}"}},{{"kty":"oct","use":"enc","k":"{k}"}}]}}"#,
+            all()[0].to_jwk(),
+            all()[2].to_jwk()
+        );
+        let (set, left_out) = KeySet::from_foreign_jwks(&json).unwrap();
+        assert_eq!(set.kids().collect::<Vec<_>>(), ["ed"]);
+        assert!(set.key(None).is_none());
+        let faults: Vec<_> = left_out.iter().map(KeyError::to_string).collect();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        for (fault, place) in faults.iter().zip(["key \"hs\": ", "key number 3 of the set: "]) {
+            assert!(fault.starts_with(place) && fault.contains("secret") && !fault.contains(&k), "{fault}");
+        }
+        assert_eq!(left_out[0].kid(), Some("hs"));
+        let (own, left_out) = KeySet::from_jwks_in_part(&json).unwrap();
+        assert_eq!((own.len(), left_out.len()), (3, 0), "one's own set may hold them");
     }
 
     #[test]

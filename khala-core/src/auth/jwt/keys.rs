@@ -316,16 +316,30 @@ impl KeySet {
             .try_fold(Self::new(), |set, (at, key)| set.with_key(key?).map_err(|fault| fault.at(at + 1)))
     }
 
-    /// The keys of a JWK Set that can be used, and a [`KeyError`] for each that cannot.
+    /// The public keys of a JWK Set that can be used, and a [`KeyError`] for each key that cannot.
     ///
     /// For the sets of others, who may add a key of a kind that is not supported here any day: RFC 7517, section 5, asks
-    /// to leave such a key out, and [`from_jwks`](Self::from_jwks) would lose the whole set.
+    /// to leave such a key out, and [`from_jwks`](Self::from_jwks) would lose the whole set. Secrets (`oct`) are left
+    /// out too: whoever can read the set could sign with them.
     ///
     /// # Errors
     /// A [`KeyError`] when it is no JWK Set, when two keys have one name, and for more than 100 keys.
     pub fn from_foreign_jwks(json: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
+        Self::in_part(jwk::read_foreign(json)?)
+    }
+
+    /// The keys of a JWK Set that can be used, secrets too, and a [`KeyError`] for each that cannot: to say what is in
+    /// a set of one's own.
+    ///
+    /// # Errors
+    /// As [`from_foreign_jwks`](Self::from_foreign_jwks).
+    pub fn from_jwks_in_part(json: &str) -> Result<(Self, Vec<KeyError>), KeyError> {
+        Self::in_part(jwk::read(json)?)
+    }
+
+    fn in_part(keys: Vec<Result<Key, KeyError>>) -> Result<(Self, Vec<KeyError>), KeyError> {
         let (mut set, mut left_out) = (Self::new(), Vec::new());
-        for (at, key) in jwk::read(json)?.into_iter().enumerate() {
+        for (at, key) in keys.into_iter().enumerate() {
             match key {
                 Ok(key) => set = set.with_key(key).map_err(|fault| fault.at(at + 1))?,
                 Err(fault) => left_out.push(fault),

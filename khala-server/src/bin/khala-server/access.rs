@@ -10,8 +10,8 @@ use khala_core::{
     KeySource, TopicClass, TopicPattern,
 };
 use khala_server::{
-    AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, ServerBuilder,
-    VerifiedToken, Window,
+    AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, RevocationTerms,
+    ServerBuilder, VerifiedToken, Window,
     keys::{FileKeys, JwksKeys, JwksOptions, KeyRing},
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Gates {
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
     admin: Option<AdminToken>,
-    revoke_for: Option<Duration>,
+    revocation_terms: RevocationTerms,
 }
 
 impl Gates {
@@ -51,7 +51,9 @@ impl Gates {
             compatibility: compatibility(&settings.compatibility)?,
             trusted_proxies: proxies.collect::<Result<_, _>>()?,
             admin,
-            revoke_for: auth.max_age().map(|age| age.saturating_add(auth.leeway())),
+            revocation_terms: RevocationTerms::default()
+                .with_max_age(auth.max_age())
+                .with_leeway(auth.leeway()),
         })
     }
 
@@ -60,7 +62,7 @@ impl Gates {
         server = server
             .with_compatibility(self.compatibility)
             .with_trusted_proxies(self.trusted_proxies)
-            .with_revoke_for(self.revoke_for);
+            .with_revocation_terms(self.revocation_terms);
         if let Some(origins) = self.origins {
             server = server.with_origins(origins);
         }
