@@ -7,18 +7,20 @@
 mod book;
 mod options;
 mod rate;
+mod shared;
 
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use self::{
-    book::{Book, Usage},
+    book::Usage,
     options::Limits,
     rate::Bucket,
+    shared::{Place, Shared},
 };
 pub use self::{options::AdmissionOptions, rate::Rate};
 use crate::{update::Timestamp, wire::Code};
@@ -77,9 +79,6 @@ impl fmt::Display for Limited {
 
 impl std::error::Error for Limited {}
 
-/// The wait that is told where the number of open connections is the limit.
-const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// Lets connections in, and counts what those who share a principal or an address do. A clone is another handle.
 #[derive(Clone)]
 pub struct Admission {
@@ -123,9 +122,7 @@ impl Admission {
         };
         Ok(Admitted { options: self.options, joins: Bucket::default(), frames: Bucket::default(), place })
     }
-}
 
-impl Admission {
     /// Whether `address` may try to connect now: whether its connects, good and [in vain](Self::failed), are within
     /// its rate. It takes nothing.
     ///
@@ -271,116 +268,6 @@ fn through(
     take_all(code, now, [address, own, principal])
 }
 
-/// Where an admitted connection is counted.
-struct Place {
-    shared: Arc<Shared>,
-    /// None where principals are not limited.
-    principal: Option<Arc<str>>,
-    /// None where addresses are not limited, or it has none.
-    address: Option<IpAddr>,
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place")
-            .field("principal", &self.principal)
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if let Some(principal) = &self.principal {
-            state.principals.leave(principal);
-        }
-        if let Some(address) = &self.address {
-            state.addresses.leave(address);
-        }
-        self.shared.forget(&mut state);
-    }
-}
-
-struct Shared {
-    of_principals: Limits,
-    of_addresses: Limits,
-    state: Mutex<State>,
-}
-
-struct State {
-    principals: Book<Arc<str>>,
-    addresses: Book<IpAddr>,
-    /// The time as the latest call told it, for a drop, which is told none.
-    latest: Timestamp,
-}
-
-impl Shared {
-    fn new(options: AdmissionOptions) -> Self {
-        Self {
-            of_principals: options.of_principals(),
-            of_addresses: options.of_addresses(),
-            state: Mutex::new(State {
-                principals: Book::new(),
-                addresses: Book::new(),
-                latest: Timestamp::from_millis(0),
-            }),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change under the lock is whole, or leaves a count that is too high for one connection at most.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn connect(
-        this: &Arc<Self>,
-        principal: &str,
-        address: Option<IpAddr>,
-        now: Timestamp,
-    ) -> Result<Place, Limited> {
-        let principal: Option<Arc<str>> = this.of_principals.any().then(|| principal.into());
-        let address = address.filter(|_| this.of_addresses.any());
-        let mut guard = this.lock();
-        let state = &mut *guard;
-        state.latest = now;
-        this.forget(state);
-
-        let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
-        let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
-        for (by, limits, usage) in [
-            (LimitedBy::Address, this.of_addresses, &by_address),
-            (LimitedBy::Principal, this.of_principals, &by_principal),
-        ] {
-            if let (Some(most), Some(usage)) = (limits.connections, usage)
-                && usage.open >= u64::from(most.get())
-            {
-                return Err(Limited { code: Code::TooManyConnections, retry_after: PLACE_RETRY_AFTER, by });
-            }
-        }
-        let of_address = this.of_addresses.connects.zip(by_address.as_deref_mut());
-        let of_principal = this.of_principals.connects.zip(by_principal.as_deref_mut());
-        take_all(
-            Code::TooManyConnections,
-            now,
-            [
-                of_address.map(|(rate, usage)| (LimitedBy::Address, rate, &mut usage.connects)),
-                of_principal.map(|(rate, usage)| (LimitedBy::Principal, rate, &mut usage.connects)),
-            ],
-        )?;
-        for usage in [by_address, by_principal].into_iter().flatten() {
-            usage.open += 1;
-        }
-        drop(guard);
-        Ok(Place { shared: Arc::clone(this), principal, address })
-    }
-
-    fn forget(&self, state: &mut State) {
-        state.principals.forget(self.of_principals, state.latest);
-        state.addresses.forget(self.of_addresses, state.latest);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -389,6 +276,7 @@ mod tests {
 
     use super::{
         rate::tests::{at, rates},
+        shared::PLACE_RETRY_AFTER,
         *,
     };
 

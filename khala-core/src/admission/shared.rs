@@ -1,0 +1,127 @@
+//! What the connections of one principal, or of one address, share, and the places that they hold in it.
+//!
+//! It is locked for a moment only. What must stay true: a place that is dropped is given back.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{AdmissionOptions, Limited, LimitedBy, book::Book, options::Limits, take_all};
+use crate::{update::Timestamp, wire::Code};
+
+/// The wait that is told where the number of open connections is the limit.
+pub(super) const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Where an admitted connection is counted.
+pub(super) struct Place {
+    pub(super) shared: Arc<Shared>,
+    /// None where principals are not limited.
+    pub(super) principal: Option<Arc<str>>,
+    /// None where addresses are not limited, or it has none.
+    pub(super) address: Option<IpAddr>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("principal", &self.principal)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(principal) = &self.principal {
+            state.principals.leave(principal);
+        }
+        if let Some(address) = &self.address {
+            state.addresses.leave(address);
+        }
+        self.shared.forget(&mut state);
+    }
+}
+
+/// What connections share: the limits of principals and addresses, and what they have taken.
+pub(super) struct Shared {
+    pub(super) of_principals: Limits,
+    pub(super) of_addresses: Limits,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) principals: Book<Arc<str>>,
+    pub(super) addresses: Book<IpAddr>,
+    /// The time as the latest call told it, for a drop, which is told none.
+    pub(super) latest: Timestamp,
+}
+
+impl Shared {
+    pub(super) fn new(options: AdmissionOptions) -> Self {
+        Self {
+            of_principals: options.of_principals(),
+            of_addresses: options.of_addresses(),
+            state: Mutex::new(State {
+                principals: Book::new(),
+                addresses: Book::new(),
+                latest: Timestamp::from_millis(0),
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change under the lock is whole, or leaves a count that is too high for one connection at most.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn connect(
+        this: &Arc<Self>,
+        principal: &str,
+        address: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Place, Limited> {
+        let principal: Option<Arc<str>> = this.of_principals.any().then(|| principal.into());
+        let address = address.filter(|_| this.of_addresses.any());
+        let mut guard = this.lock();
+        let state = &mut *guard;
+        state.latest = now;
+        this.forget(state);
+
+        let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
+        let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
+        for (by, limits, usage) in [
+            (LimitedBy::Address, this.of_addresses, &by_address),
+            (LimitedBy::Principal, this.of_principals, &by_principal),
+        ] {
+            if let (Some(most), Some(usage)) = (limits.connections, usage)
+                && usage.open >= u64::from(most.get())
+            {
+                return Err(Limited { code: Code::TooManyConnections, retry_after: PLACE_RETRY_AFTER, by });
+            }
+        }
+        let of_address = this.of_addresses.connects.zip(by_address.as_deref_mut());
+        let of_principal = this.of_principals.connects.zip(by_principal.as_deref_mut());
+        take_all(
+            Code::TooManyConnections,
+            now,
+            [
+                of_address.map(|(rate, usage)| (LimitedBy::Address, rate, &mut usage.connects)),
+                of_principal.map(|(rate, usage)| (LimitedBy::Principal, rate, &mut usage.connects)),
+            ],
+        )?;
+        for usage in [by_address, by_principal].into_iter().flatten() {
+            usage.open += 1;
+        }
+        drop(guard);
+        Ok(Place { shared: Arc::clone(this), principal, address })
+    }
+
+    pub(super) fn forget(&self, state: &mut State) {
+        state.principals.forget(self.of_principals, state.latest);
+        state.addresses.forget(self.of_addresses, state.latest);
+    }
+}
