@@ -74,7 +74,7 @@ impl Problem {
 
     /// The cursor cannot be resumed from: the wire's own answer, as a problem.
     pub(crate) fn stale_cursor(topic: &Topic, stale: &Stale) -> Self {
-        let body = StaleCursor::new(topic, stale);
+        let body = StaleCursor::new(topic, stale, None);
         let mut problem = Self::new(StatusCode::GONE, Code::StaleCursor.as_str(), body.message.clone());
         if let Ok(Value::Object(more)) = serde_json::to_value(&body) {
             problem.more = more;

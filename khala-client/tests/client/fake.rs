@@ -259,7 +259,7 @@ impl Shared {
                 (200, serde_json::from_slice(&out).unwrap())
             }
             Replay::Stale(stale) => {
-                (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale)).unwrap())
+                (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale, None)).unwrap())
             }
         }
     }

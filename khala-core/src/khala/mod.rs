@@ -1,6 +1,7 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
 mod access;
+mod cursors;
 mod revoked;
 mod subscription;
 
@@ -14,8 +15,12 @@ use std::{
 
 use tokio::sync::watch;
 
+pub(crate) use self::cursors::{Cursors, Place};
 use self::revoked::{Revoked, Seat};
-pub use self::subscription::{Delivery, Subscribed, Subscription};
+pub use self::{
+    cursors::{Followers, LeftBehind},
+    subscription::{Delivery, Subscribed, Subscription},
+};
 use crate::{
     admission::{Admission, AdmissionOptions},
     auth::{Access, AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
@@ -70,7 +75,11 @@ struct Inner {
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
     revoked: Arc<Revoked>,
+    cursors: Arc<Cursors>,
 }
+
+/// How long the cursor of a follower that went counts, for who is told whom a sweep would leave behind.
+const SEEN_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Makes a [`Khala`].
 #[derive(Debug)]
@@ -175,6 +184,7 @@ impl KhalaBuilder {
             classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
+            cursors: Arc::new(Cursors::new(SEEN_FOR)),
         }))
     }
 }
@@ -268,6 +278,10 @@ impl Khala {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
+    }
+
+    pub(crate) fn cursors(&self) -> &Arc<Cursors> {
+        &self.0.cursors
     }
 
     pub(crate) fn fanout(&self) -> &dyn Fanout {

@@ -93,7 +93,7 @@ impl Session {
             channel.phase.open_at(stale.bounds.at_floor());
             return self.enqueue(id);
         }
-        let answer = StaleCursor::new(&channel.topic, stale);
+        let answer = StaleCursor::new(&channel.topic, stale, None);
         if channel.on_stale == OnStale::Snapshot {
             let (surface, topic) = (channel.surface(), channel.topic.clone());
             channel.phase.start_snapshot(answer);
