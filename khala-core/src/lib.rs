@@ -33,7 +33,7 @@ pub use self::auth::{
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
-    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
+    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate, ReplayOptions},
     auth::{
         Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
         Named, Revocation, RevocationId, Revocations, Token, Verifier,

@@ -1,13 +1,15 @@
-//! How much one connection, one principal and one address may do.
+//! How much one connection, one principal and one address may do, and how much old history a node reads at once.
 //!
 //! Nothing here knows the time or a socket: the moment is an argument. What must stay true: over any time a bucket
 //! lets through at most its burst and what its rate makes of that time; what is refused takes nothing from any
 //! bucket; and what has refilled and holds no place is forgotten, so memory follows those who are here.
 
 mod book;
+mod gate;
 mod options;
 mod rate;
 mod shared;
+mod turns;
 
 use std::{
     fmt,
@@ -22,7 +24,11 @@ use self::{
     rate::Bucket,
     shared::{Place, Shared},
 };
-pub use self::{options::AdmissionOptions, rate::Rate};
+pub(crate) use self::{
+    gate::Gate,
+    turns::{Turns, Waiter},
+};
+pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};
 use crate::{update::Timestamp, wire::Code};
 
 /// Whose limit it was.
@@ -33,6 +39,8 @@ pub enum LimitedBy {
     Address,
     /// The connection's own.
     Connection,
+    /// The server's: of all who come to it.
+    Node,
     /// The principal's: of all its connections.
     Principal,
 }
@@ -43,6 +51,7 @@ impl LimitedBy {
         match self {
             Self::Address => "address",
             Self::Connection => "connection",
+            Self::Node => "node",
             Self::Principal => "principal",
         }
     }
@@ -52,7 +61,8 @@ impl LimitedBy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limited {
-    /// The reason: [`Code::TooManyConnections`], [`Code::JoinRateLimited`] or [`Code::FrameRateLimited`].
+    /// The reason: [`Code::TooManyConnections`], [`Code::JoinRateLimited`], [`Code::FrameRateLimited`] or
+    /// [`Code::ReplayDeferred`].
     pub code: Code,
     /// After that long, in whole milliseconds, it is let through if nobody else of the same principal or address took
     /// the place. Where connections open at once are limited it is a second, as nobody knows when one ends.
@@ -66,11 +76,13 @@ impl fmt::Display for Limited {
         let whose = match self.by {
             LimitedBy::Address => "this address",
             LimitedBy::Connection => "this connection",
+            LimitedBy::Node => "this server",
             LimitedBy::Principal => "the token's holder",
         };
         let what = match self.code {
             Code::FrameRateLimited => "sends frames too fast",
             Code::JoinRateLimited => "joins too often",
+            Code::ReplayDeferred => "replays as much history as it may",
             _ => "opens too many connections",
         };
         write!(f, "{whose} {what}: try again in {} ms", self.retry_after.as_millis())

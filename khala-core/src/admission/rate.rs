@@ -86,7 +86,18 @@ impl Bucket {
 
     /// Only after [`wait`](Self::wait) said zero.
     pub(super) fn take(&mut self) {
-        self.owed += CALL;
+        self.take_many(1);
+    }
+
+    /// The same for several that go through together: what is over the burst is owed, and those after them wait for it.
+    pub(super) fn take_many(&mut self, calls: u64) {
+        self.owed = self.owed.saturating_add(calls.saturating_mul(CALL));
+    }
+
+    /// How long until everything that was let through has drained.
+    pub(super) fn drained_in(&mut self, rate: Rate, now: Timestamp) -> Duration {
+        self.drain(rate, now);
+        Duration::from_millis(self.owed.div_ceil(rate.drained_each_milli()))
     }
 
     /// After [`drain`](Self::drain): whether it is as if nothing had ever been taken.
