@@ -15,8 +15,10 @@ mod error;
 mod fanout;
 mod journal;
 mod khala;
+mod ledger;
 mod memory;
 mod position;
+mod recent;
 pub mod session;
 mod tail;
 pub mod telemetry;
@@ -48,6 +50,7 @@ pub use self::{
         Start, Trimmed,
     },
     khala::{Delivery, Followers, Khala, KhalaBuilder, LeftBehind, Subscribed, Subscription},
+    ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
     tail::{Followed, SharedPage, TailJournal, TailOptions, Wanted},

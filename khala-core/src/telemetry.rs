@@ -1,8 +1,8 @@
 //! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq.
 
-use metrics::{counter, gauge, histogram};
+use metrics::{SharedString, counter, gauge, histogram};
 
-use crate::wire::Close;
+use crate::{class::TopicClass, wire::Close};
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
 /// the tail), `exact` (HTTP and embedding callers), `bounds`.
@@ -56,6 +56,26 @@ pub const UPDATES_SENT: &str = "khala_updates_sent_total";
 /// Updates that polling found and no announcement had told of.
 pub const POLL_FINDS: &str = "khala_poll_finds_total";
 
+/// Cursors that could not be resumed from, by `class` and `reason`; several reasons may hold at once.
+pub const STALE_CURSORS: &str = "khala_stale_cursors_total";
+/// Those of a holder that had one of the same topic within a minute, by `class`.
+pub const STALE_LOOPS: &str = "khala_stale_loops_total";
+/// Replays that were put off, by `class`.
+pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";
+/// Reads behind the tail that waited for their turn.
+pub const REPLAY_WAITS: &str = "khala_replay_waits_total";
+/// Connections that were evicted because they made no progress, by the `class` whose limit it was; `none`: the limit
+/// of every connection.
+pub const SLOW_EVICTIONS: &str = "khala_slow_evictions_total";
+/// Channels that read from the journal now, and not from the tail.
+pub const CHANNELS_BEHIND: &str = "khala_channels_behind";
+/// Channels that fell behind the tail after they had been live.
+pub const DEMOTIONS: &str = "khala_demotions_total";
+/// Channels that came back to the tail.
+pub const PROMOTIONS: &str = "khala_promotions_total";
+/// Bytes that connections hold and have not sent yet.
+pub const OUTBOX_BYTES: &str = "khala_outbox_bytes";
+
 /// HTTP requests, by `route` (its pattern), `method` and `status` (its class). Counted by a server around the core.
 pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
 /// From the head of an HTTP request to that of its answer, in seconds, by `route`.
@@ -87,6 +107,15 @@ pub const ALL: &[&str] = &[
     BATCHES_SENT,
     UPDATES_SENT,
     POLL_FINDS,
+    STALE_CURSORS,
+    STALE_LOOPS,
+    REPLAYS_DEFERRED,
+    REPLAY_WAITS,
+    SLOW_EVICTIONS,
+    CHANNELS_BEHIND,
+    DEMOTIONS,
+    PROMOTIONS,
+    OUTBOX_BYTES,
     HTTP_REQUESTS,
     HTTP_SECONDS,
 ];
@@ -124,6 +153,47 @@ impl Surface {
             Self::Upgrade => "upgrade",
         }
     }
+}
+
+/// The label of a class: its name, of which there are as many as are configured; `none` for a topic of no class.
+pub fn class_label(class: Option<&TopicClass>) -> SharedString {
+    class.map_or(SharedString::const_str("none"), |class| class.name.clone().into())
+}
+
+pub(crate) fn stale_cursor(class: &SharedString, reason: &'static str) {
+    counter!(STALE_CURSORS, "class" => class.clone(), "reason" => reason).increment(1);
+}
+
+pub(crate) fn stale_loop(class: &SharedString) {
+    counter!(STALE_LOOPS, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn replay_deferred(class: &SharedString) {
+    counter!(REPLAYS_DEFERRED, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn turn_waited() {
+    counter!(REPLAY_WAITS).increment(1);
+}
+
+pub(crate) fn slow_eviction(class: &SharedString) {
+    counter!(SLOW_EVICTIONS, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn channels_behind(change: f64) {
+    gauge!(CHANNELS_BEHIND).increment(change);
+}
+
+pub(crate) fn demoted() {
+    counter!(DEMOTIONS).increment(1);
+}
+
+pub(crate) fn promoted() {
+    counter!(PROMOTIONS).increment(1);
+}
+
+pub(crate) fn outbox(change: f64) {
+    gauge!(OUTBOX_BYTES).increment(change);
 }
 
 pub(crate) fn journal_read(temperature: &'static str) {
