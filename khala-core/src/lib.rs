@@ -49,11 +49,11 @@ pub use self::{
         Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
         Start, Trimmed,
     },
-    khala::{Delivery, Followers, Khala, KhalaBuilder, LeftBehind, Subscribed, Subscription},
+    khala::{Delivery, Followers, Khala, KhalaBuilder, LeftBehind, Subscribed, Subscription, TopicWindow},
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
-    tail::{Followed, SharedPage, TailJournal, TailOptions, Wanted},
+    tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,
     topic::Topic,
     update::{

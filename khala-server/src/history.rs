@@ -79,7 +79,7 @@ fn written(topic: &Topic, page: &Page) -> Response<Full<Bytes>> {
     }
     let beside = Beside { topic, epoch: page.bounds.epoch, floor: page.bounds.floor };
     let mut body = Vec::new();
-    write_page(&mut body, page);
+    write_page(&mut body, page, None);
     json_bytes(extended(body, &beside))
 }
 

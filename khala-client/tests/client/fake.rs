@@ -255,7 +255,7 @@ impl Shared {
         match self.journal.read(topic, cursor.into(), limit).await.unwrap() {
             Replay::Page(page) => {
                 let mut out = Vec::new();
-                khala_core::wire::write_page(&mut out, &page);
+                khala_core::wire::write_page(&mut out, &page, None);
                 (200, serde_json::from_slice(&out).unwrap())
             }
             Replay::Stale(stale) => {

@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    Limited, LimitedBy,
+    Limited,
     rate::{Bucket, Rate},
 };
-use crate::{update::Timestamp, wire::Code};
+use crate::update::Timestamp;
 
 /// How many replays a node takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Gate {
         state.put_off.take_many(pages);
         state.turned_away = state.turned_away.wrapping_add(1);
         let retry_after = spread(wait + behind, self.options.longest_wait, state.turned_away);
-        Err(Limited { code: Code::ReplayDeferred, retry_after, by: LimitedBy::Node })
+        Err(Limited::replay_deferred(retry_after))
     }
 }
 

@@ -26,7 +26,7 @@ use self::{
 };
 pub(crate) use self::{
     gate::Gate,
-    turns::{Turns, Waiter},
+    turns::{Turn, Turns, Waiter},
 };
 pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};
 use crate::{update::Timestamp, wire::Code};
@@ -69,6 +69,13 @@ pub struct Limited {
     pub retry_after: Duration,
     /// Whose limit it was; of several, the one with the longest wait.
     pub by: LimitedBy,
+}
+
+impl Limited {
+    /// A replay that the host of a session puts off.
+    pub fn replay_deferred(retry_after: Duration) -> Self {
+        Self { code: Code::ReplayDeferred, retry_after, by: LimitedBy::Node }
+    }
 }
 
 impl fmt::Display for Limited {

@@ -2,10 +2,13 @@
 
 mod access;
 mod cursors;
+mod replay;
 mod revoked;
 mod subscription;
+mod windows;
 
 use std::{
+    hash::RandomState,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,17 +23,19 @@ use self::revoked::{Revoked, Seat};
 pub use self::{
     cursors::{Followers, LeftBehind},
     subscription::{Delivery, Subscribed, Subscription},
+    windows::TopicWindow,
 };
 use crate::{
-    admission::{Admission, AdmissionOptions},
-    auth::{Access, AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
-    class::Classes,
+    admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns, Waiter},
+    auth::{AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
+    class::{Classes, TopicClass},
     clock::Clock,
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
-    journal::{Append, Batch, Journal, ReadLimit, Receipt},
-    session::{Answer, Question, SessionOptions},
+    journal::{Append, Batch, Journal, Receipt},
+    ledger::Ledger,
+    session::SessionOptions,
     tail::{TailJournal, TailOptions},
     telemetry,
     topic::Topic,
@@ -76,6 +81,11 @@ struct Inner {
     authorizer: Arc<dyn Authorizer>,
     revoked: Arc<Revoked>,
     cursors: Arc<Cursors>,
+    ledger: Arc<Ledger>,
+    gate: Gate,
+    turns: Turns,
+    /// Tells principals apart without keeping their names.
+    hasher: RandomState,
 }
 
 /// How long the cursor of a follower that went counts, for who is told whom a sweep would leave behind.
@@ -95,6 +105,7 @@ pub struct KhalaBuilder {
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
     revocations: Option<Arc<dyn Revocations>>,
+    replays: ReplayOptions,
 }
 
 impl KhalaBuilder {
@@ -130,6 +141,13 @@ impl KhalaBuilder {
     #[must_use]
     pub fn with_admission(mut self, options: AdmissionOptions) -> Self {
         self.admission = options;
+        self
+    }
+
+    /// Bounds how much history is read for those who come back.
+    #[must_use]
+    pub fn with_replays(mut self, options: ReplayOptions) -> Self {
+        self.replays = options;
         self
     }
 
@@ -173,7 +191,7 @@ impl KhalaBuilder {
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
-            tail: TailJournal::new(self.journal, self.tail),
+            tail: TailJournal::new(self.journal, self.tail).with_classes(self.classes.clone()),
             documents: self.documents,
             fanout: self.fanout,
             clock: self.clock.unwrap_or_else(system),
@@ -185,6 +203,10 @@ impl KhalaBuilder {
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
             cursors: Arc::new(Cursors::new(SEEN_FOR)),
+            ledger: Arc::default(),
+            gate: Gate::new(self.replays),
+            turns: Turns::new(self.replays.reads_at_once),
+            hasher: RandomState::new(),
         }))
     }
 }
@@ -204,6 +226,7 @@ impl Khala {
             classes: Classes::default(),
             authorizer: Arc::new(AllowAll),
             revocations: None,
+            replays: ReplayOptions::default(),
         }
     }
 
@@ -234,8 +257,9 @@ impl Khala {
 
     /// Announces what was appended within the caller's own transaction, after its commit.
     pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
-        if let Err(error) = self.0.fanout.announce(topic, receipt.cursor()).await {
-            telemetry::announce_failed();
+        let announced = self.0.fanout.announce(topic, receipt.cursor()).await;
+        self.0.ledger.announced(announced.is_ok());
+        if let Err(error) = announced {
             tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
         }
     }
@@ -271,9 +295,28 @@ impl Khala {
         &*self.0.documents
     }
 
+    /// What went wrong on this node since it started.
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    /// The class of a topic, with its rules.
+    pub fn class_of(&self, topic: &Topic) -> Option<&Arc<TopicClass>> {
+        self.0.classes.of(topic)
+    }
+
+    /// The topic classes.
+    pub fn classes(&self) -> &Classes {
+        &self.0.classes
+    }
+
     /// The time now, by the clock of this handle.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    pub(crate) fn shared_ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -290,24 +333,6 @@ impl Khala {
 
     pub(crate) fn sessions(&self) -> &SessionOptions {
         &self.0.sessions
-    }
-
-    /// Answers a session's question.
-    pub(crate) async fn answer(&self, topic: &Topic, question: Question) -> Result<Answer, Error> {
-        let now = self.now();
-        Ok(match question {
-            Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
-            Question::Bounds { not_older_than } => {
-                let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
-                Answer::Bounds(bounds, confirmed_at)
-            }
-            Question::Read { cursor, wanted } => {
-                Answer::Read(self.0.tail.follow(topic, cursor, wanted, now).await?)
-            }
-            Question::Snapshot(from) => {
-                Answer::Snapshot(self.0.documents.snapshot(topic, from, ReadLimit::PAGE).await?)
-            }
-        })
     }
 }
 
@@ -336,13 +361,19 @@ impl Default for Connections {
 pub(crate) struct Connected {
     connections: Arc<Connections>,
     seat: Seat,
+    principal: u64,
 }
 
 impl Connected {
-    fn new(connections: &Arc<Connections>, seat: Seat) -> Self {
+    fn new(connections: &Arc<Connections>, seat: Seat, principal: u64) -> Self {
         connections.open.fetch_add(1, Ordering::Relaxed);
         telemetry::connections(1.0);
-        Self { connections: Arc::clone(connections), seat }
+        Self { connections: Arc::clone(connections), seat, principal }
+    }
+
+    /// Who waits, where turns are taken.
+    pub(crate) fn waiter(&self) -> Waiter {
+        Waiter { principal: self.principal, connection: self.seat.number() }
     }
 
     /// Goes on under another grant.

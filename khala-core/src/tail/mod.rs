@@ -8,6 +8,7 @@
 mod page;
 mod reads;
 mod ring;
+mod shelf;
 
 use std::{
     collections::HashMap,
@@ -26,8 +27,10 @@ pub use self::page::SharedPage;
 use self::{
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
+    shelf::Shelf,
 };
 use crate::{
+    class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
     position::{Bounds, Cursor, Stale, Watermark},
@@ -40,7 +43,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TailOptions {
-    /// Bytes of memory per topic, roughly, beyond its newest page.
+    /// Bytes of memory per topic, roughly, beyond its newest page; and as many again for pages behind the tail that
+    /// several replay.
     pub topic_bytes: usize,
     /// Bytes of memory in all, roughly. Past it, each topic keeps only its newest page.
     pub total_bytes: usize,
@@ -99,15 +103,30 @@ pub enum Followed {
         bounds: Bounds,
         /// When the journal last confirmed the head.
         confirmed_at: Timestamp,
+        /// It lies behind what the tail holds: the follower reads history.
+        behind: bool,
     },
     /// The cursor cannot be resumed from.
     Stale(Stale),
+}
+
+/// What it takes to answer a subscriber that follows a topic.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+pub enum Peek {
+    /// Nothing: here is the answer.
+    Found(Followed),
+    /// A read of the topic's newest updates, which all who follow it share.
+    Hot,
+    /// A read behind the tail.
+    Cold,
 }
 
 /// A journal over a journal that keeps the hot end of each followed topic in memory.
 #[derive(Debug)]
 pub struct TailJournal {
     journal: Arc<dyn Journal>,
+    classes: Classes,
     options: TailOptions,
     topics: Mutex<Topics>,
     held: AtomicUsize,
@@ -123,6 +142,7 @@ struct Topics {
 #[derive(Debug, Default)]
 struct Entry {
     ring: Mutex<Option<Ring>>,
+    shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
 }
 
@@ -130,12 +150,25 @@ impl Entry {
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Never taken before the ring, which may be held.
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TailJournal {
-    /// The tail over `journal`.
+    /// The tail over `journal`. Every payload travels in its page's frames.
     pub fn new(journal: Arc<dyn Journal>, options: TailOptions) -> Self {
-        Self { journal, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+        let classes = Classes::new(Vec::new()).expect("no class is no mistake");
+        Self { journal, classes, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+    }
+
+    /// Leaves payloads out of frames that are over the bound of their class.
+    #[must_use]
+    pub fn with_classes(mut self, classes: Classes) -> Self {
+        self.classes = classes;
+        self
     }
 
     /// What follows `cursor`, from memory if that is new enough for `wanted`, else from the journal.
@@ -154,13 +187,12 @@ impl TailJournal {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         loop {
-            let temperature = match self.lookup(&entry, topic, cursor, &wanted, now) {
+            let behind = match self.lookup(&entry, cursor, &wanted, now) {
                 Lookup::Found(followed) => return Ok(followed),
-                Lookup::Hot => "hot",
-                Lookup::Cold => "cold",
+                Lookup::Hot => false,
+                Lookup::Cold => true,
             };
-            let Done { found, number, began_at } =
-                self.read_page(&entry, topic, cursor, temperature, now).await?;
+            let Done { found, number, began_at } = self.read_page(&entry, topic, cursor, behind, now).await?;
             let page = match found {
                 Found::Page(page) => page,
                 Found::Stale(stale) => {
@@ -171,7 +203,12 @@ impl TailJournal {
             };
             let bounds = self.absorb(&entry, &page, began_at);
             if !page.page().updates.is_empty() {
-                return Ok(Followed::Page { page, bounds, confirmed_at: began_at });
+                // What reaches the head is the tail's from now on.
+                let behind = behind && page.page().end() < bounds.head;
+                if behind {
+                    self.keep_for_others(&entry, &page);
+                }
+                return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
             }
             // Nothing new, says a read that may have begun before what this caller has heard of.
             let heard_of_more = wanted.head.is_some_and(|head| head.is_news_to(cursor));
@@ -182,19 +219,19 @@ impl TailJournal {
         }
     }
 
-    /// The same without reading the journal: none if that would be needed.
-    pub fn follow_from_memory(
-        &self,
-        topic: &Topic,
-        cursor: Cursor,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Option<Followed> {
-        let entry = self.known(topic)?;
-        match self.lookup(&entry, topic, cursor, &wanted, now) {
-            Lookup::Found(followed) => Some(followed),
-            Lookup::Hot | Lookup::Cold => None,
+    /// The same without reading the journal, or what reading it would take.
+    pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        let Some(entry) = self.known(topic) else { return Peek::Cold };
+        match self.lookup(&entry, cursor, &wanted, now) {
+            Lookup::Found(followed) => Peek::Found(followed),
+            Lookup::Hot => Peek::Hot,
+            Lookup::Cold => Peek::Cold,
         }
+    }
+
+    /// What the tail knows of a topic that is followed here, however old that is.
+    pub(crate) fn known_bounds(&self, topic: &Topic) -> Option<Bounds> {
+        self.known(topic)?.ring().as_ref().map(Ring::bounds)
     }
 
     /// What the topic held at `not_older_than` or later, and when that was.
@@ -254,6 +291,7 @@ impl TailJournal {
                 let stays = in_use || ring.as_ref().is_some_and(|ring| ring.confirmed_at() >= recent);
                 if !stays {
                     self.replace(&mut ring, None);
+                    self.account(entry.shelf().bytes(), 0);
                 }
                 stays
             });
@@ -264,23 +302,21 @@ impl TailJournal {
         }
     }
 
-    fn lookup(
-        &self,
-        entry: &Entry,
-        topic: &Topic,
-        cursor: Cursor,
-        wanted: &Wanted,
-        now: Timestamp,
-    ) -> Lookup {
-        match &mut *entry.ring() {
-            Some(ring) => {
-                // A clock that was set back would let what is known count as new until it has caught up.
-                if ring.confirmed_at() > now.plus(self.options.idle) {
-                    ring.confirm(Timestamp::default());
-                }
-                ring.follow(topic, cursor, wanted)
-            }
-            None => Lookup::Cold,
+    fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Wanted, now: Timestamp) -> Lookup {
+        let mut ring = entry.ring();
+        let Some(ring) = &mut *ring else { return Lookup::Cold };
+        // A clock that was set back would let what is known count as new until it has caught up.
+        if ring.confirmed_at() > now.plus(self.options.idle) {
+            ring.confirm(Timestamp::default());
+        }
+        let lookup = ring.follow(cursor, wanted);
+        let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
+        match lookup {
+            Lookup::Cold => match entry.shelf().page_after(cursor, &bounds) {
+                Some(page) => Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: true }),
+                None => Lookup::Cold,
+            },
+            found => found,
         }
     }
 
@@ -290,21 +326,46 @@ impl TailJournal {
         entry: &Entry,
         topic: &Topic,
         cursor: Cursor,
-        temperature: &'static str,
+        behind: bool,
         now: Timestamp,
     ) -> Result<Done, Error> {
         let begin = || {
-            telemetry::journal_read(temperature);
+            telemetry::journal_read(if behind { "cold" } else { "hot" });
             let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
+            let inline = self.classes.of(&topic).and_then(|class| class.inline_bytes);
+            let mut limit = ReadLimit::PAGE;
+            if behind {
+                let updates = shelf::up_to_the_grid(cursor.watermark, limit.updates.get());
+                limit.updates = NonZeroUsize::new(updates).unwrap_or(limit.updates);
+            }
             let read = async move {
-                Ok(match journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await? {
-                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page))),
+                Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
+                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page, inline))),
                     Replay::Stale(stale) => Found::Stale(stale),
                 })
             };
             read.boxed()
         };
         entry.reads.share(Target::PageAfter(cursor), now, begin).await
+    }
+
+    /// Keeps a page from behind the tail, unless whoever shared its read did so already, or there is no room.
+    fn keep_for_others(&self, entry: &Entry, page: &Arc<SharedPage>) {
+        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
+        let mut shelf = entry.shelf();
+        if shelf.page_after(Cursor::new(page.page().bounds.epoch, page.page().after), &bounds).is_some() {
+            return;
+        }
+        let before = shelf.bytes();
+        shelf.put(page, self.options.topic_bytes);
+        self.account(before, shelf.bytes());
+        while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
+            let before = shelf.bytes();
+            if !shelf.forget_oldest() {
+                break;
+            }
+            self.account(before, shelf.bytes());
+        }
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
@@ -368,7 +429,7 @@ impl TailJournal {
     /// the ring. Says what is known by now.
     fn learn_for(&self, entry: &Entry, bounds: Bounds) -> Bounds {
         let mut ring = entry.ring();
-        match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
+        let known = match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             Some(ring) => {
                 let before = ring.bytes();
                 ring.learn(bounds);
@@ -379,7 +440,14 @@ impl TailJournal {
                 self.replace(&mut ring, Some(Ring::at_head(bounds, Timestamp::default())));
                 bounds
             }
+        };
+        let mut shelf = entry.shelf();
+        if shelf.bytes() > 0 {
+            let before = shelf.bytes();
+            shelf.learn(&known);
+            self.account(before, shelf.bytes());
         }
+        known
     }
 }
 

@@ -321,6 +321,9 @@ pub struct WireUpdate {
     /// Whether the document is gone.
     #[serde(default)]
     pub deleted: bool,
+    /// Whether the payload stayed behind, and is to be fetched: `payload` is null.
+    #[serde(default)]
+    pub hydration_required: bool,
 }
 
 impl From<WireUpdate> for Update {

@@ -199,7 +199,7 @@ impl Rig {
                     .now_or_never()
                     .unwrap()
                     .map(|(bounds, at)| Answer::Bounds(bounds, at)),
-                Question::Read { cursor, wanted } => {
+                Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
                     tail.follow(&topic, cursor, wanted, now).now_or_never().unwrap().map(Answer::Read)
                 }
                 Question::Snapshot(from) => {
