@@ -20,6 +20,7 @@ mod memory;
 mod position;
 mod recent;
 pub mod session;
+mod snapshots;
 mod tail;
 pub mod telemetry;
 mod text;
@@ -53,6 +54,7 @@ pub use self::{
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    snapshots::{SharedSnapshot, SharedSnapshotPage},
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,
     topic::Topic,

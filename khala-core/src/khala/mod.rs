@@ -36,6 +36,7 @@ use crate::{
     journal::{Append, Batch, Journal, Receipt},
     ledger::Ledger,
     session::SessionOptions,
+    snapshots::Snapshots,
     tail::{TailJournal, TailOptions},
     telemetry,
     topic::Topic,
@@ -84,6 +85,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     gate: Gate,
     turns: Turns,
+    snapshots: Snapshots,
     /// Tells principals apart without keeping their names.
     hasher: RandomState,
 }
@@ -192,6 +194,7 @@ impl KhalaBuilder {
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
             tail: TailJournal::new(self.journal, self.tail).with_classes(self.classes.clone()),
+            snapshots: Snapshots::new(Arc::clone(&self.documents)),
             documents: self.documents,
             fanout: self.fanout,
             clock: self.clock.unwrap_or_else(system),

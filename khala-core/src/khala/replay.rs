@@ -90,14 +90,24 @@ impl Khala {
         Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.now()).await?))
     }
 
+    /// A page of a snapshot: that of somebody else who reads the same, or one of its own.
     async fn snapshot(&self, waiter: Waiter, topic: &Topic, from: SnapshotFrom) -> Result<Answer, Error> {
+        let find = || {
+            let (bounds, now) = (self.0.tail.known_bounds(topic), self.now());
+            self.0.snapshots.find(topic, &from, bounds.as_ref(), now)
+        };
+        if let Some(read) = find() {
+            return Ok(Answer::Snapshot(read.await?));
+        }
         if from == SnapshotFrom::Start
             && let Err(limited) = self.0.gate.enter(SNAPSHOT_PAGES, self.now())
         {
             return Ok(Answer::Deferred(limited));
         }
         let _turn = self.turn(waiter).await;
-        Ok(Answer::Snapshot(self.0.documents.snapshot(topic, from, ReadLimit::PAGE).await?))
+        // Somebody may have begun it meanwhile.
+        let read = find().unwrap_or_else(|| self.0.snapshots.read(topic, from.clone(), self.now()));
+        Ok(Answer::Snapshot(read.await?))
     }
 
     async fn turn(&self, waiter: Waiter) -> crate::admission::Turn {

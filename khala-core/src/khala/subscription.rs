@@ -60,7 +60,7 @@ pub struct Subscription {
     /// The journal failed, and is not asked before this.
     retry_at: Option<Timestamp>,
     /// Counts among those whom a trim would leave behind.
-    place: Place,
+    place: Box<Place>,
 }
 
 impl Subscription {
@@ -83,7 +83,7 @@ impl Subscription {
             Resume::Head => (bounds.at_head(), None),
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
-        let place = khala.cursors().place(&topic, None, cursor, khala.now());
+        let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.now()));
         Ok(Subscribed::Following(Self {
             place,
             khala,

@@ -3,13 +3,14 @@
 use super::{Action, ChannelId, Session, channel::Phase, say::Status};
 use crate::{
     admission::Limited,
-    documents::{SnapshotFrom, SnapshotPage},
+    documents::SnapshotFrom,
     error::Error,
     position::{Bounds, Cursor, Stale},
+    snapshots::SharedSnapshotPage,
     tail::SharedPage,
     telemetry,
     update::Timestamp,
-    wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event, write_document_page},
+    wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
 
 /// What came with a page, or with the news that there is none.
@@ -134,7 +135,8 @@ impl Session {
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
     }
 
-    pub(super) fn answer_snapshot(&mut self, id: ChannelId, page: &SnapshotPage, now: Timestamp) {
+    pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Timestamp) {
+        let page = shared.page();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
         *next = page.next().unwrap_or(SnapshotFrom::Start);
@@ -152,11 +154,7 @@ impl Session {
             channel.phase = Phase::Live;
             channel.cursor = page.at;
         }
-        let topic = channel.topic.clone();
-        let frame = self
-            .serializer
-            .encode(None, None, topic.as_str(), event::SNAPSHOT, |out| write_document_page(out, page));
-        self.actions.push_back(Action::Send(frame));
+        self.actions.push_back(Action::Send(shared.frame(self.serializer)));
         self.enqueue(id);
     }
 

@@ -35,10 +35,11 @@ use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant, Token},
     class::{Classes, TopicClass},
-    documents::{Snapshot, SnapshotFrom},
+    documents::SnapshotFrom,
     error::Error,
     ledger::Ledger,
     position::{Bounds, Cursor},
+    snapshots::SharedSnapshot,
     tail::{Followed, Wanted},
     telemetry::{self, Surface},
     topic::Topic,
@@ -126,7 +127,7 @@ pub enum Answer {
     /// What follows.
     Read(Followed),
     /// Documents.
-    Snapshot(Snapshot),
+    Snapshot(SharedSnapshot),
 }
 
 /// The protocol state of one client connection.
@@ -350,8 +351,8 @@ impl Session {
                 self.answer_caught_up(id, &news, now);
             }
             Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
-            Ok(Answer::Snapshot(Snapshot::Page(page))) => self.answer_snapshot(id, &page, now),
-            Ok(Answer::Snapshot(Snapshot::Stale(_))) => {
+            Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now),
+            Ok(Answer::Snapshot(SharedSnapshot::Stale(_))) => {
                 channel.phase.restart_snapshot();
                 self.enqueue(id);
             }

@@ -43,9 +43,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TailOptions {
-    /// Bytes of memory per topic, roughly, beyond its newest page; and as many again for pages behind the tail that
-    /// several replay.
+    /// Bytes of memory per topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
+    /// Bytes of memory per topic, roughly, for history behind that which was read of late and others may replay.
+    pub history_bytes: usize,
     /// Bytes of memory in all, roughly. Past it, each topic keeps only its newest page.
     pub total_bytes: usize,
     /// How long a topic is kept that nobody follows.
@@ -54,7 +55,12 @@ pub struct TailOptions {
 
 impl Default for TailOptions {
     fn default() -> Self {
-        Self { topic_bytes: 4 << 20, total_bytes: 256 << 20, idle: Duration::from_secs(60) }
+        Self {
+            topic_bytes: 4 << 20,
+            history_bytes: 4 << 20,
+            total_bytes: 256 << 20,
+            idle: Duration::from_secs(60),
+        }
     }
 }
 
@@ -63,6 +69,13 @@ impl TailOptions {
     #[must_use]
     pub fn with_topic_bytes(mut self, bytes: usize) -> Self {
         self.topic_bytes = bytes;
+        self
+    }
+
+    /// Holds at most that many bytes of history per topic.
+    #[must_use]
+    pub fn with_history_bytes(mut self, bytes: usize) -> Self {
+        self.history_bytes = bytes;
         self
     }
 
@@ -203,11 +216,11 @@ impl TailJournal {
             };
             let bounds = self.absorb(&entry, &page, began_at);
             if !page.page().updates.is_empty() {
-                // What reaches the head is the tail's from now on.
-                let behind = behind && page.page().end() < bounds.head;
                 if behind {
                     self.keep_for_others(&entry, &page);
                 }
+                // Whoever has reached the head follows the tail from now on.
+                let behind = behind && page.page().end() < bounds.head;
                 return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
             }
             // Nothing new, says a read that may have begun before what this caller has heard of.
@@ -349,15 +362,18 @@ impl TailJournal {
         entry.reads.share(Target::PageAfter(cursor), now, begin).await
     }
 
-    /// Keeps a page from behind the tail, unless whoever shared its read did so already, or there is no room.
+    /// Keeps a page from behind the tail, unless the tail has it, or whoever shared its read kept it already, or there
+    /// is no room.
     fn keep_for_others(&self, entry: &Entry, page: &Arc<SharedPage>) {
-        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
+        let after = page.page().after;
+        let known = entry.ring().as_ref().filter(|ring| !ring.holds(after)).map(Ring::bounds);
+        let Some(bounds) = known else { return };
         let mut shelf = entry.shelf();
-        if shelf.page_after(Cursor::new(page.page().bounds.epoch, page.page().after), &bounds).is_some() {
+        if shelf.page_after(Cursor::new(page.page().bounds.epoch, after), &bounds).is_some() {
             return;
         }
         let before = shelf.bytes();
-        shelf.put(page, self.options.topic_bytes);
+        shelf.put(page, self.options.history_bytes);
         self.account(before, shelf.bytes());
         while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
             let before = shelf.bytes();

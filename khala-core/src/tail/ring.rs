@@ -55,6 +55,11 @@ impl Ring {
         self.pages.back().map_or(self.start, |page| page.page().end())
     }
 
+    /// Whether it has the update after `watermark`.
+    pub(super) fn holds(&self, watermark: Watermark) -> bool {
+        (self.start..self.end()).contains(&watermark)
+    }
+
     /// Answers a subscriber that follows.
     pub(super) fn follow(&self, cursor: Cursor, wanted: &Wanted) -> Lookup {
         let Cursor { epoch, watermark } = cursor;

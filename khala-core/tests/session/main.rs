@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod behind;
 mod client;
 mod clock;
 mod coverage;
+mod crowd;
 mod driver;
 mod guards;
 mod held;

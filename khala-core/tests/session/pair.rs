@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
 use khala_core::{
     Access, Admitted, Append, Authorizer as _, Batch, Classes, Cursor, Denied, Documents as _, Error, Grant,
-    JoinRequest, Journal, Keep, Limited, LocalFanout, NewUpdate, Peek, ReadLimit, SnapshotFrom, TailJournal,
-    TailOptions, Timestamp, Topic, TopicClass, TopicPattern, Watch,
+    JoinRequest, Journal, Keep, Limited, LocalFanout, NewUpdate, Peek, ReadLimit, SharedSnapshot,
+    SharedSnapshotPage, Snapshot, SnapshotFrom, TailJournal, TailOptions, Timestamp, Topic, TopicClass,
+    TopicPattern, Watch,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     wire::{Close, Serializer},
 };
@@ -89,8 +90,18 @@ async fn answer(
         Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
             Answer::Read(tail.follow(&topic, cursor, wanted, now).await?)
         }
-        Question::Snapshot(from) => Answer::Snapshot(store.snapshot(&topic, from, ReadLimit::PAGE).await?),
+        Question::Snapshot(from) => {
+            Answer::Snapshot(shared(&topic, store.snapshot(&topic, from, ReadLimit::PAGE).await?))
+        }
     })
+}
+
+/// A snapshot as a session gets it.
+pub fn shared(topic: &Topic, snapshot: Snapshot) -> SharedSnapshot {
+    match snapshot {
+        Snapshot::Page(page) => SharedSnapshot::Page(Arc::new(SharedSnapshotPage::new(topic.clone(), page))),
+        Snapshot::Stale(stale) => SharedSnapshot::Stale(stale),
+    }
 }
 
 /// The budget of each topic: most things happen to `a`, where a few updates are too many.
@@ -528,7 +539,7 @@ impl World {
                 let all = ReadLimit::new(1_000.try_into().unwrap(), usize::MAX);
                 let start = SnapshotFrom::Start;
                 let there = journal.snapshot(&channel.topic, start, all).now_or_never().unwrap().unwrap();
-                let khala_core::Snapshot::Page(there) = there else { panic!("a snapshot can be begun") };
+                let Snapshot::Page(there) = there else { panic!("a snapshot can be begun") };
                 assert!(here.eq(&there.documents), "the documents are those of the journal");
             }
         }

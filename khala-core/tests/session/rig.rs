@@ -204,7 +204,8 @@ impl Rig {
                 }
                 Question::Snapshot(from) => {
                     let snapshot = self.store.snapshot(&topic, from, ReadLimit::PAGE);
-                    snapshot.now_or_never().unwrap().map(Answer::Snapshot)
+                    let shared = |snapshot| Answer::Snapshot(crate::pair::shared(&topic, snapshot));
+                    snapshot.now_or_never().unwrap().map(shared)
                 }
             };
             self.session.handle_answer(channel, answer, now);
