@@ -90,6 +90,7 @@ impl fmt::Display for Limited {
             Code::FrameRateLimited => "sends frames too fast",
             Code::JoinRateLimited => "joins too often",
             Code::ReplayDeferred => "replays as much history as it may",
+            _ if self.by == LimitedBy::Node => "has as many connections as it may",
             _ => "opens too many connections",
         };
         write!(f, "{whose} {what}: try again in {} ms", self.retry_after.as_millis())
@@ -121,7 +122,8 @@ impl Default for Admission {
 impl Admission {
     /// Lets in what `options` allow.
     pub fn new(options: AdmissionOptions) -> Self {
-        let shared = options.of_principals().any() || options.of_addresses().any();
+        let shared =
+            options.connections.is_some() || options.of_principals().any() || options.of_addresses().any();
         Self { options, shared: shared.then(|| Arc::new(Shared::new(options))) }
     }
 
@@ -384,6 +386,18 @@ mod tests {
         // Who comes from nowhere fills no address.
         let _sixth = admission.connect("bob", None, at(0)).unwrap();
         assert_eq!(admission.connect("bob", None, at(0)).err(), full(LimitedBy::Principal));
+    }
+
+    #[test]
+    fn all_together_have_a_limit_too() {
+        let admission = Admission::new(none().with_connections(some(2)));
+        let full = Some(limited(Code::TooManyConnections, LimitedBy::Node, 1_000));
+        let first = connect(&admission, "ada", "192.0.2.1").unwrap();
+        let _second = connect(&admission, "bob", "192.0.2.2").unwrap();
+        assert_eq!(connect(&admission, "eve", "192.0.2.3").err(), full);
+        drop(first);
+        let _third = connect(&admission, "eve", "192.0.2.3").unwrap();
+        assert_eq!(admission.connect("eve", None, at(0)).err(), full);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::{
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -36,6 +37,7 @@ impl fmt::Debug for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
+        state.open -= 1;
         if let Some(principal) = &self.principal {
             state.principals.leave(principal);
         }
@@ -48,12 +50,15 @@ impl Drop for Place {
 
 /// What connections share: the limits of principals and addresses, and what they have taken.
 pub(super) struct Shared {
+    connections: Option<NonZeroU32>,
     pub(super) of_principals: Limits,
     pub(super) of_addresses: Limits,
     state: Mutex<State>,
 }
 
 pub(super) struct State {
+    /// Connections that are open.
+    open: u64,
     pub(super) principals: Book<Arc<str>>,
     pub(super) addresses: Book<IpAddr>,
     /// The time as the latest call told it, for a drop, which is told none.
@@ -63,9 +68,11 @@ pub(super) struct State {
 impl Shared {
     pub(super) fn new(options: AdmissionOptions) -> Self {
         Self {
+            connections: options.connections,
             of_principals: options.of_principals(),
             of_addresses: options.of_addresses(),
             state: Mutex::new(State {
+                open: 0,
                 principals: Book::new(),
                 addresses: Book::new(),
                 latest: Timestamp::from_millis(0),
@@ -91,6 +98,10 @@ impl Shared {
         state.latest = now;
         this.forget(state);
 
+        if this.connections.is_some_and(|most| state.open >= u64::from(most.get())) {
+            let (code, retry_after) = (Code::TooManyConnections, PLACE_RETRY_AFTER);
+            return Err(Limited { code, retry_after, by: LimitedBy::Node });
+        }
         let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
         let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
         for (by, limits, usage) in [
@@ -116,6 +127,7 @@ impl Shared {
         for usage in [by_address, by_principal].into_iter().flatten() {
             usage.open += 1;
         }
+        state.open += 1;
         drop(guard);
         Ok(Place { shared: Arc::clone(this), principal, address })
     }

@@ -236,7 +236,8 @@ impl Khala {
         let now = self.now();
         let admitted = self.0.admission.connect(grant.subject(), address, now)?;
         let principal = self.0.hasher.hash_one(grant.subject());
-        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant), principal);
+        let who = (grant.subject(), address);
+        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant), principal, who, now);
         let session = Session::new(grant, admitted, serializer, self.0.sessions, now)
             .with_classes(self.0.classes.clone())
             .with_ledger(Arc::clone(&self.0.ledger));

@@ -1,33 +1,29 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
 mod access;
+mod connections;
 mod cursors;
 mod replay;
 mod revoked;
 mod subscription;
 mod windows;
 
-use std::{
-    hash::RandomState,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{hash::RandomState, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-
-pub(crate) use self::cursors::{Cursors, Place};
-use self::revoked::{Revoked, Seat};
+use self::{connections::Connections, revoked::Revoked};
 pub use self::{
+    connections::OpenConnection,
     cursors::{Followers, LeftBehind},
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
 };
+pub(crate) use self::{
+    connections::{Card, Connected},
+    cursors::{Cursors, Place},
+};
 use crate::{
-    admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns, Waiter},
-    auth::{AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
+    admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns},
+    auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
     class::{Classes, TopicClass},
     clock::Clock,
     documents::Documents,
@@ -275,19 +271,6 @@ impl Khala {
         Subscription::open(self.clone(), topic.clone(), request).await
     }
 
-    /// How many connections are open.
-    pub fn connections(&self) -> usize {
-        self.0.connections.open.load(Ordering::Relaxed)
-    }
-
-    /// Tells every connection that the server stops, and closes them one after the other within `over`.
-    ///
-    /// Returns at once; [`connections`](Self::connections) says how many are left.
-    pub fn drain(&self, over: Duration) {
-        let among = self.connections();
-        self.0.connections.drain.send_replace(Some(Drain { over, among }));
-    }
-
     /// The journal, with its tail.
     pub fn journal(&self) -> &TailJournal {
         &self.0.tail
@@ -336,82 +319,5 @@ impl Khala {
 
     pub(crate) fn sessions(&self) -> &SessionOptions {
         &self.0.sessions
-    }
-}
-
-/// The open connections of a handle, and the order to end them.
-#[derive(Debug)]
-struct Connections {
-    open: AtomicUsize,
-    drain: watch::Sender<Option<Drain>>,
-    drained: AtomicUsize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Drain {
-    over: Duration,
-    among: usize,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self { open: AtomicUsize::new(0), drain: watch::Sender::new(None), drained: AtomicUsize::new(0) }
-    }
-}
-
-/// Counts a connection for as long as it is open, and hears what ends it.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    connections: Arc<Connections>,
-    seat: Seat,
-    principal: u64,
-}
-
-impl Connected {
-    fn new(connections: &Arc<Connections>, seat: Seat, principal: u64) -> Self {
-        connections.open.fetch_add(1, Ordering::Relaxed);
-        telemetry::connections(1.0);
-        Self { connections: Arc::clone(connections), seat, principal }
-    }
-
-    /// Who waits, where turns are taken.
-    pub(crate) fn waiter(&self) -> Waiter {
-        Waiter { principal: self.principal, connection: self.seat.number() }
-    }
-
-    /// Goes on under another grant.
-    pub(crate) fn take(&mut self, grant: &Grant) {
-        self.seat.take(grant);
-    }
-
-    /// Waits until the grant may have been taken back; [`check`](Self::check) says whether it was. Cancel safe.
-    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.seat.woken()
-    }
-
-    /// Whether the grant stands.
-    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
-        self.seat.check(grant)
-    }
-
-    /// Waits for the order to end; gives this connection's share of the time, so that closes are spread evenly.
-    pub(crate) fn drained(&self) -> impl Future<Output = Duration> + Send + 'static {
-        let connections = Arc::clone(&self.connections);
-        let mut drain = connections.drain.subscribe();
-        async move {
-            let Ok(Some(Drain { over, among })) = drain.wait_for(Option::is_some).await.map(|drain| *drain)
-            else {
-                return std::future::pending().await;
-            };
-            let turn = connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
-            over.mul_f64((turn + 1) as f64 / among.max(1) as f64)
-        }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.connections.open.fetch_sub(1, Ordering::Relaxed);
-        telemetry::connections(-1.0);
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     error::Error,
     fanout::Watch,
-    khala::{Connected, Khala, Place},
+    khala::{Card, Connected, Khala, Place},
     ledger::{Ledger, Violation},
     position::Cursor,
     tail::Peek,
@@ -157,6 +157,7 @@ struct Questions {
 #[derive(Debug)]
 struct Outbox {
     ledger: Arc<Ledger>,
+    card: Arc<Card>,
     /// What was handed over since the transport was last empty, and what the network had taken then.
     fed: u64,
     taken: u64,
@@ -164,8 +165,8 @@ struct Outbox {
 }
 
 impl Outbox {
-    fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, fed: 0, taken: 0, counted: 0 }
+    fn new(ledger: Arc<Ledger>, card: Arc<Card>) -> Self {
+        Self { ledger, card, fed: 0, taken: 0, counted: 0 }
     }
 
     fn fed(&mut self, bytes: usize) {
@@ -185,6 +186,7 @@ impl Outbox {
     fn set(&mut self, held: u64) -> u64 {
         let change = held.cast_signed() - self.counted.cast_signed();
         self.counted = held;
+        self.card.holds(held);
         self.ledger.holds(change)
     }
 }
@@ -216,14 +218,17 @@ impl Patience {
         let mut stalled = Duration::ZERO;
         let mut before = self.progress.bytes();
         loop {
-            let pressed = self.outbox_bytes.is_some_and(|most| outbox.count(&self.progress) > most);
+            let held = outbox.count(&self.progress);
+            let pressed = self.outbox_bytes.is_some_and(|most| held > most);
             let limit = if pressed { limit.min(PRESSED) } else { limit };
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));
             }
             let slice = PRESSED.min(limit - stalled);
+            connected.card().stalls(stalled);
             match self.wait(write.as_mut(), slice, grant, connected, questions).await {
                 Ok(Some(written)) => {
+                    connected.card().stalls(Duration::ZERO);
                     outbox.set(0);
                     return written.map_err(|_| Ended::Gone);
                 }
@@ -282,7 +287,7 @@ struct Timer {
 impl Connection {
     pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
         Self {
-            outbox: Outbox::new(Arc::clone(khala.shared_ledger())),
+            outbox: Outbox::new(Arc::clone(khala.shared_ledger()), Arc::clone(connected.card())),
             places: HashMap::new(),
             khala,
             session,
@@ -339,6 +344,7 @@ impl Connection {
                     }
                     Action::Unwatch(channel) => {
                         self.places.remove(&channel);
+                        self.connected.card().follows(self.places.len());
                         if let Some(watch) = self.watches.remove(&channel) {
                             watch.abort();
                         }
@@ -511,6 +517,7 @@ impl Connection {
                 let holder = Some(self.session.grant().subject());
                 let place = self.khala.cursors().place(topic, holder, cursor, now);
                 self.places.insert(channel, place);
+                self.connected.card().follows(self.places.len());
             }
         }
     }

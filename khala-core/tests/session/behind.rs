@@ -173,9 +173,12 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
         peer.task.run();
     }
     let held = host.khala.ledger().totals().outbox_bytes;
+    let worst = host.khala.open_connections(2.try_into().unwrap());
+    assert!(worst.len() == 2 && worst.iter().all(|one| one.held_bytes > 1_000 && one.channels == 1));
     assert!((4 * 1_000..10_000).contains(&held), "{held} bytes are counted");
     host.pass(seconds(3), &mut stuck.iter_mut().collect::<Vec<_>>());
     assert!(stuck.iter().all(|peer| peer.task.done.is_none()), "within bounds the limit is 30 s");
+    assert_eq!(host.khala.open_connections(1.try_into().unwrap())[0].stalled_for, seconds(3));
 
     // More of them come, and now it is too much. One of the old ones takes a byte now and then.
     let mut more: Vec<Peer> = (0..8).map(|_| host.connect(HOUR)).collect();
