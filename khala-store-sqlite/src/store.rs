@@ -23,7 +23,7 @@ use crate::{
     read,
     readers::Readers,
     revocation, schema,
-    trim::Next,
+    trim::{Next, Order},
     watcher::Watcher,
     writer::Writer,
 };
@@ -137,7 +137,20 @@ impl Journal for SqliteStore {
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.0.writer.trim(topic.clone(), keep, now).await
+        self.0.writer.trim(Order { topic: topic.clone(), keep, now }).await
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let (seed, order) = (self.0.seed, Order { topic: topic.clone(), keep, now });
+        let mut progress = None;
+        loop {
+            // Each step is a question of its own, so that others go in between and none holds on to a moment.
+            let order = order.clone();
+            match self.0.readers.ask(move |conn| order.plan(conn, &seed, progress)).await? {
+                (reached, Next::Step) => progress = Some(reached),
+                (reached, Next::Done) => return Ok(reached.trimmed),
+            }
+        }
     }
 
     async fn topics(

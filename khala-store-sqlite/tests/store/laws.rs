@@ -158,6 +158,10 @@ impl Journal for Ways {
         self.store().trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.store().plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,
