@@ -17,8 +17,10 @@ mod journal;
 mod khala;
 mod ledger;
 mod memory;
+mod node;
 mod position;
 mod recent;
+mod retention;
 pub mod session;
 mod tail;
 pub mod telemetry;
@@ -52,7 +54,12 @@ pub use self::{
     khala::{Delivery, Followers, Khala, KhalaBuilder, LeftBehind, Subscribed, Subscription, TopicWindow},
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
+    node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    retention::{
+        ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,
+        SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, TopicPlan,
+    },
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,
     topic::Topic,

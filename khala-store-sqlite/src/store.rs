@@ -1,4 +1,4 @@
-//! The store: one handle that is journal, documents, revocations and fanout.
+//! The store: one handle that is journal, documents, revocations, sweeps and fanout.
 //!
 //! It only passes on: whatever writes to the writer's thread, questions to the readers, watches to the local
 //! fanout that the change watcher raises.
@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, LocalFanout, ReadLimit,
-    Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watch,
-    Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, Lead, LocalFanout,
+    NodeId, ReadLimit, Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps,
+    Timestamp, Topic, Trimmed, Update, Watch, Watermark,
 };
 
 use crate::{
@@ -22,13 +22,13 @@ use crate::{
     options::SqliteOptions,
     read,
     readers::Readers,
-    revocation, schema,
+    revocation, schema, sweep,
     trim::{Next, Order},
     watcher::Watcher,
     writer::Writer,
 };
 
-/// A journal, its documents, revocations and a fanout in one SQLite file, which may be the application's own.
+/// A journal, its documents, revocations, sweeps and a fanout in one SQLite file, which may be the application's own.
 ///
 /// Cloning it gives another handle to the same connections and threads. Several processes, and several stores in
 /// one process, may have the same file open. Every method needs a tokio runtime around it.
@@ -206,6 +206,23 @@ impl Revocations for SqliteStore {
                 Err(_) => return Ok(forgotten),
             }
         }
+    }
+}
+
+#[async_trait]
+impl Sweeps for SqliteStore {
+    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        let node = node.clone();
+        self.0.writer.change(move |conn| sweep::lead(conn, &node, now, until)).await
+    }
+
+    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
+        let text = sweep::text(record)?;
+        self.0.writer.change(move |conn| sweep::record(conn, &text)).await
+    }
+
+    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        self.0.readers.ask(move |conn| sweep::records(conn, limit)).await
     }
 }
 
