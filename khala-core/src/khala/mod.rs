@@ -5,6 +5,7 @@ mod cursors;
 mod replay;
 mod revoked;
 mod subscription;
+mod sweep;
 mod windows;
 
 use std::{
@@ -19,11 +20,14 @@ use std::{
 use tokio::sync::watch;
 
 pub(crate) use self::cursors::{Cursors, Place};
-use self::revoked::{Revoked, Seat};
 pub use self::{
     cursors::{Followers, LeftBehind},
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
+};
+use self::{
+    revoked::{Revoked, Seat},
+    sweep::{Sweeper, SweeperBuilder},
 };
 use crate::{
     admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns, Waiter},
@@ -86,10 +90,8 @@ struct Inner {
     turns: Turns,
     /// Tells principals apart without keeping their names.
     hasher: RandomState,
+    sweeper: Sweeper,
 }
-
-/// How long the cursor of a follower that went counts, for who is told whom a sweep would leave behind.
-const SEEN_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Makes a [`Khala`].
 #[derive(Debug)]
@@ -106,6 +108,7 @@ pub struct KhalaBuilder {
     authorizer: Arc<dyn Authorizer>,
     revocations: Option<Arc<dyn Revocations>>,
     replays: ReplayOptions,
+    sweeper: SweeperBuilder,
 }
 
 impl KhalaBuilder {
@@ -202,11 +205,12 @@ impl KhalaBuilder {
             classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
-            cursors: Arc::new(Cursors::new(SEEN_FOR)),
             ledger: Arc::default(),
             gate: Gate::new(self.replays),
             turns: Turns::new(self.replays.reads_at_once),
             hasher: RandomState::new(),
+            cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
+            sweeper: self.sweeper.build(),
         }))
     }
 }
@@ -227,6 +231,7 @@ impl Khala {
             authorizer: Arc::new(AllowAll),
             revocations: None,
             replays: ReplayOptions::default(),
+            sweeper: SweeperBuilder::default(),
         }
     }
 

@@ -281,3 +281,60 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    fn topic(n: u64) -> Topic {
+        Topic::parse(&format!("t{n}")).unwrap()
+    }
+
+    fn trimmed(updates: u64, oldest: Option<u64>) -> Trimmed {
+        let bounds = Bounds::untouched(Epoch::from_bits(1));
+        Trimmed { bounds, updates, bytes: updates * 10, oldest: oldest.map(Timestamp::from_millis) }
+    }
+
+    fn planned(topic: &Topic, updates: u64, connected: u64) -> Planned<'_> {
+        let plan = trimmed(updates, Some(updates));
+        Planned { topic, class: None, bounds: plan.bounds, plan, left: LeftBehind { connected, seen: 0 } }
+    }
+
+    #[test]
+    fn the_worst_topics_are_named_and_no_more() {
+        let mut tally = Tally::new(&Classes::default());
+        for n in 0..1_000 {
+            // Up and down, so that the worst come at any time.
+            let updates = n * 7 % 1_000;
+            tally.plan(&planned(&topic(n), updates, u64::from(n == 500)));
+        }
+        let plan = tally.into_plan(Timestamp::default(), Some(0));
+        assert_eq!((plan.topics, plan.topics_trimmed, plan.stale_connected), (1_000, 999, 1));
+        assert!(plan.held_back);
+        let worst: Vec<u64> = plan.worst.iter().map(|topic| topic.updates).collect();
+        let meant: Vec<u64> = [500].into_iter().chain((981..1_000).rev()).collect();
+        assert_eq!(worst, meant, "who leaves a cursor behind, then who loses most");
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<SweepPlan>(&text).unwrap(), plan);
+    }
+
+    #[test]
+    fn the_oldest_is_known_once_every_topic_is() {
+        let mut tally = Tally::new(&Classes::default());
+        let oldest = |tally: &Tally| {
+            let classes = tally.classes();
+            classes.last().and_then(|class| class.oldest_kept.map(Timestamp::as_millis))
+        };
+        tally.plan(&planned(&topic(1), 50, 0));
+        assert_eq!(oldest(&tally), Some(50));
+        tally.expect(None);
+        assert_eq!(oldest(&tally), None);
+        tally.trimmed(None, &trimmed(3, Some(40)));
+        assert_eq!(oldest(&tally), Some(40));
+        tally.trimmed(None, &trimmed(0, None));
+        assert_eq!(oldest(&tally), Some(40), "a topic of which nothing is kept has no oldest");
+        tally.unread(None, &"out of order");
+        assert_eq!(oldest(&tally), None);
+    }
+}

@@ -23,5 +23,6 @@ mod rules;
 mod schedules;
 mod store;
 mod subscribe;
+mod sweep;
 mod tail;
 mod trouble;
