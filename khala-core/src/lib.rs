@@ -17,8 +17,10 @@ mod journal;
 mod khala;
 mod ledger;
 mod memory;
+mod node;
 mod position;
 mod recent;
+mod retention;
 pub mod session;
 mod snapshots;
 mod tail;
@@ -50,10 +52,18 @@ pub use self::{
         Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
         Start, Trimmed,
     },
-    khala::{Delivery, Followers, Khala, KhalaBuilder, LeftBehind, Subscribed, Subscription, TopicWindow},
+    khala::{
+        Delivery, Followers, Khala, KhalaBuilder, LeftBehind, OpenConnection, Subscribed, Subscription,
+        TopicWindow,
+    },
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
+    node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    retention::{
+        ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,
+        SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, TopicPlan,
+    },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,

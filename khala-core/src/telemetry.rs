@@ -2,7 +2,12 @@
 
 use metrics::{SharedString, counter, gauge, histogram};
 
-use crate::{class::TopicClass, wire::Close};
+use crate::{
+    class::TopicClass,
+    retention::{SweepOutcome, SweepRecord},
+    update::Timestamp,
+    wire::Close,
+};
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
 /// the tail), `exact` (HTTP and embedding callers), `bounds`.
@@ -76,6 +81,21 @@ pub const PROMOTIONS: &str = "khala_promotions_total";
 /// Bytes that connections hold and have not sent yet.
 pub const OUTBOX_BYTES: &str = "khala_outbox_bytes";
 
+/// Sweeps that this node ran, by `outcome`: `swept`, `held_back`, `failed`.
+pub const SWEEPS: &str = "khala_sweeps_total";
+/// How long a sweep took, in seconds.
+pub const SWEEP_SECONDS: &str = "khala_sweep_seconds";
+/// Updates that sweeps of this node removed, by `class`.
+pub const SWEPT_UPDATES: &str = "khala_swept_updates_total";
+/// Bytes that those were, by `class`.
+pub const SWEPT_BYTES: &str = "khala_swept_bytes_total";
+/// When a sweep of the journal last went to its end, as far as this node knows, in seconds since 1970.
+pub const SWEEP_LAST: &str = "khala_sweep_last_timestamp_seconds";
+/// How old the oldest update was that the last sweep of this node kept, in seconds, by `class`.
+pub const OLDEST_KEPT_AGE: &str = "khala_oldest_kept_age_seconds";
+/// Cursors that the sweep which was planned last makes stale.
+pub const SWEEP_STALE_CURSORS: &str = "khala_sweep_stale_cursors";
+
 /// HTTP requests, by `route` (its pattern), `method` and `status` (its class). Counted by a server around the core.
 pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
 /// From the head of an HTTP request to that of its answer, in seconds, by `route`.
@@ -116,6 +136,13 @@ pub const ALL: &[&str] = &[
     DEMOTIONS,
     PROMOTIONS,
     OUTBOX_BYTES,
+    SWEEPS,
+    SWEEP_SECONDS,
+    SWEPT_UPDATES,
+    SWEPT_BYTES,
+    SWEEP_LAST,
+    OLDEST_KEPT_AGE,
+    SWEEP_STALE_CURSORS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
 ];
@@ -194,6 +221,36 @@ pub(crate) fn promoted() {
 
 pub(crate) fn outbox(change: f64) {
     gauge!(OUTBOX_BYTES).increment(change);
+}
+
+/// A sweep was planned that makes that many cursors stale.
+pub(crate) fn sweep_planned(cursors: u64) {
+    gauge!(SWEEP_STALE_CURSORS).set(cursors as f64);
+}
+
+/// A sweep ended, `now`.
+pub(crate) fn swept(record: &SweepRecord, now: Timestamp) {
+    counter!(SWEEPS, "outcome" => record.outcome.as_str()).increment(1);
+    histogram!(SWEEP_SECONDS).record(record.took_ms as f64 / 1000.0);
+    let whole = record.outcome == SweepOutcome::Swept;
+    for swept in &record.classes {
+        let class = || SharedString::from(swept.class.clone());
+        counter!(SWEPT_UPDATES, "class" => class()).increment(swept.updates);
+        counter!(SWEPT_BYTES, "class" => class()).increment(swept.bytes);
+        // Without an oldest nothing is kept, or that is not known.
+        if whole || swept.oldest_kept.is_some() {
+            let age = swept.oldest_kept.map(|oldest| now.since(oldest).as_secs_f64());
+            gauge!(OLDEST_KEPT_AGE, "class" => class()).set(age.unwrap_or_default());
+        }
+    }
+    if whole {
+        last_sweep(now);
+    }
+}
+
+/// A sweep of the journal went to its end at that moment.
+pub(crate) fn last_sweep(at: Timestamp) {
+    gauge!(SWEEP_LAST).set(at.as_millis() as f64 / 1000.0);
 }
 
 pub(crate) fn journal_read(temperature: &'static str) {

@@ -6,11 +6,16 @@ mod cursors;
 mod replay;
 mod revoked;
 mod subscription;
+mod sweep;
 mod windows;
 
-use std::{hash::RandomState, sync::Arc, time::Duration};
+use std::{hash::RandomState, sync::Arc};
 
-use self::{connections::Connections, revoked::Revoked};
+use self::{
+    connections::Connections,
+    revoked::Revoked,
+    sweep::{Sweeper, SweeperBuilder},
+};
 pub use self::{
     connections::OpenConnection,
     cursors::{Followers, LeftBehind},
@@ -84,10 +89,8 @@ struct Inner {
     snapshots: Snapshots,
     /// Tells principals apart without keeping their names.
     hasher: RandomState,
+    sweeper: Sweeper,
 }
-
-/// How long the cursor of a follower that went counts, for who is told whom a sweep would leave behind.
-const SEEN_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Makes a [`Khala`].
 #[derive(Debug)]
@@ -104,6 +107,7 @@ pub struct KhalaBuilder {
     authorizer: Arc<dyn Authorizer>,
     revocations: Option<Arc<dyn Revocations>>,
     replays: ReplayOptions,
+    sweeper: SweeperBuilder,
 }
 
 impl KhalaBuilder {
@@ -201,11 +205,12 @@ impl KhalaBuilder {
             classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
-            cursors: Arc::new(Cursors::new(SEEN_FOR)),
             ledger: Arc::default(),
             gate: Gate::new(self.replays),
             turns: Turns::new(self.replays.reads_at_once),
             hasher: RandomState::new(),
+            cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
+            sweeper: self.sweeper.build(),
         }))
     }
 }
@@ -226,6 +231,7 @@ impl Khala {
             authorizer: Arc::new(AllowAll),
             revocations: None,
             replays: ReplayOptions::default(),
+            sweeper: SweeperBuilder::default(),
         }
     }
 

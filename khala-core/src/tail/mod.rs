@@ -504,6 +504,11 @@ impl Journal for TailJournal {
         Ok(trimmed)
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        // Nothing is learned: the floor of a plan is not the topic's.
+        self.journal.plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,

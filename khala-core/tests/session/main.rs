@@ -25,5 +25,6 @@ mod rules;
 mod schedules;
 mod store;
 mod subscribe;
+mod sweep;
 mod tail;
 mod trouble;

@@ -135,6 +135,10 @@ impl Journal for Store {
         self.journal().trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.journal().plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,

@@ -84,6 +84,11 @@ impl Journal for Store {
         self.journal.trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.check()?;
+        self.journal.plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,
