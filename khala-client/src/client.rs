@@ -262,10 +262,7 @@ impl Client {
         cursor: Cursor,
         limit: NonZeroUsize,
     ) -> Result<History, Error> {
-        let Cursor { epoch, watermark } = cursor;
-        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={limit}");
-        let call = Call::read(api::topic_path(topic, &rest));
-        api::history(&self.http.call(&call, &[StatusCode::GONE]).await?, cursor)
+        self.http.history(topic, cursor, limit).await
     }
 }
 

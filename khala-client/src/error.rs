@@ -156,6 +156,7 @@ impl Error {
                         Some(
                             Code::FrameRateLimited
                                 | Code::JoinRateLimited
+                                | Code::ReplayDeferred
                                 | Code::TooManyConnections
                                 | Code::Unavailable
                         )
@@ -223,6 +224,7 @@ mod tests {
                 Code::ForbiddenTopic | Code::MissingScope | Code::OwnerMismatch => "another token",
                 Code::FrameRateLimited
                 | Code::JoinRateLimited
+                | Code::ReplayDeferred
                 | Code::TooManyConnections
                 | Code::Unavailable => "time",
                 _ => "nothing",
