@@ -22,4 +22,5 @@ mod refusals;
 #[cfg(feature = "keys")]
 mod rotation;
 mod support;
+mod trims;
 mod upgrade;
