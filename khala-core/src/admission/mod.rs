@@ -18,10 +18,10 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::{book::Book, rate::Bucket};
 use self::{
     book::Usage,
     options::Limits,
-    rate::Bucket,
     shared::{Place, Shared},
 };
 pub(crate) use self::{
@@ -155,7 +155,7 @@ impl Admission {
         let state = &mut *guard;
         state.latest = now;
         shared.forget(state);
-        let retry_after = state.addresses.usage(&address).connects.wait(rate, now);
+        let retry_after = state.addresses.entry(&address).connects.wait(rate, now);
         if retry_after.is_zero() {
             return Ok(());
         }
@@ -168,7 +168,7 @@ impl Admission {
         let mut guard = shared.lock();
         let state = &mut *guard;
         state.latest = now;
-        let connects = &mut state.addresses.usage(&address).connects;
+        let connects = &mut state.addresses.entry(&address).connects;
         if connects.wait(rate, now).is_zero() {
             connects.take();
         }
@@ -283,9 +283,9 @@ fn through(
     let state = &mut *place.shared.lock();
     state.latest = now;
     let address =
-        of_address.map(|(address, rate)| (LimitedBy::Address, rate, bucket(state.addresses.usage(&address))));
+        of_address.map(|(address, rate)| (LimitedBy::Address, rate, bucket(state.addresses.entry(&address))));
     let principal = of_principal
-        .map(|(principal, rate)| (LimitedBy::Principal, rate, bucket(state.principals.usage(principal))));
+        .map(|(principal, rate)| (LimitedBy::Principal, rate, bucket(state.principals.entry(principal))));
     take_all(code, now, [address, own, principal])
 }
 
@@ -323,9 +323,9 @@ mod tests {
 
     fn known(admission: &Admission) -> (usize, usize) {
         let state = admission.shared.as_ref().unwrap().lock();
-        assert_eq!(state.principals.usages.len(), state.principals.queue.len());
-        assert_eq!(state.addresses.usages.len(), state.addresses.queue.len());
-        (state.principals.usages.len(), state.addresses.usages.len())
+        assert_eq!(state.principals.entries.len(), state.principals.queue.len());
+        assert_eq!(state.addresses.entries.len(), state.addresses.queue.len());
+        (state.principals.entries.len(), state.addresses.entries.len())
     }
 
     fn limited(code: Code, by: LimitedBy, millis: u64) -> Limited {
@@ -552,7 +552,7 @@ mod tests {
         }
         assert!(known(&admission).0 <= 1, "{}", known(&admission).0);
         let state = admission.shared.as_ref().unwrap().lock();
-        assert!(state.principals.usages.capacity() <= 2 * book::SMALL);
+        assert!(state.principals.entries.capacity() <= 2 * book::SMALL);
         assert!(state.principals.queue.capacity() <= 2 * book::SMALL);
     }
 
