@@ -91,8 +91,6 @@ pub struct Limits {
     /// How long [`serve`] waits for the head of a request, also of the next one on a connection that is kept
     /// alive. Default: 10 s.
     pub header_timeout: Duration,
-    /// Bytes of an update's payload. Default: 256 KiB.
-    pub payload_bytes: usize,
     /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
     pub stall_timeout: Duration,
 }
@@ -104,7 +102,6 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             frame_bytes: 64 << 10,
             header_timeout: Duration::from_secs(10),
-            payload_bytes: 256 << 10,
             stall_timeout: Duration::from_secs(30),
         }
     }
@@ -136,13 +133,6 @@ impl Limits {
     #[must_use]
     pub fn with_header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
-        self
-    }
-
-    /// Takes payloads of at most that many bytes.
-    #[must_use]
-    pub fn with_payload_bytes(mut self, bytes: usize) -> Self {
-        self.payload_bytes = bytes;
         self
     }
 

@@ -23,7 +23,7 @@ use crate::{
 
 /// Why a batch may not be published now, or ever.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_enums, reason = "a host must answer every outcome")]
 pub enum PublishLimited {
     /// A payload is larger than the class allows. It always will be.
     #[error("the payload of update {index} has {bytes} bytes; the topic's class {class} allows {limit}")]

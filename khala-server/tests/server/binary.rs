@@ -133,6 +133,8 @@ async fn no_label_is_of_unbounded_range() {
     let started = Started::new(command(folder.path())).await;
     let body = r#"{"kind":"a-kind","payload":1,"doc_key":"a-key"}"#;
     let updates = "/v1/topics/a-topic/updates";
+    let large: &'static str = format!(r#"{{"kind":"a-kind","payload":"{}"}}"#, "x".repeat(64 << 10)).leak();
+    assert_eq!(started.send(http::Method::POST, updates, &started.token, large).await.0, 413);
     assert_eq!(started.send(http::Method::POST, updates, &started.token, body).await.0, 201);
     assert_eq!(started.get(updates, &started.token).await, 200);
     assert_eq!(started.get("/v1/topics/a-topic/documents/a-key", &started.token).await, 200);
@@ -153,6 +155,7 @@ async fn no_label_is_of_unbounded_range() {
     let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
     let known = [
         "by",
+        "class",
         "code",
         "le",
         "method",
@@ -180,9 +183,14 @@ async fn no_label_is_of_unbounded_range() {
             assert!(!line.contains(identifier), "{line}");
         }
     }
-    for name in
-        ["khala_appends_total", "khala_joins_total", "khala_refusals_total", "khala_updates_sent_total"]
-    {
+    for name in [
+        "khala_appends_total",
+        "khala_class_updates_total{class=\"fallback\"}",
+        "khala_joins_total",
+        "khala_publish_refused_total{class=\"fallback\",code=\"khala_frame_payload_too_large\"} 1",
+        "khala_refusals_total",
+        "khala_updates_sent_total",
+    ] {
         assert!(metrics.contains(name), "{name} was not counted: {metrics}");
     }
 }

@@ -9,6 +9,7 @@ mod settings;
 mod welcome;
 
 use std::{
+    fmt::Display,
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
     path::PathBuf,
@@ -18,7 +19,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{Classes, JwtVerifier, Khala};
+use khala_core::{Classes, JwtVerifier, Khala, Rate, Retain};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -161,13 +162,30 @@ async fn start(settings: &Settings) -> Result<(), String> {
 }
 
 /// Says which placeholders bind and which are free: a misspelt one would open a topic to everybody, and be seen here.
+/// And which rules are in force, where nothing is set too.
 fn tell_classes(classes: &Classes) {
     for class in classes.iter() {
         let (bound, free): (Vec<&str>, Vec<&str>) =
             class.pattern.placeholders().partition(|name| classes.binds(name));
         let (bound, free) = (bound.join(" "), free.join(" "));
-        tracing::info!(class = class.name, pattern = %class.pattern, bound, free, "topic class");
+        let Retain { age, updates, bytes, .. } = class.retain;
+        tracing::info!(
+            class = class.name, pattern = %class.pattern, bound, free, tier = class.tier.as_str(),
+            replay_budget = said(class.replay_budget),
+            publish_per_second = said(class.publish_rate.map(Rate::per_second)),
+            payload_bytes = said(class.payload_bytes),
+            inline_bytes = said(class.inline_bytes),
+            retain_for_seconds = said(age.map(|age| age.as_secs())),
+            retain_updates = said(updates),
+            retain_bytes = said(bytes),
+            "topic class"
+        );
     }
+}
+
+/// A limit as it is set.
+fn said(limit: Option<impl Display>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }
 
 fn record_metrics() -> Result<PrometheusHandle, String> {
