@@ -9,7 +9,8 @@ use std::{
 };
 
 use khala_core::{Classes, Rate, Retain, Tier, TopicClass, TopicPattern};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use toml::Value;
 
 use super::{seconds, values::Limit};
 
@@ -23,7 +24,7 @@ pub(crate) struct ClassSettings {
     pub(crate) read: Vec<String>,
     #[serde(default)]
     pub(crate) publish: Vec<String>,
-    #[serde(default = "tier")]
+    #[serde(default = "tier", deserialize_with = "parse_tier")]
     tier: Tier,
     #[serde(default = "replay_budget")]
     replay_budget: Limit<u64>,
@@ -50,6 +51,16 @@ fn usual() -> ClassSettings {
 
 fn tier() -> Tier {
     usual().tier
+}
+
+fn parse_tier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tier, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let tiers = [Tier::Hot, Tier::Warm, Tier::Cold];
+    let tier = value.as_str().and_then(|text| tiers.into_iter().find(|tier| tier.as_str() == text));
+    tier.ok_or_else(|| {
+        let known = tiers.map(|tier| format!("{:?}", tier.as_str())).join(", ");
+        de::Error::custom(format!("{value} is no tier; there are {known}"))
+    })
 }
 
 fn replay_budget() -> Limit<u64> {
