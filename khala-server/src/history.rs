@@ -75,7 +75,7 @@ pub(crate) async fn updates(
 impl Server {
     /// What is answered to who brings a cursor that cannot be resumed from.
     pub(crate) fn stale_cursor(&self, topic: &Topic, stale: Stale) -> Problem {
-        Problem::stale_cursor(topic, stale, self.0.khala.classes().of(topic).map(|class| &**class))
+        Problem::stale_cursor(topic, stale, self.0.khala.class_of(topic).map(|class| &**class))
     }
 }
 

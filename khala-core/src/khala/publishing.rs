@@ -15,6 +15,7 @@ use crate::{
     admission::{Book, Bucket, Rate},
     class::{Tier, TopicClass},
     journal::Batch,
+    ledger::Violation,
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -60,6 +61,13 @@ impl PublishLimited {
         match self {
             Self::PayloadTooLarge { .. } => Code::PayloadTooLarge,
             Self::TooFast { .. } => Code::PublishRateLimited,
+        }
+    }
+
+    fn violation(&self) -> Violation {
+        match self {
+            Self::PayloadTooLarge { .. } => Violation::PayloadTooLarge,
+            Self::TooFast { .. } => Violation::PublishRateLimited,
         }
     }
 
@@ -146,10 +154,12 @@ impl Khala {
     /// # Errors
     /// [`PublishLimited`], with the limit, and with the time to wait where that helps. It has taken nothing.
     pub fn check_publish(&self, topic: &Topic, batch: &Batch) -> Result<(), PublishLimited> {
-        let Some(class) = self.0.classes.of(topic) else { return Ok(()) };
-        let taken = self.0.published.take(class, topic, batch, self.now());
+        let Some(class) = self.class_of(topic) else { return Ok(()) };
+        let now = self.now();
+        let taken = self.0.published.take(class, topic, batch, now);
         if let Err(limited) = &taken {
             telemetry::publish_refused(class, limited.code());
+            self.0.ledger.violated(topic, limited.violation(), now);
         }
         taken
     }
