@@ -30,6 +30,7 @@ mod admin;
 mod body;
 mod compatibility;
 mod documents;
+mod drain;
 mod history;
 #[cfg(feature = "keys")]
 pub mod keys;
@@ -52,10 +53,7 @@ mod upgrade;
 
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -63,6 +61,7 @@ use ipnet::IpNet;
 use khala_core::Khala;
 use tokio::{sync::watch, task::JoinHandle};
 
+use self::drain::Drain;
 pub use self::{
     admin::{AdminToken, RevocationTerms},
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
@@ -156,12 +155,11 @@ struct Inner {
     origins: Option<Origins>,
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
-    drain: Duration,
+    drain: Drain,
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
     revocation_terms: RevocationTerms,
-    draining: AtomicBool,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
     /// Keeps up with what other nodes revoke, from the first request on.
@@ -198,6 +196,7 @@ pub struct ServerBuilder {
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
     drain: Duration,
+    unready: Duration,
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
@@ -258,6 +257,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Before that, goes on for so long with readiness turned off alone, so that load balancers notice first.
+    /// Default: not at all.
+    #[must_use]
+    pub fn with_unready(mut self, before: Duration) -> Self {
+        self.unready = before;
+        self
+    }
+
     /// Answers `/metrics` with what `render` gives, in the Prometheus text format. Without it, the route is
     /// not found: an application that mounts Khala has metrics of its own.
     #[must_use]
@@ -297,6 +304,7 @@ impl ServerBuilder {
             compatibility,
             trusted_proxies,
             drain,
+            unready,
             metrics,
             mint,
             admin,
@@ -308,12 +316,11 @@ impl ServerBuilder {
             origins,
             compatibility,
             trusted_proxies,
-            drain,
+            drain: Drain::new(unready, drain),
             metrics,
             mint,
             admin,
             revocation_terms,
-            draining: AtomicBool::new(false),
             upgraded: watch::Sender::new(0),
             keeper: OnceLock::new(),
         }))
@@ -330,6 +337,7 @@ impl Server {
             compatibility: Compatibility::default(),
             trusted_proxies: Vec::new(),
             drain: Duration::from_secs(10),
+            unready: Duration::ZERO,
             metrics: None,
             mint: None,
             admin: None,
@@ -342,30 +350,11 @@ impl Server {
         &self.0.khala
     }
 
-    /// Turns readiness off, and has every WebSocket told and closed within the drain time.
-    ///
-    /// Returns at once. [`serve`] does it by itself; an application that mounts the service calls it, and then
-    /// waits for [`drained`](Self::drained), before it exits.
-    pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
-        self.0.khala.drain(self.0.drain);
-    }
-
-    /// Waits until no WebSocket of this service is open. Cancel safe.
-    pub async fn drained(&self) {
-        // The sender is in `self`, so it cannot be gone.
-        let _ = self.0.upgraded.subscribe().wait_for(|open| *open == 0).await;
-    }
-
     /// Starts to keep up with what other nodes revoke, once.
     pub(crate) fn keep_revocations(&self) {
         self.0.keeper.get_or_init(|| {
             let khala = self.0.khala.clone();
             AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))
         });
-    }
-
-    fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
     }
 }

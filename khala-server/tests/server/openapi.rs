@@ -218,7 +218,9 @@ async fn what_is_documented_is_served() {
     })
     .await;
     let (connections, revocations) = ("/internal/v1/khala/connections", "/internal/v1/khala/revocations");
-    for (path, method) in [(connections, &get), (revocations, &get), (revocations, &post)] {
+    for (path, method) in
+        [(connections, &get), (revocations, &get), (revocations, &post), (crate::admin::DRAIN, &post)]
+    {
         served.note(path, method, &sent(&guarded, method, path, &[stranger], "").await, &document);
     }
     for path in ["/v1/token", "/api/khala/token", "/api/sync/token"] {

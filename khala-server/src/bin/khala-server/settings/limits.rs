@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{AdmissionOptions, Rate, ReplayOptions};
+use khala_core::{AdmissionOptions, Rate, ReplayOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +63,8 @@ impl Default for LimitSettings {
             body_seconds: seconds(limits.body_timeout),
             frame_bytes: bytes(limits.frame_bytes),
             header_seconds: seconds(limits.header_timeout),
-            connections: Limit(None),
-            outbox_bytes: Limit(NonZeroU64::new(256 << 20)),
+            connections: Limit(admission.connections),
+            outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),
             connections_per_principal: Limit(admission.connections_per_principal),
             connections_per_address: Limit(admission.connections_per_address),
             connects_per_principal: Limit::of(admission.connects_per_principal),
@@ -83,6 +83,7 @@ impl LimitSettings {
     /// The limits on connections, principals and addresses.
     pub(crate) fn admission(&self) -> AdmissionOptions {
         AdmissionOptions::default()
+            .with_connections(self.connections.0)
             .with_connections_per_principal(self.connections_per_principal.0)
             .with_connections_per_address(self.connections_per_address.0)
             .with_connects_per_principal(self.connects_per_principal.rate())

@@ -11,6 +11,7 @@ mod values;
 
 use std::{
     ffi::OsString,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -111,7 +112,7 @@ impl Default for SyncSettings {
 }
 
 impl SyncSettings {
-    pub(crate) fn options(&self) -> SessionOptions {
+    fn options(&self) -> SessionOptions {
         let duration = |seconds: u32| Duration::from_secs(seconds.into());
         SessionOptions::default()
             .with_topics(self.topics as usize)
@@ -192,7 +193,7 @@ impl Settings {
         }
         let settings: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
             let key = fault.path().to_string();
-            format!("the setting {key} is wrong: {}", one_line(&fault.into_inner().to_string()))
+            format!("the setting {key} is wrong: {}", one_line(fault.into_inner().message()))
         })?;
         settings.check()?;
         Ok(settings)
@@ -208,6 +209,11 @@ impl Settings {
             .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
             // The same patience over HTTP as over a WebSocket.
             .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
+    }
+
+    /// The limits and intervals of the sessions.
+    pub(crate) fn sessions(&self) -> SessionOptions {
+        self.sync.options().with_outbox_bytes(self.limits.outbox_bytes.0.map(NonZeroU64::get))
     }
 
     /// What cannot be told from one value alone.
