@@ -64,7 +64,7 @@ async fn a_publish_that_is_too_fast_waits_as_it_is_told() {
     fake.fault(Fault::Say(429, vec![("retry-after", "1")], body));
     let answer = client.publish(&topic(), batch(&["1"])).await.unwrap();
     assert!(matches!(answer, Append::Written(_)), "{answer:?}");
-    let waits = waits.lock().unwrap();
+    let waits = waits.lock().unwrap().clone();
     let within = Duration::from_millis(150)..Duration::from_secs(1);
     assert!(waits.len() == 1 && within.contains(&waits[0]), "{waits:?}");
     let keys: Vec<_> = fake.requests().into_iter().map(|seen| seen.key.unwrap()).collect();
