@@ -196,6 +196,9 @@ impl Client {
     /// A batch without a dedup key is given one, so that it is stored once however often its answer is lost.
     /// [`Append::Duplicate`] is therefore also what a batch is answered with whose first answer was lost.
     ///
+    /// Where more is published to the topic than its class allows, it waits as long as the server says, within
+    /// [`retry_for`](ClientBuilder::retry_for).
+    ///
     /// A future that is dropped before it is ready leaves the batch stored or not; publishing it again with the same
     /// [`Batch::dedup`] is safe.
     ///

@@ -156,6 +156,7 @@ impl Error {
                         Some(
                             Code::FrameRateLimited
                                 | Code::JoinRateLimited
+                                | Code::PublishRateLimited
                                 | Code::ReplayDeferred
                                 | Code::TooManyConnections
                                 | Code::Unavailable
@@ -224,6 +225,7 @@ mod tests {
                 Code::ForbiddenTopic | Code::MissingScope | Code::OwnerMismatch => "another token",
                 Code::FrameRateLimited
                 | Code::JoinRateLimited
+                | Code::PublishRateLimited
                 | Code::ReplayDeferred
                 | Code::TooManyConnections
                 | Code::Unavailable => "time",

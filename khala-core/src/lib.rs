@@ -53,8 +53,8 @@ pub use self::{
         Start, Trimmed,
     },
     khala::{
-        Delivery, Followers, Khala, KhalaBuilder, LeftBehind, OpenConnection, Subscribed, Subscription,
-        TopicWindow,
+        Delivery, Followers, Khala, KhalaBuilder, LeftBehind, OpenConnection, PublishLimited, Subscribed,
+        Subscription, TopicWindow,
     },
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,

@@ -1,4 +1,5 @@
-//! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq.
+//! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq. A
+//! class is one: there are as many as the settings say.
 
 use metrics::{SharedString, counter, gauge, histogram};
 
@@ -6,7 +7,7 @@ use crate::{
     class::TopicClass,
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
-    wire::Close,
+    wire::{Close, Code},
 };
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
@@ -16,6 +17,11 @@ pub const JOURNAL_READS: &str = "khala_journal_reads_total";
 pub const APPENDS: &str = "khala_appends_total";
 /// Updates that were stored.
 pub const UPDATES: &str = "khala_updates_total";
+/// Updates that were published through this node, by the topic's `class`; `none`: a topic of no class.
+pub const CLASS_UPDATES: &str = "khala_class_updates_total";
+/// Batches of others that a class's limits kept out, by the topic's `class` and by `code`:
+/// `khala_frame_payload_too_large`, `khala_publish_rate_limited`.
+pub const PUBLISH_REFUSED: &str = "khala_publish_refused_total";
 /// From publish to acknowledgement, in seconds.
 pub const APPEND_SECONDS: &str = "khala_append_seconds";
 /// Transactions of a store's writer, by `outcome`: `committed`, `failed`.
@@ -106,6 +112,8 @@ pub const ALL: &[&str] = &[
     JOURNAL_READS,
     APPENDS,
     UPDATES,
+    CLASS_UPDATES,
+    PUBLISH_REFUSED,
     APPEND_SECONDS,
     COMMITS,
     COMMIT_SECONDS,
@@ -261,6 +269,14 @@ pub(crate) fn appended(outcome: &'static str, updates: u64, seconds: f64) {
     counter!(APPENDS, "outcome" => outcome).increment(1);
     counter!(UPDATES).increment(updates);
     histogram!(APPEND_SECONDS).record(seconds);
+}
+
+pub(crate) fn class_updates(class: Option<&TopicClass>, updates: u64) {
+    counter!(CLASS_UPDATES, "class" => class_label(class)).increment(updates);
+}
+
+pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
+    counter!(PUBLISH_REFUSED, "class" => class_label(Some(class)), "code" => code.as_str()).increment(1);
 }
 
 /// A store's writer committed a group of `appends`, or failed to. For implementers of a store.

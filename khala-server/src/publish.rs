@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use crate::{
-    Limits, Server,
+    Server,
     body::{self, Empty, given, invalid, whole},
     problem::Problem,
     service::json,
@@ -42,14 +42,16 @@ where
     let trace = trace(&head.headers);
     let limits = &server.0.limits;
     let body = body::read(&head.headers, body, limits, limits.body_bytes, Empty::Refused).await?;
-    let batch = batch(&body, limits, trace.as_ref())?;
+    let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key),
         None => batch,
     };
+    let khala = &server.0.khala;
     // The body may have taken its time.
-    server.0.khala.check(grant)?;
-    match server.0.khala.publish(topic, batch).await? {
+    khala.check(grant)?;
+    khala.check_publish(topic, &batch)?;
+    match khala.publish(topic, batch).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
@@ -175,27 +177,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
     }
 }
 
-fn batch(body: &[u8], limits: &Limits, trace: Option<&TraceContext>) -> Result<Batch, Problem> {
+fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
     let (updates, expect) = parts(body::parse(body)?)?;
-    let update = |(index, one): (usize, One<'_>)| {
-        let size = one.payload.get().len();
-        if size > limits.payload_bytes {
-            let detail = format!(
-                "the payload of update {index} has {size} bytes; {} are allowed",
-                limits.payload_bytes
-            );
-            return Err(Problem::too_large("payload_too_large", detail).with("index", index));
-        }
+    let update = |one: One<'_>| {
         let mut update = NewUpdate::new(one.kind, Payload::from_raw(one.payload));
         update.doc_key = one.doc_key;
         update.doc_version = one.doc_version;
         update.deleted = one.deleted;
         update.payload_hash = one.payload_hash;
         update.trace = trace.cloned();
-        Ok(update)
+        update
     };
-    let updates = updates.into_iter().enumerate().map(update).collect::<Result<Vec<_>, _>>()?;
-    let batch = Batch::new(updates).map_err(|fault| match fault {
+    let batch = Batch::new(updates.into_iter().map(update).collect()).map_err(|fault| match fault {
         BatchError::DocKeyMissing { .. } => invalid("doc_key", fault.to_string()),
         BatchError::DocVersionTooLarge { .. } => invalid("doc_version", fault.to_string()),
         fault => invalid("updates", fault.to_string()),
@@ -237,8 +230,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<Batch, (&'static str, String)> {
-        let limits = Limits::default().with_payload_bytes(64);
-        batch(body.as_bytes(), &limits, None).map_err(|problem| (problem.code(), format!("{problem:?}")))
+        batch(body.as_bytes(), None).map_err(|problem| (problem.code(), format!("{problem:?}")))
     }
 
     #[test]
@@ -297,12 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_said_to_be() {
-        let payload = "1".repeat(65);
-        assert_eq!(
-            parse(&format!(r#"{{"kind":"k","payload":{payload}}}"#)).unwrap_err().0,
-            "payload_too_large"
-        );
+    fn a_batch_of_too_many_says_how_many_there_are() {
         let many = vec![r#"{"kind":"k","payload":1}"#; 1001].join(",");
         let (code, text) = parse(&format!(r#"{{"updates":[{many}]}}"#)).unwrap_err();
         assert_eq!(code, "too_many_updates");

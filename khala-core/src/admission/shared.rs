@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use super::{AdmissionOptions, Limited, LimitedBy, book::Book, options::Limits, take_all};
+use super::{
+    AdmissionOptions, Limited, LimitedBy,
+    book::{Book, Usage},
+    options::Limits,
+    take_all,
+};
 use crate::{update::Timestamp, wire::Code};
 
 /// The wait that is told where the number of open connections is the limit.
@@ -59,8 +64,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// Connections that are open.
     open: u64,
-    pub(super) principals: Book<Arc<str>>,
-    pub(super) addresses: Book<IpAddr>,
+    pub(super) principals: Book<Arc<str>, Usage>,
+    pub(super) addresses: Book<IpAddr, Usage>,
     /// The time as the latest call told it, for a drop, which is told none.
     pub(super) latest: Timestamp,
 }
@@ -102,8 +107,8 @@ impl Shared {
             let (code, retry_after) = (Code::TooManyConnections, PLACE_RETRY_AFTER);
             return Err(Limited { code, retry_after, by: LimitedBy::Node });
         }
-        let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
-        let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
+        let mut by_address = address.as_ref().map(|address| state.addresses.entry(address));
+        let mut by_principal = principal.as_ref().map(|principal| state.principals.entry(principal));
         for (by, limits, usage) in [
             (LimitedBy::Address, this.of_addresses, &by_address),
             (LimitedBy::Principal, this.of_principals, &by_principal),
@@ -133,7 +138,7 @@ impl Shared {
     }
 
     pub(super) fn forget(&self, state: &mut State) {
-        state.principals.forget(self.of_principals, state.latest);
-        state.addresses.forget(self.of_addresses, state.latest);
+        state.principals.forget(|usage| usage.is_spent(self.of_principals, state.latest));
+        state.addresses.forget(|usage| usage.is_spent(self.of_addresses, state.latest));
     }
 }

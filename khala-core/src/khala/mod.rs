@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod cursors;
+mod publishing;
 mod replay;
 mod revoked;
 mod subscription;
@@ -13,12 +14,14 @@ use std::{hash::RandomState, sync::Arc};
 
 use self::{
     connections::Connections,
+    publishing::Published,
     revoked::Revoked,
     sweep::{Sweeper, SweeperBuilder},
 };
 pub use self::{
     connections::OpenConnection,
     cursors::{Followers, LeftBehind},
+    publishing::PublishLimited,
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
 };
@@ -90,6 +93,7 @@ struct Inner {
     /// Tells principals apart without keeping their names.
     hasher: RandomState,
     sweeper: Sweeper,
+    published: Published,
 }
 
 /// Makes a [`Khala`].
@@ -211,6 +215,7 @@ impl KhalaBuilder {
             hasher: RandomState::new(),
             cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
             sweeper: self.sweeper.build(),
+            published: Published::new(),
         }))
     }
 }
@@ -237,6 +242,9 @@ impl Khala {
 
     /// Appends a batch, now, and announces it.
     ///
+    /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
+    /// [`check_publish`](Self::check_publish) first.
+    ///
     /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
     /// by polling, and a retry under the same dedup key stores nothing twice.
     ///
@@ -253,6 +261,9 @@ impl Khala {
             Err(_) => ("error", 0),
         };
         telemetry::appended(outcome, written, self.now().since(started).as_secs_f64());
+        if written > 0 {
+            telemetry::class_updates(self.0.classes.of(topic).map(|class| &**class), written);
+        }
         // A duplicate is announced too: the first time it may have been stored by a process that died before.
         if let Ok(Append::Written(receipt) | Append::Duplicate(receipt)) = &answer {
             self.announce(topic, receipt).await;

@@ -7,6 +7,7 @@ mod attacks;
 mod binary;
 mod compatibility;
 mod documents;
+mod drain;
 mod evidence;
 mod history;
 mod hostile;

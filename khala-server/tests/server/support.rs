@@ -253,7 +253,7 @@ pub(crate) async fn running_on(
     let store = Arc::new(Store::default());
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = khala(Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier))).build();
-    let limits = Limits::default().with_payload_bytes(64 << 10).with_body_bytes(256 << 10);
+    let limits = Limits::default().with_body_bytes(256 << 10);
     let builder = Server::builder(khala.clone())
         .with_limits(limits)
         .with_drain(Duration::from_millis(200))
