@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
     topic::Topic,
-    update::{DedupKey, DocKey, NewUpdate, Timestamp, Update},
+    update::{DedupKey, DocKey, NewUpdate, PayloadHash, Timestamp, Update},
 };
 
 /// The durable ordered log of every topic.
@@ -302,6 +302,15 @@ impl Batch {
     #[must_use]
     pub fn with_dedup(mut self, key: DedupKey) -> Self {
         self.dedup = Some(key);
+        self
+    }
+
+    /// Gives each update that has no hash the hash of its payload, where that has one.
+    #[must_use]
+    pub fn with_hashes(mut self) -> Self {
+        for update in &mut self.updates {
+            update.payload_hash = update.payload_hash.take().or_else(|| PayloadHash::of(&update.payload));
+        }
         self
     }
 

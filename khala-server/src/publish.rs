@@ -51,11 +51,29 @@ where
     // The body may have taken its time.
     khala.check(grant)?;
     khala.check_publish(topic, &batch)?;
+    if khala.class_of(topic).is_some_and(|class| class.hashes) {
+        check_hashes(&batch)?;
+    }
     match khala.publish(topic, batch).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
     }
+}
+
+/// Whether the hashes that the publisher gave are those of the payloads.
+fn check_hashes(batch: &Batch) -> Result<(), Problem> {
+    for (index, update) in batch.updates().iter().enumerate() {
+        let Some(given) = &update.payload_hash else { continue };
+        let found = PayloadHash::of(&update.payload);
+        if found.as_ref() != Some(given) {
+            let found = found.as_ref().map_or("it has no canonical form", PayloadHash::as_str);
+            let detail =
+                format!("payload_hash of update {index} is not that of its payload: {found} (RFC 8785)");
+            return Err(Problem::invalid("payload_hash_mismatch", detail).with("index", index));
+        }
+    }
+    Ok(())
 }
 
 /// Where the updates were stored.

@@ -42,6 +42,8 @@ pub struct TopicClass {
     pub payload_bytes: Option<usize>,
     /// Bytes of a payload that travels within an update batch; a larger one is fetched.
     pub inline_bytes: Option<usize>,
+    /// Whether updates that are published without a hash of their payload are given one.
+    pub hashes: bool,
     /// How much of its history is kept.
     pub retain: Retain,
     /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long as any
@@ -63,6 +65,7 @@ impl TopicClass {
             publish_rate: Some(const { per_second(90) }),
             payload_bytes: Some(64 << 10),
             inline_bytes: None,
+            hashes: false,
             retain: Retain::default(),
             stall_limit: None,
         }
@@ -100,6 +103,13 @@ impl TopicClass {
     #[must_use]
     pub fn with_inline_bytes(mut self, bytes: Option<usize>) -> Self {
         self.inline_bytes = bytes;
+        self
+    }
+
+    /// Gives updates the hash of their payload, and refuses those of others whose own is another.
+    #[must_use]
+    pub fn with_hashes(mut self, hashes: bool) -> Self {
+        self.hashes = hashes;
         self
     }
 

@@ -242,6 +242,8 @@ impl Khala {
 
     /// Appends a batch, now, and announces it.
     ///
+    /// Updates without a hash are given one where the topic's class says so.
+    ///
     /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
     /// [`check_publish`](Self::check_publish) first.
     ///
@@ -252,6 +254,8 @@ impl Khala {
     /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
     pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let updates = batch.updates().len() as u64;
+        let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
+        let batch = if hashes { batch.with_hashes() } else { batch };
         let started = self.now();
         let answer = self.0.tail.append(topic, batch, started).await;
         let (outcome, written) = match &answer {

@@ -159,6 +159,31 @@ async fn what_comes_too_fast_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_class_that_carries_hashes_adds_them_and_refuses_wrong_ones() {
+    let class = TopicClass::new("hashed", TopicPattern::parse("**").unwrap())
+        .with_read(["khala:read"])
+        .with_publish(["khala:publish"])
+        .with_hashes(true);
+    let classes = Classes::new(vec![class]).unwrap();
+    let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
+    let route = "/v1/topics/t/updates";
+    let good = "sha256:015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862";
+    let own = format!(r#"{{"kind":"k","payload":{{"a":1.0}},"payload_hash":"{good}"}}"#);
+    assert_eq!(server.post(route, &own).await.status, 201);
+    assert_eq!(server.post(route, r#"{"kind":"k","payload":{ "a" : 1 }}"#).await.status, 201);
+    let wrong = format!(r#"{{"updates":[{own},{}]}}"#, own.replace("1.0", "2"));
+    let problem = server.post(route, &wrong).await.problem(400, "payload_hash_mismatch");
+    assert_eq!(problem["index"], 1, "{problem}");
+    let page = server.get(route).await.json();
+    let hashes: Vec<_> =
+        page["updates"].as_array().unwrap().iter().map(|one| one["payload_hash"].as_str()).collect();
+    assert_eq!(hashes, [Some(good), Some(good)]);
+    // What has no canonical form is taken as it is, and has no hash.
+    assert_eq!(server.post(route, r#"{"kind":"k","payload":1e400}"#).await.status, 201);
+    assert!(server.get(route).await.text.contains(r#""payload":1e400,"published_at""#));
+}
+
+#[tokio::test]
 async fn a_class_without_limits_has_none() {
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_publish(["khala:publish"])

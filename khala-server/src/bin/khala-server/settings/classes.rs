@@ -34,6 +34,9 @@ pub(crate) struct ClassSettings {
     payload_bytes: Limit<NonZeroU32>,
     #[serde(default = "inline_bytes")]
     inline_bytes: Limit<u32>,
+    /// Whether updates carry the hash of their payload.
+    #[serde(default)]
+    hashes: bool,
     #[serde(default = "retain_for_seconds")]
     retain_for_seconds: Limit<NonZeroU32>,
     #[serde(default = "retain_updates")]
@@ -111,6 +114,7 @@ impl ClassSettings {
             publish_per_second: Limit(class.publish_rate.map(Rate::per_second)),
             payload_bytes: Limit(class.payload_bytes.map(bytes).and_then(NonZeroU32::new)),
             inline_bytes: Limit(class.inline_bytes.map(bytes)),
+            hashes: class.hashes,
             retain_for_seconds: Limit(age.map(seconds).and_then(NonZeroU32::new)),
             retain_updates: Limit(updates.and_then(NonZeroU64::new)),
             retain_bytes: Limit(retained.and_then(NonZeroU64::new)),
@@ -139,6 +143,7 @@ impl ClassSettings {
             .with_publish_rate(self.publish_per_second.0.map(rate))
             .with_payload_bytes(self.payload_bytes.0.map(NonZeroU32::get).map(bytes))
             .with_inline_bytes(self.inline_bytes.0.map(bytes))
+            .with_hashes(self.hashes)
             .with_retain(retain)
             .with_stall_limit(self.stall_seconds.map(duration)))
     }

@@ -107,6 +107,7 @@ const CLASS: Keys = &[
     ("publish_per_second", Amount),
     ("payload_bytes", Amount),
     ("inline_bytes", Amount),
+    ("hashes", Flag),
     ("retain_for_seconds", Amount),
     ("retain_updates", Amount),
     ("retain_bytes", Amount),
