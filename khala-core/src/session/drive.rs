@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,14 +23,16 @@ use futures::{
     stream::FuturesUnordered,
 };
 
-use super::{Action, Answer, ChannelId, Question, Session};
+use super::{
+    Action, Answer, ChannelId, Question, Session,
+    patience::{Outbox, Patience},
+};
 use crate::{
     auth::{Denied, Grant},
-    clock::Clock,
     error::Error,
     fanout::Watch,
-    khala::{Card, Connected, Khala, Place},
-    ledger::{Ledger, Violation},
+    khala::{Connected, Khala, Place},
+    ledger::Violation,
     position::Cursor,
     tail::Peek,
     telemetry,
@@ -110,9 +112,6 @@ pub enum Ended {
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a client has to take the close of a grant that has ended: long enough to learn why, if it reads at all.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
-/// How often a connection that takes nothing is looked at, and how long it may do so while all connections together
-/// hold too much.
-const PRESSED: Duration = Duration::from_secs(1);
 /// What a frame takes beside its text.
 const FRAME_OVERHEAD: usize = 10;
 /// After so many actions the driver looks up: at the clock, and at what came in.
@@ -137,7 +136,7 @@ pub struct Connection {
 
 /// What the session is told.
 #[derive(Debug)]
-enum Told {
+pub(super) enum Told {
     Answer(ChannelId, Result<Answer, Error>),
     Verified(Result<Grant, Denied>),
 }
@@ -145,132 +144,14 @@ enum Told {
 /// The questions that are under way. They are driven on while a write waits, so that a client that takes nothing
 /// cannot make a store wait for it.
 #[derive(Debug, Default)]
-struct Questions {
-    asked: FuturesUnordered<Asked>,
+pub(super) struct Questions {
+    pub(super) asked: FuturesUnordered<Asked>,
     /// Answered during a write; at most as many as a session asks at once.
-    answered: Vec<Told>,
-}
-
-/// What was handed to the transport and not taken by the network yet, in bytes.
-///
-/// It is counted in the ledger while a write waits, and only then: nearly every write is done at once.
-#[derive(Debug)]
-struct Outbox {
-    ledger: Arc<Ledger>,
-    card: Arc<Card>,
-    /// What was handed over since the transport was last empty, and what the network had taken then.
-    fed: u64,
-    taken: u64,
-    counted: u64,
-}
-
-impl Outbox {
-    fn new(ledger: Arc<Ledger>, card: Arc<Card>) -> Self {
-        Self { ledger, card, fed: 0, taken: 0, counted: 0 }
-    }
-
-    fn fed(&mut self, bytes: usize) {
-        self.fed += bytes as u64;
-    }
-
-    fn emptied(&mut self, progress: &Progress) {
-        (self.fed, self.taken) = (0, progress.bytes());
-    }
-
-    /// Counts what is held now; says how much all connections hold.
-    fn count(&mut self, progress: &Progress) -> u64 {
-        let held = self.fed.saturating_sub(progress.bytes() - self.taken);
-        self.set(held)
-    }
-
-    fn set(&mut self, held: u64) -> u64 {
-        let change = held.cast_signed() - self.counted.cast_signed();
-        self.counted = held;
-        self.card.holds(held);
-        self.ledger.holds(change)
-    }
-}
-
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
-/// How long a write may take: as long as the client takes something now and then, and its grant holds.
-struct Patience {
-    clock: Arc<dyn Clock>,
-    progress: Progress,
-    /// Bytes that all connections may hold before those that make no progress are given up sooner.
-    outbox_bytes: Option<u64>,
-}
-
-impl Patience {
-    /// Waits for a write that was not done at once. The client may take nothing for `limit`.
-    async fn endure<E>(
-        &self,
-        mut write: Pin<&mut Fuse<impl Future<Output = Result<(), E>> + Send>>,
-        limit: Duration,
-        (grant, connected): (&Grant, &Connected),
-        questions: &mut Questions,
-        outbox: &mut Outbox,
-    ) -> Result<(), Ended> {
-        let mut stalled = Duration::ZERO;
-        let mut before = self.progress.bytes();
-        loop {
-            let held = outbox.count(&self.progress);
-            let pressed = self.outbox_bytes.is_some_and(|most| held > most);
-            let limit = if pressed { limit.min(PRESSED) } else { limit };
-            if stalled >= limit {
-                return Err(Ended::Closed(Close::SlowConsumer));
-            }
-            let slice = PRESSED.min(limit - stalled);
-            connected.card().stalls(stalled);
-            match self.wait(write.as_mut(), slice, grant, connected, questions).await {
-                Ok(Some(written)) => {
-                    connected.card().stalls(Duration::ZERO);
-                    outbox.set(0);
-                    return written.map_err(|_| Ended::Gone);
-                }
-                Ok(None) if self.progress.bytes() == before => stalled += slice,
-                Ok(None) => (stalled, before) = (Duration::ZERO, self.progress.bytes()),
-                Err(close) => return Err(Ended::Closed(close)),
-            }
-        }
-    }
-
-    /// Waits for `work` as long as the grant stands; gives none if it is not done within `limit`.
-    async fn wait<T>(
-        &self,
-        mut work: Pin<&mut Fuse<impl Future<Output = T> + Send>>,
-        limit: Duration,
-        grant: &Grant,
-        connected: &Connected,
-        questions: &mut Questions,
-    ) -> Result<Option<T>, Close> {
-        let wait = limit.min(grant.expires_at().since(self.clock.now()));
-        let mut sleep = self.clock.sleep(wait).fuse();
-        loop {
-            let mut woken = pin!(connected.woken().fuse());
-            // The end of the grant comes before whatever has become possible at the same moment.
-            select_biased! {
-                () = woken => if let Some(close) = taken_back(connected, grant) {
-                    return Err(close);
-                },
-                () = sleep => break,
-                done = work => return Ok(Some(done)),
-                answered = questions.asked.select_next_some() => questions.answered.push(answered),
-            }
-        }
-        if grant.expires_at() <= self.clock.now() {
-            return Err(Close::TokenExpired);
-        }
-        Ok(work.now_or_never())
-    }
+    pub(super) answered: Vec<Told>,
 }
 
 /// The close that a grant's end asks for, if it was taken back.
-fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> {
+pub(super) fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> {
     match connected.check(grant) {
         Ok(()) => None,
         Err(Denied::UnknownKid) => Some(Close::KeyWithdrawn),
@@ -449,7 +330,7 @@ impl Connection {
             subject,
             class,
             limit_ms = limit.as_millis() as u64,
-            held = self.outbox.counted,
+            held = self.outbox.held(),
             "evicted: it took nothing of what it was sent"
         );
     }

@@ -6,10 +6,12 @@
 //! cursor per topic, because nothing is asked for while there is something left to send.
 
 mod access;
+mod action;
 mod answers;
 mod channel;
 mod drive;
 mod options;
+mod patience;
 mod say;
 
 use std::{
@@ -18,8 +20,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use self::{
     access::Refresh,
     answers::News,
@@ -27,20 +27,20 @@ use self::{
     say::{Empty, Status},
 };
 pub use self::{
+    action::{Action, Answer, Question},
     channel::ChannelId,
     drive::{Connection, Ended, Progress, Received, Sent, Transport},
     options::SessionOptions,
 };
 use crate::{
     admission::{Admitted, Limited},
-    auth::{Denied, Grant, Token},
+    auth::{Denied, Grant},
     class::{Classes, TopicClass},
-    documents::SnapshotFrom,
     error::Error,
     ledger::Ledger,
-    position::{Bounds, Cursor},
+    position::Cursor,
     snapshots::SharedSnapshot,
-    tail::{Followed, Wanted},
+    tail::Followed,
     telemetry::{self, Surface},
     topic::Topic,
     update::Timestamp,
@@ -51,84 +51,6 @@ use crate::{
 const PHOENIX: &str = "phoenix";
 /// A ref is a counter, written out. What is much longer is not one, and would be kept for as long as the channel.
 const MAX_REF_BYTES: usize = 64;
-
-/// What a session wants done.
-#[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a driver must carry out every action")]
-pub enum Action {
-    /// Answer this question with [`Session::handle_answer`]. One at a time per channel.
-    Ask {
-        /// Whose question it is.
-        channel: ChannelId,
-        /// The topic that it is about.
-        topic: Topic,
-        /// The question.
-        question: Question,
-    },
-    /// Close the connection. Nothing follows.
-    Close(Close),
-    /// Send this text frame.
-    Send(Bytes),
-    /// Stop watching for this channel.
-    Unwatch(ChannelId),
-    /// Verify this token, and report with [`Session::handle_verified`]. One at a time.
-    Verify(Token),
-    /// Watch the topic for this channel, before any question that follows is answered, and report with
-    /// [`Session::handle_moved`].
-    Watch {
-        /// Who watches.
-        channel: ChannelId,
-        /// What is watched.
-        topic: Topic,
-    },
-}
-
-/// A question about one topic.
-#[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a driver must answer every question")]
-pub enum Question {
-    /// May the holder of the grant read it?
-    Access(Arc<Grant>),
-    /// What did it hold at this moment or later?
-    Bounds {
-        /// The moment.
-        not_older_than: Timestamp,
-    },
-    /// What follows the cursor?
-    Read {
-        /// Where to read from.
-        cursor: Cursor,
-        /// How sure "nothing" has to be.
-        wanted: Wanted,
-    },
-    /// What follows the cursor that a join starts from? It may be put off.
-    Resume {
-        /// Where to read from.
-        cursor: Cursor,
-        /// How sure "nothing" has to be.
-        wanted: Wanted,
-        /// How far behind the head the cursor may be.
-        budget: Option<u64>,
-    },
-    /// Which documents are there? The first page may be put off.
-    Snapshot(SnapshotFrom),
-}
-
-/// The answer to a [`Question`] of the same name; that to `Resume` is `Read`.
-#[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a session handles every answer")]
-pub enum Answer {
-    /// Whether the holder may read it.
-    Access(Result<(), Denied>),
-    /// What it holds, and when the journal last confirmed it.
-    Bounds(Bounds, Timestamp),
-    /// It is put off: too much is read from the journal as it is.
-    Deferred(Limited),
-    /// What follows.
-    Read(Followed),
-    /// Documents.
-    Snapshot(SharedSnapshot),
-}
 
 /// The protocol state of one client connection.
 #[derive(Debug)]

@@ -1,0 +1,148 @@
+//! How long a write may take: as long as the client takes something now and then, and its grant holds.
+//!
+//! While it waits, what is held for the client is counted, and the questions that are under way are driven on. What must
+//! stay true: a client that makes progress is never given up, and one that makes none is, by its limit.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::Fuse, select_biased};
+
+use super::drive::{Ended, Progress, Questions, taken_back};
+use crate::{
+    auth::Grant,
+    clock::Clock,
+    khala::{Card, Connected},
+    ledger::Ledger,
+    wire::Close,
+};
+
+/// How often a connection that takes nothing is looked at, and how long it may do so while all connections together
+/// hold too much.
+const PRESSED: Duration = Duration::from_secs(1);
+
+/// What was handed to the transport and not taken by the network yet, in bytes.
+///
+/// It is counted in the ledger while a write waits, and only then: nearly every write is done at once.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    ledger: Arc<Ledger>,
+    card: Arc<Card>,
+    /// What was handed over since the transport was last empty, and what the network had taken then.
+    fed: u64,
+    taken: u64,
+    counted: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(ledger: Arc<Ledger>, card: Arc<Card>) -> Self {
+        Self { ledger, card, fed: 0, taken: 0, counted: 0 }
+    }
+
+    pub(super) fn fed(&mut self, bytes: usize) {
+        self.fed += bytes as u64;
+    }
+
+    pub(super) fn emptied(&mut self, progress: &Progress) {
+        (self.fed, self.taken) = (0, progress.bytes());
+    }
+
+    /// Counts what is held now; says how much all connections hold.
+    fn count(&mut self, progress: &Progress) -> u64 {
+        let held = self.fed.saturating_sub(progress.bytes() - self.taken);
+        self.set(held)
+    }
+
+    /// What was counted last.
+    pub(super) fn held(&self) -> u64 {
+        self.counted
+    }
+
+    fn set(&mut self, held: u64) -> u64 {
+        let change = held.cast_signed() - self.counted.cast_signed();
+        self.counted = held;
+        self.card.holds(held);
+        self.ledger.holds(change)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// How long a write may take: as long as the client takes something now and then, and its grant holds.
+pub(super) struct Patience {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) progress: Progress,
+    /// Bytes that all connections may hold before those that make no progress are given up sooner.
+    pub(super) outbox_bytes: Option<u64>,
+}
+
+impl Patience {
+    /// Waits for a write that was not done at once. The client may take nothing for `limit`.
+    pub(super) async fn endure<E>(
+        &self,
+        mut write: Pin<&mut Fuse<impl Future<Output = Result<(), E>> + Send>>,
+        limit: Duration,
+        (grant, connected): (&Grant, &Connected),
+        questions: &mut Questions,
+        outbox: &mut Outbox,
+    ) -> Result<(), Ended> {
+        let mut stalled = Duration::ZERO;
+        let mut before = self.progress.bytes();
+        loop {
+            let held = outbox.count(&self.progress);
+            let pressed = self.outbox_bytes.is_some_and(|most| held > most);
+            let limit = if pressed { limit.min(PRESSED) } else { limit };
+            if stalled >= limit {
+                return Err(Ended::Closed(Close::SlowConsumer));
+            }
+            let slice = PRESSED.min(limit - stalled);
+            connected.card().stalls(stalled);
+            match self.wait(write.as_mut(), slice, grant, connected, questions).await {
+                Ok(Some(written)) => {
+                    connected.card().stalls(Duration::ZERO);
+                    outbox.set(0);
+                    return written.map_err(|_| Ended::Gone);
+                }
+                Ok(None) if self.progress.bytes() == before => stalled += slice,
+                Ok(None) => (stalled, before) = (Duration::ZERO, self.progress.bytes()),
+                Err(close) => return Err(Ended::Closed(close)),
+            }
+        }
+    }
+
+    /// Waits for `work` as long as the grant stands; gives none if it is not done within `limit`.
+    pub(super) async fn wait<T>(
+        &self,
+        mut work: Pin<&mut Fuse<impl Future<Output = T> + Send>>,
+        limit: Duration,
+        grant: &Grant,
+        connected: &Connected,
+        questions: &mut Questions,
+    ) -> Result<Option<T>, Close> {
+        let wait = limit.min(grant.expires_at().since(self.clock.now()));
+        let mut sleep = self.clock.sleep(wait).fuse();
+        loop {
+            let mut woken = pin!(connected.woken().fuse());
+            // The end of the grant comes before whatever has become possible at the same moment.
+            select_biased! {
+                () = woken => if let Some(close) = taken_back(connected, grant) {
+                    return Err(close);
+                },
+                () = sleep => break,
+                done = work => return Ok(Some(done)),
+                answered = questions.asked.select_next_some() => questions.answered.push(answered),
+            }
+        }
+        if grant.expires_at() <= self.clock.now() {
+            return Err(Close::TokenExpired);
+        }
+        Ok(work.now_or_never())
+    }
+}
