@@ -164,6 +164,13 @@ struct Desk {
 
 impl Desk {
     fn run(mut self) {
+        self.work();
+        self.checkpoint();
+    }
+
+    /// Until there is nothing to do and never will be again: a group, a change and a step of a trim in turn, so that
+    /// none of them waits for more than one of each other kind.
+    fn work(&mut self) {
         let mut fresh = Vec::new();
         let mut group = Vec::new();
         while self.receive(&mut fresh) {
@@ -178,7 +185,6 @@ impl Desk {
                 self.trim(trim);
             }
         }
-        self.checkpoint();
     }
 
     /// Waits until there is something to do; says no once there never will be again.
@@ -326,4 +332,82 @@ pub(crate) fn transaction<T>(
         tracing::error!(%fault, "a failed transaction could not be rolled back");
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use khala_core::{Keep, Kind, Payload};
+    use rusqlite::params;
+
+    use super::*;
+    use crate::schema;
+
+    const SEED: [u8; 16] = [7; 16];
+
+    fn waiting(topic: &str, updates: usize) -> (Waiting, oneshot::Receiver<Result<Append, Error>>) {
+        let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null());
+        let (answer, answered) = oneshot::channel();
+        let batch = Batch::new(vec![update; updates]).unwrap();
+        (Waiting { topic: Topic::parse(topic).unwrap(), batch, now: Timestamp::default(), answer }, answered)
+    }
+
+    #[test]
+    fn what_waits_waits_for_one_step_of_a_trim_at_most() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::prepare(&mut conn).unwrap();
+        for _ in 0..10 {
+            let (waiting, _answered) = waiting("trimmed", 1_000);
+            let mut group = Group::new(&conn, &SEED);
+            group.append(&waiting.topic, &waiting.batch, waiting.now).unwrap().unwrap();
+            group.finish().unwrap();
+        }
+        // What was committed, in its order.
+        conn.execute_batch(
+            "CREATE TEMP TABLE own_log (id INTEGER PRIMARY KEY, event TEXT);
+             CREATE TEMP TRIGGER own_append AFTER UPDATE OF head ON main.khala_topic
+                 BEGIN INSERT INTO own_log (event) VALUES ('append'); END;
+             CREATE TEMP TRIGGER own_step AFTER UPDATE OF floor ON main.khala_topic
+                 BEGIN INSERT INTO own_log (event) VALUES ('step'); END",
+        )
+        .unwrap();
+
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (answer, mut trimmed) = oneshot::channel();
+        let (topic, keep) = (Topic::parse("trimmed").unwrap(), Keep::everything().with_updates(0));
+        let order = Order { topic, keep, now: Timestamp::default() };
+        requests.try_send(Request::Trim(Trim { order, answer, progress: None })).unwrap();
+        // Four to a group.
+        let mut answers = Vec::new();
+        for _ in 0..5 * 4 {
+            let (waiting, answered) = waiting("written", 1_000);
+            requests.try_send(Request::Append(waiting)).unwrap();
+            answers.push(answered);
+        }
+        for _ in 0..5 {
+            let change = |conn: &Connection| {
+                conn.execute("INSERT INTO own_log (event) VALUES (?1)", params!["change"]).unwrap();
+            };
+            requests.try_send(Request::Change(Change(Box::new(change)))).unwrap();
+        }
+        drop(requests);
+        let mut desk = Desk {
+            conn,
+            seed: SEED,
+            inbox,
+            waiting: VecDeque::new(),
+            changes: VecDeque::new(),
+            trims: VecDeque::new(),
+            counts: Arc::default(),
+        };
+        desk.work();
+
+        assert_eq!(trimmed.try_recv().unwrap().unwrap().updates, 10_000);
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+        let mut events = desk.conn.prepare("SELECT event FROM own_log ORDER BY id").unwrap();
+        let events: Vec<String> =
+            events.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let (mixed, steps) = events.split_at(15);
+        assert_eq!(mixed, ["append", "change", "step"].repeat(5));
+        assert_eq!(steps, ["step"; 15]);
+    }
 }

@@ -119,7 +119,7 @@ struct Due {
 
 /// What is to be trimmed, in order of the topics' names.
 #[derive(Debug, Default)]
-struct Batch {
+struct Dues {
     due: Vec<Due>,
     /// Whether there is more to be trimmed after the last of them.
     more: bool,
@@ -315,14 +315,14 @@ impl Khala {
         let is_due =
             |plan: &Trimmed, floor: Watermark| plan.updates > 0 || (tidies && floor > Watermark::ORIGIN);
 
-        let (mut batch, mut left) = (Batch::default(), LeftBehind::default());
+        let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
         self.look(now, None, |seen| {
             match seen {
                 Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
                     left.connected += planned.left.connected;
                     left.seen += planned.left.seen;
                     tally.expect(planned.class);
-                    batch.take(&planned, keep);
+                    dues.take(&planned, keep);
                 }
                 Seen::Topic(planned, _) => tally.plan(&planned),
                 Seen::Unread(class, error) => tally.unread(class, error),
@@ -337,7 +337,7 @@ impl Khala {
         }
 
         loop {
-            let Batch { due, more } = std::mem::take(&mut batch);
+            let Dues { due, more } = std::mem::take(&mut dues);
             let last = due.last().map(|due| due.topic.clone());
             self.trim_all(due, now, tally).await?;
             if !more {
@@ -346,8 +346,8 @@ impl Khala {
             self.look(now, last, |seen| {
                 match seen {
                     Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
-                        batch.take(&planned, keep);
-                        if batch.more {
+                        dues.take(&planned, keep);
+                        if dues.more {
                             return ControlFlow::Break(());
                         }
                     }
@@ -498,7 +498,7 @@ enum Seen<'a> {
     Unread(Option<&'a TopicClass>, &'a Error),
 }
 
-impl Batch {
+impl Dues {
     fn take(&mut self, planned: &Planned<'_>, keep: Keep) {
         if self.due.len() == DUE_MOST {
             self.more = true;

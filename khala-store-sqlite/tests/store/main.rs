@@ -13,5 +13,6 @@ mod reopen;
 mod restore;
 mod revocations;
 mod support;
+mod sweep;
 mod transaction;
 mod trim;
