@@ -53,8 +53,8 @@ pub use self::{
         Start, Trimmed,
     },
     khala::{
-        Delivery, Followers, Khala, KhalaBuilder, LeftBehind, OpenConnection, PublishLimited, Subscribed,
-        Subscription, TopicWindow,
+        Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection, PublishLimited,
+        Subscribed, Subscription, TopicWindow,
     },
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,

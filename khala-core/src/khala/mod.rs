@@ -22,6 +22,7 @@ pub use self::{
     connections::OpenConnection,
     cursors::{Followers, LeftBehind},
     publishing::PublishLimited,
+    replay::HistoryTurn,
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
 };

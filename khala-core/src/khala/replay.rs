@@ -4,10 +4,12 @@
 //! What must stay true: whoever stands at the head costs one read of its topic's bounds at most, shared by all who come
 //! at the same time; and nobody waits for a turn to hear what is new.
 
+use std::hash::BuildHasher as _;
+
 use super::Khala;
 use crate::{
-    admission::Waiter,
-    auth::Access,
+    admission::{Turn, Waiter},
+    auth::{Access, Grant},
     documents::SnapshotFrom,
     error::Error,
     journal::ReadLimit,
@@ -19,6 +21,12 @@ use crate::{
 
 /// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
 const SNAPSHOT_PAGES: u64 = 4;
+
+/// The turn to read history, until it is dropped.
+#[derive(Debug)]
+pub struct HistoryTurn {
+    _turn: Turn,
+}
 
 impl Khala {
     /// Answers a session's question.
@@ -110,7 +118,18 @@ impl Khala {
         Ok(Answer::Snapshot(read.await?))
     }
 
-    async fn turn(&self, waiter: Waiter) -> crate::admission::Turn {
+    /// Waits for the turn of `grant`'s holder to read history, as connections do that replay: for a host that reads the
+    /// journal on behalf of others. Holders take turns, so one who asks for much delays nobody else by more than a read.
+    ///
+    /// The turn lasts until it is dropped: it is held for one read, and not for what follows. Dropping the future gives it
+    /// up.
+    pub async fn history_turn(&self, grant: &Grant) -> HistoryTurn {
+        // Its requests are one connection among those of the same holder.
+        let waiter = Waiter { principal: self.0.hasher.hash_one(grant.subject()), connection: 0 };
+        HistoryTurn { _turn: self.turn(waiter).await }
+    }
+
+    async fn turn(&self, waiter: Waiter) -> Turn {
         match self.0.turns.free() {
             Some(turn) => turn,
             None => {
