@@ -105,6 +105,14 @@ pub struct Totals {
     pub heard: u64,
     /// Updates that polling found and no announcement had told of.
     pub poll_finds: u64,
+    /// Revocations that this node announced.
+    pub revocations_announced: u64,
+    /// Revocations that it could not announce.
+    pub revocation_announce_failures: u64,
+    /// Times that this node was told that there are more.
+    pub revocations_heard: u64,
+    /// Revocations that polling found and no announcement had told of.
+    pub revocation_poll_finds: u64,
     /// Channels that fell behind the tail after they had been live.
     pub demotions: u64,
     /// Channels that came back to it.
@@ -148,6 +156,10 @@ tally!(
     announce_failures,
     heard,
     poll_finds,
+    revocations_announced,
+    revocation_announce_failures,
+    revocations_heard,
+    revocation_poll_finds,
     demotions,
     promotions,
     slow_evictions,
@@ -285,6 +297,22 @@ impl Ledger {
 
     pub(crate) fn heard(&self) {
         one(&self.tally.heard);
+    }
+
+    pub(crate) fn revocation_announced(&self, well: bool) {
+        one(&self.tally.revocations_announced);
+        if !well {
+            one(&self.tally.revocation_announce_failures);
+        }
+    }
+
+    pub(crate) fn revocations_heard(&self) {
+        one(&self.tally.revocations_heard);
+    }
+
+    pub(crate) fn revocation_poll_found(&self, revocations: usize) {
+        self.tally.revocation_poll_finds.fetch_add(revocations as u64, Ordering::Relaxed);
+        telemetry::revocation_poll_found(revocations);
     }
 
     pub(crate) fn poll_found(&self, updates: usize) {

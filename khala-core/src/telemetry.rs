@@ -49,6 +49,8 @@ pub const REFRESHES: &str = "khala_refreshes_total";
 pub const REVOCATIONS: &str = "khala_revocations";
 /// Revocations that were ordered over HTTP, by what they name, `by`: `jti`, `sid`, `sub`.
 pub const REVOCATIONS_MADE: &str = "khala_revocations_made_total";
+/// Revocations that polling found and no announcement had told of.
+pub const REVOCATION_POLL_FINDS: &str = "khala_revocation_poll_finds_total";
 /// Requests for a token, by `outcome`: `minted`, `invalid`, `authz_denied`, `signing_error`, `upstream_unavailable`.
 pub const TOKENS_MINTED: &str = "khala_tokens_minted_total";
 /// How long ago this node last read the log of revocations to its end, in seconds.
@@ -128,6 +130,7 @@ pub const ALL: &[&str] = &[
     REVOCATIONS,
     REVOCATIONS_AGE,
     REVOCATIONS_MADE,
+    REVOCATION_POLL_FINDS,
     TOKENS_MINTED,
     KEYS,
     KEYS_AGE,
@@ -351,6 +354,10 @@ pub fn keys_age(source: &'static str, seconds: f64) {
 pub(crate) fn batch_sent(updates: usize) {
     counter!(BATCHES_SENT).increment(1);
     counter!(UPDATES_SENT).increment(updates as u64);
+}
+
+pub(crate) fn revocation_poll_found(revocations: usize) {
+    counter!(REVOCATION_POLL_FINDS).increment(revocations as u64);
 }
 
 pub(crate) fn poll_found(updates: usize) {

@@ -87,6 +87,10 @@ impl Gate {
         Self { options, state: Mutex::default() }
     }
 
+    pub(crate) fn options(&self) -> ReplayOptions {
+        self.options
+    }
+
     /// Lets somebody in who asks for that many pages, or says when to come back.
     pub(crate) fn enter(&self, pages: u64, now: Timestamp) -> Result<(), Limited> {
         let Some(rate) = self.options.pages else { return Ok(()) };

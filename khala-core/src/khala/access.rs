@@ -3,7 +3,7 @@
 use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
 
 use futures::{
-    FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select, select_biased, stream,
+    FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select_biased, stream,
 };
 
 use super::{Connected, Khala};
@@ -121,7 +121,9 @@ impl Khala {
         let watermark = self.0.revoked.store().revoke(revocation.clone()).await?;
         self.0.revoked.learn(None, revocation);
         tracing::info!(by, "a revocation was stored");
-        if let Err(error) = self.0.fanout.announce_revoked(watermark).await {
+        let announced = self.0.fanout.announce_revoked(watermark).await;
+        self.0.ledger.revocation_announced(announced.is_ok());
+        if let Err(error) = announced {
             tracing::warn!(%error, "a revocation could not be announced; other nodes find it by polling");
         }
         Ok(watermark)
@@ -163,39 +165,49 @@ impl Khala {
     async fn keep_reading(&self) {
         let mut hints = pin!(self.hints().fuse());
         let mut failing = false;
+        // The first read finds what was before, which nobody could have been told of.
+        let mut polled = false;
         loop {
             let read = self.catch_up(None).await;
+            if let (Ok(found), true, false) = (&read, polled, failing) {
+                self.0.ledger.revocation_poll_found(*found);
+            }
             match &read {
-                Ok(()) if failing => tracing::info!("the revocations can be read again"),
+                Ok(_) if failing => tracing::info!("the revocations can be read again"),
                 Err(error) if !failing => {
                     tracing::warn!(?error, "the revocations cannot be read; the known ones hold");
                 }
-                Ok(()) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
             failing = read.is_err();
             self.0.revoked.report(self.now());
             let mut sleep = self.clock().sleep(POLL_EVERY).fuse();
-            select! {
-                _ = hints.next() => {}
-                () = sleep => {}
-            }
+            polled = select_biased! {
+                announced = hints.next() => {
+                    if announced == Some(true) {
+                        self.0.ledger.revocations_heard();
+                    }
+                    false
+                }
+                () = sleep => true,
+            };
         }
     }
 
-    /// Something each time that there may be more to read: what was announced, and that announcements are heard from
-    /// now on, for those before were not. Without hints polling finds it.
-    fn hints(&self) -> impl Stream<Item = ()> + Send {
+    /// Something each time that there may be more to read: true for what was announced, and false when announcements are
+    /// heard from now on, for those before were not. Without hints polling finds it.
+    fn hints(&self) -> impl Stream<Item = bool> + Send {
         stream::unfold(None, async |watch: Option<Watch<Watermark>>| {
             let Some(mut watch) = watch else {
                 loop {
                     match self.0.fanout.watch_revoked().await {
-                        Ok(watch) => return Some(((), Some(watch))),
+                        Ok(watch) => return Some((false, Some(watch))),
                         Err(_) => self.clock().sleep(POLL_EVERY).await,
                     }
                 }
             };
             watch.moved().await;
-            Some(((), Some(watch)))
+            Some((true, Some(watch)))
         })
     }
 
@@ -217,7 +229,7 @@ impl Khala {
         }
     }
 
-    async fn catch_up(&self, not_older_than: Option<Timestamp>) -> Result<(), Denied> {
+    async fn catch_up(&self, not_older_than: Option<Timestamp>) -> Result<usize, Denied> {
         let clock = &**self.clock();
         self.within(self.0.revoked.catch_up(not_older_than, clock).map_err(Denied::Unavailable)).await
     }

@@ -45,6 +45,11 @@ impl Khala {
         self.0.connections.open.load(Ordering::Relaxed)
     }
 
+    /// How many topics the open connections follow, each counted once for every connection that follows it.
+    pub fn channels(&self) -> u64 {
+        self.0.connections.lock().values().map(|card| card.channels.load(Ordering::Relaxed)).sum()
+    }
+
     /// The open connections that are worst off, at most `limit`: first those that have taken nothing for longest, then
     /// those for which the most is held.
     pub fn open_connections(&self, limit: NonZeroUsize) -> Vec<OpenConnection> {

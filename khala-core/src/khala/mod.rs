@@ -313,6 +313,11 @@ impl Khala {
         self.0.classes.of(topic)
     }
 
+    /// How many replays this node takes on.
+    pub fn replay_options(&self) -> ReplayOptions {
+        self.0.gate.options()
+    }
+
     /// The topic classes.
     pub fn classes(&self) -> &Classes {
         &self.0.classes

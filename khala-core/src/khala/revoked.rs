@@ -73,27 +73,29 @@ impl Revoked {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the log to its end, unless that was done at `not_older_than` or later.
+    /// Reads the log to its end, unless that was done at `not_older_than` or later; gives how many were read.
     ///
     /// What was read stays, also when the future is dropped or the rest cannot be read.
     pub(super) async fn catch_up(
         &self,
         not_older_than: Option<Timestamp>,
         clock: &dyn Clock,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let _reading = self.reading.lock().await;
         let now = clock.now();
         if not_older_than.is_some_and(|moment| self.is_fresh(moment, now)) {
-            return Ok(());
+            return Ok(0);
         }
+        let mut read = 0;
         loop {
             let after = self.known().upto;
             let page = self.store.revocations(after, PAGE).await?;
             // Only an empty page is the end: how full the others are is the store's affair.
             if page.is_empty() {
                 self.known().confirmed_at = Some(now);
-                return Ok(());
+                return Ok(read);
             }
+            read += page.len();
             for (watermark, revocation) in page {
                 self.learn(Some(watermark), revocation);
             }

@@ -174,6 +174,11 @@ impl Khala {
         self.0.sweeper.options
     }
 
+    /// Until when this node leads, while a sweep of its own is under way; it is renewed as that goes on.
+    pub fn leads_sweep_until(&self) -> Option<Timestamp> {
+        self.0.sweeper.state().leads_until
+    }
+
     /// The records of the last sweeps of the journal, newest first, at most `limit`.
     ///
     /// # Errors

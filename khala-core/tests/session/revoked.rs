@@ -249,6 +249,33 @@ fn a_fanout_that_hangs_holds_up_neither_the_end_of_a_grant_nor_the_others() {
 }
 
 #[test]
+fn a_control_lane_that_is_dead_shows_in_what_polling_finds() {
+    let mut host = Host::new(200);
+    let counted = |host: &Host| {
+        let totals = host.khala.ledger().totals();
+        (totals.revocations_announced, totals.revocations_heard, totals.revocation_poll_finds)
+    };
+    host.revoke_elsewhere(jti("before"));
+    host.keeper.run();
+    assert_eq!(counted(&host), (0, 0, 0), "nobody could have told of what was before");
+    host.revoke(jti("here"));
+    host.keeper.run();
+    host.pass(seconds(2), &mut []);
+    assert_eq!(counted(&host), (1, 1, 0));
+    host.revoke_elsewhere(jti("1"));
+    host.revoke_elsewhere(jti("2"));
+    host.pass(seconds(1), &mut []);
+    assert_eq!(counted(&host), (1, 1, 2));
+    // What could not be read at first is nobody's fault but the store's.
+    host.ledger.gate.set(Mood::Down);
+    host.pass(seconds(1), &mut []);
+    host.ledger.gate.set(Mood::Up);
+    host.revoke_elsewhere(jti("3"));
+    host.pass(seconds(1), &mut []);
+    assert_eq!(counted(&host), (1, 1, 2));
+}
+
+#[test]
 fn a_fresh_token_is_checked_against_the_log() {
     let mut host = Host::new(200);
     host.keeper.run();
