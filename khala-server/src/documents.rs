@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use khala_core::{
-    Cursor, DocKey, ReadLimit, Snapshot, SnapshotFrom, SnapshotPage, Topic,
+    Cursor, DocKey, Grant, ReadLimit, Snapshot, SnapshotFrom, SnapshotPage, Topic,
     wire::{snapshot_path, write_document_page, write_update},
 };
 use serde::Serialize;
@@ -39,6 +39,7 @@ pub(crate) async fn document(
 /// last says where the next one is.
 pub(crate) async fn snapshot(
     server: &Server,
+    grant: &Grant,
     topic: &Topic,
     query: Option<&str>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
@@ -53,7 +54,12 @@ pub(crate) async fn snapshot(
         }
     };
     let read = ReadLimit::new(limit, ReadLimit::PAGE.bytes);
-    match server.0.khala.documents().snapshot(topic, from, read).await? {
+    let khala = &server.0.khala;
+    let page = {
+        let _turn = khala.history_turn(grant).await;
+        khala.documents().snapshot(topic, from, read).await?
+    };
+    match page {
         Snapshot::Page(page) => Ok(written(topic, &page, limit.get())),
         Snapshot::Stale(stale) => Err(server.stale_cursor(topic, stale)),
     }

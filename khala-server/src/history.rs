@@ -45,18 +45,23 @@ pub(crate) async fn bounds(
 
 /// `GET /v1/topics/{topic}/updates`: a page after the cursor; without one, from the oldest update that is kept.
 ///
-/// A page is never refused for the class's replay budget alone: its reader goes at its own pace, and costs a page at a
-/// time.
+/// A page is never refused for the class's replay budget alone: its reader goes at its own pace, and takes turns with
+/// all who read history, for each page anew.
 pub(crate) async fn updates(
     server: &Server,
+    grant: &Grant,
     topic: &Topic,
     query: Option<&str>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let query = Query::parse(query, &["after", "epoch", "limit"])?;
     let limit = ReadLimit::new(query.limit()?, ReadLimit::PAGE.bytes);
-    let journal = server.0.khala.journal();
+    let khala = &server.0.khala;
+    let read = async |start| {
+        let _turn = khala.history_turn(grant).await;
+        khala.journal().read(topic, start, limit).await
+    };
     if let Some(cursor) = query.cursor("after")? {
-        return match journal.read(topic, Start::After(cursor), limit).await? {
+        return match read(Start::After(cursor)).await? {
             Replay::Page(page) => Ok(written(topic, &page)),
             Replay::Stale(stale) => Err(server.stale_cursor(topic, stale)),
         };
@@ -64,7 +69,7 @@ pub(crate) async fn updates(
     let mut start = Start::Origin;
     // Each turn after the first needs a trim between two reads.
     for _ in 0..8 {
-        match journal.read(topic, start, limit).await? {
+        match read(start).await? {
             Replay::Page(page) => return Ok(written(topic, &page)),
             Replay::Stale(stale) => start = Start::After(stale.bounds.at_floor()),
         }

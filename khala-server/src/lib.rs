@@ -162,8 +162,9 @@ struct Inner {
     revocation_terms: RevocationTerms,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
-    /// Keeps up with what other nodes revoke, from the first request on.
-    keeper: OnceLock<AbortOnDrop>,
+    sweep_every: Option<Duration>,
+    /// What goes on by itself, from the first request on.
+    keepers: OnceLock<Vec<AbortOnDrop>>,
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -201,6 +202,7 @@ pub struct ServerBuilder {
     mint: Option<Mint>,
     admin: Option<AdminToken>,
     revocation_terms: RevocationTerms,
+    sweep_every: Option<Duration>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -295,6 +297,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Takes away history that is no longer kept about that often, as [`Khala::keep_sweeping`] does, from the first
+    /// request on. Without it, that is the application's to do.
+    #[must_use]
+    pub fn with_sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_every = Some(interval);
+        self
+    }
+
     /// The service.
     pub fn build(self) -> Server {
         let Self {
@@ -309,6 +319,7 @@ impl ServerBuilder {
             mint,
             admin,
             revocation_terms,
+            sweep_every,
         } = self;
         Server(Arc::new(Inner {
             khala,
@@ -322,7 +333,8 @@ impl ServerBuilder {
             admin,
             revocation_terms,
             upgraded: watch::Sender::new(0),
-            keeper: OnceLock::new(),
+            sweep_every,
+            keepers: OnceLock::new(),
         }))
     }
 }
@@ -342,6 +354,7 @@ impl Server {
             mint: None,
             admin: None,
             revocation_terms: RevocationTerms::default(),
+            sweep_every: None,
         }
     }
 
@@ -350,11 +363,16 @@ impl Server {
         &self.0.khala
     }
 
-    /// Starts to keep up with what other nodes revoke, once.
-    pub(crate) fn keep_revocations(&self) {
-        self.0.keeper.get_or_init(|| {
+    /// Starts what goes on by itself, once: keeping up with what other nodes revoke, and sweeping.
+    pub(crate) fn keep(&self) {
+        self.0.keepers.get_or_init(|| {
             let khala = self.0.khala.clone();
-            AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))
+            let mut keepers = vec![AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))];
+            if let Some(every) = self.0.sweep_every {
+                let khala = self.0.khala.clone();
+                keepers.push(AbortOnDrop(tokio::spawn(async move { khala.keep_sweeping(every).await })));
+            }
+            keepers
         });
     }
 }

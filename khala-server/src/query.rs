@@ -67,12 +67,26 @@ impl<'a> Query<'a> {
 
     /// How many entries a page may hold.
     pub(crate) fn limit(&self) -> Result<NonZeroUsize, Problem> {
-        match self.number("limit", MAX_LIMIT as u64)? {
-            None => Ok(DEFAULT_LIMIT),
+        self.at_most("limit", DEFAULT_LIMIT)
+    }
+
+    /// How many entries are wanted at most: a number from 1 to 1,000.
+    pub(crate) fn at_most(&self, name: &str, usual: NonZeroUsize) -> Result<NonZeroUsize, Problem> {
+        match self.number(name, MAX_LIMIT as u64)? {
+            None => Ok(usual),
             Some(number) => usize::try_from(number)
                 .ok()
                 .and_then(NonZeroUsize::new)
-                .ok_or_else(|| fault("limit", format!("is a number from 1 to {MAX_LIMIT}"))),
+                .ok_or_else(|| fault(name, format!("is a number from 1 to {MAX_LIMIT}"))),
+        }
+    }
+
+    /// Whether something is wanted; not, if nothing is said.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.text(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(fault(name, "is neither true nor false")),
         }
     }
 
@@ -116,6 +130,16 @@ mod tests {
         for bad in ["after=7", "epoch=00000000000000ff", "after=&epoch=00000000000000ff", "after=+7&epoch=ff"]
         {
             assert!(cursor(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false() {
+        let plan = |text: &'static str| Query::parse(Some(text), &["plan"]).unwrap().flag("plan");
+        let told = ["", "plan=false", "plan=true"].map(|text| plan(text).map_err(|problem| problem.code()));
+        assert_eq!(told, [Ok(false), Ok(false), Ok(true)]);
+        for bad in ["plan=", "plan=1", "plan=True"] {
+            assert_eq!(plan(bad).unwrap_err().code(), "invalid_query", "{bad}");
         }
     }
 

@@ -15,6 +15,9 @@ use crate::problem::Problem;
 pub(crate) enum Route<'a> {
     AdminConnections,
     AdminDrain,
+    AdminFanoutHooks,
+    AdminFanoutMetrics,
+    AdminRetention,
     AdminRevocations,
     Bounds { topic: &'a str },
     Document { topic: &'a str, doc_key: &'a str },
@@ -47,6 +50,9 @@ impl<'a> Route<'a> {
             ["api", "sync", "token"] => Self::Mint { pattern: "/api/sync/token" },
             ["internal", "v1", "khala", "connections"] => Self::AdminConnections,
             ["internal", "v1", "khala", "drain"] => Self::AdminDrain,
+            ["internal", "v1", "khala", "fanout", "hooks"] => Self::AdminFanoutHooks,
+            ["internal", "v1", "khala", "fanout", "metrics"] => Self::AdminFanoutMetrics,
+            ["internal", "v1", "khala", "retention"] => Self::AdminRetention,
             ["internal", "v1", "khala", "revocations"] => Self::AdminRevocations,
             ["sync", "v1", "websocket"] => Self::WebSocket,
             ["v1", "token"] => Self::Mint { pattern: "/v1/token" },
@@ -64,6 +70,9 @@ impl<'a> Route<'a> {
         match self {
             Self::AdminConnections => "/internal/v1/khala/connections",
             Self::AdminDrain => "/internal/v1/khala/drain",
+            Self::AdminFanoutHooks => "/internal/v1/khala/fanout/hooks",
+            Self::AdminFanoutMetrics => "/internal/v1/khala/fanout/metrics",
+            Self::AdminRetention => "/internal/v1/khala/retention",
             Self::AdminRevocations => "/internal/v1/khala/revocations",
             Self::Bounds { .. } => "/v1/topics/{topic}",
             Self::Document { .. } => "/v1/topics/{topic}/documents/{doc_key}",
@@ -82,7 +91,7 @@ impl<'a> Route<'a> {
     /// What `Allow` says.
     pub(crate) fn allow(self) -> &'static str {
         match self {
-            Self::AdminRevocations | Self::Updates { .. } => "GET, HEAD, POST",
+            Self::AdminRetention | Self::AdminRevocations | Self::Updates { .. } => "GET, HEAD, POST",
             Self::AdminDrain | Self::Mint { .. } => "POST",
             Self::WebSocket => "GET",
             _ => "GET, HEAD",

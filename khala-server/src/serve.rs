@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()> + Send) {
     let (stop, stopped) = watch::channel(());
     let mut serving = Serving { listener, server: server.clone(), stopped, connections: JoinSet::new() };
-    server.keep_revocations();
+    server.keep();
     serving.until(shutdown).await;
     server.drain();
     let closed = timeout(server.drains_within() + GRACE, server.drained());

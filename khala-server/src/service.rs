@@ -67,7 +67,7 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        self.keep_revocations();
+        self.keep();
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
@@ -147,6 +147,22 @@ impl Server {
                 admin::admit(self, headers)?;
                 admin::drain(self, &head, body, request_id).await
             }
+            Route::AdminFanoutHooks => {
+                admin::admit(self, headers)?;
+                admin::fanout::hooks(self, query)
+            }
+            Route::AdminFanoutMetrics => {
+                admin::admit(self, headers)?;
+                admin::fanout::metrics(self, query).await
+            }
+            Route::AdminRetention => {
+                admin::admit(self, headers)?;
+                if head.method == Method::POST {
+                    admin::retention::sweep(self, &head, body, request_id).await
+                } else {
+                    admin::retention::status(self, query).await
+                }
+            }
             Route::AdminRevocations => {
                 admin::admit(self, headers)?;
                 if head.method == Method::POST {
@@ -168,7 +184,8 @@ impl Server {
             Route::OpenApi => Ok(operations::openapi()),
             Route::Ready => operations::ready(self).await,
             Route::Snapshot { topic: name } => {
-                documents::snapshot(self, &self.opened(headers, name, Access::Read).await?, query).await
+                let (grant, topic) = self.granted(headers, name, Access::Read).await?;
+                documents::snapshot(self, &grant, &topic, query).await
             }
             Route::Topics => history::topics(self, &self.grant(headers).await?, query).await,
             Route::Updates { topic: name } if head.method == Method::POST => {
@@ -176,7 +193,8 @@ impl Server {
                 publish(self, &grant, &topic, &head, body).await
             }
             Route::Updates { topic: name } => {
-                history::updates(self, &self.opened(headers, name, Access::Read).await?, query).await
+                let (grant, topic) = self.granted(headers, name, Access::Read).await?;
+                history::updates(self, &grant, &topic, query).await
             }
             Route::WebSocket => upgrade(self, head, request_id, client).await,
         }

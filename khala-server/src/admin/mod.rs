@@ -4,7 +4,10 @@
 
 mod connections;
 mod drain;
+pub(crate) mod fanout;
+pub(crate) mod retention;
 mod revocations;
+mod rules;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use khala_core::Denied;

@@ -7,7 +7,8 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
     Access, Clock as _, Error, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Khala, LocalFanout, Mandate,
-    MemoryJournal, MemoryRevocations, Revocation, Revocations, SystemClock, Timestamp, Watermark,
+    MemoryJournal, MemoryRevocations, MemorySweeps, NodeId, Revocation, Revocations, Sweeps as _,
+    SystemClock, Timestamp, Watermark,
 };
 use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -23,7 +24,21 @@ use crate::{
 
 pub(crate) const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
 const REVOCATIONS: &str = "/internal/v1/khala/revocations";
-const CONNECTIONS: &str = "/internal/v1/khala/connections";
+pub(crate) const CONNECTIONS: &str = "/internal/v1/khala/connections";
+pub(crate) const HOOKS: &str = "/internal/v1/khala/fanout/hooks";
+pub(crate) const METRICS: &str = "/internal/v1/khala/fanout/metrics";
+pub(crate) const RETENTION: &str = "/internal/v1/khala/retention";
+/// Each admin route with what it takes.
+pub(crate) const ROUTES: [(&str, Method); 8] = [
+    (CONNECTIONS, Method::GET),
+    (DRAIN, Method::POST),
+    (HOOKS, Method::GET),
+    (METRICS, Method::GET),
+    (RETENTION, Method::GET),
+    (RETENTION, Method::POST),
+    (REVOCATIONS, Method::GET),
+    (REVOCATIONS, Method::POST),
+];
 pub(crate) const DRAIN: &str = "/internal/v1/khala/drain";
 const WEBSOCKET: &str = "/sync/v1/websocket?vsn=2.0.0";
 const DAY: u64 = 24 * 60 * 60 * 1_000;
@@ -92,7 +107,7 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let one = r#"{"by":"jti","id":"x"}"#;
     let mut answers = Vec::new();
     let (get, post) = (Method::GET, Method::POST);
-    for path in [REVOCATIONS, CONNECTIONS] {
+    for path in [REVOCATIONS, CONNECTIONS, HOOKS, METRICS, RETENTION] {
         for (server, headers, query) in
             [(&on, good.as_slice(), ""), (&on, &good, "?x=1"), (&on, &[], ""), (&off, &good, "")]
         {
@@ -132,13 +147,51 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     ] {
         answers.push((DRAIN, post.clone(), ask(server, post.clone(), DRAIN, headers, body).await));
     }
-    for path in [DRAIN, REVOCATIONS] {
+    for (server, headers, body) in [
+        (&on, good.as_slice(), "{}"),
+        (&on, &good, r#"{"x":1}"#),
+        (&on, &[], "{}"),
+        (&off, &good, "{}"),
+        (&on, &good, &large),
+        (&on, &plain, "{}"),
+    ] {
+        answers.push((RETENTION, post.clone(), ask(server, post.clone(), RETENTION, headers, body).await));
+    }
+    answers.extend(history_that_cannot_be_read(&good).await);
+    for path in [DRAIN, RETENTION, REVOCATIONS] {
         let never = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
         let request = Request::builder().method(post.clone()).uri(path);
         let request = request.header(good[0].0, good[0].1).header(good[1].0, good[1].1);
         let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
         answers.push((path, post.clone(), Answer::of(on.handle(request).await).await));
     }
+    answers
+}
+
+/// What is answered over a store that fails, or that another node sweeps.
+async fn history_that_cannot_be_read(good: &[(&str, &str)]) -> Vec<(&'static str, Method, Answer)> {
+    let sweeps = Arc::new(MemorySweeps::new());
+    let shared = Arc::clone(&sweeps);
+    let running =
+        running_on(|khala| khala.with_sweeps(shared), |server| server.with_admin_token(admin())).await;
+    // A topic that nobody has read yet is told of, because of this.
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
+    running.post("/v1/topics/t/updates", &large).await.problem(413, "khala_frame_payload_too_large");
+    let (server, mut answers) = (&running.server, Vec::new());
+    for kind in [ErrorKind::Corrupt, ErrorKind::Unavailable] {
+        running.store.fail(Some(kind));
+        for (method, path, asked, body) in [
+            (Method::GET, METRICS, METRICS.to_owned(), ""),
+            (Method::GET, RETENTION, format!("{RETENTION}?plan=true"), ""),
+            (Method::POST, RETENTION, RETENTION.to_owned(), r#"{"dry_run":true}"#),
+        ] {
+            answers.push((path, method.clone(), ask(server, method, &asked, good, body).await));
+        }
+    }
+    running.store.fail(None);
+    let now = running.khala.now();
+    sweeps.lead(&NodeId::random(), now, now.plus(Duration::from_secs(60))).await.unwrap();
+    answers.push((RETENTION, Method::POST, ask(server, Method::POST, RETENTION, good, "{}").await));
     answers
 }
 
@@ -151,9 +204,7 @@ async fn each_token_opens_its_own_doors_alone() {
     let almost = format!("{}x", &ADMIN[..ADMIN.len() - 1]);
     let invalid = "Bearer error=\"invalid_token\"";
     let one = r#"{"by":"jti","id":"x"}"#;
-    for (method, path) in
-        [(Method::GET, CONNECTIONS), (Method::GET, REVOCATIONS), (Method::POST, REVOCATIONS)]
-    {
+    for (path, method) in ROUTES {
         for (authorization, code, challenge) in [
             (vec![], "missing_token", "Bearer"),
             (vec!["Bearer ".to_owned()], "missing_token", "Bearer"),
@@ -325,7 +376,7 @@ async fn what_is_revoked_is_closed_and_refused_on_every_node() {
             sockets.push(socket);
         }
         let open = get(&nodes[1].server, CONNECTIONS).await.json();
-        assert_eq!(open, json!({"open": 2}), "the witness and the one to be revoked");
+        assert_eq!(open["open"], 2, "the witness and the one to be revoked");
         let id = match by {
             "jti" => jti.as_str(),
             "sid" => session,

@@ -1,17 +1,18 @@
 //! Reading the log over HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, Tier, Timestamp, Topic, TopicClass,
-    TopicPattern,
+    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, ReplayOptions, Tier, Timestamp, Topic,
+    TopicClass, TopicPattern,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use crate::support::{Answer, LONG, running, running_on, token, topic};
+use crate::support::{Answer, LONG, running, running_on, token, topic, until};
 
 fn seqs(page: &Value) -> Vec<u64> {
     page["updates"].as_array().unwrap().iter().map(|update| update["seq"].as_u64().unwrap()).collect()
@@ -64,6 +65,27 @@ async fn a_stale_cursor_gets_every_fact() {
     ] {
         let stale = server.get(&format!("/v1/topics/a%2Fb/updates?{query}")).await;
         assert_eq!(stale.problem(410, "stale_cursor")["reason_codes"], json!([reason]));
+    }
+}
+
+#[tokio::test]
+async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
+    let one = ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN);
+    let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
+    server.publish("t", "1").await;
+    for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot"] {
+        let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
+        let turn = server.khala.history_turn(&somebody).await;
+        let waited = server.khala.ledger().totals().turns_waited;
+        let asked = tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.get(path).await }
+        });
+        let khala = server.khala.clone();
+        until(move || khala.ledger().totals().turns_waited > waited).await;
+        assert!(!asked.is_finished(), "it is not its turn");
+        drop(turn);
+        assert_eq!(timeout(LONG, asked).await.expect("it has its turn").unwrap().status, 200);
     }
 }
 

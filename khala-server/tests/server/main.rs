@@ -9,6 +9,7 @@ mod compatibility;
 mod documents;
 mod drain;
 mod evidence;
+mod fanout;
 mod history;
 mod hostile;
 #[cfg(feature = "jwks")]
@@ -20,6 +21,7 @@ mod operations;
 mod origins;
 mod publish;
 mod refusals;
+mod retention;
 #[cfg(feature = "keys")]
 mod rotation;
 mod support;

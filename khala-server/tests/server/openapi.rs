@@ -217,11 +217,8 @@ async fn what_is_documented_is_served() {
         builder.with_origins(origins).with_compatibility(gate)
     })
     .await;
-    let (connections, revocations) = ("/internal/v1/khala/connections", "/internal/v1/khala/revocations");
-    for (path, method) in
-        [(connections, &get), (revocations, &get), (revocations, &post), (crate::admin::DRAIN, &post)]
-    {
-        served.note(path, method, &sent(&guarded, method, path, &[stranger], "").await, &document);
+    for (path, method) in crate::admin::ROUTES {
+        served.note(path, &method, &sent(&guarded, &method, path, &[stranger], "").await, &document);
     }
     for path in ["/v1/token", "/api/khala/token", "/api/sync/token"] {
         let old = format!("{path}?client_build=1");

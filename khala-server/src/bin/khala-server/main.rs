@@ -131,7 +131,9 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let store = Arc::new(store);
     let khala = Khala::builder(Arc::clone(&store))
         .with_fanout(Arc::<SqliteStore>::clone(&store))
-        .with_revocations(store)
+        .with_revocations(Arc::<SqliteStore>::clone(&store))
+        .with_sweeps(store)
+        .with_sweep(settings.sweep.options())
         .with_sessions(settings.sessions())
         .with_tail(settings.tail.options())
         .with_admission(settings.limits.admission())
@@ -152,6 +154,9 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .with_metrics(move || metrics.render());
     tell_classes(&gates.classes);
     let mut server = gates.guard(server);
+    if let Some(every) = settings.sweep.every() {
+        server = server.with_sweep_every(every);
+    }
     let reload = keys.reloads();
     if let Some(mint) = keys.mint {
         server = server.with_mint(mint);
@@ -181,6 +186,7 @@ fn tell_classes(classes: &Classes) {
             publish_per_second = said(class.publish_rate.map(Rate::per_second)),
             payload_bytes = said(class.payload_bytes),
             inline_bytes = said(class.inline_bytes),
+            hashes = class.hashes,
             retain_for_seconds = said(age.map(|age| age.as_secs())),
             retain_updates = said(updates),
             retain_bytes = said(bytes),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{AdmissionOptions, Rate, ReplayOptions, session::SessionOptions};
+use khala_core::{AdmissionOptions, Rate, ReplayOptions, SweepOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +145,23 @@ pub(crate) struct SweepSettings {
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        Self { every_seconds: Limit(NonZeroU32::new(60)), guard_cursors: Limit(None), seen_seconds: 60 * 60 }
+        let SweepOptions { guard, seen_for, .. } = SweepOptions::default();
+        Self {
+            every_seconds: Limit(NonZeroU32::new(60)),
+            guard_cursors: Limit(guard),
+            seen_seconds: seconds(seen_for),
+        }
+    }
+}
+
+impl SweepSettings {
+    pub(crate) fn every(&self) -> Option<Duration> {
+        self.every_seconds.0.map(|seconds| Duration::from_secs(seconds.get().into()))
+    }
+
+    pub(crate) fn options(&self) -> SweepOptions {
+        SweepOptions::default()
+            .with_guard(self.guard_cursors.0)
+            .with_seen_for(Duration::from_secs(self.seen_seconds.into()))
     }
 }

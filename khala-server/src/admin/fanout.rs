@@ -1,0 +1,202 @@
+//! `/internal/v1/khala/fanout/…`: how delivery does on this node, by topic and in sums, and what wakes it up.
+//!
+//! Here topics have names, which no metric may give them. What must stay true: an answer is bounded, and costs the
+//! journal no more than a read of the bounds of the topics that are in it.
+
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use khala_core::{Epoch, ReplayOptions, Topic, TopicWindow, Totals, Violations, Watermark};
+use serde::Serialize;
+use serde_json::json;
+
+use super::rules::{Rules, millis};
+use crate::{Server, problem::Problem, query::Query, service::json};
+
+/// How many topics are told of when nobody says.
+const TOPICS: NonZeroUsize = NonZeroUsize::new(20).expect("20 is not zero");
+
+/// `GET /internal/v1/khala/fanout/metrics`
+pub(crate) async fn metrics(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+    #[derive(Serialize)]
+    struct Metrics<'a> {
+        topics: Vec<Window<'a>>,
+        delivery: Delivery,
+    }
+    let limit = Query::parse(query, &["topic_limit"])?.at_most("topic_limit", TOPICS)?;
+    let windows = server.0.khala.topic_windows(limit).await?;
+    let topics = windows.iter().map(Window::of).collect();
+    json(StatusCode::OK, &Metrics { topics, delivery: Delivery::of(server) })
+}
+
+/// One topic.
+#[derive(Serialize)]
+struct Window<'a> {
+    topic: &'a Topic,
+    class: Option<&'a str>,
+    tier: Option<&'static str>,
+    epoch: Epoch,
+    floor: Watermark,
+    head: Watermark,
+    /// Of the slowest that follows it now, in updates.
+    lag: u64,
+    connected: u64,
+    slowest_connected: Option<Watermark>,
+    seen: u64,
+    slowest_seen: Option<Watermark>,
+    limits: Option<Rules>,
+    violations: Broken,
+    last_reason: Option<&'static str>,
+    last_at: Option<u64>,
+}
+
+/// How often its rules were broken.
+#[derive(Serialize)]
+struct Broken {
+    payload_too_large: u64,
+    publish_rate_limited: u64,
+    replay_deferred: u64,
+    slow_consumer_evicted: u64,
+    stale_cursor: u64,
+}
+
+impl<'a> Window<'a> {
+    fn of(window: &'a TopicWindow) -> Self {
+        let TopicWindow { topic, class, bounds, followers, lag, violations, .. } = window;
+        let Violations {
+            payload_too_large,
+            publish_rate_limited,
+            replay_deferred,
+            slow_consumer_evicted,
+            stale_cursor,
+            last,
+            ..
+        } = *violations;
+        Self {
+            topic,
+            class: class.as_ref().map(|class| &*class.name),
+            tier: class.as_ref().map(|class| class.tier.as_str()),
+            epoch: bounds.epoch,
+            floor: bounds.floor,
+            head: bounds.head,
+            lag: *lag,
+            connected: followers.connected,
+            slowest_connected: followers.slowest_connected,
+            seen: followers.seen,
+            slowest_seen: followers.slowest_seen,
+            limits: class.as_ref().map(|class| Rules::of(class)),
+            violations: Broken {
+                payload_too_large,
+                publish_rate_limited,
+                replay_deferred,
+                slow_consumer_evicted,
+                stale_cursor,
+            },
+            last_reason: last.map(|(violation, _)| violation.as_str()),
+            last_at: last.map(|(_, at)| at.as_millis()),
+        }
+    }
+}
+
+/// This node, since it started.
+#[derive(Serialize)]
+struct Delivery {
+    connections: usize,
+    channels: u64,
+    /// Of those, how many read from the journal and not from the tail.
+    behind: u64,
+    demotions: u64,
+    promotions: u64,
+    slow_evictions: u64,
+    stale_cursors: u64,
+    stale_loops: u64,
+    outbox_bytes: u64,
+    fairness: Fairness,
+    storms: Storms,
+}
+
+/// Who reads history when.
+#[derive(Serialize)]
+struct Fairness {
+    reads_at_once: usize,
+    /// Reads that waited for their turn.
+    waited: u64,
+}
+
+/// Who is let in to read it.
+#[derive(Serialize)]
+struct Storms {
+    replay_pages_per_second: Option<u32>,
+    replay_pages_at_once: Option<u32>,
+    longest_wait_ms: u64,
+    deferred: u64,
+}
+
+impl Delivery {
+    fn of(server: &Server) -> Self {
+        let khala = &server.0.khala;
+        let Totals {
+            behind,
+            demotions,
+            promotions,
+            slow_evictions,
+            stale_cursors,
+            stale_loops,
+            replays_deferred,
+            turns_waited,
+            outbox_bytes,
+            ..
+        } = khala.ledger().totals();
+        let ReplayOptions { pages, reads_at_once, longest_wait, .. } = khala.replay_options();
+        Self {
+            connections: khala.connections(),
+            channels: khala.channels(),
+            behind,
+            demotions,
+            promotions,
+            slow_evictions,
+            stale_cursors,
+            stale_loops,
+            outbox_bytes,
+            fairness: Fairness { reads_at_once: reads_at_once.get(), waited: turns_waited },
+            storms: Storms {
+                replay_pages_per_second: pages.map(|rate| rate.per_second().get()),
+                replay_pages_at_once: pages.map(|rate| rate.burst().get()),
+                longest_wait_ms: millis(longest_wait),
+                deferred: replays_deferred,
+            },
+        }
+    }
+}
+
+/// `GET /internal/v1/khala/fanout/hooks`: the ways in which this node is woken up. One that hears nothing while polling
+/// finds something is dead.
+pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+    #[derive(Serialize)]
+    struct Hook {
+        hook: &'static str,
+        announced: u64,
+        announce_failures: u64,
+        heard: u64,
+        poll_finds: u64,
+    }
+    Query::parse(query, &[])?;
+    let totals = server.0.khala.ledger().totals();
+    let heads = Hook {
+        hook: "heads",
+        announced: totals.announced,
+        announce_failures: totals.announce_failures,
+        heard: totals.heard,
+        poll_finds: totals.poll_finds,
+    };
+    let revocations = Hook {
+        hook: "revocations",
+        announced: totals.revocations_announced,
+        announce_failures: totals.revocation_announce_failures,
+        heard: totals.revocations_heard,
+        poll_finds: totals.revocation_poll_finds,
+    };
+    json(StatusCode::OK, &json!({"hooks": [heads, revocations]}))
+}

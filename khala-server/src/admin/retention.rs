@@ -1,0 +1,158 @@
+//! `/internal/v1/khala/retention`: how much history is kept, what the last sweeps did, what the next would do, and the
+//! order for one.
+//!
+//! What must stay true: asking changes nothing, and a sweep that was begun goes to its end whether or not anybody waits
+//! for the answer.
+
+use std::{error::Error as StdError, num::NonZeroUsize};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, request::Parts};
+use http_body_util::Full;
+use hyper::body::Body;
+use khala_core::{
+    NodeId, SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger, Swept, TopicPattern,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    BODY_BYTES,
+    rules::{Retained, millis},
+};
+use crate::{
+    Server,
+    body::{self, Empty, invalid},
+    problem::Problem,
+    query::Query,
+    service::json,
+};
+
+/// How many records are told of when nobody says.
+const RECORDS: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not zero");
+
+/// `GET /internal/v1/khala/retention`
+pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+    #[derive(Serialize)]
+    struct Status<'a> {
+        node: &'a NodeId,
+        /// Null while no sweep of this node is under way.
+        leads_until: Option<u64>,
+        /// Null where it sweeps by order only.
+        every_ms: Option<u64>,
+        guard_cursors: Option<u64>,
+        seen_ms: u64,
+        lead_ms: u64,
+        classes: Vec<Class<'a>>,
+        records: Vec<SweepRecord>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plan: Option<SweepPlan>,
+    }
+    #[derive(Serialize)]
+    struct Class<'a> {
+        class: &'a str,
+        pattern: &'a TopicPattern,
+        tier: &'static str,
+        #[serde(flatten)]
+        retained: Retained,
+    }
+    let query = Query::parse(query, &["limit", "plan"])?;
+    let (limit, planned) = (query.at_most("limit", RECORDS)?, query.flag("plan")?);
+    let khala = &server.0.khala;
+    let records = khala.sweep_records(limit).await?;
+    let plan = if planned { Some(khala.plan_sweep().await?) } else { None };
+    let SweepOptions { guard, lead_for, seen_for, .. } = khala.sweep_options();
+    let classes = khala.classes().iter().map(|class| Class {
+        class: &class.name,
+        pattern: &class.pattern,
+        tier: class.tier.as_str(),
+        retained: Retained::of(class.retain),
+    });
+    json(
+        StatusCode::OK,
+        &Status {
+            node: khala.node(),
+            leads_until: khala.leads_sweep_until().map(|until| until.as_millis()),
+            every_ms: server.0.sweep_every.map(millis),
+            guard_cursors: guard,
+            seen_ms: millis(seen_for),
+            lead_ms: millis(lead_for),
+            classes: classes.collect(),
+            records,
+            plan,
+        },
+    )
+}
+
+/// An order to sweep.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ordered {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /internal/v1/khala/retention`
+pub(crate) async fn sweep<B>(
+    server: &Server,
+    head: &Parts,
+    body: B,
+    request_id: &str,
+) -> Result<Response<Full<Bytes>>, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    Query::parse(head.uri.query(), &[])?;
+    let body = body::read(&head.headers, body, &server.0.limits, BODY_BYTES, Empty::Refused).await?;
+    let Ordered { dry_run, force } = body::parse(&body)?;
+    let khala = server.0.khala.clone();
+    if dry_run {
+        if force {
+            return Err(invalid("force", "force means nothing with dry_run: a plan asks no guard"));
+        }
+        let plan = khala.plan_sweep().await?;
+        return json(StatusCode::OK, &json!({"outcome": "planned", "plan": plan}));
+    }
+    tracing::info!(request_id, force, "a sweep was ordered");
+    let order = SweepOrder::new(SweepTrigger::Order).with_force(force);
+    let guard = khala.sweep_options().guard;
+    // Whoever hangs up ends no sweep halfway.
+    let swept = tokio::spawn(async move { khala.sweep(order).await }).await;
+    let swept = swept.map_err(|error| {
+        tracing::error!(request_id, %error, "a sweep did not end");
+        failed()
+    })??;
+    match swept {
+        Swept::Done(record) => json(StatusCode::OK, &json!({"outcome": "swept", "record": record})),
+        Swept::HeldBack(record) => {
+            let would = record.stale_connected.saturating_add(record.stale_seen);
+            let allowed = guard.map_or_else(|| "none".to_owned(), |guard| guard.to_string());
+            let detail = format!(
+                "it would make {would} cursors stale, and the guard allows {allowed}: force it, or let more be stale; \
+                 nothing went"
+            );
+            Err(Problem::new(StatusCode::CONFLICT, "sweep_held_back", detail).with("record", json!(record)))
+        }
+        Swept::Busy { node, until } => {
+            let detail = format!("a sweep is under way on {node}: try again when it has ended");
+            Err(Problem::new(StatusCode::CONFLICT, "sweep_busy", detail)
+                .with("node", node.as_str())
+                .with("until", until.as_millis()))
+        }
+        Swept::Failed(record) => {
+            // Its own words are the store's, which are for the log, and for the record.
+            tracing::error!(request_id, error = record.error, "a sweep failed");
+            Err(failed())
+        }
+    }
+}
+
+fn failed() -> Problem {
+    let detail =
+        "not everything could be swept; the server's log says why, and the next sweep goes on from there";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "sweep_failed", detail)
+}
