@@ -15,7 +15,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -56,6 +56,17 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Link for T {}
 impl Admin {
     /// Asks once. `path` is what follows `/internal/v1/khala/`.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+        self.call_within(ANSWER_WITHIN, method, path, body).await
+    }
+
+    /// The same for what takes its time.
+    pub(crate) async fn call_within(
+        &self,
+        most: Duration,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
         let token = self.token()?;
         let url = self.address()?;
         let prefix = url.path().trim_end_matches('/');
@@ -71,9 +82,9 @@ impl Admin {
         let request = request
             .body(Full::new(body))
             .map_err(|cause| Failure::usage(format!("that makes no HTTP request: {cause}")))?;
-        let (status, body) = match timeout(ANSWER_WITHIN, exchange(&url, request)).await {
+        let (status, body) = match timeout(most, exchange(&url, request)).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(unreachable(&url, format_args!("no answer within {ANSWER_WITHIN:?}"))),
+            Err(_) => return Err(unreachable(&url, format_args!("no answer within {most:?}"))),
         };
         if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
     }
@@ -174,6 +185,15 @@ async fn secure(
     connected.map_err(|cause| unreachable(url, cause))
 }
 
+/// What an answer says.
+pub(crate) fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer).map_err(|fault| {
+        Failure::protocol(format!(
+            "the answer is not what a Khala server says: {fault}; is this the URL of one?"
+        ))
+    })
+}
+
 fn unreachable(url: &Url, cause: impl fmt::Display) -> Failure {
     Failure::unreachable(format!(
         "{url} cannot be reached: {cause}; is the server running, and is its address right (--url, KHALA_URL)?"
@@ -191,6 +211,8 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
         )),
         (404, "admin_off") => Failure::refused(format!("{said}; set auth.admin_token there")),
         (404, _) => Failure::refused(format!("{said}; is this the URL of a Khala server?")),
+        (_, "sweep_busy") => Failure::unreachable(said),
+        (_, "sweep_held_back") => Failure::refused(format!("{said} (--force)")),
         (408 | 425 | 429 | 502..=504, _) => Failure::unreachable(said),
         _ => Failure::refused(said),
     }

@@ -1,4 +1,4 @@
-//! The `khala` command: publish, tail, topics, token, key, revoke.
+//! The `khala` command: publish, tail, topics, token, key, revoke, retention, drain.
 //!
 //! This file says what there is to ask for; each command has a file of its own. Standard output carries data and
 //! nothing else, standard error what a person should know, and the exit code what a script should.
@@ -6,6 +6,7 @@
 mod admin;
 mod connection;
 mod cursor_file;
+mod drain;
 mod duration;
 mod exit;
 mod input;
@@ -14,8 +15,10 @@ mod key_file;
 mod mint;
 mod moment;
 mod notice;
+mod output;
 mod pem;
 mod publish;
+mod retention;
 mod revoke;
 mod tail;
 mod topics;
@@ -34,8 +37,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Drain(drain::Drain),
     Key(key::Keys),
     Publish(publish::Publish),
+    Retention(retention::Retention),
     Revoke(revoke::Revoke),
     Tail(tail::Tail),
     Token(mint::Mint),
@@ -63,8 +68,10 @@ fn run(command: Command) -> Result<(), Failure> {
         .build()
         .map_err(|cause| Failure::io(format!("no threads are to be had: {cause}")))?;
     let result = match command {
+        Command::Drain(drain) => runtime.block_on(drain.run()),
         Command::Key(keys) => keys.run(),
         Command::Publish(publish) => runtime.block_on(publish.run()),
+        Command::Retention(retention) => runtime.block_on(retention.run()),
         Command::Revoke(revoke) => runtime.block_on(revoke.run()),
         Command::Tail(tail) => runtime.block_on(tail.run()),
         Command::Token(mint) => mint.run(),

@@ -1,21 +1,19 @@
 //! `khala revoke`: takes tokens back before their end, on every node.
 
-use std::{
-    fmt::Write as _,
-    io::{ErrorKind, IsTerminal as _, Write as _},
-};
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
 use khala_core::{Clock as _, RevocationId, SystemClock, Timestamp, Watermark};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    admin::Admin,
+    admin::{self, Admin},
     exit::Failure,
     moment::{Moment, moment, shown},
+    output,
 };
 
 /// Take tokens back before their end, or say what was taken back.
@@ -94,8 +92,8 @@ impl Revoke {
             order["reason"] = reason.as_str().into();
         }
         let answer = self.admin.call(Method::POST, "revocations", Bytes::from(order.to_string())).await?;
-        let told: Told = read(&answer)?;
-        print(&lines(&[told]))
+        let told: Told = admin::read(&answer)?;
+        output::print(&lines(&[told]))
     }
 
     async fn list(&self) -> Result<(), Failure> {
@@ -104,33 +102,14 @@ impl Revoke {
             let after = all.last().map_or(Watermark::ORIGIN, |last| last.watermark);
             let answer =
                 self.admin.call(Method::GET, &format!("revocations?after={after}"), Bytes::new()).await?;
-            let Page { revocations, complete } = read(&answer)?;
+            let Page { revocations, complete } = admin::read(&answer)?;
             let over = complete || revocations.is_empty();
             all.extend(revocations);
             if over {
                 break;
             }
         }
-        let json = self.json || !std::io::stdout().is_terminal();
-        print(&if json { lines(&all) } else { table(&all) })
-    }
-}
-
-fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(answer).map_err(|fault| {
-        Failure::protocol(format!(
-            "the answer is not what a Khala server says: {fault}; is this the URL of one?"
-        ))
-    })
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::io(format!("standard output cannot be written: {cause}")))
-        }
-        _ => Ok(()),
+        output::print(&if output::wants_json(self.json) { lines(&all) } else { table(&all) })
     }
 }
 

@@ -1,15 +1,12 @@
 //! `khala topics`: what topics there are, and what each holds.
 
-use std::{
-    fmt::Write as _,
-    io::{ErrorKind, IsTerminal as _, Write as _},
-};
+use std::fmt::Write as _;
 
 use clap::Args;
 use indicatif::ProgressBar;
 use khala_core::{Bounds, Topic};
 
-use crate::{connection::Connection, exit::Failure, notice::Notices};
+use crate::{connection::Connection, exit::Failure, notice::Notices, output};
 
 /// List the topics that were written at least once.
 ///
@@ -32,14 +29,7 @@ impl Topics {
         let notices = Notices::beside(ProgressBar::hidden());
         let client = self.connection.client(&notices)?.retry_for(Some(std::time::Duration::ZERO)).build()?;
         let topics = client.topics(&self.prefix).await?;
-        let mut stdout = std::io::stdout().lock();
-        let text = if self.json || !stdout.is_terminal() { lines(&topics) } else { table(&topics) };
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
-                Err(Failure::io(format!("standard output cannot be written: {cause}")))
-            }
-            _ => Ok(()),
-        }
+        output::print(&if output::wants_json(self.json) { lines(&topics) } else { table(&topics) })
     }
 }
 

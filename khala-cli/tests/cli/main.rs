@@ -4,6 +4,7 @@
 #[path = "../../../khala-client/tests/client/fake.rs"]
 mod fake;
 mod key;
+mod operate;
 mod pem;
 mod publish;
 mod real;

@@ -1,0 +1,51 @@
+//! Standard output: data and nothing else, whole lines, and no complaint when nobody reads it.
+
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+
+use crate::exit::Failure;
+
+/// Whether to print JSON: where it was asked for, and wherever no person reads.
+pub(crate) fn wants_json(asked: bool) -> bool {
+    asked || !std::io::stdout().is_terminal()
+}
+
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::io(format!("standard output cannot be written: {cause}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Columns as wide as their widest cell: text to the left, numbers to the right.
+pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let column = |at: usize| rows.iter().map(move |row| row[at].as_str());
+    let widths = heads.iter().enumerate().map(|(at, head)| {
+        column(at).chain([*head]).map(|text| text.chars().count()).max().unwrap_or_default()
+    });
+    let widths: Vec<_> = widths.collect();
+    let right: Vec<_> = (0..N).map(|at| !rows.is_empty() && column(at).all(is_number)).collect();
+    let line = |cells: [&str; N]| {
+        let cells = cells.into_iter().enumerate().map(|(at, text)| match (widths[at], right[at]) {
+            (width, true) => format!("{text:>width$}"),
+            (width, false) => format!("{text:<width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().fold(line(heads), |out, row| out + &line(row.each_ref().map(String::as_str)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_have_to_be() {
+        let rows = [["a", "-", "x"], ["bcd", "1000", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["T", "N", "LAST"], &rows), "T       N  LAST\na       -  x\nbcd  1000\n");
+        assert_eq!(table(["T", "N"], &[]), "T  N\n");
+    }
+}

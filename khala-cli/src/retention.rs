@@ -1,0 +1,285 @@
+//! `khala retention`: how much history a server keeps, what its sweeps did, what the next would do, and the order for one.
+
+use std::{fmt::Write as _, time::Duration};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use khala_core::{SweepPlan, SweepRecord, Timestamp};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    admin::{self, Admin},
+    exit::Failure,
+    moment::shown,
+    output,
+};
+
+/// How long a sweep, or the plan of one, may take before nobody waits for it any more. It goes on all the same.
+const SWEPT_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// See how much history is kept, and take away what is not.
+///
+/// On a terminal it prints tables, else what the server says: one JSON object.
+#[derive(Debug, Args)]
+pub(crate) struct Retention {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What is kept of each class, and what the last sweeps did
+    Status(Ask),
+    /// What the next sweep would take away, and whose cursors that would make stale; it changes nothing
+    Plan(Ask),
+    /// Sweep now
+    ///
+    /// Ready when the sweep has ended. Whoever stops waiting does not stop it. It fails with 1 where the server's guard
+    /// holds it back, and with 69 while another sweep is under way.
+    Run {
+        #[command(flatten)]
+        ask: Ask,
+        /// Sweep whatever the guard says
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Ask {
+    #[command(flatten)]
+    admin: Admin,
+    /// JSON, on a terminal too
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is kept, as the server tells it.
+#[derive(Deserialize)]
+struct Status {
+    node: String,
+    leads_until: Option<u64>,
+    every_ms: Option<u64>,
+    guard_cursors: Option<u64>,
+    classes: Vec<Class>,
+    records: Vec<SweepRecord>,
+}
+
+#[derive(Deserialize)]
+struct Class {
+    class: String,
+    pattern: String,
+    tier: String,
+    retain_for_ms: Option<u64>,
+    retain_updates: Option<u64>,
+    retain_bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Planned {
+    plan: SweepPlan,
+}
+
+#[derive(Deserialize)]
+struct Ran {
+    record: SweepRecord,
+}
+
+impl Retention {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Status(ask) => {
+                let answer = ask.admin.call(Method::GET, "retention", Bytes::new()).await?;
+                ask.print(&answer, |status: Status| status_in_words(&status))
+            }
+            Command::Plan(ask) => {
+                let answer = ask.order(&json!({"dry_run": true})).await?;
+                ask.print(&answer, |Planned { plan }| plan_in_words(&plan))
+            }
+            Command::Run { ask, force } => {
+                let answer = ask.order(&json!({"force": force})).await?;
+                ask.print(&answer, |Ran { record }| records(&[record]))
+            }
+        }
+    }
+}
+
+impl Ask {
+    async fn order(&self, order: &serde_json::Value) -> Result<Bytes, Failure> {
+        let body = Bytes::from(order.to_string());
+        self.admin.call_within(SWEPT_WITHIN, Method::POST, "retention", body).await
+    }
+
+    /// Prints the answer as it is, or in words.
+    fn print<T: for<'de> Deserialize<'de>>(
+        &self,
+        answer: &[u8],
+        words: impl FnOnce(T) -> String,
+    ) -> Result<(), Failure> {
+        let told = admin::read(answer)?;
+        let as_it_is = || String::from_utf8_lossy(answer).trim_end().to_owned() + "\n";
+        output::print(&if output::wants_json(self.json) { as_it_is() } else { words(told) })
+    }
+}
+
+fn status_in_words(status: &Status) -> String {
+    let Status { node, leads_until, every_ms, guard_cursors, classes, records: past } = status;
+    let every = every_ms.map_or_else(|| "by order only".to_owned(), |ms| format!("every {}", length(ms)));
+    let guard =
+        guard_cursors.map_or_else(|| "no guard".to_owned(), |most| format!("at most {most} stale cursors"));
+    let mut out = format!("{node} sweeps {every}, with {guard}");
+    out.push_str(if leads_until.is_some() { ", and does so now\n\n" } else { "\n\n" });
+    let none = || "-".to_owned();
+    let row = |class: &Class| {
+        [
+            class.class.clone(),
+            class.pattern.clone(),
+            class.tier.clone(),
+            class.retain_for_ms.map_or_else(none, length),
+            class.retain_updates.map_or_else(none, |most| most.to_string()),
+            class.retain_bytes.map_or_else(none, |most| most.to_string()),
+        ]
+    };
+    let rows: Vec<_> = classes.iter().map(row).collect();
+    out.push_str(&output::table(["CLASS", "PATTERN", "TIER", "KEPT FOR", "UPDATES", "BYTES"], &rows));
+    out.push('\n');
+    if past.is_empty() {
+        out.push_str("no sweep was recorded yet\n");
+    } else {
+        out.push_str(&records(past));
+    }
+    out
+}
+
+fn records(past: &[SweepRecord]) -> String {
+    let row = |record: &SweepRecord| {
+        [
+            shown(record.began_at),
+            record.took_ms.to_string(),
+            record.trigger.as_str().to_owned(),
+            record.outcome.as_str().to_owned(),
+            format!("{}/{}", record.topics_trimmed, record.topics),
+            record.updates.to_string(),
+            record.bytes.to_string(),
+            (record.stale_connected + record.stale_seen).to_string(),
+            record.node.to_string(),
+        ]
+    };
+    let rows: Vec<_> = past.iter().map(row).collect();
+    let heads = ["BEGAN", "MS", "BY", "OUTCOME", "TOPICS", "UPDATES", "BYTES", "STALE", "NODE"];
+    let mut out = output::table(heads, &rows);
+    if let Some(error) = past.first().and_then(|newest| newest.error.as_ref()) {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "\nthe newest: {error}");
+    }
+    out
+}
+
+fn plan_in_words(plan: &SweepPlan) -> String {
+    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), shown);
+    let row = |class: &khala_core::ClassSwept| {
+        [
+            class.class.clone(),
+            format!("{}/{}", class.topics_trimmed, class.topics),
+            class.updates.to_string(),
+            class.bytes.to_string(),
+            moment(class.oldest_kept),
+        ]
+    };
+    let rows: Vec<_> = plan.classes.iter().map(row).collect();
+    let mut out = output::table(["CLASS", "TOPICS", "UPDATES", "BYTES", "OLDEST KEPT"], &rows);
+    if !plan.worst.is_empty() {
+        let row = |topic: &khala_core::TopicPlan| {
+            [
+                topic.topic.to_string(),
+                topic.floor.to_string(),
+                topic.floor_after.to_string(),
+                topic.head.to_string(),
+                topic.updates.to_string(),
+                topic.bytes.to_string(),
+                (topic.stale_connected + topic.stale_seen).to_string(),
+            ]
+        };
+        let rows: Vec<_> = plan.worst.iter().map(row).collect();
+        let heads = ["TOPIC", "FLOOR", "AFTER", "HEAD", "UPDATES", "BYTES", "STALE"];
+        out.push('\n');
+        out.push_str(&output::table(heads, &rows));
+    }
+    let SweepPlan { stale_connected, stale_seen, updates, bytes, .. } = plan;
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        out,
+        "\n{updates} updates of {bytes} bytes would go; {stale_connected} cursors of the connected and {stale_seen} of \
+         the lately seen would become stale"
+    );
+    if plan.held_back {
+        let guard = plan.guard.unwrap_or_default();
+        let _ = writeln!(out, "the guard allows {guard}: it would be held back");
+    }
+    if let Some(error) = &plan.error {
+        let _ = writeln!(out, "{} topics cannot be read: {error}", plan.topics_failed);
+    }
+    out
+}
+
+/// A length of time, in the largest unit that it is whole in.
+fn length(ms: u64) -> String {
+    match ms {
+        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_read_in_words() {
+        let status = r#"{"node":"node-1","leads_until":null,"every_ms":60000,"guard_cursors":null,"seen_ms":1,"lead_ms":1,
+            "classes":[{"class":"all","pattern":"**","tier":"cold","retain_for_ms":604800000,"retain_updates":null,
+            "retain_bytes":9}],"records":[{"node":"node-2","began_at":0,"took_ms":12,"trigger":"order",
+            "outcome":"failed","topics":3,"topics_trimmed":1,"topics_failed":1,"updates":5,"bytes":50,
+            "stale_connected":1,"stale_seen":2,"classes":[],"error":"no"}]}"#;
+        let status: Status = serde_json::from_str(status).unwrap();
+        assert_eq!(
+            status_in_words(&status),
+            "node-1 sweeps every 1m, with no guard\n\n\
+             CLASS  PATTERN  TIER  KEPT FOR  UPDATES  BYTES\n\
+             all    **       cold  7d              -      9\n\n\
+             BEGAN                 MS  BY     OUTCOME  TOPICS  UPDATES  BYTES  STALE  NODE\n\
+             1970-01-01T00:00:00Z  12  order  failed   1/3           5     50      3  node-2\n\n\
+             the newest: no\n"
+        );
+    }
+
+    #[test]
+    fn a_plan_is_read_in_words() {
+        let plan = r#"{"at":0,"topics":1,"topics_trimmed":1,"topics_failed":0,"updates":3,"bytes":30,"stale_connected":1,
+            "stale_seen":0,"guard":0,"held_back":true,"classes":[{"class":"all","topics":1,"topics_trimmed":1,
+            "updates":3,"bytes":30,"oldest_kept":1000}],"worst":[{"topic":"t","class":"all","floor":0,
+            "floor_after":3,"head":5,"updates":3,"bytes":30,"stale_connected":1,"stale_seen":0,
+            "oldest_kept":1000}],"error":null}"#;
+        let plan: SweepPlan = serde_json::from_str(plan).unwrap();
+        assert_eq!(
+            plan_in_words(&plan),
+            "CLASS  TOPICS  UPDATES  BYTES  OLDEST KEPT\n\
+             all    1/1           3     30  1970-01-01T00:00:01Z\n\n\
+             TOPIC  FLOOR  AFTER  HEAD  UPDATES  BYTES  STALE\n\
+             t          0      3     5        3     30      1\n\n\
+             3 updates of 30 bytes would go; 1 cursors of the connected and 0 of the lately seen would become stale\n\
+             the guard allows 0: it would be held back\n"
+        );
+    }
+
+    #[test]
+    fn lengths_are_short() {
+        let lengths = [0, 1, 1_500, 2_000, 120_000, 7_200_000, 172_800_000].map(length);
+        assert_eq!(lengths, ["0d", "1ms", "1500ms", "2s", "2m", "2h", "2d"]);
+    }
+}
