@@ -6,6 +6,7 @@ use khala_core::{
 };
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const SERVER: &str = include_str!("../../docs/server.md");
 
 #[test]
@@ -44,6 +45,18 @@ fn the_servers_page_lists_every_metric() {
         let code = Code::ALL.iter().any(|code| code.as_str() == word);
         assert!(code || telemetry::ALL.contains(&word), "{word} is neither a metric nor a code");
     }
+}
+
+#[test]
+fn the_operators_page_names_metrics_that_there_are() {
+    let mut seen = 0;
+    for (at, _) in OPERATIONS.match_indices("khala_") {
+        let rest = &OPERATIONS[at..];
+        let name = &rest[..rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len())];
+        assert!(telemetry::ALL.contains(&name), "{name} is not a metric");
+        seen += 1;
+    }
+    assert!(seen > 15, "{seen}");
 }
 
 /// Frames of the protocol's text are frames, and their payloads what they should be.
