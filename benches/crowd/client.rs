@@ -168,8 +168,9 @@ impl Client {
                         return Ok(End::Left);
                     }
                     if (before, order) == (Order::Pause, Order::Read) {
-                        // The answer to a beat of before has yet to be read.
-                        (beat_at, beat_unanswered) = (Instant::now() + phoenix::HEARTBEAT_EVERY, false);
+                        // It is due, as a timer is when a page is no longer frozen; the answer to the one before has yet
+                        // to be read.
+                        (beat_at, beat_unanswered) = (Instant::now(), false);
                     }
                 }
                 () = timer.as_mut() => {

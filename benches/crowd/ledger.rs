@@ -20,7 +20,7 @@ pub(super) const LANES: usize = 16;
 const FAULTS: usize = 16;
 
 /// What befell a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {
     /// Its channel ended without being asked to.
     ChannelEnded,

@@ -48,11 +48,17 @@ impl Program {
     /// # Errors
     /// A [`Failure`] if it does not build.
     pub fn built_for_release() -> Result<Self, Failure> {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--locked", "-p", "khala-server"])
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-            .status()
-            .during("running cargo")?;
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--release", "--locked", "-p", "khala-server"]);
+        cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        // What cargo says about this package would have build scripts of others run again.
+        let of_this = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];
+        for (name, _) in env::vars_os() {
+            if of_this.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                cargo.env_remove(name);
+            }
+        }
+        let built = cargo.status().during("running cargo")?;
         ensure(built.success(), || "khala-server does not build".to_owned())?;
         Self::beside_this()
     }

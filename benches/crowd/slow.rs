@@ -6,6 +6,7 @@
 //! all have everything in the end.
 
 use std::{
+    collections::HashMap,
     fmt::{self, Display},
     sync::{
         Arc,
@@ -336,7 +337,7 @@ impl Run {
             format!("the evicted ones did not each find a dead socket: {:?}", self.befell(LOST, back_at))
         })?;
         let codes = self.befell(LOST, back_at);
-        let odd = codes.iter().find(|what| matches!(what, What::Closed(Some(code)) if *code != 4002));
+        let odd = codes.keys().find(|what| matches!(what, What::Closed(Some(code)) if *code != 4002));
         ensure(odd.is_none(), || format!("an evicted client was told {odd:?}"))?;
         Ok(phase)
     }
@@ -421,11 +422,16 @@ impl Run {
         ledger.of_group(group).filter_map(|client| Some(between(from, ledger.reached_at(client)?))).collect()
     }
 
-    /// What befell a group since that moment.
-    fn befell(&self, group: usize, since: u64) -> Vec<What> {
+    /// What befell a group since that moment, and how often.
+    fn befell(&self, group: usize, since: u64) -> HashMap<What, u64> {
         let ledger = self.swarm.ledger();
-        let events = ledger.events_since(since).into_iter();
-        events.filter(|event| ledger.clients[event.client].group == group).map(|event| event.what).collect()
+        let mut befell = HashMap::new();
+        for event in ledger.events_since(since) {
+            if ledger.clients[event.client].group == group {
+                *befell.entry(event.what).or_insert(0) += 1;
+            }
+        }
+        befell
     }
 }
 
