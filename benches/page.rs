@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryJournal, Page, ReadLimit, Replay, Start, TailJournal, TailOptions,
+    Cursor, Followed, Journal, MemoryJournal, Page, Peek, ReadLimit, Replay, Start, TailJournal, TailOptions,
     Timestamp, Topic, Wanted, Watermark, wire,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -51,8 +51,8 @@ fn page(c: &mut Criterion) {
     });
     group.bench_function("tail", |bencher| {
         bencher.iter(|| {
-            let followed = tail.follow_from_memory(&topic, start, Wanted::default(), now);
-            let Some(Followed::Page { page, .. }) = followed else { panic!("the tail holds it") };
+            let followed = tail.peek(&topic, start, Wanted::default(), now);
+            let Peek::Found(Followed::Page { page, .. }) = followed else { panic!("the tail holds it") };
             assert_eq!(page.page().updates.len(), 200);
             page
         });
@@ -62,7 +62,7 @@ fn page(c: &mut Criterion) {
     group.bench_function("encode", |bencher| {
         bencher.iter(|| {
             let mut frame = Vec::new();
-            wire::write_page(&mut frame, black_box(&page));
+            wire::write_page(&mut frame, black_box(&page), None);
             frame
         });
     });

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, Once, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,12 +19,14 @@ pub(crate) struct Notices {
     bar: ProgressBar,
     /// When trouble was told of last, as long as it lasts.
     told: Mutex<Option<Instant>>,
+    /// Whether it was said that the server sets the pace.
+    paced: Once,
 }
 
 impl Notices {
     /// Notices beside a bar, which may be hidden.
     pub(crate) fn beside(bar: ProgressBar) -> Self {
-        Self { bar, told: Mutex::default() }
+        Self { bar, told: Mutex::default(), paced: Once::new() }
     }
 
     pub(crate) fn bar(&self) -> &ProgressBar {
@@ -42,6 +44,11 @@ impl Notices {
             *told = Some(Instant::now());
             self.say(format_args!("{error}; trying again in {:.1} s", wait.as_secs_f64()));
         }
+    }
+
+    /// The server takes no more for now, as it may again and again: that is no trouble, and said once.
+    pub(crate) fn paced(&self, error: &Error) {
+        self.paced.call_once(|| self.say(format_args!("{error}; going on at that pace")));
     }
 
     /// It works again, if there was trouble.

@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use khala_client::{Client, Error};
-use khala_core::{Append, Batch, DedupKey, Kind, NewUpdate, Receipt, Topic};
+use khala_core::{Append, Batch, DedupKey, Kind, NewUpdate, Receipt, Topic, wire::Code};
 use tokio::{
     io::{AsyncBufRead, BufReader},
     time::{Instant, timeout_at},
@@ -39,7 +39,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Publish standard input: one JSON value a line, each line one update.
 ///
 /// A line is out within milliseconds; what comes faster is batched. While the server is away, or busy, the batch is
-/// tried again under the same key, so that no line is stored twice. A line that is not JSON, or that the server
+/// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, it
+/// goes on at the pace that the server sets. A line that is not JSON, or that the server
 /// refuses, is named and ends the command with 65, after what came before it was published.
 #[derive(Debug, Args)]
 #[command(after_help = crate::exit::HELP)]
@@ -108,7 +109,14 @@ impl Publish {
             .connection
             .client(&notices)?
             .retry_for(self.retry_for.0)
-            .on_retry(move |retry| told.trouble(retry.error, retry.wait))
+            .on_retry(move |retry| {
+                let paced = Code::PublishRateLimited.as_str();
+                if retry.error.refused().is_some_and(|refused| refused.code == paced) {
+                    told.paced(retry.error);
+                } else {
+                    told.trouble(retry.error, retry.wait);
+                }
+            })
             .build()?;
         let shape = Shape { kind: self.kind, kind_field: self.kind_field, doc_key_field: self.doc_key_field };
         let run_id = match self.run_id {

@@ -1,8 +1,9 @@
 //! What the HTTP routes say: publish, bounds, the list of topics, pages of history.
 
-use std::io::Write as _;
+use std::{io::Write as _, num::NonZeroUsize};
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Epoch, NewUpdate, Receipt, Seq, Topic, Update,
     Watermark,
@@ -10,7 +11,11 @@ use khala_core::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{error::Error, http::Answer, reader::Reader};
+use crate::{
+    error::Error,
+    http::{Answer, Call, Http},
+    reader::Reader,
+};
 
 /// A page of history, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,21 @@ pub struct HistoryPage {
     pub head: Watermark,
     /// Whether it reaches that head.
     pub complete: bool,
+}
+
+impl Http {
+    /// A page of history: what follows `cursor`, at most `limit` updates.
+    pub(crate) async fn history(
+        &self,
+        topic: &Topic,
+        cursor: Cursor,
+        limit: NonZeroUsize,
+    ) -> Result<History, Error> {
+        let Cursor { epoch, watermark } = cursor;
+        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={limit}");
+        let call = Call::read(topic_path(topic, &rest));
+        history(&self.call(&call, &[StatusCode::GONE]).await?, cursor)
+    }
 }
 
 /// The path of a topic. A `/` within the topic is written `%2F`: it does not part the path.
@@ -139,7 +159,7 @@ pub(crate) fn topics(answer: &Answer) -> Result<(Vec<(Topic, Bounds)>, bool), Er
     Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), complete))
 }
 
-pub(crate) fn history(answer: &Answer, cursor: Cursor) -> Result<History, Error> {
+fn history(answer: &Answer, cursor: Cursor) -> Result<History, Error> {
     if answer.status.as_u16() == 410 {
         return Ok(History::Stale(read(answer)?));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use khala_core::{
-    Cursor, Timestamp, Token, Topic, Update,
+    Cursor, Seq, Timestamp, Token, Topic, Update,
     wire::{
         Frame, FrameError, Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch,
         StaleCursor, UpdateBatch, event,
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::{Error, Refused},
     event::{Arrived, Event, Snapshot},
-    reader::{Gap, Reader},
+    reader::{Fresh, Gap, Reader},
 };
 
 /// The topic of the connection itself.
@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Drain(Duration),
     /// Hand this to the application.
     Event(Event),
+    /// Fetch the payloads of these updates, which follow that cursor, and hand them to the application.
+    Hydrate(Arrived, Vec<Seq>, Cursor),
     /// The subscription is over, with this as its last word.
     Last(Event),
     /// Nothing to do.
@@ -113,6 +115,17 @@ impl Channel {
     pub(crate) fn disconnected(&mut self) {
         self.state = State::Idle;
         (self.complaint, self.handed_over) = (None, None);
+    }
+
+    /// The topic.
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// What came after `cursor` was not handed out: it comes again with the next join.
+    pub(crate) fn rewind(&mut self, cursor: Cursor) {
+        self.reader = Some(Reader::new(cursor));
+        self.state = State::Idle;
     }
 
     /// Whether an answer to a join is awaited.
@@ -253,13 +266,16 @@ impl Channel {
         let (State::Following, Some(reader)) = (&self.state, &mut self.reader) else {
             return Err(Error::Protocol("updates came before the snapshot was complete".to_owned()));
         };
-        let (head, complete) = (batch.head, batch.replay_complete);
-        let fresh = reader.take(batch)?;
-        if fresh.updates.is_empty() {
+        let (before, head, complete) = (reader.cursor(), batch.head, batch.replay_complete);
+        let Fresh { updates, cursor, left_out, .. } = reader.take(batch)?;
+        if updates.is_empty() {
             return Ok(Step::Nothing);
         }
-        let (updates, cursor) = (fresh.updates, fresh.cursor);
-        Ok(Step::Event(Event::Updates(Arrived { updates, cursor, head, complete })))
+        let arrived = Arrived { updates, cursor, head, complete };
+        Ok(match left_out.is_empty() {
+            true => Step::Event(Event::Updates(arrived)),
+            false => Step::Hydrate(arrived, left_out, before),
+        })
     }
 
     fn snapshot(&mut self, batch: SnapshotBatch) -> Result<Step, Error> {

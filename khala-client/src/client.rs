@@ -196,6 +196,9 @@ impl Client {
     /// A batch without a dedup key is given one, so that it is stored once however often its answer is lost.
     /// [`Append::Duplicate`] is therefore also what a batch is answered with whose first answer was lost.
     ///
+    /// Where more is published to the topic than its class allows, it waits as long as the server says, within
+    /// [`retry_for`](ClientBuilder::retry_for).
+    ///
     /// A future that is dropped before it is ready leaves the batch stored or not; publishing it again with the same
     /// [`Batch::dedup`] is safe.
     ///
@@ -262,10 +265,7 @@ impl Client {
         cursor: Cursor,
         limit: NonZeroUsize,
     ) -> Result<History, Error> {
-        let Cursor { epoch, watermark } = cursor;
-        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={limit}");
-        let call = Call::read(api::topic_path(topic, &rest));
-        api::history(&self.http.call(&call, &[StatusCode::GONE]).await?, cursor)
+        self.http.history(topic, cursor, limit).await
     }
 }
 

@@ -156,6 +156,8 @@ impl Error {
                         Some(
                             Code::FrameRateLimited
                                 | Code::JoinRateLimited
+                                | Code::PublishRateLimited
+                                | Code::ReplayDeferred
                                 | Code::TooManyConnections
                                 | Code::Unavailable
                         )
@@ -223,6 +225,8 @@ mod tests {
                 Code::ForbiddenTopic | Code::MissingScope | Code::OwnerMismatch => "another token",
                 Code::FrameRateLimited
                 | Code::JoinRateLimited
+                | Code::PublishRateLimited
+                | Code::ReplayDeferred
                 | Code::TooManyConnections
                 | Code::Unavailable => "time",
                 _ => "nothing",

@@ -62,6 +62,7 @@ mod error;
 mod event;
 mod handover;
 mod http;
+mod hydrate;
 mod reader;
 mod renewal;
 mod socket;

@@ -4,7 +4,7 @@
 //! would leave a hole is not taken at all. The cursor moves only over updates that were handed out.
 
 use khala_core::{
-    Cursor, Epoch, Update, Watermark,
+    Cursor, Epoch, Seq, Update, Watermark,
     wire::{Joined, UpdateBatch},
 };
 
@@ -24,6 +24,8 @@ pub struct Fresh {
     pub repeated: usize,
     /// The cursor to keep once these updates are applied.
     pub cursor: Cursor,
+    /// Those of the updates whose payloads stayed behind (`hydration_required`): they are null here, and to be fetched.
+    pub left_out: Vec<Seq>,
 }
 
 /// A batch, or an answer to a join, that does not continue from where the reader stands. Nothing of it was taken.
@@ -102,15 +104,20 @@ impl Reader {
             end = found;
         }
         let repeated = updates.iter().take_while(|update| mark.covers(update.seq)).count();
+        let left_out = updates
+            .iter()
+            .skip(repeated)
+            .filter(|update| update.hydration_required)
+            .map(|update| update.seq)
+            .collect();
         let updates = updates.into_iter().skip(repeated).map(Update::from).collect();
         self.cursor.watermark = end.max(mark);
-        Ok(Fresh { updates, repeated, cursor: self.cursor })
+        Ok(Fresh { updates, repeated, cursor: self.cursor, left_out })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use khala_core::Seq;
     use proptest::prelude::*;
 
     use super::*;

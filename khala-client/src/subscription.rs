@@ -29,6 +29,7 @@ use crate::{
     event::Event,
     handover::Handover,
     http::Http,
+    hydrate::hydrate,
     socket::{self, Socket},
 };
 
@@ -246,6 +247,25 @@ impl Driver {
                             self.arrived(&event);
                             held = Some(event);
                         }
+                        Step::Hydrate(arrived, left_out, before) => {
+                            let topic = self.channel.topic().clone();
+                            let hydrated = tokio::select! {
+                                () = events.closed() => return Ended::Over,
+                                hydrated = hydrate(&self.http, &topic, arrived, &left_out) => hydrated,
+                            };
+                            match hydrated {
+                                Ok(arrived) => {
+                                    let event = Event::Updates(arrived);
+                                    self.arrived(&event);
+                                    held = Some(event);
+                                }
+                                // The next join goes on from before them, and says what became of them.
+                                Err(error) => {
+                                    self.channel.rewind(before);
+                                    return of_fetching(error, not_before);
+                                }
+                            }
+                        }
                         Step::Last(event) => (held, last) = (Some(event), true),
                         Step::Drain(wait) => not_before = Some(Instant::now() + wait),
                         Step::Refused(error) => return of_refusal(error),
@@ -360,6 +380,15 @@ async fn due(handover: Option<&mut Handover>) -> Token {
     match handover {
         Some(handover) => handover.due().await,
         None => pending().await,
+    }
+}
+
+fn of_fetching(error: Error, not_before: Option<Instant>) -> Ended {
+    match error.refused() {
+        Some(refused) if refused.code == Code::StaleCursor.as_str() => Ended::Lost(error, not_before),
+        Some(refused) if refused.wants_token() => Ended::Renew(error),
+        _ if error.is_retryable() => Ended::Lost(error, not_before),
+        _ => Ended::Refused(error),
     }
 }
 

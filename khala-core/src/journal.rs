@@ -1,6 +1,6 @@
 //! The journal: the durable ordered log that everything else only hints at.
 //!
-//! The trait is small so that the laws can be whole: J1 to J18 in `conformance` say what each method must
+//! The trait is small so that the laws can be whole: J1 to J19 in `conformance` say what each method must
 //! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
 
 use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
     topic::Topic,
-    update::{DedupKey, DocKey, NewUpdate, Timestamp, Update},
+    update::{DedupKey, DocKey, NewUpdate, PayloadHash, Timestamp, Update},
 };
 
 /// The durable ordered log of every topic.
@@ -55,6 +55,10 @@ use crate::{
 ///         self.inner.trim(topic, keep, now).await
 ///     }
 ///
+///     async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+///         self.inner.plan_trim(topic, keep, now).await
+///     }
+///
 ///     async fn topics(
 ///         &self,
 ///         prefix: &str,
@@ -96,6 +100,14 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// An [`Error`] when nothing was removed.
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error>;
+
+    /// What [`trim`](Self::trim) would do now, and changes nothing (J19).
+    ///
+    /// The floor of its bounds is the one that a trim would leave, not the one that readers meet.
+    ///
+    /// # Errors
+    /// An [`Error`] when the log cannot be read now.
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error>;
 
     /// Topics that were written at least once, in byte order of their names: those that start with `prefix`
     /// and follow `after`, at most `limit`.
@@ -293,6 +305,15 @@ impl Batch {
         self
     }
 
+    /// Gives each update that has no hash the hash of its payload, where that has one.
+    #[must_use]
+    pub fn with_hashes(mut self) -> Self {
+        for update in &mut self.updates {
+            update.payload_hash = update.payload_hash.take().or_else(|| PayloadHash::of(&update.payload));
+        }
+        self
+    }
+
     /// The updates, in order; never empty.
     pub fn updates(&self) -> &[NewUpdate] {
         &self.updates
@@ -450,7 +471,7 @@ impl Keep {
 /// How long a dedup key is remembered at least, however soon its updates are trimmed.
 pub const DEDUP_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a trim did.
+/// What a trim did, or would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
 pub struct Trimmed {
@@ -460,4 +481,6 @@ pub struct Trimmed {
     pub updates: u64,
     /// How many bytes they were ([`Update::size`]).
     pub bytes: u64,
+    /// When the oldest update that is kept was published; none where none is kept.
+    pub oldest: Option<Timestamp>,
 }

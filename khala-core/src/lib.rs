@@ -15,9 +15,14 @@ mod error;
 mod fanout;
 mod journal;
 mod khala;
+mod ledger;
 mod memory;
+mod node;
 mod position;
+mod recent;
+mod retention;
 pub mod session;
+mod snapshots;
 mod tail;
 pub mod telemetry;
 mod text;
@@ -33,12 +38,12 @@ pub use self::auth::{
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
-    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
+    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate, ReplayOptions},
     auth::{
         Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
         Named, Revocation, RevocationId, Revocations, Token, Verifier,
     },
-    class::{ClassError, Classes, TopicClass, TopicPattern},
+    class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
     clock::Clock,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
@@ -47,10 +52,20 @@ pub use self::{
         Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
         Start, Trimmed,
     },
-    khala::{Delivery, Khala, KhalaBuilder, Subscribed, Subscription},
+    khala::{
+        Delivery, Followers, Khala, KhalaBuilder, LeftBehind, OpenConnection, PublishLimited, Subscribed,
+        Subscription, TopicWindow,
+    },
+    ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
+    node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
-    tail::{Followed, SharedPage, TailJournal, TailOptions, Wanted},
+    retention::{
+        ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,
+        SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, TopicPlan,
+    },
+    snapshots::{SharedSnapshot, SharedSnapshotPage},
+    tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::TextError,
     topic::Topic,
     update::{

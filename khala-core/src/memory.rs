@@ -75,12 +75,27 @@ impl Log {
         page
     }
 
-    /// Whether the oldest update may go.
-    fn oldest_goes(&self, oldest: &Update, bytes: u64, keep: &Keep, now: Timestamp) -> bool {
-        let over = keep.age.is_some_and(|age| now.since(oldest.published_at) > age)
-            || keep.updates.is_some_and(|most| self.updates.len() as u64 > most)
-            || keep.bytes.is_some_and(|most| bytes > most);
-        over && keep.not_past.is_none_or(|held| held.covers(oldest.seq))
+    /// What a trim takes.
+    fn plan(&self, keep: &Keep, now: Timestamp) -> Trimmed {
+        let mut plan = Trimmed { bounds: self.bounds, updates: 0, bytes: 0, oldest: None };
+        let (mut left, mut held) = (0, 0);
+        for update in &self.updates {
+            (left, held) = (left + 1, held + update.size() as u64);
+        }
+        for update in &self.updates {
+            let over = keep.age.is_some_and(|age| now.since(update.published_at) > age)
+                || keep.updates.is_some_and(|most| left > most)
+                || keep.bytes.is_some_and(|most| held > most);
+            if !over || keep.not_past.is_some_and(|past| !past.covers(update.seq)) {
+                plan.oldest = Some(update.published_at);
+                break;
+            }
+            let size = update.size() as u64;
+            (left, held) = (left - 1, held - size);
+            (plan.updates, plan.bytes) = (plan.updates + 1, plan.bytes + size);
+            plan.bounds.floor = update.seq.watermark();
+        }
+        plan
     }
 }
 
@@ -109,6 +124,11 @@ impl MemoryJournal {
     fn untouched(&self, topic: &Topic) -> Bounds {
         Bounds::untouched(Epoch::derive(&self.seed, topic))
     }
+}
+
+/// What a trim takes of a topic that was never written.
+fn nothing_of(bounds: Bounds) -> Trimmed {
+    Trimmed { bounds, updates: 0, bytes: 0, oldest: None }
 }
 
 #[async_trait]
@@ -166,21 +186,21 @@ impl Journal for MemoryJournal {
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
         let mut logs = self.logs();
         let Some(log) = logs.get_mut(topic) else {
-            return Ok(Trimmed { bounds: self.untouched(topic), updates: 0, bytes: 0 });
+            return Ok(nothing_of(self.untouched(topic)));
         };
-        let mut held: u64 = log.updates.iter().map(|update| update.size() as u64).sum();
-        let (mut updates, mut bytes) = (0, 0);
-        while let Some(oldest) =
-            log.updates.front().filter(|oldest| log.oldest_goes(oldest, held, &keep, now))
-        {
-            let size = oldest.size() as u64;
-            log.bounds.floor = oldest.seq.watermark();
+        let plan = log.plan(&keep, now);
+        let floor = plan.bounds.floor;
+        while log.updates.front().is_some_and(|oldest| floor.covers(oldest.seq)) {
             log.updates.pop_front();
-            (held, bytes, updates) = (held - size, bytes + size, updates + 1);
         }
-        let floor = log.bounds.floor;
+        log.bounds.floor = floor;
         log.receipts.retain(|_, (receipt, at)| !floor.covers(receipt.last) || now.since(*at) < DEDUP_FOR);
-        Ok(Trimmed { bounds: log.bounds, updates, bytes })
+        Ok(plan)
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let logs = self.logs();
+        Ok(logs.get(topic).map_or_else(|| nothing_of(self.untouched(topic)), |log| log.plan(&keep, now)))
     }
 
     async fn topics(

@@ -232,6 +232,19 @@ impl Bounds {
         };
         Err(Stale { cursor, bounds: *self, reasons: vec![reason] })
     }
+
+    /// Whether `cursor` can resume and is at most `budget` updates behind the head; if not, every reason.
+    ///
+    /// # Errors
+    /// [`Stale`], with the cursor, these bounds and the reasons.
+    pub fn admit_within(&self, cursor: Cursor, budget: Option<u64>) -> Result<(), Stale> {
+        let stale = match self.admit(cursor) {
+            Ok(()) => Stale { cursor, bounds: *self, reasons: Vec::new() },
+            Err(stale) => stale,
+        };
+        let stale = stale.within(budget);
+        if stale.reasons.is_empty() { Ok(()) } else { Err(stale) }
+    }
 }
 
 /// Why a cursor cannot resume.
@@ -273,6 +286,24 @@ pub struct Stale {
     pub reasons: Vec<StaleReason>,
 }
 
+impl Stale {
+    /// How many updates lie between the cursor and the head; zero for a cursor of another history.
+    pub fn lag(&self) -> u64 {
+        let same = self.cursor.epoch == self.bounds.epoch;
+        if same { self.cursor.watermark.distance_to(self.bounds.head) } else { 0 }
+    }
+
+    /// Adds [`StaleReason::ReplayBudgetExceeded`] where that holds too.
+    #[must_use]
+    pub fn within(mut self, budget: Option<u64>) -> Self {
+        let reason = StaleReason::ReplayBudgetExceeded;
+        if budget.is_some_and(|budget| self.lag() > budget) && !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -292,6 +323,25 @@ mod tests {
             prop_assert_eq!(bounds.admit(Cursor::new(epoch, at(cursor))).is_ok(), good);
             let other = bounds.admit(Cursor::new(Epoch::from_bits(2), at(cursor))).unwrap_err();
             prop_assert_eq!(other.reasons, vec![StaleReason::EpochMismatch]);
+        }
+
+        #[test]
+        fn every_reason_that_holds_is_given(
+            floor in 0u64..50, kept in 0u64..50, cursor in 0u64..120, budget in prop::option::of(0u64..60), same: bool,
+        ) {
+            let epoch = Epoch::from_bits(1);
+            let bounds = Bounds { epoch, floor: at(floor), head: at(floor + kept) };
+            let brought = Cursor::new(Epoch::from_bits(if same { 1 } else { 2 }), at(cursor));
+            let lag = (floor + kept).saturating_sub(cursor);
+            let holds = [
+                (StaleReason::EpochMismatch, !same),
+                (StaleReason::RetentionFloorBreach, same && cursor < floor),
+                (StaleReason::CursorAhead, same && cursor > floor + kept),
+                (StaleReason::ReplayBudgetExceeded, same && budget.is_some_and(|budget| lag > budget)),
+            ];
+            let wanted: Vec<_> = holds.into_iter().filter(|(_, holds)| *holds).map(|(reason, _)| reason).collect();
+            let found = bounds.admit_within(brought, budget).map_or_else(|stale| stale.reasons, |()| Vec::new());
+            prop_assert_eq!(found, wanted);
         }
 
         #[test]

@@ -1,8 +1,14 @@
-//! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq.
+//! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq. A
+//! class is one: there are as many as the settings say.
 
-use metrics::{counter, gauge, histogram};
+use metrics::{SharedString, counter, gauge, histogram};
 
-use crate::wire::Close;
+use crate::{
+    class::TopicClass,
+    retention::{SweepOutcome, SweepRecord},
+    update::Timestamp,
+    wire::{Close, Code},
+};
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
 /// the tail), `exact` (HTTP and embedding callers), `bounds`.
@@ -11,6 +17,11 @@ pub const JOURNAL_READS: &str = "khala_journal_reads_total";
 pub const APPENDS: &str = "khala_appends_total";
 /// Updates that were stored.
 pub const UPDATES: &str = "khala_updates_total";
+/// Updates that were published through this node, by the topic's `class`; `none`: a topic of no class.
+pub const CLASS_UPDATES: &str = "khala_class_updates_total";
+/// Batches of others that a class's limits kept out, by the topic's `class` and by `code`:
+/// `khala_frame_payload_too_large`, `khala_publish_rate_limited`.
+pub const PUBLISH_REFUSED: &str = "khala_publish_refused_total";
 /// From publish to acknowledgement, in seconds.
 pub const APPEND_SECONDS: &str = "khala_append_seconds";
 /// Transactions of a store's writer, by `outcome`: `committed`, `failed`.
@@ -56,6 +67,41 @@ pub const UPDATES_SENT: &str = "khala_updates_sent_total";
 /// Updates that polling found and no announcement had told of.
 pub const POLL_FINDS: &str = "khala_poll_finds_total";
 
+/// Cursors that could not be resumed from, by `class` and `reason`; several reasons may hold at once.
+pub const STALE_CURSORS: &str = "khala_stale_cursors_total";
+/// Those of a holder that had one of the same topic within a minute, by `class`.
+pub const STALE_LOOPS: &str = "khala_stale_loops_total";
+/// Replays that were put off, by `class`.
+pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";
+/// Reads behind the tail that waited for their turn.
+pub const REPLAY_WAITS: &str = "khala_replay_waits_total";
+/// Connections that were evicted because they made no progress, by the `class` whose limit it was; `none`: the limit
+/// of every connection.
+pub const SLOW_EVICTIONS: &str = "khala_slow_evictions_total";
+/// Channels that read from the journal now, and not from the tail.
+pub const CHANNELS_BEHIND: &str = "khala_channels_behind";
+/// Channels that fell behind the tail after they had been live.
+pub const DEMOTIONS: &str = "khala_demotions_total";
+/// Channels that came back to the tail.
+pub const PROMOTIONS: &str = "khala_promotions_total";
+/// Bytes that connections hold and have not sent yet.
+pub const OUTBOX_BYTES: &str = "khala_outbox_bytes";
+
+/// Sweeps that this node ran, by `outcome`: `swept`, `held_back`, `failed`.
+pub const SWEEPS: &str = "khala_sweeps_total";
+/// How long a sweep took, in seconds.
+pub const SWEEP_SECONDS: &str = "khala_sweep_seconds";
+/// Updates that sweeps of this node removed, by `class`.
+pub const SWEPT_UPDATES: &str = "khala_swept_updates_total";
+/// Bytes that those were, by `class`.
+pub const SWEPT_BYTES: &str = "khala_swept_bytes_total";
+/// When a sweep of the journal last went to its end, as far as this node knows, in seconds since 1970.
+pub const SWEEP_LAST: &str = "khala_sweep_last_timestamp_seconds";
+/// How old the oldest update was that the last sweep of this node kept, in seconds, by `class`.
+pub const OLDEST_KEPT_AGE: &str = "khala_oldest_kept_age_seconds";
+/// Cursors that the sweep which was planned last makes stale.
+pub const SWEEP_STALE_CURSORS: &str = "khala_sweep_stale_cursors";
+
 /// HTTP requests, by `route` (its pattern), `method` and `status` (its class). Counted by a server around the core.
 pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
 /// From the head of an HTTP request to that of its answer, in seconds, by `route`.
@@ -66,6 +112,8 @@ pub const ALL: &[&str] = &[
     JOURNAL_READS,
     APPENDS,
     UPDATES,
+    CLASS_UPDATES,
+    PUBLISH_REFUSED,
     APPEND_SECONDS,
     COMMITS,
     COMMIT_SECONDS,
@@ -87,6 +135,22 @@ pub const ALL: &[&str] = &[
     BATCHES_SENT,
     UPDATES_SENT,
     POLL_FINDS,
+    STALE_CURSORS,
+    STALE_LOOPS,
+    REPLAYS_DEFERRED,
+    REPLAY_WAITS,
+    SLOW_EVICTIONS,
+    CHANNELS_BEHIND,
+    DEMOTIONS,
+    PROMOTIONS,
+    OUTBOX_BYTES,
+    SWEEPS,
+    SWEEP_SECONDS,
+    SWEPT_UPDATES,
+    SWEPT_BYTES,
+    SWEEP_LAST,
+    OLDEST_KEPT_AGE,
+    SWEEP_STALE_CURSORS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
 ];
@@ -126,6 +190,77 @@ impl Surface {
     }
 }
 
+/// The label of a class: its name, of which there are as many as are configured; `none` for a topic of no class.
+pub fn class_label(class: Option<&TopicClass>) -> SharedString {
+    class.map_or(SharedString::const_str("none"), |class| class.name.clone().into())
+}
+
+pub(crate) fn stale_cursor(class: &SharedString, reason: &'static str) {
+    counter!(STALE_CURSORS, "class" => class.clone(), "reason" => reason).increment(1);
+}
+
+pub(crate) fn stale_loop(class: &SharedString) {
+    counter!(STALE_LOOPS, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn replay_deferred(class: &SharedString) {
+    counter!(REPLAYS_DEFERRED, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn turn_waited() {
+    counter!(REPLAY_WAITS).increment(1);
+}
+
+pub(crate) fn slow_eviction(class: &SharedString) {
+    counter!(SLOW_EVICTIONS, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn channels_behind(change: f64) {
+    gauge!(CHANNELS_BEHIND).increment(change);
+}
+
+pub(crate) fn demoted() {
+    counter!(DEMOTIONS).increment(1);
+}
+
+pub(crate) fn promoted() {
+    counter!(PROMOTIONS).increment(1);
+}
+
+pub(crate) fn outbox(change: f64) {
+    gauge!(OUTBOX_BYTES).increment(change);
+}
+
+/// A sweep was planned that makes that many cursors stale.
+pub(crate) fn sweep_planned(cursors: u64) {
+    gauge!(SWEEP_STALE_CURSORS).set(cursors as f64);
+}
+
+/// A sweep ended, `now`.
+pub(crate) fn swept(record: &SweepRecord, now: Timestamp) {
+    counter!(SWEEPS, "outcome" => record.outcome.as_str()).increment(1);
+    histogram!(SWEEP_SECONDS).record(record.took_ms as f64 / 1000.0);
+    let whole = record.outcome == SweepOutcome::Swept;
+    for swept in &record.classes {
+        let class = || SharedString::from(swept.class.clone());
+        counter!(SWEPT_UPDATES, "class" => class()).increment(swept.updates);
+        counter!(SWEPT_BYTES, "class" => class()).increment(swept.bytes);
+        // Without an oldest nothing is kept, or that is not known.
+        if whole || swept.oldest_kept.is_some() {
+            let age = swept.oldest_kept.map(|oldest| now.since(oldest).as_secs_f64());
+            gauge!(OLDEST_KEPT_AGE, "class" => class()).set(age.unwrap_or_default());
+        }
+    }
+    if whole {
+        last_sweep(now);
+    }
+}
+
+/// A sweep of the journal went to its end at that moment.
+pub(crate) fn last_sweep(at: Timestamp) {
+    gauge!(SWEEP_LAST).set(at.as_millis() as f64 / 1000.0);
+}
+
 pub(crate) fn journal_read(temperature: &'static str) {
     counter!(JOURNAL_READS, "temperature" => temperature).increment(1);
 }
@@ -134,6 +269,14 @@ pub(crate) fn appended(outcome: &'static str, updates: u64, seconds: f64) {
     counter!(APPENDS, "outcome" => outcome).increment(1);
     counter!(UPDATES).increment(updates);
     histogram!(APPEND_SECONDS).record(seconds);
+}
+
+pub(crate) fn class_updates(class: Option<&TopicClass>, updates: u64) {
+    counter!(CLASS_UPDATES, "class" => class_label(class)).increment(updates);
+}
+
+pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
+    counter!(PUBLISH_REFUSED, "class" => class_label(Some(class)), "code" => code.as_str()).increment(1);
 }
 
 /// A store's writer committed a group of `appends`, or failed to. For implementers of a store.

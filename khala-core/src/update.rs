@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     position::Seq,
@@ -30,6 +31,16 @@ text! {
         let good = hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         good.then_some(())
             .ok_or_else(|| TextError::new(field, "is not 'sha256:' and 64 lower-case hexadecimal digits"))
+    }
+}
+
+impl PayloadHash {
+    /// The hash of `payload`; none for one without a canonical form: a number that no double holds, as `1e400`.
+    pub fn of(payload: &Payload) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_str(payload.as_str()).ok()?;
+        let digest = Sha256::digest(serde_json_canonicalizer::to_vec(&value).ok()?);
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Self(format!("sha256:{hex}").into()))
     }
 }
 
@@ -182,7 +193,7 @@ pub struct NewUpdate {
     pub doc_version: Option<u64>,
     /// Whether it is a tombstone: the document is gone. Means nothing without a `doc_key`.
     pub deleted: bool,
-    /// The publisher's hash of the payload, carried along unchecked.
+    /// The hash of the payload: the publisher's, carried along unchecked, or what its topic's class adds.
     pub payload_hash: Option<PayloadHash>,
     /// Where it came from.
     pub trace: Option<TraceContext>,
@@ -276,7 +287,7 @@ pub struct Update {
     pub doc_version: Option<u64>,
     /// Whether the document is gone.
     pub deleted: bool,
-    /// The publisher's hash of the payload.
+    /// The hash of the payload, where there is one.
     pub payload_hash: Option<PayloadHash>,
     /// When it was appended. Says nothing about order: only the seq does.
     pub published_at: Timestamp,
@@ -296,6 +307,19 @@ impl Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_of_the_canonical_form() {
+        let hash = |json: &str| PayloadHash::of(&Payload::parse(json).unwrap());
+        let canonical = hash(r#"{"a":1,"b":[1e30,4.5,0.002],"\u20ac":"\n"}"#);
+        assert_eq!(hash(r#"{ "b": [1E30, 4.50, 2e-3], "€":"\u000a", "a":1.0 }"#), canonical);
+        assert_ne!(hash(r#"{"a":2,"b":[1e30,4.5,0.002],"€":"\n"}"#), canonical);
+        // `printf '{"a":1}' | sha256sum`
+        let known = "sha256:015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862";
+        assert_eq!(hash(r#"{ "a" : 1 }"#).unwrap().as_str(), known);
+        assert_eq!(PayloadHash::parse(known).ok(), hash(r#"{"a":1}"#));
+        assert_eq!(hash("1e400"), None);
+    }
 
     #[test]
     fn a_payload_keeps_its_bytes() {

@@ -1,23 +1,28 @@
-//! The laws, held against the memory journal, against the tail over it, and against revocations in memory.
+//! The laws, held against the memory journal, against the tail over it, and against revocations and sweeps in memory.
 
 use std::sync::Arc;
 
 use khala_core::{
-    Documents, Journal, MemoryJournal, MemoryRevocations, Revocations,
-    conformance::{Capabilities, Harness, Place, RevocationsHarness, Tailed},
+    Documents, Journal, MemoryJournal, MemoryRevocations, MemorySweeps, Revocations, Sweeps,
+    conformance::{Capabilities, Harness, Place, RevocationsHarness, SweepsHarness, Tailed},
 };
 
 #[derive(Clone, Debug)]
 struct Memory {
     journal: Arc<MemoryJournal>,
     revocations: Arc<MemoryRevocations>,
+    sweeps: Arc<MemorySweeps>,
 }
 
 impl Harness for Memory {
     const CAPABILITIES: Capabilities = Capabilities::volatile();
 
     async fn fresh() -> Self {
-        Self { journal: Arc::new(MemoryJournal::new()), revocations: Arc::new(MemoryRevocations::new()) }
+        Self {
+            journal: Arc::new(MemoryJournal::new()),
+            revocations: Arc::new(MemoryRevocations::new()),
+            sweeps: Arc::new(MemorySweeps::new()),
+        }
     }
 
     fn journal(&self) -> Arc<dyn Journal> {
@@ -43,9 +48,16 @@ impl RevocationsHarness for Memory {
     }
 }
 
+impl SweepsHarness for Memory {
+    fn sweeps(&self) -> Arc<dyn Sweeps> {
+        self.sweeps.clone()
+    }
+}
+
 mod memory {
     khala_core::laws!(super::Memory);
     khala_core::revocation_laws!(super::Memory);
+    khala_core::sweep_laws!(super::Memory);
 }
 
 mod tail_over_memory {

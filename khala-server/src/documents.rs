@@ -55,7 +55,7 @@ pub(crate) async fn snapshot(
     let read = ReadLimit::new(limit, ReadLimit::PAGE.bytes);
     match server.0.khala.documents().snapshot(topic, from, read).await? {
         Snapshot::Page(page) => Ok(written(topic, &page, limit.get())),
-        Snapshot::Stale(stale) => Err(Problem::stale_cursor(topic, &stale)),
+        Snapshot::Stale(stale) => Err(server.stale_cursor(topic, stale)),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Start, Topic,
+    Access, Bounds, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale, Start, Topic,
     wire::write_page,
 };
 use serde::Serialize;
@@ -44,6 +44,9 @@ pub(crate) async fn bounds(
 }
 
 /// `GET /v1/topics/{topic}/updates`: a page after the cursor; without one, from the oldest update that is kept.
+///
+/// A page is never refused for the class's replay budget alone: its reader goes at its own pace, and costs a page at a
+/// time.
 pub(crate) async fn updates(
     server: &Server,
     topic: &Topic,
@@ -55,7 +58,7 @@ pub(crate) async fn updates(
     if let Some(cursor) = query.cursor("after")? {
         return match journal.read(topic, Start::After(cursor), limit).await? {
             Replay::Page(page) => Ok(written(topic, &page)),
-            Replay::Stale(stale) => Err(Problem::stale_cursor(topic, &stale)),
+            Replay::Stale(stale) => Err(server.stale_cursor(topic, stale)),
         };
     }
     let mut start = Start::Origin;
@@ -69,6 +72,13 @@ pub(crate) async fn updates(
     Err(Problem::unavailable("unavailable", "the topic is being trimmed faster than it can be read"))
 }
 
+impl Server {
+    /// What is answered to who brings a cursor that cannot be resumed from.
+    pub(crate) fn stale_cursor(&self, topic: &Topic, stale: Stale) -> Problem {
+        Problem::stale_cursor(topic, stale, self.0.khala.class_of(topic).map(|class| &**class))
+    }
+}
+
 /// A page, payloads byte for byte, with what an HTTP reader needs beside it.
 fn written(topic: &Topic, page: &Page) -> Response<Full<Bytes>> {
     #[derive(Serialize)]
@@ -79,7 +89,7 @@ fn written(topic: &Topic, page: &Page) -> Response<Full<Bytes>> {
     }
     let beside = Beside { topic, epoch: page.bounds.epoch, floor: page.bounds.floor };
     let mut body = Vec::new();
-    write_page(&mut body, page);
+    write_page(&mut body, page, None);
     json_bytes(extended(body, &beside))
 }
 

@@ -30,6 +30,7 @@ mod admin;
 mod body;
 mod compatibility;
 mod documents;
+mod drain;
 mod history;
 #[cfg(feature = "keys")]
 pub mod keys;
@@ -52,10 +53,7 @@ mod upgrade;
 
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -63,6 +61,7 @@ use ipnet::IpNet;
 use khala_core::Khala;
 use tokio::{sync::watch, task::JoinHandle};
 
+use self::drain::Drain;
 pub use self::{
     admin::{AdminToken, RevocationTerms},
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
@@ -91,8 +90,6 @@ pub struct Limits {
     /// How long [`serve`] waits for the head of a request, also of the next one on a connection that is kept
     /// alive. Default: 10 s.
     pub header_timeout: Duration,
-    /// Bytes of an update's payload. Default: 256 KiB.
-    pub payload_bytes: usize,
     /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
     pub stall_timeout: Duration,
 }
@@ -104,7 +101,6 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             frame_bytes: 64 << 10,
             header_timeout: Duration::from_secs(10),
-            payload_bytes: 256 << 10,
             stall_timeout: Duration::from_secs(30),
         }
     }
@@ -139,13 +135,6 @@ impl Limits {
         self
     }
 
-    /// Takes payloads of at most that many bytes.
-    #[must_use]
-    pub fn with_payload_bytes(mut self, bytes: usize) -> Self {
-        self.payload_bytes = bytes;
-        self
-    }
-
     /// Lets a client take nothing of an answer for that long.
     #[must_use]
     pub fn with_stall_timeout(mut self, timeout: Duration) -> Self {
@@ -166,12 +155,11 @@ struct Inner {
     origins: Option<Origins>,
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
-    drain: Duration,
+    drain: Drain,
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
     revocation_terms: RevocationTerms,
-    draining: AtomicBool,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
     /// Keeps up with what other nodes revoke, from the first request on.
@@ -208,6 +196,7 @@ pub struct ServerBuilder {
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
     drain: Duration,
+    unready: Duration,
     metrics: Option<Render>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
@@ -268,6 +257,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Before that, goes on for so long with readiness turned off alone, so that load balancers notice first.
+    /// Default: not at all.
+    #[must_use]
+    pub fn with_unready(mut self, before: Duration) -> Self {
+        self.unready = before;
+        self
+    }
+
     /// Answers `/metrics` with what `render` gives, in the Prometheus text format. Without it, the route is
     /// not found: an application that mounts Khala has metrics of its own.
     #[must_use]
@@ -307,6 +304,7 @@ impl ServerBuilder {
             compatibility,
             trusted_proxies,
             drain,
+            unready,
             metrics,
             mint,
             admin,
@@ -318,12 +316,11 @@ impl ServerBuilder {
             origins,
             compatibility,
             trusted_proxies,
-            drain,
+            drain: Drain::new(unready, drain),
             metrics,
             mint,
             admin,
             revocation_terms,
-            draining: AtomicBool::new(false),
             upgraded: watch::Sender::new(0),
             keeper: OnceLock::new(),
         }))
@@ -340,6 +337,7 @@ impl Server {
             compatibility: Compatibility::default(),
             trusted_proxies: Vec::new(),
             drain: Duration::from_secs(10),
+            unready: Duration::ZERO,
             metrics: None,
             mint: None,
             admin: None,
@@ -352,30 +350,11 @@ impl Server {
         &self.0.khala
     }
 
-    /// Turns readiness off, and has every WebSocket told and closed within the drain time.
-    ///
-    /// Returns at once. [`serve`] does it by itself; an application that mounts the service calls it, and then
-    /// waits for [`drained`](Self::drained), before it exits.
-    pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
-        self.0.khala.drain(self.0.drain);
-    }
-
-    /// Waits until no WebSocket of this service is open. Cancel safe.
-    pub async fn drained(&self) {
-        // The sender is in `self`, so it cannot be gone.
-        let _ = self.0.upgraded.subscribe().wait_for(|open| *open == 0).await;
-    }
-
     /// Starts to keep up with what other nodes revoke, once.
     pub(crate) fn keep_revocations(&self) {
         self.0.keeper.get_or_init(|| {
             let khala = self.0.khala.clone();
             AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))
         });
-    }
-
-    fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
     }
 }

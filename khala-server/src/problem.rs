@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{
-    Conflict, Denied, Error, ErrorKind, Limited, Stale, TextError, Topic,
+    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Stale, TextError, Topic, TopicClass,
     wire::{Code, StaleCursor},
 };
 use serde_json::{Map, Value, json};
@@ -72,9 +72,10 @@ impl Problem {
         self.code
     }
 
-    /// The cursor cannot be resumed from: the wire's own answer, as a problem.
-    pub(crate) fn stale_cursor(topic: &Topic, stale: &Stale) -> Self {
-        let body = StaleCursor::new(topic, stale);
+    /// The cursor cannot be resumed from: the wire's own answer, as a problem, with every reason by the topic's class.
+    pub(crate) fn stale_cursor(topic: &Topic, stale: Stale, class: Option<&TopicClass>) -> Self {
+        let stale = stale.within(class.and_then(|class| class.replay_budget));
+        let body = StaleCursor::new(topic, &stale, class);
         let mut problem = Self::new(StatusCode::GONE, Code::StaleCursor.as_str(), body.message.clone());
         if let Ok(Value::Object(more)) = serde_json::to_value(&body) {
             problem.more = more;
@@ -167,6 +168,25 @@ impl From<Limited> for Problem {
     fn from(limited: Limited) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, limited.code.as_str(), limited.to_string())
             .with_retry_after(limited.retry_after)
+    }
+}
+
+impl From<PublishLimited> for Problem {
+    fn from(limited: PublishLimited) -> Self {
+        let (code, detail) = (limited.code().as_str(), limited.to_string());
+        match limited {
+            PublishLimited::PayloadTooLarge { index, limit, class, .. } => Self::too_large(code, detail)
+                .with("index", index)
+                .with("class", class)
+                .with("limit_bytes", limit),
+            PublishLimited::TooFast { class, tier, rate, retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail)
+                    .with("class", class)
+                    .with("tier", tier.as_str())
+                    .with("limit_per_second", rate.per_second().get())
+                    .with_retry_after(retry_after)
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use crate::{
-    Limits, Server,
+    Server,
     body::{self, Empty, given, invalid, whole},
     problem::Problem,
     service::json,
@@ -42,18 +42,38 @@ where
     let trace = trace(&head.headers);
     let limits = &server.0.limits;
     let body = body::read(&head.headers, body, limits, limits.body_bytes, Empty::Refused).await?;
-    let batch = batch(&body, limits, trace.as_ref())?;
+    let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key),
         None => batch,
     };
+    let khala = &server.0.khala;
     // The body may have taken its time.
-    server.0.khala.check(grant)?;
-    match server.0.khala.publish(topic, batch).await? {
+    khala.check(grant)?;
+    khala.check_publish(topic, &batch)?;
+    if khala.class_of(topic).is_some_and(|class| class.hashes) {
+        check_hashes(&batch)?;
+    }
+    match khala.publish(topic, batch).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
     }
+}
+
+/// Whether the hashes that the publisher gave are those of the payloads.
+fn check_hashes(batch: &Batch) -> Result<(), Problem> {
+    for (index, update) in batch.updates().iter().enumerate() {
+        let Some(given) = &update.payload_hash else { continue };
+        let found = PayloadHash::of(&update.payload);
+        if found.as_ref() != Some(given) {
+            let found = found.as_ref().map_or("it has no canonical form", PayloadHash::as_str);
+            let detail =
+                format!("payload_hash of update {index} is not that of its payload: {found} (RFC 8785)");
+            return Err(Problem::invalid("payload_hash_mismatch", detail).with("index", index));
+        }
+    }
+    Ok(())
 }
 
 /// Where the updates were stored.
@@ -175,27 +195,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
     }
 }
 
-fn batch(body: &[u8], limits: &Limits, trace: Option<&TraceContext>) -> Result<Batch, Problem> {
+fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
     let (updates, expect) = parts(body::parse(body)?)?;
-    let update = |(index, one): (usize, One<'_>)| {
-        let size = one.payload.get().len();
-        if size > limits.payload_bytes {
-            let detail = format!(
-                "the payload of update {index} has {size} bytes; {} are allowed",
-                limits.payload_bytes
-            );
-            return Err(Problem::too_large("payload_too_large", detail).with("index", index));
-        }
+    let update = |one: One<'_>| {
         let mut update = NewUpdate::new(one.kind, Payload::from_raw(one.payload));
         update.doc_key = one.doc_key;
         update.doc_version = one.doc_version;
         update.deleted = one.deleted;
         update.payload_hash = one.payload_hash;
         update.trace = trace.cloned();
-        Ok(update)
+        update
     };
-    let updates = updates.into_iter().enumerate().map(update).collect::<Result<Vec<_>, _>>()?;
-    let batch = Batch::new(updates).map_err(|fault| match fault {
+    let batch = Batch::new(updates.into_iter().map(update).collect()).map_err(|fault| match fault {
         BatchError::DocKeyMissing { .. } => invalid("doc_key", fault.to_string()),
         BatchError::DocVersionTooLarge { .. } => invalid("doc_version", fault.to_string()),
         fault => invalid("updates", fault.to_string()),
@@ -237,8 +248,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<Batch, (&'static str, String)> {
-        let limits = Limits::default().with_payload_bytes(64);
-        batch(body.as_bytes(), &limits, None).map_err(|problem| (problem.code(), format!("{problem:?}")))
+        batch(body.as_bytes(), None).map_err(|problem| (problem.code(), format!("{problem:?}")))
     }
 
     #[test]
@@ -297,12 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_said_to_be() {
-        let payload = "1".repeat(65);
-        assert_eq!(
-            parse(&format!(r#"{{"kind":"k","payload":{payload}}}"#)).unwrap_err().0,
-            "payload_too_large"
-        );
+    fn a_batch_of_too_many_says_how_many_there_are() {
         let many = vec![r#"{"kind":"k","payload":1}"#; 1001].join(",");
         let (code, text) = parse(&format!(r#"{{"updates":[{many}]}}"#)).unwrap_err();
         assert_eq!(code, "too_many_updates");

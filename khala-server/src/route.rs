@@ -14,6 +14,7 @@ use crate::problem::Problem;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     AdminConnections,
+    AdminDrain,
     AdminRevocations,
     Bounds { topic: &'a str },
     Document { topic: &'a str, doc_key: &'a str },
@@ -45,6 +46,7 @@ impl<'a> Route<'a> {
             ["api", "khala", "token"] => Self::Mint { pattern: "/api/khala/token" },
             ["api", "sync", "token"] => Self::Mint { pattern: "/api/sync/token" },
             ["internal", "v1", "khala", "connections"] => Self::AdminConnections,
+            ["internal", "v1", "khala", "drain"] => Self::AdminDrain,
             ["internal", "v1", "khala", "revocations"] => Self::AdminRevocations,
             ["sync", "v1", "websocket"] => Self::WebSocket,
             ["v1", "token"] => Self::Mint { pattern: "/v1/token" },
@@ -61,6 +63,7 @@ impl<'a> Route<'a> {
     pub(crate) fn pattern(self) -> &'static str {
         match self {
             Self::AdminConnections => "/internal/v1/khala/connections",
+            Self::AdminDrain => "/internal/v1/khala/drain",
             Self::AdminRevocations => "/internal/v1/khala/revocations",
             Self::Bounds { .. } => "/v1/topics/{topic}",
             Self::Document { .. } => "/v1/topics/{topic}/documents/{doc_key}",
@@ -80,7 +83,7 @@ impl<'a> Route<'a> {
     pub(crate) fn allow(self) -> &'static str {
         match self {
             Self::AdminRevocations | Self::Updates { .. } => "GET, HEAD, POST",
-            Self::Mint { .. } => "POST",
+            Self::AdminDrain | Self::Mint { .. } => "POST",
             Self::WebSocket => "GET",
             _ => "GET, HEAD",
         }

@@ -21,43 +21,64 @@ use crate::{Server, accepted::Accepted};
 const HEAD_BYTES: usize = 64 << 10;
 /// How long to wait when the system has no file descriptor to give.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// How long requests under way and last frames may take after the drain time.
+/// How long last frames may take after the drain time, and requests under way after that.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Serves `server` on `listener` until `shutdown` is ready; then turns readiness off, stops to accept, lets requests
-/// under way finish, has every WebSocket told and closed within the drain time, and returns.
+/// Serves `server` on `listener` until `shutdown` is ready, and then takes leave: turns readiness off, has every
+/// WebSocket told and closed within the unready and the drain time, stops to accept, lets requests under way finish, and
+/// returns.
+///
+/// Until the last WebSocket is closed it goes on accepting and answering: a health check that connects anew is told that
+/// the server is not ready, and publishers notice nothing.
 ///
 /// Dropping the future stops at once and closes what it can without a word.
 pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()> + Send) {
-    let mut shutdown = pin!(shutdown);
     let (stop, stopped) = watch::channel(());
-    let mut connections = JoinSet::new();
+    let mut serving = Serving { listener, server: server.clone(), stopped, connections: JoinSet::new() };
     server.keep_revocations();
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    connections.spawn(connection(stream, address, server.clone(), stopped.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_AGAIN).await;
-                }
-            },
-        }
-    }
+    serving.until(shutdown).await;
     server.drain();
-    drop(listener);
-    drop((stop, stopped));
-    let drained = async {
-        while connections.join_next().await.is_some() {}
-        server.drained().await;
-    };
-    if timeout(server.0.drain + GRACE, drained).await.is_err() {
+    let closed = timeout(server.drains_within() + GRACE, server.drained());
+    if serving.until(closed).await.is_err() {
         tracing::warn!("some connections were still open after the drain time");
+    }
+    let Serving { listener, mut connections, .. } = serving;
+    drop((listener, stop));
+    let finished = async { while connections.join_next().await.is_some() {} };
+    if timeout(GRACE, finished).await.is_err() {
+        tracing::warn!("some requests were still under way at the end");
+    }
+}
+
+/// A server that accepts.
+struct Serving {
+    listener: TcpListener,
+    server: Server,
+    stopped: watch::Receiver<()>,
+    connections: JoinSet<()>,
+}
+
+impl Serving {
+    /// Accepts and serves until `end` is ready. What was accepted is served on.
+    async fn until<T>(&mut self, end: impl Future<Output = T> + Send) -> T {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut end => return ended,
+                Some(_) = self.connections.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        let (server, stopped) = (self.server.clone(), self.stopped.clone());
+                        self.connections.spawn(connection(stream, address, server, stopped));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_AGAIN).await;
+                    }
+                },
+            }
+        }
     }
 }
 

@@ -143,6 +143,10 @@ impl Server {
                 admin::admit(self, headers)?;
                 admin::connections(self, query)
             }
+            Route::AdminDrain => {
+                admin::admit(self, headers)?;
+                admin::drain(self, &head, body, request_id).await
+            }
             Route::AdminRevocations => {
                 admin::admit(self, headers)?;
                 if head.method == Method::POST {

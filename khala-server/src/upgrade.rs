@@ -30,6 +30,8 @@ pub(crate) async fn upgrade(
     let accept = accept_key(&head)?;
     server.0.compatibility.check(&head.headers, head.uri.query())?;
     let grant = verified(server, &head, client).await?;
+    // Counted before it is looked whether the server takes leave: so it is let in and waited for, or neither.
+    let open = Open::new(&server.0.upgraded);
     if server.is_draining() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
@@ -56,7 +58,7 @@ pub(crate) async fn upgrade(
         peer,
         client,
         accepted,
-        _open: Open::new(&server.0.upgraded),
+        _open: open,
     };
     // What the session logs is found by the request's id.
     let span = tracing::info_span!("connection", request_id);

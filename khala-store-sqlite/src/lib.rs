@@ -1,4 +1,4 @@
-//! Khala's journal, documents, revocations and fanout on SQLite: the embedded default.
+//! Khala's journal, documents, revocations, sweeps and fanout on SQLite: the embedded default.
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
@@ -71,6 +71,7 @@ mod row;
 mod schema;
 mod sql;
 mod store;
+mod sweep;
 mod trim;
 mod watcher;
 mod writer;

@@ -6,8 +6,8 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, DocKey, Epoch, Kind, Named, Payload, PayloadHash, Revocation, RevocationId, Seq, Timestamp,
-    Topic, TraceContext, Update, Watermark,
+    Bounds, DocKey, Epoch, Kind, Lead, Named, NodeId, Payload, PayloadHash, Revocation, RevocationId, Seq,
+    SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
 };
 use rusqlite::{OptionalExtension, Row, Statement};
 
@@ -102,6 +102,16 @@ pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault
         None => revocation,
     };
     Ok((watermark(row, 0)?, revocation))
+}
+
+/// Who leads. The columns are those of [`sql::LEADER`](crate::sql::LEADER).
+pub(crate) fn leader(row: &Row<'_>) -> Result<Lead, Fault> {
+    Ok(Lead::Theirs { node: parsed(NodeId::parse, text(row, 0)?)?, until: moment(row, 1)? })
+}
+
+/// The record of a sweep.
+pub(crate) fn sweep(row: &Row<'_>) -> Result<SweepRecord, Fault> {
+    parsed(|text| serde_json::from_str(text), text(row, 0)?)
 }
 
 /// A number as SQLite holds it: the signed one with the same bits.

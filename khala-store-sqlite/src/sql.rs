@@ -92,6 +92,22 @@ CREATE TABLE khala_revocation (
 );
 ";
 
+/// Schema version 3: who sweeps, and what became of it.
+///
+/// One row holds the lead. A record is JSON, because the core may tell more of a run from one version to the next.
+pub(crate) const MIGRATE_3: &str = "
+CREATE TABLE khala_sweep_lead (
+    one   INTEGER PRIMARY KEY CHECK (one = 1),
+    node  TEXT    NOT NULL,
+    until INTEGER NOT NULL
+);
+
+CREATE TABLE khala_sweep (
+    sweep_id INTEGER PRIMARY KEY,
+    record   TEXT    NOT NULL
+);
+";
+
 /// Records the version that a migration reached, in the migration's own transaction.
 pub(crate) const SET_VERSION: &str = "INSERT INTO khala_meta (name, value) VALUES ('schema_version', ?1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -246,6 +262,23 @@ pub(crate) const PRUNE: &str = "DELETE FROM khala_revocation WHERE watermark IN 
 
 /// How far the log of revocations goes. After pruning that may be less than it was, which is news to nobody.
 pub(crate) const LAST_REVOKED: &str = "SELECT coalesce(max(watermark), 0) FROM khala_revocation";
+
+/// Takes the lead, or moves its end, unless another node has it still (S1, S2, S3). Moments are unsigned, as in `PRUNE`.
+pub(crate) const LEAD: &str = "INSERT INTO khala_sweep_lead (one, node, until) VALUES (1, ?1, ?3)
+     ON CONFLICT (one) DO UPDATE SET node = excluded.node, until = excluded.until
+     WHERE node = excluded.node OR (until < 0, until) <= (?2 < 0, ?2)";
+
+/// Who has the lead (S1).
+pub(crate) const LEADER: &str = "SELECT node, until FROM khala_sweep_lead WHERE one = 1";
+
+/// Records a run. Rows go from the oldest only, so the ids are in the order of storing (S4).
+pub(crate) const ADD_SWEEP: &str = "INSERT INTO khala_sweep (record) VALUES (?1)";
+
+/// Forgets the oldest records (S4).
+pub(crate) const FORGET_SWEEPS: &str = "DELETE FROM khala_sweep WHERE sweep_id <= ?1";
+
+/// The newest records, newest first (S4).
+pub(crate) const SWEEPS: &str = "SELECT record FROM khala_sweep ORDER BY sweep_id DESC LIMIT ?1";
 
 /// Changes when another connection, of this process or another, has committed. Reads no table.
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";

@@ -1,4 +1,4 @@
-//! The store: one handle that is journal, documents, revocations and fanout.
+//! The store: one handle that is journal, documents, revocations, sweeps and fanout.
 //!
 //! It only passes on: whatever writes to the writer's thread, questions to the readers, watches to the local
 //! fanout that the change watcher raises.
@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, LocalFanout, ReadLimit,
-    Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watch,
-    Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, Lead, LocalFanout,
+    NodeId, ReadLimit, Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps,
+    Timestamp, Topic, Trimmed, Update, Watch, Watermark,
 };
 
 use crate::{
@@ -22,13 +22,13 @@ use crate::{
     options::SqliteOptions,
     read,
     readers::Readers,
-    revocation, schema,
-    trim::Next,
+    revocation, schema, sweep,
+    trim::{Next, Order},
     watcher::Watcher,
     writer::Writer,
 };
 
-/// A journal, its documents, revocations and a fanout in one SQLite file, which may be the application's own.
+/// A journal, its documents, revocations, sweeps and a fanout in one SQLite file, which may be the application's own.
 ///
 /// Cloning it gives another handle to the same connections and threads. Several processes, and several stores in
 /// one process, may have the same file open. Every method needs a tokio runtime around it.
@@ -137,7 +137,20 @@ impl Journal for SqliteStore {
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.0.writer.trim(topic.clone(), keep, now).await
+        self.0.writer.trim(Order { topic: topic.clone(), keep, now }).await
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let (seed, order) = (self.0.seed, Order { topic: topic.clone(), keep, now });
+        let mut progress = None;
+        loop {
+            // Each step is a question of its own, so that others go in between and none holds on to a moment.
+            let order = order.clone();
+            match self.0.readers.ask(move |conn| order.plan(conn, &seed, progress)).await? {
+                (reached, Next::Step) => progress = Some(reached),
+                (reached, Next::Done) => return Ok(reached.trimmed),
+            }
+        }
     }
 
     async fn topics(
@@ -193,6 +206,23 @@ impl Revocations for SqliteStore {
                 Err(_) => return Ok(forgotten),
             }
         }
+    }
+}
+
+#[async_trait]
+impl Sweeps for SqliteStore {
+    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        let node = node.clone();
+        self.0.writer.change(move |conn| sweep::lead(conn, &node, now, until)).await
+    }
+
+    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
+        let text = sweep::text(record)?;
+        self.0.writer.change(move |conn| sweep::record(conn, &text)).await
+    }
+
+    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        self.0.readers.ask(move |conn| sweep::records(conn, limit)).await
     }
 }
 

@@ -1,8 +1,9 @@
-//! Trimming, in steps that are short enough for appends to go in between.
+//! Trimming, in steps that are short enough for appends to go in between, and planning it.
 //!
 //! What a trim removes is decided by the head that its first step finds: what is appended while it goes on is
 //! kept, so it ends, and its result is that of one step at that moment. Each step is one transaction that
-//! removes updates and raises the floor, so no reader ever sees one without the other (J5, J11).
+//! removes updates and raises the floor, so no reader ever sees one without the other (J5, J11). A plan weighs
+//! the same updates by the same rule (J19), also in steps, so that no moment of the file is held on to for long.
 
 use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark};
 use rusqlite::{Connection, params};
@@ -10,30 +11,39 @@ use tokio::sync::oneshot;
 
 use crate::{
     fault::Fault,
+    read,
     row::{self, TopicRow, int},
     sql,
 };
 
-/// The most rows that one step removes.
+/// The most rows that one step removes, or weighs.
 const STEP_ROWS: i64 = 500;
 
-/// The most bytes that one step removes, but for its first update.
+/// The most bytes that one step removes, or weighs, but for its first update.
 const STEP_BYTES: u64 = 4 << 20;
+
+/// What is to be trimmed.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) topic: Topic,
+    pub(crate) keep: Keep,
+    pub(crate) now: Timestamp,
+}
 
 /// A trim that is under way.
 #[derive(Debug)]
 pub(crate) struct Trim {
-    pub(crate) topic: Topic,
-    pub(crate) keep: Keep,
-    pub(crate) now: Timestamp,
+    pub(crate) order: Order,
     pub(crate) answer: oneshot::Sender<Result<Trimmed, Error>>,
     pub(crate) progress: Option<Progress>,
 }
 
-/// What the steps so far have done.
+/// What the steps so far have done, or a plan would.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     pub(crate) trimmed: Trimmed,
+    /// The floor that the last step found, or that it left.
+    stands: Watermark,
     /// The head that the first step found.
     until: Watermark,
     /// What the updates up to there count that are still kept.
@@ -47,83 +57,75 @@ pub(crate) enum Next {
     Step,
 }
 
-impl Trim {
-    /// One step, in the transaction that is open on `conn`.
-    pub(crate) fn step(&self, conn: &Connection, seed: &[u8; 16]) -> Result<(Progress, Next), Fault> {
-        let Some(row) = TopicRow::read(&mut *conn.prepare_cached(sql::TOPIC)?, &self.topic)? else {
-            let bounds = Bounds::untouched(Epoch::derive(seed, &self.topic));
-            let trimmed = Trimmed { bounds, updates: 0, bytes: 0 };
-            return Ok((Progress { trimmed, until: bounds.head, held: 0 }, Next::Done));
-        };
-        let mut progress = self.resume(&row);
-        let next = self.remove_updates(conn, &row, &mut progress)?;
-        if next == Next::Step {
-            return Ok((progress, next));
-        }
-        let floor = progress.trimmed.bounds.floor;
-        Ok((progress, self.remove_receipts(conn, row.id, floor)?))
+impl Progress {
+    fn begin(bounds: Bounds, bytes: u64) -> Self {
+        let trimmed = Trimmed { bounds, updates: 0, bytes: 0, oldest: None };
+        Self { trimmed, stands: bounds.floor, until: bounds.head, held: bytes }
     }
 
-    /// Where the trim stands. Another process may have trimmed since the last step: then what was known of the
-    /// log's start is void, and this one begins again from there.
-    fn resume(&self, row: &TopicRow) -> Progress {
-        let (mut updates, mut bytes) = (0, 0);
-        if let Some(progress) = self.progress {
-            let before = progress.trimmed.bounds;
-            if (before.epoch, before.floor) == (row.bounds.epoch, row.bounds.floor) {
-                let trimmed = Trimmed { bounds: row.bounds, ..progress.trimmed };
-                return Progress { trimmed, ..progress };
-            }
-            (updates, bytes) = (progress.trimmed.updates, progress.trimmed.bytes);
+    /// With the head that the topic has now; none where another process has trimmed it since the last step, for then
+    /// what was known of the log's start is void.
+    fn resume(mut self, row: &TopicRow) -> Option<Self> {
+        let bounds = &mut self.trimmed.bounds;
+        if (bounds.epoch, self.stands) != (row.bounds.epoch, row.bounds.floor) {
+            return None;
         }
-        let trimmed = Trimmed { bounds: row.bounds, updates, bytes };
-        Progress { trimmed, until: row.bounds.head, held: row.bytes }
+        bounds.head = row.bounds.head;
+        Some(self)
     }
+}
 
-    fn remove_updates(
+impl Order {
+    /// One step of a plan.
+    pub(crate) fn plan(
         &self,
         conn: &Connection,
-        row: &TopicRow,
-        progress: &mut Progress,
-    ) -> Result<Next, Fault> {
-        let (mut floor, mut removed, mut seen) = (row.bounds.floor, 0, 0);
-        let mut next = Next::Done;
+        seed: &[u8; 16],
+        progress: Option<Progress>,
+    ) -> Result<(Progress, Next), Fault> {
+        read::at_one_moment(conn, |conn| {
+            let Some(row) = TopicRow::read(&mut *conn.prepare_cached(sql::TOPIC)?, &self.topic)? else {
+                return Ok((self.untouched(seed), Next::Done));
+            };
+            let resumed = progress.and_then(|progress| progress.resume(&row));
+            let mut progress = resumed.unwrap_or_else(|| Progress::begin(row.bounds, row.bytes));
+            let next = self.weigh(conn, row.id, &mut progress)?;
+            Ok((progress, next))
+        })
+    }
+
+    /// What there is to do about a topic that was never written.
+    fn untouched(&self, seed: &[u8; 16]) -> Progress {
+        Progress::begin(Bounds::untouched(Epoch::derive(seed, &self.topic)), 0)
+    }
+
+    /// Counts what may go of the next oldest updates, and raises the floor of `progress` over it.
+    fn weigh(&self, conn: &Connection, topic: i64, progress: &mut Progress) -> Result<Next, Fault> {
+        let Progress { trimmed, until, held, .. } = progress;
+        let (mut rows_seen, mut bytes_seen) = (0, 0);
+        trimmed.oldest = None;
         let mut oldest = conn.prepare_cached(sql::OLDEST)?;
-        let mut rows = oldest.query(params![row.id, int(floor.as_u64()), STEP_ROWS])?;
+        // One more than may go, which is then the oldest that stays.
+        let mut rows = oldest.query(params![topic, int(trimmed.bounds.floor.as_u64()), STEP_ROWS + 1])?;
         while let Some(found) = rows.next()? {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
             let size = found.get::<_, i64>(2)?.cast_unsigned();
-            if !progress.until.covers(seq)
-                || !self.goes(seq, at, floor.distance_to(progress.until), progress.held)
-            {
+            let kept = trimmed.bounds.floor.distance_to(*until);
+            if !until.covers(seq) || !self.goes(seq, at, kept, *held) {
+                trimmed.oldest = Some(at);
                 break;
             }
-            if seen > 0 && removed + size > STEP_BYTES {
-                next = Next::Step;
-                break;
+            if rows_seen == STEP_ROWS || (rows_seen > 0 && bytes_seen + size > STEP_BYTES) {
+                trimmed.oldest = Some(at);
+                return Ok(Next::Step);
             }
-            floor = seq.watermark();
-            progress.held = progress.held.saturating_sub(size);
-            removed += size;
-            seen += 1;
+            (rows_seen, bytes_seen) = (rows_seen + 1, bytes_seen + size);
+            trimmed.bounds.floor = seq.watermark();
+            trimmed.updates += 1;
+            trimmed.bytes += size;
+            *held = held.saturating_sub(size);
         }
-        if seen == STEP_ROWS {
-            next = Next::Step;
-        }
-        drop(rows);
-        if floor > row.bounds.floor {
-            conn.prepare_cached(sql::REMOVE_UPDATES)?.execute(params![row.id, int(floor.as_u64())])?;
-            let left = row.bytes.saturating_sub(removed);
-            conn.prepare_cached(sql::RAISE_FLOOR)?.execute(params![
-                row.id,
-                int(floor.as_u64()),
-                int(left)
-            ])?;
-            progress.trimmed.updates += row.bounds.floor.distance_to(floor);
-            progress.trimmed.bytes += removed;
-            progress.trimmed.bounds.floor = floor;
-        }
-        Ok(next)
+        Ok(Next::Done)
     }
 
     /// Whether the oldest of `kept` updates, which count `held` bytes together, may go.
@@ -134,6 +136,54 @@ impl Trim {
             || keep.bytes.is_some_and(|most| held > most);
         over && keep.not_past.is_none_or(|past| past.covers(oldest))
     }
+}
+
+impl Trim {
+    /// One step, in the transaction that is open on `conn`.
+    pub(crate) fn step(&self, conn: &Connection, seed: &[u8; 16]) -> Result<(Progress, Next), Fault> {
+        let Some(row) = TopicRow::read(&mut *conn.prepare_cached(sql::TOPIC)?, &self.order.topic)? else {
+            return Ok((self.order.untouched(seed), Next::Done));
+        };
+        let mut progress = self.resume(&row);
+        let next = self.remove_updates(conn, &row, &mut progress)?;
+        if next == Next::Step {
+            return Ok((progress, next));
+        }
+        let floor = progress.trimmed.bounds.floor;
+        Ok((progress, self.remove_receipts(conn, row.id, floor)?))
+    }
+
+    /// Where the trim stands. After a trim of another process it begins again, and what it did stays counted.
+    fn resume(&self, row: &TopicRow) -> Progress {
+        let resumed = self.progress.and_then(|progress| progress.resume(row));
+        resumed.unwrap_or_else(|| {
+            let mut progress = Progress::begin(row.bounds, row.bytes);
+            if let Some(before) = self.progress {
+                (progress.trimmed.updates, progress.trimmed.bytes) =
+                    (before.trimmed.updates, before.trimmed.bytes);
+            }
+            progress
+        })
+    }
+
+    fn remove_updates(
+        &self,
+        conn: &Connection,
+        row: &TopicRow,
+        progress: &mut Progress,
+    ) -> Result<Next, Fault> {
+        let before = progress.trimmed.bytes;
+        let next = self.order.weigh(conn, row.id, progress)?;
+        let floor = progress.trimmed.bounds.floor;
+        if floor > row.bounds.floor {
+            let floor = int(floor.as_u64());
+            conn.prepare_cached(sql::REMOVE_UPDATES)?.execute(params![row.id, floor])?;
+            let left = row.bytes.saturating_sub(progress.trimmed.bytes - before);
+            conn.prepare_cached(sql::RAISE_FLOOR)?.execute(params![row.id, floor, int(left)])?;
+        }
+        progress.stands = floor;
+        Ok(next)
+    }
 
     /// Forgets dedup keys whose updates are gone and that are old enough, from the oldest up to the first that is
     /// not: one that a clock out of step made look younger keeps those behind it a little longer.
@@ -142,7 +192,7 @@ impl Trim {
         let mut rows = oldest.query(params![topic, int(floor.as_u64()), STEP_ROWS])?;
         let (mut last, mut seen) = (None, 0);
         while let Some(found) = rows.next()? {
-            if self.now.since(row::moment(found, 1)?) < DEDUP_FOR {
+            if self.order.now.since(row::moment(found, 1)?) < DEDUP_FOR {
                 break;
             }
             last = Some(row::watermark(found, 0)?);
@@ -182,7 +232,8 @@ mod tests {
         append(&conn, &seed, &topic, 200);
         let keep = Keep::everything().with_updates(100);
         let (answer, _answered) = oneshot::channel();
-        let mut trim = Trim { topic: topic.clone(), keep, now: Timestamp::default(), answer, progress: None };
+        let order = Order { topic: topic.clone(), keep, now: Timestamp::default() };
+        let mut trim = Trim { order, answer, progress: None };
         let mut floors = Vec::new();
         loop {
             let (progress, next) = trim.step(&conn, &seed).unwrap();
@@ -196,5 +247,35 @@ mod tests {
         assert_eq!(floors, [500, 1_000, 1_100], "1,100 of the 1,200 that the first step found");
         let trimmed = trim.progress.unwrap().trimmed;
         assert_eq!((trimmed.updates, trimmed.bytes, trimmed.bounds.head.as_u64()), (1_100, 5_500, 1_220));
+        assert_eq!(trimmed.oldest, Some(Timestamp::default()));
+    }
+
+    #[test]
+    fn a_step_of_a_plan_is_bounded_and_a_trim_between_steps_begins_it_anew() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::prepare(&mut conn).unwrap();
+        let (seed, topic) = ([7; 16], Topic::parse("t").unwrap());
+        append(&conn, &seed, &topic, 1_000);
+        append(&conn, &seed, &topic, 700);
+        let order = |updates| {
+            let keep = Keep::everything().with_updates(updates);
+            Order { topic: topic.clone(), keep, now: Timestamp::default() }
+        };
+        let mut progress = None;
+        let mut step = || {
+            let (reached, next) = order(100).plan(&conn, &seed, progress).unwrap();
+            progress = Some(reached);
+            assert!(conn.is_autocommit(), "no moment is held on to");
+            let Trimmed { bounds, updates, bytes, .. } = reached.trimmed;
+            (bounds.floor.as_u64(), updates, bytes, next)
+        };
+        assert_eq!(step(), (500, 500, 2_500, Next::Step));
+        append(&conn, &seed, &topic, 10);
+        assert_eq!(step(), (1_000, 1_000, 5_000, Next::Step));
+        let (answer, _answered) = oneshot::channel();
+        Trim { order: order(1_400), answer, progress: None }.step(&conn, &seed).unwrap();
+        assert_eq!(step(), (810, 500, 2_500, Next::Step), "again from the floor of 310");
+        assert_eq!(step(), (1_310, 1_000, 5_000, Next::Step));
+        assert_eq!(step(), (1_610, 1_300, 6_500, Next::Done));
     }
 }

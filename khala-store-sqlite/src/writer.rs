@@ -24,7 +24,7 @@ use crate::{
     append::Group,
     fault::{Fault, error, shutting_down},
     sql,
-    trim::{Next, Trim},
+    trim::{Next, Order, Trim},
 };
 
 /// How many requests may wait before appending itself waits.
@@ -110,14 +110,9 @@ impl Writer {
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
-    pub(crate) async fn trim(
-        &self,
-        topic: Topic,
-        keep: khala_core::Keep,
-        now: Timestamp,
-    ) -> Result<Trimmed, Error> {
+    pub(crate) async fn trim(&self, order: Order) -> Result<Trimmed, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Trim(Trim { topic, keep, now, answer, progress: None })).await?;
+        self.send(Request::Trim(Trim { order, answer, progress: None })).await?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
@@ -292,7 +287,7 @@ impl Desk {
             }
             Err(fault) => {
                 let error = Error::from(fault);
-                tracing::error!(topic = %trim.topic, %error, source = ?error, "a step of a trim failed");
+                tracing::error!(topic = %trim.order.topic, %error, source = ?error, "a step of a trim failed");
                 // An error means that nothing was removed (`Journal::trim`); what was, is told.
                 let so_far = trim.progress.map(|progress| progress.trimmed);
                 let _ = trim.answer.send(so_far.filter(|trimmed| trimmed.updates > 0).ok_or(error));

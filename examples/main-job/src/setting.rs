@@ -22,6 +22,11 @@ const TOKEN_ENDS_AFTER: &str = "20s";
 /// Whoever reads the token file finds one that is hardly older than that.
 const MINT_EVERY: Duration = Duration::from_secs(3);
 
+/// The topics of builds are a class of their own: cargo prints hundreds of lines at once, some of them long, and a
+/// reader that was away for a build has more to catch up with than the fallback's 500 updates.
+const CLASSES: &str = r#"[{ name = "builds", pattern = "build:**", read = ["khala:read"], publish = ["khala:publish"],
+    tier = "warm", publish_per_second = "none", payload_bytes = "none", replay_budget = "none" }]"#;
+
 /// The place of a run.
 #[derive(Debug)]
 pub(crate) struct Setting {
@@ -124,7 +129,8 @@ impl Setting {
         server
             .env("KHALA_LISTEN", self.address.to_string())
             .env("KHALA_DATABASE", self.database())
-            .env("KHALA_AUTH__HS256_KEY", KEY);
+            .env("KHALA_AUTH__HS256_KEY", KEY)
+            .env("KHALA_CLASSES", CLASSES);
         server
     }
 

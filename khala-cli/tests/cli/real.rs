@@ -14,7 +14,8 @@ use std::{
 };
 
 use khala_core::{
-    Access, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, Mandate, MemoryJournal, SystemClock,
+    Access, Classes, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, Mandate, MemoryJournal, Rate,
+    SystemClock, TopicClass, TopicPattern,
 };
 use khala_server::{Server, serve};
 use serde_json::Value;
@@ -28,10 +29,22 @@ use crate::{Ended, end, khala};
 
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-/// A server in this process; its address.
+/// A server in this process that sets no pace; its address.
 async fn start() -> SocketAddr {
+    start_with(None).await
+}
+
+/// A server that takes that many updates a second to a topic; its address.
+async fn start_with(rate: Option<Rate>) -> SocketAddr {
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+    let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
+        .with_read([Access::Read.scope()])
+        .with_publish([Access::Publish.scope()])
+        .with_publish_rate(rate);
+    let khala = Khala::builder(Arc::new(MemoryJournal::new()))
+        .with_verifier(Arc::new(verifier))
+        .with_classes(Classes::new(vec![class]).unwrap())
+        .build();
     let server = Server::builder(khala).build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -99,6 +112,19 @@ async fn what_is_published_is_printed_byte_for_byte() {
     assert_eq!(huge.code, Some(65), "{}", huge.stderr);
     assert!(huge.stderr.contains("line 2 was refused"), "{}", huge.stderr);
     assert!(read(address, directory.path()).await.ends_with("}\n1\n"));
+}
+
+#[tokio::test]
+async fn more_than_a_class_takes_is_published_at_its_pace() {
+    let five_hundred = 500.try_into().unwrap();
+    let address = start_with(Some(Rate::new(five_hundred, five_hundred))).await;
+    let directory = tempfile::tempdir().unwrap();
+    // Of five batches three go at once, for there was room for the first update of the third; the others wait.
+    let ended = publish(address, directory.path(), &[], lines(1..=1000)).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("going on at that pace").count(), 1, "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert_eq!(read(address, directory.path()).await, lines(1..=1000));
 }
 
 #[tokio::test]

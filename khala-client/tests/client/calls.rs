@@ -53,6 +53,31 @@ async fn retry_after_is_honoured() {
 }
 
 #[tokio::test]
+async fn a_publish_that_is_too_fast_waits_as_it_is_told() {
+    let fake = Fake::start().await;
+    let waits = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = Arc::clone(&waits);
+    let client = client(&fake).on_retry(move |retry| noted.lock().unwrap().push(retry.wait));
+    let client = client.build().unwrap();
+    // The exact word wins over the header, which knows whole seconds only.
+    let body = r#"{"code":"khala_publish_rate_limited","detail":"too fast","retry_after_ms":150}"#;
+    fake.fault(Fault::Say(429, vec![("retry-after", "1")], body));
+    let answer = client.publish(&topic(), batch(&["1"])).await.unwrap();
+    assert!(matches!(answer, Append::Written(_)), "{answer:?}");
+    let waits = waits.lock().unwrap().clone();
+    let within = Duration::from_millis(150)..Duration::from_secs(1);
+    assert!(waits.len() == 1 && within.contains(&waits[0]), "{waits:?}");
+    let keys: Vec<_> = fake.requests().into_iter().map(|seen| seen.key.unwrap()).collect();
+    assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
+
+    // What is too large stays so.
+    let body = r#"{"code":"khala_frame_payload_too_large","detail":"too large","index":0}"#;
+    fake.fault(Fault::Say(413, vec![], body));
+    let error = client.publish(&topic(), batch(&["1"])).await.unwrap_err();
+    assert_eq!(error.refused().unwrap().status, Some(413));
+}
+
+#[tokio::test]
 async fn what_cannot_succeed_is_not_tried_again() {
     let fake = Fake::start().await;
     let client = client(&fake).build().unwrap();

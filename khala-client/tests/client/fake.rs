@@ -255,11 +255,11 @@ impl Shared {
         match self.journal.read(topic, cursor.into(), limit).await.unwrap() {
             Replay::Page(page) => {
                 let mut out = Vec::new();
-                khala_core::wire::write_page(&mut out, &page);
+                khala_core::wire::write_page(&mut out, &page, None);
                 (200, serde_json::from_slice(&out).unwrap())
             }
             Replay::Stale(stale) => {
-                (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale)).unwrap())
+                (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale, None)).unwrap())
             }
         }
     }

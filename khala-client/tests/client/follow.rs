@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _, channel::mpsc};
 use khala_client::{Client, Error, Event};
 use khala_core::{
-    Cursor, Epoch, Token, Watermark,
+    Batch, Cursor, Epoch, Journal as _, Keep, Kind, NewUpdate, Payload, Timestamp, Token, Watermark,
     wire::{JoinRequest, OnStale, Resume},
 };
 use serde_json::json;
@@ -357,4 +357,75 @@ async fn a_slow_application_holds_the_server_back_and_keeps_its_connection() {
     }
     drop(subscription);
     while peer.frame().await.is_some() {}
+}
+
+/// Appends to the fake's journal, behind its HTTP routes; gives the epoch's bits.
+async fn kept(fake: &Fake, updates: u64) -> u64 {
+    let update = |n: u64| NewUpdate::new(Kind::parse("k").unwrap(), Payload::of(&n).unwrap());
+    let batch = Batch::new((1..=updates).map(update).collect()).unwrap();
+    fake.journal.append(&topic(), batch, Timestamp::from_millis(0)).await.unwrap();
+    fake.journal.bounds(&topic()).await.unwrap().epoch.bits()
+}
+
+/// A batch in which these updates have left their payloads behind.
+fn left_out(after: u64, seqs: std::ops::RangeInclusive<u64>, left_out: &[u64]) -> serde_json::Value {
+    let last = *seqs.end();
+    let update = |seq: u64| match left_out.contains(&seq) {
+        true => {
+            json!({"seq": seq, "kind": "k", "payload": null, "published_at": 0, "hydration_required": true})
+        }
+        false => json!({"seq": seq, "kind": "k", "payload": seq, "published_at": 0}),
+    };
+    let updates: Vec<_> = seqs.map(update).collect();
+    json!({"after": after, "head": last, "replay_complete": true, "updates": updates})
+}
+
+#[tokio::test]
+async fn payloads_that_stayed_behind_are_fetched_before_they_are_handed_out() {
+    let mut fake = Fake::start().await;
+    let epoch = kept(&fake, 9).await;
+    let mut subscription = follow(&client(&fake).build().unwrap(), from(Resume::Floor));
+    let (mut peer, _) = fake.joining().await;
+    peer.welcome(epoch, 0, 9).await;
+    fake.fault(Fault::Say(503, vec![("retry-after", "0")], "{}"));
+    peer.push("sync:update_batch", left_out(0, 1..=9, &[2, 3, 7])).await;
+    loop {
+        let Event::Updates(arrived) = next(&mut subscription).await.unwrap().unwrap() else { continue };
+        let payloads: Vec<_> =
+            arrived.updates.iter().map(|update| update.payload.as_str().to_owned()).collect();
+        assert_eq!(payloads, (1..=9).map(|n: u64| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(arrived.cursor, at(epoch, 9));
+        break;
+    }
+}
+
+#[tokio::test]
+async fn payloads_that_were_trimmed_before_they_were_fetched_come_again_with_the_next_join() {
+    let mut fake = Fake::start().await;
+    let epoch = kept(&fake, 9).await;
+    let keep = Keep::everything().with_updates(2);
+    fake.journal.trim(&topic(), keep, Timestamp::from_millis(0)).await.unwrap();
+    let mut subscription = follow(&client(&fake).build().unwrap(), from(Resume::Floor));
+    let (mut peer, _) = fake.joining().await;
+    peer.welcome(epoch, 2, 9).await;
+    peer.batch(2, 3..=3).await;
+    assert_eq!(updates(&mut subscription).await.0, [3]);
+    peer.push("sync:update_batch", left_out(3, 4..=5, &[5])).await;
+    let (_peer, join) = fake.joining().await;
+    assert_eq!(join.request.resume, Resume::After(at(epoch, 3)), "from before them, for the server to say");
+}
+
+#[tokio::test]
+async fn a_replay_that_is_put_off_is_tried_again_when_the_server_says() {
+    let mut fake = Fake::start().await;
+    let mut subscription = follow(&client(&fake).build().unwrap(), from(Resume::Floor));
+    let (mut peer, _) = fake.joining().await;
+    let refusal = json!({"code": "replay_deferred", "message": "later", "retry_after_ms": 300});
+    let told = Instant::now();
+    peer.reply("error", refusal).await;
+    peer.join().await;
+    assert!(told.elapsed() >= Duration::from_millis(300), "no sooner, and on the same connection");
+    peer.welcome(1, 0, 1).await;
+    peer.batch(0, 1..=1).await;
+    assert_eq!(updates(&mut subscription).await.0, [1]);
 }

@@ -1,4 +1,4 @@
-//! Who is here, or was of late, and what each has taken.
+//! Who is here, or was of late, and what each has taken: principals, addresses, topics that are published to.
 //!
 //! Whoever holds no place and whose buckets have drained is as if never here, and is forgotten: a few entries are
 //! looked at whenever somebody comes or goes, so nothing runs in the background and nothing stops for all of them.
@@ -25,7 +25,7 @@ pub(super) struct Usage {
 
 impl Usage {
     /// Whether it is as if it had never been here.
-    fn is_spent(&mut self, limits: Limits, now: Timestamp) -> bool {
+    pub(super) fn is_spent(&mut self, limits: Limits, now: Timestamp) -> bool {
         let empty = |bucket: &mut Bucket, rate: Option<Rate>| {
             rate.is_none_or(|rate| {
                 bucket.drain(rate, now);
@@ -40,49 +40,62 @@ impl Usage {
 }
 
 /// Those who are here, or were of late.
-pub(super) struct Book<K> {
-    pub(super) usages: HashMap<K, Usage>,
-    /// Each key of `usages` once, the one that was looked at longest ago first.
+pub(crate) struct Book<K, V> {
+    pub(super) entries: HashMap<K, V>,
+    /// Each key of `entries` once, the one that was looked at longest ago first.
     pub(super) queue: VecDeque<K>,
 }
 
-/// How many entries each connect and each drop looks at. With two, forgetting is faster than coming, and no call ever
+/// How many entries each [`forget`](Book::forget) looks at. With two, forgetting is faster than coming, and no call ever
 /// goes through all of them.
 const LOOKED_AT: usize = 2;
 
 /// Room that is not worth giving back.
 pub(super) const SMALL: usize = 1_024;
 
-impl<K: Clone + Eq + Hash> Book<K> {
-    pub(super) fn new() -> Self {
-        Self { usages: HashMap::new(), queue: VecDeque::new() }
+impl<K, V> Book<K, V> {
+    pub(crate) fn new() -> Self {
+        Self { entries: HashMap::new(), queue: VecDeque::new() }
     }
 
-    pub(super) fn usage(&mut self, key: &K) -> &mut Usage {
-        self.usages.entry(key.clone()).or_insert_with(|| {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl<K: Clone + Eq + Hash, V: Default> Book<K, V> {
+    /// What `key` has taken; nothing, of one who was not here.
+    pub(crate) fn entry(&mut self, key: &K) -> &mut V {
+        self.entries.entry(key.clone()).or_insert_with(|| {
             self.queue.push_back(key.clone());
-            Usage::default()
+            V::default()
         })
     }
 
-    pub(super) fn leave(&mut self, key: &K) {
-        if let Some(usage) = self.usages.get_mut(key) {
-            usage.open -= 1;
-        }
-    }
-
-    pub(super) fn forget(&mut self, limits: Limits, now: Timestamp) {
+    /// Looks at a few entries, and forgets those that are as if they had never been here. To be called whenever
+    /// somebody may come.
+    pub(crate) fn forget(&mut self, mut is_spent: impl FnMut(&mut V) -> bool) {
         for _ in 0..LOOKED_AT {
             let Some(key) = self.queue.pop_front() else { break };
-            if self.usages.get_mut(&key).is_some_and(|usage| usage.is_spent(limits, now)) {
-                self.usages.remove(&key);
+            if self.entries.get_mut(&key).is_some_and(&mut is_spent) {
+                self.entries.remove(&key);
             } else {
                 self.queue.push_back(key);
             }
         }
-        if self.usages.capacity() > SMALL && self.usages.len() < self.usages.capacity() / 8 {
-            self.usages.shrink_to(SMALL.max(self.usages.len() * 2));
+        if self.entries.capacity() > SMALL && self.entries.len() < self.entries.capacity() / 8 {
+            self.entries.shrink_to(SMALL.max(self.entries.len() * 2));
             self.queue.shrink_to(SMALL.max(self.queue.len() * 2));
+        }
+    }
+}
+
+impl<K: Eq + Hash> Book<K, Usage> {
+    /// Gives a place back.
+    pub(super) fn leave(&mut self, key: &K) {
+        if let Some(usage) = self.entries.get_mut(key) {
+            usage.open -= 1;
         }
     }
 }

@@ -12,6 +12,8 @@ use super::rate::Rate;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdmissionOptions {
+    /// Connections that may be open at once, of all together.
+    pub connections: Option<NonZeroU32>,
     /// Connections that one principal may have open at once.
     pub connections_per_principal: Option<NonZeroU32>,
     /// Connections that one address may have open at once.
@@ -52,6 +54,7 @@ impl AdmissionOptions {
     /// No limit at all.
     pub const fn unlimited() -> Self {
         Self {
+            connections: None,
             connections_per_principal: None,
             connections_per_address: None,
             connects_per_principal: None,
@@ -63,6 +66,13 @@ impl AdmissionOptions {
             frames_per_principal: None,
             frames_per_address: None,
         }
+    }
+
+    /// Lets that many connections be open at once, of all together.
+    #[must_use]
+    pub const fn with_connections(mut self, most: Option<NonZeroU32>) -> Self {
+        self.connections = most;
+        self
     }
 
     /// Lets one principal have that many connections open at once.

@@ -51,15 +51,15 @@ const CALL: u64 = 1_000;
 
 /// The generic cell rate algorithm (ITU-T I.371) as a leaky bucket: what was let through and has not drained yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bucket {
-    /// In thousandths of a call; never over the capacity.
+pub(crate) struct Bucket {
+    /// In thousandths of a call; over the capacity only by what went through together with others.
     owed: u64,
     /// When it was that much.
     at: Option<Timestamp>,
 }
 
 impl Bucket {
-    pub(super) fn drain(&mut self, rate: Rate, now: Timestamp) {
+    pub(crate) fn drain(&mut self, rate: Rate, now: Timestamp) {
         let at = self.at.unwrap_or(now);
         if at <= now {
             let passed = now.as_millis() - at.as_millis();
@@ -73,7 +73,7 @@ impl Bucket {
     }
 
     /// How long until one more is let through; zero if it is now.
-    pub(super) fn wait(&mut self, rate: Rate, now: Timestamp) -> Duration {
+    pub(crate) fn wait(&mut self, rate: Rate, now: Timestamp) -> Duration {
         self.drain(rate, now);
         match (self.owed + CALL).saturating_sub(rate.capacity()) {
             0 => Duration::ZERO,
@@ -86,11 +86,22 @@ impl Bucket {
 
     /// Only after [`wait`](Self::wait) said zero.
     pub(super) fn take(&mut self) {
-        self.owed += CALL;
+        self.take_many(1);
+    }
+
+    /// The same for several that go through together: what is over the burst is owed, and those after them wait for it.
+    pub(crate) fn take_many(&mut self, calls: u64) {
+        self.owed = self.owed.saturating_add(calls.saturating_mul(CALL));
+    }
+
+    /// How long until everything that was let through has drained.
+    pub(super) fn drained_in(&mut self, rate: Rate, now: Timestamp) -> Duration {
+        self.drain(rate, now);
+        Duration::from_millis(self.owed.div_ceil(rate.drained_each_milli()))
     }
 
     /// After [`drain`](Self::drain): whether it is as if nothing had ever been taken.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.owed == 0
     }
 }
@@ -221,6 +232,49 @@ pub(super) mod tests {
                 prop_assert!(wait <= Duration::from_millis(longest), "{:?}", wait);
                 let then = Timestamp::from_millis((START + millis).saturating_add(longest));
                 prop_assert!(then.as_millis() == u64::MAX || bucket.wait(rate, then).is_zero());
+            }
+        }
+
+        #[test]
+        fn a_batch_goes_whole_and_is_owed(
+            rate in rates(),
+            steps in prop::collection::vec((0..2_000_u64, 1..1_000_u64), 1..60),
+        ) {
+            let mut bucket = Bucket::default();
+            let mut now = at(0);
+            let (mut through, mut first): (u64, Option<Timestamp>) = (0, None);
+            for (step, calls) in steps {
+                now = now.plus(Duration::from_millis(step));
+                let wait = bucket.wait(rate, now);
+                if !wait.is_zero() {
+                    now = now.plus(wait.saturating_sub(Duration::from_millis(1)));
+                    prop_assert!(!bucket.wait(rate, now).is_zero(), "it was told to wait for too long");
+                    now = now.plus(Duration::from_millis(1));
+                    prop_assert!(bucket.wait(rate, now).is_zero(), "it was not told to wait for long enough");
+                }
+                // Before the last batch no more went through than the burst and the rate give, less room for one.
+                let since = now.since(*first.get_or_insert(now)).as_millis() as u64;
+                prop_assert!((through + 1) * CALL <= rate.capacity() + since * rate.drained_each_milli());
+                bucket.take_many(calls);
+                through += calls;
+            }
+        }
+
+        #[test]
+        fn wherever_the_clock_goes_a_debt_is_no_longer_than_it_was(
+            rate in rates(),
+            moments in prop::collection::vec((prop_oneof![0..100_u64, 0..u64::MAX - START], 1..1_000_u64), 1..60),
+        ) {
+            let mut bucket = Bucket::default();
+            let burst = rate.capacity().div_ceil(rate.drained_each_milli());
+            let mut owed = 0;
+            for (millis, calls) in moments {
+                if bucket.wait(rate, at(millis)).is_zero() {
+                    bucket.take_many(calls);
+                    owed = calls * CALL / rate.drained_each_milli();
+                }
+                let wait = bucket.wait(rate, at(millis));
+                prop_assert!(wait <= Duration::from_millis(owed + 2 * burst + 1), "{:?}", wait);
             }
         }
     }

@@ -5,11 +5,17 @@
 use std::{
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{AdmissionOptions, Limited, LimitedBy, book::Book, options::Limits, take_all};
+use super::{
+    AdmissionOptions, Limited, LimitedBy,
+    book::{Book, Usage},
+    options::Limits,
+    take_all,
+};
 use crate::{update::Timestamp, wire::Code};
 
 /// The wait that is told where the number of open connections is the limit.
@@ -36,6 +42,7 @@ impl fmt::Debug for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
+        state.open -= 1;
         if let Some(principal) = &self.principal {
             state.principals.leave(principal);
         }
@@ -48,14 +55,17 @@ impl Drop for Place {
 
 /// What connections share: the limits of principals and addresses, and what they have taken.
 pub(super) struct Shared {
+    connections: Option<NonZeroU32>,
     pub(super) of_principals: Limits,
     pub(super) of_addresses: Limits,
     state: Mutex<State>,
 }
 
 pub(super) struct State {
-    pub(super) principals: Book<Arc<str>>,
-    pub(super) addresses: Book<IpAddr>,
+    /// Connections that are open.
+    open: u64,
+    pub(super) principals: Book<Arc<str>, Usage>,
+    pub(super) addresses: Book<IpAddr, Usage>,
     /// The time as the latest call told it, for a drop, which is told none.
     pub(super) latest: Timestamp,
 }
@@ -63,9 +73,11 @@ pub(super) struct State {
 impl Shared {
     pub(super) fn new(options: AdmissionOptions) -> Self {
         Self {
+            connections: options.connections,
             of_principals: options.of_principals(),
             of_addresses: options.of_addresses(),
             state: Mutex::new(State {
+                open: 0,
                 principals: Book::new(),
                 addresses: Book::new(),
                 latest: Timestamp::from_millis(0),
@@ -91,8 +103,12 @@ impl Shared {
         state.latest = now;
         this.forget(state);
 
-        let mut by_address = address.as_ref().map(|address| state.addresses.usage(address));
-        let mut by_principal = principal.as_ref().map(|principal| state.principals.usage(principal));
+        if this.connections.is_some_and(|most| state.open >= u64::from(most.get())) {
+            let (code, retry_after) = (Code::TooManyConnections, PLACE_RETRY_AFTER);
+            return Err(Limited { code, retry_after, by: LimitedBy::Node });
+        }
+        let mut by_address = address.as_ref().map(|address| state.addresses.entry(address));
+        let mut by_principal = principal.as_ref().map(|principal| state.principals.entry(principal));
         for (by, limits, usage) in [
             (LimitedBy::Address, this.of_addresses, &by_address),
             (LimitedBy::Principal, this.of_principals, &by_principal),
@@ -116,12 +132,13 @@ impl Shared {
         for usage in [by_address, by_principal].into_iter().flatten() {
             usage.open += 1;
         }
+        state.open += 1;
         drop(guard);
         Ok(Place { shared: Arc::clone(this), principal, address })
     }
 
     pub(super) fn forget(&self, state: &mut State) {
-        state.principals.forget(self.of_principals, state.latest);
-        state.addresses.forget(self.of_addresses, state.latest);
+        state.principals.forget(|usage| usage.is_spent(self.of_principals, state.latest));
+        state.addresses.forget(|usage| usage.is_spent(self.of_addresses, state.latest));
     }
 }

@@ -1,21 +1,26 @@
-//! Topic classes: which kind of topic a name is, and to whom that kind opens.
+//! Topic classes: which kind of topic a name is, to whom that kind opens, and what rules it has.
 //!
 //! A class is found by the shape of the topic's name alone, never by who asks. What must stay true: once a class
 //! is found it decides, and a segment that it binds opens for that very claim only, compared as text. No claim,
 //! whatever it holds, is ever read as a pattern.
 
 mod pattern;
+mod rules;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
-pub use self::pattern::TopicPattern;
 use self::pattern::{MAX_NAME_BYTES, is_name};
+pub use self::{
+    pattern::TopicPattern,
+    rules::{Retain, Tier},
+};
 use crate::{
+    admission::Rate,
     auth::{Access, Denied, Grant},
     topic::Topic,
 };
 
-/// A kind of topic: its shape, and the scopes that open it.
+/// A kind of topic: its shape, the scopes that open it, and its rules. A limit that is none limits nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicClass {
@@ -27,12 +32,99 @@ pub struct TopicClass {
     pub read: Vec<String>,
     /// The scopes of which one is enough to publish. Empty: nobody publishes.
     pub publish: Vec<String>,
+    /// How it is looked after.
+    pub tier: Tier,
+    /// How many updates a cursor may be behind the head to be resumed from.
+    pub replay_budget: Option<u64>,
+    /// Updates that others may publish to one of its topics, on each node.
+    pub publish_rate: Option<Rate>,
+    /// Bytes of a payload that others may publish.
+    pub payload_bytes: Option<usize>,
+    /// Bytes of a payload that travels within an update batch; a larger one is fetched.
+    pub inline_bytes: Option<usize>,
+    /// Whether updates that are published without a hash of their payload are given one.
+    pub hashes: bool,
+    /// How much of its history is kept.
+    pub retain: Retain,
+    /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long as any
+    /// connection may.
+    pub stall_limit: Option<Duration>,
 }
 
 impl TopicClass {
-    /// A class that is open to nobody yet.
+    /// A class that is open to nobody yet, with the rules of the fallback: cold, a replay of 500 updates, 90 a second,
+    /// payloads of 64 KiB, a week of history.
     pub fn new(name: impl Into<String>, pattern: TopicPattern) -> Self {
-        Self { name: name.into(), pattern, read: Vec::new(), publish: Vec::new() }
+        Self {
+            name: name.into(),
+            pattern,
+            read: Vec::new(),
+            publish: Vec::new(),
+            tier: Tier::Cold,
+            replay_budget: Some(500),
+            publish_rate: Some(const { per_second(90) }),
+            payload_bytes: Some(64 << 10),
+            inline_bytes: None,
+            hashes: false,
+            retain: Retain::default(),
+            stall_limit: None,
+        }
+    }
+
+    /// Sets its tier.
+    #[must_use]
+    pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.tier = tier;
+        self
+    }
+
+    /// Resumes from cursors that are at most that many updates behind.
+    #[must_use]
+    pub fn with_replay_budget(mut self, updates: Option<u64>) -> Self {
+        self.replay_budget = updates;
+        self
+    }
+
+    /// Lets others publish that many updates to each of its topics.
+    #[must_use]
+    pub fn with_publish_rate(mut self, rate: Option<Rate>) -> Self {
+        self.publish_rate = rate;
+        self
+    }
+
+    /// Lets others publish payloads of at most that many bytes.
+    #[must_use]
+    pub fn with_payload_bytes(mut self, bytes: Option<usize>) -> Self {
+        self.payload_bytes = bytes;
+        self
+    }
+
+    /// Leaves larger payloads out of update batches.
+    #[must_use]
+    pub fn with_inline_bytes(mut self, bytes: Option<usize>) -> Self {
+        self.inline_bytes = bytes;
+        self
+    }
+
+    /// Gives updates the hash of their payload, and refuses those of others whose own is another.
+    #[must_use]
+    pub fn with_hashes(mut self, hashes: bool) -> Self {
+        self.hashes = hashes;
+        self
+    }
+
+    /// Keeps that much history.
+    #[must_use]
+    pub fn with_retain(mut self, retain: Retain) -> Self {
+        self.retain = retain;
+        self
+    }
+
+    /// Lets connections that follow one of its topics take nothing for that long.
+    #[must_use]
+    pub fn with_stall_limit(mut self, limit: Option<Duration>) -> Self {
+        self.stall_limit = limit;
+        self
     }
 
     /// Opens it for reading to whoever holds one of `scopes`.
@@ -56,6 +148,12 @@ impl TopicClass {
             Access::Read => &self.read,
         }
     }
+}
+
+/// So many a second, and as many at once after a second's rest.
+const fn per_second(many: u32) -> Rate {
+    let many = NonZeroU32::new(many).expect("the rates of the default classes are not zero");
+    Rate::new(many, many)
 }
 
 /// Why a list of classes was refused.
@@ -103,8 +201,8 @@ pub enum ClassError {
 /// the segment's text. Other placeholders are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes {
-    classes: Vec<TopicClass>,
-    bound: BTreeSet<String>,
+    classes: Arc<[Arc<TopicClass>]>,
+    bound: Arc<BTreeSet<String>>,
 }
 
 impl Classes {
@@ -130,7 +228,8 @@ impl Classes {
                 return Err(ClassError::Unreachable { name: name(), behind: first.name.clone() });
             }
         }
-        Ok(Self { classes, bound: ["org", "sid", "sub"].map(String::from).into() })
+        let bound = BTreeSet::from(["org", "sid", "sub"].map(String::from));
+        Ok(Self { classes: classes.into_iter().map(Arc::new).collect(), bound: bound.into() })
     }
 
     /// Binds placeholders of these names too, to the grant's claims of the same names.
@@ -146,19 +245,19 @@ impl Classes {
             if !is_name(&claim) {
                 return Err(ClassError::BoundClaim { claim });
             }
-            self.bound.insert(claim);
+            Arc::make_mut(&mut self.bound).insert(claim);
         }
         Ok(self)
     }
 
-    /// The topic's class: the first of its shape.
-    pub fn of(&self, topic: &Topic) -> Option<&TopicClass> {
+    /// The topic's class: the first of its shape. A topic of none opens to nobody, and has no rules.
+    pub fn of(&self, topic: &Topic) -> Option<&Arc<TopicClass>> {
         self.classes.iter().find(|class| class.pattern.matches(topic))
     }
 
     /// All classes, in order.
     pub fn iter(&self) -> impl Iterator<Item = &TopicClass> {
-        self.classes.iter()
+        self.classes.iter().map(|class| &**class)
     }
 
     /// Whether a placeholder of that name binds to the grant's claim; else it is free.
@@ -199,18 +298,29 @@ impl Classes {
 impl Default for Classes {
     /// `run_events`, `worker_lifecycle`, `codex_worker_events` and the fallback, open to the default scopes.
     fn default() -> Self {
-        let classes = [
-            ("run_events", "run:{run_id}:events"),
-            ("worker_lifecycle", "worker:{worker_id}:lifecycle"),
-            ("codex_worker_events", "runtime.codex_worker_events"),
-            ("fallback", "**"),
-        ]
-        .map(|(name, pattern)| {
-            TopicClass::new(name, TopicPattern::parse(pattern).expect("the pattern is written out above"))
+        let class = |name: &str, pattern: &str| {
+            TopicClass::new(name, TopicPattern::parse(pattern).expect("the pattern is written out here"))
                 .with_read([Access::Read.scope()])
                 .with_publish([Access::Publish.scope()])
-        });
-        Self::new(classes.into()).expect("the classes are written out above")
+        };
+        let classes = vec![
+            class("run_events", "run:{run_id}:events")
+                .with_tier(Tier::Warm)
+                .with_replay_budget(Some(20_000))
+                .with_publish_rate(Some(const { per_second(240) }))
+                .with_payload_bytes(Some(256 << 10)),
+            class("worker_lifecycle", "worker:{worker_id}:lifecycle")
+                .with_tier(Tier::Warm)
+                .with_replay_budget(Some(10_000))
+                .with_publish_rate(Some(const { per_second(180) })),
+            class("codex_worker_events", "runtime.codex_worker_events")
+                .with_tier(Tier::Hot)
+                .with_replay_budget(Some(3_000))
+                .with_publish_rate(Some(const { per_second(240) }))
+                .with_payload_bytes(Some(128 << 10)),
+            class("fallback", "**"),
+        ];
+        Self::new(classes).expect("the classes are written out here")
     }
 }
 
@@ -447,7 +557,5 @@ mod tests {
             let own = owned && !found[1].is_empty() && Some(found[1]) == org.as_deref();
             prop_assert_eq!(tenants().check(&grant, &name, Access::Read).is_ok(), own || !owned);
         }
-
-
     }
 }

@@ -1,8 +1,8 @@
-//! The laws of a journal, of its documents and of revocations, as tests for any implementer.
+//! The laws of a journal, of its documents, of revocations and of sweeps, as tests for any implementer.
 //!
 //! Each law is a sentence, a number and a function of the same name; [`laws!`](crate::laws) turns those of a journal
-//! and its documents into tests of one store, and [`revocation_laws!`](crate::revocation_laws) those of revocations.
-//! There is one table of each, so a new law reaches every store and nobody picks a subset: what a store cannot do
+//! and its documents into tests of one store, [`revocation_laws!`](crate::revocation_laws) those of revocations, and
+//! [`sweep_laws!`](crate::sweep_laws) those of who sweeps. There is one table of each, so a new law reaches every store and nobody picks a subset: what a store cannot do
 //! it declares in its [`Capabilities`], which the laws that it affects print.
 //!
 //! A store passes when every law passes, many times over: the laws about concurrency are real races.
@@ -11,7 +11,7 @@
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
-use crate::{auth::Revocations, documents::Documents, journal::Journal};
+use crate::{auth::Revocations, documents::Documents, journal::Journal, retention::Sweeps};
 
 pub mod append;
 pub mod cursors;
@@ -22,6 +22,7 @@ mod race;
 pub mod revocations;
 mod run;
 mod subject;
+pub mod sweeps;
 mod tailed;
 pub mod topics;
 pub mod trim;
@@ -29,7 +30,7 @@ pub mod trim;
 #[doc(hidden)]
 pub use self::run::{revoking_victim, run, victim};
 pub use self::{
-    run::{Law, laws, revocation_laws},
+    run::{Law, laws, revocation_laws, sweep_laws},
     tailed::Tailed,
 };
 
@@ -66,6 +67,12 @@ pub trait Harness: Sized + Send + Sync + 'static {
 pub trait RevocationsHarness: Harness {
     /// Its revocations. Nobody holds them any more when it is closed.
     fn revocations(&self) -> Arc<dyn Revocations>;
+}
+
+/// A store under test that keeps who sweeps, too.
+pub trait SweepsHarness: Harness {
+    /// Its sweeps. Nobody holds them any more when it is closed.
+    fn sweeps(&self) -> Arc<dyn Sweeps>;
 }
 
 /// What a store can do. What it cannot is printed by the tests that it affects.
@@ -215,6 +222,17 @@ macro_rules! revocation_laws {
     };
 }
 
+/// Tests a store's sweeps against every law of them: one test per law, in the module where it stands.
+///
+/// It stands in a module of tests, once per module, beside [`laws!`](crate::laws) or alone; its argument is a
+/// [`SweepsHarness`](crate::conformance::SweepsHarness).
+#[macro_export]
+macro_rules! sweep_laws {
+    ($harness:ty) => {
+        $crate::__each_sweep_law!(__law_tests, $harness);
+    };
+}
+
 /// The table of laws, handed to the macro `then`.
 #[doc(hidden)]
 #[macro_export]
@@ -240,6 +258,7 @@ macro_rules! __each_law {
             topics::j16_an_untouched_topic_is_stable_and_empty,
             topics::j17_topics_are_apart_and_payloads_exact,
             durability::j18_acknowledged_means_durable,
+            trim::j19_a_plan_is_what_a_trim_then_does,
             documents::d1_a_document_is_the_newest_update_of_its_key,
             documents::d2_a_tombstone_is_in_the_log_only,
             documents::d3_snapshot_plus_log_converges,
@@ -261,6 +280,22 @@ macro_rules! __each_revocation_law {
             revocations::r4_revoking_again_keeps_the_later_and_is_read_anew,
             revocations::r5_pruning_forgets_what_has_ended_and_gives_no_watermark_twice,
             revocations::r6_acknowledged_means_durable,
+        }
+    };
+}
+
+/// The table of the laws of sweeps, handed to the macro `then`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __each_sweep_law {
+    ($then:ident, $harness:ty) => {
+        $crate::$then! {
+            ($harness)
+            sweeps::s1_one_node_leads_at_a_time,
+            sweeps::s2_a_lead_that_has_ended_can_be_taken,
+            sweeps::s3_who_leads_renews_and_gives_up,
+            sweeps::s4_records_come_newest_first_and_the_newest_are_kept,
+            sweeps::s5_lead_and_records_survive_reopening,
         }
     };
 }

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{runtime, task, time};
 
-use super::{Harness, Place, RevocationsHarness, durability, revocations};
+use super::{Harness, Place, RevocationsHarness, SweepsHarness, durability, revocations};
 
 /// No law takes this long on a store that answers: what still runs then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,7 +63,12 @@ pub fn revocation_laws<H: RevocationsHarness>() -> Vec<Law<H>> {
     crate::__each_revocation_law!(__law_table, H)
 }
 
-/// Holds a fresh store to one law. What `laws!` and `revocation_laws!` expand to.
+/// Every law of sweeps, in order.
+pub fn sweep_laws<H: SweepsHarness>() -> Vec<Law<H>> {
+    crate::__each_sweep_law!(__law_table, H)
+}
+
+/// Holds a fresh store to one law. What `laws!` and its like expand to.
 #[doc(hidden)]
 pub fn run<H: Harness, F: Future<Output = ()>>(module: &'static str, name: &str, law: fn(H) -> F) {
     let runtime = runtime();

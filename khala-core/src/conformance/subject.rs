@@ -88,6 +88,13 @@ impl Subject {
         }
     }
 
+    pub(super) async fn plan_trim(&self, keep: Keep, now: Timestamp) -> Trimmed {
+        match self.journal.plan_trim(&self.topic, keep, now).await {
+            Ok(plan) => plan,
+            Err(error) => self.broken("a trim could not be planned", &error),
+        }
+    }
+
     pub(super) async fn read(&self, start: impl Into<Start>, limit: ReadLimit) -> Replay {
         match self.journal.read(&self.topic, start.into(), limit).await {
             Ok(replay) => replay,

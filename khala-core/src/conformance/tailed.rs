@@ -113,6 +113,10 @@ impl Journal for FollowedJournal {
         self.tail.trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.tail.plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,

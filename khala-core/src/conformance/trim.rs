@@ -1,9 +1,9 @@
-//! What trimming takes, and what it leaves: J13, J14.
+//! What trimming takes, what it leaves, and what is planned of it: J13, J14, J19.
 
 use std::time::Duration;
 
 use crate::{
-    journal::{Keep, Trimmed},
+    journal::{Append, DEDUP_FOR, Keep, Trimmed},
     position::Watermark,
     update::{Timestamp, Update},
 };
@@ -11,7 +11,7 @@ use crate::{
 use super::{
     Harness,
     race::at_once,
-    subject::{NOW, Subject, at, batch, single, state, update, watermark},
+    subject::{NOW, Subject, at, batch, dedup, labelled, single, state, update, watermark},
 };
 
 /// J13: trimming renumbers nothing, even to empty.
@@ -72,12 +72,15 @@ async fn trimmed_to(subject: &Subject, log: &[Update], floor: u64, keep: Keep, n
     let before = subject.bounds().await.floor;
     let went = log.iter().filter(|update| !before.covers(update.seq) && watermark(floor).covers(update.seq));
     let sizes: Vec<u64> = went.map(|update| update.size() as u64).collect();
-    let Trimmed { bounds, updates, bytes } = subject.trim(keep, now).await;
+    let oldest = log.iter().find(|update| !watermark(floor).covers(update.seq));
+    let Trimmed { bounds, updates, bytes, oldest: kept } = subject.trim(keep, now).await;
     assert_eq!(bounds.floor, watermark(floor), "J14: the floor that trimming with {keep:?} gives");
     let found = subject.bounds().await.floor;
     assert_eq!(found, bounds.floor, "J14: the floor after trimming with {keep:?}");
     assert_eq!(updates, sizes.len() as u64, "J14: how many updates went with {keep:?}");
     assert_eq!(bytes, sizes.iter().sum::<u64>(), "J14: how many bytes went with {keep:?}");
+    let meant = oldest.map(|update| update.published_at);
+    assert_eq!(kept, meant, "J14: when the oldest was published that {keep:?} keeps");
 }
 
 async fn bytes_count_texts(subject: &Subject) {
@@ -106,14 +109,16 @@ async fn age_trims_from_the_start(subject: &Subject) {
     for (text, at) in [("a", 0), ("b", 10), ("c", 5), ("d", 20)] {
         subject.append(single(text), second(at)).await;
     }
-    let log = subject.log().await;
+    let mut log = subject.log().await;
     for (floor, age, now) in [(0, 20, 20), (1, 12, 20), (1, 11, 21), (3, 11, 22), (3, 60, 25), (4, 4, 25)] {
         let keep = Keep::everything().with_age(Duration::from_secs(age));
         trimmed_to(subject, &log, floor, keep, second(now)).await;
     }
     // A clock that stands behind the log's finds nothing old.
     subject.append(single("e"), second(40)).await;
-    trimmed_to(subject, &[], 4, Keep::everything().with_age(Duration::ZERO), second(30)).await;
+    let next = watermark(4).next().expect("there are seqs after 4");
+    log.push(update("e").stored(next, second(40)));
+    trimmed_to(subject, &log, 4, Keep::everything().with_age(Duration::ZERO), second(30)).await;
 }
 
 /// Floors go forward while others append and trim.
@@ -128,6 +133,95 @@ async fn with_others(subject: &Subject) {
                 let found = subject.trim(keep, NOW).await.bounds.floor;
                 assert!(found >= floor, "J14: floor {floor} was seen, then trimming gave floor {found}");
                 floor = found;
+            }
+        }
+    });
+    at_once(tasks).await;
+}
+
+/// J19: a plan is what a trim then does, and changes nothing.
+pub async fn j19_a_plan_is_what_a_trim_then_does<H: Harness>(store: H) {
+    let all = Keep::everything;
+    let subject = Subject::new(&store, "J19", "j19");
+    let second = |n: u64| NOW.plus(Duration::from_secs(n));
+    // What bounds it has while it is untouched is for J16 to judge.
+    let plan = subject.plan_trim(all().with_updates(0), NOW).await;
+    assert_eq!(
+        subject.trim(all().with_updates(0), NOW).await,
+        plan,
+        "J19: of a topic that was never written"
+    );
+    for (n, keep) in [
+        all(),
+        all().with_updates(4),
+        all().with_updates(0),
+        all().with_bytes(30),
+        all().with_age(Duration::from_secs(5)),
+        all().with_age(Duration::from_secs(3)).with_bytes(60).with_updates(5),
+        all().with_updates(0).with_not_past(watermark(3)),
+        all().with_age(Duration::ZERO).with_not_past(watermark(5)),
+        all().with_bytes(0).with_not_past(Watermark::ORIGIN),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let subject = subject.beside(&format!("j19.{n}"));
+        for at in 1..=9 {
+            subject.append(single(&"x".repeat(at * 2)), second(at as u64)).await;
+        }
+        planned(&subject, keep, second(10)).await;
+        // From a floor that is not the origin, too.
+        planned(&subject, keep, second(12)).await;
+        planned(&subject, all().with_updates(1), second(12)).await;
+    }
+
+    // As many as no store takes in one step.
+    let subject = subject.beside("j19.many");
+    for label in ["a", "b", "c"] {
+        subject.write(batch(labelled(label, 700))).await;
+    }
+    planned(&subject, all().with_updates(300), NOW).await;
+    names_stay(&subject.beside("j19.names")).await;
+    plans_amid_others(&subject.beside("j19.race")).await;
+}
+
+/// Plans, and asserts that everything is as before; trims, and asserts that it was planned so.
+async fn planned(subject: &Subject, keep: Keep, now: Timestamp) {
+    let before = subject.bounds().await;
+    let plan = subject.plan_trim(keep, now).await;
+    assert_eq!(subject.bounds().await, before, "J19: the bounds after planning {keep:?}");
+    if before.floor == Watermark::ORIGIN {
+        let kept = subject.log().await.len() as u64;
+        assert_eq!(kept, before.floor.distance_to(before.head), "J19: what is kept after planning {keep:?}");
+    }
+    let again = subject.plan_trim(keep, now).await;
+    assert_eq!(again, plan, "J19: the second of two plans of {keep:?}");
+    let trimmed = subject.trim(keep, now).await;
+    assert_eq!(trimmed, plan, "J19: what trimming with {keep:?} did, after that was planned");
+}
+
+/// A plan forgets no dedup key, however old.
+async fn names_stay(subject: &Subject) {
+    let named = || single("named").with_dedup(dedup("j19"));
+    let receipt = subject.write(named()).await;
+    subject.plan_trim(Keep::everything().with_updates(0), NOW.plus(2 * DEDUP_FOR)).await;
+    let again = subject.append(named(), NOW).await;
+    assert_eq!(again, Append::Duplicate(receipt), "J19: the answer to a name whose end was planned");
+}
+
+/// What was planned is the least that goes, while others append and trim.
+async fn plans_amid_others(subject: &Subject) {
+    let tasks = (0..6).map(|task| {
+        let subject = subject.clone();
+        async move {
+            let mut floor = Watermark::ORIGIN;
+            for n in 0..6 {
+                subject.write(single(&format!("{task}.{n}"))).await;
+                let keep = Keep::everything().with_updates(2 + task * n);
+                let plan = subject.plan_trim(keep, NOW).await.bounds.floor;
+                assert!(plan >= floor, "J19: floor {floor} was seen, then a plan gave floor {plan}");
+                floor = subject.trim(keep, NOW).await.bounds.floor;
+                assert!(floor >= plan, "J19: floor {plan} was planned, then trimming gave floor {floor}");
             }
         }
     });

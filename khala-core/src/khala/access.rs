@@ -1,6 +1,6 @@
 //! The handle's answers to who may do what: verifies, authorizes, revokes, and keeps up with what others revoked.
 
-use std::{net::IpAddr, num::NonZeroUsize, pin::pin, time::Duration};
+use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select, select_biased, stream,
@@ -235,8 +235,12 @@ impl Khala {
     ) -> Result<Connection, Limited> {
         let now = self.now();
         let admitted = self.0.admission.connect(grant.subject(), address, now)?;
-        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant));
-        let session = Session::new(grant, admitted, serializer, self.0.sessions, now);
+        let principal = self.0.hasher.hash_one(grant.subject());
+        let who = (grant.subject(), address);
+        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant), principal, who, now);
+        let session = Session::new(grant, admitted, serializer, self.0.sessions, now)
+            .with_classes(self.0.classes.clone())
+            .with_ledger(Arc::clone(&self.0.ledger));
         Ok(Connection::new(self.clone(), session, connected))
     }
 

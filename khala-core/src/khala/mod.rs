@@ -1,31 +1,46 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
 mod access;
+mod connections;
+mod cursors;
+mod publishing;
+mod replay;
 mod revoked;
 mod subscription;
+mod sweep;
+mod windows;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::{hash::RandomState, sync::Arc};
+
+use self::{
+    connections::Connections,
+    publishing::Published,
+    revoked::Revoked,
+    sweep::{Sweeper, SweeperBuilder},
 };
-
-use tokio::sync::watch;
-
-use self::revoked::{Revoked, Seat};
-pub use self::subscription::{Delivery, Subscribed, Subscription};
+pub use self::{
+    connections::OpenConnection,
+    cursors::{Followers, LeftBehind},
+    publishing::PublishLimited,
+    subscription::{Delivery, Subscribed, Subscription},
+    windows::TopicWindow,
+};
+pub(crate) use self::{
+    connections::{Card, Connected},
+    cursors::{Cursors, Place},
+};
 use crate::{
-    admission::{Admission, AdmissionOptions},
-    auth::{Access, AllowAll, Authorizer, Denied, DenyAll, Grant, MemoryRevocations, Revocations, Verifier},
-    class::Classes,
+    admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns},
+    auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
+    class::{Classes, TopicClass},
     clock::Clock,
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
-    journal::{Append, Batch, Journal, ReadLimit, Receipt},
-    session::{Answer, Question, SessionOptions},
+    journal::{Append, Batch, Journal, Receipt},
+    ledger::Ledger,
+    session::SessionOptions,
+    snapshots::Snapshots,
     tail::{TailJournal, TailOptions},
     telemetry,
     topic::Topic,
@@ -70,6 +85,15 @@ struct Inner {
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
     revoked: Arc<Revoked>,
+    cursors: Arc<Cursors>,
+    ledger: Arc<Ledger>,
+    gate: Gate,
+    turns: Turns,
+    snapshots: Snapshots,
+    /// Tells principals apart without keeping their names.
+    hasher: RandomState,
+    sweeper: Sweeper,
+    published: Published,
 }
 
 /// Makes a [`Khala`].
@@ -86,6 +110,8 @@ pub struct KhalaBuilder {
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
     revocations: Option<Arc<dyn Revocations>>,
+    replays: ReplayOptions,
+    sweeper: SweeperBuilder,
 }
 
 impl KhalaBuilder {
@@ -121,6 +147,13 @@ impl KhalaBuilder {
     #[must_use]
     pub fn with_admission(mut self, options: AdmissionOptions) -> Self {
         self.admission = options;
+        self
+    }
+
+    /// Bounds how much history is read for those who come back.
+    #[must_use]
+    pub fn with_replays(mut self, options: ReplayOptions) -> Self {
+        self.replays = options;
         self
     }
 
@@ -164,7 +197,8 @@ impl KhalaBuilder {
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
-            tail: TailJournal::new(self.journal, self.tail),
+            tail: TailJournal::new(self.journal, self.tail).with_classes(self.classes.clone()),
+            snapshots: Snapshots::new(Arc::clone(&self.documents)),
             documents: self.documents,
             fanout: self.fanout,
             clock: self.clock.unwrap_or_else(system),
@@ -175,6 +209,13 @@ impl KhalaBuilder {
             classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
+            ledger: Arc::default(),
+            gate: Gate::new(self.replays),
+            turns: Turns::new(self.replays.reads_at_once),
+            hasher: RandomState::new(),
+            cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
+            sweeper: self.sweeper.build(),
+            published: Published::new(),
         }))
     }
 }
@@ -194,10 +235,17 @@ impl Khala {
             classes: Classes::default(),
             authorizer: Arc::new(AllowAll),
             revocations: None,
+            replays: ReplayOptions::default(),
+            sweeper: SweeperBuilder::default(),
         }
     }
 
     /// Appends a batch, now, and announces it.
+    ///
+    /// Updates without a hash are given one where the topic's class says so.
+    ///
+    /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
+    /// [`check_publish`](Self::check_publish) first.
     ///
     /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
     /// by polling, and a retry under the same dedup key stores nothing twice.
@@ -206,6 +254,8 @@ impl Khala {
     /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
     pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let updates = batch.updates().len() as u64;
+        let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
+        let batch = if hashes { batch.with_hashes() } else { batch };
         let started = self.now();
         let answer = self.0.tail.append(topic, batch, started).await;
         let (outcome, written) = match &answer {
@@ -215,6 +265,9 @@ impl Khala {
             Err(_) => ("error", 0),
         };
         telemetry::appended(outcome, written, self.now().since(started).as_secs_f64());
+        if written > 0 {
+            telemetry::class_updates(self.0.classes.of(topic).map(|class| &**class), written);
+        }
         // A duplicate is announced too: the first time it may have been stored by a process that died before.
         if let Ok(Append::Written(receipt) | Append::Duplicate(receipt)) = &answer {
             self.announce(topic, receipt).await;
@@ -224,8 +277,9 @@ impl Khala {
 
     /// Announces what was appended within the caller's own transaction, after its commit.
     pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
-        if let Err(error) = self.0.fanout.announce(topic, receipt.cursor()).await {
-            telemetry::announce_failed();
+        let announced = self.0.fanout.announce(topic, receipt.cursor()).await;
+        self.0.ledger.announced(announced.is_ok());
+        if let Err(error) = announced {
             tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
         }
     }
@@ -238,19 +292,6 @@ impl Khala {
         Subscription::open(self.clone(), topic.clone(), request).await
     }
 
-    /// How many connections are open.
-    pub fn connections(&self) -> usize {
-        self.0.connections.open.load(Ordering::Relaxed)
-    }
-
-    /// Tells every connection that the server stops, and closes them one after the other within `over`.
-    ///
-    /// Returns at once; [`connections`](Self::connections) says how many are left.
-    pub fn drain(&self, over: Duration) {
-        let among = self.connections();
-        self.0.connections.drain.send_replace(Some(Drain { over, among }));
-    }
-
     /// The journal, with its tail.
     pub fn journal(&self) -> &TailJournal {
         &self.0.tail
@@ -261,13 +302,36 @@ impl Khala {
         &*self.0.documents
     }
 
+    /// What went wrong on this node since it started.
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    /// The class of a topic, with its rules.
+    pub fn class_of(&self, topic: &Topic) -> Option<&Arc<TopicClass>> {
+        self.0.classes.of(topic)
+    }
+
+    /// The topic classes.
+    pub fn classes(&self) -> &Classes {
+        &self.0.classes
+    }
+
     /// The time now, by the clock of this handle.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
     }
 
+    pub(crate) fn shared_ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
+    }
+
+    pub(crate) fn cursors(&self) -> &Arc<Cursors> {
+        &self.0.cursors
     }
 
     pub(crate) fn fanout(&self) -> &dyn Fanout {
@@ -276,94 +340,5 @@ impl Khala {
 
     pub(crate) fn sessions(&self) -> &SessionOptions {
         &self.0.sessions
-    }
-
-    /// Answers a session's question.
-    pub(crate) async fn answer(&self, topic: &Topic, question: Question) -> Result<Answer, Error> {
-        let now = self.now();
-        Ok(match question {
-            Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
-            Question::Bounds { not_older_than } => {
-                let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
-                Answer::Bounds(bounds, confirmed_at)
-            }
-            Question::Read { cursor, wanted } => {
-                Answer::Read(self.0.tail.follow(topic, cursor, wanted, now).await?)
-            }
-            Question::Snapshot(from) => {
-                Answer::Snapshot(self.0.documents.snapshot(topic, from, ReadLimit::PAGE).await?)
-            }
-        })
-    }
-}
-
-/// The open connections of a handle, and the order to end them.
-#[derive(Debug)]
-struct Connections {
-    open: AtomicUsize,
-    drain: watch::Sender<Option<Drain>>,
-    drained: AtomicUsize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Drain {
-    over: Duration,
-    among: usize,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self { open: AtomicUsize::new(0), drain: watch::Sender::new(None), drained: AtomicUsize::new(0) }
-    }
-}
-
-/// Counts a connection for as long as it is open, and hears what ends it.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    connections: Arc<Connections>,
-    seat: Seat,
-}
-
-impl Connected {
-    fn new(connections: &Arc<Connections>, seat: Seat) -> Self {
-        connections.open.fetch_add(1, Ordering::Relaxed);
-        telemetry::connections(1.0);
-        Self { connections: Arc::clone(connections), seat }
-    }
-
-    /// Goes on under another grant.
-    pub(crate) fn take(&mut self, grant: &Grant) {
-        self.seat.take(grant);
-    }
-
-    /// Waits until the grant may have been taken back; [`check`](Self::check) says whether it was. Cancel safe.
-    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.seat.woken()
-    }
-
-    /// Whether the grant stands.
-    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
-        self.seat.check(grant)
-    }
-
-    /// Waits for the order to end; gives this connection's share of the time, so that closes are spread evenly.
-    pub(crate) fn drained(&self) -> impl Future<Output = Duration> + Send + 'static {
-        let connections = Arc::clone(&self.connections);
-        let mut drain = connections.drain.subscribe();
-        async move {
-            let Ok(Some(Drain { over, among })) = drain.wait_for(Option::is_some).await.map(|drain| *drain)
-            else {
-                return std::future::pending().await;
-            };
-            let turn = connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
-            over.mul_f64((turn + 1) as f64 / among.max(1) as f64)
-        }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.connections.open.fetch_sub(1, Ordering::Relaxed);
-        telemetry::connections(-1.0);
     }
 }

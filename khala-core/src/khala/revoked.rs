@@ -272,6 +272,11 @@ impl Seat {
         }
     }
 
+    /// The number of this seat, which no other has.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Waits until the grant may have been taken back. Cancel safe: what is missed wakes the next call. Wakes one of
     /// those who wait at the same time.
     pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {

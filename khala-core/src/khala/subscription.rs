@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, future::Either, stream};
 
-use super::Khala;
+use super::{Khala, Place};
 use crate::{
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
     error::Error,
@@ -59,6 +59,8 @@ pub struct Subscription {
     doubted: Option<(Cursor, Timestamp)>,
     /// The journal failed, and is not asked before this.
     retry_at: Option<Timestamp>,
+    /// Counts among those whom a trim would leave behind.
+    place: Box<Place>,
 }
 
 impl Subscription {
@@ -66,9 +68,10 @@ impl Subscription {
         // The watch comes first: what is appended after the bounds were read is then heard of.
         let watch = khala.fanout().watch(&topic).await?;
         let bounds = khala.journal().bounds(&topic).await?;
+        let budget = khala.class_of(&topic).and_then(|class| class.replay_budget);
         let mut stale = None;
         let (cursor, snapshot) = match request.resume {
-            Resume::After(cursor) => match bounds.admit(cursor) {
+            Resume::After(cursor) => match bounds.admit_within(cursor, budget) {
                 Ok(()) => (cursor, None),
                 Err(why) if request.on_stale == OnStale::Error => return Ok(Subscribed::Stale(why)),
                 Err(why) => {
@@ -80,7 +83,9 @@ impl Subscription {
             Resume::Head => (bounds.at_head(), None),
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
+        let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.now()));
         Ok(Subscribed::Following(Self {
+            place,
             khala,
             topic,
             on_stale: request.on_stale,
@@ -150,11 +155,15 @@ impl Subscription {
             match self.khala.journal().follow(&self.topic, self.cursor, wanted, now).await? {
                 Followed::Page { page, .. } => {
                     self.cursor = page.page().cursor();
+                    self.place.moved(self.cursor, now);
                     self.at_floor = false;
                     return Ok(Delivery::Updates(page));
                 }
                 // Trimmed since the bounds were read; the floor is where it is now.
-                Followed::Stale(stale) if self.at_floor => self.cursor = stale.bounds.at_floor(),
+                Followed::Stale(stale) if self.at_floor => {
+                    self.cursor = stale.bounds.at_floor();
+                    self.place.moved(self.cursor, now);
+                }
                 Followed::Stale(stale) if self.on_stale == OnStale::Snapshot => {
                     self.stale = Some(stale);
                     self.snapshot = Some(SnapshotFrom::Start);
@@ -175,6 +184,7 @@ impl Subscription {
             match self.khala.documents().snapshot(&self.topic, from, ReadLimit::PAGE).await? {
                 Snapshot::Page(page) => {
                     self.cursor = page.at;
+                    self.place.moved(self.cursor, self.khala.now());
                     self.snapshot = page.next();
                     return Ok(Delivery::Snapshot(page));
                 }

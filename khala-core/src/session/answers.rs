@@ -2,14 +2,26 @@
 
 use super::{Action, ChannelId, Session, channel::Phase, say::Status};
 use crate::{
-    documents::{SnapshotFrom, SnapshotPage},
+    admission::Limited,
+    documents::SnapshotFrom,
     error::Error,
     position::{Bounds, Cursor, Stale},
+    snapshots::SharedSnapshotPage,
     tail::SharedPage,
     telemetry,
     update::Timestamp,
-    wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event, write_document_page},
+    wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
+
+/// What came with a page, or with the news that there is none.
+pub(super) struct News {
+    /// What the topic holds.
+    pub(super) bounds: Bounds,
+    /// When the journal last confirmed that.
+    pub(super) confirmed_at: Timestamp,
+    /// The page lies behind what the tail holds.
+    pub(super) behind: bool,
+}
 
 impl Session {
     pub(super) fn answer_bounds(
@@ -31,31 +43,29 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_page(
-        &mut self,
-        id: ChannelId,
-        page: &SharedPage,
-        bounds: &Bounds,
-        confirmed_at: Timestamp,
-        now: Timestamp,
-    ) {
+    pub(super) fn answer_page(&mut self, id: ChannelId, page: &SharedPage, news: &News, now: Timestamp) {
+        if let Err(stale) = self.within_budget(id, &news.bounds) {
+            return self.answer_stale(id, stale, now);
+        }
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.confirmed_at = confirmed_at;
+        channel.confirmed_at = news.confirmed_at;
+        let was_live = matches!(channel.phase, Phase::Live);
         if let Phase::Opening { .. } = channel.phase {
-            self.go_live(id, Cursor::new(bounds.epoch, page.page().after), bounds, now);
+            self.go_live(id, Cursor::new(news.bounds.epoch, page.page().after), &news.bounds, now);
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.cursor.watermark != page.page().after {
             // It answers a question that this channel no longer has; what is wanted is asked for again.
             return self.enqueue(id);
         }
+        channel.reads(news.behind, was_live, &self.ledger);
         if channel.polled() {
-            telemetry::poll_found(page.page().updates.len());
+            self.ledger.poll_found(page.page().updates.len());
         }
         channel.cursor = page.page().cursor();
         channel.spoke_at = now;
         // A shared page may have been complete when it was read, and the tail have read on since.
-        let more = channel.cursor.watermark < bounds.head || channel.has_news();
+        let more = channel.cursor.watermark < news.bounds.head || channel.has_news();
         telemetry::batch_sent(page.page().updates.len());
         self.actions.push_back(Action::Send(page.frame(self.serializer)));
         if more {
@@ -63,37 +73,59 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_caught_up(
-        &mut self,
-        id: ChannelId,
-        bounds: Bounds,
-        confirmed_at: Timestamp,
-        now: Timestamp,
-    ) {
+    pub(super) fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Timestamp) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.confirmed_at = confirmed_at;
+        channel.confirmed_at = news.confirmed_at;
         if let Phase::Opening { .. } = channel.phase {
-            return self.go_live(id, bounds.at_head(), &bounds, now);
+            return self.go_live(id, news.bounds.at_head(), &news.bounds, now);
         }
+        channel.reads(false, true, &self.ledger);
         // Before a doubt forgets what was announced.
         self.speak_of_head(id, now);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.has_news() && !channel.asks_again() {
             // What was announced cannot be read yet. It will be; asking again at once would only spin.
-            channel.doubt(confirmed_at);
+            channel.doubt(news.confirmed_at);
             self.retry_soon(now);
         }
     }
 
+    /// Whether a cursor that was brought is not too far behind the head for its class.
+    fn within_budget(&self, id: ChannelId, bounds: &Bounds) -> Result<(), Stale> {
+        let Some(channel) = self.channels.get(&id) else { return Ok(()) };
+        match channel.phase {
+            Phase::Opening { resume: Resume::After(cursor), .. } => {
+                bounds.admit_within(cursor, channel.budget())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
+    pub(super) fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        self.ledger.deferred(&channel.topic, channel.class.as_deref(), now);
+        if channel.unanswered().is_some() {
+            let refusal = Refusal::limited(limited);
+            return self.end_channel(id, refusal.code, &refusal, event::ERROR);
+        }
+        channel.failed = true;
+        let retry_at = now.plus(limited.retry_after);
+        self.retry_at = Some(self.retry_at.map_or(retry_at, |at| at.min(retry_at)));
+    }
+
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
-    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: &Stale) {
+    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Timestamp) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
             // Trimmed between the two questions; the floor is where it is now.
             channel.phase.open_at(stale.bounds.at_floor());
             return self.enqueue(id);
         }
-        let answer = StaleCursor::new(&channel.topic, stale);
+        let stale = stale.within(channel.budget());
+        let class = channel.class.as_deref();
+        self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
+        let answer = StaleCursor::new(&channel.topic, &stale, class);
         if channel.on_stale == OnStale::Snapshot {
             let (surface, topic) = (channel.surface(), channel.topic.clone());
             channel.phase.start_snapshot(answer);
@@ -103,7 +135,8 @@ impl Session {
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
     }
 
-    pub(super) fn answer_snapshot(&mut self, id: ChannelId, page: &SnapshotPage, now: Timestamp) {
+    pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Timestamp) {
+        let page = shared.page();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
         *next = page.next().unwrap_or(SnapshotFrom::Start);
@@ -121,11 +154,7 @@ impl Session {
             channel.phase = Phase::Live;
             channel.cursor = page.at;
         }
-        let topic = channel.topic.clone();
-        let frame = self
-            .serializer
-            .encode(None, None, topic.as_str(), event::SNAPSHOT, |out| write_document_page(out, page));
-        self.actions.push_back(Action::Send(frame));
+        self.actions.push_back(Action::Send(shared.frame(self.serializer)));
         self.enqueue(id);
     }
 

@@ -5,7 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::Question;
 use crate::{
     auth::Grant,
+    class::TopicClass,
     documents::SnapshotFrom,
+    ledger::Ledger,
     position::{Cursor, Epoch, Watermark},
     tail::Wanted,
     telemetry::Surface,
@@ -76,9 +78,28 @@ impl Phase {
     }
 }
 
+/// Counts a channel that reads from the journal and not from the tail, for as long as it does.
+#[derive(Debug)]
+pub(super) struct Behind(Arc<Ledger>);
+
+impl Behind {
+    fn new(ledger: &Arc<Ledger>, was_live: bool) -> Self {
+        ledger.fell_behind(was_live);
+        Self(Arc::clone(ledger))
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.0.behind(-1);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) topic: Topic,
+    /// Its topic's class; none if it is of none.
+    pub(super) class: Option<Arc<TopicClass>>,
     pub(super) join_ref: Option<String>,
     pub(super) on_stale: OnStale,
     pub(super) phase: Phase,
@@ -86,6 +107,8 @@ pub(super) struct Channel {
     pub(super) granted: bool,
     /// It is watched, which it is from when it was granted first.
     pub(super) watched: bool,
+    /// Set while what it is sent comes from behind the tail.
+    behind: Option<Behind>,
     /// What the client was sent; means something once it is live.
     pub(super) cursor: Cursor,
     /// The newest announced head.
@@ -113,6 +136,7 @@ pub(super) struct Channel {
 impl Channel {
     pub(super) fn opening(
         topic: Topic,
+        class: Option<Arc<TopicClass>>,
         frame: &Frame<'_>,
         request: JoinRequest,
         not_older_than: Timestamp,
@@ -129,11 +153,13 @@ impl Channel {
         };
         Self {
             topic,
+            class,
             join_ref: own(&frame.join_ref),
             on_stale: request.on_stale,
             phase,
             granted: false,
             watched: false,
+            behind: None,
             cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
             heard: None,
             confirmed_at: now,
@@ -145,6 +171,20 @@ impl Channel {
             again: false,
             not_older_than,
             polling: false,
+        }
+    }
+
+    /// How far behind the head a cursor that it brought may be.
+    pub(super) fn budget(&self) -> Option<u64> {
+        self.class.as_ref().and_then(|class| class.replay_budget)
+    }
+
+    /// Notes where what it is sent comes from, and counts each change of that.
+    pub(super) fn reads(&mut self, behind: bool, was_live: bool, ledger: &Arc<Ledger>) {
+        if behind {
+            self.behind.get_or_insert_with(|| Behind::new(ledger, was_live));
+        } else if self.behind.take().is_some() {
+            ledger.caught_up();
         }
     }
 
@@ -236,9 +276,11 @@ impl Channel {
         }
         let not_older_than = self.not_older_than;
         match &self.phase {
-            Phase::Opening { at: Some(cursor), .. } => {
-                Question::Read { cursor: *cursor, wanted: Wanted { head: self.heard, not_older_than } }
-            }
+            Phase::Opening { at: Some(cursor), resume, .. } => Question::Resume {
+                cursor: *cursor,
+                wanted: Wanted { head: self.heard, not_older_than },
+                budget: self.budget().filter(|_| matches!(resume, Resume::After(_))),
+            },
             Phase::Opening { at: None, .. } => Question::Bounds { not_older_than },
             Phase::Snapshot { next, .. } => Question::Snapshot(next.clone()),
             Phase::Live => {

@@ -29,8 +29,10 @@ use crate::{
     clock::Clock,
     error::Error,
     fanout::Watch,
-    khala::{Connected, Khala},
+    khala::{Card, Connected, Khala, Place},
+    ledger::{Ledger, Violation},
     position::Cursor,
+    tail::Peek,
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -108,6 +110,11 @@ pub enum Ended {
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a client has to take the close of a grant that has ended: long enough to learn why, if it reads at all.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How often a connection that takes nothing is looked at, and how long it may do so while all connections together
+/// hold too much.
+const PRESSED: Duration = Duration::from_secs(1);
+/// What a frame takes beside its text.
+const FRAME_OVERHEAD: usize = 10;
 /// After so many actions the driver looks up: at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
 
@@ -123,6 +130,9 @@ pub struct Connection {
     questions: Questions,
     watched: FuturesUnordered<Watched>,
     watches: HashMap<ChannelId, AbortHandle>,
+    /// Where the client stands, for those who ask whom a trim would leave behind.
+    places: HashMap<ChannelId, Place>,
+    outbox: Outbox,
 }
 
 /// What the session is told.
@@ -141,34 +151,89 @@ struct Questions {
     answered: Vec<Told>,
 }
 
+/// What was handed to the transport and not taken by the network yet, in bytes.
+///
+/// It is counted in the ledger while a write waits, and only then: nearly every write is done at once.
+#[derive(Debug)]
+struct Outbox {
+    ledger: Arc<Ledger>,
+    card: Arc<Card>,
+    /// What was handed over since the transport was last empty, and what the network had taken then.
+    fed: u64,
+    taken: u64,
+    counted: u64,
+}
+
+impl Outbox {
+    fn new(ledger: Arc<Ledger>, card: Arc<Card>) -> Self {
+        Self { ledger, card, fed: 0, taken: 0, counted: 0 }
+    }
+
+    fn fed(&mut self, bytes: usize) {
+        self.fed += bytes as u64;
+    }
+
+    fn emptied(&mut self, progress: &Progress) {
+        (self.fed, self.taken) = (0, progress.bytes());
+    }
+
+    /// Counts what is held now; says how much all connections hold.
+    fn count(&mut self, progress: &Progress) -> u64 {
+        let held = self.fed.saturating_sub(progress.bytes() - self.taken);
+        self.set(held)
+    }
+
+    fn set(&mut self, held: u64) -> u64 {
+        let change = held.cast_signed() - self.counted.cast_signed();
+        self.counted = held;
+        self.card.holds(held);
+        self.ledger.holds(change)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// How long a write may take: as long as the client takes something now and then, and its grant holds.
 struct Patience {
     clock: Arc<dyn Clock>,
     progress: Progress,
-    stall_limit: Duration,
+    /// Bytes that all connections may hold before those that make no progress are given up sooner.
+    outbox_bytes: Option<u64>,
 }
 
 impl Patience {
-    async fn write<E>(
+    /// Waits for a write that was not done at once. The client may take nothing for `limit`.
+    async fn endure<E>(
         &self,
-        write: impl Future<Output = Result<(), E>> + Send,
-        grant: &Grant,
-        connected: &Connected,
+        mut write: Pin<&mut Fuse<impl Future<Output = Result<(), E>> + Send>>,
+        limit: Duration,
+        (grant, connected): (&Grant, &Connected),
         questions: &mut Questions,
+        outbox: &mut Outbox,
     ) -> Result<(), Ended> {
-        let mut write = pin!(write.fuse());
-        // Nearly every write is done at once; only one that is not needs a timer.
-        if let Poll::Ready(written) = futures::poll!(&mut write) {
-            return written.map_err(|_| Ended::Gone);
-        }
+        let mut stalled = Duration::ZERO;
+        let mut before = self.progress.bytes();
         loop {
-            let before = self.progress.bytes();
-            match self.wait(write.as_mut(), self.stall_limit, grant, connected, questions).await {
-                Ok(Some(written)) => return written.map_err(|_| Ended::Gone),
-                Ok(None) if self.progress.bytes() == before => {
-                    return Err(Ended::Closed(Close::SlowConsumer));
+            let held = outbox.count(&self.progress);
+            let pressed = self.outbox_bytes.is_some_and(|most| held > most);
+            let limit = if pressed { limit.min(PRESSED) } else { limit };
+            if stalled >= limit {
+                return Err(Ended::Closed(Close::SlowConsumer));
+            }
+            let slice = PRESSED.min(limit - stalled);
+            connected.card().stalls(stalled);
+            match self.wait(write.as_mut(), slice, grant, connected, questions).await {
+                Ok(Some(written)) => {
+                    connected.card().stalls(Duration::ZERO);
+                    outbox.set(0);
+                    return written.map_err(|_| Ended::Gone);
                 }
-                Ok(None) => {}
+                Ok(None) if self.progress.bytes() == before => stalled += slice,
+                Ok(None) => (stalled, before) = (Duration::ZERO, self.progress.bytes()),
                 Err(close) => return Err(Ended::Closed(close)),
             }
         }
@@ -213,15 +278,6 @@ fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> {
     }
 }
 
-/// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it.
-fn give_up<T: Transport>(mut transport: T, ended: Ended) -> Ended {
-    if let Ended::Closed(close) = ended {
-        telemetry::closed(close);
-        let _ = transport.send(Sent::Close(close)).now_or_never();
-    }
-    ended
-}
-
 /// The next moment that the session wants to be told of.
 struct Timer {
     at: Timestamp,
@@ -231,6 +287,8 @@ struct Timer {
 impl Connection {
     pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
         Self {
+            outbox: Outbox::new(Arc::clone(khala.shared_ledger()), Arc::clone(connected.card())),
+            places: HashMap::new(),
             khala,
             session,
             connected,
@@ -247,7 +305,7 @@ impl Connection {
         let patience = Patience {
             clock: Arc::clone(self.khala.clock()),
             progress: transport.progress(),
-            stall_limit: self.session.stall_limit(),
+            outbox_bytes: self.khala.sessions().outbox_bytes,
         };
         // What was revoked before it had its seat woke nobody.
         self.check_grant();
@@ -263,8 +321,9 @@ impl Connection {
                 };
                 match action {
                     Action::Send(frame) => {
+                        self.outbox.fed(frame.len() + FRAME_OVERHEAD);
                         if let Err(ended) = self.write(&patience, transport.feed(Sent::Text(frame))).await {
-                            return give_up(transport, ended);
+                            return self.give_up(transport, ended);
                         }
                         to_flush = true;
                     }
@@ -280,10 +339,12 @@ impl Connection {
                     Action::Ask { channel, topic, question } => self.ask(channel, topic, question),
                     Action::Watch { channel, topic } => {
                         if let Err(close) = self.watch(&patience, channel, &topic).await {
-                            return give_up(transport, Ended::Closed(close));
+                            return self.give_up(transport, Ended::Closed(close));
                         }
                     }
                     Action::Unwatch(channel) => {
+                        self.places.remove(&channel);
+                        self.connected.card().follows(self.places.len());
                         if let Some(watch) = self.watches.remove(&channel) {
                             watch.abort();
                         }
@@ -295,8 +356,11 @@ impl Connection {
                     }
                 }
             }
-            if to_flush && let Err(ended) = self.write(&patience, transport.flush()).await {
-                return give_up(transport, ended);
+            if to_flush {
+                if let Err(ended) = self.write(&patience, transport.flush()).await {
+                    return self.give_up(transport, ended);
+                }
+                self.outbox.emptied(&patience.progress);
             }
             if !self.questions.answered.is_empty() {
                 more = true;
@@ -351,7 +415,43 @@ impl Connection {
         patience: &Patience,
         write: impl Future<Output = Result<(), E>> + Send,
     ) -> Result<(), Ended> {
-        patience.write(write, self.session.grant(), &self.connected, &mut self.questions).await
+        let mut write = pin!(write.fuse());
+        // Nearly every write is done at once; only one that is not needs a timer.
+        if let Poll::Ready(written) = futures::poll!(&mut write) {
+            return written.map_err(|_| Ended::Gone);
+        }
+        let (limit, _) = self.session.stall_limit();
+        let grant = (self.session.grant(), &self.connected);
+        patience.endure(write, limit, grant, &mut self.questions, &mut self.outbox).await
+    }
+
+    /// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it.
+    fn give_up<T: Transport>(&self, mut transport: T, ended: Ended) -> Ended {
+        if let Ended::Closed(close) = ended {
+            telemetry::closed(close);
+            if close == Close::SlowConsumer {
+                self.note_eviction();
+            }
+            let _ = transport.send(Sent::Close(close)).now_or_never();
+        }
+        ended
+    }
+
+    fn note_eviction(&self) {
+        let (ledger, now) = (self.khala.ledger(), self.khala.now());
+        let (limit, class) = self.session.stall_limit();
+        ledger.evicted(class);
+        for topic in self.session.topics() {
+            ledger.violated(topic, Violation::SlowConsumerEvicted, now);
+        }
+        let (subject, class) = (self.session.grant().subject(), class.map(|class| &*class.name));
+        tracing::info!(
+            subject,
+            class,
+            limit_ms = limit.as_millis() as u64,
+            held = self.outbox.counted,
+            "evicted: it took nothing of what it was sent"
+        );
     }
 
     /// Closes for a grant that has ended.
@@ -376,7 +476,7 @@ impl Connection {
         for told in std::mem::take(&mut self.questions.answered) {
             let now = self.khala.now();
             match told {
-                Told::Answer(channel, answer) => self.session.handle_answer(channel, answer, now),
+                Told::Answer(channel, answer) => self.tell(channel, answer, now),
                 Told::Verified(verified) => {
                     self.session.handle_verified(verified, now);
                     self.connected.take(self.session.grant());
@@ -395,16 +495,31 @@ impl Connection {
     }
 
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question) {
-        if let Question::Read { cursor, wanted } = &question
-            && let Some(followed) =
-                self.khala.journal().follow_from_memory(&topic, *cursor, *wanted, self.khala.now())
-        {
-            return self.session.handle_answer(channel, Ok(Answer::Read(followed)), self.khala.now());
+        if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
+            let now = self.khala.now();
+            if let Peek::Found(followed) = self.khala.journal().peek(&topic, *cursor, *wanted, now) {
+                return self.tell(channel, Ok(Answer::Read(followed)), now);
+            }
         }
-        let khala = self.khala.clone();
-        self.questions
-            .asked
-            .push(async move { Told::Answer(channel, khala.answer(&topic, question).await) }.boxed());
+        let (khala, waiter) = (self.khala.clone(), self.connected.waiter());
+        let answer = async move { Told::Answer(channel, khala.answer(waiter, &topic, question).await) };
+        self.questions.asked.push(answer.boxed());
+    }
+
+    /// Tells the session an answer, and the handle where the client stands then.
+    fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
+        self.session.handle_answer(channel, answer, now);
+        let Some(cursor) = self.session.cursor(channel) else { return };
+        match self.places.get(&channel) {
+            Some(place) => place.moved(cursor, now),
+            None => {
+                let Some(topic) = self.session.topic(channel) else { return };
+                let holder = Some(self.session.grant().subject());
+                let place = self.khala.cursors().place(topic, holder, cursor, now);
+                self.places.insert(channel, place);
+                self.connected.card().follows(self.places.len());
+            }
+        }
     }
 
     async fn watch(&mut self, patience: &Patience, channel: ChannelId, topic: &Topic) -> Result<(), Close> {

@@ -15,13 +15,15 @@ mod say;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 
 use self::{
     access::Refresh,
-    channel::Channel,
+    answers::News,
+    channel::{Channel, Phase},
     say::{Empty, Status},
 };
 pub use self::{
@@ -32,9 +34,12 @@ pub use self::{
 use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant, Token},
-    documents::{Snapshot, SnapshotFrom},
+    class::{Classes, TopicClass},
+    documents::SnapshotFrom,
     error::Error,
+    ledger::Ledger,
     position::{Bounds, Cursor},
+    snapshots::SharedSnapshot,
     tail::{Followed, Wanted},
     telemetry::{self, Surface},
     topic::Topic,
@@ -96,11 +101,20 @@ pub enum Question {
         /// How sure "nothing" has to be.
         wanted: Wanted,
     },
-    /// Which documents are there?
+    /// What follows the cursor that a join starts from? It may be put off.
+    Resume {
+        /// Where to read from.
+        cursor: Cursor,
+        /// How sure "nothing" has to be.
+        wanted: Wanted,
+        /// How far behind the head the cursor may be.
+        budget: Option<u64>,
+    },
+    /// Which documents are there? The first page may be put off.
     Snapshot(SnapshotFrom),
 }
 
-/// The answer to a [`Question`] of the same name.
+/// The answer to a [`Question`] of the same name; that to `Resume` is `Read`.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a session handles every answer")]
 pub enum Answer {
@@ -108,10 +122,12 @@ pub enum Answer {
     Access(Result<(), Denied>),
     /// What it holds, and when the journal last confirmed it.
     Bounds(Bounds, Timestamp),
+    /// It is put off: too much is read from the journal as it is.
+    Deferred(Limited),
     /// What follows.
     Read(Followed),
     /// Documents.
-    Snapshot(Snapshot),
+    Snapshot(SharedSnapshot),
 }
 
 /// The protocol state of one client connection.
@@ -124,6 +140,8 @@ pub struct Session {
     admitted: Admitted,
     serializer: Serializer,
     options: SessionOptions,
+    classes: Classes,
+    ledger: Arc<Ledger>,
     channels: BTreeMap<ChannelId, Channel>,
     joined: HashMap<Topic, ChannelId>,
     next_channel: u64,
@@ -160,6 +178,8 @@ impl Session {
             refresh: None,
             admitted,
             serializer,
+            classes: Classes::default(),
+            ledger: Arc::default(),
             channels: BTreeMap::new(),
             joined: HashMap::new(),
             next_channel: 0,
@@ -176,6 +196,20 @@ impl Session {
             ended: false,
             options,
         }
+    }
+
+    /// Holds topics to the rules of these classes; without, to those of [`Classes::default`].
+    #[must_use]
+    pub fn with_classes(mut self, classes: Classes) -> Self {
+        self.classes = classes;
+        self
+    }
+
+    /// Notes what goes wrong in a ledger that it shares; without, in one of its own.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Arc<Ledger>) -> Self {
+        self.ledger = ledger;
+        self
     }
 
     /// What to do next; none until something is handled.
@@ -213,9 +247,32 @@ impl Session {
         self.grant.expires_at()
     }
 
-    /// How long a connection may take nothing of what it is sent.
-    pub fn stall_limit(&self) -> std::time::Duration {
-        self.options.stall_limit
+    /// How long a connection may take nothing of what it is sent: by the strictest class of the topics that it
+    /// follows, which is given too; else as long as any connection.
+    pub fn stall_limit(&self) -> (Duration, Option<&TopicClass>) {
+        let classes = self.channels.values().filter_map(|channel| channel.class.as_deref());
+        let strictest =
+            classes.filter_map(|class| Some((class.stall_limit?, class))).min_by_key(|(limit, _)| *limit);
+        match strictest {
+            Some((limit, class)) if limit <= self.options.stall_limit => (limit, Some(class)),
+            _ => (self.options.stall_limit, None),
+        }
+    }
+
+    /// The topics that the client has joined.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.channels.values().map(|channel| &channel.topic)
+    }
+
+    /// A channel's topic.
+    pub(crate) fn topic(&self, id: ChannelId) -> Option<&Topic> {
+        self.channels.get(&id).map(|channel| &channel.topic)
+    }
+
+    /// What the client was sent of a channel's topic; none as long as it does not follow the log.
+    pub fn cursor(&self, id: ChannelId) -> Option<Cursor> {
+        let channel = self.channels.get(&id)?;
+        matches!(channel.phase, Phase::Live).then_some(channel.cursor)
     }
 
     /// The client sent a text frame.
@@ -257,6 +314,7 @@ impl Session {
     pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.hear(head);
+        self.ledger.heard();
         if channel.has_news() {
             self.enqueue(id);
         }
@@ -283,15 +341,18 @@ impl Session {
             Ok(Answer::Bounds(bounds, confirmed_at)) => {
                 self.answer_bounds(id, bounds, confirmed_at.min(now), now);
             }
-            Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at })) => {
-                self.answer_page(id, &page, &bounds, confirmed_at.min(now), now);
+            Ok(Answer::Deferred(limited)) => self.answer_deferred(id, &limited, now),
+            Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at, behind })) => {
+                let news = News { bounds, confirmed_at: confirmed_at.min(now), behind };
+                self.answer_page(id, &page, &news, now);
             }
             Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
-                self.answer_caught_up(id, bounds, confirmed_at.min(now), now);
+                let news = News { bounds, confirmed_at: confirmed_at.min(now), behind: false };
+                self.answer_caught_up(id, &news, now);
             }
-            Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, &stale),
-            Ok(Answer::Snapshot(Snapshot::Page(page))) => self.answer_snapshot(id, &page, now),
-            Ok(Answer::Snapshot(Snapshot::Stale(_))) => {
+            Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
+            Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now),
+            Ok(Answer::Snapshot(SharedSnapshot::Stale(_))) => {
                 channel.phase.restart_snapshot();
                 self.enqueue(id);
             }
@@ -429,7 +490,8 @@ impl Session {
         let id = ChannelId::new(self.next_channel);
         self.next_channel += 1;
         let not_older_than = now.minus(self.options.poll_every);
-        let channel = Channel::opening(topic.clone(), frame, request, not_older_than, now);
+        let class = self.classes.of(&topic).cloned();
+        let channel = Channel::opening(topic.clone(), class, frame, request, not_older_than, now);
         self.channels.insert(id, channel);
         self.joined.insert(topic, id);
         telemetry::channels(1.0);

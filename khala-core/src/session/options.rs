@@ -16,8 +16,11 @@ pub struct SessionOptions {
     pub head_every: Duration,
     /// Wait before a failed read is tried again; clients are told the same.
     pub retry_after: Duration,
-    /// How long a connection may take nothing of what it is sent before it is evicted.
+    /// How long a connection may take nothing of what it is sent before it is evicted. A topic's class may be stricter.
     pub stall_limit: Duration,
+    /// Bytes that all connections together may hold for clients that do not take them. Past it, those that take nothing
+    /// for a second are evicted. None: no limit.
+    pub outbox_bytes: Option<u64>,
     /// Frames that are none before the connection is closed.
     pub malformed_frames: u32,
     /// Questions to the journal under way at once.
@@ -33,6 +36,7 @@ impl Default for SessionOptions {
             head_every: Duration::from_secs(30),
             retry_after: Duration::from_secs(1),
             stall_limit: Duration::from_secs(30),
+            outbox_bytes: Some(256 << 20),
             malformed_frames: 16,
             questions_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
         }
@@ -79,6 +83,13 @@ impl SessionOptions {
     #[must_use]
     pub fn with_stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = limit;
+        self
+    }
+
+    /// Evicts those who take nothing sooner while all connections together hold more than that many bytes.
+    #[must_use]
+    pub fn with_outbox_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.outbox_bytes = bytes;
         self
     }
 

@@ -8,6 +8,7 @@
 mod page;
 mod reads;
 mod ring;
+mod shelf;
 
 use std::{
     collections::HashMap,
@@ -26,8 +27,10 @@ pub use self::page::SharedPage;
 use self::{
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
+    shelf::Shelf,
 };
 use crate::{
+    class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
     position::{Bounds, Cursor, Stale, Watermark},
@@ -42,6 +45,8 @@ use crate::{
 pub struct TailOptions {
     /// Bytes of memory per topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
+    /// Bytes of memory per topic, roughly, for history behind that which was read of late and others may replay.
+    pub history_bytes: usize,
     /// Bytes of memory in all, roughly. Past it, each topic keeps only its newest page.
     pub total_bytes: usize,
     /// How long a topic is kept that nobody follows.
@@ -50,7 +55,12 @@ pub struct TailOptions {
 
 impl Default for TailOptions {
     fn default() -> Self {
-        Self { topic_bytes: 4 << 20, total_bytes: 256 << 20, idle: Duration::from_secs(60) }
+        Self {
+            topic_bytes: 4 << 20,
+            history_bytes: 4 << 20,
+            total_bytes: 256 << 20,
+            idle: Duration::from_secs(60),
+        }
     }
 }
 
@@ -59,6 +69,13 @@ impl TailOptions {
     #[must_use]
     pub fn with_topic_bytes(mut self, bytes: usize) -> Self {
         self.topic_bytes = bytes;
+        self
+    }
+
+    /// Holds at most that many bytes of history per topic.
+    #[must_use]
+    pub fn with_history_bytes(mut self, bytes: usize) -> Self {
+        self.history_bytes = bytes;
         self
     }
 
@@ -99,15 +116,30 @@ pub enum Followed {
         bounds: Bounds,
         /// When the journal last confirmed the head.
         confirmed_at: Timestamp,
+        /// It lies behind what the tail holds: the follower reads history.
+        behind: bool,
     },
     /// The cursor cannot be resumed from.
     Stale(Stale),
+}
+
+/// What it takes to answer a subscriber that follows a topic.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+pub enum Peek {
+    /// Nothing: here is the answer.
+    Found(Followed),
+    /// A read of the topic's newest updates, which all who follow it share.
+    Hot,
+    /// A read behind the tail.
+    Cold,
 }
 
 /// A journal over a journal that keeps the hot end of each followed topic in memory.
 #[derive(Debug)]
 pub struct TailJournal {
     journal: Arc<dyn Journal>,
+    classes: Classes,
     options: TailOptions,
     topics: Mutex<Topics>,
     held: AtomicUsize,
@@ -123,6 +155,7 @@ struct Topics {
 #[derive(Debug, Default)]
 struct Entry {
     ring: Mutex<Option<Ring>>,
+    shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
 }
 
@@ -130,12 +163,25 @@ impl Entry {
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Never taken before the ring, which may be held.
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TailJournal {
-    /// The tail over `journal`.
+    /// The tail over `journal`. Every payload travels in its page's frames.
     pub fn new(journal: Arc<dyn Journal>, options: TailOptions) -> Self {
-        Self { journal, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+        let classes = Classes::new(Vec::new()).expect("no class is no mistake");
+        Self { journal, classes, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+    }
+
+    /// Leaves payloads out of frames that are over the bound of their class.
+    #[must_use]
+    pub fn with_classes(mut self, classes: Classes) -> Self {
+        self.classes = classes;
+        self
     }
 
     /// What follows `cursor`, from memory if that is new enough for `wanted`, else from the journal.
@@ -154,13 +200,12 @@ impl TailJournal {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         loop {
-            let temperature = match self.lookup(&entry, topic, cursor, &wanted, now) {
+            let behind = match self.lookup(&entry, cursor, &wanted, now) {
                 Lookup::Found(followed) => return Ok(followed),
-                Lookup::Hot => "hot",
-                Lookup::Cold => "cold",
+                Lookup::Hot => false,
+                Lookup::Cold => true,
             };
-            let Done { found, number, began_at } =
-                self.read_page(&entry, topic, cursor, temperature, now).await?;
+            let Done { found, number, began_at } = self.read_page(&entry, topic, cursor, behind, now).await?;
             let page = match found {
                 Found::Page(page) => page,
                 Found::Stale(stale) => {
@@ -171,7 +216,12 @@ impl TailJournal {
             };
             let bounds = self.absorb(&entry, &page, began_at);
             if !page.page().updates.is_empty() {
-                return Ok(Followed::Page { page, bounds, confirmed_at: began_at });
+                if behind {
+                    self.keep_for_others(&entry, &page);
+                }
+                // Whoever has reached the head follows the tail from now on.
+                let behind = behind && page.page().end() < bounds.head;
+                return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
             }
             // Nothing new, says a read that may have begun before what this caller has heard of.
             let heard_of_more = wanted.head.is_some_and(|head| head.is_news_to(cursor));
@@ -182,19 +232,19 @@ impl TailJournal {
         }
     }
 
-    /// The same without reading the journal: none if that would be needed.
-    pub fn follow_from_memory(
-        &self,
-        topic: &Topic,
-        cursor: Cursor,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Option<Followed> {
-        let entry = self.known(topic)?;
-        match self.lookup(&entry, topic, cursor, &wanted, now) {
-            Lookup::Found(followed) => Some(followed),
-            Lookup::Hot | Lookup::Cold => None,
+    /// The same without reading the journal, or what reading it would take.
+    pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        let Some(entry) = self.known(topic) else { return Peek::Cold };
+        match self.lookup(&entry, cursor, &wanted, now) {
+            Lookup::Found(followed) => Peek::Found(followed),
+            Lookup::Hot => Peek::Hot,
+            Lookup::Cold => Peek::Cold,
         }
+    }
+
+    /// What the tail knows of a topic that is followed here, however old that is.
+    pub(crate) fn known_bounds(&self, topic: &Topic) -> Option<Bounds> {
+        self.known(topic)?.ring().as_ref().map(Ring::bounds)
     }
 
     /// What the topic held at `not_older_than` or later, and when that was.
@@ -254,6 +304,7 @@ impl TailJournal {
                 let stays = in_use || ring.as_ref().is_some_and(|ring| ring.confirmed_at() >= recent);
                 if !stays {
                     self.replace(&mut ring, None);
+                    self.account(entry.shelf().bytes(), 0);
                 }
                 stays
             });
@@ -264,23 +315,21 @@ impl TailJournal {
         }
     }
 
-    fn lookup(
-        &self,
-        entry: &Entry,
-        topic: &Topic,
-        cursor: Cursor,
-        wanted: &Wanted,
-        now: Timestamp,
-    ) -> Lookup {
-        match &mut *entry.ring() {
-            Some(ring) => {
-                // A clock that was set back would let what is known count as new until it has caught up.
-                if ring.confirmed_at() > now.plus(self.options.idle) {
-                    ring.confirm(Timestamp::default());
-                }
-                ring.follow(topic, cursor, wanted)
-            }
-            None => Lookup::Cold,
+    fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Wanted, now: Timestamp) -> Lookup {
+        let mut ring = entry.ring();
+        let Some(ring) = &mut *ring else { return Lookup::Cold };
+        // A clock that was set back would let what is known count as new until it has caught up.
+        if ring.confirmed_at() > now.plus(self.options.idle) {
+            ring.confirm(Timestamp::default());
+        }
+        let lookup = ring.follow(cursor, wanted);
+        let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
+        match lookup {
+            Lookup::Cold => match entry.shelf().page_after(cursor, &bounds) {
+                Some(page) => Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: true }),
+                None => Lookup::Cold,
+            },
+            found => found,
         }
     }
 
@@ -290,21 +339,49 @@ impl TailJournal {
         entry: &Entry,
         topic: &Topic,
         cursor: Cursor,
-        temperature: &'static str,
+        behind: bool,
         now: Timestamp,
     ) -> Result<Done, Error> {
         let begin = || {
-            telemetry::journal_read(temperature);
+            telemetry::journal_read(if behind { "cold" } else { "hot" });
             let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
+            let inline = self.classes.of(&topic).and_then(|class| class.inline_bytes);
+            let mut limit = ReadLimit::PAGE;
+            if behind {
+                let updates = shelf::up_to_the_grid(cursor.watermark, limit.updates.get());
+                limit.updates = NonZeroUsize::new(updates).unwrap_or(limit.updates);
+            }
             let read = async move {
-                Ok(match journal.read(&topic, Start::After(cursor), ReadLimit::PAGE).await? {
-                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page))),
+                Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
+                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page, inline))),
                     Replay::Stale(stale) => Found::Stale(stale),
                 })
             };
             read.boxed()
         };
         entry.reads.share(Target::PageAfter(cursor), now, begin).await
+    }
+
+    /// Keeps a page from behind the tail, unless the tail has it, or whoever shared its read kept it already, or there
+    /// is no room.
+    fn keep_for_others(&self, entry: &Entry, page: &Arc<SharedPage>) {
+        let after = page.page().after;
+        let known = entry.ring().as_ref().filter(|ring| !ring.holds(after)).map(Ring::bounds);
+        let Some(bounds) = known else { return };
+        let mut shelf = entry.shelf();
+        if shelf.page_after(Cursor::new(page.page().bounds.epoch, after), &bounds).is_some() {
+            return;
+        }
+        let before = shelf.bytes();
+        shelf.put(page, self.options.history_bytes);
+        self.account(before, shelf.bytes());
+        while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
+            let before = shelf.bytes();
+            if !shelf.forget_oldest() {
+                break;
+            }
+            self.account(before, shelf.bytes());
+        }
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
@@ -368,7 +445,7 @@ impl TailJournal {
     /// the ring. Says what is known by now.
     fn learn_for(&self, entry: &Entry, bounds: Bounds) -> Bounds {
         let mut ring = entry.ring();
-        match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
+        let known = match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             Some(ring) => {
                 let before = ring.bytes();
                 ring.learn(bounds);
@@ -379,7 +456,14 @@ impl TailJournal {
                 self.replace(&mut ring, Some(Ring::at_head(bounds, Timestamp::default())));
                 bounds
             }
+        };
+        let mut shelf = entry.shelf();
+        if shelf.bytes() > 0 {
+            let before = shelf.bytes();
+            shelf.learn(&known);
+            self.account(before, shelf.bytes());
         }
+        known
     }
 }
 
@@ -418,6 +502,11 @@ impl Journal for TailJournal {
         let trimmed = self.journal.trim(topic, keep, now).await?;
         self.learn(topic, trimmed.bounds);
         Ok(trimmed)
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        // Nothing is learned: the floor of a plan is not the topic's.
+        self.journal.plan_trim(topic, keep, now).await
     }
 
     async fn topics(

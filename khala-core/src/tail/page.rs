@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     journal::Page,
+    position::Watermark,
     topic::Topic,
     wire::{Serializer, event, write_page},
 };
@@ -20,14 +21,23 @@ pub struct SharedPage {
     topic: Topic,
     page: Page,
     bytes: usize,
+    /// Bytes of a payload that travels in the frame; a larger one is fetched.
+    inline: Option<usize>,
     frames: [OnceLock<Bytes>; 2],
 }
 
 impl SharedPage {
-    pub(crate) fn new(topic: Topic, page: Page) -> Self {
+    pub(crate) fn new(topic: Topic, page: Page, inline: Option<usize>) -> Self {
         // The texts stand there twice: once in the update, and once in the frame.
         let bytes = page.updates.iter().map(|update| PER_UPDATE + 2 * update.size()).sum();
-        Self { topic, page, bytes, frames: [OnceLock::new(), OnceLock::new()] }
+        Self { topic, page, bytes, inline, frames: [OnceLock::new(), OnceLock::new()] }
+    }
+
+    /// What is left of it after a watermark within it.
+    pub(crate) fn rest(&self, after: Watermark) -> Self {
+        let Page { updates, bounds, .. } = &self.page;
+        let updates = updates.iter().filter(|update| !after.covers(update.seq)).cloned().collect();
+        Self::new(self.topic.clone(), Page { after, updates, bounds: *bounds }, self.inline)
     }
 
     /// The page itself.
@@ -47,7 +57,7 @@ impl SharedPage {
             Serializer::V2 => &self.frames[1],
         };
         let encode = || {
-            let write = |out: &mut Vec<u8>| write_page(out, &self.page);
+            let write = |out: &mut Vec<u8>| write_page(out, &self.page, self.inline);
             serializer.encode(None, None, self.topic.as_str(), event::UPDATE_BATCH, write)
         };
         slot.get_or_init(encode).clone()

@@ -9,7 +9,6 @@ use super::{Followed, SharedPage, Wanted};
 use crate::{
     journal::Page,
     position::{Bounds, Cursor, Watermark},
-    topic::Topic,
     update::Timestamp,
 };
 
@@ -56,17 +55,22 @@ impl Ring {
         self.pages.back().map_or(self.start, |page| page.page().end())
     }
 
+    /// Whether it has the update after `watermark`.
+    pub(super) fn holds(&self, watermark: Watermark) -> bool {
+        (self.start..self.end()).contains(&watermark)
+    }
+
     /// Answers a subscriber that follows.
-    pub(super) fn follow(&self, topic: &Topic, cursor: Cursor, wanted: &Wanted) -> Lookup {
+    pub(super) fn follow(&self, cursor: Cursor, wanted: &Wanted) -> Lookup {
         let Cursor { epoch, watermark } = cursor;
         let end = self.end();
         if epoch != self.bounds.epoch || watermark < self.start.max(self.bounds.floor) || watermark > end {
             return Lookup::Cold;
         }
         if watermark < end {
-            let page = self.page_after(topic, watermark);
+            let page = self.page_after(watermark);
             let (bounds, confirmed_at) = (self.bounds, self.confirmed_at);
-            return Lookup::Found(Followed::Page { page, bounds, confirmed_at });
+            return Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: false });
         }
         let heard_of_more = wanted.head.is_some_and(|head| head.epoch != epoch || head.watermark > end);
         if heard_of_more || self.bounds.head > end || self.confirmed_at < wanted.not_older_than {
@@ -76,15 +80,10 @@ impl Ring {
     }
 
     /// The page that starts at `watermark`, or the rest of the page that it lies in.
-    fn page_after(&self, topic: &Topic, watermark: Watermark) -> Arc<SharedPage> {
+    fn page_after(&self, watermark: Watermark) -> Arc<SharedPage> {
         let index = self.pages.partition_point(|page| page.page().end() <= watermark);
         let whole = &self.pages[index];
-        if whole.page().after == watermark {
-            return Arc::clone(whole);
-        }
-        let Page { updates, bounds, .. } = whole.page();
-        let updates = updates.iter().filter(|update| !watermark.covers(update.seq)).cloned().collect();
-        Arc::new(SharedPage::new(topic.clone(), Page { after: watermark, updates, bounds: *bounds }))
+        if whole.page().after == watermark { Arc::clone(whole) } else { Arc::new(whole.rest(watermark)) }
     }
 
     /// Takes in a page that was read at `now` if it continues the ring.

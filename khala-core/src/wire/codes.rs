@@ -36,6 +36,12 @@ pub enum Code {
     OriginNotAllowed,
     /// The topic is somebody else's.
     OwnerMismatch,
+    /// The payload is larger than the topic's class allows.
+    PayloadTooLarge,
+    /// More is published to the topic than its class allows.
+    PublishRateLimited,
+    /// The server replays as much as it may at once.
+    ReplayDeferred,
     /// The cursor cannot be resumed from.
     StaleCursor,
     /// The token has run out.
@@ -78,6 +84,9 @@ impl Code {
         Self::MissingToken,
         Self::OriginNotAllowed,
         Self::OwnerMismatch,
+        Self::PayloadTooLarge,
+        Self::PublishRateLimited,
+        Self::ReplayDeferred,
         Self::StaleCursor,
         Self::TokenExpired,
         Self::TokenNotYetValid,
@@ -109,6 +118,9 @@ impl Code {
             Self::MissingToken => "missing_token",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::OwnerMismatch => "owner_mismatch",
+            Self::PayloadTooLarge => "khala_frame_payload_too_large",
+            Self::PublishRateLimited => "khala_publish_rate_limited",
+            Self::ReplayDeferred => "replay_deferred",
             Self::StaleCursor => "stale_cursor",
             Self::TokenExpired => "token_expired",
             Self::TokenNotYetValid => "token_not_yet_valid",

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::codes::Code;
 use crate::{
     admission::Limited,
+    class::TopicClass,
     position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark},
     topic::Topic,
     update::{DocKey, Kind, Payload, PayloadHash, Timestamp, Update},
@@ -211,30 +212,30 @@ pub struct StaleCursor {
 }
 
 impl StaleCursor {
-    /// The answer for `topic`.
-    pub fn new(topic: &Topic, stale: &Stale) -> Self {
+    /// The answer for `topic`, which is of that class. The reasons are as they are: see [`Stale::within`].
+    pub fn new(topic: &Topic, stale: &Stale, class: Option<&TopicClass>) -> Self {
         let Stale { cursor, bounds, reasons } = stale;
-        let same = cursor.epoch == bounds.epoch;
         Self {
             code: Code::StaleCursor.as_str().to_owned(),
             reason: Code::StaleCursor.as_str().to_owned(),
-            message: explain(stale),
+            message: explain(stale, class.and_then(|class| class.replay_budget)),
             reason_codes: reasons.clone(),
             topic: topic.clone(),
             resume_after: cursor.watermark,
             retention_floor: bounds.floor,
             head: bounds.head,
             epoch: bounds.epoch,
-            replay_lag: if same { cursor.watermark.distance_to(bounds.head) } else { 0 },
-            replay_budget_events: None,
-            qos_tier: None,
+            replay_lag: stale.lag(),
+            replay_budget_events: class.and_then(|class| class.replay_budget),
+            qos_tier: class.map(|class| class.tier.as_str().to_owned()),
             full_resync_required: true,
             snapshot: snapshot_path(topic),
         }
     }
 }
 
-fn explain(Stale { cursor, bounds, reasons }: &Stale) -> String {
+fn explain(stale: &Stale, budget: Option<u64>) -> String {
+    let Stale { cursor, bounds, reasons } = stale;
     let one = |reason: &StaleReason| match reason {
         StaleReason::CursorAhead => {
             format!("the cursor is at {} and the head only at {}", cursor.watermark, bounds.head)
@@ -243,7 +244,8 @@ fn explain(Stale { cursor, bounds, reasons }: &Stale) -> String {
             format!("the cursor is of epoch {} and the topic in epoch {}", cursor.epoch, bounds.epoch)
         }
         StaleReason::ReplayBudgetExceeded => {
-            format!("{} updates are more than may be replayed", cursor.watermark.distance_to(bounds.head))
+            let (lag, budget) = (stale.lag(), budget.unwrap_or_default());
+            format!("the cursor is {lag} updates behind and {budget} may be replayed")
         }
         StaleReason::RetentionFloorBreach => {
             format!("the cursor is at {} and everything up to {} was trimmed", cursor.watermark, bounds.floor)
@@ -319,6 +321,9 @@ pub struct WireUpdate {
     /// Whether the document is gone.
     #[serde(default)]
     pub deleted: bool,
+    /// Whether the payload stayed behind, and is to be fetched: `payload` is null.
+    #[serde(default)]
+    pub hydration_required: bool,
 }
 
 impl From<WireUpdate> for Update {

@@ -86,6 +86,7 @@ struct State {
     /// What is stored and not yet visible.
     hidden: HashSet<(Topic, Seq)>,
     trimmed: HashMap<Topic, Keep>,
+    planned: HashSet<Topic>,
     /// Documents that were deleted at some time.
     gone: HashMap<Topic, BTreeSet<DocKey>>,
 }
@@ -148,6 +149,39 @@ impl Inner {
         let (count, _) = state.under_way.entry(topic.clone()).or_insert((0, bounds));
         *count += 1;
         Ok(*count > 1)
+    }
+
+    /// What a fault makes of what is to be kept.
+    async fn keep(&self, topic: &Topic, mut keep: Keep, now: Timestamp) -> Result<Keep, Error> {
+        match self.fault {
+            Fault::AgeInTheMiddle => {
+                let bounds = self.whole.bounds(topic).await?;
+                if let (Some(age), Replay::Page(page)) =
+                    (keep.age, self.whole.read(topic, bounds.at_floor().into(), WHOLE).await?)
+                {
+                    let old = page.updates.iter().rfind(|update| now.since(update.published_at) > age);
+                    keep.updates =
+                        old.map(|old| old.seq.watermark().distance_to(bounds.head)).or(keep.updates);
+                }
+            }
+            Fault::PassesNotPast => keep.not_past = None,
+            _ => {}
+        }
+        Ok(keep)
+    }
+
+    /// When the oldest update that is kept now was published.
+    async fn oldest(&self, topic: &Topic) -> Result<Option<Timestamp>, Error> {
+        let everything = Keep::everything();
+        Ok(self.whole.plan_trim(topic, everything, Timestamp::default()).await?.oldest)
+    }
+
+    /// What a fault tells of a trim, before which the oldest update was of that moment.
+    fn told(&self, mut trimmed: Trimmed, was: Option<Timestamp>) -> Trimmed {
+        if self.fault == Fault::OldestThatWent && trimmed.updates > 0 {
+            trimmed.oldest = was;
+        }
+        trimmed
     }
 
     async fn end(&self, topic: &Topic) {
@@ -288,6 +322,10 @@ impl Journal for Inner {
                 }
                 answer => Ok(answer),
             },
+            Fault::PlanForgetsNames if self.state.lock().await.planned.contains(topic) => {
+                batch.dedup = None;
+                whole.append(topic, batch, now).await
+            }
             Fault::RepeatBurnsSeq => {
                 if is_plain(&batch) && self.state.lock().await.repeated.remove(topic) {
                     let burned = NewUpdate::new(Kind::parse(BURNED).unwrap(), Payload::null());
@@ -420,26 +458,34 @@ impl Journal for Inner {
         }
     }
 
-    async fn trim(&self, topic: &Topic, mut keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
         let topic = &self.topic(topic);
+        let (keep, was) = (self.keep(topic, keep, now).await?, self.oldest(topic).await?);
+        if self.fault == Fault::FloorGoesBack {
+            self.state.lock().await.trimmed.insert(topic.clone(), keep);
+        }
+        let trimmed = self.whole.trim(topic, keep, now).await?;
+        Ok(self.told(trimmed, was))
+    }
+
+    async fn plan_trim(&self, topic: &Topic, mut keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let topic = &self.topic(topic);
+        let was = self.oldest(topic).await?;
+        keep = self.keep(topic, keep, now).await?;
         match self.fault {
-            Fault::AgeInTheMiddle => {
-                let bounds = self.whole.bounds(topic).await?;
-                if let (Some(age), Replay::Page(page)) =
-                    (keep.age, self.whole.read(topic, bounds.at_floor().into(), WHOLE).await?)
-                {
-                    let old = page.updates.iter().rfind(|update| now.since(update.published_at) > age);
-                    keep.updates =
-                        old.map(|old| old.seq.watermark().distance_to(bounds.head)).or(keep.updates);
-                }
+            Fault::PlanForgetsNames => {
+                self.state.lock().await.planned.insert(topic.clone());
             }
-            Fault::FloorGoesBack => {
-                self.state.lock().await.trimmed.insert(topic.clone(), keep);
-            }
-            Fault::PassesNotPast => keep.not_past = None,
+            Fault::PlanPassesNotPast => keep.not_past = None,
+            Fault::PlanTrims => return self.whole.trim(topic, keep, now).await,
             _ => {}
         }
-        self.whole.trim(topic, keep, now).await
+        let mut plan = self.whole.plan_trim(topic, keep, now).await?;
+        if self.fault == Fault::PlanCountsAll && plan.updates > 0 {
+            let before = self.whole.bounds(topic).await?;
+            plan.updates = before.floor.distance_to(before.head);
+        }
+        Ok(self.told(plan, was))
     }
 
     async fn topics(

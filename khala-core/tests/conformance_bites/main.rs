@@ -1,5 +1,5 @@
-//! The laws bite: deliberately broken journals and logs of revocations, each of which must fail exactly the laws that
-//! name its fault.
+//! The laws bite: deliberately broken journals, logs of revocations and stores of sweeps, each of which must fail exactly
+//! the laws that name its fault.
 //!
 //! A law that nothing broken fails proves nothing, and one that fails for the faults of others misleads.
 
@@ -39,6 +39,7 @@ macro_rules! bites {
 }
 
 mod revocations;
+mod sweeps;
 
 bites! {
     /// A repeated publish uses up a seq.
@@ -86,6 +87,8 @@ bites! {
     a_floor_that_goes_back: FloorGoesBack => "J14",
     /// Old updates are trimmed wherever the newest of them stands.
     age_in_the_middle: AgeInTheMiddle => "J14",
+    /// The oldest that is said to be kept is the oldest that there was.
+    the_oldest_that_went: OldestThatWent => "J14",
     /// A cursor ahead of the head waits for what comes.
     a_patient_future: AheadIsEmpty => "J15",
     /// Only the watermark of a cursor is looked at.
@@ -100,6 +103,14 @@ bites! {
     a_prefix_with_wildcards: PrefixIsPattern => "J17",
     /// Opening the store draws new epochs.
     an_epoch_per_opening: EpochPerOpening => "J18",
+    /// A plan carries itself out.
+    a_plan_that_trims: PlanTrims => "J19",
+    /// A plan does not look at `not_past`.
+    a_plan_past_its_limit: PlanPassesNotPast => "J19",
+    /// A plan counts what it finds, not what would go.
+    a_plan_that_counts_all: PlanCountsAll => "J19",
+    /// A plan forgets the names that a trim would forget.
+    a_plan_that_forgets: PlanForgetsNames => "J19",
     /// A conflict of one document leaves the rest of the batch.
     half_a_conflict: ConflictWritesRest => "D1",
     /// Documents that are gone are in the snapshot.
@@ -114,7 +125,7 @@ bites! {
 
 #[test]
 fn every_law_is_in_the_table_and_bites() {
-    let journal = (1..=18).map(|n| format!("J{n}"));
+    let journal = (1..=19).map(|n| format!("J{n}"));
     each_bites(&laws::<Broken>(), journal.chain((1..=4).map(|n| format!("D{n}"))), NOTICED);
 }
 

@@ -324,6 +324,12 @@ impl Channel {
                 assert!(refused.retry_after_ms.is_some());
                 false
             }
+            "replay_deferred" => {
+                saw(Saw::Deferred);
+                assert!(refused.retry_after_ms.is_some());
+                assert!(!matches!(request.resume, Resume::Head), "the head is no replay");
+                false
+            }
             "too_many_topics" => {
                 saw(Saw::TooManyTopics);
                 if current {
@@ -364,15 +370,24 @@ impl Channel {
     }
 
     fn check_reasons(cursor: Cursor, stale: &StaleCursor) {
-        let reason = if stale.epoch != cursor.epoch {
-            StaleReason::EpochMismatch
-        } else if cursor.watermark < stale.retention_floor {
-            StaleReason::RetentionFloorBreach
-        } else {
-            assert!(cursor.watermark > stale.head, "a cursor within bounds is not stale");
-            StaleReason::CursorAhead
-        };
-        assert_eq!(stale.reason_codes, [reason]);
+        let (same, lag) = (stale.epoch == cursor.epoch, cursor.watermark.distance_to(stale.head));
+        let over = stale.replay_budget_events.is_some_and(|budget| lag > budget);
+        let holds = [
+            (StaleReason::EpochMismatch, !same),
+            (StaleReason::RetentionFloorBreach, same && cursor.watermark < stale.retention_floor),
+            (StaleReason::CursorAhead, same && cursor.watermark > stale.head),
+            (StaleReason::ReplayBudgetExceeded, same && over),
+        ];
+        let all: Vec<_> = holds.into_iter().filter(|(_, holds)| *holds).map(|(reason, _)| reason).collect();
+        assert!(!all.is_empty(), "a cursor that can be resumed from is not stale");
+        assert_eq!(stale.reason_codes, all, "every reason that holds, and no other");
+        assert_eq!(stale.replay_lag, if same { lag } else { 0 });
+        if all == [StaleReason::ReplayBudgetExceeded] {
+            saw(Saw::BudgetExceeded);
+        }
+        if all.len() > 1 {
+            saw(Saw::TwoReasons);
+        }
     }
 
     fn joined(&mut self, request: JoinRequest, joined: &Joined, truth: &Truth) {
@@ -396,6 +411,9 @@ impl Channel {
         match request.resume {
             Resume::After(brought) => {
                 saw(Saw::Resumed);
+                let budget = crate::pair::budget(&self.topic);
+                let lag = brought.watermark.distance_to(joined.head);
+                assert!(budget.is_none_or(|budget| lag <= budget), "nobody replays more than the budget");
                 assert_eq!(cursor, brought, "it continues from what was brought");
             }
             Resume::Floor => {

@@ -33,9 +33,9 @@ macro_rules! seen {
 
 seen! {
     /// What `schedules.rs` and its pairs see.
-    Saw: Blocked, Drained, Expired, Failure, Head, HintDropped, HintRepeated, Refreshed, RefreshRefused, Restart,
-    Resumed, Snapshot, SnapshotLive, SnapshotPages, SnapshotRestarted, StaleJoin, StaleLive, TooManyTopics,
-    Unavailable, UnavailableLive, Wiped,
+    Saw: Blocked, BudgetExceeded, Deferred, Drained, Expired, Failure, Head, HintDropped, HintRepeated, Refreshed, RefreshRefused, Restart,
+    Resumed, Snapshot, SnapshotLive, SnapshotPages, SnapshotRestarted, StaleJoin, StaleLive,
+    TooManyTopics, TwoReasons, Unavailable, UnavailableLive, Wiped,
 }
 
 seen! {

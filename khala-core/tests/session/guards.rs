@@ -82,6 +82,8 @@ pub struct Doorman {
     pub gate: Gate,
     locked: Mutex<HashSet<Topic>>,
     asked: AtomicUsize,
+    /// How many replays are put off from now on.
+    defers: AtomicUsize,
 }
 
 impl Doorman {
@@ -91,6 +93,17 @@ impl Doorman {
 
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Puts that many replays off.
+    pub fn defer(&self, replays: usize) {
+        self.defers.store(replays, Ordering::Relaxed);
+    }
+
+    /// Whether a replay is put off.
+    pub fn defers(&self) -> bool {
+        let one_less = |defers: usize| defers.checked_sub(1);
+        self.defers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 }
 

@@ -79,6 +79,10 @@ impl Journal for Gated {
         self.inner.trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.inner.plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,

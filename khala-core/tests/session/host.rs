@@ -13,8 +13,8 @@ use futures::{
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
 use khala_core::{
-    Access, AdmissionOptions, Batch, Clock as _, Grant, Khala, Kind, LocalFanout, Named, NewUpdate, Payload,
-    Revocation, RevocationId, Revocations as _, Timestamp, Token, Topic, Watermark,
+    Access, AdmissionOptions, Batch, Clock as _, Grant, Khala, KhalaBuilder, Kind, LocalFanout, Named,
+    NewUpdate, Payload, Revocation, RevocationId, Revocations as _, Timestamp, Token, Topic, Watermark,
     session::{Ended, Progress, Received, Sent, SessionOptions, Transport},
     wire::{Close, Serializer},
 };
@@ -135,18 +135,21 @@ impl Host {
     }
 
     pub fn with(page: usize, options: SessionOptions, ledger: Ledger) -> Self {
+        Self::built(page, ledger, |khala| khala.with_sessions(options))
+    }
+
+    pub fn built(page: usize, ledger: Ledger, rest: impl FnOnce(KhalaBuilder) -> KhalaBuilder) -> Self {
         let (store, clock, hints) = (Store::new(page, 200), TestClock::new(), Arc::<Hints>::default());
         let (tokens, doorman, ledger) =
             (Arc::<Tokens>::default(), Arc::<Doorman>::default(), Arc::new(ledger));
         let khala = Khala::builder(Arc::clone(&store))
             .with_clock(Arc::<TestClock>::clone(&clock))
             .with_fanout(Arc::<Hints>::clone(&hints))
-            .with_sessions(options)
             .with_verifier(Arc::<Tokens>::clone(&tokens))
             .with_admission(AdmissionOptions::unlimited())
             .with_authorizer(Arc::<Doorman>::clone(&doorman))
-            .with_revocations(Arc::<Ledger>::clone(&ledger))
-            .build();
+            .with_revocations(Arc::<Ledger>::clone(&ledger));
+        let khala = rest(khala).build();
         let keeper = {
             let khala = khala.clone();
             Task::new(async move { khala.keep_revocations().await })

@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod behind;
 mod client;
 mod clock;
 mod coverage;
+mod crowd;
 mod driver;
 mod guards;
 mod held;
@@ -23,5 +25,6 @@ mod rules;
 mod schedules;
 mod store;
 mod subscribe;
+mod sweep;
 mod tail;
 mod trouble;

@@ -11,9 +11,10 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
 use khala_core::{
-    Access, Admitted, Append, Authorizer as _, Batch, Cursor, Denied, Documents as _, Error, Grant,
-    JoinRequest, Journal, Keep, LocalFanout, NewUpdate, ReadLimit, TailJournal, TailOptions, Timestamp,
-    Topic, Watch,
+    Access, Admitted, Append, Authorizer as _, Batch, Classes, Cursor, Denied, Documents as _, Error, Grant,
+    JoinRequest, Journal, Keep, Limited, LocalFanout, NewUpdate, Peek, ReadLimit, SharedSnapshot,
+    SharedSnapshotPage, Snapshot, SnapshotFrom, TailJournal, TailOptions, Timestamp, Topic, TopicClass,
+    TopicPattern, Watch,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     wire::{Close, Serializer},
 };
@@ -64,6 +65,7 @@ pub struct World {
     hints: Vec<(Topic, Cursor)>,
     lines: Vec<Option<Line>>,
     options: SessionOptions,
+    classes: Classes,
 }
 
 /// The answer to a question, as `Khala` gives it.
@@ -82,9 +84,37 @@ async fn answer(
             let (bounds, confirmed_at) = tail.recent_bounds(&topic, not_older_than, now).await?;
             Answer::Bounds(bounds, confirmed_at)
         }
-        Question::Read { cursor, wanted } => Answer::Read(tail.follow(&topic, cursor, wanted, now).await?),
-        Question::Snapshot(from) => Answer::Snapshot(store.snapshot(&topic, from, ReadLimit::PAGE).await?),
+        Question::Resume { .. } | Question::Snapshot(SnapshotFrom::Start) if doorman.defers() => {
+            Answer::Deferred(Limited::replay_deferred(Duration::from_millis(300)))
+        }
+        Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
+            Answer::Read(tail.follow(&topic, cursor, wanted, now).await?)
+        }
+        Question::Snapshot(from) => {
+            Answer::Snapshot(shared(&topic, store.snapshot(&topic, from, ReadLimit::PAGE).await?))
+        }
     })
+}
+
+/// A snapshot as a session gets it.
+pub fn shared(topic: &Topic, snapshot: Snapshot) -> SharedSnapshot {
+    match snapshot {
+        Snapshot::Page(page) => SharedSnapshot::Page(Arc::new(SharedSnapshotPage::new(topic.clone(), page))),
+        Snapshot::Stale(stale) => SharedSnapshot::Stale(stale),
+    }
+}
+
+/// The budget of each topic: most things happen to `a`, where a few updates are too many.
+pub fn budget(topic: &Topic) -> Option<u64> {
+    classes().of(topic).and_then(|class| class.replay_budget)
+}
+
+fn classes() -> Classes {
+    let class = |name: &str, budget| {
+        let pattern = TopicPattern::parse(if name == "a" { "a" } else { "**" }).unwrap();
+        TopicClass::new(name, pattern).with_read([Access::Read.scope()]).with_replay_budget(budget)
+    };
+    Classes::new(vec![class("a", Some(8)), class("others", None)]).unwrap()
 }
 
 pub fn options() -> SessionOptions {
@@ -118,6 +148,7 @@ impl World {
             hints: Vec::new(),
             lines: (0..clients).map(|_| None).collect(),
             options: options(),
+            classes: classes(),
         }
     }
 
@@ -202,7 +233,8 @@ impl World {
         }
         let expires_at = self.now.plus(lifetime);
         let (grant, serializer) = (grant(expires_at), self.clients[client].serializer);
-        let session = Session::new(grant, Admitted::unlimited(), serializer, self.options, self.now);
+        let session = Session::new(grant, Admitted::unlimited(), serializer, self.options, self.now)
+            .with_classes(self.classes.clone());
         let mut up = VecDeque::new();
         for channel in 0..self.topics.len() {
             if self.clients[client].channels[channel].state == State::Failed {
@@ -285,6 +317,11 @@ impl World {
 
     pub fn authorizer(&mut self, up: bool) {
         self.doorman.gate.set(if up { Mood::Up } else { Mood::Down });
+    }
+
+    /// Puts that many replays off.
+    pub fn defer(&mut self, replays: usize) {
+        self.doorman.defer(replays);
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -370,9 +407,9 @@ impl World {
                     asked = true;
                     assert!(line.asked.len() < self.options.questions_at_once.get());
                     assert!(!line.asked.contains_key(&channel), "one question at a time");
-                    if let Question::Read { cursor, wanted } = &question
-                        && let Some(followed) =
-                            self.tail.follow_from_memory(&topic, *cursor, *wanted, self.now)
+                    if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } =
+                        &question
+                        && let Peek::Found(followed) = self.tail.peek(&topic, *cursor, *wanted, self.now)
                     {
                         asked = false;
                         session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
@@ -462,6 +499,7 @@ impl World {
     pub fn settle(&mut self) {
         self.store.fail(0);
         self.authorizer(true);
+        self.defer(0);
         self.hints.clear();
         let polls = 3;
         let step = Duration::from_millis(500);
@@ -499,9 +537,9 @@ impl World {
                 }
                 let here = channel.documents.values().filter(|document| !document.deleted);
                 let all = ReadLimit::new(1_000.try_into().unwrap(), usize::MAX);
-                let start = khala_core::SnapshotFrom::Start;
+                let start = SnapshotFrom::Start;
                 let there = journal.snapshot(&channel.topic, start, all).now_or_never().unwrap().unwrap();
-                let khala_core::Snapshot::Page(there) = there else { panic!("a snapshot can be begun") };
+                let Snapshot::Page(there) = there else { panic!("a snapshot can be begun") };
                 assert!(here.eq(&there.documents), "the documents are those of the journal");
             }
         }

@@ -199,12 +199,13 @@ impl Rig {
                     .now_or_never()
                     .unwrap()
                     .map(|(bounds, at)| Answer::Bounds(bounds, at)),
-                Question::Read { cursor, wanted } => {
+                Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
                     tail.follow(&topic, cursor, wanted, now).now_or_never().unwrap().map(Answer::Read)
                 }
                 Question::Snapshot(from) => {
                     let snapshot = self.store.snapshot(&topic, from, ReadLimit::PAGE);
-                    snapshot.now_or_never().unwrap().map(Answer::Snapshot)
+                    let shared = |snapshot| Answer::Snapshot(crate::pair::shared(&topic, snapshot));
+                    snapshot.now_or_never().unwrap().map(shared)
                 }
             };
             self.session.handle_answer(channel, answer, now);

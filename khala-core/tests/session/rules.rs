@@ -186,12 +186,11 @@ fn a_stale_cursor_is_told_field_by_field() {
     let mut response = sent[0][4]["response"].clone();
     let message = response["message"].take();
     assert_eq!(message, "the cursor is at 10 and everything up to 42 was trimmed");
-    // No class says yet what the budget and the tier are.
     let expected = json!({
         "code": "stale_cursor", "reason": "stale_cursor", "message": null,
         "reason_codes": ["retention_floor_breach"], "topic": "run:7:events", "resume_after": 10,
-        "retention_floor": 42, "head": 90, "epoch": epoch, "replay_lag": 80, "replay_budget_events": null,
-        "qos_tier": null, "full_resync_required": true, "snapshot": "/v1/topics/run:7:events/snapshot",
+        "retention_floor": 42, "head": 90, "epoch": epoch, "replay_lag": 80, "replay_budget_events": 20_000,
+        "qos_tier": "warm", "full_resync_required": true, "snapshot": "/v1/topics/run:7:events/snapshot",
     });
     assert_eq!(response, expected);
     assert!(rig.watching.is_empty() && sent.len() == 1, "it was never joined");

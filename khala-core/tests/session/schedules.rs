@@ -28,6 +28,10 @@ enum Step {
         client: usize,
         seconds: u64,
     },
+    /// So many replays are put off.
+    Defer {
+        replays: usize,
+    },
     Disconnect {
         client: usize,
     },
@@ -134,7 +138,7 @@ impl Bits {
 fn step() -> impl Strategy<Value = Step> {
     any::<u64>().prop_map(|number| {
         let mut bits = Bits(number);
-        let (kind, client) = (bits.below(72), bits.below(CLIENTS as u64));
+        let (kind, client) = (bits.below(73), bits.below(CLIENTS as u64));
         match kind {
             0..2 => Step::Rest,
             2..7 => Step::Go { rounds: 1 + bits.below(4) },
@@ -174,6 +178,7 @@ fn step() -> impl Strategy<Value = Step> {
                 Step::Verify { client, seconds: bits.flag().then_some(seconds) }
             }
             70 => Step::Authorizer { up: false },
+            71 => Step::Defer { replays: 1 + bits.below(3) },
             _ => Step::Authorizer { up: true },
         }
     })
@@ -200,6 +205,7 @@ impl World {
         match step {
             Step::Authorizer { up } => self.authorizer(up),
             Step::Connect { client, seconds } => self.connect(client, Duration::from_secs(seconds)),
+            Step::Defer { replays } => self.defer(replays),
             Step::Disconnect { client } => self.disconnect(client),
             Step::Down { client, frames } => _ = self.down(client, frames),
             Step::Drain { client, millis } => self.drain(client, Duration::from_millis(millis)),

@@ -33,6 +33,8 @@ pub struct Store {
     pub reads: AtomicUsize,
     /// Bounds that were read.
     pub bounds: AtomicUsize,
+    /// Pages of documents that were read.
+    pub snapshots: AtomicUsize,
 }
 
 /// Pending once.
@@ -60,6 +62,7 @@ impl Store {
             pauses: AtomicU64::new(0),
             reads: AtomicUsize::new(0),
             bounds: AtomicUsize::new(0),
+            snapshots: AtomicUsize::new(0),
         })
     }
 
@@ -132,6 +135,10 @@ impl Journal for Store {
         self.journal().trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.journal().plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,
@@ -150,6 +157,7 @@ impl Documents for Store {
     }
 
     async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
         self.trouble().await?;
         let limit = ReadLimit::new(limit.updates.min(self.documents), limit.bytes);
         let snapshot = self.journal().snapshot(topic, from, limit).await;

@@ -8,8 +8,8 @@ use std::{
 
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, NewUpdate, Payload, ReadLimit, Replay,
-    SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
+    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, NewUpdate, Payload, Peek, ReadLimit,
+    Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
     wire::Serializer,
 };
 
@@ -91,7 +91,7 @@ impl Rig {
     }
 
     fn in_memory(&self, name: &str, cursor: Cursor) -> bool {
-        self.tail.follow_from_memory(&topic(name), cursor, ANY_AGE, Timestamp::default()).is_some()
+        matches!(self.tail.peek(&topic(name), cursor, ANY_AGE, Timestamp::default()), Peek::Found(_))
     }
 }
 

@@ -21,9 +21,10 @@ use crate::{
     },
 };
 
-const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
+pub(crate) const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
 const REVOCATIONS: &str = "/internal/v1/khala/revocations";
 const CONNECTIONS: &str = "/internal/v1/khala/connections";
+pub(crate) const DRAIN: &str = "/internal/v1/khala/drain";
 const WEBSOCKET: &str = "/sync/v1/websocket?vsn=2.0.0";
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 
@@ -121,11 +122,23 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
             ask(server, post.clone(), REVOCATIONS, headers, body).await,
         ));
     }
-    let never = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
-    let request = Request::builder().method(post.clone()).uri(REVOCATIONS);
-    let request = request.header(good[0].0, good[0].1).header(good[1].0, good[1].1);
-    let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
-    answers.push((REVOCATIONS, post, Answer::of(on.handle(request).await).await));
+    for (server, headers, body) in [
+        (&on, good.as_slice(), ""),
+        (&on, &good, r#"{"now":true}"#),
+        (&on, &[], ""),
+        (&off, &good, ""),
+        (&on, &good, &large),
+        (&on, &plain, "x"),
+    ] {
+        answers.push((DRAIN, post.clone(), ask(server, post.clone(), DRAIN, headers, body).await));
+    }
+    for path in [DRAIN, REVOCATIONS] {
+        let never = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
+        let request = Request::builder().method(post.clone()).uri(path);
+        let request = request.header(good[0].0, good[0].1).header(good[1].0, good[1].1);
+        let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
+        answers.push((path, post.clone(), Answer::of(on.handle(request).await).await));
+    }
     answers
 }
 

@@ -11,10 +11,11 @@ use tokio::{
     process::{Child, ChildStdout, Command},
     time::timeout,
 };
+use tokio_tungstenite::tungstenite::Error as WsError;
 
-use crate::support::LONG;
+use crate::support::{LONG, Socket};
 
-fn command(folder: &Path) -> Command {
+pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_khala-server"));
     command.current_dir(folder).env_clear().kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -22,15 +23,15 @@ fn command(folder: &Path) -> Command {
 }
 
 /// A server that has said where it is.
-struct Started {
+pub(crate) struct Started {
     child: Child,
     output: BufReader<ChildStdout>,
-    url: String,
-    token: String,
+    pub(crate) url: String,
+    pub(crate) token: String,
 }
 
 impl Started {
-    async fn new(mut command: Command) -> Self {
+    pub(crate) async fn new(mut command: Command) -> Self {
         let mut child = command.env("KHALA_LISTEN", "127.0.0.1:0").spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (mut url, mut token) = (String::new(), String::new());
@@ -49,12 +50,18 @@ impl Started {
     }
 
     /// The status of an authorized request.
-    async fn get(&self, path: &str, token: &str) -> u16 {
+    pub(crate) async fn get(&self, path: &str, token: &str) -> u16 {
         self.send(http::Method::GET, path, token, "").await.0
     }
 
     /// The status and the body of an authorized request.
-    async fn send(&self, method: http::Method, path: &str, token: &str, body: &'static str) -> (u16, String) {
+    pub(crate) async fn send(
+        &self,
+        method: http::Method,
+        path: &str,
+        token: &str,
+        body: &'static str,
+    ) -> (u16, String) {
         let address = self.url.strip_prefix("http://").unwrap();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) =
@@ -74,12 +81,23 @@ impl Started {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    async fn signal(&self, name: &str) {
+    /// A WebSocket, or the status of the refusal.
+    pub(crate) async fn connect(&self) -> Result<Socket, u16> {
+        let path = format!("ws{}/sync/v1/websocket?vsn=2.0.0&token={}", &self.url[4..], self.token);
+        let stream = tokio::net::TcpStream::connect(&self.url[7..]).await.unwrap();
+        match timeout(LONG, tokio_tungstenite::client_async(path, stream)).await.unwrap() {
+            Ok((socket, _)) => Ok(socket),
+            Err(WsError::Http(refused)) => Err(refused.status().as_u16()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
     }
 
-    async fn ended(mut self) -> (ExitStatus, String, String) {
+    pub(crate) async fn ended(mut self) -> (ExitStatus, String, String) {
         let status = timeout(LONG, self.child.wait()).await.expect("it stops in time").unwrap();
         let (mut output, mut log) = (String::new(), String::new());
         self.output.read_to_string(&mut output).await.unwrap();
@@ -133,6 +151,8 @@ async fn no_label_is_of_unbounded_range() {
     let started = Started::new(command(folder.path())).await;
     let body = r#"{"kind":"a-kind","payload":1,"doc_key":"a-key"}"#;
     let updates = "/v1/topics/a-topic/updates";
+    let large: &'static str = format!(r#"{{"kind":"a-kind","payload":"{}"}}"#, "x".repeat(64 << 10)).leak();
+    assert_eq!(started.send(http::Method::POST, updates, &started.token, large).await.0, 413);
     assert_eq!(started.send(http::Method::POST, updates, &started.token, body).await.0, 201);
     assert_eq!(started.get(updates, &started.token).await, 200);
     assert_eq!(started.get("/v1/topics/a-topic/documents/a-key", &started.token).await, 200);
@@ -153,6 +173,7 @@ async fn no_label_is_of_unbounded_range() {
     let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
     let known = [
         "by",
+        "class",
         "code",
         "le",
         "method",
@@ -180,9 +201,14 @@ async fn no_label_is_of_unbounded_range() {
             assert!(!line.contains(identifier), "{line}");
         }
     }
-    for name in
-        ["khala_appends_total", "khala_joins_total", "khala_refusals_total", "khala_updates_sent_total"]
-    {
+    for name in [
+        "khala_appends_total",
+        "khala_class_updates_total{class=\"fallback\"}",
+        "khala_joins_total",
+        "khala_publish_refused_total{class=\"fallback\",code=\"khala_frame_payload_too_large\"} 1",
+        "khala_refusals_total",
+        "khala_updates_sent_total",
+    ] {
         assert!(metrics.contains(name), "{name} was not counted: {metrics}");
     }
 }
@@ -213,9 +239,7 @@ async fn a_second_signal_ends_it_at_once() {
     slow.env("KHALA_DRAIN_SECONDS", "600");
     let started = Started::new(slow).await;
     // A connection that is open keeps the drain waiting.
-    let path = format!("ws{}/sync/v1/websocket?vsn=2.0.0&token={}", &started.url[4..], started.token);
-    let stream = tokio::net::TcpStream::connect(&started.url[7..]).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(path, stream).await.unwrap();
+    let mut socket = started.connect().await.unwrap();
     started.signal("INT").await;
     assert_eq!(crate::support::hear(&mut socket).await[3], "sync:drain");
     started.signal("INT").await;

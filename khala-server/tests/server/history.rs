@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, Timestamp, Topic, TopicClass,
+    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, Tier, Timestamp, Topic, TopicClass,
     TopicPattern,
 };
 use serde_json::{Value, json};
@@ -65,6 +65,40 @@ async fn a_stale_cursor_gets_every_fact() {
         let stale = server.get(&format!("/v1/topics/a%2Fb/updates?{query}")).await;
         assert_eq!(stale.problem(410, "stale_cursor")["reason_codes"], json!([reason]));
     }
+}
+
+#[tokio::test]
+async fn a_budget_is_told_and_refuses_no_page_alone() {
+    let class = |name: &str, shape: &str| {
+        TopicClass::new(name, TopicPattern::parse(shape).unwrap()).with_read(["khala:read"])
+    };
+    let narrow = class("narrow", "n:*").with_replay_budget(Some(2)).with_tier(Tier::Warm);
+    let classes = Classes::new(vec![narrow, class("wide", "w:*").with_replay_budget(None)]).unwrap();
+    let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
+    for name in ["n:1", "w:1"] {
+        for _ in 0..5 {
+            server.publish(name, "1").await;
+        }
+    }
+    let epoch = server.get("/v1/topics/n:1").await.json()["epoch"].as_str().unwrap().to_owned();
+    let page = server.get(&format!("/v1/topics/n:1/updates?after=0&epoch={epoch}")).await;
+    assert_eq!(seqs(&page.json()), [1, 2, 3, 4, 5], "it is 5 behind, and 2 are the budget");
+
+    let journal = server.khala.journal();
+    for name in ["n:1", "w:1"] {
+        journal.trim(&topic(name), Keep::everything().with_updates(4), Timestamp::default()).await.unwrap();
+    }
+    let facts = async |name: &str| {
+        let epoch =
+            server.get(&format!("/v1/topics/{name}")).await.json()["epoch"].as_str().unwrap().to_owned();
+        let stale = server.get(&format!("/v1/topics/{name}/updates?after=0&epoch={epoch}")).await;
+        let problem = stale.problem(410, "stale_cursor");
+        ["reason_codes", "replay_lag", "replay_budget_events", "qos_tier"].map(|fact| problem[fact].clone())
+    };
+    let both = json!(["retention_floor_breach", "replay_budget_exceeded"]);
+    assert_eq!(facts("n:1").await, [both, json!(5), json!(2), json!("warm")]);
+    let one = json!(["retention_floor_breach"]);
+    assert_eq!(facts("w:1").await, [one, json!(5), json!(null), json!("cold")]);
 }
 
 #[tokio::test]

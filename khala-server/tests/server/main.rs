@@ -7,6 +7,7 @@ mod attacks;
 mod binary;
 mod compatibility;
 mod documents;
+mod drain;
 mod evidence;
 mod history;
 mod hostile;
@@ -22,4 +23,5 @@ mod refusals;
 #[cfg(feature = "keys")]
 mod rotation;
 mod support;
+mod trims;
 mod upgrade;

@@ -85,7 +85,7 @@ fn every_reference_leads_somewhere() {
 #[tokio::test]
 async fn what_is_documented_is_served() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let limits = Limits::default().with_body_timeout(Duration::from_millis(100)).with_payload_bytes(100);
+    let limits = Limits::default().with_body_timeout(Duration::from_millis(100));
     let mut one_each = AdmissionOptions::unlimited();
     one_each.connections_per_principal = NonZeroU32::new(1);
     let origins = Origins::parse(["https://app.example"]).unwrap();
@@ -141,7 +141,7 @@ async fn what_is_documented_is_served() {
     let post = Method::POST;
     let path = "/v1/topics/t/updates";
     let once = [authorized[0], authorized[1], ("idempotency-key", "once")];
-    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(101));
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
     let conflict = r#"{"updates":[{"kind":"k","payload":1}],"expect":99}"#;
     for (headers, body) in [
         (once.as_slice(), ONE),
@@ -161,6 +161,16 @@ async fn what_is_documented_is_served() {
         server.store.fail(None);
     }
     served.note(UPDATES, &post, &late_body(&server).await, &document);
+    // So many at once that the next one waits for seconds.
+    let flood = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 1_000].join(","));
+    for _ in 0..2 {
+        served.note(
+            UPDATES,
+            &post,
+            &sent(&server, &post, "/v1/topics/flood/updates", &authorized, &flood).await,
+            &document,
+        );
+    }
 
     let get = Method::GET;
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
@@ -208,7 +218,9 @@ async fn what_is_documented_is_served() {
     })
     .await;
     let (connections, revocations) = ("/internal/v1/khala/connections", "/internal/v1/khala/revocations");
-    for (path, method) in [(connections, &get), (revocations, &get), (revocations, &post)] {
+    for (path, method) in
+        [(connections, &get), (revocations, &get), (revocations, &post), (crate::admin::DRAIN, &post)]
+    {
         served.note(path, method, &sent(&guarded, method, path, &[stranger], "").await, &document);
     }
     for path in ["/v1/token", "/api/khala/token", "/api/sync/token"] {

@@ -1,14 +1,10 @@
-//! Health, readiness, metrics, and how a server stops.
-
-use std::time::Duration;
+//! Health, readiness, metrics.
 
 use http::Request;
 use http_body_util::Full;
 use khala_core::ErrorKind;
-use serde_json::json;
-use tokio::net::TcpStream;
 
-use crate::support::{closed, hear, join, running, running_with};
+use crate::support::running;
 
 #[tokio::test]
 async fn the_open_routes_take_no_token() {
@@ -45,38 +41,4 @@ async fn a_mounted_service_leaves_metrics_to_its_host() {
     let server = khala_server::Server::builder(khala).build();
     let request = Request::builder().uri("/metrics").body(Full::<bytes::Bytes>::default()).unwrap();
     assert_eq!(server.handle(request).await.status(), 404);
-}
-
-#[tokio::test]
-async fn stopping_tells_clients_and_closes_them_all() {
-    let mut server = running_with(|builder| builder.with_drain(Duration::from_millis(300))).await;
-    let mut sockets = Vec::new();
-    for _ in 0..8 {
-        let mut socket = server.connect().await;
-        assert_eq!(join(&mut socket, "t", json!({})).await[4]["status"], "ok");
-        sockets.push(socket);
-    }
-    server.begin_stop();
-    for socket in &mut sockets {
-        let told = hear(socket).await;
-        assert_eq!((&told[2], &told[3]), (&json!("phoenix"), &json!("sync:drain")), "{told}");
-        assert_eq!(closed(socket).await, (1012, "restart".to_owned()));
-    }
-    let address = server.address.clone();
-    server.stopped().await;
-    assert!(TcpStream::connect(&address).await.is_err(), "it accepts no more");
-}
-
-#[tokio::test]
-async fn a_draining_service_is_not_ready_and_lets_nobody_in() {
-    let server = running().await;
-    server.server.drain();
-    server.get("/readyz").await.problem(503, "draining");
-    let authorization = format!("Bearer {}", crate::support::good_token());
-    let refused =
-        server.handshake("/sync/v1/websocket?vsn=2.0.0", &[("authorization", &authorization)]).await;
-    let Err(refused) = refused else { panic!("it was let in") };
-    refused.problem(503, "draining");
-    assert_eq!(refused.header("retry-after"), "1");
-    server.server.drained().await;
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::Full;
 use khala_core::{
-    Access, ErrorKind, Journal as _, Named, ReadLimit, Replay, Revocation, RevocationId, Start, Watermark,
+    Access, Classes, ErrorKind, Journal as _, Named, ReadLimit, Replay, Revocation, RevocationId, Start,
+    TopicClass, TopicPattern, Watermark,
 };
 use khala_server::Limits;
 use serde_json::json;
@@ -111,12 +112,91 @@ async fn what_is_wrong_is_named() {
 async fn what_is_too_large_is_refused() {
     let server = running().await;
     let payload = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
-    server.post("/v1/topics/t/updates", &payload).await.problem(413, "payload_too_large");
+    let problem = server.post("/v1/topics/t/updates", &payload).await;
+    let problem = problem.problem(413, "khala_frame_payload_too_large");
+    let facts = [&problem["index"], &problem["class"], &problem["limit_bytes"]];
+    assert_eq!(facts, [&json!(0), &json!("fallback"), &json!(64 << 10)]);
+    // Of another class, another size is allowed; and the first update that is too large is named.
+    assert_eq!(server.post("/v1/topics/run:7:events/updates", &payload).await.status, 201);
+    let second = format!(r#"{{"updates":[{ONE},{payload}]}}"#);
+    let problem = server.post("/v1/topics/t/updates", &second).await;
+    assert_eq!(problem.problem(413, "khala_frame_payload_too_large")["index"], 1);
     let many = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 1001].join(","));
     server.post("/v1/topics/t/updates", &many).await.problem(413, "too_many_updates");
     let body = " ".repeat((256 << 10) + 1);
     server.post("/v1/topics/t/updates", &body).await.problem(413, "body_too_large");
     assert_eq!(server.get("/v1/topics/t").await.json()["head"], 0);
+}
+
+#[tokio::test]
+async fn what_comes_too_fast_is_told_when_to_come_back() {
+    let clock = Hand::new();
+    let own = clock.clone();
+    let server = running_on(|khala| khala.with_clock(own), |server| server).await;
+    let many = |updates: usize| format!(r#"{{"updates":[{}]}}"#, vec![ONE; updates].join(","));
+    let post =
+        async |name: &str, updates| server.post(&format!("/v1/topics/{name}/updates"), &many(updates)).await;
+    // 90 a second, and as many at once: there is room for the first of the second batch, so it goes whole.
+    assert_eq!(post("t", 89).await.status, 201);
+    assert_eq!(post("t", 91).await.status, 201);
+    let refused = post("t", 1).await;
+    let problem = refused.problem(429, "khala_publish_rate_limited");
+    let facts = ["class", "tier", "limit_per_second", "retry_after_ms"].map(|name| problem[name].clone());
+    assert_eq!(facts, [json!("fallback"), json!("cold"), json!(90), json!(1_012)]);
+    assert_eq!(refused.header("retry-after"), "2");
+    assert_eq!(post("other", 1).await.status, 201, "each topic has its own");
+    // What is wrong anyway takes nothing.
+    server.post("/v1/topics/other/updates", r#"{"updates":[]}"#).await.problem(400, "invalid");
+    clock.advance(Duration::from_millis(1_011));
+    post("t", 1).await.problem(429, "khala_publish_rate_limited");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(post("t", 1).await.status, 201);
+    assert_eq!(server.get("/v1/topics/t").await.json()["head"], 181, "what was refused was not stored");
+    // The application's own calls pass by.
+    for _ in 0..200 {
+        server.publish("t", "1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_class_that_carries_hashes_adds_them_and_refuses_wrong_ones() {
+    let class = TopicClass::new("hashed", TopicPattern::parse("**").unwrap())
+        .with_read(["khala:read"])
+        .with_publish(["khala:publish"])
+        .with_hashes(true);
+    let classes = Classes::new(vec![class]).unwrap();
+    let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
+    let route = "/v1/topics/t/updates";
+    let good = "sha256:015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862";
+    let own = format!(r#"{{"kind":"k","payload":{{"a":1.0}},"payload_hash":"{good}"}}"#);
+    assert_eq!(server.post(route, &own).await.status, 201);
+    assert_eq!(server.post(route, r#"{"kind":"k","payload":{ "a" : 1 }}"#).await.status, 201);
+    let wrong = format!(r#"{{"updates":[{own},{}]}}"#, own.replace("1.0", "2"));
+    let problem = server.post(route, &wrong).await.problem(400, "payload_hash_mismatch");
+    assert_eq!(problem["index"], 1, "{problem}");
+    let page = server.get(route).await.json();
+    let hashes: Vec<_> =
+        page["updates"].as_array().unwrap().iter().map(|one| one["payload_hash"].as_str()).collect();
+    assert_eq!(hashes, [Some(good), Some(good)]);
+    // What has no canonical form is taken as it is, and has no hash.
+    assert_eq!(server.post(route, r#"{"kind":"k","payload":1e400}"#).await.status, 201);
+    assert!(server.get(route).await.text.contains(r#""payload":1e400,"published_at""#));
+}
+
+#[tokio::test]
+async fn a_class_without_limits_has_none() {
+    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
+        .with_publish(["khala:publish"])
+        .with_publish_rate(None)
+        .with_payload_bytes(None);
+    let classes = Classes::new(vec![all]).unwrap();
+    let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
+    let many = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 1_000].join(","));
+    for _ in 0..3 {
+        assert_eq!(server.post("/v1/topics/t/updates", &many).await.status, 201);
+    }
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(200 << 10));
+    assert_eq!(server.post("/v1/topics/t/updates", &large).await.status, 201);
 }
 
 #[tokio::test]

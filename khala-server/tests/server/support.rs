@@ -84,6 +84,11 @@ impl Journal for Store {
         self.journal.trim(topic, keep, now).await
     }
 
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.check()?;
+        self.journal.plan_trim(topic, keep, now).await
+    }
+
     async fn topics(
         &self,
         prefix: &str,
@@ -248,7 +253,7 @@ pub(crate) async fn running_on(
     let store = Arc::new(Store::default());
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = khala(Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier))).build();
-    let limits = Limits::default().with_payload_bytes(64 << 10).with_body_bytes(256 << 10);
+    let limits = Limits::default().with_body_bytes(256 << 10);
     let builder = Server::builder(khala.clone())
         .with_limits(limits)
         .with_drain(Duration::from_millis(200))

@@ -13,9 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, ReadLimit, Replay, Revocation,
-    Revocations, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update, Watermark,
-    conformance::{Capabilities, Harness, Place, RevocationsHarness, Tailed},
+    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, Lead, NodeId, ReadLimit, Replay,
+    Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed,
+    Update, Watermark,
+    conformance::{Capabilities, Harness, Place, RevocationsHarness, SweepsHarness, Tailed},
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior};
@@ -60,9 +61,16 @@ impl RevocationsHarness for Alone {
     }
 }
 
+impl SweepsHarness for Alone {
+    fn sweeps(&self) -> Arc<dyn Sweeps> {
+        Arc::new(self.store.clone())
+    }
+}
+
 mod alone {
     khala_core::laws!(super::Alone);
     khala_core::revocation_laws!(super::Alone);
+    khala_core::sweep_laws!(super::Alone);
 }
 
 mod tail_over_alone {
@@ -127,6 +135,12 @@ impl RevocationsHarness for Together {
     }
 }
 
+impl SweepsHarness for Together {
+    fn sweeps(&self) -> Arc<dyn Sweeps> {
+        self.ways.clone()
+    }
+}
+
 #[async_trait]
 impl Journal for Ways {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
@@ -156,6 +170,10 @@ impl Journal for Ways {
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
         self.store().trim(topic, keep, now).await
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.store().plan_trim(topic, keep, now).await
     }
 
     async fn topics(
@@ -198,7 +216,23 @@ impl Revocations for Ways {
     }
 }
 
+#[async_trait]
+impl Sweeps for Ways {
+    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        self.store().lead(node, now, until).await
+    }
+
+    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
+        self.store().record(record).await
+    }
+
+    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        self.store().records(limit).await
+    }
+}
+
 mod together {
     khala_core::laws!(super::Together);
     khala_core::revocation_laws!(super::Together);
+    khala_core::sweep_laws!(super::Together);
 }

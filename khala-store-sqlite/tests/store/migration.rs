@@ -1,23 +1,30 @@
-//! A file that an earlier version wrote: `version-1.db`, which the store made when its schema was version 1.
+//! Files that earlier versions wrote: `version-1.db`, which the store made when its schema was version 1, and
+//! `version-2.db`, the same file once version 2 had migrated it and revoked the subject `before`.
 //!
-//! It holds the topic `orders` with the updates 2 and 3 of three, the last of them with the document `three` and the
-//! dedup key `once`, and nothing of revocations.
+//! They hold the topic `orders` with the updates 2 and 3 of three, the last of them with the document `three` and the
+//! dedup key `once`; the first nothing of revocations, and neither anything of sweeps.
 
-use std::fs;
+use std::{fs, num::NonZeroUsize};
 
 use khala_core::{
-    Append, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, ReadLimit, Replay, Revocations,
-    Start, Watermark,
+    Append, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId, ReadLimit, Replay,
+    Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
 
 use crate::support::{NOW, Place, batch, revocation, revoked, topic, update, written};
 
-const VERSION_1: &[u8] = include_bytes!("version-1.db");
+/// Each with its version, and with the revocations that it holds.
+const EARLIER: [(&[u8], i64, usize); 2] =
+    [(include_bytes!("version-1.db"), 1, 0), (include_bytes!("version-2.db"), 2, 1)];
 
 fn version_1() -> Place {
+    written_by(EARLIER[0].0)
+}
+
+fn written_by(bytes: &[u8]) -> Place {
     let place = Place::new();
-    fs::write(&place.path, VERSION_1).unwrap();
+    fs::write(&place.path, bytes).unwrap();
     place
 }
 
@@ -27,40 +34,53 @@ fn version(place: &Place) -> i64 {
 }
 
 #[tokio::test]
-async fn everything_of_version_1_is_there_and_revocations_are_new() {
-    let place = version_1();
-    assert_eq!(version(&place), 1);
-    // The first opening migrates it, the second finds it done.
-    for already in 0..2 {
+async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
+    for (bytes, before, revocations) in EARLIER {
+        let place = written_by(bytes);
+        assert_eq!(version(&place), before);
+        // The first opening migrates it, the second finds it done.
+        for already in 0..2 {
+            let store = place.open();
+            assert_eq!(version(&place), 3);
+            is_whole(&store).await;
+
+            let held = revocations + already;
+            assert_eq!(revoked(&store).await.len(), held);
+            let given = store.revoke(revocation(&already.to_string())).await.unwrap();
+            assert_eq!(given.as_u64(), held as u64 + 1);
+
+            assert_eq!(store.records(NonZeroUsize::MAX).await.unwrap().len(), already);
+            let node = NodeId::parse(&already.to_string()).unwrap();
+            assert_eq!(store.lead(&node, NOW, NOW).await.unwrap(), Lead::Mine);
+            let record = SweepRecord::new(node, NOW, SweepTrigger::Order, SweepOutcome::Swept);
+            store.record(&record).await.unwrap();
+        }
         let store = place.open();
-        assert_eq!(version(&place), 2);
-        let orders = topic("orders");
-        let bounds = store.bounds(&orders).await.unwrap();
-        assert_eq!(bounds.epoch, "beb613b09dce473e".parse::<Epoch>().unwrap());
-        assert_eq!((bounds.floor.as_u64(), bounds.head.as_u64()), (1, 3));
-        let untouched = store.bounds(&topic("untouched")).await.unwrap();
-        assert_eq!(untouched.epoch, "3f21451acdc7143b".parse::<Epoch>().unwrap(), "the seed is the same");
-
-        let cursor = Cursor::new(bounds.epoch, bounds.floor);
-        let Replay::Page(page) = store.read(&orders, Start::After(cursor), ReadLimit::PAGE).await.unwrap()
-        else {
-            panic!("the cursor is at the floor")
-        };
-        let payloads: Vec<_> = page.updates.iter().map(|update| update.payload.as_str()).collect();
-        assert_eq!(payloads, ["2", "3"]);
-        let document = store.document(&orders, &DocKey::parse("three").unwrap()).await.unwrap();
-        assert_eq!(document.as_ref(), page.updates.last());
-        let once = batch([9]).with_dedup(DedupKey::parse("once").unwrap());
-        let again = store.append(&orders, once, NOW).await.unwrap();
-        assert!(matches!(again, Append::Duplicate(receipt) if receipt.last.as_u64() == 3), "{again:?}");
-
-        assert_eq!(revoked(&store).await.len(), already);
-        let given = store.revoke(revocation(&already.to_string())).await.unwrap();
-        assert_eq!(given.as_u64(), already as u64 + 1);
+        let next = store.append(&topic("orders"), update(4).try_into().unwrap(), NOW).await.unwrap();
+        assert_eq!(Some(written(next).first), Watermark::new(3).and_then(Watermark::next));
     }
-    let store = place.open();
-    let receipt = written(store.append(&topic("orders"), update(4).try_into().unwrap(), NOW).await.unwrap());
-    assert_eq!(Some(receipt.first), Watermark::new(3).and_then(Watermark::next));
+}
+
+/// What the earlier versions wrote is there.
+async fn is_whole(store: &SqliteStore) {
+    let orders = topic("orders");
+    let bounds = store.bounds(&orders).await.unwrap();
+    assert_eq!(bounds.epoch, "beb613b09dce473e".parse::<Epoch>().unwrap());
+    assert_eq!((bounds.floor.as_u64(), bounds.head.as_u64()), (1, 3));
+    let untouched = store.bounds(&topic("untouched")).await.unwrap();
+    assert_eq!(untouched.epoch, "3f21451acdc7143b".parse::<Epoch>().unwrap(), "the seed is the same");
+
+    let cursor = Cursor::new(bounds.epoch, bounds.floor);
+    let Replay::Page(page) = store.read(&orders, Start::After(cursor), ReadLimit::PAGE).await.unwrap() else {
+        panic!("the cursor is at the floor")
+    };
+    let payloads: Vec<_> = page.updates.iter().map(|update| update.payload.as_str()).collect();
+    assert_eq!(payloads, ["2", "3"]);
+    let document = store.document(&orders, &DocKey::parse("three").unwrap()).await.unwrap();
+    assert_eq!(document.as_ref(), page.updates.last());
+    let once = batch([9]).with_dedup(DedupKey::parse("once").unwrap());
+    let again = store.append(&orders, once, NOW).await.unwrap();
+    assert!(matches!(again, Append::Duplicate(receipt) if receipt.last.as_u64() == 3), "{again:?}");
 }
 
 #[test]
@@ -78,7 +98,7 @@ fn a_migration_that_fails_leaves_version_1() {
     assert_eq!(version(&place), 1);
     assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);
     drop(place.open());
-    assert_eq!(version(&place), 2);
+    assert_eq!(version(&place), 3);
 }
 
 #[test]
@@ -87,8 +107,8 @@ fn an_application_prepares_its_file_itself() {
     let mut own = place.connect();
     let error = verify_schema(&own).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
-    assert!(error.to_string().contains("version 1 and this is version 2: call `prepare`"), "{error}");
+    assert!(error.to_string().contains("version 1 and this is version 3: call `prepare`"), "{error}");
     prepare(&mut own).unwrap();
     verify_schema(&own).unwrap();
-    assert_eq!(version(&place), 2);
+    assert_eq!(version(&place), 3);
 }

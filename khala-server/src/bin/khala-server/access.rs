@@ -7,7 +7,7 @@ use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use khala_core::{
     ClaimNames, Classes, Issuer, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet,
-    KeySource, TopicClass, TopicPattern,
+    KeySource,
 };
 use khala_server::{
     AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, RevocationTerms,
@@ -106,19 +106,11 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn classes(settings: &Settings) -> Result<Classes, String> {
-    let classes = match &settings.classes {
-        None => Classes::default(),
-        Some(list) => {
-            let class = |(at, class): (usize, &_)| {
-                let ClassSettings { name, pattern, read, publish } = class;
-                let pattern =
-                    TopicPattern::parse(pattern).map_err(wrong(&format!("classes[{at}].pattern")))?;
-                Ok(TopicClass::new(name, pattern).with_read(read).with_publish(publish))
-            };
-            let list: Vec<_> = list.iter().enumerate().map(class).collect::<Result<_, String>>()?;
-            Classes::new(list).map_err(wrong("classes"))?
-        }
+    let class = |(at, class): (usize, &ClassSettings)| {
+        class.class().map_err(wrong(&format!("classes[{at}].pattern")))
     };
+    let list = settings.classes.iter().enumerate().map(class).collect::<Result<_, String>>()?;
+    let classes = Classes::new(list).map_err(wrong("classes"))?;
     classes.with_bound_claims(&settings.auth.bind_claims).map_err(wrong("auth.bind_claims"))
 }
 

@@ -9,7 +9,8 @@ mod settings;
 mod welcome;
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    fmt::Display,
+    io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
@@ -18,12 +19,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{Classes, JwtVerifier, Khala};
+use khala_core::{Classes, JwtVerifier, Khala, Rate, Retain};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
-    net::{TcpListener, lookup_host},
+    net::{TcpListener, TcpSocket, lookup_host},
     runtime::Runtime,
     signal,
     time::interval,
@@ -39,6 +40,10 @@ use crate::{
 
 /// Upper bounds of the histograms of durations, in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// How many connections may wait to be accepted. After a restart all clients come at once; the system drops the first
+/// packet of those that find no room, and each tries again a second later, then two, then four. Linux cuts it down to
+/// net.core.somaxconn, which is the same number.
+const BACKLOG: u32 = 4_096;
 /// How often the metrics recorder tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -64,7 +69,7 @@ fn main() -> ExitCode {
     let done = Settings::load(config.as_deref(), std::env::vars_os()).and_then(|settings| match command {
         Some(Command::Config) => {
             // Whoever reads it may have read enough.
-            let _ = std::io::stdout().lock().write_all(settings.to_toml().as_bytes());
+            let _ = io::stdout().lock().write_all(settings.to_toml().as_bytes());
             Ok(())
         }
         None => run(&settings),
@@ -72,7 +77,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            let _ = writeln!(std::io::stderr(), "khala-server: {fault}");
+            let _ = writeln!(io::stderr(), "khala-server: {fault}");
             ExitCode::from(2)
         }
     }
@@ -87,9 +92,9 @@ fn run(settings: &Settings) -> Result<(), String> {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|fault| format!("the setting log.filter is wrong: {fault}"))?;
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(io::stderr);
     let lines = match settings.format {
-        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines.with_filter(filter_fn(may_be_logged))).init();
@@ -105,7 +110,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let given = key::given(&settings.auth, &addresses)?;
     let gates = Gates::new(settings)?;
     // First the port: a server that cannot have it leaves no files behind.
-    let listener = TcpListener::bind(&*addresses).await.map_err(|fault| {
+    let listener = bind(&addresses).map_err(|fault| {
         format!("cannot listen on {listen}: {fault}; the setting listen (KHALA_LISTEN) chooses another")
     })?;
     let address = listener.local_addr().map_err(|fault| format!("cannot listen on {listen}: {fault}"))?;
@@ -127,9 +132,10 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let khala = Khala::builder(Arc::clone(&store))
         .with_fanout(Arc::<SqliteStore>::clone(&store))
         .with_revocations(store)
-        .with_sessions(settings.sync.options())
+        .with_sessions(settings.sessions())
         .with_tail(settings.tail.options())
         .with_admission(settings.limits.admission())
+        .with_replays(settings.storm.options())
         .with_verifier(Arc::new(verifier))
         .with_classes(gates.classes.clone())
         .build();
@@ -142,6 +148,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let server = Server::builder(khala.clone())
         .with_limits(settings.limits())
         .with_drain(Duration::from_secs(settings.drain_seconds.into()))
+        .with_unready(Duration::from_secs(settings.unready_seconds.into()))
         .with_metrics(move || metrics.render());
     tell_classes(&gates.classes);
     let mut server = gates.guard(server);
@@ -161,13 +168,51 @@ async fn start(settings: &Settings) -> Result<(), String> {
 }
 
 /// Says which placeholders bind and which are free: a misspelt one would open a topic to everybody, and be seen here.
+/// And which rules are in force, where nothing is set too.
 fn tell_classes(classes: &Classes) {
     for class in classes.iter() {
         let (bound, free): (Vec<&str>, Vec<&str>) =
             class.pattern.placeholders().partition(|name| classes.binds(name));
         let (bound, free) = (bound.join(" "), free.join(" "));
-        tracing::info!(class = class.name, pattern = %class.pattern, bound, free, "topic class");
+        let Retain { age, updates, bytes, .. } = class.retain;
+        tracing::info!(
+            class = class.name, pattern = %class.pattern, bound, free, tier = class.tier.as_str(),
+            replay_budget = said(class.replay_budget),
+            publish_per_second = said(class.publish_rate.map(Rate::per_second)),
+            payload_bytes = said(class.payload_bytes),
+            inline_bytes = said(class.inline_bytes),
+            retain_for_seconds = said(age.map(|age| age.as_secs())),
+            retain_updates = said(updates),
+            retain_bytes = said(bytes),
+            "topic class"
+        );
     }
+}
+
+/// A limit as it is set.
+fn said(limit: Option<impl Display>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
+}
+
+/// Listens on the first of the addresses that can be had.
+fn bind(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut fault = io::Error::new(io::ErrorKind::AddrNotAvailable, "it names no address");
+    for address in addresses {
+        match bind_one(*address) {
+            Ok(listener) => return Ok(listener),
+            Err(cannot) => fault = cannot,
+        }
+    }
+    Err(fault)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // So that a restart does not wait for the connections of before to time out. On Windows it means something else.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn record_metrics() -> Result<PrometheusHandle, String> {

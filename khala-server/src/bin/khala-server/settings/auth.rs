@@ -1,4 +1,4 @@
-//! Settings of who may read what: tokens and their keys, minting, topic classes, the compatibility gate.
+//! Settings of who may read what: tokens and their keys, minting, the compatibility gate.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -304,18 +304,6 @@ impl CredentialSettings {
             _ => Ok(()),
         }
     }
-}
-
-/// One topic class.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct ClassSettings {
-    pub(crate) name: String,
-    pub(crate) pattern: String,
-    /// Scopes of which one is enough. Empty: nobody.
-    #[serde(default)]
-    pub(crate) read: Vec<String>,
-    #[serde(default)]
-    pub(crate) publish: Vec<String>,
 }
 
 /// Which clients are let in.

@@ -4,24 +4,30 @@
 //! type is refused by its name, never passed over; and a secret is never printed.
 
 mod auth;
+mod classes;
+mod limits;
 mod shape;
 mod values;
 
 use std::{
     ffi::OsString,
-    num::NonZeroU32,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use khala_core::{AdmissionOptions, Rate, TailOptions, session::SessionOptions};
+use khala_core::{TailOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use self::{auth::MintSettings, values::Limit};
+use self::{
+    auth::MintSettings,
+    limits::{LimitSettings, StormSettings, SweepSettings},
+};
 pub(crate) use self::{
-    auth::{AuthSettings, ClassSettings, CompatibilitySettings, KeySettings},
+    auth::{AuthSettings, CompatibilitySettings, KeySettings},
+    classes::ClassSettings,
     values::Secret,
 };
 
@@ -40,12 +46,16 @@ pub(crate) struct Settings {
     pub(crate) database: PathBuf,
     /// How long the closing of connections takes when the server stops.
     pub(crate) drain_seconds: u32,
+    /// How long before that only readiness is off.
+    pub(crate) unready_seconds: u32,
     pub(crate) auth: AuthSettings,
     pub(crate) mint: MintSettings,
-    /// Topic classes in their order. None: those of the library.
-    pub(crate) classes: Option<Vec<ClassSettings>>,
+    /// Topic classes in their order.
+    pub(crate) classes: Vec<ClassSettings>,
     pub(crate) compatibility: CompatibilitySettings,
     pub(crate) limits: LimitSettings,
+    pub(crate) storm: StormSettings,
+    pub(crate) sweep: SweepSettings,
     pub(crate) sync: SyncSettings,
     pub(crate) tail: TailSettings,
     pub(crate) log: LogSettings,
@@ -57,95 +67,18 @@ impl Default for Settings {
             listen: "127.0.0.1:4510".to_owned(),
             database: "khala.db".into(),
             drain_seconds: 10,
+            unready_seconds: 0,
             auth: AuthSettings::default(),
             mint: MintSettings::default(),
-            classes: None,
+            classes: ClassSettings::of_library(),
             compatibility: CompatibilitySettings::default(),
             limits: LimitSettings::default(),
+            storm: StormSettings::default(),
+            sweep: SweepSettings::default(),
             sync: SyncSettings::default(),
             tail: TailSettings::default(),
             log: LogSettings::default(),
         }
-    }
-}
-
-/// What clients may send.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct LimitSettings {
-    pub(crate) body_bytes: u32,
-    pub(crate) body_seconds: u32,
-    pub(crate) frame_bytes: u32,
-    pub(crate) header_seconds: u32,
-    pub(crate) payload_bytes: u32,
-    pub(crate) connections_per_principal: Limit<NonZeroU32>,
-    pub(crate) connections_per_address: Limit<NonZeroU32>,
-    pub(crate) connects_per_principal: Limit<RateSettings>,
-    pub(crate) connects_per_address: Limit<RateSettings>,
-    pub(crate) joins_per_connection: Limit<RateSettings>,
-    pub(crate) joins_per_principal: Limit<RateSettings>,
-    pub(crate) joins_per_address: Limit<RateSettings>,
-    pub(crate) frames_per_connection: Limit<RateSettings>,
-    pub(crate) frames_per_principal: Limit<RateSettings>,
-    pub(crate) frames_per_address: Limit<RateSettings>,
-}
-
-/// So many a second, and so many at once after a rest.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) struct RateSettings {
-    per_second: NonZeroU32,
-    burst: NonZeroU32,
-}
-
-impl Limit<RateSettings> {
-    fn of(rate: Option<Rate>) -> Self {
-        Self(rate.map(|rate| RateSettings { per_second: rate.per_second(), burst: rate.burst() }))
-    }
-
-    fn rate(self) -> Option<Rate> {
-        self.0.map(|RateSettings { per_second, burst }| Rate::new(per_second, burst))
-    }
-}
-
-impl Default for LimitSettings {
-    fn default() -> Self {
-        let limits = Limits::default();
-        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let admission = AdmissionOptions::default();
-        Self {
-            body_bytes: bytes(limits.body_bytes),
-            body_seconds: seconds(limits.body_timeout),
-            frame_bytes: bytes(limits.frame_bytes),
-            header_seconds: seconds(limits.header_timeout),
-            payload_bytes: bytes(limits.payload_bytes),
-            connections_per_principal: Limit(admission.connections_per_principal),
-            connections_per_address: Limit(admission.connections_per_address),
-            connects_per_principal: Limit::of(admission.connects_per_principal),
-            connects_per_address: Limit::of(admission.connects_per_address),
-            joins_per_connection: Limit::of(admission.joins_per_connection),
-            joins_per_principal: Limit::of(admission.joins_per_principal),
-            joins_per_address: Limit::of(admission.joins_per_address),
-            frames_per_connection: Limit::of(admission.frames_per_connection),
-            frames_per_principal: Limit::of(admission.frames_per_principal),
-            frames_per_address: Limit::of(admission.frames_per_address),
-        }
-    }
-}
-
-impl LimitSettings {
-    /// The limits on connections, principals and addresses.
-    pub(crate) fn admission(&self) -> AdmissionOptions {
-        AdmissionOptions::default()
-            .with_connections_per_principal(self.connections_per_principal.0)
-            .with_connections_per_address(self.connections_per_address.0)
-            .with_connects_per_principal(self.connects_per_principal.rate())
-            .with_connects_per_address(self.connects_per_address.rate())
-            .with_joins_per_connection(self.joins_per_connection.rate())
-            .with_joins_per_principal(self.joins_per_principal.rate())
-            .with_joins_per_address(self.joins_per_address.rate())
-            .with_frames_per_connection(self.frames_per_connection.rate())
-            .with_frames_per_principal(self.frames_per_principal.rate())
-            .with_frames_per_address(self.frames_per_address.rate())
     }
 }
 
@@ -179,7 +112,7 @@ impl Default for SyncSettings {
 }
 
 impl SyncSettings {
-    pub(crate) fn options(&self) -> SessionOptions {
+    fn options(&self) -> SessionOptions {
         let duration = |seconds: u32| Duration::from_secs(seconds.into());
         SessionOptions::default()
             .with_topics(self.topics as usize)
@@ -260,7 +193,7 @@ impl Settings {
         }
         let settings: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
             let key = fault.path().to_string();
-            format!("the setting {key} is wrong: {}", one_line(&fault.into_inner().to_string()))
+            format!("the setting {key} is wrong: {}", one_line(fault.into_inner().message()))
         })?;
         settings.check()?;
         Ok(settings)
@@ -274,9 +207,13 @@ impl Settings {
             .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
             .with_frame_bytes(limits.frame_bytes as usize)
             .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
-            .with_payload_bytes(limits.payload_bytes as usize)
             // The same patience over HTTP as over a WebSocket.
             .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
+    }
+
+    /// The limits and intervals of the sessions.
+    pub(crate) fn sessions(&self) -> SessionOptions {
+        self.sync.options().with_outbox_bytes(self.limits.outbox_bytes.0.map(NonZeroU64::get))
     }
 
     /// What cannot be told from one value alone.
@@ -291,7 +228,6 @@ impl Settings {
             ("limits.body_seconds", limits.body_seconds),
             ("limits.frame_bytes", limits.frame_bytes),
             ("limits.header_seconds", limits.header_seconds),
-            ("limits.payload_bytes", limits.payload_bytes),
             ("sync.topics", sync.topics),
             ("sync.heartbeat_timeout_seconds", sync.heartbeat_timeout_seconds),
             ("sync.poll_seconds", sync.poll_seconds),
@@ -418,6 +354,31 @@ mod tests {
             ("", &[("KHALA_LIMITS__FRAME", "x")], "KHALA_LIMITS__FRAME"),
             ("", &[("KHALA_DRAIN_SECONDS", "ten")], "KHALA_DRAIN_SECONDS"),
             ("[auth]\nhs256_key = \"a\"\nhs256_key_file = \"b\"", &[], "auth.hs256_key_file"),
+            ("unready_seconds = -1", &[], "unready_seconds"),
+            ("[[classes]]\nname = \"a\"", &[], "pattern"),
+            ("[[classes]]\nname = \"a\"\npattern = \"**\"\nteer = \"hot\"", &[], "classes[0].teer"),
+            ("[[classes]]\nname = \"a\"\npattern = \"**\"\ntier = \"hotter\"", &[], "classes[0].tier"),
+            (
+                "[[classes]]\nname = \"a\"\npattern = \"**\"\npayload_bytes = 0",
+                &[],
+                "classes[0].payload_bytes",
+            ),
+            (
+                "[[classes]]\nname = \"a\"\npattern = \"**\"\nretain_for_seconds = 0",
+                &[],
+                "retain_for_seconds",
+            ),
+            ("[[classes]]\nname = \"a\"\npattern = \"**\"\nretain_updates = \"all\"", &[], "retain_updates"),
+            ("[[classes]]\nname = \"a\"\npattern = \"**\"\nstall_seconds = \"none\"", &[], "stall_seconds"),
+            ("[limits]\nconnections = 0", &[], "limits.connections"),
+            ("[limits]\noutbox_bytes = -1", &[], "limits.outbox_bytes"),
+            ("[limits]\npayload_bytes = 1", &[], "limits.payload_bytes"),
+            ("[storm]\nreplays_at_once = 0", &[], "storm.replays_at_once"),
+            ("[storm]\nreplay_pages = {per_second = 1}", &[], "storm.replay_pages"),
+            ("[storm]\nreplay_pages = {per_second = 1, burts = 2}", &[], "storm.replay_pages.burts"),
+            ("[sweep]\nevery_seconds = 0", &[], "sweep.every_seconds"),
+            ("[sweep]\nguard_cursors = \"any\"", &[], "sweep.guard_cursors"),
+            ("", &[("KHALA_SWEEP__EVERY_SECONDS", "never")], "KHALA_SWEEP__EVERY_SECONDS"),
         ] {
             let fault = load(file, environment).unwrap_err();
             assert!(fault.contains(named) && !fault.contains('\n'), "{file}: {fault}");
@@ -441,6 +402,34 @@ mod tests {
             let name = format!("KHALA_{}", path.replace('.', "__")).to_uppercase();
             assert!(!is_service_link(&name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_rules_in_force_are_printed_also_where_nothing_is_set() {
+        for (file, names) in [
+            ("", ["run_events", "worker_lifecycle", "codex_worker_events", "fallback"].as_slice()),
+            ("[[classes]]\nname = \"all\"\npattern = \"**\"\nretain_updates = 7", &["all"]),
+            ("classes = []", &[]),
+        ] {
+            let printed = load(file, &[]).unwrap().to_toml();
+            let table: Table = printed.parse().unwrap();
+            let classes = table["classes"].as_array().unwrap();
+            let found: Vec<_> = classes.iter().map(|class| class["name"].as_str().unwrap()).collect();
+            assert_eq!(found, names);
+            for class in classes {
+                for key in
+                    ["tier", "replay_budget", "publish_per_second", "payload_bytes", "retain_for_seconds"]
+                {
+                    assert!(class.get(key).is_some(), "{key}: {class}");
+                }
+            }
+            assert_eq!(load(&printed, &[]).unwrap().to_toml(), printed);
+        }
+        let environment = [("KHALA_SWEEP__GUARD_CURSORS", "5"), ("KHALA_STORM__REPLAY_PAGES", "none")];
+        let settings = load("[sweep]\nevery_seconds = \"none\"", &environment).unwrap();
+        let SweepSettings { every_seconds, guard_cursors, seen_seconds } = settings.sweep;
+        assert_eq!((every_seconds.0, guard_cursors.0, seen_seconds), (None, Some(5), 3_600));
+        assert_eq!(settings.storm.options().pages, None);
     }
 
     #[test]

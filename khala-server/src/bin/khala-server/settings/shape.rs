@@ -31,11 +31,14 @@ pub(super) const ALL: Keys = &[
     ("listen", Text),
     ("database", Text),
     ("drain_seconds", Whole),
+    ("unready_seconds", Whole),
     ("auth", Section(AUTH)),
     ("mint", Section(MINT)),
     ("classes", Sections(CLASS)),
     ("compatibility", Section(COMPATIBILITY)),
     ("limits", Section(LIMITS)),
+    ("storm", Section(STORM)),
+    ("sweep", Section(SWEEP)),
     ("sync", Section(SYNC)),
     ("tail", Section(&[("topic_bytes", Whole), ("total_bytes", Whole)])),
     ("log", Section(&[("format", Text), ("filter", Text)])),
@@ -94,7 +97,22 @@ const CREDENTIAL: Keys = &[
     ("claims", List),
 ];
 
-const CLASS: Keys = &[("name", Text), ("pattern", Text), ("read", List), ("publish", List)];
+const CLASS: Keys = &[
+    ("name", Text),
+    ("pattern", Text),
+    ("read", List),
+    ("publish", List),
+    ("tier", Text),
+    ("replay_budget", Amount),
+    ("publish_per_second", Amount),
+    ("payload_bytes", Amount),
+    ("inline_bytes", Amount),
+    ("hashes", Flag),
+    ("retain_for_seconds", Amount),
+    ("retain_updates", Amount),
+    ("retain_bytes", Amount),
+    ("stall_seconds", Whole),
+];
 
 const COMPATIBILITY: Keys = &[
     ("client_build_min", Text),
@@ -110,7 +128,8 @@ const LIMITS: Keys = &[
     ("body_seconds", Whole),
     ("frame_bytes", Whole),
     ("header_seconds", Whole),
-    ("payload_bytes", Whole),
+    ("connections", Amount),
+    ("outbox_bytes", Amount),
     ("connections_per_principal", Amount),
     ("connections_per_address", Amount),
     ("connects_per_principal", Rate),
@@ -122,6 +141,10 @@ const LIMITS: Keys = &[
     ("frames_per_principal", Rate),
     ("frames_per_address", Rate),
 ];
+
+const STORM: Keys = &[("replay_pages", Rate), ("replays_at_once", Whole), ("longest_wait_seconds", Whole)];
+
+const SWEEP: Keys = &[("every_seconds", Amount), ("guard_cursors", Amount), ("seen_seconds", Whole)];
 
 const SYNC: Keys = &[
     ("topics", Whole),

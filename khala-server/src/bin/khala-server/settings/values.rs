@@ -48,7 +48,16 @@ impl<'de, T: de::DeserializeOwned> Deserialize<'de> for Limit<T> {
             Value::String(text) => {
                 Err(de::Error::custom(format!("{text:?} is no limit; \"none\" is the one text")))
             }
-            value => value.try_into().map(Some).map(Self).map_err(de::Error::custom),
+            value => {
+                let zero = value.as_integer() == Some(0);
+                let limit = value.try_into().map(Some).map(Self);
+                limit.map_err(|fault| match fault {
+                    _ if zero => {
+                        de::Error::custom("0 is not taken for no limit: say \"none\", or at least 1")
+                    }
+                    fault => de::Error::custom(fault),
+                })
+            }
         }
     }
 }

@@ -1,47 +1,29 @@
-//! What operators ask and order under `/internal/v1/khala/`, with a token of their own.
+//! `/internal/v1/khala/revocations`: takes tokens back, and lists what was taken back.
 //!
-//! What must stay true: the admin token opens nothing else, and no other token opens this.
+//! What must stay true: a revocation is kept for as long as anything that it names may be valid.
 
 use std::{error::Error as StdError, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
+use http::{Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
-use khala_core::{Denied, Named, Revocation, RevocationId, Timestamp, Watermark, telemetry};
+use khala_core::{Named, Revocation, RevocationId, Timestamp, Watermark, telemetry};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
+use super::BODY_BYTES;
 use crate::{
     Server,
     body::{self, Empty, given, given_whole, invalid},
     problem::Problem,
     query::Query,
-    secret::{Secret, SecretError},
     service::json,
-    token,
 };
 
-/// Bytes of a request's body.
-const BODY_BYTES: usize = 16 << 10;
 /// Bytes of a reason.
 const REASON_BYTES: usize = 1_024;
 /// Longer ids are cut off in the log.
 const LOGGED_ID: usize = 64;
-
-/// The secret that opens the admin routes, as `Authorization: Bearer <secret>`.
-#[derive(Clone, Debug)]
-pub struct AdminToken(Secret);
-
-impl AdminToken {
-    /// The token of that text.
-    ///
-    /// # Errors
-    /// A [`SecretError`] for a text that is shorter than 32 characters or not of visible ASCII.
-    pub fn new(text: &str) -> Result<Self, SecretError> {
-        Secret::new(text).map(Self)
-    }
-}
 
 /// What tokens may say of their own time, and so how long a revocation has to be kept.
 ///
@@ -79,34 +61,6 @@ impl RevocationTerms {
         self.leeway = leeway;
         self
     }
-}
-
-/// Lets an operator through.
-pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(AdminToken(secret)) = &server.0.admin else {
-        return Err(Problem::not_found("admin_off", "this server has no admin routes"));
-    };
-    let invalid = || {
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        Problem::new(StatusCode::UNAUTHORIZED, "invalid_admin_token", "this is not the admin token")
-            .with_header(header::WWW_AUTHENTICATE, challenge)
-    };
-    let presented = token::in_header(headers).map_err(|denied| match denied {
-        // Its own words name places that an admin token is not taken from.
-        Denied::MissingToken => {
-            let detail = "there is no admin token: send an Authorization: Bearer header";
-            Problem::new(StatusCode::UNAUTHORIZED, denied.code().as_str(), detail)
-                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
-        }
-        denied => denied.into(),
-    })?;
-    if secret.is(presented.reveal()) { Ok(()) } else { Err(invalid()) }
-}
-
-/// `GET /internal/v1/khala/connections`
-pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
-    Query::parse(query, &[])?;
-    json(StatusCode::OK, &json!({"open": server.0.khala.connections()}))
 }
 
 /// A revocation as it is ordered.

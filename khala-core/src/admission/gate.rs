@@ -1,0 +1,208 @@
+//! The gate for replays: how much old history a node reads in a second for those who come back, by what each costs.
+//!
+//! Pure but for its lock: the moment is an argument. A join that is answered from memory never comes here. What must
+//! stay true: over any time at most the burst, and what the rate makes of that time, is let in, plus the last that
+//! came in owing; and those who are turned away together are told to come back one after the other.
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    Limited,
+    rate::{Bucket, Rate},
+};
+use crate::update::Timestamp;
+
+/// How many replays a node takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayOptions {
+    /// Pages of history that joins may ask for. None: as many as they like.
+    pub pages: Option<Rate>,
+    /// Reads of the journal for those behind the tail under way at once; more take turns.
+    pub reads_at_once: NonZeroUsize,
+    /// The longest that somebody who is turned away is told to wait.
+    pub longest_wait: Duration,
+}
+
+impl Default for ReplayOptions {
+    fn default() -> Self {
+        const fn rate(number: u32) -> NonZeroU32 {
+            NonZeroU32::new(number).expect("the defaults are not zero")
+        }
+        Self {
+            // A page of 200 updates takes SQLite half a millisecond, on one of its four readers.
+            pages: Some(const { Rate::new(rate(2_000), rate(4_000)) }),
+            reads_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
+            longest_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ReplayOptions {
+    /// Lets joins ask for that many pages of history.
+    #[must_use]
+    pub fn with_pages(mut self, pages: Option<Rate>) -> Self {
+        self.pages = pages;
+        self
+    }
+
+    /// Reads the journal for those behind the tail that many times at once.
+    #[must_use]
+    pub fn with_reads_at_once(mut self, reads: NonZeroUsize) -> Self {
+        self.reads_at_once = reads;
+        self
+    }
+
+    /// Tells nobody to wait for longer.
+    #[must_use]
+    pub fn with_longest_wait(mut self, wait: Duration) -> Self {
+        self.longest_wait = wait;
+        self
+    }
+}
+
+/// The gate of one node.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    options: ReplayOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was let in.
+    taken: Bucket,
+    /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
+    put_off: Bucket,
+    /// How many were turned away.
+    turned_away: u64,
+}
+
+impl Gate {
+    pub(crate) fn new(options: ReplayOptions) -> Self {
+        Self { options, state: Mutex::default() }
+    }
+
+    /// Lets somebody in who asks for that many pages, or says when to come back.
+    pub(crate) fn enter(&self, pages: u64, now: Timestamp) -> Result<(), Limited> {
+        let Some(rate) = self.options.pages else { return Ok(()) };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = state.taken.wait(rate, now);
+        if wait.is_zero() {
+            state.taken.take_many(pages);
+            return Ok(());
+        }
+        let behind = state.put_off.drained_in(rate, now);
+        state.put_off.take_many(pages);
+        state.turned_away = state.turned_away.wrapping_add(1);
+        let retry_after = spread(wait + behind, self.options.longest_wait, state.turned_away);
+        Err(Limited::replay_deferred(retry_after))
+    }
+}
+
+/// `wait` and up to a quarter more, at most `longest`. Past it nobody's turn can be told, and they are spread evenly
+/// over the last half.
+///
+/// The fractions of the golden ratio's multiples fill an interval more evenly than chance does, so that of any number
+/// of clients that are told in a row hardly two come back together.
+fn spread(wait: Duration, longest: Duration, number: u64) -> Duration {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let fraction = (number.wrapping_mul(GOLDEN) >> 11) as f64 / (1_u64 << 53) as f64;
+    let told = if wait >= longest {
+        longest.mul_f64(0.5 + fraction / 2.0)
+    } else {
+        wait.mul_f64(1.0 + fraction / 4.0)
+    };
+    // In whole milliseconds, and never none.
+    Duration::from_millis(u64::try_from(told.min(longest).as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        super::rate::tests::{at, rate},
+        *,
+    };
+
+    fn gate(per_second: u32, burst: u32, longest: u64) -> Gate {
+        let longest = Duration::from_millis(longest);
+        Gate::new(
+            ReplayOptions::default().with_pages(Some(rate(per_second, burst))).with_longest_wait(longest),
+        )
+    }
+
+    #[test]
+    fn without_a_rate_everybody_is_let_in() {
+        let gate = Gate::new(ReplayOptions::default().with_pages(None));
+        assert!((0..10_000).all(|_| gate.enter(u64::MAX, at(0)).is_ok()));
+    }
+
+    #[test]
+    fn a_replay_larger_than_the_burst_is_let_in_and_owed() {
+        let gate = gate(1_000, 10, 30_000);
+        assert!(gate.enter(5_000, at(0)).is_ok());
+        assert!(gate.enter(1, at(1)).is_err());
+        assert!(gate.enter(1, at(4_989)).is_err());
+        assert!(gate.enter(1, at(4_991)).is_ok());
+    }
+
+    #[test]
+    fn a_crowd_is_told_to_come_back_one_after_the_other() {
+        let gate = gate(1_000, 1_000, 60_000);
+        let told: Vec<_> = (0..6_000)
+            .filter_map(|_| gate.enter(5, at(0)).err())
+            .map(|limited| limited.retry_after.as_millis())
+            .collect();
+        // 5,800 replays of 5 pages at 1,000 a second: 29 seconds, and a quarter more for the last.
+        assert_eq!(told.len(), 5_800);
+        for second in 0..29 {
+            let back =
+                told.iter().filter(|told| (second * 1_000..(second + 1) * 1_000).contains(*told)).count();
+            assert!((100..=250).contains(&back), "{back} come back in second {second}");
+        }
+        assert!(told.iter().all(|told| *told <= 29_000 * 5 / 4 + 10));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_longest_and_those_who_do_are_spread() {
+        let gate = gate(10, 1, 10_000);
+        let told: Vec<_> = (0..1_000)
+            .filter_map(|_| gate.enter(10, at(0)).err())
+            .map(|limited| limited.retry_after.as_millis())
+            .skip(100)
+            .collect();
+        assert!(told.iter().all(|told| (5_000..=10_000).contains(told)));
+        for tenth in 0..10 {
+            let slice = 5_000 + tenth * 500..5_500 + tenth * 500;
+            let back = told.iter().filter(|told| slice.contains(*told)).count();
+            assert!((80..=100).contains(&back), "{back} of 899 in a tenth");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_let_in_than_the_rate_allows(
+            per_second in 1..500_u32,
+            burst in 1..50_u32,
+            calls in prop::collection::vec((0..50_u64, 1..20_u64), 1..200),
+        ) {
+            let gate = gate(per_second, burst, 30_000);
+            let (mut now, mut through, mut last) = (0, 0, 0);
+            for (passed, pages) in calls {
+                now += passed;
+                if gate.enter(pages, at(now)).is_ok() {
+                    through += pages;
+                    last = pages;
+                }
+                let allowed = u64::from(burst) + now * u64::from(per_second) / 1_000 + last;
+                prop_assert!(through <= allowed, "{through} of {allowed}");
+            }
+        }
+    }
+}

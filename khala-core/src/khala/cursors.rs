@@ -1,0 +1,299 @@
+//! Who follows which topic from where, and who did until lately: what says whom a trim would leave behind.
+//!
+//! A follower that is here has a place, which moves with what it was sent; one that went leaves its cursor for a
+//! while, until the same holder follows the topic again. What must stay true: a place costs its follower one store
+//! per page, and what those who went leave is bounded.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    position::{Cursor, Epoch, Watermark},
+    topic::Topic,
+    update::Timestamp,
+};
+
+/// How many cursors of those who went are kept, in all. Past it the oldest are forgotten.
+const SEEN_MOST: usize = 100_000;
+
+/// How many cursors of a topic are below a floor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftBehind {
+    /// Of those who follow it now.
+    pub connected: u64,
+    /// Of those who did until lately.
+    pub seen: u64,
+}
+
+/// The followers of one topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Followers {
+    /// How many follow it now.
+    pub connected: u64,
+    /// The least of their watermarks.
+    pub slowest_connected: Option<Watermark>,
+    /// How many did until lately.
+    pub seen: u64,
+    /// The least of the watermarks that those left with.
+    pub slowest_seen: Option<Watermark>,
+}
+
+/// All followers of this node.
+#[derive(Debug)]
+pub(crate) struct Cursors {
+    seen_for: Duration,
+    hasher: RandomState,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: HashMap<Topic, Entry>,
+    next: u64,
+    /// Those who went, oldest first; some of them are back.
+    order: VecDeque<(Topic, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    here: HashMap<u64, Arc<Spot>>,
+    gone: HashMap<u64, Seen>,
+}
+
+#[derive(Debug)]
+struct Spot {
+    epoch: AtomicU64,
+    watermark: AtomicU64,
+    moved_at: AtomicU64,
+}
+
+impl Spot {
+    fn cursor(&self) -> Cursor {
+        let watermark = Watermark::new(self.watermark.load(Ordering::Relaxed));
+        // Between the two stores of a change of epoch the pair may be mixed; a census is of no exact moment anyway.
+        Cursor::new(
+            Epoch::from_bits(self.epoch.load(Ordering::Relaxed)),
+            watermark.expect("a watermark was stored"),
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    holder: u64,
+    cursor: Cursor,
+    at: Timestamp,
+}
+
+impl Cursors {
+    pub(crate) fn new(seen_for: Duration) -> Self {
+        Self { seen_for, hasher: RandomState::new(), state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for `holder`, which follows `topic` from `cursor` on; what it left there before is forgotten. Without
+    /// a holder it leaves nothing when it goes.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        topic: &Topic,
+        holder: Option<&str>,
+        cursor: Cursor,
+        now: Timestamp,
+    ) -> Place {
+        let holder = holder.map(|holder| self.hasher.hash_one(holder));
+        let spot = Arc::new(Spot {
+            epoch: AtomicU64::new(cursor.epoch.bits()),
+            watermark: AtomicU64::new(cursor.watermark.as_u64()),
+            moved_at: AtomicU64::new(now.as_millis()),
+        });
+        let mut state = self.lock();
+        state.next += 1;
+        let number = state.next;
+        let entry = state.topics.entry(topic.clone()).or_default();
+        // One holder may follow by several devices: the one that stood nearest is the one that is back.
+        let back = entry.gone.iter().filter(|(_, seen)| Some(seen.holder) == holder);
+        let nearest =
+            back.min_by_key(|(_, seen)| seen.cursor.watermark.as_u64().abs_diff(cursor.watermark.as_u64()));
+        if let Some(back) = nearest.map(|(number, _)| *number) {
+            entry.gone.remove(&back);
+        }
+        entry.here.insert(number, Arc::clone(&spot));
+        drop(state);
+        Place { cursors: Arc::clone(self), topic: topic.clone(), holder, number, spot }
+    }
+
+    /// How many followers of `topic` a floor at `floor` would leave behind. Those of another epoch are so already.
+    pub(crate) fn left_behind(&self, topic: &Topic, floor: Cursor, now: Timestamp) -> LeftBehind {
+        let below = |cursor: Cursor| cursor.epoch == floor.epoch && cursor.watermark < floor.watermark;
+        let (here, gone) = self.of(topic, now);
+        LeftBehind {
+            connected: here.into_iter().filter(|cursor| below(*cursor)).count() as u64,
+            seen: gone.into_iter().filter(|cursor| below(*cursor)).count() as u64,
+        }
+    }
+
+    /// Who follows `topic` in that epoch.
+    pub(crate) fn followers(&self, topic: &Topic, epoch: Epoch, now: Timestamp) -> Followers {
+        let (here, gone) = self.of(topic, now);
+        let slowest = |cursors: &[Cursor]| {
+            cursors.iter().filter(|cursor| cursor.epoch == epoch).map(|cursor| cursor.watermark).min()
+        };
+        Followers {
+            connected: here.len() as u64,
+            slowest_connected: slowest(&here),
+            seen: gone.len() as u64,
+            slowest_seen: slowest(&gone),
+        }
+    }
+
+    /// The topics that anybody follows now.
+    pub(crate) fn topics(&self) -> Vec<Topic> {
+        let state = self.lock();
+        state
+            .topics
+            .iter()
+            .filter(|(_, entry)| !entry.here.is_empty())
+            .map(|(topic, _)| topic.clone())
+            .collect()
+    }
+
+    /// The cursors of those who are here, and of those who went not too long ago.
+    fn of(&self, topic: &Topic, now: Timestamp) -> (Vec<Cursor>, Vec<Cursor>) {
+        let mut state = self.lock();
+        let Some(entry) = state.topics.get_mut(topic) else { return Default::default() };
+        entry.gone.retain(|_, seen| now.since(seen.at) <= self.seen_for);
+        let here = entry.here.values().map(|spot| spot.cursor()).collect();
+        let gone = entry.gone.values().map(|seen| seen.cursor).collect();
+        if entry.here.is_empty() && entry.gone.is_empty() {
+            state.topics.remove(topic);
+        }
+        (here, gone)
+    }
+
+    fn leave(&self, Place { topic, holder, number, spot, .. }: &Place) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(entry) = state.topics.get_mut(topic) else { return };
+        entry.here.remove(number);
+        if let Some(holder) = *holder {
+            let at = Timestamp::from_millis(spot.moved_at.load(Ordering::Relaxed));
+            entry.gone.insert(*number, Seen { holder, cursor: spot.cursor(), at });
+            state.order.push_back((topic.clone(), *number));
+        }
+        Self::tidy(state, topic);
+        while state.order.len() > SEEN_MOST {
+            let Some((topic, number)) = state.order.pop_front() else { break };
+            if let Some(entry) = state.topics.get_mut(&topic) {
+                entry.gone.remove(&number);
+                Self::tidy(state, &topic);
+            }
+        }
+    }
+
+    fn tidy(state: &mut State, topic: &Topic) {
+        if state.topics.get(topic).is_some_and(|entry| entry.here.is_empty() && entry.gone.is_empty()) {
+            state.topics.remove(topic);
+        }
+    }
+}
+
+/// Where one follower of one topic stands. Dropping it says that the follower went.
+#[derive(Debug)]
+pub(crate) struct Place {
+    cursors: Arc<Cursors>,
+    topic: Topic,
+    holder: Option<u64>,
+    number: u64,
+    spot: Arc<Spot>,
+}
+
+impl Place {
+    /// The follower has everything up to here.
+    pub(crate) fn moved(&self, cursor: Cursor, now: Timestamp) {
+        self.spot.epoch.store(cursor.epoch.bits(), Ordering::Relaxed);
+        self.spot.watermark.store(cursor.watermark.as_u64(), Ordering::Relaxed);
+        self.spot.moved_at.store(now.as_millis(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.cursors.leave(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: u64, watermark: u64) -> Cursor {
+        Cursor::new(Epoch::from_bits(epoch), Watermark::new(watermark).unwrap())
+    }
+
+    fn ms(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn a_floor_leaves_behind_who_stands_below_it() {
+        let cursors = Arc::new(Cursors::new(Duration::from_millis(100)));
+        let topic = Topic::parse("t").unwrap();
+        let left = |floor, now| cursors.left_behind(&topic, at(1, floor), ms(now));
+        let ada = cursors.place(&topic, Some("ada"), at(1, 5), ms(0));
+        let bob = cursors.place(&topic, Some("bob"), at(1, 9), ms(0));
+        let other = cursors.place(&topic, Some("eve"), at(2, 1), ms(0));
+        assert_eq!(left(5, 0), LeftBehind { connected: 0, seen: 0 }, "a cursor at the floor is good");
+        assert_eq!(left(6, 0), LeftBehind { connected: 1, seen: 0 });
+        ada.moved(at(1, 8), ms(10));
+        assert_eq!(left(9, 10), LeftBehind { connected: 1, seen: 0 });
+        drop(ada);
+        assert_eq!(left(10, 10), LeftBehind { connected: 1, seen: 1 });
+        assert_eq!(left(10, 110), LeftBehind { connected: 1, seen: 1 });
+        assert_eq!(left(10, 111), LeftBehind { connected: 1, seen: 0 }, "too long ago");
+        let followers = cursors.followers(&topic, Epoch::from_bits(1), ms(111));
+        assert_eq!((followers.connected, followers.slowest_connected), (2, Watermark::new(9)));
+        drop((bob, other));
+        assert!(cursors.topics().is_empty());
+    }
+
+    #[test]
+    fn who_is_back_is_not_missed() {
+        let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
+        let topic = Topic::parse("t").unwrap();
+        let seen = || cursors.left_behind(&topic, at(1, 100), ms(1)).seen;
+        let devices = [5, 50].map(|watermark| cursors.place(&topic, Some("ada"), at(1, watermark), ms(0)));
+        let nobody = cursors.place(&topic, None, at(1, 7), ms(0));
+        drop((devices, nobody));
+        // Followed again from 5 on: the device that stood there is back, not the other.
+        assert_eq!(seen(), 2);
+        let back = cursors.place(&topic, Some("ada"), at(1, 5), ms(0));
+        assert_eq!(seen(), 1);
+        let slowest = cursors.followers(&topic, Epoch::from_bits(1), ms(1)).slowest_seen;
+        assert_eq!(slowest, Watermark::new(50));
+        drop(back);
+    }
+
+    #[test]
+    fn what_is_left_is_bounded() {
+        let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
+        let topic = |n: usize| Topic::parse(&format!("t{}", n % 1_000)).unwrap();
+        for n in 0..SEEN_MOST + 500 {
+            drop(cursors.place(&topic(n), Some(&n.to_string()), at(1, 5), ms(0)));
+        }
+        let state = cursors.lock();
+        assert_eq!(state.order.len(), SEEN_MOST);
+        assert_eq!(state.topics.values().map(|entry| entry.gone.len()).sum::<usize>(), SEEN_MOST);
+    }
+}

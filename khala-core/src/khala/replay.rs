@@ -1,0 +1,122 @@
+//! The handle's answers to the questions of its sessions: at once from memory, else by reads that are shared, let in by
+//! their cost, and taken in turns.
+//!
+//! What must stay true: whoever stands at the head costs one read of its topic's bounds at most, shared by all who come
+//! at the same time; and nobody waits for a turn to hear what is new.
+
+use super::Khala;
+use crate::{
+    admission::Waiter,
+    auth::Access,
+    documents::SnapshotFrom,
+    error::Error,
+    journal::ReadLimit,
+    position::{Cursor, StaleReason},
+    session::{Answer, Question},
+    tail::{Followed, Peek, Wanted},
+    topic::Topic,
+};
+
+/// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
+const SNAPSHOT_PAGES: u64 = 4;
+
+impl Khala {
+    /// Answers a session's question.
+    pub(crate) async fn answer(
+        &self,
+        waiter: Waiter,
+        topic: &Topic,
+        question: Question,
+    ) -> Result<Answer, Error> {
+        let now = self.now();
+        Ok(match question {
+            Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
+            Question::Bounds { not_older_than } => {
+                let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
+                Answer::Bounds(bounds, confirmed_at)
+            }
+            Question::Read { cursor, wanted } => self.read(waiter, topic, cursor, wanted).await?,
+            Question::Resume { cursor, wanted, budget } => {
+                self.resume(waiter, topic, cursor, wanted, budget).await?
+            }
+            Question::Snapshot(from) => self.snapshot(waiter, topic, from).await?,
+        })
+    }
+
+    /// A join from a cursor that memory has no answer for.
+    async fn resume(
+        &self,
+        waiter: Waiter,
+        topic: &Topic,
+        cursor: Cursor,
+        wanted: Wanted,
+        budget: Option<u64>,
+    ) -> Result<Answer, Error> {
+        let now = self.now();
+        let (bounds, _) = self.0.tail.recent_bounds(topic, wanted.not_older_than, now).await?;
+        if cursor.epoch == bounds.epoch {
+            match bounds.admit_within(cursor, budget) {
+                // Both ends of the log only go forward, so this only becomes truer. What comes from another history or
+                // from ahead may have become good since, and is read.
+                Err(stale) if !stale.reasons.contains(&StaleReason::CursorAhead) => {
+                    return Ok(Answer::Read(Followed::Stale(stale)));
+                }
+                _ => {}
+            }
+            let lag = cursor.watermark.distance_to(bounds.head);
+            if lag > 0 && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold) {
+                let pages = lag.div_ceil(ReadLimit::PAGE.updates.get() as u64);
+                if let Err(limited) = self.0.gate.enter(pages, now) {
+                    return Ok(Answer::Deferred(limited));
+                }
+            }
+        }
+        self.read(waiter, topic, cursor, wanted).await
+    }
+
+    /// What follows a cursor. Behind the tail, it waits for a turn.
+    async fn read(
+        &self,
+        waiter: Waiter,
+        topic: &Topic,
+        cursor: Cursor,
+        wanted: Wanted,
+    ) -> Result<Answer, Error> {
+        let _turn = match self.0.tail.peek(topic, cursor, wanted, self.now()) {
+            Peek::Found(followed) => return Ok(Answer::Read(followed)),
+            Peek::Hot => None,
+            Peek::Cold => Some(self.turn(waiter).await),
+        };
+        Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.now()).await?))
+    }
+
+    /// A page of a snapshot: that of somebody else who reads the same, or one of its own.
+    async fn snapshot(&self, waiter: Waiter, topic: &Topic, from: SnapshotFrom) -> Result<Answer, Error> {
+        let find = || {
+            let (bounds, now) = (self.0.tail.known_bounds(topic), self.now());
+            self.0.snapshots.find(topic, &from, bounds.as_ref(), now)
+        };
+        if let Some(read) = find() {
+            return Ok(Answer::Snapshot(read.await?));
+        }
+        if from == SnapshotFrom::Start
+            && let Err(limited) = self.0.gate.enter(SNAPSHOT_PAGES, self.now())
+        {
+            return Ok(Answer::Deferred(limited));
+        }
+        let _turn = self.turn(waiter).await;
+        // Somebody may have begun it meanwhile.
+        let read = find().unwrap_or_else(|| self.0.snapshots.read(topic, from.clone(), self.now()));
+        Ok(Answer::Snapshot(read.await?))
+    }
+
+    async fn turn(&self, waiter: Waiter) -> crate::admission::Turn {
+        match self.0.turns.free() {
+            Some(turn) => turn,
+            None => {
+                self.0.ledger.turn_waited();
+                self.0.turns.wait(waiter).await
+            }
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! The handle's sweeper: plans for every topic, asks the guard, and trims what is due, topic by topic.
+//!
+//! It owns the order of things and no rule: [`Retention`] says what is kept, the journal trims in steps of its own. What
+//! must stay true: memory is bounded however many topics there are, and a run that ends early, for whatever reason, has
+//! done whole trims only, so that the next one goes on from there.
+
+use std::{
+    fmt::Display,
+    future::poll_fn,
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, pin_mut, select_biased};
+
+use super::{Khala, KhalaBuilder, LeftBehind};
+use crate::{
+    class::TopicClass,
+    error::{Error, ErrorKind},
+    journal::{DEDUP_FOR, Journal as _, Keep, Trimmed},
+    node::NodeId,
+    position::{Bounds, Cursor, Watermark},
+    retention::{
+        ClassRetention, Facts, Lead, MemorySweeps, Planned, Retention, SweepOptions, SweepOrder,
+        SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, Tally, is_too_much,
+    },
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
+};
+
+/// Topics that are listed at once.
+const PAGE: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
+/// Topics to be trimmed that are remembered between planning and trimming. Those past it are planned for again.
+const DUE_MOST: usize = 10_000;
+/// A run ends when so many topics in a row fail: it is not the topics then.
+const FAILURES_IN_A_ROW: u32 = 3;
+/// Records that are looked through for the last sweep that went to its end.
+const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zero");
+
+/// What the handle sweeps with.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    node: NodeId,
+    retention: Arc<dyn Retention>,
+    sweeps: Arc<dyn Sweeps>,
+    options: SweepOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Until when this node leads, while a sweep of its own is under way.
+    leads_until: Option<Timestamp>,
+    /// When topics were last trimmed that had nothing to lose but old dedup keys.
+    tidied_at: Option<Timestamp>,
+}
+
+/// What a handle is told of sweeping before it is made.
+#[derive(Debug, Default)]
+pub(super) struct SweeperBuilder {
+    pub(super) options: SweepOptions,
+    node: Option<NodeId>,
+    retention: Option<Arc<dyn Retention>>,
+    sweeps: Option<Arc<dyn Sweeps>>,
+}
+
+impl SweeperBuilder {
+    pub(super) fn build(self) -> Sweeper {
+        Sweeper {
+            node: self.node.unwrap_or_else(NodeId::random),
+            retention: self.retention.unwrap_or_else(|| Arc::new(ClassRetention)),
+            sweeps: self.sweeps.unwrap_or_else(|| Arc::new(MemorySweeps::new())),
+            options: self.options,
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl Sweeper {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to sweep; none while a sweep is under way, with the moment until which that one leads.
+    fn turn(&self, until: Timestamp) -> Result<Turn<'_>, Timestamp> {
+        let mut state = self.state();
+        match state.leads_until {
+            Some(until) => Err(until),
+            None => {
+                state.leads_until = Some(until);
+                Ok(Turn(self))
+            }
+        }
+    }
+}
+
+/// One sweep at a time in this process, however it ends.
+struct Turn<'a>(&'a Sweeper);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.state().leads_until = None;
+    }
+}
+
+/// A topic that is to be trimmed.
+#[derive(Debug)]
+struct Due {
+    topic: Topic,
+    keep: Keep,
+    floor: Watermark,
+    /// The floor that it gets, at least.
+    planned: Cursor,
+}
+
+/// What is to be trimmed, in order of the topics' names.
+#[derive(Debug, Default)]
+struct Batch {
+    due: Vec<Due>,
+    /// Whether there is more to be trimmed after the last of them.
+    more: bool,
+}
+
+/// How a run ended that nothing went wrong with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Done,
+    HeldBack,
+}
+
+impl KhalaBuilder {
+    /// Calls this process `node` among those that share the journal; without, by a random name.
+    #[must_use]
+    pub fn with_node(mut self, node: NodeId) -> Self {
+        self.sweeper.node = Some(node);
+        self
+    }
+
+    /// Keeps as much history as `retention` says; without one, as much as the classes say.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Arc<dyn Retention>) -> Self {
+        self.sweeper.retention = Some(retention);
+        self
+    }
+
+    /// Keeps who sweeps, and the records of it, in `store`; without one, in memory: then every process that shares the
+    /// journal sweeps it, and a restart forgets the records.
+    #[must_use]
+    pub fn with_sweeps(mut self, store: Arc<dyn Sweeps>) -> Self {
+        self.sweeper.sweeps = Some(store);
+        self
+    }
+
+    /// Sets the guard of sweeps, how long a lead lasts, and which cursors count as recently seen.
+    #[must_use]
+    pub fn with_sweep(mut self, options: SweepOptions) -> Self {
+        self.sweeper.options = options;
+        self
+    }
+}
+
+impl Khala {
+    /// The name of this process among those that share the journal.
+    pub fn node(&self) -> &NodeId {
+        &self.0.sweeper.node
+    }
+
+    /// How this handle sweeps.
+    pub fn sweep_options(&self) -> SweepOptions {
+        self.0.sweeper.options
+    }
+
+    /// The records of the last sweeps of the journal, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The store's [`Error`].
+    pub async fn sweep_records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        self.0.sweeper.sweeps.records(limit).await
+    }
+
+    /// What the next sweep would do, and whom of those who follow by this node it would leave behind. Changes nothing.
+    ///
+    /// It reads what would go, in steps that hold nobody up. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// An [`Error`] when the topics cannot be listed, or several in a row cannot be read. One that cannot is counted in the
+    /// plan.
+    pub async fn plan_sweep(&self) -> Result<SweepPlan, Error> {
+        let (now, mut tally) = (self.now(), Tally::new(&self.0.classes));
+        self.look(now, None, |seen| {
+            match seen {
+                Seen::Topic(planned, _) => tally.plan(&planned),
+                Seen::Unread(class, error) => tally.unread(class, error),
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        telemetry::sweep_planned(tally.stale.connected + tally.stale.seen);
+        Ok(tally.into_plan(now, self.0.sweeper.options.guard))
+    }
+
+    /// Trims every topic to what is kept of it, and records the run.
+    ///
+    /// First all topics are planned for. If that leaves more cursors behind than the guard allows, and the order is not
+    /// forced, nothing goes. A topic that cannot be trimmed fails the run and does not end it; several in a row do.
+    ///
+    /// A dropped future ends the run where it is, without a record. Another node can sweep then when the lead has ended;
+    /// this one, at once.
+    ///
+    /// # Errors
+    /// An [`Error`] when it is not known who leads, so that nothing was begun.
+    pub async fn sweep(&self, order: SweepOrder) -> Result<Swept, Error> {
+        let (sweeper, began_at) = (&self.0.sweeper, self.now());
+        let until = began_at.plus(sweeper.options.lead_for);
+        let _turn = match sweeper.turn(until) {
+            Ok(turn) => turn,
+            Err(until) => return Ok(Swept::Busy { node: sweeper.node.clone(), until }),
+        };
+        if let Lead::Theirs { node, until } = sweeper.sweeps.lead(&sweeper.node, began_at, until).await? {
+            return Ok(Swept::Busy { node, until });
+        }
+
+        let mut tally = Tally::new(&self.0.classes);
+        let ended = {
+            let (run, lost) = (self.run(order, began_at, &mut tally).fuse(), self.keep_lead(until).fuse());
+            pin_mut!(run, lost);
+            select_biased! {
+                ended = run => ended,
+                error = lost => Err(error),
+            }
+        };
+        let outcome = match ended {
+            Ok(Ended::Done) if tally.error.is_none() => SweepOutcome::Swept,
+            Ok(Ended::HeldBack) => SweepOutcome::HeldBack,
+            Ok(Ended::Done) => SweepOutcome::Failed,
+            Err(error) => {
+                tally.note(&error);
+                SweepOutcome::Failed
+            }
+        };
+        let mut record = SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, outcome);
+        tally.write_into(&mut record);
+        let now = self.now();
+        record.took_ms = u64::try_from(now.since(began_at).as_millis()).unwrap_or(u64::MAX);
+        telemetry::swept(&record, now);
+        if let Err(error) = sweeper.sweeps.record(&record).await {
+            tracing::warn!(?record, %error, "a sweep could not be recorded");
+        }
+        if let Err(error) = sweeper.sweeps.lead(&sweeper.node, now, now).await {
+            tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
+        }
+        Ok(match outcome {
+            SweepOutcome::Failed => Swept::Failed(record),
+            SweepOutcome::HeldBack => Swept::HeldBack(record),
+            SweepOutcome::Swept => Swept::Done(record),
+        })
+    }
+
+    /// Sweeps about every `every`, unless another node of the journal has just done so. Never ready.
+    ///
+    /// The first sweep comes after `every`. What fails is tried again at the next turn. Dropping the future ends the
+    /// sweep that is under way, as with [`sweep`](Self::sweep).
+    pub async fn keep_sweeping(&self, every: Duration) {
+        let mut before = None;
+        loop {
+            // A little later each time, so that nodes that were started together do not stay together.
+            self.clock().sleep(every + random_part(every / 10)).await;
+            let state = match self.scheduled(every).await {
+                Ok(None) => continue,
+                Ok(Some(record)) => {
+                    if record.updates > 0 {
+                        let SweepRecord { topics_trimmed: topics, updates, bytes, took_ms, .. } = &record;
+                        tracing::info!(topics, updates, bytes, took_ms, "swept");
+                    }
+                    Turned { outcome: record.outcome, why: record.error.clone(), left: left_behind(&record) }
+                }
+                Err(error) => Turned {
+                    outcome: SweepOutcome::Failed,
+                    why: Some(error.to_string()),
+                    left: LeftBehind::default(),
+                },
+            };
+            if before.replace(state.outcome) != Some(state.outcome) {
+                state.tell();
+            }
+        }
+    }
+
+    /// A turn of the schedule: the record of the sweep, if there was one.
+    async fn scheduled(&self, every: Duration) -> Result<Option<SweepRecord>, Error> {
+        let records = self.sweep_records(LOOKED_THROUGH).await?;
+        if let Some(last) = records.iter().find(|record| record.outcome == SweepOutcome::Swept) {
+            telemetry::last_sweep(last.ended_at());
+        }
+        let recently = self.now().minus(every / 2);
+        let newest = records.first().filter(|newest| newest.outcome != SweepOutcome::Failed);
+        if newest.is_some_and(|newest| newest.began_at > recently) {
+            return Ok(None);
+        }
+        Ok(match self.sweep(SweepOrder::new(SweepTrigger::Schedule)).await? {
+            Swept::Busy { .. } => None,
+            Swept::Done(record) | Swept::Failed(record) | Swept::HeldBack(record) => Some(record),
+        })
+    }
+
+    /// Plans, asks the guard, trims. What was done is in `tally`, however it ends.
+    async fn run(&self, order: SweepOrder, now: Timestamp, tally: &mut Tally) -> Result<Ended, Error> {
+        let sweeper = &self.0.sweeper;
+        let tidied_at = sweeper.state().tidied_at;
+        let tidies = tidied_at.is_none_or(|at| now.since(at) >= DEDUP_FOR);
+        let is_due =
+            |plan: &Trimmed, floor: Watermark| plan.updates > 0 || (tidies && floor > Watermark::ORIGIN);
+
+        let (mut batch, mut left) = (Batch::default(), LeftBehind::default());
+        self.look(now, None, |seen| {
+            match seen {
+                Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
+                    left.connected += planned.left.connected;
+                    left.seen += planned.left.seen;
+                    tally.expect(planned.class);
+                    batch.take(&planned, keep);
+                }
+                Seen::Topic(planned, _) => tally.plan(&planned),
+                Seen::Unread(class, error) => tally.unread(class, error),
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        telemetry::sweep_planned(left.connected + left.seen);
+        if !order.force && is_too_much(left, sweeper.options.guard) {
+            tally.leave_behind(left);
+            return Ok(Ended::HeldBack);
+        }
+
+        loop {
+            let Batch { due, more } = std::mem::take(&mut batch);
+            let last = due.last().map(|due| due.topic.clone());
+            self.trim_all(due, now, tally).await?;
+            if !more {
+                break;
+            }
+            self.look(now, last, |seen| {
+                match seen {
+                    Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
+                        batch.take(&planned, keep);
+                        if batch.more {
+                            return ControlFlow::Break(());
+                        }
+                    }
+                    Seen::Topic(planned, _) => tally.trimmed(planned.class, &planned.plan),
+                    Seen::Unread(_, error) => tally.failed(error),
+                }
+                ControlFlow::Continue(())
+            })
+            .await?;
+        }
+        if tidies && tally.error.is_none() {
+            sweeper.state().tidied_at = Some(now);
+        }
+        Ok(Ended::Done)
+    }
+
+    /// Trims one after the other. A journal trims in steps, so that appends go in between.
+    async fn trim_all(&self, due: Vec<Due>, now: Timestamp, tally: &mut Tally) -> Result<(), Error> {
+        let mut failures = 0;
+        for Due { topic, keep, floor, planned } in due {
+            let class = self.0.classes.of(&topic).map(|class| &**class);
+            match self.0.tail.trim(&topic, keep, now).await {
+                Ok(trimmed) => {
+                    failures = 0;
+                    tally.trimmed(class, &trimmed);
+                    let Bounds { epoch, floor: reached, .. } = trimmed.bounds;
+                    if trimmed.updates > 0 {
+                        tally.leave_behind(self.newly_behind(&topic, floor, trimmed.bounds.at_floor()));
+                    }
+                    if epoch == planned.epoch && reached < planned.watermark {
+                        let to = planned.watermark;
+                        tally.failed(&format!("the trim of {topic} ended at {reached}, and not at {to}"));
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    tally.failed(&error);
+                    if failures == FAILURES_IN_A_ROW {
+                        return Err(error);
+                    }
+                }
+            }
+            breathe().await;
+        }
+        Ok(())
+    }
+
+    /// Plans for every topic after `after`, in order of their names, and shows each to `see` until that says to stop.
+    async fn look(
+        &self,
+        now: Timestamp,
+        mut after: Option<Topic>,
+        mut see: impl FnMut(Seen<'_>) -> ControlFlow<()> + Send,
+    ) -> Result<(), Error> {
+        let mut failures = 0;
+        loop {
+            let page = self.0.tail.topics("", after.as_ref(), PAGE).await?;
+            for (topic, bounds) in &page {
+                let class = self.0.classes.of(topic).map(|class| &**class);
+                let keep = self.keep(topic, class, *bounds, now);
+                let seen = match self.0.tail.plan_trim(topic, keep, now).await {
+                    Ok(plan) => {
+                        failures = 0;
+                        let left = match plan.updates {
+                            0 => LeftBehind::default(),
+                            _ => self.newly_behind(topic, bounds.floor, plan.bounds.at_floor()),
+                        };
+                        see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep))
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        if failures == FAILURES_IN_A_ROW {
+                            return Err(error);
+                        }
+                        see(Seen::Unread(class, &error))
+                    }
+                };
+                if seen.is_break() {
+                    return Ok(());
+                }
+                breathe().await;
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn keep(&self, topic: &Topic, class: Option<&TopicClass>, bounds: Bounds, now: Timestamp) -> Keep {
+        let Some(class) = class else { return Keep::everything() };
+        let followers = self.0.cursors.followers(topic, bounds.epoch, now);
+        let facts = Facts::new(bounds, now)
+            .with_slowest_connected(followers.slowest_connected)
+            .with_slowest_seen(followers.slowest_seen);
+        self.0.sweeper.retention.keep(topic, class, &facts)
+    }
+
+    /// Whom a floor that rises from `before` to `after` leaves behind.
+    fn newly_behind(&self, topic: &Topic, before: Watermark, after: Cursor) -> LeftBehind {
+        let (cursors, now) = (&self.0.cursors, self.now());
+        let already = cursors.left_behind(topic, Cursor::new(after.epoch, before), now);
+        let all = cursors.left_behind(topic, after, now);
+        LeftBehind {
+            connected: all.connected.saturating_sub(already.connected),
+            seen: all.seen.saturating_sub(already.seen),
+        }
+    }
+
+    /// Renews the lead for as long as it can; ready, with the reason, when it is lost.
+    async fn keep_lead(&self, mut until: Timestamp) -> Error {
+        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
+        let lost = |why: &dyn Display| {
+            Error::new(ErrorKind::Unavailable, "sweep", format!("the lead was lost: {why}"))
+        };
+        let third = (options.lead_for / 3).max(Duration::from_millis(1));
+        loop {
+            self.clock().sleep(third).await;
+            let now = self.now();
+            let renewed = now.plus(options.lead_for);
+            let (lead, patience) = (sweeps.lead(node, now, renewed).fuse(), self.clock().sleep(third).fuse());
+            pin_mut!(lead, patience);
+            let led = select_biased! {
+                led = lead => led,
+                () = patience => return lost(&"it could not be renewed in time"),
+            };
+            match led {
+                Ok(Lead::Mine) => {
+                    until = renewed;
+                    self.0.sweeper.state().leads_until = Some(until);
+                }
+                Ok(Lead::Theirs { node, .. }) => return lost(&format!("{node} leads")),
+                // It still holds; the next third may do better.
+                Err(error) if self.now().plus(third) < until => {
+                    tracing::debug!(%error, "the lead was not renewed")
+                }
+                Err(error) => return lost(&error),
+            }
+        }
+    }
+}
+
+/// What a look at a topic found.
+enum Seen<'a> {
+    /// What would go of it, under what is to be kept.
+    Topic(Planned<'a>, Keep),
+    /// Nothing: it could not be read.
+    Unread(Option<&'a TopicClass>, &'a Error),
+}
+
+impl Batch {
+    fn take(&mut self, planned: &Planned<'_>, keep: Keep) {
+        if self.due.len() == DUE_MOST {
+            self.more = true;
+            return;
+        }
+        self.due.push(Due {
+            topic: planned.topic.clone(),
+            keep,
+            floor: planned.bounds.floor,
+            planned: planned.plan.bounds.at_floor(),
+        });
+    }
+}
+
+/// How a turn of the schedule ended.
+struct Turned {
+    outcome: SweepOutcome,
+    why: Option<String>,
+    left: LeftBehind,
+}
+
+impl Turned {
+    /// Says so in the log: once, when it is not as it was.
+    fn tell(&self) {
+        let why = self.why.as_deref().unwrap_or_default();
+        match self.outcome {
+            SweepOutcome::Failed => {
+                tracing::warn!(why, "history cannot be swept; it is tried again at every turn");
+            }
+            SweepOutcome::HeldBack => {
+                let LeftBehind { connected, seen } = self.left;
+                tracing::warn!(connected, seen, "the guard holds sweeps back: they would make cursors stale");
+            }
+            SweepOutcome::Swept => tracing::info!("history is swept"),
+        }
+    }
+}
+
+fn left_behind(record: &SweepRecord) -> LeftBehind {
+    LeftBehind { connected: record.stale_connected, seen: record.stale_seen }
+}
+
+/// Lets others run: a journal in memory never waits.
+async fn breathe() {
+    let mut breathed = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut breathed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A random part of `whole`.
+fn random_part(whole: Duration) -> Duration {
+    let mut bits = [0; 4];
+    // Without randomness, nodes that were started together stay together.
+    if getrandom::fill(&mut bits).is_err() {
+        return Duration::ZERO;
+    }
+    whole.mul_f64(f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX))
+}

@@ -1,0 +1,70 @@
+//! What operators ask about single topics, which no metric may name: who follows it, how far behind, and what of its
+//! rules was broken.
+
+use std::{cmp::Reverse, collections::HashSet, num::NonZeroUsize, sync::Arc};
+
+use super::{Followers, Khala};
+use crate::{
+    class::TopicClass, error::Error, journal::Journal as _, ledger::Violations, position::Bounds,
+    topic::Topic,
+};
+
+/// One topic of this node.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TopicWindow {
+    /// Its name.
+    pub topic: Topic,
+    /// Its class, with its rules.
+    pub class: Option<Arc<TopicClass>>,
+    /// What it holds.
+    pub bounds: Bounds,
+    /// Who follows it here.
+    pub followers: Followers,
+    /// How far the slowest of those who follow it now is behind the head, in updates.
+    pub lag: u64,
+    /// How often its rules were broken here.
+    pub violations: Violations,
+}
+
+impl Khala {
+    /// The topics that are followed on this node or whose rules were broken here of late, at most `limit`: first those
+    /// with the most violations, then those whose slowest follower is farthest behind.
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// The journal's [`Error`], where a topic's bounds had to be read.
+    pub async fn topic_windows(&self, limit: NonZeroUsize) -> Result<Vec<TopicWindow>, Error> {
+        let topics: HashSet<Topic> =
+            self.0.cursors.topics().into_iter().chain(self.0.ledger.violated_topics()).collect();
+        let mut ranked: Vec<_> = topics
+            .into_iter()
+            .map(|topic| {
+                let violations = self.0.ledger.violations(&topic);
+                let lag = self.0.tail.known_bounds(&topic).map_or(0, |bounds| self.lag(&topic, &bounds).0);
+                (Reverse(violations.sum()), Reverse(lag), topic)
+            })
+            .collect();
+        ranked.sort_unstable();
+        ranked.truncate(limit.get());
+
+        let mut windows = Vec::with_capacity(ranked.len());
+        for (_, _, topic) in ranked {
+            let bounds = match self.0.tail.known_bounds(&topic) {
+                Some(bounds) => bounds,
+                None => self.0.tail.bounds(&topic).await?,
+            };
+            let (lag, followers) = self.lag(&topic, &bounds);
+            let (class, violations) = (self.class_of(&topic).cloned(), self.0.ledger.violations(&topic));
+            windows.push(TopicWindow { topic, class, bounds, followers, lag, violations });
+        }
+        Ok(windows)
+    }
+
+    fn lag(&self, topic: &Topic, bounds: &Bounds) -> (u64, Followers) {
+        let followers = self.0.cursors.followers(topic, bounds.epoch, self.now());
+        let lag = followers.slowest_connected.map_or(0, |slowest| slowest.distance_to(bounds.head));
+        (lag, followers)
+    }
+}

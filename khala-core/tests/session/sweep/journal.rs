@@ -1,0 +1,121 @@
+//! A journal that holds its trims, fails them, or stops half way.
+
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use khala_core::{
+    Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
+    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
+};
+use tokio::sync::watch;
+
+/// A memory journal that counts what it is asked, holds trims, and fails for some topics.
+#[derive(Debug)]
+pub struct Trimming {
+    pub inner: MemoryJournal,
+    pub plans: AtomicUsize,
+    pub trims: AtomicUsize,
+    pub held: watch::Sender<bool>,
+    /// Topics that cannot be trimmed; the empty name stands for all.
+    pub failing: Mutex<BTreeSet<String>>,
+    /// Whether a trim stops half way.
+    pub half: Mutex<bool>,
+}
+
+impl Trimming {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryJournal::new(),
+            plans: AtomicUsize::new(0),
+            trims: AtomicUsize::new(0),
+            held: watch::Sender::new(false),
+            failing: Mutex::default(),
+            half: Mutex::new(false),
+        })
+    }
+
+    pub fn fail(&self, topics: &[&str]) {
+        *self.failing.lock().unwrap() = topics.iter().map(ToString::to_string).collect();
+    }
+
+    fn check(&self, topic: &Topic) -> Result<(), Error> {
+        let failing = self.failing.lock().unwrap();
+        if failing.contains("") || failing.contains(topic.as_str()) {
+            return Err(Error::new(ErrorKind::Full, "test", "no space is left"));
+        }
+        Ok(())
+    }
+
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Journal for Trimming {
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        self.inner.append(topic, batch, now).await
+    }
+
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+        self.inner.read(topic, start, limit).await
+    }
+
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        self.inner.bounds(topic).await
+    }
+
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held).await.expect("the journal outlives who trims it");
+        self.trims.fetch_add(1, Ordering::Relaxed);
+        self.check(topic)?;
+        if *self.half.lock().unwrap() {
+            let planned = self.inner.plan_trim(topic, keep, now).await?;
+            let bounds = self.inner.bounds(topic).await?;
+            let half = bounds.floor.distance_to(bounds.head) - planned.updates / 2;
+            return self.inner.trim(topic, Keep::everything().with_updates(half), now).await;
+        }
+        self.inner.trim(topic, keep, now).await
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        self.plans.fetch_add(1, Ordering::Relaxed);
+        if topic.as_str().starts_with("unread") {
+            self.check(topic)?;
+        }
+        self.inner.plan_trim(topic, keep, now).await
+    }
+
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+        if self.failing.lock().unwrap().contains("(topics)") {
+            return Err(Error::new(ErrorKind::Unavailable, "test", "out of order"));
+        }
+        self.inner.topics(prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Documents for Trimming {
+    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        self.inner.document(topic, key).await
+    }
+
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        self.inner.snapshot(topic, from, limit).await
+    }
+}

@@ -1,0 +1,161 @@
+//! Who sweeps, when, and that others get their turns meanwhile.
+
+use futures::FutureExt as _;
+use khala_core::{Clock as _, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger};
+
+use super::{Node, busy, done, failed};
+use crate::{clock::Task, host::seconds};
+
+#[test]
+fn one_node_sweeps_at_a_time() {
+    let one = Node::new(SweepOptions::default());
+    let other = one.beside("b");
+    one.publish("few:1", 10);
+    one.journal.hold(true);
+    let mut sweeping = one.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    sweeping.run();
+    assert!(sweeping.done.is_none());
+    let (until, lead_for) = (one.host.clock.now().plus(seconds(60)), seconds(60));
+    assert_eq!(busy(other.sweep()), ("a".into(), until));
+    assert_eq!(busy(one.sweep()), ("a".into(), until), "nor twice on the same node");
+    // A plan is for everybody.
+    assert_eq!(other.plan().updates, 7);
+
+    // However long it takes, it leads.
+    for _ in 0..30 {
+        one.host.clock.pass(lead_for / 6);
+        sweeping.run();
+        busy(other.sweep());
+        busy(one.sweep());
+    }
+    one.journal.hold(false);
+    sweeping.run();
+    let record = done(sweeping.done.unwrap().unwrap());
+    assert_eq!((record.updates, record.took_ms), (7, 5 * 60 * 1_000));
+    // It has given the lead up.
+    assert_eq!(done(other.sweep()).node.as_str(), "b");
+    assert_eq!(done(one.sweep()).node.as_str(), "a");
+}
+
+#[test]
+fn a_lead_that_has_ended_is_taken() {
+    let one = Node::new(SweepOptions::default());
+    let other = one.beside("b");
+    one.publish("few:1", 10);
+    one.journal.hold(true);
+    let mut killed = one.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    killed.run();
+    drop(killed);
+    one.journal.hold(false);
+    busy(other.sweep());
+    one.host.clock.pass(seconds(59));
+    busy(other.sweep());
+    one.host.clock.pass(seconds(1));
+    assert_eq!(done(other.sweep()).updates, 7);
+    assert_eq!(one.records().len(), 1, "what was killed is not recorded");
+
+    // The node that dropped its run leads still, and goes on at once.
+    one.publish("few:1", 1);
+    one.journal.hold(true);
+    let mut dropped = one.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    dropped.run();
+    drop(dropped);
+    one.journal.hold(false);
+    assert_eq!(done(one.sweep()).updates, 1);
+}
+
+#[test]
+fn a_node_that_lost_its_lead_stops() {
+    let one = Node::new(SweepOptions::default());
+    let other = one.beside("b");
+    for n in 0..4 {
+        one.publish(&format!("few:{n}"), 10);
+    }
+    one.journal.hold(true);
+    let mut stopped = one.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    stopped.run();
+    // Its process stands still.
+    one.host.clock.pass(seconds(61));
+    let mut taken = other.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    taken.run();
+    assert!(taken.done.is_none(), "it leads, and waits for the journal");
+    stopped.run();
+    let record = failed(stopped.done.unwrap().unwrap());
+    assert_eq!(record.error.as_deref(), Some("sweep: the lead was lost: b leads"));
+    assert_eq!((record.topics, record.updates), (4, 0));
+    one.journal.hold(false);
+    taken.run();
+    assert_eq!(done(taken.done.unwrap().unwrap()).updates, 28);
+}
+
+#[test]
+fn appends_go_on_between_the_topics_of_a_sweep() {
+    let node = Node::new(SweepOptions::default());
+    for n in 0..50 {
+        node.publish(&format!("one:{n}"), 10);
+    }
+    let khala = node.host.khala.clone();
+    let mut sweep = Box::pin(khala.sweep(SweepOrder::new(SweepTrigger::Order)));
+    let mut between = 0;
+    let swept = loop {
+        // One poll, as often as it takes.
+        if let Some(swept) = sweep.as_mut().now_or_never() {
+            break swept.unwrap();
+        }
+        between += 1;
+        node.publish("all:1", 1);
+    };
+    assert!(between >= 100, "{between}: it lets others run after each plan and each trim");
+    assert_eq!(done(swept).updates, 50 * 9);
+    assert_eq!(node.bounds("all:1").1, between);
+}
+
+#[test]
+fn it_sweeps_by_schedule() {
+    let every = seconds(600);
+    let one = Node::new(SweepOptions::default());
+    let other = one.beside("b");
+    let keeping = |node: &Node| {
+        let khala = node.host.khala.clone();
+        Task::new(async move { khala.keep_sweeping(every).await })
+    };
+    let (mut first, mut second) = (keeping(&one), keeping(&other));
+    first.run();
+    second.run();
+    one.publish("few:1", 10);
+    one.host.clock.pass(every - seconds(1));
+    first.run();
+    assert_eq!(one.records(), []);
+    // At most a tenth later.
+    one.host.clock.pass(seconds(61));
+    first.run();
+    second.run();
+    let records = one.records();
+    assert_eq!(records.len(), 1, "the other node sees that it was swept just now");
+    assert_eq!((records[0].node.as_str(), records[0].trigger), ("a", SweepTrigger::Schedule));
+    assert_eq!(records[0].updates, 7);
+
+    // What fails is tried again at the next turn.
+    drop(second);
+    one.journal.fail(&[""]);
+    one.publish("few:1", 10);
+    one.host.clock.pass(every * 11 / 10);
+    first.run();
+    one.journal.fail(&["(topics)"]);
+    one.host.clock.pass(every * 11 / 10);
+    first.run();
+    one.journal.fail(&[]);
+    one.host.clock.pass(every * 11 / 10);
+    first.run();
+    let outcomes: Vec<_> = one.records().iter().map(|record| (record.outcome, record.updates)).collect();
+    assert_eq!(
+        outcomes,
+        [
+            (SweepOutcome::Swept, 10),
+            (SweepOutcome::Failed, 0),
+            (SweepOutcome::Failed, 0),
+            (SweepOutcome::Swept, 7)
+        ]
+    );
+    assert!(first.done.is_none());
+}

@@ -1,0 +1,62 @@
+//! What operators ask and order under `/internal/v1/khala/`, with a token of their own; each subject in a file of its own.
+//!
+//! What must stay true: the admin token opens nothing else, and no other token opens this.
+
+mod connections;
+mod drain;
+mod revocations;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use khala_core::Denied;
+
+pub use self::revocations::RevocationTerms;
+pub(crate) use self::{
+    connections::connections,
+    drain::drain,
+    revocations::{revocations, revoke},
+};
+use crate::{
+    Server,
+    problem::Problem,
+    secret::{Secret, SecretError},
+    token,
+};
+
+/// Bytes of a request's body.
+const BODY_BYTES: usize = 16 << 10;
+
+/// The secret that opens the admin routes, as `Authorization: Bearer <secret>`.
+#[derive(Clone, Debug)]
+pub struct AdminToken(Secret);
+
+impl AdminToken {
+    /// The token of that text.
+    ///
+    /// # Errors
+    /// A [`SecretError`] for a text that is shorter than 32 characters or not of visible ASCII.
+    pub fn new(text: &str) -> Result<Self, SecretError> {
+        Secret::new(text).map(Self)
+    }
+}
+
+/// Lets an operator through.
+pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(AdminToken(secret)) = &server.0.admin else {
+        return Err(Problem::not_found("admin_off", "this server has no admin routes"));
+    };
+    let invalid = || {
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        Problem::new(StatusCode::UNAUTHORIZED, "invalid_admin_token", "this is not the admin token")
+            .with_header(header::WWW_AUTHENTICATE, challenge)
+    };
+    let presented = token::in_header(headers).map_err(|denied| match denied {
+        // Its own words name places that an admin token is not taken from.
+        Denied::MissingToken => {
+            let detail = "there is no admin token: send an Authorization: Bearer header";
+            Problem::new(StatusCode::UNAUTHORIZED, denied.code().as_str(), detail)
+                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        }
+        denied => denied.into(),
+    })?;
+    if secret.is(presented.reveal()) { Ok(()) } else { Err(invalid()) }
+}

@@ -1,0 +1,150 @@
+//! Settings of how much there may be: what clients may send and take, how much history is replayed at once, how it is
+//! swept.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    time::Duration,
+};
+
+use khala_core::{AdmissionOptions, Rate, ReplayOptions, session::SessionOptions};
+use khala_server::Limits;
+use serde::{Deserialize, Serialize};
+
+use super::{seconds, values::Limit};
+
+/// What clients may send.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct LimitSettings {
+    pub(crate) body_bytes: u32,
+    pub(crate) body_seconds: u32,
+    pub(crate) frame_bytes: u32,
+    pub(crate) header_seconds: u32,
+    /// Connections open at once, of everybody.
+    pub(crate) connections: Limit<NonZeroU32>,
+    /// Bytes that all connections together may hold unsent.
+    pub(crate) outbox_bytes: Limit<NonZeroU64>,
+    pub(crate) connections_per_principal: Limit<NonZeroU32>,
+    pub(crate) connections_per_address: Limit<NonZeroU32>,
+    pub(crate) connects_per_principal: Limit<RateSettings>,
+    pub(crate) connects_per_address: Limit<RateSettings>,
+    pub(crate) joins_per_connection: Limit<RateSettings>,
+    pub(crate) joins_per_principal: Limit<RateSettings>,
+    pub(crate) joins_per_address: Limit<RateSettings>,
+    pub(crate) frames_per_connection: Limit<RateSettings>,
+    pub(crate) frames_per_principal: Limit<RateSettings>,
+    pub(crate) frames_per_address: Limit<RateSettings>,
+}
+
+/// So many a second, and so many at once after a rest.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct RateSettings {
+    per_second: NonZeroU32,
+    burst: NonZeroU32,
+}
+
+impl Limit<RateSettings> {
+    fn of(rate: Option<Rate>) -> Self {
+        Self(rate.map(|rate| RateSettings { per_second: rate.per_second(), burst: rate.burst() }))
+    }
+
+    fn rate(self) -> Option<Rate> {
+        self.0.map(|RateSettings { per_second, burst }| Rate::new(per_second, burst))
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let admission = AdmissionOptions::default();
+        Self {
+            body_bytes: bytes(limits.body_bytes),
+            body_seconds: seconds(limits.body_timeout),
+            frame_bytes: bytes(limits.frame_bytes),
+            header_seconds: seconds(limits.header_timeout),
+            connections: Limit(admission.connections),
+            outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),
+            connections_per_principal: Limit(admission.connections_per_principal),
+            connections_per_address: Limit(admission.connections_per_address),
+            connects_per_principal: Limit::of(admission.connects_per_principal),
+            connects_per_address: Limit::of(admission.connects_per_address),
+            joins_per_connection: Limit::of(admission.joins_per_connection),
+            joins_per_principal: Limit::of(admission.joins_per_principal),
+            joins_per_address: Limit::of(admission.joins_per_address),
+            frames_per_connection: Limit::of(admission.frames_per_connection),
+            frames_per_principal: Limit::of(admission.frames_per_principal),
+            frames_per_address: Limit::of(admission.frames_per_address),
+        }
+    }
+}
+
+impl LimitSettings {
+    /// The limits on connections, principals and addresses.
+    pub(crate) fn admission(&self) -> AdmissionOptions {
+        AdmissionOptions::default()
+            .with_connections(self.connections.0)
+            .with_connections_per_principal(self.connections_per_principal.0)
+            .with_connections_per_address(self.connections_per_address.0)
+            .with_connects_per_principal(self.connects_per_principal.rate())
+            .with_connects_per_address(self.connects_per_address.rate())
+            .with_joins_per_connection(self.joins_per_connection.rate())
+            .with_joins_per_principal(self.joins_per_principal.rate())
+            .with_joins_per_address(self.joins_per_address.rate())
+            .with_frames_per_connection(self.frames_per_connection.rate())
+            .with_frames_per_principal(self.frames_per_principal.rate())
+            .with_frames_per_address(self.frames_per_address.rate())
+    }
+}
+
+/// How much history is read at once for those who come back.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct StormSettings {
+    /// Pages of history that joins may ask for.
+    pub(crate) replay_pages: Limit<RateSettings>,
+    /// Reads for those behind the tail that are under way at once.
+    pub(crate) replays_at_once: NonZeroU32,
+    /// The longest that somebody who is turned away is told to wait.
+    pub(crate) longest_wait_seconds: NonZeroU32,
+}
+
+impl Default for StormSettings {
+    fn default() -> Self {
+        let options = ReplayOptions::default();
+        let at_once = u32::try_from(options.reads_at_once.get()).unwrap_or(u32::MAX);
+        Self {
+            replay_pages: Limit::of(options.pages),
+            replays_at_once: NonZeroU32::new(at_once).expect("it is not zero"),
+            longest_wait_seconds: NonZeroU32::new(seconds(options.longest_wait)).expect("it is not zero"),
+        }
+    }
+}
+
+impl StormSettings {
+    pub(crate) fn options(&self) -> ReplayOptions {
+        let at_once = NonZeroUsize::try_from(self.replays_at_once).unwrap_or(NonZeroUsize::MAX);
+        ReplayOptions::default()
+            .with_pages(self.replay_pages.rate())
+            .with_reads_at_once(at_once)
+            .with_longest_wait(Duration::from_secs(self.longest_wait_seconds.get().into()))
+    }
+}
+
+/// How history that is no longer kept is taken away.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct SweepSettings {
+    /// How often. None: never by itself.
+    pub(crate) every_seconds: Limit<NonZeroU32>,
+    /// How many cursors a sweep may make stale; one that would make more so is held back.
+    pub(crate) guard_cursors: Limit<u64>,
+    /// How long the cursor of a follower that went counts for that.
+    pub(crate) seen_seconds: u32,
+}
+
+impl Default for SweepSettings {
+    fn default() -> Self {
+        Self { every_seconds: Limit(NonZeroU32::new(60)), guard_cursors: Limit(None), seen_seconds: 60 * 60 }
+    }
+}

@@ -1,0 +1,83 @@
+//! Who sweeps, and the records of sweeps. Each function runs in a transaction that is open, or on a connection that
+//! needs none.
+//!
+//! The lead is one row, so that under the write lock one node has it (S1). A record is one text: what is in it is the
+//! core's to say, and nothing here asks for a part of it.
+
+use std::num::NonZeroUsize;
+
+use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
+use rusqlite::{Connection, params};
+
+use crate::{
+    fault::Fault,
+    read::most,
+    row::{self, int},
+    sql,
+};
+
+/// Takes, renews or gives up the lead, unless another node has it (S1, S2, S3).
+pub(crate) fn lead(
+    conn: &Connection,
+    node: &NodeId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Lead, Fault> {
+    let mut lead = conn.prepare_cached(sql::LEAD)?;
+    if lead.execute(params![node.as_str(), int(now.as_millis()), int(until.as_millis())])? > 0 {
+        return Ok(Lead::Mine);
+    }
+    let mut leader = conn.prepare_cached(sql::LEADER)?;
+    leader.query_row([], |row| Ok(row::leader(row)))?
+}
+
+/// Stores a record and forgets the oldest past those that are kept (S4).
+pub(crate) fn record(conn: &Connection, record: &str) -> Result<(), Fault> {
+    conn.prepare_cached(sql::ADD_SWEEP)?.execute([record])?;
+    let newest = conn.last_insert_rowid();
+    conn.prepare_cached(sql::FORGET_SWEEPS)?.execute([newest - SWEEPS_KEPT as i64])?;
+    Ok(())
+}
+
+/// The text of a record, as it is stored.
+pub(crate) fn text(record: &SweepRecord) -> Result<String, Fault> {
+    serde_json::to_string(record)
+        .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(fault.into()).into())
+}
+
+/// The records, newest first (S4). One statement, and so of one moment.
+pub(crate) fn records(conn: &Connection, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Fault> {
+    let mut list = conn.prepare_cached(sql::SWEEPS)?;
+    let mut rows = list.query([most(limit)])?;
+    let mut records = Vec::new();
+    while let Some(found) = rows.next()? {
+        records.push(row::sweep(found)?);
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use khala_core::{Error, ErrorKind};
+
+    use super::*;
+    use crate::schema;
+
+    #[test]
+    fn a_row_that_the_store_never_writes_is_an_error_and_not_skipped() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::prepare(&mut conn).unwrap();
+        let (node, ever) = (NodeId::parse("n").unwrap(), Timestamp::from_millis(u64::MAX));
+        lead(&conn, &node, Timestamp::default(), ever).unwrap();
+        record(&conn, "{}").unwrap();
+        let fault = records(&conn, NonZeroUsize::MIN).unwrap_err();
+        assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt);
+        for change in ["node = ''", "until = 'later'"] {
+            conn.execute_batch(&format!("BEGIN; UPDATE khala_sweep_lead SET {change}")).unwrap();
+            let other = NodeId::parse("o").unwrap();
+            let fault = lead(&conn, &other, Timestamp::default(), ever).unwrap_err();
+            assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
+            conn.execute_batch("ROLLBACK").unwrap();
+        }
+    }
+}
