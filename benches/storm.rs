@@ -1,4 +1,5 @@
-//! The storm after a `kill -9`: 5,000 clients at the head come back at once; then as many that are 1,000 updates behind.
+//! The storm after a `kill -9`: 5,000 clients at the head come back at once; then as many that are 1,000 updates behind,
+//! all at the same place; then as many at places of their own.
 //!
 //! `cargo bench -p khala-benches --bench storm -- --clients 1000 --behind 0`
 
@@ -16,9 +17,9 @@ struct Arguments {
     /// Topics, one for each client in turn.
     #[arg(long, default_value_t = 50)]
     topics: usize,
-    /// How far behind the clients are, one run for each.
-    #[arg(long, default_values_t = [0, 1_000])]
-    behind: Vec<u64>,
+    /// How far behind the clients of the second and the third run are. 0: only the first, at the head.
+    #[arg(long, default_value_t = 1_000)]
+    behind: u64,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 200)]
     payload_bytes: usize,
@@ -32,16 +33,21 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { clients, topics, behind, payload_bytes, replay_pages, .. } = Arguments::parse();
-    let scenarios = behind.into_iter().map(|behind| {
+    let scenario = |name: &str, behind, scattered| {
         let params = storm::Params {
             clients,
             topics,
             behind,
+            scattered,
             payload_bytes,
             replay_pages_per_second: replay_pages,
             ..storm::Params::default()
         };
-        (format!("storm-{behind}-behind"), params)
-    });
+        (format!("storm-{name}"), params)
+    };
+    let mut scenarios = vec![scenario("head", 0, false)];
+    if behind > 0 {
+        scenarios.extend([scenario("behind", behind, false), scenario("scattered", behind, true)]);
+    }
     bench(scenarios, |program, params| async move { storm::run(&program, params).await })
 }

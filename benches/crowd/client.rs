@@ -46,6 +46,8 @@ pub(super) struct Client {
     pub(super) receive_buffer: Option<u32>,
     /// It begins after that long.
     pub(super) delay: Duration,
+    /// So long after it is told to pause it does.
+    pub(super) pause_after: Duration,
     /// Where it is when it has lost its first connection: that far behind what it has seen.
     pub(super) rewind: u64,
     pub(super) orders: watch::Receiver<Order>,
@@ -154,20 +156,25 @@ impl Client {
         let mut beat_at = Instant::now() + phoenix::HEARTBEAT_EVERY;
         let mut beat_unanswered = false;
         let mut order = *self.orders.borrow_and_update();
+        // When it stops to read; nothing while it is not told to.
+        let mut pause_at = (order == Order::Pause).then(|| Instant::now() + self.pause_after);
         let mut timer = pin!(sleep_until(beat_at));
         loop {
-            set(timer.as_mut(), channel.due().map_or(beat_at, |due| due.min(beat_at)));
+            let reads = pause_at.is_none_or(|at| Instant::now() < at);
+            let due = [channel.due(), pause_at.filter(|_| reads)].into_iter().flatten().min();
+            set(timer.as_mut(), due.map_or(beat_at, |due| due.min(beat_at)));
             tokio::select! {
                 biased;
                 changed = self.orders.changed() => {
-                    let before = order;
                     order = if changed.is_ok() { *self.orders.borrow_and_update() } else { Order::Leave };
                     if order == Order::Leave {
                         // It may be gone already.
                         let _ = socket.close().await;
                         return Ok(End::Left);
                     }
-                    if (before, order) == (Order::Pause, Order::Read) {
+                    let paused = pause_at.is_some();
+                    pause_at = (order == Order::Pause).then(|| Instant::now() + self.pause_after);
+                    if paused && order == Order::Read {
                         // It is due, as a timer is when a page is no longer frozen; the answer to the one before has yet
                         // to be read.
                         (beat_at, beat_unanswered) = (Instant::now(), false);
@@ -175,7 +182,7 @@ impl Client {
                 }
                 () = timer.as_mut() => {
                     let now = Instant::now();
-                    if order == Order::Pause {
+                    if pause_at.is_some_and(|at| at <= now) {
                         beat_at = beat_at.max(now + Duration::from_secs(1));
                         channel.put_off(now + Duration::from_secs(1));
                         continue;
@@ -203,7 +210,7 @@ impl Client {
                         _ => {}
                     }
                 }
-                readable = socket.readable(), if order == Order::Read => {
+                readable = socket.readable(), if reads => {
                     readable?;
                     let now = micros();
                     let (mut closed, mut ping) = (None, None);

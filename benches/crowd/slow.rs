@@ -242,7 +242,11 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     let site = Arc::new(Site::prepare(program, &settings)?);
     let server = Server::start(&site).await?;
     let topics = topics(params.topics);
-    let narrow = |clients| Group { receive_buffer: Some(params.receive_buffer), ..Group::of(clients) };
+    let narrow = |clients| Group {
+        receive_buffer: Some(params.receive_buffer),
+        pause_over: params.return_after / 10,
+        ..Group::of(clients)
+    };
     let groups = [Group::of(params.clients - params.stalled), narrow(returning), narrow(lost)];
     let ramp = Duration::from_millis(params.clients as u64);
     let swarm = Swarm::start(&site, &topics, &groups, params.payload_bytes, ramp)?;

@@ -185,8 +185,9 @@ mod tests {
         };
         let bounds = Bounds { epoch: Epoch::from_bits(1), floor: at(0), head: at(6) };
         let page = Page { after: at(4), updates: vec![update(5), update(6)], bounds };
-        let frame = wire::Serializer::V2
-            .encode(None, None, "crowd:7", wire::event::UPDATE_BATCH, |out| wire::write_page(out, &page));
+        let frame = wire::Serializer::V2.encode(None, None, "crowd:7", wire::event::UPDATE_BATCH, |out| {
+            wire::write_page(out, &page, None)
+        });
         assert_eq!(read_batch(&frame, BYTES, |_, _| {}), Ok(Batch { after: 4, last: 6 }));
     }
 

@@ -27,6 +27,9 @@ use super::{
     swarm::{Group, Swarm},
 };
 
+/// What a join is refused with when enough history is being read.
+const DEFERRED: &str = "replay_deferred";
+
 /// What to run.
 #[derive(Clone, Debug, Serialize)]
 #[expect(clippy::exhaustive_structs, reason = "benches and tests write out what they differ in")]
@@ -37,6 +40,9 @@ pub struct Params {
     pub topics: usize,
     /// How many updates behind each client comes back. 0: at the head.
     pub behind: u64,
+    /// Whether each is another number behind, from that down to half, as clients that went at different times: then they
+    /// do not read the same pages.
+    pub scattered: bool,
     /// Bytes of a payload.
     pub payload_bytes: usize,
     /// Reads of the journal, by topic, that may have happened when everybody who was at the head is joined again.
@@ -44,6 +50,8 @@ pub struct Params {
     pub max_reads_per_topic: Option<f64>,
     /// The server's setting: pages a second that may be replayed. None: as it has it by default.
     pub replay_pages_per_second: Option<u32>,
+    /// Whether the gate before replays has to turn some away.
+    pub must_defer: bool,
     /// How long the crowd may take to be back: so long that only a crowd that never is fails.
     pub patience: Duration,
 }
@@ -54,9 +62,11 @@ impl Default for Params {
             clients: 5_000,
             topics: 50,
             behind: 0,
+            scattered: false,
             payload_bytes: 200,
             max_reads_per_topic: Some(1.0),
             replay_pages_per_second: None,
+            must_defer: false,
             patience: Duration::from_secs(300),
         }
     }
@@ -106,8 +116,12 @@ pub struct Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Params { clients, topics, behind, .. } = &self.params;
-        writeln!(f, "storm: {clients} clients on {topics} topics, {behind} updates behind, after kill -9")?;
+        let Params { clients, topics, behind, scattered, .. } = &self.params;
+        let how = if *scattered { "scattered to half of that" } else { "all the same" };
+        writeln!(
+            f,
+            "storm: {clients} clients on {topics} topics, {behind} updates behind, {how}, after kill -9"
+        )?;
         writeln!(f, "server ready after    {:.1} ms", self.ready_ms)?;
         writeln!(f, "joined again after    {}", self.joined)?;
         writeln!(f, "caught up after       {}", self.caught_up)?;
@@ -154,7 +168,8 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     let mut published =
         publish_to_each(&site, &topics, params.behind.max(1), params.payload_bytes, 0).await?;
     let heads = published.heads();
-    let groups = [Group { rewind: params.behind, ..Group::of(params.clients) }];
+    let least = if params.scattered { params.behind / 2 } else { params.behind };
+    let groups = [Group { rewind: (params.behind, least), ..Group::of(params.clients) }];
     let ramp = Duration::from_micros(500) * params.clients as u32;
     let swarm = Swarm::start(&site, &topics, &groups, params.payload_bytes, ramp)?;
     swarm.joined(1, params.patience).await?;
@@ -241,7 +256,7 @@ impl Report {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let Params { topics, behind, max_reads_per_topic, .. } = &self.params;
+        let Params { clients, topics, behind, max_reads_per_topic, .. } = &self.params;
         if let (0, Some(most)) = (behind, max_reads_per_topic) {
             let reads: u64 = self.reads.values().sum();
             let by_topic = reads as f64 / *topics as f64;
@@ -251,8 +266,16 @@ impl Report {
                 )
             })?;
         }
+        ensure(*behind > 0 || self.joins_refused.is_empty(), || {
+            format!("some of the {clients} clients, who were all at the head, were turned away\n{self}")
+        })?;
+        let odd = self.joins_refused.keys().find(|code| *code != DEFERRED);
+        ensure(odd.is_none(), || format!("a join was refused with {odd:?}\n{self}"))?;
         ensure(self.refused_without_retry_after == 0, || {
-            format!("a join was refused for now, and not told when to come back\n{self}")
+            format!("a join was put off, and not told when to come back\n{self}")
+        })?;
+        ensure(!(self.params.must_defer && self.joins_refused.is_empty()), || {
+            format!("the gate before replays turned nobody away\n{self}")
         })
     }
 }

@@ -28,15 +28,17 @@ pub(super) struct Group {
     pub(super) clients: usize,
     /// What the system takes for a client that does not read, roughly. None: as the system has it.
     pub(super) receive_buffer: Option<u32>,
-    /// How far behind each is when it has lost its first connection.
-    pub(super) rewind: u64,
+    /// Told to pause, they stop one after the other over that time, and so at different updates.
+    pub(super) pause_over: Duration,
+    /// How far behind each is when it has lost its first connection: the first that far, the last this far.
+    pub(super) rewind: (u64, u64),
     /// Where it joins first.
     pub(super) from: From,
 }
 
 impl Group {
     pub(super) fn of(clients: usize) -> Self {
-        Self { clients, receive_buffer: None, rewind: 0, from: From::Head }
+        Self { clients, receive_buffer: None, pause_over: Duration::ZERO, rewind: (0, 0), from: From::Head }
     }
 }
 
@@ -69,7 +71,8 @@ impl Swarm {
         let orders: Vec<_> = groups.iter().map(|_| watch::Sender::new(Order::Read)).collect();
         let mut clients = JoinSet::new();
         for (index, standing) in ledger.clients.iter().enumerate() {
-            let Group { receive_buffer, rewind, from, .. } = &groups[standing.group];
+            let Group { receive_buffer, pause_over, rewind, from, .. } = &groups[standing.group];
+            let share = index as f64 / all.max(1) as f64;
             let client = Client {
                 index,
                 address: site.address(),
@@ -77,8 +80,9 @@ impl Swarm {
                 topic: topics[standing.topic].clone(),
                 payload_bytes,
                 receive_buffer: *receive_buffer,
-                delay: ramp.mul_f64(index as f64 / all.max(1) as f64),
-                rewind: *rewind,
+                delay: ramp.mul_f64(share),
+                pause_after: pause_over.mul_f64(share),
+                rewind: (rewind.0 as f64 + (rewind.1 as f64 - rewind.0 as f64) * share) as u64,
                 orders: orders[standing.group].subscribe(),
                 ledger: Arc::clone(&ledger),
                 from: from.clone(),

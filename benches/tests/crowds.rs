@@ -47,6 +47,22 @@ async fn a_crowd_that_is_behind_catches_up() -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_is_too_far_behind_for_all_at_once_comes_through_the_gate() -> Result<(), Failure> {
+    // Some four pages each, for some 25 at once.
+    let params = storm::Params {
+        clients: 50,
+        topics: 5,
+        behind: 1_000,
+        scattered: true,
+        replay_pages_per_second: Some(100),
+        must_defer: true,
+        ..storm::Params::default()
+    };
+    tell(&storm::run(&Program::beside_this()?, params).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_planned_restart_loses_nothing() -> Result<(), Failure> {
     let params = drain::Params {
         clients: 100,
