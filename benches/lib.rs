@@ -1,4 +1,6 @@
-//! What the benchmarks share: updates of a realistic size, and filled journals.
+//! What the benchmarks share: updates of a realistic size, filled journals, and crowds of clients of a real server.
+
+pub mod crowd;
 
 use khala_core::{Batch, Journal, Kind, NewUpdate, Payload, Timestamp, Topic};
 

@@ -1,0 +1,370 @@
+//! One client of a crowd: connects, joins with its cursor, checks what it is sent, and comes back as `phoenix` does.
+//!
+//! What must stay true: what it was sent continues, without a hole and in order, from the watermark that it has. Whatever
+//! else arrives is written down as a fault.
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+
+use super::{
+    ledger::{Ledger, What},
+    moment::micros,
+    phoenix::{self, From, Heard},
+    socket::{Frame, Refused, Socket},
+    stamp,
+};
+
+/// What a group of clients is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Read what comes.
+    Read,
+    /// Stop reading, and say nothing, as a page that is frozen.
+    Pause,
+    /// Hang up, for good.
+    Leave,
+}
+
+/// A client before it begins.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) index: usize,
+    pub(super) address: SocketAddr,
+    pub(super) token: String,
+    pub(super) topic: String,
+    pub(super) payload_bytes: usize,
+    pub(super) receive_buffer: Option<u32>,
+    /// It begins after that long.
+    pub(super) delay: Duration,
+    /// So long after it is told to pause it does.
+    pub(super) pause_after: Duration,
+    /// Where it is when it has lost its first connection: that far behind what it has seen.
+    pub(super) rewind: u64,
+    pub(super) orders: watch::Receiver<Order>,
+    pub(super) ledger: Arc<Ledger>,
+    /// Where it joins.
+    pub(super) from: From,
+}
+
+/// Why a connection is over.
+enum End {
+    Closed(Option<u16>),
+    Left,
+}
+
+/// The one channel of a connection.
+enum Channel {
+    /// It waits for the answer to the join of that reference.
+    Joining {
+        reference: u64,
+        until: Instant,
+    },
+    Joined {
+        reference: u64,
+    },
+    /// It failed, and joins again then.
+    Errored {
+        again_at: Instant,
+    },
+}
+
+impl Client {
+    /// Lives until it is told to leave.
+    pub(super) async fn live(mut self) {
+        let mut tries = 0;
+        let mut wait = self.delay;
+        loop {
+            if wait > Duration::ZERO {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = left(&mut self.orders) => return,
+                }
+            }
+            self.ledger.tries.fetch_add(1, Ordering::Relaxed);
+            let opened = tokio::select! {
+                opened = Socket::open(self.address, &self.token, self.receive_buffer) => opened,
+                () = left(&mut self.orders) => return,
+            };
+            match opened {
+                Ok(socket) => {
+                    tries = 0;
+                    self.standing().connects.fetch_add(1, Ordering::AcqRel);
+                    let end = self.follow(socket).await;
+                    self.standing().joined.store(false, Ordering::Release);
+                    match end {
+                        End::Left => return,
+                        End::Closed(code) => self.note(What::Closed(code)),
+                    }
+                    self.fall_behind();
+                }
+                Err(Refused::Failed(kind)) => self.note(What::ConnectFailed(kind)),
+                Err(Refused::Status(status)) => self.note(What::ConnectRefused(status)),
+            }
+            tries += 1;
+            wait = phoenix::reconnect_after(tries);
+        }
+    }
+
+    fn standing(&self) -> &super::ledger::Standing {
+        &self.ledger.clients[self.index]
+    }
+
+    fn note(&self, what: What) {
+        self.ledger.note(self.index, what);
+    }
+
+    fn fault(&self, fault: &str) {
+        self.ledger.fault(self.index, fault);
+    }
+
+    /// Is where it was when it has lost its connection, or a part behind that, once; what it is to reach is ahead again.
+    fn fall_behind(&mut self) {
+        self.standing().reached_at.store(0, Ordering::Release);
+        if let From::After { watermark, .. } = &mut self.from {
+            *watermark = watermark.saturating_sub(std::mem::take(&mut self.rewind));
+            self.ledger.clients[self.index].watermark.store(*watermark, Ordering::Release);
+        }
+    }
+
+    /// Serves one connection to its end.
+    async fn follow(&mut self, mut socket: Socket) -> End {
+        match self.follow_until_closed(&mut socket).await {
+            Ok(end) => end,
+            Err(fault) => {
+                if fault.kind() == ErrorKind::InvalidData {
+                    self.fault("the server broke the framing of WebSocket");
+                }
+                End::Closed(None)
+            }
+        }
+    }
+
+    async fn follow_until_closed(&mut self, socket: &mut Socket) -> io::Result<End> {
+        let mut next_reference = 1;
+        let mut rejoins = 0;
+        let mut channel = self.join(socket, &mut next_reference).await?;
+        let mut beat_at = Instant::now() + phoenix::HEARTBEAT_EVERY;
+        let mut beat_unanswered = false;
+        let mut order = *self.orders.borrow_and_update();
+        // When it stops to read; nothing while it is not told to.
+        let mut pause_at = (order == Order::Pause).then(|| Instant::now() + self.pause_after);
+        let mut timer = pin!(sleep_until(beat_at));
+        loop {
+            let reads = pause_at.is_none_or(|at| Instant::now() < at);
+            let due = [channel.due(), pause_at.filter(|_| reads)].into_iter().flatten().min();
+            set(timer.as_mut(), due.map_or(beat_at, |due| due.min(beat_at)));
+            tokio::select! {
+                biased;
+                changed = self.orders.changed() => {
+                    order = if changed.is_ok() { *self.orders.borrow_and_update() } else { Order::Leave };
+                    if order == Order::Leave {
+                        // It may be gone already.
+                        let _ = socket.close().await;
+                        return Ok(End::Left);
+                    }
+                    let paused = pause_at.is_some();
+                    pause_at = (order == Order::Pause).then(|| Instant::now() + self.pause_after);
+                    if paused && order == Order::Read {
+                        // It is due, as a timer is when a page is no longer frozen; the answer to the one before has yet
+                        // to be read.
+                        (beat_at, beat_unanswered) = (Instant::now(), false);
+                    }
+                }
+                () = timer.as_mut() => {
+                    let now = Instant::now();
+                    if pause_at.is_some_and(|at| at <= now) {
+                        beat_at = beat_at.max(now + Duration::from_secs(1));
+                        channel.put_off(now + Duration::from_secs(1));
+                        continue;
+                    }
+                    if beat_at <= now {
+                        if beat_unanswered {
+                            self.note(What::HeartbeatUnanswered);
+                            return Ok(End::Closed(None));
+                        }
+                        socket.send(&phoenix::heartbeat(next_reference)).await?;
+                        next_reference += 1;
+                        (beat_at, beat_unanswered) = (now + phoenix::HEARTBEAT_EVERY, true);
+                    }
+                    match channel {
+                        Channel::Joining { reference, until } if until <= now => {
+                            self.note(What::JoinUnanswered);
+                            socket.send(&phoenix::leave(reference, next_reference, &self.topic)).await?;
+                            next_reference += 1;
+                            rejoins += 1;
+                            channel = Channel::Errored { again_at: now + phoenix::rejoin_after(rejoins) };
+                        }
+                        Channel::Errored { again_at } if again_at <= now => {
+                            channel = self.join(socket, &mut next_reference).await?;
+                        }
+                        _ => {}
+                    }
+                }
+                readable = socket.readable(), if reads => {
+                    readable?;
+                    let now = micros();
+                    let (mut closed, mut ping) = (None, None);
+                    socket.read(|frame| match frame {
+                        Frame::Text(text) if stamp::is_batch(text) => self.take_batch(text, now),
+                        Frame::Text(text) => match phoenix::read(text) {
+                            Ok(Heard::Beat) => beat_unanswered = false,
+                            Ok(heard) => self.hear(heard, &mut channel, &mut rejoins),
+                            Err(fault) => self.fault(&fault),
+                        },
+                        Frame::Close(code) => closed = Some(code),
+                        Frame::Ping(payload) => ping = Some(payload.to_vec()),
+                    })?;
+                    if let Some(payload) = ping {
+                        socket.pong(&payload).await?;
+                    }
+                    if let Some(code) = closed {
+                        // The server may not wait for it.
+                        let _ = socket.close().await;
+                        return Ok(End::Closed(code));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn join(&self, socket: &mut Socket, next_reference: &mut u64) -> io::Result<Channel> {
+        let reference = *next_reference;
+        *next_reference += 1;
+        socket.send(&phoenix::join(reference, &self.topic, &self.from)).await?;
+        Ok(Channel::Joining { reference, until: Instant::now() + phoenix::JOIN_WITHIN })
+    }
+
+    fn hear(&mut self, heard: Heard, channel: &mut Channel, rejoins: &mut u32) {
+        let own = match channel {
+            Channel::Joining { reference, .. } | Channel::Joined { reference } => Some(*reference),
+            Channel::Errored { .. } => None,
+        };
+        match heard {
+            Heard::Joined { reference, epoch, after, .. } if own == Some(reference) => {
+                if let From::After { epoch: old, watermark } = &self.from
+                    && (*old != epoch || *watermark != after)
+                {
+                    let fault =
+                        format!("came back at {watermark} of {old}, and was joined at {after} of {epoch}");
+                    self.fault(&fault);
+                }
+                self.from = From::After { epoch, watermark: after };
+                (*channel, *rejoins) = (Channel::Joined { reference }, 0);
+                let now = micros();
+                self.ledger.advance(self.index, after, now);
+                let standing = self.standing();
+                standing.joined_at.store(now, Ordering::Release);
+                standing.joined.store(true, Ordering::Release);
+                standing.joins.fetch_add(1, Ordering::AcqRel);
+                self.note(What::Joined);
+            }
+            Heard::Refused { reference, code, retry_after_ms } if own == Some(reference) => {
+                if code == "stale_cursor" {
+                    self.fault("its cursor is stale, and nothing was trimmed past it");
+                }
+                self.note(What::JoinRefused { code, retry_after_ms });
+                *rejoins += 1;
+                *channel = Channel::Errored { again_at: Instant::now() + phoenix::rejoin_after(*rejoins) };
+            }
+            Heard::Ended { .. } if matches!(channel, Channel::Joined { .. }) => {
+                self.note(What::ChannelEnded);
+                self.standing().joined.store(false, Ordering::Release);
+                *rejoins += 1;
+                *channel = Channel::Errored { again_at: Instant::now() + phoenix::rejoin_after(*rejoins) };
+            }
+            Heard::Error { code } => self.fault(&format!("was told of the error {code}")),
+            Heard::Drain { .. } => self.note(What::Drain),
+            // Of a join that was given up, or of no consequence.
+            Heard::Beat
+            | Heard::Ended { .. }
+            | Heard::Joined { .. }
+            | Heard::Nothing
+            | Heard::Refused { .. } => {}
+        }
+    }
+
+    /// Takes in a batch: new updates are counted, with how late they are.
+    fn take_batch(&mut self, frame: &[u8], now: u64) {
+        let From::After { watermark, .. } = &mut self.from else {
+            return self.ledger.fault(self.index, "was sent a batch before any join was answered");
+        };
+        let standing = &self.ledger.clients[self.index];
+        let before = *watermark;
+        let (mut new, mut repeated) = (0, 0);
+        // Updates that were due together are counted together.
+        let mut run: Option<(stamp::Stamp, u64)> = None;
+        let count = |run: Option<(stamp::Stamp, u64)>| {
+            if let Some((stamp, times)) = run {
+                let latency = self.ledger.latency(standing.group, stamp.lane.into());
+                latency.add(now.saturating_sub(stamp.due), times);
+            }
+        };
+        let read = stamp::read_batch(frame, self.payload_bytes, |seq, stamp| {
+            if seq <= before {
+                repeated += 1;
+                return;
+            }
+            new += 1;
+            match &mut run {
+                Some((last, times)) if (last.due, last.lane) == (stamp.due, stamp.lane) => *times += 1,
+                _ => count(run.replace((stamp, 1))),
+            }
+        });
+        count(run);
+        match read {
+            Ok(batch) if batch.after > before => {
+                let fault = format!("a hole: is at {before}, and the batch continues from {}", batch.after);
+                self.ledger.fault(self.index, &fault);
+            }
+            Ok(batch) => {
+                *watermark = before.max(batch.last);
+                self.ledger.updates.fetch_add(new, Ordering::Relaxed);
+                self.ledger.repeated.fetch_add(repeated, Ordering::Relaxed);
+                self.ledger.advance(self.index, *watermark, now);
+            }
+            Err(fault) => self.ledger.fault(self.index, &fault),
+        }
+    }
+}
+
+impl Channel {
+    /// When something is to be done about it.
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Joining { until, .. } => Some(*until),
+            Self::Joined { .. } => None,
+            Self::Errored { again_at } => Some(*again_at),
+        }
+    }
+
+    /// Nothing is done about it before then.
+    fn put_off(&mut self, moment: Instant) {
+        match self {
+            Self::Joining { until: due, .. } | Self::Errored { again_at: due } => *due = moment.max(*due),
+            Self::Joined { .. } => {}
+        }
+    }
+}
+
+/// Ready once the client is told to leave.
+async fn left(orders: &mut watch::Receiver<Order>) {
+    // Whoever gives no orders any more is gone.
+    let _ = orders.wait_for(|order| *order == Order::Leave).await;
+}
+
+/// Sets a timer that may have been set to the same moment already.
+fn set(timer: Pin<&mut Sleep>, moment: Instant) {
+    if timer.deadline() != moment {
+        timer.reset(moment);
+    }
+}

@@ -1,0 +1,276 @@
+//! A full disk: publishers are told so and told when to come back, readers go on, and nothing that was acknowledged is
+//! lost, whether space comes back or the server is killed meanwhile.
+//!
+//! The database lies on a small disk of its own (see `namespace`), with a ballast file on it that is taken away to make
+//! room. With `retain_updates`, a sweep of the history is asked for while the disk is full, and has to leave a record of
+//! having failed, and to work again when there is room.
+
+use std::{
+    fmt::{self, Display},
+    fs,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::StatusCode;
+use serde::Serialize;
+use tokio::time::sleep;
+
+use super::{
+    Failure, Program,
+    failure::{During as _, ensure},
+    http::Answer,
+    moment::{between, micros},
+    namespace::Namespace,
+    phoenix::From,
+    publisher::ByHand,
+    report::mib,
+    server::Server,
+    settings::Settings,
+    site::{Site, topics},
+    swarm::{Group, Swarm},
+};
+
+/// The folder that the small disk is mounted on.
+const DISK: &str = "disk";
+const BALLAST: &str = "ballast";
+const REST: &str = "rest";
+/// Updates that are published together.
+const BATCH: u32 = 20;
+/// How often a publisher that was refused is refused again before there is room.
+const REFUSALS: u32 = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Clone, Debug, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "benches and tests write out what they differ in")]
+pub struct Params {
+    /// Subscribers.
+    pub clients: usize,
+    /// Topics, which they follow in turn, one each.
+    pub topics: usize,
+    /// Bytes of a payload.
+    pub payload_bytes: usize,
+    /// Bytes of the disk.
+    pub disk_bytes: u64,
+    /// Bytes that are taken away to make room.
+    pub ballast_bytes: usize,
+    /// Updates that are published once there is room.
+    pub then: u32,
+    /// Whether a server that is killed on the full disk has to come back before there is room. If not, it is only
+    /// reported whether it does.
+    pub back_when_full: bool,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            clients: 20,
+            topics: 4,
+            payload_bytes: 1_024,
+            disk_bytes: 12 << 20,
+            ballast_bytes: 4 << 20,
+            then: 500,
+            back_when_full: true,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// What was run.
+    pub params: Params,
+    /// Updates that were acknowledged until the disk was full.
+    pub before: u64,
+    /// Bytes of the server's files then.
+    pub files: u64,
+    /// What `/readyz` answered on the full disk.
+    pub ready_when_full: u16,
+    /// Whether the server, killed on the full disk, came back before there was room.
+    pub back_when_full: bool,
+    /// From when there was room until the publish that had been refused was acknowledged.
+    pub room_to_acknowledged_ms: f64,
+    /// Updates that were acknowledged in all.
+    pub published: u64,
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Params { clients, topics, disk_bytes, .. } = &self.params;
+        writeln!(
+            f,
+            "full disk: {:.1} MiB, {clients} subscribers on {topics} topics: full after {} updates and {:.1} MiB of files; \
+             /readyz then {}, killed then it {}; the refused publish was acknowledged {:.1} ms after there was room; \
+             {} updates in all",
+            mib(*disk_bytes),
+            self.before,
+            mib(self.files),
+            self.ready_when_full,
+            if self.back_when_full { "came back" } else { "came back only when there was room" },
+            self.room_to_acknowledged_ms,
+            self.published,
+        )
+    }
+}
+
+/// A server on a small disk, and who follows it.
+struct Scene {
+    params: Params,
+    site: Arc<Site>,
+    namespace: Namespace,
+    topics: Vec<String>,
+    swarm: Swarm,
+    publisher: ByHand,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// A [`Failure`] for anything that must not be, as the head of this file says, and where no small disk can be mounted.
+pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
+    let (mut scene, server) = Scene::set(program, params, &Settings::default()).await?;
+    scene.fill().await?;
+    let (before, files) = (scene.publisher.published().updates(), scene.namespace.used()?);
+    let files = files.saturating_sub(scene.params.ballast_bytes as u64);
+    let ready = scene.site.http()?.get("/readyz").await?;
+    scene.serves(1).await?;
+
+    scene.refuses().await?;
+
+    server.kill().await?;
+    let back = Server::start_within(&scene.site, &scene.namespace).await;
+    let back_when_full = back.is_ok();
+    let server = match back {
+        Ok(server) => {
+            scene.serves(2).await?;
+            scene.refuses().await?;
+            Some(server)
+        }
+        Err(fault) if scene.params.back_when_full => return Err(fault),
+        Err(_) => None,
+    };
+
+    let room_at = micros();
+    scene.namespace.free(BALLAST)?;
+    scene.namespace.free(REST)?;
+    let server = match server {
+        Some(server) => server,
+        None => Server::start_within(&scene.site, &scene.namespace).await?,
+    };
+    scene.resume().await?;
+    let room_to_acknowledged_ms = between(room_at, micros()).as_secs_f64() * 1_000.0;
+    let mut left = scene.params.then;
+    while left > 0 {
+        let updates = left.min(BATCH);
+        let refused = scene.publisher.publish(updates).await?;
+        ensure(refused.is_none(), || refused.map_or_else(String::new, |answer| answer.words()))?;
+        left -= updates;
+    }
+    scene.serves(2).await?;
+
+    server.kill().await?;
+    let server = Server::start_within(&scene.site, &scene.namespace).await?;
+    scene.serves(3).await?;
+    server.terminate().await?;
+    let status = server.ended(PATIENCE).await?;
+    ensure(status.success(), || format!("the server that was told to stop ended with {status}"))?;
+    let _server = Server::start_within(&scene.site, &scene.namespace).await?;
+    scene.serves(4).await?;
+    let published = scene.publisher.published().updates();
+    scene.swarm.leave().await?;
+    Ok(Report {
+        before,
+        files,
+        ready_when_full: ready.status.as_u16(),
+        back_when_full,
+        room_to_acknowledged_ms,
+        published,
+        params: scene.params,
+    })
+}
+
+impl Scene {
+    /// A server on a small disk, with everybody joined.
+    async fn set(program: &Program, params: Params, settings: &Settings) -> Result<(Self, Server), Failure> {
+        // The drain is not what this is about.
+        let settings = Settings { drain_seconds: 1, ..settings.clone() };
+        let database = |folder: &Path| folder.join(DISK).join("khala.db");
+        let site = Arc::new(Site::prepare_at(program, &settings, database)?);
+        let disk = site.folder().join(DISK);
+        fs::create_dir(&disk).during("making a folder for the small disk")?;
+        let namespace = Namespace::with_disk(&disk, params.disk_bytes).await?;
+        namespace.fill(BALLAST, params.ballast_bytes)?;
+        let server = Server::start_within(&site, &namespace).await?;
+        let topics = topics(params.topics);
+        let swarm =
+            Swarm::start(&site, &topics, &[Group::of(params.clients)], params.payload_bytes, Duration::ZERO)?;
+        swarm.joined(1, PATIENCE).await?;
+        let publisher = ByHand::new(&site, &topics, params.payload_bytes)?;
+        Ok((Self { params, site, namespace, topics, swarm, publisher }, server))
+    }
+
+    /// Publishes until the disk is full, and fills what is left, so that nothing more fits.
+    async fn fill(&mut self) -> Result<(), Failure> {
+        let most = self.params.disk_bytes / self.params.payload_bytes as u64;
+        loop {
+            if let Some(refused) = self.publisher.publish(BATCH).await? {
+                full(&refused)?;
+                break;
+            }
+            let updates = self.publisher.published().updates();
+            ensure(updates < most, || {
+                format!("{updates} updates fit on a disk that has no room for {most}")
+            })?;
+        }
+        self.namespace.fill_up(REST)?;
+        Ok(())
+    }
+
+    /// Everything that was acknowledged can be read, live subscribers have it, and a new one gets it from the start.
+    async fn serves(&self, joins: u32) -> Result<(), Failure> {
+        let (heads, check) = {
+            let published = self.publisher.published();
+            (published.heads(), published.clone())
+        };
+        check.check(&mut self.site.http()?).await?;
+        self.swarm.joined(joins, PATIENCE).await?;
+        self.swarm.reached(&[0], &heads, PATIENCE).await?;
+        let new = [Group { from: From::Floor, ..Group::of(self.topics.len()) }];
+        let new = Swarm::start(&self.site, &self.topics, &new, self.params.payload_bytes, Duration::ZERO)?;
+        new.reached(&[0], &heads, PATIENCE).await?;
+        new.leave().await?;
+        Ok(())
+    }
+
+    /// A publisher that tries again is told the same, and nothing of it is stored.
+    async fn refuses(&mut self) -> Result<(), Failure> {
+        for _ in 0..REFUSALS {
+            let refused = self.publisher.publish(BATCH).await?;
+            full(&refused.ok_or_else(|| Failure::new("a publish was acknowledged on the full disk"))?)?;
+        }
+        Ok(())
+    }
+
+    /// Tries what was refused until it is acknowledged: as often as the server says, and no more often.
+    async fn resume(&mut self) -> Result<(), Failure> {
+        let begun = micros();
+        while let Some(refused) = self.publisher.publish(BATCH).await? {
+            let wait = full(&refused)?;
+            ensure(between(begun, micros()) < PATIENCE, || {
+                format!("there is room, and publishing is still refused: {}", refused.words())
+            })?;
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a publisher is told that the disk is full, and when to come back; gives that.
+fn full(answer: &Answer) -> Result<Duration, Failure> {
+    let told = answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.code().as_deref() == Some("full");
+    ensure(told, || format!("a publish on a full disk: {}", answer.words()))?;
+    answer.retry_after.ok_or_else(|| Failure::new("a publish on a full disk was not told when to come back"))
+}

@@ -1,0 +1,257 @@
+//! A planned restart: the server is told to stop while updates flow, and a successor starts on the same port and file.
+//!
+//! What must hold: every client is told (`sync:drain`) and closed with 1012, one after the other over the drain time and
+//! not all at once; what was acknowledged is all there; and every client comes to the end of it without a hole.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::{self, Display},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::sleep;
+
+use super::{
+    Failure, Program, Range,
+    failure::ensure,
+    ledger::{Event, What},
+    moment::{between, micros},
+    publisher::{Load, Publisher},
+    server::Server,
+    settings::Settings,
+    site::{Site, topics},
+    swarm::{Group, Swarm},
+};
+
+/// Restart, by the protocol.
+const RESTART: u16 = 1012;
+/// What is due before the stop, and after it.
+const BEFORE: u8 = 1;
+const AFTER: u8 = 2;
+/// What the server allows itself past the drain time, and a bit.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What to run.
+#[derive(Clone, Debug, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "benches and tests write out what they differ in")]
+pub struct Params {
+    /// Clients.
+    pub clients: usize,
+    /// Topics, which the clients follow in turn, one each.
+    pub topics: usize,
+    /// Updates a second, over all topics.
+    pub rate: u32,
+    /// Updates that are published together.
+    pub batch: u32,
+    /// Bytes of a payload.
+    pub payload_bytes: usize,
+    /// How long updates flow before the stop, and after the successor has everybody.
+    pub steady: Duration,
+    /// The server's setting: over how long it closes connections.
+    pub drain_seconds: u32,
+    /// How many times its even share of the closes a tenth of that time may see.
+    pub max_share: f64,
+    /// How long the crowd may take to be back: so long that only a crowd that never is fails.
+    pub patience: Duration,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            clients: 2_000,
+            topics: 20,
+            rate: 500,
+            batch: 10,
+            payload_bytes: 200,
+            steady: Duration::from_secs(5),
+            drain_seconds: 10,
+            max_share: 2.0,
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// What was run.
+    pub params: Params,
+    /// Closes in each tenth of the drain time, from the first `sync:drain` on.
+    pub closes_by_tenth: [u64; 10],
+    /// Closes after that.
+    pub closes_later: u64,
+    /// From the signal until a client was told.
+    pub told: Range,
+    /// From the signal until the server had ended.
+    pub stopped_ms: f64,
+    /// From the signal until the successor was ready.
+    pub ready_ms: f64,
+    /// From the end of a client's connection until it was joined again.
+    pub away: Range,
+    /// Connections that were tried since the signal.
+    pub tries: u64,
+    /// From when an update was due until a client had it, before the signal.
+    pub latency_before: Range,
+    /// The same from the signal on: the restart is in it.
+    pub latency_after: Range,
+    /// Updates that were acknowledged.
+    pub published: u64,
+    /// Publishes that were tried again, by the reason.
+    pub publish_retries: BTreeMap<String, u64>,
+    /// Updates that clients got again.
+    pub repeated: u64,
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Params { clients, topics, rate, drain_seconds, .. } = &self.params;
+        writeln!(
+            f,
+            "restart: {clients} clients on {topics} topics, {rate} updates/s, drained over {drain_seconds} s, then a successor"
+        )?;
+        writeln!(
+            f,
+            "closes by tenth of the drain time: {:?}, later {}",
+            self.closes_by_tenth, self.closes_later
+        )?;
+        writeln!(f, "told after            {}", self.told)?;
+        writeln!(
+            f,
+            "stopped after {:.0} ms, successor ready after {:.0} ms",
+            self.stopped_ms, self.ready_ms
+        )?;
+        writeln!(f, "away for              {}", self.away)?;
+        writeln!(f, "connects tried        {}", self.tries)?;
+        writeln!(f, "latency before        {}", self.latency_before)?;
+        writeln!(f, "latency from then on  {}", self.latency_after)?;
+        writeln!(
+            f,
+            "published {}, tried again {:?}, repeated to clients {}",
+            self.published, self.publish_retries, self.repeated,
+        )
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// A [`Failure`] for anything that must not be, as the head of this file says.
+pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
+    let settings = Settings { drain_seconds: params.drain_seconds, ..Settings::default() };
+    let site = Arc::new(Site::prepare(program, &settings)?);
+    let server = Server::start(&site).await?;
+    let topics = topics(params.topics);
+    let groups = [Group::of(params.clients)];
+    let ramp = Duration::from_micros(500) * params.clients as u32;
+    let swarm = Swarm::start(&site, &topics, &groups, params.payload_bytes, ramp)?;
+    swarm.joined(1, params.patience).await?;
+    let Params { rate, batch, payload_bytes, .. } = params;
+    let load = Load { rate, batch, payload_bytes, connections: 4 };
+    let mut publisher = Publisher::start(&site, &topics, load)?;
+    publisher.set_lane(BEFORE);
+    sleep(params.steady).await;
+    publisher.check()?;
+
+    publisher.set_lane(AFTER);
+    let (tries, told_at) = (swarm.tries(), micros());
+    server.terminate().await?;
+    let drain = Duration::from_secs(params.drain_seconds.into());
+    let status = server.ended(drain + GRACE).await?;
+    let stopped_at = micros();
+    ensure(status.success(), || format!("the server that was told to stop ended with {status}"))?;
+    let server = Server::start(&site).await?;
+    let ready_at = micros();
+    swarm.joined(2, params.patience).await?;
+    sleep(params.steady).await;
+    publisher.check()?;
+
+    let published = publisher.finish().await?;
+    swarm.reached(&[0], &published.heads(), params.patience).await?;
+    let checked = published.check(&mut site.http()?).await?;
+    ensure(checked == published.updates(), || {
+        format!("{} updates were acknowledged, and {checked} are there", published.updates())
+    })?;
+    let tries = swarm.tries() - tries;
+    let ledger = swarm.leave().await?;
+    server.kill().await?;
+
+    let events = ledger.events_since(told_at);
+    let ms = |moment: u64| between(told_at, moment).as_secs_f64() * 1_000.0;
+    let told =
+        events.iter().filter(|event| event.what == What::Drain).map(|event| between(told_at, event.at));
+    let mut report = Report {
+        closes_by_tenth: [0; 10],
+        closes_later: 0,
+        told: Range::of_durations(told),
+        stopped_ms: ms(stopped_at),
+        ready_ms: ms(ready_at),
+        away: Range::of_durations(absences(&events)),
+        tries,
+        latency_before: Range::of(ledger.latency(0, BEFORE.into())),
+        latency_after: Range::of(ledger.latency(0, AFTER.into())),
+        published: published.updates(),
+        publish_retries: published.retries,
+        repeated: ledger.repeated.load(Ordering::Relaxed),
+        params,
+    };
+    report.count(&events)?;
+    report.check()?;
+    Ok(report)
+}
+
+/// How long each client was away, each time: from the end of a connection to the next join.
+fn absences(events: &[Event]) -> Vec<Duration> {
+    let mut gone = BTreeMap::new();
+    let mut absences = Vec::new();
+    for event in events {
+        match event.what {
+            What::Closed(_) => drop(gone.insert(event.client, event.at)),
+            What::Joined => absences.extend(gone.remove(&event.client).map(|at| between(at, event.at))),
+            _ => {}
+        }
+    }
+    absences
+}
+
+impl Report {
+    /// Sorts the closes; fails unless every client was told first, and then closed with the right code.
+    fn count(&mut self, events: &[Event]) -> Result<(), Failure> {
+        let told = events.iter().filter(|event| event.what == What::Drain);
+        let Some(first) = told.clone().map(|event| event.at).min() else {
+            return Err(Failure::new("nobody was told that the server stops"));
+        };
+        let told: HashSet<usize> = told.map(|event| event.client).collect();
+        let tenth = u64::from(self.params.drain_seconds) * 100_000;
+        let mut closed = HashSet::new();
+        for event in events {
+            let What::Closed(code) = event.what else { continue };
+            let client = event.client;
+            ensure(closed.insert(client), || format!("client {client} was closed twice"))?;
+            ensure(told.contains(&client), || format!("client {client} was closed and had not been told"))?;
+            ensure(code == Some(RESTART), || format!("client {client} was closed with {code:?}"))?;
+            let at = event.at.saturating_sub(first) / tenth.max(1);
+            // The last is due at the very end of the drain time.
+            match self.closes_by_tenth.get_mut(at as usize) {
+                Some(count) => *count += 1,
+                None => self.closes_later += 1,
+            }
+        }
+        let clients = self.params.clients;
+        ensure(closed.len() == clients, || format!("{} of {clients} clients were closed", closed.len()))
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let share = self.params.clients as f64 / 10.0;
+        // What comes late comes on top of the last tenth.
+        let last = self.closes_by_tenth[9] + self.closes_later;
+        let most = self.closes_by_tenth.iter().copied().max().unwrap_or(0).max(last);
+        ensure(most as f64 <= share * self.params.max_share, || {
+            format!(
+                "{most} of the closes came within a tenth of the drain time; an even share is {share}\n{self}"
+            )
+        })
+    }
+}
