@@ -128,14 +128,17 @@ impl SyncSettings {
 #[serde(default)]
 pub(crate) struct TailSettings {
     pub(crate) topic_bytes: u32,
+    pub(crate) history_bytes: u32,
     pub(crate) total_bytes: u64,
 }
 
 impl Default for TailSettings {
     fn default() -> Self {
         let options = TailOptions::default();
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
-            topic_bytes: u32::try_from(options.topic_bytes).unwrap_or(u32::MAX),
+            topic_bytes: bytes(options.topic_bytes),
+            history_bytes: bytes(options.history_bytes),
             total_bytes: options.total_bytes as u64,
         }
     }
@@ -145,6 +148,7 @@ impl TailSettings {
     pub(crate) fn options(&self) -> TailOptions {
         TailOptions::default()
             .with_topic_bytes(self.topic_bytes as usize)
+            .with_history_bytes(self.history_bytes as usize)
             .with_total_bytes(usize::try_from(self.total_bytes).unwrap_or(usize::MAX))
     }
 }
