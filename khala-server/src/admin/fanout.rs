@@ -10,7 +10,6 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{Epoch, ReplayOptions, Topic, TopicWindow, Totals, Violations, Watermark};
 use serde::Serialize;
-use serde_json::json;
 
 use super::rules::{Rules, millis};
 use crate::{Server, problem::Problem, query::Query, service::json};
@@ -182,6 +181,10 @@ pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Ful
         heard: u64,
         poll_finds: u64,
     }
+    #[derive(Serialize)]
+    struct Hooks {
+        hooks: [Hook; 2],
+    }
     Query::parse(query, &[])?;
     let totals = server.0.khala.ledger().totals();
     let heads = Hook {
@@ -198,5 +201,5 @@ pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Ful
         heard: totals.revocations_heard,
         poll_finds: totals.revocation_poll_finds,
     };
-    json(StatusCode::OK, &json!({"hooks": [heads, revocations]}))
+    json(StatusCode::OK, &Hooks { hooks: [heads, revocations] })
 }

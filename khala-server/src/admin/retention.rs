@@ -94,6 +94,14 @@ struct Ordered {
     force: bool,
 }
 
+/// What became of it.
+#[derive(Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+enum Answer {
+    Planned { plan: SweepPlan },
+    Swept { record: SweepRecord },
+}
+
 /// `POST /internal/v1/khala/retention`
 pub(crate) async fn sweep<B>(
     server: &Server,
@@ -115,7 +123,7 @@ where
             return Err(invalid("force", "force means nothing with dry_run: a plan asks no guard"));
         }
         let plan = khala.plan_sweep().await?;
-        return json(StatusCode::OK, &json!({"outcome": "planned", "plan": plan}));
+        return json(StatusCode::OK, &Answer::Planned { plan });
     }
     tracing::info!(request_id, force, "a sweep was ordered");
     let order = SweepOrder::new(SweepTrigger::Order).with_force(force);
@@ -127,7 +135,7 @@ where
         failed()
     })??;
     match swept {
-        Swept::Done(record) => json(StatusCode::OK, &json!({"outcome": "swept", "record": record})),
+        Swept::Done(record) => json(StatusCode::OK, &Answer::Swept { record }),
         Swept::HeldBack(record) => {
             let would = record.stale_connected.saturating_add(record.stale_seen);
             let allowed = guard.map_or_else(|| "none".to_owned(), |guard| guard.to_string());
