@@ -2,10 +2,11 @@
 //! lost, whether space comes back or the server is killed meanwhile.
 //!
 //! The database lies on a small disk of its own (see `namespace`), with a ballast file on it that is taken away to make
-//! room. With `retain_updates`, a sweep of the history is asked for while the disk is full, and has to leave a record of
-//! having failed, and to work again when there is room.
+//! room. [`run_with_sweeps`] does the same to sweeps of the history, which are ordered on the full disk, and while it fills
+//! up: those that fail are told and counted as failed, and the next one goes to its end when there is room.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Display},
     fs,
     path::Path,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use hyper::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::{
@@ -40,6 +41,10 @@ const REST: &str = "rest";
 const BATCH: u32 = 20;
 /// How often a publisher that was refused is refused again before there is room.
 const REFUSALS: u32 = 3;
+/// How often the disk fills up while a sweep is under way, at most.
+const FILLINGS: u64 = 8;
+/// Where history that is no longer kept is looked after.
+const RETENTION: &str = "/internal/v1/khala/retention";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to run.
@@ -116,6 +121,48 @@ impl Display for Report {
     }
 }
 
+/// What was found of sweeps.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SweepReport {
+    /// What was run.
+    pub params: Params,
+    /// How many of the newest updates of a topic are kept.
+    pub retain_updates: u64,
+    /// Updates that were acknowledged until the disk was full.
+    pub before: u64,
+    /// What a sweep on the full disk was answered.
+    pub when_full: String,
+    /// What sweeps were answered while the disk filled up, and how often.
+    pub while_filling: BTreeMap<String, u64>,
+    /// Sweeps that were begun and failed; the server counted as many.
+    pub failed: u64,
+    /// Of these, those that are recorded as failed, once there is room.
+    pub recorded: u64,
+    /// Sweeps that could not be begun, which nothing counts or records.
+    pub not_begun: u64,
+    /// Updates that were acknowledged in all.
+    pub published: u64,
+}
+
+impl Display for SweepReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "full disk and sweeps: full after {} updates; a sweep then: {}; sweeps while it filled up: {:?}; failed \
+             and counted {}, recorded {}, not begun {}; {} updates in all, {} kept of each topic",
+            self.before,
+            self.when_full,
+            self.while_filling,
+            self.failed,
+            self.recorded,
+            self.not_begun,
+            self.published,
+            self.retain_updates,
+        )
+    }
+}
+
 /// A server on a small disk, and who follows it.
 struct Scene {
     params: Params,
@@ -126,7 +173,7 @@ struct Scene {
     publisher: ByHand,
 }
 
-/// Runs it.
+/// Runs it, without sweeps.
 ///
 /// # Errors
 /// A [`Failure`] for anything that must not be, as the head of this file says, and where no small disk can be mounted.
@@ -192,6 +239,82 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     })
 }
 
+/// Runs it with sweeps that leave that many updates in each topic.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with_sweeps(
+    program: &Program,
+    params: Params,
+    retain_updates: u64,
+) -> Result<SweepReport, Failure> {
+    let settings = Settings { retain_updates: Some(retain_updates), ..Settings::default() };
+    let (mut scene, server) = Scene::set(program, params, &settings).await?;
+    scene.fill().await?;
+    let before = scene.publisher.published().updates();
+    let mut answers = vec![scene.sweep().await?];
+    scene.serves(1).await?;
+
+    // Room for a moment, which something else takes while the sweep is under way: each time a little later.
+    for turn in 0..FILLINGS {
+        scene.namespace.free(BALLAST)?;
+        let fill = async {
+            sleep(Duration::from_millis(turn)).await;
+            scene.namespace.fill_up(BALLAST)
+        };
+        let (answer, filled) = tokio::join!(scene.sweep(), fill);
+        filled?;
+        scene.serves(1).await?;
+        let answer = answer?;
+        let done = answer.status == StatusCode::OK;
+        answers.push(answer);
+        if done {
+            break;
+        }
+    }
+
+    scene.namespace.free(BALLAST)?;
+    scene.namespace.free(REST)?;
+    let answer = scene.sweep().await?;
+    ensure(answer.status == StatusCode::OK, || {
+        format!("there is room, and a sweep fails: {}", answer.words())
+    })?;
+    scene.resume().await?;
+    scene.swept(retain_updates).await?;
+    scene.serves(1).await?;
+    let status = |status| answers.iter().filter(|answer| answer.status == status).count() as u64;
+    let (failed, not_begun) =
+        (status(StatusCode::INTERNAL_SERVER_ERROR), status(StatusCode::SERVICE_UNAVAILABLE));
+    let counted = server.metrics().await?.count("khala_sweeps_total", &[("outcome", "failed")]);
+    ensure(counted == failed, || format!("{failed} sweeps failed, and {counted} are counted as failed"))?;
+    let recorded = scene.recorded("failed").await?;
+
+    server.kill().await?;
+    let _server = Server::start_within(&scene.site, &scene.namespace).await?;
+    scene.serves(2).await?;
+    scene.resume().await?;
+    let published = scene.publisher.published().updates();
+    scene.swarm.leave().await?;
+    let mut outcomes = answers.iter().map(outcome);
+    let when_full = outcomes.next().unwrap_or_default();
+    let mut while_filling = BTreeMap::new();
+    for outcome in outcomes {
+        *while_filling.entry(outcome).or_insert(0) += 1;
+    }
+    let params = scene.params;
+    Ok(SweepReport {
+        params,
+        retain_updates,
+        before,
+        when_full,
+        while_filling,
+        failed,
+        recorded,
+        not_begun,
+        published,
+    })
+}
+
 impl Scene {
     /// A server on a small disk, with everybody joined.
     async fn set(program: &Program, params: Params, settings: &Settings) -> Result<(Self, Server), Failure> {
@@ -254,6 +377,46 @@ impl Scene {
         Ok(())
     }
 
+    /// Orders a sweep.
+    async fn sweep(&self) -> Result<Answer, Failure> {
+        self.site.operator().post(RETENTION, None, "{}".into()).await
+    }
+
+    /// How many of the last sweeps are recorded with that outcome.
+    async fn recorded(&self, outcome: &str) -> Result<u64, Failure> {
+        #[derive(Deserialize)]
+        struct Record {
+            outcome: String,
+        }
+        #[derive(Deserialize)]
+        struct Status {
+            records: Vec<Record>,
+        }
+        let answer = self.site.operator().get(RETENTION).await?.success()?;
+        let status: Status = serde_json::from_slice(&answer).during("reading the records of sweeps")?;
+        Ok(status.records.iter().filter(|record| record.outcome == outcome).count() as u64)
+    }
+
+    /// Every topic keeps that many updates, and what was published since the sweep.
+    async fn swept(&self, retain_updates: u64) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Bounds {
+            floor: u64,
+            head: u64,
+        }
+        let mut client = self.site.http()?;
+        for topic in &self.topics {
+            let answer = client.get(&format!("/v1/topics/{topic}")).await?.success()?;
+            let Bounds { floor, head } =
+                serde_json::from_slice(&answer).during("reading a topic's bounds")?;
+            let kept = head - floor;
+            ensure((retain_updates..=retain_updates + u64::from(BATCH)).contains(&kept), || {
+                format!("{topic} keeps {kept} updates after a sweep that leaves {retain_updates}")
+            })?;
+        }
+        Ok(())
+    }
+
     /// Tries what was refused until it is acknowledged: as often as the server says, and no more often.
     async fn resume(&mut self) -> Result<(), Failure> {
         let begun = micros();
@@ -265,6 +428,14 @@ impl Scene {
             sleep(wait).await;
         }
         Ok(())
+    }
+}
+
+/// What became of a sweep, in a few words.
+fn outcome(answer: &Answer) -> String {
+    match answer.code() {
+        Some(code) => format!("{} {code}", answer.status.as_u16()),
+        None => answer.status.as_u16().to_string(),
     }
 }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{
     failure::{During as _, Failure, ensure},
     http,
-    settings::{KEY, PREFIX, Settings},
+    settings::{ADMIN_TOKEN, KEY, PREFIX, Settings},
 };
 
 /// No scenario lasts longer.
@@ -128,6 +128,11 @@ impl Site {
         let issued =
             self.issuer.sign(&mandate, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
         Ok(issued.token.reveal().to_owned())
+    }
+
+    /// Asks the server as its operator.
+    pub(super) fn operator(&self) -> http::Client {
+        http::Client::new(self.address, ADMIN_TOKEN.to_owned())
     }
 
     /// Asks the server as a reader and publisher.

@@ -83,3 +83,9 @@ async fn a_full_disk_loses_nothing_and_service_returns_with_space() -> Result<()
     tell(&disk::run(&Program::beside_this()?, params).await?);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_on_a_full_disk_fails_as_one_and_the_next_goes_to_its_end() -> Result<(), Failure> {
+    tell(&disk::run_with_sweeps(&Program::beside_this()?, disk::Params::default(), 100).await?);
+    Ok(())
+}
