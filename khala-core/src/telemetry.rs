@@ -4,7 +4,7 @@
 use metrics::{SharedString, counter, gauge, histogram};
 
 use crate::{
-    class::TopicClass,
+    class::{NO_CLASS, TopicClass},
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
     wire::{Close, Code},
@@ -195,7 +195,7 @@ impl Surface {
 
 /// The label of a class: its name, of which there are as many as are configured; `none` for a topic of no class.
 pub fn class_label(class: Option<&TopicClass>) -> SharedString {
-    class.map_or(SharedString::const_str("none"), |class| class.name.clone().into())
+    class.map_or(SharedString::const_str(NO_CLASS), |class| class.name.clone().into())
 }
 
 pub(crate) fn stale_cursor(class: &SharedString, reason: &'static str) {

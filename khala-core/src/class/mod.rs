@@ -24,7 +24,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicClass {
-    /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, which [`Classes::new`] checks.
+    /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, and not `none`, which [`Classes::new`] checks.
     pub name: String,
     /// The names that it is for.
     pub pattern: TopicPattern,
@@ -150,6 +150,9 @@ impl TopicClass {
     }
 }
 
+/// What stands in metrics and records where a topic is of no class.
+pub(crate) const NO_CLASS: &str = "none";
+
 /// So many a second, and as many at once after a second's rest.
 const fn per_second(many: u32) -> Rate {
     let many = NonZeroU32::new(many).expect("the rates of the default classes are not zero");
@@ -179,7 +182,7 @@ pub enum ClassError {
         name: String,
     },
     /// The name is none for a class.
-    #[error("the topic class name {name:?} is not 1 to {MAX_NAME_BYTES} of a-z 0-9 _")]
+    #[error("the topic class name {name:?} is not 1 to {MAX_NAME_BYTES} of a-z 0-9 _, or it is {NO_CLASS}")]
     InvalidName {
         /// The name.
         name: String,
@@ -213,7 +216,7 @@ impl Classes {
     pub fn new(classes: Vec<TopicClass>) -> Result<Self, ClassError> {
         for (at, class) in classes.iter().enumerate() {
             let name = || class.name.clone();
-            if !is_name(&class.name) {
+            if !is_name(&class.name) || class.name == NO_CLASS {
                 return Err(ClassError::InvalidName { name: name() });
             }
             // A verifier that splits a claim at single spaces makes empty scopes out of double ones.
@@ -364,7 +367,7 @@ mod tests {
     #[test]
     fn what_is_a_list_of_classes() {
         let refused = |classes| Classes::new(classes).unwrap_err();
-        for name in ["", "A", "a-b", "a b", "ä", &"n".repeat(65)] {
+        for name in ["", "none", "A", "a-b", "a b", "ä", &"n".repeat(65)] {
             assert_eq!(refused(vec![open(name, "**")]), ClassError::InvalidName { name: name.into() });
         }
         assert_eq!(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClassSwept, SweepRecord};
 use crate::{
-    class::{Classes, TopicClass},
+    class::{Classes, NO_CLASS, TopicClass},
     journal::Trimmed,
     khala::LeftBehind,
     position::{Bounds, Watermark},
@@ -95,7 +95,7 @@ pub(crate) struct Planned<'a> {
 
 /// The name of a class in records and plans.
 fn name(class: Option<&TopicClass>) -> &str {
-    class.map_or("none", |class| &class.name)
+    class.map_or(NO_CLASS, |class| &class.name)
 }
 
 /// Whether a guard of so many cursors holds a sweep back that leaves those behind.
