@@ -24,6 +24,7 @@ use crate::{App, Database, Failed, failed};
 
 /// Where a real application has a secret of its own.
 const SECRET: &[u8] = b"an example's key, which is public";
+const HOUR: Duration = Duration::from_secs(60 * 60);
 /// How long a token is good at most.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -36,14 +37,16 @@ pub(crate) fn server(store: SqliteStore, database: &Database) -> Result<(Khala, 
         TopicClass::new("notes", TopicPattern::parse("notes:{owner}")?).with_read([Access::Read.scope()]);
     let khala = Khala::builder(Arc::clone(&store))
         .with_fanout(Arc::<SqliteStore>::clone(&store))
-        .with_revocations(store)
+        .with_revocations(Arc::<SqliteStore>::clone(&store))
+        .with_sweeps(store)
         .with_verifier(Arc::new(JwtVerifier::hs256(SECRET, options.clone())?))
         .with_classes(Classes::new(vec![notes])?)
         .with_authorizer(Arc::new(Readers(database.clone())))
         .build();
     let logins: Arc<dyn Credential> = Arc::new(Logins(database.clone()));
     let mint = Mint::new(Arc::new(JwtIssuer::hs256(SECRET, options)?), [logins]);
-    let server = Server::builder(khala.clone()).with_mint(mint).build();
+    // What is older than the week that the class keeps goes by itself.
+    let server = Server::builder(khala.clone()).with_mint(mint).with_sweep_every(HOUR).build();
     Ok((khala, server))
 }
 
