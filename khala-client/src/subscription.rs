@@ -4,7 +4,7 @@
 //! server, which keeps a cursor for it and no queue. Heartbeats go on while the application is busy.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -248,10 +248,22 @@ impl Driver {
                             held = Some(event);
                         }
                         Step::Hydrate(arrived, left_out, before) => {
-                            let topic = self.channel.topic().clone();
-                            let hydrated = tokio::select! {
-                                () = events.closed() => return Ended::Over,
-                                hydrated = hydrate(&self.http, &topic, arrived, &left_out) => hydrated,
+                            let (http, topic) = (Arc::clone(&self.http), self.channel.topic().clone());
+                            let mut hydrated = pin!(hydrate(&http, &topic, arrived, &left_out));
+                            let hydrated = loop {
+                                tokio::select! {
+                                    () = events.closed() => return Ended::Over,
+                                    hydrated = &mut hydrated => break hydrated,
+                                    // Nothing is heard meanwhile; the server hears that somebody is here.
+                                    () = sleep_until(beat_at) => {
+                                        beat_at = Instant::now() + self.pulse.every;
+                                        let frame = self.channel.heartbeat();
+                                        if let Err(error) = self.send(socket, frame).await {
+                                            self.channel.rewind(before);
+                                            return Ended::Lost(error, not_before);
+                                        }
+                                    }
+                                }
                             };
                             match hydrated {
                                 Ok(arrived) => {

@@ -97,6 +97,8 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 
     /// Removes the oldest updates that `keep` does not keep; documents stay (D4).
     ///
+    /// A dropped future may have removed a part of them: the oldest, as another trim would have.
+    ///
     /// # Errors
     /// An [`Error`] when nothing was removed.
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error>;

@@ -269,9 +269,8 @@ impl Ledger {
         }
     }
 
-    /// A channel came back to the tail.
+    /// A channel came back to the tail. That it is no longer behind is told apart.
     pub(crate) fn caught_up(&self) {
-        self.behind(-1);
         one(&self.tally.promotions);
         telemetry::promoted();
     }
@@ -288,8 +287,9 @@ impl Ledger {
     }
 
     pub(crate) fn announced(&self, well: bool) {
-        one(&self.tally.announced);
-        if !well {
+        if well {
+            one(&self.tally.announced);
+        } else {
             one(&self.tally.announce_failures);
             telemetry::announce_failed();
         }
@@ -300,10 +300,7 @@ impl Ledger {
     }
 
     pub(crate) fn revocation_announced(&self, well: bool) {
-        one(&self.tally.revocations_announced);
-        if !well {
-            one(&self.tally.revocation_announce_failures);
-        }
+        one(if well { &self.tally.revocations_announced } else { &self.tally.revocation_announce_failures });
     }
 
     pub(crate) fn revocations_heard(&self) {

@@ -28,10 +28,15 @@ use crate::{
 
 /// How old a snapshot may be that others join.
 const JOINED_WITHIN: Duration = Duration::from_secs(1);
-/// Bytes of pages that one snapshot keeps for those who come after.
-const KEPT_BYTES: usize = 4 << 20;
-/// Snapshots, each of another topic, whose pages are kept.
-const KEPT_TOPICS: usize = 16;
+/// Bytes of pages that one snapshot keeps for those who come after, beside its first page, which whoever joins it needs.
+const KEPT_BYTES: usize = 8 << 20;
+/// The same of all snapshots.
+const KEPT_IN_ALL: usize = 64 << 20;
+/// Snapshots that others may read along. One topic may have several: whoever reads one goes on with it when another is
+/// started.
+const KEPT_RUNS: usize = 256;
+/// How long the pages of one are kept after it was started.
+const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// A page of a snapshot, with its frames once somebody has asked for them.
 #[derive(Debug)]
@@ -65,7 +70,8 @@ impl SharedSnapshotPage {
         slot.get_or_init(encode).clone()
     }
 
-    fn bytes(&self) -> usize {
+    /// What it takes in memory, roughly.
+    pub(crate) fn bytes(&self) -> usize {
         self.page.documents.iter().map(|document| 2 * document.size()).sum()
     }
 }
@@ -89,17 +95,17 @@ pub(crate) struct Snapshots {
     runs: Arc<Mutex<Runs>>,
 }
 
+/// The one that was started first in front.
 #[derive(Debug, Default)]
 struct Runs {
-    by_topic: HashMap<Topic, Run>,
-    /// The topics of `by_topic`, the one whose snapshot was started first in front.
-    order: VecDeque<Topic>,
+    runs: VecDeque<Run>,
     next: u64,
 }
 
 /// One snapshot of one topic.
 #[derive(Debug)]
 struct Run {
+    topic: Topic,
     number: u64,
     started_at: Timestamp,
     /// Where the log continues; none until page one is there.
@@ -133,7 +139,7 @@ impl Run {
         self.bytes += page.bytes();
         self.pages.push_back((key, Arc::clone(page)));
         while self.bytes > KEPT_BYTES
-            && let Some((_, oldest)) = self.pages.pop_front()
+            && let Some((_, oldest)) = self.pages.remove(1)
         {
             self.bytes -= oldest.bytes();
         }
@@ -142,41 +148,39 @@ impl Run {
 
 impl Runs {
     fn start(&mut self, topic: &Topic, now: Timestamp) -> &mut Run {
-        self.end(topic);
-        while self.order.len() >= KEPT_TOPICS
-            && let Some(oldest) = self.order.pop_front()
+        let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || !run.under_way.is_empty();
+        self.runs.retain(kept);
+        while self.runs.len() >= KEPT_RUNS
+            || self.runs.iter().map(|run| run.bytes).sum::<usize>() > KEPT_IN_ALL
         {
-            self.by_topic.remove(&oldest);
+            self.runs.pop_front();
         }
-        self.order.push_back(topic.clone());
         self.next += 1;
-        let number = self.next;
-        self.by_topic.entry(topic.clone()).insert_entry(Run {
-            number,
+        self.runs.push_back(Run {
+            topic: topic.clone(),
+            number: self.next,
             started_at: now,
             at: None,
             under_way: HashMap::new(),
             pages: VecDeque::new(),
             bytes: 0,
         });
-        self.by_topic.get_mut(topic).expect("it was put there")
+        self.runs.back_mut().expect("it was put there")
     }
 
-    fn end(&mut self, topic: &Topic) {
-        if self.by_topic.remove(topic).is_some() {
-            self.order.retain(|other| other != topic);
-        }
+    /// The newest snapshot of a topic.
+    fn newest(&self, topic: &Topic) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| run.topic == *topic)
+    }
+
+    /// The newest snapshot of a topic that the log continues from at `at`.
+    fn at(&mut self, topic: &Topic, at: Cursor) -> Option<&mut Run> {
+        self.runs.iter_mut().rev().find(|run| run.topic == *topic && run.at == Some(at))
     }
 
     /// Takes in what the read of a run's page gave.
-    fn done(
-        &mut self,
-        topic: &Topic,
-        number: u64,
-        key: Option<DocKey>,
-        read: &Result<SharedSnapshot, Error>,
-    ) {
-        let Some(run) = self.by_topic.get_mut(topic).filter(|run| run.number == number) else { return };
+    fn done(&mut self, number: u64, key: Option<DocKey>, read: &Result<SharedSnapshot, Error>) {
+        let Some(run) = self.runs.iter_mut().find(|run| run.number == number) else { return };
         run.under_way.remove(&key);
         match read {
             Ok(SharedSnapshot::Page(page)) => {
@@ -184,7 +188,7 @@ impl Runs {
                 run.keep(key, page);
             }
             // The next one who starts gets a new one.
-            Ok(SharedSnapshot::Stale(_)) | Err(_) => self.end(topic),
+            Ok(SharedSnapshot::Stale(_)) | Err(_) => self.runs.retain(|run| run.number != number),
         }
     }
 }
@@ -206,12 +210,12 @@ impl Snapshots {
         bounds: Option<&Bounds>,
         now: Timestamp,
     ) -> Option<Read> {
-        let runs = Self::lock(&self.runs);
-        let run = runs.by_topic.get(topic)?;
+        let mut runs = Self::lock(&self.runs);
         match from {
-            SnapshotFrom::Start => run.may_be_joined(bounds, now).then(|| run.find(&None)).flatten(),
-            SnapshotFrom::After { at, key } if run.at == Some(*at) => run.find(&Some(key.clone())),
-            SnapshotFrom::After { .. } => None,
+            SnapshotFrom::Start => {
+                runs.newest(topic).filter(|run| run.may_be_joined(bounds, now))?.find(&None)
+            }
+            SnapshotFrom::After { at, key } => runs.at(topic, *at)?.find(&Some(key.clone())),
         }
     }
 
@@ -220,10 +224,7 @@ impl Snapshots {
         let mut runs = Self::lock(&self.runs);
         let (run, key) = match &from {
             SnapshotFrom::Start => (Some(runs.start(topic, now)), None),
-            SnapshotFrom::After { at, key } => {
-                let own = runs.by_topic.get_mut(topic).filter(|run| run.at == Some(*at));
-                (own, Some(key.clone()))
-            }
+            SnapshotFrom::After { at, key } => (runs.at(topic, *at), Some(key.clone())),
         };
         let number = run.as_ref().map(|run| run.number);
         let (documents, topic, after) = (Arc::clone(&self.documents), topic.clone(), key.clone());
@@ -236,7 +237,7 @@ impl Snapshots {
                 Snapshot::Stale(stale) => SharedSnapshot::Stale(stale),
             });
             if let Some(number) = number {
-                Self::lock(&runs_of_all).done(&topic, number, after, &read);
+                Self::lock(&runs_of_all).done(number, after, &read);
             }
             read
         };

@@ -90,6 +90,11 @@ pub struct Limits {
     /// How long [`serve`] waits for the head of a request, also of the next one on a connection that is kept
     /// alive. Default: 10 s.
     pub header_timeout: Duration,
+    /// Bytes that [`serve`] lets the system buffer for one client. None: as many as it likes. Default: 256 KiB.
+    ///
+    /// The system takes from the server in steps of about a third of its buffer. With megabytes of it a client that reads
+    /// slowly, but reads, would be taken for one that takes nothing; and that memory is bounded by nothing else.
+    pub send_buffer: Option<usize>,
     /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
     pub stall_timeout: Duration,
 }
@@ -101,6 +106,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             frame_bytes: 64 << 10,
             header_timeout: Duration::from_secs(10),
+            send_buffer: Some(256 << 10),
             stall_timeout: Duration::from_secs(30),
         }
     }
@@ -132,6 +138,13 @@ impl Limits {
     #[must_use]
     pub fn with_header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
+        self
+    }
+
+    /// Lets the system buffer that many bytes for one client.
+    #[must_use]
+    pub fn with_send_buffer(mut self, bytes: Option<usize>) -> Self {
+        self.send_buffer = bytes;
         self
     }
 

@@ -8,6 +8,7 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -91,6 +92,11 @@ async fn connection(
     // Updates are small and wanted now.
     let _ = stream.set_nodelay(true);
     let limits = server.0.limits;
+    if let Some(bytes) = limits.send_buffer
+        && let Err(error) = SockRef::from(&stream).set_send_buffer_size(bytes)
+    {
+        tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
+    }
     let (stream, peer) = Accepted::new(stream, address, limits.stall_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let server = server.clone();

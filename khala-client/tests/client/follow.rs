@@ -429,3 +429,23 @@ async fn a_replay_that_is_put_off_is_tried_again_when_the_server_says() {
     peer.batch(0, 1..=1).await;
     assert_eq!(updates(&mut subscription).await.0, [1]);
 }
+
+#[tokio::test]
+async fn heartbeats_go_on_while_payloads_are_fetched() {
+    let mut fake = Fake::start().await;
+    let epoch = kept(&fake, 1).await;
+    let client = client(&fake).heartbeat(Duration::from_millis(100), PATIENCE).build().unwrap();
+    let mut subscription = follow(&client, from(Resume::Floor));
+    let (mut peer, _) = fake.joining().await;
+    peer.welcome(epoch, 0, 1).await;
+    // The payload cannot be had for two seconds; the connection is well.
+    fake.fault(Fault::Say(503, vec![("retry-after", "2")], "{}"));
+    peer.push("sync:update_batch", left_out(0, 1..=1, &[1])).await;
+    while fake.requests().iter().all(|request| !request.path.contains("/updates")) {
+        tokio::task::yield_now().await;
+    }
+    while timeout(Duration::from_millis(10), peer.frame()).await.is_ok() {}
+    let beat = timeout(Duration::from_millis(1_000), peer.frame()).await;
+    assert!(beat.is_ok(), "ten heartbeats were due, and a server takes a client for gone that sends none");
+    drop(next(&mut subscription).await);
+}

@@ -58,7 +58,6 @@ impl<K, V> Book<K, V> {
         Self { entries: HashMap::new(), queue: VecDeque::new() }
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

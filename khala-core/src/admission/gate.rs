@@ -1,10 +1,12 @@
 //! The gate for replays: how much old history a node reads in a second for those who come back, by what each costs.
 //!
 //! Pure but for its lock: the moment is an argument. A join that is answered from memory never comes here. What must
-//! stay true: over any time at most the burst, and what the rate makes of that time, is let in, plus the last that
-//! came in owing; and those who are turned away together are told to come back one after the other.
+//! stay true: over any time at most twice the burst, and twice what the rate makes of that time, is let in, plus the last
+//! that came in owing; no principal keeps the others out; and those who are turned away together are told to come back
+//! one after the other.
 
 use std::{
+    fmt,
     num::{NonZeroU32, NonZeroUsize},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -12,9 +14,14 @@ use std::{
 
 use super::{
     Limited,
+    book::Book,
     rate::{Bucket, Rate},
+    turns::Waiter,
 };
-use crate::update::Timestamp;
+use crate::{recent::Recent, update::Timestamp};
+
+/// Connections of which it is remembered when they were told to come back, at least.
+const TOLD: usize = 10_000;
 
 /// How many replays a node takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,25 +73,40 @@ impl ReplayOptions {
 }
 
 /// The gate of one node.
-#[derive(Debug)]
 pub(crate) struct Gate {
     options: ReplayOptions,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
 struct State {
     /// What was let in.
     taken: Bucket,
+    /// The same by principal, for those of late.
+    by_principal: Book<u64, Bucket>,
     /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
     put_off: Bucket,
+    /// When connections of late were told to come back: one that does not wait is told the same again.
+    told: Recent<u64, Timestamp>,
     /// How many were turned away.
     turned_away: u64,
 }
 
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
 impl Gate {
     pub(crate) fn new(options: ReplayOptions) -> Self {
-        Self { options, state: Mutex::default() }
+        let state = State {
+            taken: Bucket::default(),
+            by_principal: Book::new(),
+            put_off: Bucket::default(),
+            told: Recent::new(TOLD),
+            turned_away: 0,
+        };
+        Self { options, state: Mutex::new(state) }
     }
 
     pub(crate) fn options(&self) -> ReplayOptions {
@@ -92,20 +114,46 @@ impl Gate {
     }
 
     /// Lets somebody in who asks for that many pages, or says when to come back.
-    pub(crate) fn enter(&self, pages: u64, now: Timestamp) -> Result<(), Limited> {
+    ///
+    /// While there is room, whoever comes first is let in. When there is none, a principal may still have its equal share
+    /// of the rate: otherwise one that asks again and again would have all of it.
+    pub(crate) fn enter(&self, waiter: Waiter, pages: u64, now: Timestamp) -> Result<(), Limited> {
         let Some(rate) = self.options.pages else { return Ok(()) };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        let share = share(rate, state.by_principal.len());
+        state.by_principal.forget(|own| {
+            own.drain(share, now);
+            own.is_empty()
+        });
         let wait = state.taken.wait(rate, now);
-        if wait.is_zero() {
+        let own = state.by_principal.entry(&waiter.principal);
+        if wait.is_zero() || own.has_room(share, pages, now) {
             state.taken.take_many(pages);
+            own.take_many(pages);
             return Ok(());
         }
+        let told = state.told.touch(&waiter.connection);
+        if *told > now && told.since(now) <= self.options.longest_wait {
+            return Err(Limited::replay_deferred(told.since(now)));
+        }
         let behind = state.put_off.drained_in(rate, now);
-        state.put_off.take_many(pages);
+        // More than the longest wait holds nobody is told apart any more.
+        if behind < self.options.longest_wait {
+            state.put_off.take_many(pages);
+        }
         state.turned_away = state.turned_away.wrapping_add(1);
         let retry_after = spread(wait + behind, self.options.longest_wait, state.turned_away);
+        *told = now.plus(retry_after);
         Err(Limited::replay_deferred(retry_after))
     }
+}
+
+/// The equal share of each of so many.
+fn share(rate: Rate, among: usize) -> Rate {
+    let among = u32::try_from(among.max(1)).unwrap_or(u32::MAX);
+    let part = |whole: NonZeroU32| NonZeroU32::new(whole.get() / among).unwrap_or(NonZeroU32::MIN);
+    Rate::new(part(rate.per_second()), part(rate.burst()))
 }
 
 /// `wait` and up to a quarter more, at most `longest`. Past it nobody's turn can be told, and they are spread evenly
@@ -141,43 +189,54 @@ mod tests {
         )
     }
 
+    /// Each connection is somebody else's.
+    fn somebody(number: u64) -> Waiter {
+        Waiter { principal: number, connection: number }
+    }
+
     #[test]
     fn without_a_rate_everybody_is_let_in() {
         let gate = Gate::new(ReplayOptions::default().with_pages(None));
-        assert!((0..10_000).all(|_| gate.enter(u64::MAX, at(0)).is_ok()));
+        assert!((0..10_000).all(|n| gate.enter(somebody(n), u64::MAX, at(0)).is_ok()));
     }
 
     #[test]
     fn a_replay_larger_than_the_burst_is_let_in_and_owed() {
         let gate = gate(1_000, 10, 30_000);
-        assert!(gate.enter(5_000, at(0)).is_ok());
-        assert!(gate.enter(1, at(1)).is_err());
-        assert!(gate.enter(1, at(4_989)).is_err());
-        assert!(gate.enter(1, at(4_991)).is_ok());
+        let one = Waiter { principal: 1, connection: 1 };
+        assert!(gate.enter(one, 5_000, at(0)).is_ok());
+        let other = Waiter { principal: 1, connection: 2 };
+        assert!(gate.enter(other, 1, at(1)).is_err());
+        assert!(gate.enter(other, 1, at(4_989)).is_err());
+        assert!(gate.enter(other, 1, at(4_991)).is_ok());
     }
 
     #[test]
     fn a_crowd_is_told_to_come_back_one_after_the_other() {
-        let gate = gate(1_000, 1_000, 60_000);
-        let told: Vec<_> = (0..6_000)
-            .filter_map(|_| gate.enter(5, at(0)).err())
-            .map(|limited| limited.retry_after.as_millis())
-            .collect();
-        // 5,800 replays of 5 pages at 1,000 a second: 29 seconds, and a quarter more for the last.
-        assert_eq!(told.len(), 5_800);
-        for second in 0..29 {
-            let back =
-                told.iter().filter(|told| (second * 1_000..(second + 1) * 1_000).contains(*told)).count();
-            assert!((100..=250).contains(&back), "{back} come back in second {second}");
+        // Of one principal, and of as many as there are connections.
+        for principals in [1, 6_000] {
+            let gate = gate(1_000, 1_000, 60_000);
+            let told: Vec<_> = (0..6_000)
+                .map(|n| Waiter { principal: n % principals, connection: n })
+                .filter_map(|one| gate.enter(one, 5, at(0)).err())
+                .map(|limited| limited.retry_after.as_millis())
+                .collect();
+            // 5,800 replays of 5 pages at 1,000 a second: 29 seconds, and a quarter more for the last.
+            assert!((5_700..=5_800).contains(&told.len()), "{}", told.len());
+            for second in 0..28 {
+                let within = second * 1_000..(second + 1) * 1_000;
+                let back = told.iter().filter(|told| within.contains(*told)).count();
+                assert!((100..=250).contains(&back), "{back} come back in second {second}");
+            }
+            assert!(told.iter().all(|told| *told <= 29_000 * 5 / 4 + 10));
         }
-        assert!(told.iter().all(|told| *told <= 29_000 * 5 / 4 + 10));
     }
 
     #[test]
     fn nobody_waits_longer_than_the_longest_and_those_who_do_are_spread() {
         let gate = gate(10, 1, 10_000);
         let told: Vec<_> = (0..1_000)
-            .filter_map(|_| gate.enter(10, at(0)).err())
+            .filter_map(|n| gate.enter(Waiter { principal: 1, connection: n }, 10, at(0)).err())
             .map(|limited| limited.retry_after.as_millis())
             .skip(100)
             .collect();
@@ -189,22 +248,54 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_does_not_wait_is_told_the_same_again_and_makes_nobody_wait_longer() {
+        let gate = gate(10, 10, 60_000);
+        let told = |connection, millis| {
+            let limited = gate.enter(Waiter { principal: 1, connection }, 10, at(millis)).unwrap_err();
+            limited.retry_after.as_millis() as u64
+        };
+        gate.enter(somebody(1), 20, at(0)).unwrap();
+        let first = told(2, 0);
+        for millis in 1..1_000 {
+            assert_eq!(told(2, millis), first - millis);
+        }
+        assert!(told(3, 1_000) < 3_000, "only one stands before it");
+    }
+
+    #[test]
+    fn one_principal_that_asks_for_everything_leaves_the_others_their_share() {
+        let gate = gate(100, 100, 30_000);
+        let (mut others, mut greedy) = (0, 0);
+        for millis in 0..60_000 {
+            greedy +=
+                u32::from(gate.enter(Waiter { principal: 1, connection: millis }, 50, at(millis)).is_ok());
+            if millis % 1_000 == 500 {
+                others += u32::from(gate.enter(somebody(2), 20, at(millis)).is_ok());
+            }
+        }
+        assert!(others >= 59, "{others} of 60, at 20 pages of its 50 a second");
+        assert!((40..=130).contains(&greedy), "{greedy} of 120 that the whole rate is good for");
+    }
+
     proptest! {
         #[test]
-        fn no_more_is_let_in_than_the_rate_allows(
+        fn no_more_is_let_in_than_twice_the_rate_allows(
             per_second in 1..500_u32,
             burst in 1..50_u32,
-            calls in prop::collection::vec((0..50_u64, 1..20_u64), 1..200),
+            calls in prop::collection::vec((0..50_u64, 1..20_u64, 0..5_u64), 1..200),
         ) {
             let gate = gate(per_second, burst, 30_000);
-            let (mut now, mut through, mut last) = (0, 0, 0);
-            for (passed, pages) in calls {
+            let (mut now, mut through, mut largest) = (0, 0, 0);
+            for (passed, pages, who) in calls {
                 now += passed;
-                if gate.enter(pages, at(now)).is_ok() {
+                if gate.enter(somebody(who), pages, at(now)).is_ok() {
                     through += pages;
-                    last = pages;
+                    largest = largest.max(pages);
                 }
-                let allowed = u64::from(burst) + now * u64::from(per_second) / 1_000 + last;
+                // A share is at least one page, and one a second.
+                let own = 5 + 5 * now / 1_000;
+                let allowed = 2 * (u64::from(burst) + now * u64::from(per_second) / 1_000) + own + largest;
                 prop_assert!(through <= allowed, "{through} of {allowed}");
             }
         }

@@ -94,6 +94,12 @@ impl Bucket {
         self.owed = self.owed.saturating_add(calls.saturating_mul(CALL));
     }
 
+    /// Whether that many are within the burst, together with what has not drained.
+    pub(super) fn has_room(&mut self, rate: Rate, calls: u64, now: Timestamp) -> bool {
+        self.drain(rate, now);
+        self.owed.saturating_add(calls.saturating_mul(CALL)) <= rate.capacity()
+    }
+
     /// How long until everything that was let through has drained.
     pub(super) fn drained_in(&mut self, rate: Rate, now: Timestamp) -> Duration {
         self.drain(rate, now);

@@ -5,7 +5,7 @@
 //! per page, and what those who went leave is bounded.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +22,9 @@ use crate::{
 
 /// How many cursors of those who went are kept, in all. Past it the oldest are forgotten.
 const SEEN_MOST: usize = 100_000;
+
+/// Devices of one holder that are told apart when one of them is back.
+const DEVICES: usize = 32;
 
 /// How many cursors of a topic are below a floor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,14 +62,17 @@ pub(crate) struct Cursors {
 struct State {
     topics: HashMap<Topic, Entry>,
     next: u64,
+    /// How many went and are not back.
+    gone: usize,
     /// Those who went, oldest first; some of them are back.
-    order: VecDeque<(Topic, u64)>,
+    order: VecDeque<(Topic, (u64, u64))>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     here: HashMap<u64, Arc<Spot>>,
-    gone: HashMap<u64, Seen>,
+    /// By holder and place.
+    gone: BTreeMap<(u64, u64), Seen>,
 }
 
 #[derive(Debug)]
@@ -89,7 +95,6 @@ impl Spot {
 
 #[derive(Debug)]
 struct Seen {
-    holder: u64,
     cursor: Cursor,
     at: Timestamp,
 }
@@ -123,13 +128,12 @@ impl Cursors {
         let number = state.next;
         let entry = state.topics.entry(topic.clone()).or_default();
         // One holder may follow by several devices: the one that stood nearest is the one that is back.
-        let back = entry.gone.iter().filter(|(_, seen)| Some(seen.holder) == holder);
-        let nearest =
-            back.min_by_key(|(_, seen)| seen.cursor.watermark.as_u64().abs_diff(cursor.watermark.as_u64()));
-        if let Some(back) = nearest.map(|(number, _)| *number) {
-            entry.gone.remove(&back);
-        }
+        let of_holder = holder.map(|holder| entry.gone.range((holder, 0)..=(holder, u64::MAX)));
+        let off = |seen: &Seen| seen.cursor.watermark.as_u64().abs_diff(cursor.watermark.as_u64());
+        let nearest = of_holder.into_iter().flatten().take(DEVICES).min_by_key(|(_, seen)| off(seen));
+        let back = nearest.map(|(key, _)| *key).and_then(|back| entry.gone.remove(&back));
         entry.here.insert(number, Arc::clone(&spot));
+        state.gone -= usize::from(back.is_some());
         drop(state);
         Place { cursors: Arc::clone(self), topic: topic.clone(), holder, number, spot }
     }
@@ -172,8 +176,11 @@ impl Cursors {
     /// The cursors of those who are here, and of those who went not too long ago.
     fn of(&self, topic: &Topic, now: Timestamp) -> (Vec<Cursor>, Vec<Cursor>) {
         let mut state = self.lock();
+        let state = &mut *state;
         let Some(entry) = state.topics.get_mut(topic) else { return Default::default() };
+        let before = entry.gone.len();
         entry.gone.retain(|_, seen| now.since(seen.at) <= self.seen_for);
+        state.gone -= before - entry.gone.len();
         let here = entry.here.values().map(|spot| spot.cursor()).collect();
         let gone = entry.gone.values().map(|seen| seen.cursor).collect();
         if entry.here.is_empty() && entry.gone.is_empty() {
@@ -189,16 +196,24 @@ impl Cursors {
         entry.here.remove(number);
         if let Some(holder) = *holder {
             let at = Timestamp::from_millis(spot.moved_at.load(Ordering::Relaxed));
-            entry.gone.insert(*number, Seen { holder, cursor: spot.cursor(), at });
-            state.order.push_back((topic.clone(), *number));
+            entry.gone.insert((holder, *number), Seen { cursor: spot.cursor(), at });
+            state.order.push_back((topic.clone(), (holder, *number)));
+            state.gone += 1;
         }
         Self::tidy(state, topic);
-        while state.order.len() > SEEN_MOST {
-            let Some((topic, number)) = state.order.pop_front() else { break };
-            if let Some(entry) = state.topics.get_mut(&topic) {
-                entry.gone.remove(&number);
-                Self::tidy(state, &topic);
-            }
+        while state.gone > SEEN_MOST
+            && let Some((topic, key)) = state.order.pop_front()
+        {
+            let Some(entry) = state.topics.get_mut(&topic) else { continue };
+            state.gone -= usize::from(entry.gone.remove(&key).is_some());
+            Self::tidy(state, &topic);
+        }
+        if state.order.len() > 2 * SEEN_MOST {
+            // Most of them are back: who comes and goes again and again takes nobody's room.
+            let State { topics, order, .. } = state;
+            order.retain(|(topic, number)| {
+                topics.get(topic).is_some_and(|entry| entry.gone.contains_key(number))
+            });
         }
     }
 
@@ -286,6 +301,19 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_and_goes_takes_nobodys_room() {
+        let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
+        let (quiet, busy) = (Topic::parse("quiet").unwrap(), Topic::parse("busy").unwrap());
+        drop(cursors.place(&quiet, Some("ada"), at(1, 5), ms(0)));
+        for _ in 0..3 * SEEN_MOST {
+            drop(cursors.place(&busy, Some("bob"), at(1, 5), ms(0)));
+        }
+        assert_eq!(cursors.left_behind(&quiet, at(1, 9), ms(0)).seen, 1);
+        let state = cursors.lock();
+        assert!(state.gone == 2 && state.order.len() <= 2 * SEEN_MOST + 1);
+    }
+
+    #[test]
     fn what_is_left_is_bounded() {
         let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
         let topic = |n: usize| Topic::parse(&format!("t{}", n % 1_000)).unwrap();
@@ -293,7 +321,7 @@ mod tests {
             drop(cursors.place(&topic(n), Some(&n.to_string()), at(1, 5), ms(0)));
         }
         let state = cursors.lock();
-        assert_eq!(state.order.len(), SEEN_MOST);
+        assert_eq!((state.order.len(), state.gone), (SEEN_MOST, SEEN_MOST));
         assert_eq!(state.topics.values().map(|entry| entry.gone.len()).sum::<usize>(), SEEN_MOST);
     }
 }

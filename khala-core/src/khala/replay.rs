@@ -74,7 +74,7 @@ impl Khala {
             let lag = cursor.watermark.distance_to(bounds.head);
             if lag > 0 && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold) {
                 let pages = lag.div_ceil(ReadLimit::PAGE.updates.get() as u64);
-                if let Err(limited) = self.0.gate.enter(pages, now) {
+                if let Err(limited) = self.0.gate.enter(waiter, pages, now) {
                     return Ok(Answer::Deferred(limited));
                 }
             }
@@ -108,7 +108,7 @@ impl Khala {
             return Ok(Answer::Snapshot(read.await?));
         }
         if from == SnapshotFrom::Start
-            && let Err(limited) = self.0.gate.enter(SNAPSHOT_PAGES, self.now())
+            && let Err(limited) = self.0.gate.enter(waiter, SNAPSHOT_PAGES, self.now())
         {
             return Ok(Answer::Deferred(limited));
         }

@@ -225,7 +225,7 @@ impl Khala {
             Ok(turn) => turn,
             Err(until) => return Ok(Swept::Busy { node: sweeper.node.clone(), until }),
         };
-        if let Lead::Theirs { node, until } = sweeper.sweeps.lead(&sweeper.node, began_at, until).await? {
+        if let Lead::Theirs { node, until } = self.take_lead(began_at, until).await? {
             return Ok(Swept::Busy { node, until });
         }
 
@@ -255,7 +255,8 @@ impl Khala {
         if let Err(error) = sweeper.sweeps.record(&record).await {
             tracing::warn!(?record, %error, "a sweep could not be recorded");
         }
-        if let Err(error) = sweeper.sweeps.lead(&sweeper.node, now, now).await {
+        // Until long ago, by whatever clock somebody else goes.
+        if let Err(error) = sweeper.sweeps.lead(&sweeper.node, now, Timestamp::default()).await {
             tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
         }
         Ok(match outcome {
@@ -301,9 +302,11 @@ impl Khala {
         if let Some(last) = records.iter().find(|record| record.outcome == SweepOutcome::Swept) {
             telemetry::last_sweep(last.ended_at());
         }
-        let recently = self.now().minus(every / 2);
+        let now = self.now();
+        // One that is of the future was begun by a clock that was ahead, and says nothing.
+        let recently = now.minus(every / 2)..=now;
         let newest = records.first().filter(|newest| newest.outcome != SweepOutcome::Failed);
-        if newest.is_some_and(|newest| newest.began_at > recently) {
+        if newest.is_some_and(|newest| recently.contains(&newest.began_at)) {
             return Ok(None);
         }
         Ok(match self.sweep(SweepOrder::new(SweepTrigger::Schedule)).await? {
@@ -374,7 +377,9 @@ impl Khala {
         let mut failures = 0;
         for Due { topic, keep, floor, planned } in due {
             let class = self.0.classes.of(&topic).map(|class| &**class);
-            match self.0.tail.trim(&topic, keep, now).await {
+            // Not past what the guard was asked about, whatever was appended since: that goes with the next sweep.
+            let most = keep.not_past.map_or(planned.watermark, |held| held.min(planned.watermark));
+            match self.0.tail.trim(&topic, keep.with_not_past(most), now).await {
                 Ok(trimmed) => {
                     failures = 0;
                     tally.trimmed(class, &trimmed);
@@ -459,6 +464,18 @@ impl Khala {
         LeftBehind {
             connected: all.connected.saturating_sub(already.connected),
             seen: all.seen.saturating_sub(already.seen),
+        }
+    }
+
+    /// Takes the lead. One that lasts longer than any does was taken by a clock that was ahead, and is over.
+    async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
+        match sweeps.lead(node, now, until).await? {
+            Lead::Theirs { until: theirs, .. } if theirs > now.plus(2 * options.lead_for) => {
+                tracing::warn!("a lead of sweeps lasts longer than any does: it is taken over");
+                sweeps.lead(node, theirs, until).await
+            }
+            lead => Ok(lead),
         }
     }
 

@@ -80,13 +80,15 @@ impl Session {
             return self.go_live(id, news.bounds.at_head(), &news.bounds, now);
         }
         channel.reads(false, true, &self.ledger);
+        // Polling found nothing.
+        channel.polled();
         // Before a doubt forgets what was announced.
         self.speak_of_head(id, now);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.has_news() && !channel.asks_again() {
             // What was announced cannot be read yet. It will be; asking again at once would only spin.
             channel.doubt(news.confirmed_at);
-            self.retry_soon(now);
+            self.retry(id, self.options.retry_after, now);
         }
     }
 
@@ -109,9 +111,7 @@ impl Session {
             let refusal = Refusal::limited(limited);
             return self.end_channel(id, refusal.code, &refusal, event::ERROR);
         }
-        channel.failed = true;
-        let retry_at = now.plus(limited.retry_after);
-        self.retry_at = Some(self.retry_at.map_or(retry_at, |at| at.min(retry_at)));
+        self.retry(id, limited.retry_after, now);
     }
 
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
@@ -172,8 +172,7 @@ impl Session {
             // The client's own retry is the retry.
             self.end_channel(id, refusal.code, &refusal, event::ERROR);
         } else {
-            channel.failed = true;
-            self.retry_soon(now);
+            self.retry(id, self.options.retry_after, now);
             self.speak_of_head(id, now);
         }
     }

@@ -121,8 +121,10 @@ pub(super) struct Channel {
     pub(super) asking: bool,
     /// How often the session's grant had been replaced when it asked last.
     pub(super) asked_in: u64,
-    /// To be asked again when the session retries.
-    pub(super) failed: bool,
+    /// When to ask again, after something could not be read or was put off.
+    pub(super) retry_at: Option<Timestamp>,
+    /// Its question was withdrawn: it asks nothing until the session lets it.
+    withdrawn: bool,
     /// It is in the session's queue.
     queued: bool,
     /// There is something to ask once the answer that is under way has come.
@@ -166,7 +168,8 @@ impl Channel {
             spoke_at: now,
             asking: false,
             asked_in: 0,
-            failed: false,
+            retry_at: None,
+            withdrawn: false,
             queued: false,
             again: false,
             not_older_than,
@@ -199,7 +202,6 @@ impl Channel {
     /// What was announced could not be read at that moment: it is to be read again, later than that.
     pub(super) fn doubt(&mut self, confirmed_at: Timestamp) {
         self.heard = None;
-        self.failed = true;
         self.not_older_than = self.not_older_than.max(confirmed_at.plus(Duration::from_millis(1)));
     }
 
@@ -224,16 +226,31 @@ impl Channel {
 
     /// Notes that it wants to ask; says whether it has to be put into the queue for that.
     pub(super) fn enqueue(&mut self) -> bool {
-        if self.asking {
+        if self.asking || self.withdrawn {
             self.again = true;
             return false;
         }
         !std::mem::replace(&mut self.queued, true)
     }
 
+    /// Withdraws its question.
+    pub(super) fn put_back(&mut self) {
+        (self.asking, self.withdrawn) = (false, true);
+    }
+
+    /// Lets it ask again what was withdrawn.
+    pub(super) fn resume_asking(&mut self) {
+        self.withdrawn = false;
+    }
+
+    /// Whether it is time to ask again.
+    pub(super) fn retries(&mut self, now: Timestamp) -> bool {
+        self.retry_at.take_if(|at| *at <= now).is_some()
+    }
+
     /// Whether it wanted to ask while a question was under way.
     pub(super) fn asks_again(&self) -> bool {
-        self.again && !self.asking
+        self.again && !self.asking && !self.withdrawn
     }
 
     /// Wants to hear from the journal unless it has since that moment; says whether it does.

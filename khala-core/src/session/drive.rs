@@ -34,7 +34,8 @@ use crate::{
     khala::{Connected, Khala, Place},
     ledger::Violation,
     position::Cursor,
-    tail::Peek,
+    snapshots::SharedSnapshot,
+    tail::{Followed, Peek},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -112,6 +113,10 @@ pub enum Ended {
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
 /// How long a client has to take the close of a grant that has ended: long enough to learn why, if it reads at all.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a client that is evicted has to take what is on its way, and the close that says why.
+const EVICTED_WITHIN: Duration = Duration::from_secs(2);
+/// Topics that an eviction is noted for: who follows a thousand would push all others out of the ledger.
+const NOTED_TOPICS: usize = 16;
 /// What a frame takes beside its text.
 const FRAME_OVERHEAD: usize = 10;
 /// After so many actions the driver looks up: at the clock, and at what came in.
@@ -148,6 +153,18 @@ pub(super) struct Questions {
     pub(super) asked: FuturesUnordered<Asked>,
     /// Answered during a write; at most as many as a session asks at once.
     pub(super) answered: Vec<Told>,
+}
+
+impl Questions {
+    /// What the pages that were answered during a write take in memory, roughly.
+    pub(super) fn answered_bytes(&self) -> u64 {
+        let bytes = |told: &Told| match told {
+            Told::Answer(_, Ok(Answer::Read(Followed::Page { page, .. }))) => page.bytes(),
+            Told::Answer(_, Ok(Answer::Snapshot(SharedSnapshot::Page(page)))) => page.bytes(),
+            _ => 0,
+        };
+        self.answered.iter().map(bytes).sum::<usize>() as u64
+    }
 }
 
 /// The close that a grant's end asks for, if it was taken back.
@@ -204,7 +221,7 @@ impl Connection {
                     Action::Send(frame) => {
                         self.outbox.fed(frame.len() + FRAME_OVERHEAD);
                         if let Err(ended) = self.write(&patience, transport.feed(Sent::Text(frame))).await {
-                            return self.give_up(transport, ended);
+                            return self.give_up(&patience, transport, ended).await;
                         }
                         to_flush = true;
                     }
@@ -220,7 +237,7 @@ impl Connection {
                     Action::Ask { channel, topic, question } => self.ask(channel, topic, question),
                     Action::Watch { channel, topic } => {
                         if let Err(close) = self.watch(&patience, channel, &topic).await {
-                            return self.give_up(transport, Ended::Closed(close));
+                            return self.give_up(&patience, transport, Ended::Closed(close)).await;
                         }
                     }
                     Action::Unwatch(channel) => {
@@ -239,7 +256,7 @@ impl Connection {
             }
             if to_flush {
                 if let Err(ended) = self.write(&patience, transport.flush()).await {
-                    return self.give_up(transport, ended);
+                    return self.give_up(&patience, transport, ended).await;
                 }
                 self.outbox.emptied(&patience.progress);
             }
@@ -306,14 +323,22 @@ impl Connection {
         patience.endure(write, limit, grant, &mut self.questions, &mut self.outbox).await
     }
 
-    /// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it.
-    fn give_up<T: Transport>(&self, mut transport: T, ended: Ended) -> Ended {
-        if let Ended::Closed(close) = ended {
-            telemetry::closed(close);
-            if close == Close::SlowConsumer {
-                self.note_eviction();
-            }
-            let _ = transport.send(Sent::Close(close)).now_or_never();
+    /// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it; but a client
+    /// that is evicted has a moment to take what is on its way, and to learn why.
+    async fn give_up<T: Transport>(&mut self, patience: &Patience, mut transport: T, ended: Ended) -> Ended {
+        let Ended::Closed(close) = ended else { return ended };
+        telemetry::closed(close);
+        let mut sent = pin!(transport.send(Sent::Close(close)).fuse());
+        let pressed = patience.outbox_bytes.is_some_and(|most| self.outbox.held_by_all() > most);
+        if close == Close::SlowConsumer {
+            self.note_eviction();
+        }
+        if close == Close::SlowConsumer && !pressed {
+            let grant = self.session.grant();
+            // Whoever does not take it in time does not hear of it.
+            let _ = patience.wait(sent, EVICTED_WITHIN, grant, &self.connected, &mut self.questions).await;
+        } else {
+            let _ = sent.as_mut().now_or_never();
         }
         ended
     }
@@ -322,7 +347,7 @@ impl Connection {
         let (ledger, now) = (self.khala.ledger(), self.khala.now());
         let (limit, class) = self.session.stall_limit();
         ledger.evicted(class);
-        for topic in self.session.topics() {
+        for topic in self.session.topics().take(NOTED_TOPICS) {
             ledger.violated(topic, Violation::SlowConsumerEvicted, now);
         }
         let (subject, class) = (self.session.grant().subject(), class.map(|class| &*class.name));
@@ -376,11 +401,20 @@ impl Connection {
     }
 
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question) {
-        if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
-            let now = self.khala.now();
-            if let Peek::Found(followed) = self.khala.journal().peek(&topic, *cursor, *wanted, now) {
-                return self.tell(channel, Ok(Answer::Read(followed)), now);
+        let now = self.khala.now();
+        let waits = match &question {
+            Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
+                match self.khala.journal().peek(&topic, *cursor, *wanted, now) {
+                    Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
+                    Peek::Hot => false,
+                    Peek::Cold => true,
+                }
             }
+            Question::Snapshot(_) => true,
+            Question::Access(_) | Question::Bounds { .. } => false,
+        };
+        if waits && !self.session.handle_waiting(channel) {
+            return;
         }
         let (khala, waiter) = (self.khala.clone(), self.connected.waiter());
         let answer = async move { Told::Answer(channel, khala.answer(waiter, &topic, question).await) };

@@ -15,7 +15,7 @@ mod patience;
 mod say;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +36,7 @@ use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant},
     class::{Classes, TopicClass},
+    documents::SnapshotFrom,
     error::Error,
     ledger::Ledger,
     position::Cursor,
@@ -71,8 +72,12 @@ pub struct Session {
     actions: VecDeque<Action>,
     /// Channels that have something to ask, each at most once, in turn.
     ready: VecDeque<ChannelId>,
-    /// Questions that are not answered yet.
+    /// Questions that are not answered yet, but for those that wait for their turn.
     asked: usize,
+    /// Channels whose question takes a read behind the tail, and waits for its turn.
+    waiting: BTreeSet<ChannelId>,
+    /// Channels whose question will, once one of those is answered.
+    later: VecDeque<ChannelId>,
     malformed: u32,
     /// Frames in a row that were too many.
     too_many: u32,
@@ -108,6 +113,8 @@ impl Session {
             actions: VecDeque::new(),
             ready: VecDeque::new(),
             asked: 0,
+            waiting: BTreeSet::new(),
+            later: VecDeque::new(),
             malformed: 0,
             too_many: 0,
             told_at: now,
@@ -191,10 +198,15 @@ impl Session {
         self.channels.get(&id).map(|channel| &channel.topic)
     }
 
-    /// What the client was sent of a channel's topic; none as long as it does not follow the log.
+    /// Where the client needs the log to go on on a channel: after what it was sent, or after the snapshot that it is
+    /// being sent; none before its join was answered.
     pub fn cursor(&self, id: ChannelId) -> Option<Cursor> {
         let channel = self.channels.get(&id)?;
-        matches!(channel.phase, Phase::Live).then_some(channel.cursor)
+        match &channel.phase {
+            Phase::Live => Some(channel.cursor),
+            Phase::Snapshot { next: SnapshotFrom::After { at, .. }, .. } => Some(*at),
+            Phase::Opening { .. } | Phase::Snapshot { next: SnapshotFrom::Start, .. } => None,
+        }
     }
 
     /// The client sent a text frame.
@@ -242,9 +254,31 @@ impl Session {
         }
     }
 
+    /// The question that was asked last takes a read behind the tail, whose turn may be long in coming. Says whether to go
+    /// on with it; if not, it is withdrawn, and asked again when another one of these was answered.
+    ///
+    /// Those that wait so do not count among the questions that are asked at once: what is new must not wait for them. A
+    /// driver in which no read waits for long need not tell.
+    pub fn handle_waiting(&mut self, id: ChannelId) -> bool {
+        self.asked -= 1;
+        if self.waiting.len() < self.options.questions_at_once.get() {
+            self.waiting.insert(id);
+            return true;
+        }
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.put_back();
+            self.later.push_back(id);
+        }
+        false
+    }
+
     /// A question was answered, or could not be.
     pub fn handle_answer(&mut self, id: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
-        self.asked -= 1;
+        if self.waiting.remove(&id) {
+            self.ask_later();
+        } else {
+            self.asked -= 1;
+        }
         if !self.goes_on(now) {
             return;
         }
@@ -274,7 +308,10 @@ impl Session {
             }
             Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
             Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now),
-            Ok(Answer::Snapshot(SharedSnapshot::Stale(_))) => {
+            Ok(Answer::Snapshot(SharedSnapshot::Stale(stale))) => {
+                // The client is told by the page that starts it anew; operators are by this.
+                let class = channel.class.as_deref();
+                self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
                 channel.phase.restart_snapshot();
                 self.enqueue(id);
             }
@@ -297,8 +334,8 @@ impl Session {
             return self.end(Close::Restart);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            self.enqueue_where(|channel| std::mem::take(&mut channel.failed));
+            self.enqueue_where(|channel| channel.retries(now));
+            self.retry_at = self.channels.values().filter_map(|channel| channel.retry_at).min();
         }
         if self.poll_at <= now {
             self.poll_at = now.plus(self.options.poll_every);
@@ -341,11 +378,12 @@ impl Session {
     fn go_back(&mut self, now: Timestamp) {
         self.heard_at = self.heard_at.min(now);
         self.poll_at = self.poll_at.min(now.plus(self.options.poll_every));
-        self.retry_at = self.retry_at.map(|at| at.min(now.plus(self.options.retry_after)));
-        // Its interval is what was left of it.
-        let drain_in = |at: Timestamp| at.since(self.told_at);
-        self.drain_at = self.drain_at.map(|at| at.min(now.plus(drain_in(at))));
+        // Their interval is what was left of it.
+        let back = |at: Timestamp| at.min(now.plus(at.since(self.told_at)));
+        self.retry_at = self.retry_at.map(back);
+        self.drain_at = self.drain_at.map(back);
         for channel in self.channels.values_mut() {
+            channel.retry_at = channel.retry_at.map(back);
             channel.go_back(now);
         }
     }
@@ -465,8 +503,22 @@ impl Session {
         (frame.join_ref.is_none() || frame.join_ref.as_deref() == channel.join_ref.as_deref()).then_some(id)
     }
 
-    fn retry_soon(&mut self, now: Timestamp) {
-        self.retry_at = self.retry_at.or_else(|| Some(now.plus(self.options.retry_after)));
+    /// Lets the next question that was withdrawn be asked again.
+    fn ask_later(&mut self) {
+        while let Some(id) = self.later.pop_front() {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.resume_asking();
+                return self.enqueue(id);
+            }
+        }
+    }
+
+    /// Has a channel ask again after `wait`.
+    fn retry(&mut self, id: ChannelId, wait: Duration, now: Timestamp) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let at = now.plus(wait);
+        channel.retry_at = Some(channel.retry_at.map_or(at, |before| before.min(at)));
+        self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
     }
 
     fn enqueue(&mut self, id: ChannelId) {

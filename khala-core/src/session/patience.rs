@@ -50,15 +50,20 @@ impl Outbox {
         (self.fed, self.taken) = (0, progress.bytes());
     }
 
-    /// Counts what is held now; says how much all connections hold.
-    fn count(&mut self, progress: &Progress) -> u64 {
+    /// Counts what is held now, the pages that were answered meanwhile too; says how much all connections hold.
+    fn count(&mut self, progress: &Progress, questions: &Questions) -> u64 {
         let held = self.fed.saturating_sub(progress.bytes() - self.taken);
-        self.set(held)
+        self.set(held + questions.answered_bytes())
     }
 
     /// What was counted last.
     pub(super) fn held(&self) -> u64 {
         self.counted
+    }
+
+    /// What all connections hold.
+    pub(super) fn held_by_all(&self) -> u64 {
+        self.ledger.holds(0)
     }
 
     fn set(&mut self, held: u64) -> u64 {
@@ -96,7 +101,7 @@ impl Patience {
         let mut stalled = Duration::ZERO;
         let mut before = self.progress.bytes();
         loop {
-            let held = outbox.count(&self.progress);
+            let held = outbox.count(&self.progress, questions);
             let pressed = self.outbox_bytes.is_some_and(|most| held > most);
             let limit = if pressed { limit.min(PRESSED) } else { limit };
             if stalled >= limit {

@@ -27,7 +27,7 @@ pub use self::page::SharedPage;
 use self::{
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
-    shelf::Shelf,
+    shelf::{Shelf, grid, rest_after},
 };
 use crate::{
     class::Classes,
@@ -199,17 +199,24 @@ impl TailJournal {
     ) -> Result<Followed, Error> {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
+        let mut exact = false;
         loop {
             let behind = match self.lookup(&entry, cursor, &wanted, now) {
                 Lookup::Found(followed) => return Ok(followed),
                 Lookup::Hot => false,
                 Lookup::Cold => true,
             };
-            let Done { found, number, began_at } = self.read_page(&entry, topic, cursor, behind, now).await?;
+            let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
+            let Done { found, number, began_at } = self.read_page(&entry, topic, start, behind, now).await?;
             let page = match found {
                 Found::Page(page) => page,
                 Found::Stale(stale) => {
                     self.learn_for(&entry, stale.bounds);
+                    if start != cursor {
+                        // That others' pages were trimmed says nothing of this cursor.
+                        exact = true;
+                        continue;
+                    }
                     return Ok(Followed::Stale(stale));
                 }
                 Found::Bounds(_) => continue, // no answer to this question
@@ -219,9 +226,18 @@ impl TailJournal {
                 if behind {
                     self.keep_for_others(&entry, &page);
                 }
+                let Some(page) = rest_after(&page, cursor.watermark) else {
+                    // It holds so many bytes that it ends before this cursor, or the log does: from right there.
+                    exact = true;
+                    continue;
+                };
                 // Whoever has reached the head follows the tail from now on.
                 let behind = behind && page.page().end() < bounds.head;
                 return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
+            }
+            if start != cursor {
+                exact = true;
+                continue;
             }
             // Nothing new, says a read that may have begun before what this caller has heard of.
             let heard_of_more = wanted.head.is_some_and(|head| head.is_news_to(cursor));
@@ -333,6 +349,14 @@ impl TailJournal {
         }
     }
 
+    /// Where to read for who stands at `cursor`, behind the tail.
+    fn start_for(&self, entry: &Entry, cursor: Cursor) -> Cursor {
+        let known = entry.ring().as_ref().map(Ring::bounds).filter(|bounds| bounds.epoch == cursor.epoch);
+        let Some(bounds) = known.filter(|bounds| bounds.admit(cursor).is_ok()) else { return cursor };
+        let start = grid(cursor.watermark, bounds.floor, ReadLimit::PAGE.updates.get());
+        Cursor::new(cursor.epoch, start)
+    }
+
     /// Reads the page after `cursor`; whoever wants the same meanwhile shares the read, and the page.
     async fn read_page(
         &self,
@@ -348,7 +372,9 @@ impl TailJournal {
             let inline = self.classes.of(&topic).and_then(|class| class.inline_bytes);
             let mut limit = ReadLimit::PAGE;
             if behind {
-                let updates = shelf::up_to_the_grid(cursor.watermark, limit.updates.get());
+                // Up to where the pages of all others end.
+                let next = cursor.watermark.as_u64() % limit.updates.get() as u64;
+                let updates = limit.updates.get() - usize::try_from(next).unwrap_or(0);
                 limit.updates = NonZeroUsize::new(updates).unwrap_or(limit.updates);
             }
             let read = async move {
@@ -369,7 +395,10 @@ impl TailJournal {
         let known = entry.ring().as_ref().filter(|ring| !ring.holds(after)).map(Ring::bounds);
         let Some(bounds) = known else { return };
         let mut shelf = entry.shelf();
-        if shelf.page_after(Cursor::new(page.page().bounds.epoch, after), &bounds).is_some() {
+        if bounds.epoch != page.page().bounds.epoch
+            || after < bounds.floor
+            || shelf.has(Cursor::new(bounds.epoch, after))
+        {
             return;
         }
         let before = shelf.bytes();

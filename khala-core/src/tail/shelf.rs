@@ -20,15 +20,21 @@ impl Shelf {
         self.bytes
     }
 
-    /// The page that continues `cursor`, in a topic with those bounds.
+    /// The page that continues `cursor`, or the rest of the one that it lies in, in a topic with those bounds.
     pub(super) fn page_after(&self, cursor: Cursor, bounds: &Bounds) -> Option<Arc<SharedPage>> {
         if cursor.epoch != bounds.epoch || cursor.watermark < bounds.floor {
             return None;
         }
-        let fits = |page: &&Arc<SharedPage>| {
-            page.page().after == cursor.watermark && page.page().bounds.epoch == cursor.epoch
+        let own = |page: &&Arc<SharedPage>| page.page().bounds.epoch == cursor.epoch;
+        self.pages.iter().rev().filter(own).find_map(|page| rest_after(page, cursor.watermark))
+    }
+
+    /// Whether it has a page that starts right there.
+    pub(super) fn has(&self, start: Cursor) -> bool {
+        let is = |page: &Arc<SharedPage>| {
+            page.page().after == start.watermark && page.page().bounds.epoch == start.epoch
         };
-        self.pages.iter().rev().find(fits).cloned()
+        self.pages.iter().any(is)
     }
 
     /// Keeps a page, in at most `most` bytes in all.
@@ -54,11 +60,20 @@ impl Shelf {
     }
 }
 
-/// How many updates a read behind the tail asks for after `watermark`: up to where everybody's pages end, so that
-/// whoever comes from elsewhere soon reads the same pages as the others.
-pub(super) fn up_to_the_grid(watermark: Watermark, most: usize) -> usize {
-    let into = usize::try_from(watermark.as_u64() % most as u64).expect("less than a number of that type");
-    most - into
+/// What follows `watermark` of a page: the page itself, or its rest; none if it lies outside.
+pub(super) fn rest_after(page: &Arc<SharedPage>, watermark: Watermark) -> Option<Arc<SharedPage>> {
+    let (after, end) = (page.page().after, page.page().end());
+    if after == watermark {
+        return Some(Arc::clone(page));
+    }
+    (after < watermark && watermark < end).then(|| Arc::new(page.rest(watermark)))
+}
+
+/// Where a read behind the tail starts for who stands at `watermark`: where the pages of all others start, so that a
+/// crowd whose cursors differ a little reads them once; and not below the floor.
+pub(super) fn grid(watermark: Watermark, floor: Watermark, most: usize) -> Watermark {
+    let start = watermark.as_u64() - watermark.as_u64() % most as u64;
+    Watermark::new(start).unwrap_or_default().max(floor)
 }
 
 #[cfg(test)]
@@ -115,9 +130,17 @@ mod tests {
     }
 
     #[test]
-    fn pages_end_where_those_of_others_do() {
-        for (watermark, wanted) in [(0, 200), (1, 199), (150, 50), (199, 1), (200, 200), (401, 199)] {
-            assert_eq!(up_to_the_grid(at(watermark), 200), wanted);
+    fn pages_start_where_those_of_others_do() {
+        for (watermark, floor, start) in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (199, 0, 0),
+            (200, 0, 200),
+            (401, 0, 400),
+            (401, 400, 400),
+            (450, 430, 430),
+        ] {
+            assert_eq!(grid(at(watermark), at(floor), 200), at(start));
         }
     }
 }

@@ -111,8 +111,7 @@ fn history_is_read_once_for_all_who_replay_it() {
     };
     assert_eq!(reads(&[1_000]), 5, "five pages of 200");
     assert_eq!(reads(&[1_000; 50]), 0);
-    assert_eq!(reads(&[1_050, 1_050, 1_050]), 1, "one page up to where those of the others end");
-    assert_eq!(reads(&[1_399]), 1);
+    assert_eq!(reads(&[1_050, 1_050, 1_399]), 0, "what is left of the pages of others");
 }
 
 #[test]
@@ -150,7 +149,8 @@ fn the_strictest_class_that_is_followed_says_how_long_a_client_may_take_nothing(
         peer.task.run();
         host.pass(seconds(limit - 1), &mut [&mut peer]);
         assert_eq!(peer.task.done, None, "{named}");
-        host.pass(seconds(2), &mut [&mut peer]);
+        // And it has a moment to learn why.
+        host.pass(seconds(4), &mut [&mut peer]);
         assert_eq!(peer.task.done, Some(Ended::Closed(Close::SlowConsumer)), "{named}");
         assert_eq!(host.khala.ledger().totals().slow_evictions, 1);
         let violations = host.khala.ledger().violations(&topic("a"));
@@ -291,4 +291,24 @@ fn a_payload_over_the_inline_bound_stays_behind() {
     assert_eq!((&updates[9]["payload"], updates[9].get("hydration_required")), (&json!(9), None));
     assert_eq!((&updates[10]["payload"], &updates[10]["hydration_required"]), (&json!(null), &json!(true)));
     assert_eq!(updates.len(), 12, "the log is the same either way");
+}
+
+#[test]
+fn each_channel_that_is_behind_is_counted_once() {
+    let host = forgetful();
+    for _ in 0..3 {
+        host.publish("t", 1_000);
+    }
+    let mut peers: Vec<Peer> = (0..3).map(|_| host.connect(HOUR)).collect();
+    for peer in &mut peers {
+        peer.take(2);
+        peer.join("t", &json!({"from": "floor"}));
+    }
+    let behind = || host.khala.ledger().totals().behind;
+    assert_eq!(behind(), 3);
+    // One of them reads on to the head; the others stay where they are.
+    peers[0].take(usize::MAX);
+    assert_eq!(last(&peers[0].sent()), Some(3_000));
+    assert_eq!(host.khala.ledger().totals().promotions, 1);
+    assert_eq!(behind(), 2, "two are still behind");
 }

@@ -124,3 +124,43 @@ fn a_snapshot_of_an_ended_history_is_not_joined() {
     let last = sent.iter().rfind(|frame| frame[3] == "sync:snapshot").unwrap();
     assert_eq!((&last[4]["epoch"], &last[4]["watermark"]), (&json!(epoch), &json!(1)), "{sent:?}");
 }
+
+#[test]
+fn those_who_read_a_snapshot_go_on_sharing_it_when_another_is_started() {
+    // Ten pages; each takes two frames of credit at the start, the answer and the page.
+    let host = host(2_000);
+    let mut crowd: Vec<Peer> = (0..50).map(|_| host.connect(HOUR)).collect();
+    let before = host.store.snapshots.load(Ordering::Relaxed);
+    for peer in &mut crowd {
+        peer.take(2);
+        peer.join("t", &json!({"from": "snapshot"}));
+    }
+    // While they read, something is written, and one more comes later than a second.
+    put(&host, 2_000);
+    host.clock.pass(Duration::from_millis(1_001));
+    let mut late = host.connect(HOUR);
+    assert_eq!(documents(&late.join("t", &json!({"from": "snapshot"}))), (2_001, 2_001));
+    for peer in &mut crowd {
+        peer.take(usize::MAX);
+        assert!(peer.sent().iter().any(|frame| frame[4]["complete"] == true));
+    }
+    let read = host.store.snapshots.load(Ordering::Relaxed) - before;
+    assert!(read <= 40, "two snapshots of ten pages were read in {read} reads");
+}
+
+#[test]
+fn a_crowd_that_stands_a_little_behind_the_head_reads_that_little_once() {
+    // A node that was just started: it knows nothing of the topic. The crowd was cut off at different moments.
+    let host = host(150);
+    let head = head(&host);
+    let before = host.store.reads();
+    for behind in 1..=10 {
+        for _ in 0..3 {
+            let request = json!({"after": head.watermark.as_u64() - behind, "epoch": head.epoch});
+            let sent = host.connect(HOUR).join("t", &request);
+            assert_eq!(crate::host::seqs(&sent).len() as u64, behind);
+        }
+    }
+    let read = host.store.reads() - before;
+    assert!(read <= 3, "ten updates, which one page holds, were read {read} times");
+}

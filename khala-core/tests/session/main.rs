@@ -23,6 +23,7 @@ mod revoked;
 mod rig;
 mod rules;
 mod schedules;
+mod starved;
 mod store;
 mod subscribe;
 mod sweep;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Cursor, Epoch, TailJournal, TailOptions, Watermark,
+    Access, Cursor, Epoch, Limited, TailJournal, TailOptions, Watermark,
     session::{Answer, Question, SessionOptions},
     wire::{Close, Serializer},
 };
@@ -295,4 +295,33 @@ fn many_topics_take_turns() {
         .map(|frame| frame[2].as_str().unwrap())
         .collect();
     assert_eq!(turns, ["a", "b", "a", "b", "a", "b"]);
+}
+
+#[test]
+fn a_snapshot_that_is_put_off_keeps_no_other_topic_waiting() {
+    let mut rig = Rig::new();
+    rig.publish("a", vec![document("a")]);
+    rig.join("1", "a", &json!({"on_stale": "snapshot"}));
+    rig.join("2", "b", &json!({}));
+    assert_eq!(rig.run().len(), 2);
+    let [a, b] = [0, 1].map(|at| *rig.watching.iter().nth(at).unwrap());
+    // The log of `a` is trimmed past its reader, which is to start from a snapshot; the server puts that off.
+    let head = rig.publish("a", vec![document("b"), document("c")]);
+    rig.trim("a", 0);
+    rig.session.handle_moved(a, head);
+    rig.act();
+    rig.answer();
+    rig.act();
+    let (channel, _, question) = rig.asked.pop().unwrap();
+    assert!(matches!(question, Question::Snapshot(_)), "{question:?}");
+    let later = Answer::Deferred(Limited::replay_deferred(seconds(30)));
+    rig.session.handle_answer(channel, Ok(later), rig.now);
+    assert!(rig.run().is_empty());
+    // A read of `b` fails once. It is tried again after `retry_after`, which is a second.
+    let head = rig.publish("b", vec![update(1)]);
+    rig.store.fail(1);
+    rig.session.handle_moved(b, head);
+    assert!(rig.run().is_empty());
+    let sent = rig.pass(seconds(2));
+    assert_eq!(sent.iter().map(seqs).collect::<Vec<_>>(), [[1]], "it waits for what another topic waits for");
 }

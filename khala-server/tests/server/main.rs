@@ -24,6 +24,7 @@ mod refusals;
 mod retention;
 #[cfg(feature = "keys")]
 mod rotation;
+mod slow;
 mod support;
 mod trims;
 mod upgrade;

@@ -191,3 +191,24 @@ async fn a_topic_whose_row_is_damaged_does_not_keep_others_from_being_swept() {
     own.execute(damage, [0]).unwrap();
     assert_eq!(sweep(&khala).await.updates, 990);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_is_given_up_does_not_hold_up_whoever_closes_the_store() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, "a", 100).await;
+    let (keeper, floor) = (khala(&store, "n", 0), place.connect());
+    let sweeping = tokio::spawn(async move { keeper.sweep(SweepOrder::new(SweepTrigger::Schedule)).await });
+    let stands =
+        || -> i64 { floor.query_row("SELECT floor FROM khala_topic", [], |row| row.get(0)).unwrap() };
+    while stands() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The server stops.
+    sweeping.abort();
+    let _ = sweeping.await;
+    let before = stands();
+    tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
+    let steps = (stands() - before) / 500;
+    assert!(steps <= 5, "closing waited for {steps} steps more of a sweep that nobody waits for");
+}

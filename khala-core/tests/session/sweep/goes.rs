@@ -1,15 +1,19 @@
 //! What goes by a sweep, as it was planned, and what the guard holds back.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, ClassRetention, Clock as _, DEDUP_FOR, DedupKey, Facts, Keep, Retention, Subscription,
-    SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Swept, Topic, TopicClass,
+    Append, Batch, ClassRetention, Clock as _, DEDUP_FOR, DedupKey, DocKey, Facts, Keep, Kind, NewUpdate,
+    Payload, Retention, Subscription, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Swept, Topic,
+    TopicClass,
 };
 use serde_json::json;
 
-use super::{Node, Trimming, done};
+use super::{Node, Trimming, done, finished};
 use crate::{
     clock::TestClock,
     host::{HOUR, seconds, topic},
@@ -169,4 +173,67 @@ fn however_many_topics_there_are_all_are_swept() {
     let plans = plans.load(Ordering::Relaxed);
     assert!(plans < 32_000, "{plans}: those that are remembered are not planned for again");
     assert_eq!(node.plan().updates, 0);
+}
+
+#[test]
+fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
+    let node = Node::new(SweepOptions::default().with_guard(Some(0)));
+    for n in 0..1_000 {
+        let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null())
+            .with_doc_key(DocKey::parse(&format!("d{n:04}")).unwrap());
+        let batch = Batch::new(vec![update]).unwrap();
+        node.host.khala.publish(&topic("few:1"), batch).now_or_never().unwrap().unwrap();
+    }
+    // The log continues from 1,000 for a client that has the answer and a page, and takes its time with the others.
+    let mut peer = node.host.connect(HOUR);
+    peer.take(2);
+    assert_eq!(peer.join("few:1", &json!({"from": "snapshot"}))[0][4]["response"]["after"], 1_000);
+    node.publish("few:1", 10);
+    let plan = node.plan();
+    assert_eq!(plan.worst[0].floor_after.as_u64(), 1_007);
+    assert_eq!(
+        (plan.stale_connected, plan.held_back),
+        (1, true),
+        "its snapshot is void, and it starts again"
+    );
+}
+
+#[test]
+fn one_client_that_comes_and_goes_does_not_make_the_guard_forget_the_others() {
+    let (node, reading) = with_followers(SweepOptions::default().with_guard(Some(0)));
+    drop(reading);
+    assert_eq!(node.plan().stale_seen, 1);
+    // Within the hour another joins and leaves a topic, 30 times a second, and stands at its head all the while.
+    let grant = node.host.grant(HOUR);
+    let mut restless = node.host.admit(grant);
+    for _ in 0..100_001 {
+        restless.join("all:1", &json!({}));
+        restless.say("all:1", "phx_leave", &json!({}));
+        restless.sent();
+        node.host.clock.pass(Duration::from_millis(30));
+    }
+    assert_eq!(node.plan().stale_seen, 1, "two cursors are remembered, and there is room for 100,000");
+}
+
+#[test]
+fn what_is_published_after_the_guard_was_asked_leaves_nobody_behind() {
+    let node = Node::new(SweepOptions::default().with_guard(Some(0)));
+    node.publish("few:1", 1);
+    let mut reading = node.follow("few:1");
+    let reading = finished(async move {
+        reading.next().await.unwrap();
+        reading
+    });
+    node.publish("few:1", 3);
+    assert!(!node.plan().held_back, "a cursor at the floor is good");
+    // The sweep is under way, with other topics before this one; meanwhile more is published.
+    node.journal.hold(true);
+    let mut sweeping = node.sweeping(SweepOrder::new(SweepTrigger::Schedule));
+    sweeping.run();
+    node.publish("few:1", 5);
+    node.journal.hold(false);
+    sweeping.run();
+    let record = done(sweeping.done.unwrap().unwrap());
+    assert_eq!((record.stale_connected, node.bounds("few:1")), (0, (1, 9)), "the guard allows none");
+    drop(reading);
 }

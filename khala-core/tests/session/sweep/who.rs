@@ -1,5 +1,7 @@
 //! Who sweeps, when, and that others get their turns meanwhile.
 
+use std::time::Duration;
+
 use futures::FutureExt as _;
 use khala_core::{Clock as _, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger};
 
@@ -158,4 +160,39 @@ fn it_sweeps_by_schedule() {
         ]
     );
     assert!(first.done.is_none());
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+#[test]
+fn a_clock_that_was_ahead_for_one_sweep_does_not_end_the_schedule() {
+    let every = seconds(600);
+    let node = Node::new(SweepOptions::default());
+    node.publish("few:1", 10);
+    // The clock is wrong while one sweep runs, and then set right.
+    node.host.clock.pass(YEAR);
+    assert_eq!(done(node.sweep()).updates, 7);
+    node.host.clock.set_back(YEAR);
+    node.publish("few:1", 10);
+    let khala = node.host.khala.clone();
+    let mut keeping = Task::new(async move { khala.keep_sweeping(every).await });
+    keeping.run();
+    for _ in 0..100 {
+        node.host.clock.pass(every * 11 / 10);
+        keeping.run();
+    }
+    assert_eq!(node.bounds("few:1"), (17, 20), "it was time a hundred times");
+}
+
+#[test]
+fn a_lead_that_was_given_up_is_given_up_whatever_the_clock_said() {
+    let one = Node::new(SweepOptions::default());
+    let other = one.beside("b");
+    one.publish("few:1", 10);
+    one.host.clock.pass(YEAR);
+    assert_eq!(done(one.sweep()).updates, 7);
+    one.host.clock.set_back(YEAR);
+    one.publish("few:1", 10);
+    // Another node, or the same after a restart: without a setting, its name is random.
+    assert_eq!(done(other.sweep()).updates, 10);
 }

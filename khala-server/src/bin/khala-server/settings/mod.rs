@@ -211,6 +211,7 @@ impl Settings {
             .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
             .with_frame_bytes(limits.frame_bytes as usize)
             .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
+            .with_send_buffer(limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize))
             // The same patience over HTTP as over a WebSocket.
             .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
     }

@@ -128,6 +128,7 @@ const LIMITS: Keys = &[
     ("body_seconds", Whole),
     ("frame_bytes", Whole),
     ("header_seconds", Whole),
+    ("send_buffer_bytes", Amount),
     ("connections", Amount),
     ("outbox_bytes", Amount),
     ("connections_per_principal", Amount),
