@@ -79,7 +79,7 @@ impl Default for Params {
         Self {
             clients: 1_000,
             stalled: 100,
-            topics: 1,
+            topics: 4,
             rate: 2_000,
             batch: 100,
             payload_bytes: 1_024,
