@@ -17,7 +17,7 @@ struct Arguments {
     #[arg(long, default_value_t = 100)]
     stalled: usize,
     /// Topics, one for each subscriber in turn.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 4)]
     topics: usize,
     /// Updates a second, over all topics.
     #[arg(long, default_value_t = 2_000)]

@@ -368,3 +368,114 @@ fn set(timer: Pin<&mut Sleep>, moment: Instant) {
         timer.reset(moment);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crowd::{ledger::Standing, stamp::Stamp};
+
+    const BYTES: usize = 100;
+
+    fn client(from: From) -> Client {
+        Client {
+            index: 0,
+            address: ([127, 0, 0, 1], 1).into(),
+            token: String::new(),
+            topic: "crowd:0".to_owned(),
+            payload_bytes: BYTES,
+            receive_buffer: None,
+            delay: Duration::ZERO,
+            pause_after: Duration::ZERO,
+            rewind: 0,
+            orders: watch::channel(Order::Read).1,
+            ledger: Arc::new(Ledger::new(vec![Standing::default()], 1, 1)),
+            from,
+        }
+    }
+
+    fn at(watermark: u64) -> From {
+        From::After { epoch: "e".to_owned(), watermark }
+    }
+
+    /// A batch of updates that were due at 1,000, in the first lane.
+    fn batch(after: u64, seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+        let mut frame = format!(
+            r#"[null,null,"crowd:0","sync:update_batch",{{"after":{after},"head":9,"replay_complete":true,"updates":["#
+        )
+        .into_bytes();
+        for seq in seqs {
+            frame.extend_from_slice(format!(r#"{{"seq":{seq},"kind":"load","payload":"#).as_bytes());
+            Stamp { due: 1_000, lane: 0, number: seq }.write(&mut frame, BYTES);
+            frame.extend_from_slice(br#","published_at":1},"#);
+        }
+        frame.pop();
+        frame.extend_from_slice(b"]}]");
+        frame
+    }
+
+    fn joined(after: u64, epoch: &str) -> Heard {
+        Heard::Joined { reference: 1, epoch: epoch.to_owned(), after, head: 9 }
+    }
+
+    fn joining() -> Channel {
+        Channel::Joining { reference: 1, until: Instant::now() }
+    }
+
+    #[test]
+    fn what_continues_is_taken_and_what_was_seen_is_counted_apart() {
+        let mut client = client(at(4));
+        client.take_batch(&batch(4, 5..=6), 1_500);
+        client.take_batch(&batch(5, 6..=8), 1_700);
+        client.take_batch(&batch(3, 4..=5), 1_800);
+        let ledger = &client.ledger;
+        assert_eq!((client.from, ledger.first_fault()), (at(8), None));
+        assert_eq!(ledger.clients[0].watermark(), 8);
+        let counts = [&ledger.updates, &ledger.repeated].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counts, [4, 3]);
+        let latency = ledger.latency(0, 0);
+        assert_eq!((latency.count(), latency.max()), (4, 700));
+    }
+
+    #[test]
+    fn a_hole_between_batches_is_a_fault() {
+        let mut client = client(at(4));
+        client.take_batch(&batch(5, 6..=6), 0);
+        let fault = client.ledger.first_fault().unwrap();
+        assert!(fault.contains("is at 4") && fault.contains("from 5"), "{fault}");
+        assert_eq!(client.from, at(4));
+    }
+
+    #[test]
+    fn a_batch_before_the_first_answer_is_a_fault() {
+        let mut client = client(From::Head);
+        client.take_batch(&batch(4, 5..=5), 0);
+        assert!(client.ledger.first_fault().unwrap().contains("before any join"));
+    }
+
+    #[test]
+    fn a_join_elsewhere_than_at_the_cursor_is_a_fault() {
+        for (after, epoch, faulty) in [(4, "e", false), (5, "e", true), (3, "e", true), (4, "f", true)] {
+            let mut client = client(at(4));
+            client.hear(joined(after, epoch), &mut joining(), &mut 0);
+            assert_eq!(client.ledger.first_fault().is_some(), faulty, "at {after} of {epoch}");
+        }
+        let mut client = client(From::Head);
+        let mut channel = joining();
+        client.hear(joined(7, "e"), &mut channel, &mut 0);
+        assert!(matches!(channel, Channel::Joined { reference: 1 }));
+        assert_eq!((client.from, client.ledger.first_fault()), (at(7), None));
+    }
+
+    #[test]
+    fn who_is_put_off_joins_later_and_a_stale_cursor_is_a_fault() {
+        let refused =
+            |code: &str| Heard::Refused { reference: 1, code: code.to_owned(), retry_after_ms: Some(70) };
+        let mut client = client(at(4));
+        let (mut channel, mut rejoins) = (joining(), 0);
+        client.hear(refused("replay_deferred"), &mut channel, &mut rejoins);
+        assert!(matches!(channel, Channel::Errored { .. }));
+        assert_eq!((rejoins, client.ledger.first_fault()), (1, None));
+        client.hear(refused("stale_cursor"), &mut joining(), &mut rejoins);
+        assert!(client.ledger.first_fault().unwrap().contains("stale"));
+    }
+}

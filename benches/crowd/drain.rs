@@ -255,3 +255,76 @@ impl Report {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            params: Params { clients: 20, drain_seconds: 1, ..Params::default() },
+            closes_by_tenth: [0; 10],
+            closes_later: 0,
+            told: Range::default(),
+            stopped_ms: 0.0,
+            ready_ms: 0.0,
+            away: Range::default(),
+            tries: 0,
+            latency_before: Range::default(),
+            latency_after: Range::default(),
+            published: 0,
+            publish_retries: BTreeMap::new(),
+            repeated: 0,
+        }
+    }
+
+    /// Everybody is told, and closed after so many milliseconds.
+    fn drained(close_after: impl Fn(usize) -> u64) -> Vec<Event> {
+        let event = |client, at, what| Event { client, at, what };
+        let told = (0..20).map(|client| event(client, 5_000, What::Drain));
+        let closed = |client| event(client, 5_000 + close_after(client) * 1_000, What::Closed(Some(RESTART)));
+        told.chain((0..20).map(closed)).collect()
+    }
+
+    fn judge(events: &[Event]) -> Result<Report, Failure> {
+        let mut report = report();
+        report.count(events)?;
+        report.check()?;
+        Ok(report)
+    }
+
+    #[test]
+    fn closes_that_are_spread_evenly_are_good() {
+        let report = judge(&drained(|client| (client as u64 + 1) * 50)).unwrap();
+        assert_eq!((report.closes_by_tenth, report.closes_later), ([1, 2, 2, 2, 2, 2, 2, 2, 2, 2], 1));
+    }
+
+    #[test]
+    fn what_must_not_be_is_found() {
+        let even = || drained(|client| client as u64 * 50);
+        let mut silent = even();
+        silent.remove(3);
+        let mut other = even();
+        other[25].what = What::Closed(Some(1001));
+        let mut cut = even();
+        cut[25].what = What::Closed(None);
+        let mut twice = even();
+        twice.push(twice[25].clone());
+        let mut kept = even();
+        kept.pop();
+        for (events, named) in [
+            (drained(|_| 10), "within a tenth"),
+            (drained(|client| client as u64 * 20), "within a tenth"),
+            (drained(|client| 1_000 + client as u64), "within a tenth"),
+            (silent, "had not been told"),
+            (other, "1001"),
+            (cut, "None"),
+            (twice, "twice"),
+            (kept, "19 of 20"),
+            (Vec::new(), "nobody was told"),
+        ] {
+            let fault = judge(&events).unwrap_err().to_string();
+            assert!(fault.contains(named), "{named}: {fault}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Slow readers among quick ones: some stop reading while updates flow, half of them come back in time, the others never.
 //!
 //! Quiet phases, in which everybody reads, and stalled ones take turns on one server, so that the quick readers' latencies
-//! are compared in pairs. What must hold: who comes back before the limit catches up on the same socket without a hole;
+//! are compared in pairs; what is due once some have come back and catch up is told apart. What must hold: who comes back before the limit catches up on the same socket without a hole;
 //! who does not is evicted as `slow_consumer_evicted`, and nobody else is; the server's memory stays below the bound; and
 //! all have everything in the end.
 
@@ -25,7 +25,7 @@ use super::{
     Failure, Program, Range,
     client::Order,
     failure::ensure,
-    ledger::{Ledger, What},
+    ledger::{LANES, Ledger, What},
     moment::{between, micros},
     process,
     publisher::{Load, Publisher},
@@ -62,7 +62,7 @@ pub struct Params {
     pub payload_bytes: usize,
     /// How long a phase lasts.
     pub phase: Duration,
-    /// How many times a quiet phase and a stalled one take turns.
+    /// How many times a quiet phase and a stalled one take turns: five at most.
     pub rounds: u8,
     /// How long the stalled ones that come back read nothing.
     pub return_after: Duration,
@@ -79,7 +79,7 @@ impl Default for Params {
         Self {
             clients: 1_000,
             stalled: 100,
-            topics: 1,
+            topics: 4,
             rate: 2_000,
             batch: 100,
             payload_bytes: 1_024,
@@ -93,12 +93,24 @@ impl Default for Params {
     }
 }
 
+/// What those do who are not always quick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Kind {
+    /// They read like everybody.
+    Quiet,
+    /// They read nothing.
+    Stalled,
+    /// Half of them have come back, and catch up; the others read nothing.
+    Returning,
+}
+
 /// What a phase was like.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Phase {
-    /// Whether some had stopped reading.
-    pub stalled: bool,
+    /// What it was.
+    pub kind: Kind,
     /// From when an update was due until a client that never stalled had it.
     pub latency: Range,
     /// The most memory that the server had, in bytes.
@@ -117,8 +129,10 @@ pub struct Report {
     pub params: Params,
     /// The phases in their order.
     pub phases: Vec<Phase>,
-    /// For each round, the quick readers' p99 with stalled ones over that without.
-    pub p99_ratio: Vec<f64>,
+    /// For each round, the quick readers' p99 while some had stalled over that of the quiet phase before.
+    pub p99_stalled_to_quiet: Vec<f64>,
+    /// The same while some were coming back.
+    pub p99_returning_to_quiet: Vec<f64>,
     /// How long those who came back took to have what had been acknowledged when they did.
     pub catch_up: Range,
     /// Connections that the server closed as `slow_consumer_evicted`.
@@ -152,19 +166,29 @@ impl Display for Report {
             "{:<10}{:>11}{:>11}{:>11}{:>14}{:>10}{:>14}",
             "phase", "p50 ms", "p99 ms", "max ms", "memory MiB", "cores", "published/s"
         )?;
-        for Phase { stalled, latency, resident_max, server_cores, published_per_second } in &self.phases {
+        for Phase { kind, latency, resident_max, server_cores, published_per_second } in &self.phases {
             writeln!(
                 f,
                 "{:<10}{:>11.1}{:>11.1}{:>11.1}{:>14.1}{server_cores:>10.2}{published_per_second:>14.0}",
-                if *stalled { "stalled" } else { "quiet" },
+                match kind {
+                    Kind::Quiet => "quiet",
+                    Kind::Stalled => "stalled",
+                    Kind::Returning => "returning",
+                },
                 latency.p50_ms,
                 latency.p99_ms,
                 latency.max_ms,
                 mib(*resident_max),
             )?;
         }
-        let ratios: Vec<String> = self.p99_ratio.iter().map(|ratio| format!("{ratio:.2}")).collect();
-        writeln!(f, "p99 stalled / quiet, by round: {}", ratios.join(", "))?;
+        let words =
+            |ratios: &[f64]| ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ");
+        writeln!(
+            f,
+            "p99 to that of the quiet phase, by round: stalled {}; returning {}",
+            words(&self.p99_stalled_to_quiet),
+            words(&self.p99_returning_to_quiet),
+        )?;
         writeln!(f, "back in time, until caught up on the same socket: {}", self.catch_up)?;
         let after: Vec<String> =
             self.evicted_after_seconds.iter().map(|after| format!("{after:.1}")).collect();
@@ -238,6 +262,7 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     let lost = params.stalled / 2;
     let returning = params.stalled - lost;
     ensure(params.stalled <= params.clients, || "more stall than there are".to_owned())?;
+    ensure(3 * usize::from(params.rounds) < LANES, || "more than five rounds".to_owned())?;
     let settings = Settings { stall_seconds: params.stall_seconds, ..Settings::default() };
     let site = Arc::new(Site::prepare(program, &settings)?);
     let server = Server::start(&site).await?;
@@ -272,8 +297,8 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     sleep(run.params.phase.min(Duration::from_secs(5))).await;
     let mut phases = Vec::new();
     for round in 0..run.params.rounds {
-        phases.push(run.quiet(1 + 2 * round).await?);
-        phases.push(run.stalled(2 + 2 * round).await?);
+        phases.push(run.quiet(1 + 3 * round).await?);
+        phases.extend(run.stalled(2 + 3 * round).await?);
     }
     run.finish(phases, resident_idle).await
 }
@@ -288,23 +313,25 @@ impl Run {
     async fn quiet(&mut self, lane: u8) -> Result<Phase, Failure> {
         let begun = self.begin(lane)?;
         sleep(self.params.phase).await;
-        self.end(&begun, false)
+        self.end(&begun, Kind::Quiet)
     }
 
     /// Some stop; half of these come back within the phase. Ends when the others are evicted and are back, too.
-    async fn stalled(&mut self, lane: u8) -> Result<Phase, Failure> {
+    async fn stalled(&mut self, lane: u8) -> Result<[Phase; 2], Failure> {
         let (before, sockets) = (self.evicted().await?, self.connects(RETURNING));
         let begun = self.begin(lane)?;
         self.swarm.order(RETURNING, Order::Pause);
         self.swarm.order(LOST, Order::Pause);
         sleep(self.params.return_after).await;
+        let stalled = self.end(&begun, Kind::Stalled)?;
 
+        let returning = self.begin(lane + 1)?;
         let back_at = micros();
         self.swarm.ledger().set_goals(&self.publisher.heads());
         self.swarm.order(RETURNING, Order::Read);
         let rest = between(begun.at, micros());
         sleep(self.params.phase.saturating_sub(rest)).await;
-        let phase = self.end(&begun, true)?;
+        let returning = self.end(&returning, Kind::Returning)?;
         let there =
             |ledger: &Ledger| ledger.of_group(RETURNING).all(|client| ledger.reached_at(client).is_some());
         self.swarm.until("those who came back have caught up", self.patience(), there).await?;
@@ -343,7 +370,7 @@ impl Run {
         let codes = self.befell(LOST, back_at);
         let odd = codes.keys().find(|what| matches!(what, What::Closed(Some(code)) if *code != 4002));
         ensure(odd.is_none(), || format!("an evicted client was told {odd:?}"))?;
-        Ok(phase)
+        Ok([stalled, returning])
     }
 
     fn begin(&mut self, lane: u8) -> Result<Begun, Failure> {
@@ -356,7 +383,7 @@ impl Run {
         Ok(begun)
     }
 
-    fn end(&mut self, begun: &Begun, stalled: bool) -> Result<Phase, Failure> {
+    fn end(&mut self, begun: &Begun, kind: Kind) -> Result<Phase, Failure> {
         self.publisher.set_lane(BETWEEN);
         self.publisher.check()?;
         self.swarm.check()?;
@@ -364,7 +391,7 @@ impl Run {
         let resident_max = self.sampler.take();
         self.resident_max = self.resident_max.max(resident_max);
         Ok(Phase {
-            stalled,
+            kind,
             // What was due in the phase may still be under way; it is counted when everything has arrived.
             latency: Range::default(),
             resident_max,
@@ -384,9 +411,14 @@ impl Run {
         for (at, phase) in phases.iter_mut().enumerate() {
             phase.latency = Range::of(ledger.latency(STEADY, at + 1));
         }
-        let ratio = |pair: &[Phase]| pair[1].latency.p99_ms / pair[0].latency.p99_ms.max(f64::MIN_POSITIVE);
+        let ratios = |of: usize| {
+            let ratio =
+                |round: &[Phase]| round[of].latency.p99_ms / round[0].latency.p99_ms.max(f64::MIN_POSITIVE);
+            phases.chunks_exact(3).map(ratio).collect()
+        };
         let report = Report {
-            p99_ratio: phases.chunks_exact(2).map(ratio).collect(),
+            p99_stalled_to_quiet: ratios(1),
+            p99_returning_to_quiet: ratios(2),
             phases,
             catch_up: Range::of_durations(self.catch_up),
             evicted,
