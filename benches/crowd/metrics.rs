@@ -35,6 +35,22 @@ impl Metrics {
     pub(super) fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels) as u64
     }
+
+    /// The counts of every series of that name, by the value of one label.
+    pub(super) fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (series, count) in &self.series {
+            let value = || {
+                let (_, rest) =
+                    series.strip_prefix(name)?.strip_prefix('{')?.split_once(&format!("{label}=\""))?;
+                rest.split('"').next()
+            };
+            if let Some(value) = value() {
+                *counts.entry(value.to_owned()).or_insert(0) += *count as u64;
+            }
+        }
+        counts
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +70,7 @@ mod tests {
         assert_eq!(metrics.count("khala_refusals_total", &[("on", "join"), ("code", "ab")]), 4);
         assert_eq!(metrics.sum("khala_connections", &[]), 2.5);
         assert_eq!(metrics.count("khala_missing", &[]), 0);
+        let by_code = metrics.by_label("khala_refusals_total", "code");
+        assert_eq!(by_code, BTreeMap::from([("a".to_owned(), 3), ("ab".to_owned(), 4)]));
     }
 }

@@ -342,9 +342,12 @@ impl Run {
             |ledger: &Ledger| ledger.of_group(RETURNING).all(|client| ledger.reached_at(client).is_some());
         self.swarm.until("those who came back have caught up", self.patience(), there).await?;
         self.catch_up.extend(self.reached(RETURNING, back_at));
+        let closes = self.site.metrics().await?.by_label("khala_closes_total", "reason");
         ensure(self.connects(RETURNING) == sockets, || {
             let befell = self.befell(RETURNING, begun.at);
-            format!("not everybody who came back in time kept the socket: {befell:?}")
+            format!(
+                "not everybody who came back in time kept the socket: {befell:?}; the server closed {closes:?}"
+            )
         })?;
 
         // One who does not read cannot see its own close: the server counts it, and later the socket is found dead.
