@@ -28,9 +28,12 @@ struct Arguments {
     /// Bytes of a payload.
     #[arg(long, default_value_t = 1_024)]
     payload_bytes: usize,
-    /// How long each of the four phases lasts.
+    /// How long a quiet phase lasts, and one in which some stall.
     #[arg(long, default_value_t = 60)]
     phase_seconds: u64,
+    /// How many times these take turns, five at most.
+    #[arg(long, default_value_t = 2)]
+    rounds: u8,
     /// How long those that come back in time read nothing.
     #[arg(long, default_value_t = 20)]
     return_after_seconds: u64,
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         batch: arguments.batch,
         payload_bytes: arguments.payload_bytes,
         phase: Duration::from_secs(arguments.phase_seconds),
+        rounds: arguments.rounds,
         return_after: Duration::from_secs(arguments.return_after_seconds),
         stall_seconds: arguments.stall_seconds,
         memory_bound: Some(arguments.memory_mib << 20),

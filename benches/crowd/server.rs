@@ -91,8 +91,7 @@ impl Server {
 
     /// What it counts.
     pub(super) async fn metrics(&self) -> Result<Metrics, Failure> {
-        let answer = self.site.http()?.get("/metrics").await?.success()?;
-        Ok(Metrics::parse(&String::from_utf8_lossy(&answer)))
+        self.site.metrics().await
     }
 
     /// Tells it to stop, and does not wait.

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{
     failure::{During as _, Failure, ensure},
     http,
+    metrics::Metrics,
     settings::{ADMIN_TOKEN, KEY, PREFIX, Settings},
 };
 
@@ -128,6 +129,12 @@ impl Site {
         let issued =
             self.issuer.sign(&mandate, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
         Ok(issued.token.reveal().to_owned())
+    }
+
+    /// What the server counts.
+    pub(super) async fn metrics(&self) -> Result<Metrics, Failure> {
+        let answer = self.http()?.get("/metrics").await?.success()?;
+        Ok(Metrics::parse(&String::from_utf8_lossy(&answer)))
     }
 
     /// Asks the server as its operator.

@@ -17,14 +17,14 @@ use std::{
 
 use serde::Serialize;
 use tokio::{
-    task::AbortHandle,
-    time::{interval, sleep},
+    task::{AbortHandle, JoinSet},
+    time::{interval, sleep, timeout},
 };
 
 use super::{
     Failure, Program, Range,
     client::Order,
-    failure::ensure,
+    failure::{During as _, ensure},
     ledger::{LANES, Ledger, What},
     moment::{between, micros},
     process,
@@ -244,6 +244,7 @@ impl Drop for Sampler {
 /// A run that is under way.
 struct Run {
     params: Params,
+    site: Arc<Site>,
     server: Server,
     swarm: Swarm,
     publisher: Publisher,
@@ -284,6 +285,7 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
     let sampler = Sampler::start(&server);
     let mut run = Run {
         params,
+        site,
         server,
         swarm,
         publisher,
@@ -319,7 +321,11 @@ impl Run {
     /// Some stop; half of these come back within the phase. Ends when the others are evicted and are back, too.
     async fn stalled(&mut self, lane: u8) -> Result<[Phase; 2], Failure> {
         let (before, sockets) = (self.evicted().await?, self.connects(RETURNING));
+        let lost = self.swarm.ledger().of_group(LOST).count() as u64;
         let begun = self.begin(lane)?;
+        // In a set, so that it ends with this.
+        let mut evictions = JoinSet::new();
+        evictions.spawn(evicted_at(Arc::clone(&self.site), before + lost));
         self.swarm.order(RETURNING, Order::Pause);
         self.swarm.order(LOST, Order::Pause);
         sleep(self.params.return_after).await;
@@ -342,21 +348,16 @@ impl Run {
         })?;
 
         // One who does not read cannot see its own close: the server counts it, and later the socket is found dead.
-        let lost = self.swarm.ledger().of_group(LOST).count() as u64;
-        let mut evicted = before;
-        while evicted < before + lost {
-            let waited = between(begun.at, micros());
-            let limit = Duration::from_secs(self.params.stall_seconds.into()) * 3 + self.patience();
-            ensure(waited < limit, || {
-                format!("{} of {lost} were evicted in the {waited:?} since they stopped", evicted - before)
-            })?;
-            sleep(SAMPLE_EVERY).await;
-            evicted = self.evicted().await?;
-        }
-        self.evicted_after.push(between(begun.at, micros()).as_secs_f64());
-        ensure(evicted == before + lost, || {
-            format!("{} were evicted, of {lost} who did not read", evicted - before)
-        })?;
+        let limit = Duration::from_secs(self.params.stall_seconds.into()) * 3 + self.patience();
+        let evicted_at = timeout(limit, evictions.join_next()).await;
+        let Ok(Some(evicted_at)) = evicted_at else {
+            let evicted = self.evicted().await? - before;
+            return Err(Failure::new(format_args!("{evicted} of {lost} who did not read were evicted")));
+        };
+        let evicted_at = evicted_at.during("waiting for evictions")??;
+        self.evicted_after.push(between(begun.at, evicted_at).as_secs_f64());
+        let evicted = self.evicted().await? - before;
+        ensure(evicted == lost, || format!("{evicted} were evicted, of {lost} who did not read"))?;
         let (sockets, back_at) = (self.connects(LOST), micros());
         self.swarm.ledger().set_goals(&self.publisher.heads());
         self.swarm.order(LOST, Order::Read);
@@ -443,8 +444,7 @@ impl Run {
     }
 
     async fn evicted(&self) -> Result<u64, Failure> {
-        let metrics = self.server.metrics().await?;
-        Ok(metrics.count("khala_closes_total", &[("reason", "slow_consumer_evicted")]))
+        evicted(&self.site).await
     }
 
     fn connects(&self, group: usize) -> Vec<u32> {
@@ -469,6 +469,19 @@ impl Run {
         }
         befell
     }
+}
+
+/// How many connections the server has evicted.
+async fn evicted(site: &Site) -> Result<u64, Failure> {
+    Ok(site.metrics().await?.count("khala_closes_total", &[("reason", "slow_consumer_evicted")]))
+}
+
+/// Waits until the server has evicted that many; says when that was.
+async fn evicted_at(site: Arc<Site>, wanted: u64) -> Result<u64, Failure> {
+    while evicted(&site).await? < wanted {
+        sleep(SAMPLE_EVERY).await;
+    }
+    Ok(micros())
 }
 
 /// A phase that is under way.
