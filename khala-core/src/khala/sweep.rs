@@ -38,6 +38,8 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
 const DUE_MOST: usize = 10_000;
 /// A run ends when so many topics in a row fail: it is not the topics then.
 const FAILURES_IN_A_ROW: u32 = 3;
+/// No lead is taken for longer than that at once, unless this node's own are.
+const LEAD_MOST: Duration = Duration::from_secs(60 * 60);
 /// Records that are looked through for the last sweep that went to its end.
 const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zero");
 
@@ -471,7 +473,7 @@ impl Khala {
     async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
         let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
         match sweeps.lead(node, now, until).await? {
-            Lead::Theirs { until: theirs, .. } if theirs > now.plus(2 * options.lead_for) => {
+            Lead::Theirs { until: theirs, .. } if theirs > now.plus(LEAD_MOST.max(2 * options.lead_for)) => {
                 tracing::warn!("a lead of sweeps lasts longer than any does: it is taken over");
                 sweeps.lead(node, theirs, until).await
             }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use khala_core::{Clock as _, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger};
+use khala_core::{
+    Clock as _, NodeId, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Sweeps as _, Swept,
+};
 
 use super::{Node, busy, done, failed};
 use crate::{clock::Task, host::seconds};
@@ -182,6 +184,23 @@ fn a_clock_that_was_ahead_for_one_sweep_does_not_end_the_schedule() {
         keeping.run();
     }
     assert_eq!(node.bounds("few:1"), (17, 20), "it was time a hundred times");
+}
+
+#[test]
+fn a_lead_that_a_clock_took_that_was_ahead_is_taken_over_and_no_other() {
+    let one = Node::new(SweepOptions::default());
+    one.publish("few:1", 10);
+    let there = NodeId::parse("there").unwrap();
+    let leads = |from: Duration| {
+        let now = one.host.clock.now();
+        let until = now.plus(from).plus(seconds(600));
+        one.sweeps.lead(&there, now.plus(from), until).now_or_never().unwrap().unwrap();
+    };
+    leads(Duration::ZERO);
+    assert!(matches!(one.sweep(), Swept::Busy { .. }), "ten minutes are a lead");
+    // Its clock was a year ahead, and it died.
+    leads(YEAR);
+    assert_eq!(done(one.sweep()).updates, 7);
 }
 
 #[test]
