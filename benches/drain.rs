@@ -25,13 +25,20 @@ struct Arguments {
     /// Over how long the server closes connections.
     #[arg(long, default_value_t = 10)]
     drain_seconds: u32,
+    /// A small run, only to see that it works.
+    #[arg(long)]
+    test: bool,
     /// As cargo passes it.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { clients, topics, rate, batch, drain_seconds, .. } = Arguments::parse();
-    let params = drain::Params { clients, topics, rate, batch, drain_seconds, ..drain::Params::default() };
+    let Arguments { clients, topics, rate, batch, drain_seconds, test, .. } = Arguments::parse();
+    let mut params =
+        drain::Params { clients, topics, rate, batch, drain_seconds, ..drain::Params::default() };
+    if test {
+        (params.clients, params.topics, params.drain_seconds) = (100, 5, 3);
+    }
     bench([("drain".to_owned(), params)], |program, params| async move { drain::run(&program, params).await })
 }

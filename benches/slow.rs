@@ -43,6 +43,9 @@ struct Arguments {
     /// What the server's memory must stay below.
     #[arg(long, default_value_t = 512)]
     memory_mib: u64,
+    /// A small run, only to see that it works.
+    #[arg(long)]
+    test: bool,
     /// As cargo passes it.
     #[arg(long, hide = true)]
     bench: bool,
@@ -50,7 +53,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let params = slow::Params {
+    let mut params = slow::Params {
         clients: arguments.clients,
         stalled: arguments.stalled,
         topics: arguments.topics,
@@ -64,5 +67,11 @@ fn main() -> ExitCode {
         memory_bound: Some(arguments.memory_mib << 20),
         ..slow::Params::default()
     };
+    if arguments.test {
+        let second = Duration::from_secs(1);
+        (params.clients, params.stalled, params.topics) = (60, 10, 1);
+        (params.phase, params.return_after, params.rounds) = (8 * second, 3 * second, 1);
+        params.stall_seconds = 6;
+    }
     bench([("slow".to_owned(), params)], |program, params| async move { slow::run(&program, params).await })
 }

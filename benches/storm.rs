@@ -26,13 +26,20 @@ struct Arguments {
     /// The server's setting for replays, in pages a second; by default its own.
     #[arg(long)]
     replay_pages: Option<u32>,
+    /// A small run, only to see that it works.
+    #[arg(long)]
+    test: bool,
     /// As cargo passes it.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { clients, topics, behind, payload_bytes, replay_pages, .. } = Arguments::parse();
+    let Arguments { mut clients, mut topics, behind, payload_bytes, replay_pages, test, .. } =
+        Arguments::parse();
+    if test {
+        (clients, topics) = (100, 5);
+    }
     let scenario = |name: &str, behind, scattered| {
         let params = storm::Params {
             clients,
