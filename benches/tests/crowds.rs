@@ -49,13 +49,13 @@ async fn a_crowd_that_is_behind_catches_up() -> Result<(), Failure> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_that_is_too_far_behind_for_all_at_once_comes_through_the_gate() -> Result<(), Failure> {
-    // Some four pages each, so that ten are let in at once and ten more each second.
+    // Some four pages each, which those share who come within the same second.
     let params = storm::Params {
         clients: 50,
         topics: 5,
         behind: 1_000,
         scattered: true,
-        replay_pages_per_second: Some(40),
+        replay_pages_per_second: Some(5),
         must_defer: true,
         ..storm::Params::default()
     };
@@ -82,7 +82,7 @@ async fn a_planned_restart_loses_nothing() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_and_service_returns_with_space() -> Result<(), Failure> {
     // SQLite's checkpoint at opening needs room: today a server that was killed on a full disk waits for it.
-    let params = disk::Params { back_when_full: false, ..disk::Params::default() };
+    let params = disk::Params::default();
     tell(&disk::run(&Program::beside_this()?, params).await?);
     Ok(())
 }

@@ -59,8 +59,14 @@ pub(crate) fn writer(path: &Path, options: &SqliteOptions) -> Result<Connection,
         Durability::Full => sql::SYNC_EVERY_COMMIT,
         Durability::MayLoseLastCommitsOnPowerLoss => sql::SYNC_CHECKPOINTS,
     })?;
-    // What it answers, who was in its way too, is of no matter here.
-    set(&conn, sql::SYNC_LOG)?;
+    // What it answers, who was in its way too, is of no matter here. The log is synced before anything of it is copied: on
+    // a full disk only the copying fails, and whoever reads is served.
+    if let Err(fault) = set(&conn, sql::SYNC_LOG) {
+        if !fault.is_full() {
+            return Err(fault);
+        }
+        tracing::warn!(path = %path.display(), "the disk is full: what the log holds stays there until there is room");
+    }
     set(&conn, sql::WRITER_SETTINGS)?;
     if let Some(pages) = options.max_pages {
         set(&conn, &format!("{}{pages}", sql::MAX_PAGES))?;

@@ -33,6 +33,11 @@ impl Fault {
         }
     }
 
+    /// Whether there is no space left.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(fault) if fault.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+
     /// Whether somebody else holds a lock on the file.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Sqlite(fault) if matches!(

@@ -18,7 +18,12 @@ use super::{
     rate::{Bucket, Rate},
     turns::Waiter,
 };
-use crate::{recent::Recent, update::Timestamp};
+use crate::{journal::ReadLimit, position::Cursor, recent::Recent, topic::Topic, update::Timestamp};
+
+/// How long those who come after a replay that was let in share its pages.
+const SHARED_WITHIN: Duration = Duration::from_secs(1);
+/// Topics of which that is remembered, at least.
+const TOPICS: usize = 1_000;
 
 /// Connections of which it is remembered when they were told to come back, at least.
 const TOLD: usize = 10_000;
@@ -85,6 +90,8 @@ struct State {
     by_principal: Book<u64, Bucket>,
     /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
     put_off: Bucket,
+    /// Where replays of a topic start that were let in a moment ago: those after them read the same pages.
+    let_in: Recent<Topic, Option<(Timestamp, Cursor)>>,
     /// When connections of late were told to come back: one that does not wait is told the same again.
     told: Recent<u64, Timestamp>,
     /// How many were turned away.
@@ -103,6 +110,7 @@ impl Gate {
             taken: Bucket::default(),
             by_principal: Book::new(),
             put_off: Bucket::default(),
+            let_in: Recent::new(TOPICS),
             told: Recent::new(TOLD),
             turned_away: 0,
         };
@@ -111,6 +119,36 @@ impl Gate {
 
     pub(crate) fn options(&self) -> ReplayOptions {
         self.options
+    }
+
+    /// Lets somebody in who replays a topic from `from` on, with `lag` updates after it, or says when to come back.
+    ///
+    /// What somebody else reads who was let in a moment ago costs nothing: the pages are shared.
+    pub(crate) fn replay(
+        &self,
+        waiter: Waiter,
+        topic: &Topic,
+        from: Cursor,
+        lag: u64,
+        now: Timestamp,
+    ) -> Result<(), Limited> {
+        let page = ReadLimit::PAGE.updates.get() as u64;
+        let before = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let young = |at: Timestamp| now >= at && now.since(at) <= SHARED_WITHIN;
+            let last =
+                state.let_in.touch(topic).filter(|(at, start)| young(*at) && start.epoch == from.epoch);
+            last.map(|(_, start)| start.watermark)
+        };
+        // Up to where the others started; to the head, if there are none.
+        let updates = before.map_or(lag, |start| from.watermark.distance_to(start).min(lag));
+        if updates == 0 {
+            return Ok(());
+        }
+        self.enter(waiter, updates.div_ceil(page), now)?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state.let_in.touch(topic) = Some((now, from));
+        Ok(())
     }
 
     /// Lets somebody in who asks for that many pages, or says when to come back.
@@ -246,6 +284,28 @@ mod tests {
             let back = told.iter().filter(|told| slice.contains(*told)).count();
             assert!((80..=100).contains(&back), "{back} of 899 in a tenth");
         }
+    }
+
+    #[test]
+    fn a_crowd_that_reads_the_same_pays_once() {
+        let gate = gate(1, 10, 30_000);
+        let topic = Topic::parse("t").unwrap();
+        let from = |watermark| {
+            Cursor::new(
+                crate::position::Epoch::from_bits(1),
+                crate::position::Watermark::new(watermark).unwrap(),
+            )
+        };
+        let mut connection = 0;
+        let mut come = |watermark, millis| {
+            connection += 1;
+            let one = Waiter { principal: 1, connection };
+            gate.replay(one, &topic, from(watermark), 10_000 - watermark, at(millis)).is_ok()
+        };
+        assert!(come(6_000, 0), "twenty pages, which is more than there is");
+        assert!((0..1_000).all(|n| come(6_000 + n, 500)), "they read the same");
+        assert!(!come(5_999, 500), "a page more");
+        assert!(!come(6_000, 1_001), "the others are too far ahead");
     }
 
     #[test]

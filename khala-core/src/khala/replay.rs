@@ -12,7 +12,6 @@ use crate::{
     auth::{Access, Grant},
     documents::SnapshotFrom,
     error::Error,
-    journal::ReadLimit,
     position::{Cursor, StaleReason},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
@@ -72,11 +71,11 @@ impl Khala {
                 _ => {}
             }
             let lag = cursor.watermark.distance_to(bounds.head);
-            if lag > 0 && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold) {
-                let pages = lag.div_ceil(ReadLimit::PAGE.updates.get() as u64);
-                if let Err(limited) = self.0.gate.enter(waiter, pages, now) {
-                    return Ok(Answer::Deferred(limited));
-                }
+            if lag > 0
+                && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
+                && let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now)
+            {
+                return Ok(Answer::Deferred(limited));
             }
         }
         self.read(waiter, topic, cursor, wanted).await

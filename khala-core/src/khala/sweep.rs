@@ -5,6 +5,7 @@
 //! done whole trims only, so that the next one goes on from there.
 
 use std::{
+    collections::VecDeque,
     fmt::Display,
     future::poll_fn,
     num::NonZeroUsize,
@@ -38,6 +39,8 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
 const DUE_MOST: usize = 10_000;
 /// A run ends when so many topics in a row fail: it is not the topics then.
 const FAILURES_IN_A_ROW: u32 = 3;
+/// Records that are kept until they can be stored.
+const UNRECORDED: usize = 100;
 /// No lead is taken for longer than that at once, unless this node's own are.
 const LEAD_MOST: Duration = Duration::from_secs(60 * 60);
 /// Records that are looked through for the last sweep that went to its end.
@@ -59,6 +62,8 @@ struct State {
     leads_until: Option<Timestamp>,
     /// When topics were last trimmed that had nothing to lose but old dedup keys.
     tidied_at: Option<Timestamp>,
+    /// Records that could not be stored yet, as on a full disk; oldest first.
+    unrecorded: VecDeque<SweepRecord>,
 }
 
 /// What a handle is told of sweeping before it is made.
@@ -186,7 +191,10 @@ impl Khala {
     /// # Errors
     /// The store's [`Error`].
     pub async fn sweep_records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
-        self.0.sweeper.sweeps.records(limit).await
+        let stored = self.0.sweeper.sweeps.records(limit).await?;
+        // Those of this node that could not be stored yet are newer than what it stored.
+        let unrecorded: Vec<_> = self.0.sweeper.state().unrecorded.iter().rev().cloned().collect();
+        Ok(unrecorded.into_iter().chain(stored).take(limit.get()).collect())
     }
 
     /// What the next sweep would do, and whom of those who follow by this node it would leave behind. Changes nothing.
@@ -227,8 +235,17 @@ impl Khala {
             Ok(turn) => turn,
             Err(until) => return Ok(Swept::Busy { node: sweeper.node.clone(), until }),
         };
-        if let Lead::Theirs { node, until } = self.take_lead(began_at, until).await? {
-            return Ok(Swept::Busy { node, until });
+        match self.take_lead(began_at, until).await {
+            Ok(Lead::Mine) => {}
+            Ok(Lead::Theirs { node, until }) => return Ok(Swept::Busy { node, until }),
+            Err(error) => {
+                let mut record =
+                    SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, SweepOutcome::Failed);
+                record.error = Some(error.to_string());
+                telemetry::swept(&record, self.now());
+                self.record(record).await;
+                return Err(error);
+            }
         }
 
         let mut tally = Tally::new(&self.0.classes);
@@ -254,9 +271,7 @@ impl Khala {
         let now = self.now();
         record.took_ms = u64::try_from(now.since(began_at).as_millis()).unwrap_or(u64::MAX);
         telemetry::swept(&record, now);
-        if let Err(error) = sweeper.sweeps.record(&record).await {
-            tracing::warn!(?record, %error, "a sweep could not be recorded");
-        }
+        self.record(record.clone()).await;
         // Until long ago, by whatever clock somebody else goes.
         if let Err(error) = sweeper.sweeps.lead(&sweeper.node, now, Timestamp::default()).await {
             tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
@@ -467,6 +482,24 @@ impl Khala {
             connected: all.connected.saturating_sub(already.connected),
             seen: all.seen.saturating_sub(already.seen),
         }
+    }
+
+    /// Stores a record, and those before it that could not be stored.
+    async fn record(&self, record: SweepRecord) {
+        let sweeper = &self.0.sweeper;
+        let mut unrecorded = std::mem::take(&mut sweeper.state().unrecorded);
+        unrecorded.push_back(record);
+        while let Some(record) = unrecorded.front() {
+            if let Err(error) = sweeper.sweeps.record(record).await {
+                tracing::warn!(%error, waiting = unrecorded.len(), "a sweep could not be recorded yet");
+                break;
+            }
+            unrecorded.pop_front();
+        }
+        while unrecorded.len() > UNRECORDED {
+            unrecorded.pop_front();
+        }
+        sweeper.state().unrecorded = unrecorded;
     }
 
     /// Takes the lead. One that lasts longer than any does was taken by a clock that was ahead, and is over.

@@ -19,7 +19,7 @@ pub struct SessionOptions {
     /// How long a connection may take nothing of what it is sent before it is evicted. A topic's class may be stricter.
     pub stall_limit: Duration,
     /// Bytes that all connections together may hold for clients that do not take them. Past it, those that take nothing
-    /// for a second are evicted. None: no limit.
+    /// for five seconds are evicted. None: no limit.
     pub outbox_bytes: Option<u64>,
     /// Frames that are none before the connection is closed.
     pub malformed_frames: u32,

@@ -20,9 +20,11 @@ use crate::{
     wire::Close,
 };
 
-/// How often a connection that takes nothing is looked at, and how long it may do so while all connections together
-/// hold too much.
-const PRESSED: Duration = Duration::from_secs(1);
+/// How often a connection that takes nothing is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long it may take nothing while all connections together hold too much: longer than a busy machine keeps a client
+/// waiting that reads.
+const PRESSED: Duration = Duration::from_secs(5);
 
 /// What was handed to the transport and not taken by the network yet, in bytes.
 ///
@@ -107,7 +109,7 @@ impl Patience {
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));
             }
-            let slice = PRESSED.min(limit - stalled);
+            let slice = LOOK_EVERY.min(limit - stalled);
             connected.card().stalls(stalled);
             match self.wait(write.as_mut(), slice, grant, connected, questions).await {
                 Ok(Some(written)) => {

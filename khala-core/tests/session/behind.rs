@@ -187,7 +187,7 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
         peer.join("t", &json!({"from": "floor"}));
     }
     assert!(host.khala.ledger().totals().outbox_bytes > 10_000);
-    for _ in 0..6 {
+    for _ in 0..14 {
         slow.progress.add(1);
         let mut all: Vec<&mut Peer> = stuck.iter_mut().chain(&mut more).chain([&mut slow]).collect();
         host.pass(Duration::from_millis(500), &mut all);
