@@ -35,7 +35,7 @@ seen! {
     /// What `schedules.rs` and its pairs see.
     Saw: Blocked, BudgetExceeded, Deferred, Drained, Expired, Failure, Head, HintDropped, HintRepeated, Refreshed, RefreshRefused, Restart,
     Resumed, Snapshot, SnapshotLive, SnapshotPages, SnapshotRestarted, StaleJoin, StaleLive,
-    TooManyTopics, TwoReasons, Unavailable, UnavailableLive, Wiped,
+    TooManyTopics, TwoReasons, Unavailable, UnavailableLive, Wiped, Withdrawn,
 }
 
 seen! {

@@ -405,14 +405,29 @@ impl World {
                 }
                 Action::Ask { channel, topic, question } => {
                     asked = true;
-                    assert!(line.asked.len() < self.options.questions_at_once.get());
+                    let at_once = self.options.questions_at_once.get();
+                    assert!(
+                        line.asked.len() < 2 * at_once,
+                        "as many that wait for their turn, and as many others"
+                    );
                     assert!(!line.asked.contains_key(&channel), "one question at a time");
-                    if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } =
-                        &question
-                        && let Peek::Found(followed) = self.tail.peek(&topic, *cursor, *wanted, self.now)
-                    {
-                        asked = false;
-                        session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
+                    let waits = match &question {
+                        Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
+                            match self.tail.peek(&topic, *cursor, *wanted, self.now) {
+                                Peek::Found(followed) => {
+                                    asked = false;
+                                    session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
+                                    continue;
+                                }
+                                Peek::Hot => false,
+                                Peek::Cold => true,
+                            }
+                        }
+                        Question::Snapshot(_) => true,
+                        Question::Access(_) | Question::Bounds { .. } => false,
+                    };
+                    if waits && !session.handle_waiting(channel) {
+                        saw(Saw::Withdrawn);
                         continue;
                     }
                     let host = (Arc::clone(&self.tail), Arc::clone(&self.store), Arc::clone(&self.doorman));
