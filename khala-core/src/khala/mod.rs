@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod cursors;
+mod lead;
 mod publishing;
 mod replay;
 mod revoked;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Display,
     future::poll_fn,
     num::NonZeroUsize,
     ops::ControlFlow,
@@ -20,7 +19,7 @@ use futures::{FutureExt as _, pin_mut, select_biased};
 use super::{Khala, KhalaBuilder, LeftBehind};
 use crate::{
     class::TopicClass,
-    error::{Error, ErrorKind},
+    error::Error,
     journal::{DEDUP_FOR, Journal as _, Keep, Trimmed},
     node::NodeId,
     position::{Bounds, Cursor, Watermark},
@@ -41,18 +40,16 @@ const DUE_MOST: usize = 10_000;
 const FAILURES_IN_A_ROW: u32 = 3;
 /// Records that are kept until they can be stored.
 const UNRECORDED: usize = 100;
-/// No lead is taken for longer than that at once, unless this node's own are.
-const LEAD_MOST: Duration = Duration::from_secs(60 * 60);
 /// Records that are looked through for the last sweep that went to its end.
 const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zero");
 
 /// What the handle sweeps with.
 #[derive(Debug)]
 pub(super) struct Sweeper {
-    node: NodeId,
+    pub(super) node: NodeId,
     retention: Arc<dyn Retention>,
-    sweeps: Arc<dyn Sweeps>,
-    options: SweepOptions,
+    pub(super) sweeps: Arc<dyn Sweeps>,
+    pub(super) options: SweepOptions,
     state: Mutex<State>,
 }
 
@@ -90,6 +87,11 @@ impl SweeperBuilder {
 impl Sweeper {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sweep that is under way leads until then.
+    pub(super) fn leads(&self, until: Timestamp) {
+        self.state().leads_until = Some(until);
     }
 
     /// The turn to sweep; none while a sweep is under way, with the moment until which that one leads.
@@ -484,65 +486,24 @@ impl Khala {
         }
     }
 
-    /// Stores a record, and those before it that could not be stored.
+    /// Stores a record, and those before it that could not be stored. Those that cannot be now stay for the next time,
+    /// also when the future is dropped.
     async fn record(&self, record: SweepRecord) {
         let sweeper = &self.0.sweeper;
-        let mut unrecorded = std::mem::take(&mut sweeper.state().unrecorded);
-        unrecorded.push_back(record);
-        while let Some(record) = unrecorded.front() {
-            if let Err(error) = sweeper.sweeps.record(record).await {
-                tracing::warn!(%error, waiting = unrecorded.len(), "a sweep could not be recorded yet");
-                break;
+        {
+            let mut state = sweeper.state();
+            state.unrecorded.push_back(record);
+            while state.unrecorded.len() > UNRECORDED {
+                state.unrecorded.pop_front();
             }
-            unrecorded.pop_front();
         }
-        while unrecorded.len() > UNRECORDED {
-            unrecorded.pop_front();
-        }
-        sweeper.state().unrecorded = unrecorded;
-    }
-
-    /// Takes the lead. One that lasts longer than any does was taken by a clock that was ahead, and is over.
-    async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
-        match sweeps.lead(node, now, until).await? {
-            Lead::Theirs { until: theirs, .. } if theirs > now.plus(LEAD_MOST.max(2 * options.lead_for)) => {
-                tracing::warn!("a lead of sweeps lasts longer than any does: it is taken over");
-                sweeps.lead(node, theirs, until).await
-            }
-            lead => Ok(lead),
-        }
-    }
-
-    /// Renews the lead for as long as it can; ready, with the reason, when it is lost.
-    async fn keep_lead(&self, mut until: Timestamp) -> Error {
-        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
-        let lost = |why: &dyn Display| {
-            Error::new(ErrorKind::Unavailable, "sweep", format!("the lead was lost: {why}"))
-        };
-        let third = (options.lead_for / 3).max(Duration::from_millis(1));
         loop {
-            self.clock().sleep(third).await;
-            let now = self.now();
-            let renewed = now.plus(options.lead_for);
-            let (lead, patience) = (sweeps.lead(node, now, renewed).fuse(), self.clock().sleep(third).fuse());
-            pin_mut!(lead, patience);
-            let led = select_biased! {
-                led = lead => led,
-                () = patience => return lost(&"it could not be renewed in time"),
-            };
-            match led {
-                Ok(Lead::Mine) => {
-                    until = renewed;
-                    self.0.sweeper.state().leads_until = Some(until);
-                }
-                Ok(Lead::Theirs { node, .. }) => return lost(&format!("{node} leads")),
-                // It still holds; the next third may do better.
-                Err(error) if self.now().plus(third) < until => {
-                    tracing::debug!(%error, "the lead was not renewed")
-                }
-                Err(error) => return lost(&error),
+            let Some(oldest) = sweeper.state().unrecorded.front().cloned() else { return };
+            if let Err(error) = sweeper.sweeps.record(&oldest).await {
+                tracing::warn!(%error, "a sweep could not be recorded yet");
+                return;
             }
+            sweeper.state().unrecorded.pop_front();
         }
     }
 }
