@@ -1,0 +1,1 @@
+//! Khala on PostgreSQL.
