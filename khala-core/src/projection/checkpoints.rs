@@ -72,7 +72,8 @@ impl Advance {
 
     /// The answer where `stored` forbids it: a repeat (C2), or a checkpoint that stands elsewhere (C3).
     ///
-    /// For implementers: asked before anything is written, in the transaction that writes.
+    /// For implementers: asked before anything is written, in the transaction that writes, under a lock that keeps others
+    /// from moving the checkpoint, and from making it where there is none.
     pub fn objection(&self, stored: Option<Checkpoint>) -> Option<Advanced> {
         if stored.as_ref() == Some(&self.to) {
             Some(Advanced::Repeated)
@@ -103,6 +104,36 @@ pub enum Advanced {
 /// Whoever folds reads the checkpoint first and the document after it: then a document that is newer than the
 /// checkpoint is noticed by the advance, because the checkpoint has moved too. An advance wakes nobody: the receipt is
 /// to be announced, as after an append.
+///
+/// ```
+/// use khala_core::{
+///     Advance, Advanced, Checkpoint, Checkpoints, Cursor, DocKey, Entity, Epoch, Kind, MemoryJournal, NewUpdate,
+///     Payload, PayloadHash, ProjectionName, Timestamp, Topic, Watermark,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryJournal::new();
+/// let (projection, entity) = (ProjectionName::parse("orders by customer")?, Entity::parse("ann")?);
+/// let found = store.checkpoint(&projection, &entity).await?;
+///
+/// // Two orders of the source were folded.
+/// let payload = Payload::parse(r#"{"orders":2}"#)?;
+/// let to = Checkpoint {
+///     source: Cursor::new(Epoch::from_bits(1), Watermark::new(2).expect("it is below 2^53")),
+///     version: 1,
+///     summary_hash: PayloadHash::of(&payload).expect("it has a canonical form"),
+/// };
+/// let state = NewUpdate::new(Kind::parse("customer")?, payload).with_doc_key(DocKey::parse("ann")?);
+/// let advance = Advance::new(projection, entity, found, to)
+///     .with_batch(Topic::parse("customers")?, state.try_into()?);
+///
+/// let answer = store.advance(advance.clone(), Timestamp::from_millis(0)).await?;
+/// assert!(matches!(answer, Advanced::Written(Some(receipt)) if receipt.last.as_u64() == 1));
+/// assert_eq!(store.advance(advance, Timestamp::from_millis(0)).await?, Advanced::Repeated);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// The laws, each a test of the same name in [`conformance`](crate::conformance):
 /// C1 a checkpoint and its batch are written together · C2 a repeat writes nothing, wherever it was expected · C3 an
