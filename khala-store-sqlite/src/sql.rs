@@ -321,9 +321,10 @@ pub(crate) const REMOVE_CHECKPOINT: &str =
 pub(crate) const LAST_TO_REMOVE: &str = "SELECT entity FROM khala_checkpoint
      WHERE projection = ?1 AND entity > ?2 ORDER BY entity LIMIT 1 OFFSET ?3 - 1";
 
-/// Removes the checkpoints of a projection from one entity to another, or to the end (C8).
+/// Removes the checkpoints of a projection from one entity to another, or to the end (C8): any blob comes after any text.
+/// A bound in both cases, because a step that read on to the end would take longer the more there are.
 pub(crate) const REMOVE_CHECKPOINTS: &str =
-    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity > ?2 AND (?3 IS NULL OR entity <= ?3)";
+    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity > ?2 AND entity <= coalesce(?3, x'')";
 
 /// Changes when another connection, of this process or another, has committed. Reads no table.
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";
