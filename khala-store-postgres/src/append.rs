@@ -166,7 +166,7 @@ pub(crate) enum Outcome {
 ///
 /// The error of one answer is that batch's alone, and nothing of it was written; after an outer one, the transaction may
 /// hold a part and must be rolled back.
-async fn append(
+pub(crate) async fn append(
     conn: &mut PgConnection,
     sql: &Sql,
     requests: &[&Request],
