@@ -63,6 +63,7 @@
 mod append;
 mod connection;
 mod fault;
+mod operator;
 mod options;
 mod read;
 mod readers;
@@ -78,6 +79,7 @@ mod writer;
 
 pub use self::{
     append::append_in,
+    operator::{check, migrate, new_epochs},
     options::{Durability, SqliteOptions},
     schema::{prepare, verify_schema},
     store::{SqliteStats, SqliteStore},
