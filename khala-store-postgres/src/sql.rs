@@ -48,7 +48,7 @@ pub(crate) const SHAPE: &str = "
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1
     UNION ALL
     SELECT format('function %s(%s) %s', p.proname, pg_get_function_identity_arguments(p.oid),
-                  md5(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', '')))
+                  md5(replace(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', ''), quote_literal($1), '')))
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1
     ORDER BY 1";
 

@@ -64,6 +64,7 @@ mod append;
 mod checkpoint;
 mod connection;
 mod fault;
+mod operator;
 mod options;
 mod read;
 mod readers;
@@ -80,6 +81,7 @@ mod writer;
 
 pub use self::{
     append::append_in,
+    operator::{check, migrate, new_epochs},
     options::{Durability, SqliteOptions},
     schema::{prepare, verify_schema},
     store::{SqliteStats, SqliteStore},

@@ -4,7 +4,7 @@
 //! version in a table of its own. A migration is one transaction under the write lock: two processes that open
 //! the file at once do it once.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use khala_core::{Error, ErrorKind};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -40,11 +40,7 @@ pub fn prepare(conn: &mut Connection) -> Result<(), Error> {
 /// [`ErrorKind::Schema`] with every difference by name: a missing table, a missing, unexpected or different
 /// column, a missing index, a version that is older or newer.
 pub fn verify_schema(conn: &Connection) -> Result<(), Error> {
-    match version(conn)? {
-        VERSION => {}
-        0 => return Err(schema("the file has none of Khala's tables; call `prepare` on its connection")),
-        found => return Err(wrong_version(found)),
-    }
+    require_version(conn)?;
     let differences = differences(&expected()?, &shape(conn)?);
     if differences.is_empty() {
         return Ok(());
@@ -54,6 +50,28 @@ pub fn verify_schema(conn: &Connection) -> Result<(), Error> {
          a backup",
         differences.join("; ")
     )))
+}
+
+/// The differences one by one, as [`verify_schema`] finds them.
+pub(crate) fn compare(conn: &Connection) -> Result<Vec<String>, Fault> {
+    match require_version(conn) {
+        Ok(()) => Ok(differences(&expected()?, &shape(conn)?)),
+        Err(Fault::Said(said)) if said.kind() == ErrorKind::Schema => Ok(vec![said.to_string()]),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn require_version(conn: &Connection) -> Result<(), Fault> {
+    match version(conn)? {
+        VERSION => Ok(()),
+        0 => Err(schema("the file has none of Khala's tables; call `prepare` on its connection").into()),
+        found => Err(wrong_version(found).into()),
+    }
+}
+
+/// There is no file, and so no schema.
+pub(crate) fn missing(path: &Path) -> Error {
+    schema(format!("there is no file {}", path.display()))
 }
 
 /// The random identity of the file, which the epochs of untouched topics derive from (J16).

@@ -133,6 +133,15 @@ pub(crate) const VERSION: &str = "SELECT value FROM khala_meta WHERE name = 'sch
 /// What untouched topics derive their epochs from (J16).
 pub(crate) const SEED: &str = "SELECT value FROM khala_meta WHERE name = 'seed'";
 
+/// After a restore: every history is another one (J15).
+pub(crate) const NEW_EPOCHS: &str = "UPDATE khala_topic SET epoch = random()";
+
+/// After a restore: untouched topics derive other epochs (J15, J16).
+pub(crate) const NEW_SEED: &str = "UPDATE khala_meta SET value = randomblob(16) WHERE name = 'seed'";
+
+/// After a restore: no receipt names a history that is no more (J10).
+pub(crate) const FORGET_RECEIPTS: &str = "DELETE FROM khala_receipt";
+
 /// Whether there is a `khala_meta` at all.
 pub(crate) const HAS_META: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'khala_meta')";

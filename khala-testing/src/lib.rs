@@ -6,7 +6,9 @@
 #![expect(clippy::missing_panics_doc, reason = "in a test, a panic is how a fault is told")]
 
 mod guardian;
+mod nats;
 mod ports;
 pub mod postgres;
+mod proxy;
 
-pub use self::{ports::free_port, postgres::Cluster};
+pub use self::{nats::Nats, ports::free_port, postgres::Cluster, proxy::Proxy};

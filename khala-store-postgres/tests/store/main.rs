@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
 
 mod laws;
+mod schema;
 mod support;

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::settings::AuthSettings;
+use crate::settings::{AuthSettings, Database};
 
 /// The file beside the database that keeps a development key.
 const FILE: &str = "khala.dev.key";
@@ -63,9 +63,12 @@ pub(crate) fn read(key: &str, file: &Path) -> Result<Vec<u8>, String> {
     Ok(content.trim_ascii_end().to_vec())
 }
 
-/// The development key beside `database`, made now if there is none.
-pub(crate) fn development(database: &Path) -> Result<Key, String> {
-    let file = database.with_file_name(FILE);
+/// The development key beside the file of `database`, or where the server was started; made now if there is none.
+pub(crate) fn development(database: &Database) -> Result<Key, String> {
+    let file = match database {
+        Database::Postgres(_) => PathBuf::from(FILE),
+        Database::Sqlite(path) => path.with_file_name(FILE),
+    };
     let fault = |what: &str, fault: io::Error| {
         format!("the development key {} cannot be {what}: {fault}", file.display())
     };

@@ -1,11 +1,13 @@
-//! The `khala-server` command: Khala on SQLite, for one node.
+//! The `khala-server` command: Khala on an SQLite file, or on PostgreSQL for several nodes.
 //!
 //! With nothing configured it serves this machine only. Whatever is wrong with the settings is one line on standard
 //! error and exit code 2.
 
 mod access;
+mod commands;
 mod key;
 mod settings;
+mod store;
 mod welcome;
 
 use std::{
@@ -19,9 +21,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{Classes, JwtVerifier, Khala, Rate, Retain};
+use khala_core::{Classes, JwtVerifier, Rate, Retain};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
@@ -47,7 +48,7 @@ const BACKLOG: u32 = 4_096;
 /// How often the metrics recorder tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Durable, resumable real-time sync, on one SQLite file.
+/// Durable, resumable real-time sync, on an SQLite file or on PostgreSQL.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -62,6 +63,20 @@ struct Arguments {
 enum Command {
     /// Prints the settings in force as TOML, secrets masked.
     Config,
+    /// Makes or updates Khala's tables in the database.
+    Migrate {
+        /// Only says what differs, a line each: exit code 0 if nothing does, 1 if something does, 2 if that cannot be
+        /// found out.
+        #[arg(long)]
+        check: bool,
+    },
+    /// After a restore from a backup, with every server stopped: gives every topic a new epoch, so that subscribers who
+    /// have seen what the backup lacks notice, and start again.
+    NewEpochs {
+        /// That this is so.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -70,12 +85,15 @@ fn main() -> ExitCode {
         Some(Command::Config) => {
             // Whoever reads it may have read enough.
             let _ = io::stdout().lock().write_all(settings.to_toml().as_bytes());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
+        Some(Command::Migrate { check: true }) => runtime()?.block_on(commands::check(&settings)),
+        Some(Command::Migrate { check: false }) => runtime()?.block_on(commands::migrate(&settings)),
+        Some(Command::NewEpochs { yes }) => runtime()?.block_on(commands::new_epochs(&settings, yes)),
         None => run(&settings),
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(fault) => {
             let _ = writeln!(io::stderr(), "khala-server: {fault}");
             ExitCode::from(2)
@@ -83,10 +101,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: &Settings) -> Result<(), String> {
+fn run(settings: &Settings) -> Result<ExitCode, String> {
     start_log(&settings.log)?;
-    let runtime = Runtime::new().map_err(|fault| format!("the runtime cannot be started: {fault}"))?;
-    runtime.block_on(start(settings))
+    runtime()?.block_on(start(settings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<Runtime, String> {
+    Runtime::new().map_err(|fault| format!("the runtime cannot be started: {fault}"))
 }
 
 fn start_log(settings: &LogSettings) -> Result<(), String> {
@@ -124,15 +146,11 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());
 
     let database = &settings.database;
-    let store = SqliteStore::open(database, SqliteOptions::new()).map_err(|fault| {
-        let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("the database {} cannot be opened: {fault}{cause}", database.display())
-    })?;
-    let store = Arc::new(store);
-    let khala = Khala::builder(Arc::clone(&store))
-        .with_fanout(Arc::<SqliteStore>::clone(&store))
-        .with_revocations(Arc::<SqliteStore>::clone(&store))
-        .with_sweeps(store)
+    let mut khala = store::open(settings).await?;
+    if let Some(node) = settings.node()? {
+        khala = khala.with_node(node);
+    }
+    let khala = khala
         .with_sweep(settings.sweep.options())
         .with_sessions(settings.sessions())
         .with_tail(settings.tail.options())

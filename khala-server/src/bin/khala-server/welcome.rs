@@ -4,13 +4,12 @@ use std::{
     error::Error,
     io::{self, Write as _},
     net::SocketAddr,
-    path::Path,
     time::Duration,
 };
 
 use khala_core::{Access, JwtIssuer, JwtOptions, Mandate, Timestamp};
 
-use crate::key::Key;
+use crate::{key::Key, settings::Database};
 
 /// How long the printed token is good.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -25,13 +24,12 @@ const TOPIC: &str = "run:7:events";
 /// One line, when the token cannot be signed.
 pub(crate) fn print(
     address: SocketAddr,
-    database: &Path,
+    database: &Database,
     key: &Key,
     options: &JwtOptions,
     now: Timestamp,
 ) -> Result<(), String> {
     let url = format!("http://{address}");
-    let database = database.display();
     let text = match key {
         Key::None | Key::Real { .. } => format!("Khala is up at {url}, on {database}.\n"),
         Key::Development { file, secret } => {

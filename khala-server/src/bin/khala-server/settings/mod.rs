@@ -3,32 +3,31 @@
 //! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`. What must stay true: an unknown key or a value of the wrong
 //! type is refused by its name, never passed over; and a secret is never printed.
 
+mod address;
 mod auth;
 mod classes;
 mod limits;
+mod postgres;
 mod shape;
 mod values;
 
-use std::{
-    ffi::OsString,
-    num::NonZeroU64,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsString, num::NonZeroU64, path::Path, time::Duration};
 
-use khala_core::{TailOptions, session::SessionOptions};
+use khala_core::{NodeId, TailOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use self::{
-    auth::MintSettings,
-    limits::{LimitSettings, StormSettings, SweepSettings},
-};
 pub(crate) use self::{
+    address::Database,
     auth::{AuthSettings, CompatibilitySettings, KeySettings},
     classes::ClassSettings,
     values::Secret,
+};
+use self::{
+    auth::MintSettings,
+    limits::{LimitSettings, StormSettings, SweepSettings},
+    postgres::PostgresSettings,
 };
 
 /// What comes before the name of a setting in the environment.
@@ -42,12 +41,15 @@ const NOT_SETTINGS: [&str; 4] = ["KHALA_ADMIN_TOKEN", "KHALA_CONFIG", "KHALA_TOK
 pub(crate) struct Settings {
     /// Address and port to listen on.
     pub(crate) listen: String,
-    /// The SQLite file. It is made if it is not there.
-    pub(crate) database: PathBuf,
+    /// Where the journal is. An SQLite file is made if it is not there.
+    pub(crate) database: Database,
+    /// What this node is called among those that share the database; a random name if it is not said.
+    pub(crate) node: Option<String>,
     /// How long the closing of connections takes when the server stops.
     pub(crate) drain_seconds: u32,
     /// How long before that only readiness is off.
     pub(crate) unready_seconds: u32,
+    pub(crate) postgres: PostgresSettings,
     pub(crate) auth: AuthSettings,
     pub(crate) mint: MintSettings,
     /// Topic classes in their order.
@@ -65,9 +67,11 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:4510".to_owned(),
-            database: "khala.db".into(),
+            database: Database::Sqlite("khala.db".into()),
+            node: None,
             drain_seconds: 10,
             unready_seconds: 0,
+            postgres: PostgresSettings::default(),
             auth: AuthSettings::default(),
             mint: MintSettings::default(),
             classes: ClassSettings::of_library(),
@@ -221,9 +225,17 @@ impl Settings {
         self.sync.options().with_outbox_bytes(self.limits.outbox_bytes.0.map(NonZeroU64::get))
     }
 
+    /// The name of this node, if it is given one.
+    pub(crate) fn node(&self) -> Result<Option<NodeId>, String> {
+        let node = self.node.as_deref().map(NodeId::parse).transpose();
+        node.map_err(|fault| format!("the setting node is wrong: {fault}"))
+    }
+
     /// What cannot be told from one value alone.
     fn check(&self) -> Result<(), String> {
         let Self { auth, mint, limits, sync, .. } = self;
+        self.node()?;
+        self.postgres.check(matches!(self.database, Database::Postgres(_)))?;
         auth.check()?;
         mint.check(auth)?;
         let positive = [

@@ -30,8 +30,10 @@ use Shape::{Amount, Flag, List, Rate, Section, Sections, Text, Whole};
 pub(super) const ALL: Keys = &[
     ("listen", Text),
     ("database", Text),
+    ("node", Text),
     ("drain_seconds", Whole),
     ("unready_seconds", Whole),
+    ("postgres", Section(POSTGRES)),
     ("auth", Section(AUTH)),
     ("mint", Section(MINT)),
     ("classes", Sections(CLASS)),
@@ -42,6 +44,19 @@ pub(super) const ALL: Keys = &[
     ("sync", Section(SYNC)),
     ("tail", Section(&[("topic_bytes", Whole), ("history_bytes", Whole), ("total_bytes", Whole)])),
     ("log", Section(&[("format", Text), ("filter", Text)])),
+];
+
+const POSTGRES: Keys = &[
+    ("schema", Text),
+    ("connections", Whole),
+    ("writers", Whole),
+    ("pooler", Flag),
+    ("migrate", Flag),
+    ("listen", Text),
+    ("connect_timeout_seconds", Whole),
+    ("lock_timeout_seconds", Whole),
+    ("statement_timeout_seconds", Whole),
+    ("beat_seconds", Whole),
 ];
 
 const AUTH: Keys = &[
