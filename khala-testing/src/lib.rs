@@ -9,4 +9,4 @@ mod guardian;
 mod ports;
 pub mod postgres;
 
-pub use self::{ports::free_port, postgres::Cluster};
+pub use self::{guardian::Guardian, ports::free_port, postgres::Cluster};

@@ -13,7 +13,7 @@ import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "nod
 import { Socket } from "phoenix";
 import { WebSocket } from "ws";
 
-import { member, members } from "./raw.mjs";
+import { codecs } from "./codecs.mjs";
 
 const [url, topic, path, vsn, tokenFile] = process.argv.slice(2);
 const token = () => readFileSync(tokenFile, "utf8").trim();
@@ -42,39 +42,11 @@ const { epoch, seq } = last ? JSON.parse(last) : {};
 let cursor = last ? { epoch, after: seq } : null;
 say("started", { after: cursor?.after ?? null, torn: kept.length - end });
 
-// The two serializers. V2 is the client's own; for V1 its `encode` and `decode` are replaced, as they can be.
-const serializers = {
-  "2.0.0": {
-    parse: (text) => {
-      const [join_ref, ref, topic, event, payload] = JSON.parse(text);
-      return { join_ref, ref, topic, event, payload };
-    },
-    payload: (text) => [...members(text)][4][1],
-  },
-  "1.0.0": {
-    encode: (message, callback) => callback(JSON.stringify(message)),
-    parse: JSON.parse,
-    payload: (text) => member(text, "payload"),
-  },
-};
-const serializer = serializers[vsn] ?? fail(`no serializer ${vsn}`);
-
-// Replaces each update's payload by its text: parsing would keep the value and lose the bytes.
-const decode = (text, callback) => {
-  const message = serializer.parse(text);
-  if (message.event === "sync:update_batch") {
-    const updates = [...members(member(serializer.payload(text), "updates"))];
-    message.payload.updates.forEach((update, index) => {
-      update.payload = member(updates[index][1], "payload");
-    });
-  }
-  callback(message);
-};
+const codec = codecs[vsn] ?? fail(`no serializer ${vsn}`);
 
 // Both ways of a browser to bring a token: the subprotocol and the query.
 const credentials = vsn === "2.0.0" ? { authToken: token } : { params: () => ({ token: token() }) };
-const { encode } = serializer;
-const socket = new Socket(url, { transport: WebSocket, vsn, decode, ...(encode && { encode }), ...credentials });
+const socket = new Socket(url, { transport: WebSocket, vsn, ...codec, ...credentials });
 const channel = socket.channel(topic, () => cursor ?? { from: "floor" });
 
 channel.on("sync:update_batch", ({ after, updates }) => {

@@ -4,10 +4,11 @@ use std::{ops::RangeInclusive, time::Duration};
 
 /// A stream of numbers.
 #[derive(Debug)]
-pub(crate) struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The stream that begins with this seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -20,12 +21,12 @@ impl Chance {
     }
 
     /// A number of that range.
-    pub(crate) fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
         range.start() + self.next() % (range.end() - range.start() + 1)
     }
 
     /// A pause of up to so many milliseconds, to the microsecond.
-    pub(crate) fn pause(&mut self, millis: u64) -> Duration {
+    pub fn pause(&mut self, millis: u64) -> Duration {
         Duration::from_micros(self.number(0..=millis * 1000))
     }
 }
