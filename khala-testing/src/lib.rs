@@ -6,7 +6,8 @@
 #![expect(clippy::missing_panics_doc, reason = "in a test, a panic is how a fault is told")]
 
 mod guardian;
+mod pgbouncer;
 mod ports;
 pub mod postgres;
 
-pub use self::{guardian::Guardian, ports::free_port, postgres::Cluster};
+pub use self::{guardian::Guardian, pgbouncer::Pgbouncer, ports::free_port, postgres::Cluster};

@@ -13,6 +13,7 @@
 pub mod chance;
 pub mod checker;
 pub mod failure;
+pub mod history;
 pub mod http;
 pub mod place;
 pub mod server;
