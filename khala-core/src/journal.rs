@@ -468,6 +468,16 @@ impl Keep {
         self.not_past = Some(watermark);
         self
     }
+
+    /// Whether the oldest of `kept` updates, published at `at`, may go `now`; together they are `held` bytes.
+    ///
+    /// For implementers: a trim asks it of one update after the other, and ends at the first that stays.
+    pub fn lets_go(&self, oldest: Seq, at: Timestamp, kept: u64, held: u64, now: Timestamp) -> bool {
+        let over = self.age.is_some_and(|age| now.since(at) > age)
+            || self.updates.is_some_and(|most| kept > most)
+            || self.bytes.is_some_and(|most| held > most);
+        over && self.not_past.is_none_or(|past| past.covers(oldest))
+    }
 }
 
 /// How long a dedup key is remembered at least, however soon its updates are trimmed.

@@ -83,10 +83,7 @@ impl Log {
             (left, held) = (left + 1, held + update.size() as u64);
         }
         for update in &self.updates {
-            let over = keep.age.is_some_and(|age| now.since(update.published_at) > age)
-                || keep.updates.is_some_and(|most| left > most)
-                || keep.bytes.is_some_and(|most| held > most);
-            if !over || keep.not_past.is_some_and(|past| !past.covers(update.seq)) {
+            if !keep.lets_go(update.seq, update.published_at, left, held, now) {
                 plan.oldest = Some(update.published_at);
                 break;
             }

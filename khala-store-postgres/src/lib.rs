@@ -1,1 +1,50 @@
-//! Khala on PostgreSQL.
+//! Khala's journal, documents, revocations, sweeps and fanout on PostgreSQL: several nodes on one database.
+//!
+//! One schema, `khala` unless another is named, in a database that may be the application's own. A topic's row is locked
+//! while something is appended to it, which orders the commits; appends of a process share transactions, and topics never
+//! wait for each other. [`append_in`] publishes in the application's own transaction, and the SQL function `khala.append` does
+//! so from any language.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use khala_core::Khala;
+//! use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore};
+//!
+//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Arc::new(PostgresStore::open("postgres://khala@db.example/khala", PostgresOptions::new()).await?);
+//! let fanout = Arc::new(PostgresFanout::listen(&store, ListenOptions::new())?);
+//! let khala = Khala::builder(Arc::clone(&store))
+//!     .with_fanout(fanout)
+//!     .with_revocations(Arc::clone(&store) as _)
+//!     .with_sweeps(store)
+//!     .build();
+//! # drop(khala);
+//! # Ok(())
+//! # }
+//! ```
+
+mod append;
+mod database;
+mod fanout;
+mod fault;
+mod options;
+mod read;
+mod revocation;
+mod row;
+mod schema;
+mod sql;
+mod store;
+mod sweep;
+mod trim;
+mod writer;
+
+#[doc(hidden)]
+pub use self::schema::shape_of;
+pub use self::{
+    append::{append_in, append_in_schema},
+    fanout::{ListenOptions, PostgresFanout},
+    options::{PostgresOptions, Schema},
+    schema::{check, migrate, new_epochs, set_notify},
+    store::{PostgresStats, PostgresStore},
+};

@@ -5,7 +5,7 @@
 //! removes updates and raises the floor, so no reader ever sees one without the other (J5, J11). A plan weighs
 //! the same updates by the same rule (J19), also in steps, so that no moment of the file is held on to for long.
 
-use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark};
+use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Timestamp, Topic, Trimmed, Watermark};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
@@ -111,7 +111,7 @@ impl Order {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
             let size = found.get::<_, i64>(2)?.cast_unsigned();
             let kept = trimmed.bounds.floor.distance_to(*until);
-            if !until.covers(seq) || !self.goes(seq, at, kept, *held) {
+            if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
                 trimmed.oldest = Some(at);
                 break;
             }
@@ -126,15 +126,6 @@ impl Order {
             *held = held.saturating_sub(size);
         }
         Ok(Next::Done)
-    }
-
-    /// Whether the oldest of `kept` updates, which count `held` bytes together, may go.
-    fn goes(&self, oldest: Seq, at: Timestamp, kept: u64, held: u64) -> bool {
-        let keep = &self.keep;
-        let over = keep.age.is_some_and(|age| self.now.since(at) > age)
-            || keep.updates.is_some_and(|most| kept > most)
-            || keep.bytes.is_some_and(|most| held > most);
-        over && keep.not_past.is_none_or(|past| past.covers(oldest))
     }
 }
 

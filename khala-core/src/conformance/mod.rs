@@ -83,17 +83,19 @@ pub struct Capabilities {
     pub survives_reopening: bool,
     /// Whether what it acknowledged is there after its process was killed with SIGKILL.
     pub survives_kill: bool,
+    /// Whether a lead of sweeps ends with the process that has it, so that another need not wait for its time.
+    pub lead_ends_with_its_node: bool,
 }
 
 impl Capabilities {
     /// A store that forgets everything when it is closed.
     pub const fn volatile() -> Self {
-        Self { survives_reopening: false, survives_kill: false }
+        Self { survives_reopening: false, survives_kill: false, lead_ends_with_its_node: true }
     }
 
     /// A store that holds what it acknowledged, whatever happens to its process.
     pub const fn durable() -> Self {
-        Self { survives_reopening: true, survives_kill: true }
+        Self { survives_reopening: true, survives_kill: true, lead_ends_with_its_node: false }
     }
 
     /// Says whether what it holds is there after closing and opening.
@@ -107,6 +109,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_survives_kill(mut self, yes: bool) -> Self {
         self.survives_kill = yes;
+        self
+    }
+
+    /// Says whether a lead of sweeps ends with the process that has it.
+    #[must_use]
+    pub const fn with_lead_ends_with_its_node(mut self, yes: bool) -> Self {
+        self.lead_ends_with_its_node = yes;
         self
     }
 }

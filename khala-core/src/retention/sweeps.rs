@@ -38,7 +38,7 @@ pub enum Lead {
 /// The laws, each a test of the same name in [`conformance`](crate::conformance):
 /// S1 one node leads at a time · S2 a lead that has ended can be taken, and one that has not cannot · S3 who leads
 /// renews it, and gives it up, by asking again · S4 records come newest first, the newest [`SWEEPS_KEPT`] are kept,
-/// and no others · S5 the lead and the records survive reopening.
+/// and no others · S5 the records survive reopening, and the lead does or ends with its node, as the store says.
 #[async_trait]
 pub trait Sweeps: fmt::Debug + Send + Sync + 'static {
     /// Lets `node` lead until `until`, unless another leads at `now`: its lead has ended at `until` itself.

@@ -1,0 +1,475 @@
+//! Appends, inside a transaction that somebody else began and will commit: a writer's group, or the application's own.
+//!
+//! The topics are locked first, so all checks see what is true until the commit; then everything is written at once. All
+//! checks of a batch come before anything of it is gathered, and see what the batches before it in the same group gathered.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
+
+use khala_core::{
+    Append, Batch, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
+};
+use sqlx::{
+    Connection as _, PgConnection, Postgres, Transaction,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+
+use crate::{
+    database::{Database, Work},
+    fanout::moved,
+    fault::{Fault, error},
+    options::Schema,
+    row::{self, TopicRow, column, int},
+    schema,
+    sql::{Sql, query},
+};
+
+/// Appends a batch as part of the caller's own transaction, in the schema `khala` of a database that
+/// [`PostgresStore::open`](crate::PostgresStore::open) or [`migrate`](crate::migrate) has prepared.
+///
+/// The answer, dedup keys, `expect` and document versions are those of
+/// [`Journal::append`](khala_core::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody before the
+/// transaction is committed, and if it is rolled back, nothing ever was. A failed call leaves nothing of the batch in the
+/// transaction. Subscribers are woken by the commit itself.
+///
+/// The topic is locked until the transaction ends, and other appends to it wait for that: keep it short. Appends to
+/// several topics in one transaction can meet another one that takes them in another order; PostgreSQL then ends one of
+/// the two, which is an error of [`ErrorKind::Unavailable`] and calls for running it again. The commit is as durable as the
+/// connection's `synchronous_commit` makes it.
+///
+/// ```no_run
+/// use khala_core::{Batch, Kind, NewUpdate, Payload, Timestamp, Topic};
+/// use khala_store_postgres::append_in;
+///
+/// # async fn pay(pool: sqlx::PgPool, now: Timestamp) -> Result<(), Box<dyn std::error::Error>> {
+/// let topic = Topic::parse("orders")?;
+/// let batch = Batch::new(vec![NewUpdate::new(Kind::parse("paid")?, Payload::parse(r#"{"order":1}"#)?)])?;
+///
+/// let mut transaction = pool.begin().await?;
+/// sqlx::query("UPDATE orders SET paid = true WHERE id = 1").execute(&mut *transaction).await?;
+/// append_in(&mut transaction, &topic, &batch, now).await?;
+/// transaction.commit().await?; // subscribers wake now
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::Schema`] where the database was not prepared, and whatever PostgreSQL has to say.
+///
+/// A dropped future leaves the transaction in a state that can only be rolled back.
+pub async fn append_in(
+    transaction: &mut Transaction<'_, Postgres>,
+    topic: &Topic,
+    batch: &Batch,
+    now: Timestamp,
+) -> Result<Append, Error> {
+    append_in_schema(transaction, &Schema::default(), topic, batch, now).await
+}
+
+/// The same as [`append_in`], in another schema.
+///
+/// # Errors
+/// As there.
+pub async fn append_in_schema(
+    transaction: &mut Transaction<'_, Postgres>,
+    schema: &Schema,
+    topic: &Topic,
+    batch: &Batch,
+    now: Timestamp,
+) -> Result<Append, Error> {
+    let sql = Sql::new(schema.as_str());
+    let append = async {
+        let mut savepoint = transaction.begin().await?;
+        let request = Request { topic: topic.clone(), batch: batch.clone(), now };
+        let mut answers = append(&mut savepoint, &sql, &[&request], Locking::Wait).await?;
+        let Some(Outcome::Answered(answer)) = answers.pop() else {
+            return Err(Fault::corrupt("a topic was added and is not there"));
+        };
+        if let Ok(Append::Written(receipt)) = &answer {
+            let payload = moved(topic, receipt.cursor());
+            query(&sql.notify_in).bind(schema.as_str()).bind(payload).execute(&mut *savepoint).await?;
+        }
+        savepoint.commit().await?;
+        Ok(answer)
+    };
+    append.await.map_err(Error::from)?
+}
+
+/// A batch that is to be appended.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) topic: Topic,
+    pub(crate) batch: Batch,
+    pub(crate) now: Timestamp,
+}
+
+/// What is done about topics that somebody else has locked, or that have no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Locking {
+    /// They are left out.
+    Skip,
+    /// It waits for them, and adds them.
+    Wait,
+}
+
+/// Gives topics their rows.
+pub(crate) struct AddTopics<'a> {
+    /// In their order.
+    pub(crate) names: Vec<&'a str>,
+    pub(crate) patience: Duration,
+}
+
+impl Work for AddTopics<'_> {
+    type Done = ();
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(), Fault> {
+        Database::bound_locks(conn, self.patience).await?;
+        add_topics(conn, sql, &self.names).await
+    }
+}
+
+/// Appends batches.
+pub(crate) struct AppendGroup<'a> {
+    pub(crate) requests: Vec<&'a Request>,
+    pub(crate) locking: Locking,
+    /// How long to wait for a topic.
+    pub(crate) patience: Duration,
+}
+
+impl Work for AppendGroup<'_> {
+    type Done = Vec<Outcome>;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Vec<Outcome>, Fault> {
+        if self.locking == Locking::Wait {
+            Database::bound_locks(conn, self.patience).await?;
+        }
+        append(conn, sql, &self.requests, self.locking).await
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answered(Result<Append, Error>),
+    /// Somebody else has its topic.
+    Held,
+    /// Its topic has no row yet.
+    Untouched,
+}
+
+/// Checks batches and writes those that nothing speaks against.
+///
+/// The error of one answer is that batch's alone, and nothing of it was written; after an outer one, the transaction may
+/// hold a part and must be rolled back.
+async fn append(
+    conn: &mut PgConnection,
+    sql: &Sql,
+    requests: &[&Request],
+    locking: Locking,
+) -> Result<Vec<Outcome>, Fault> {
+    let names: BTreeSet<&str> = requests.iter().map(|request| request.topic.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let mut locked = lock(conn, sql, &names, locking).await?;
+    let mut known = BTreeSet::new();
+    if locked.len() < names.len() {
+        let missing: Vec<&str> = names.iter().copied().filter(|name| !locked.contains_key(*name)).collect();
+        match locking {
+            Locking::Skip => {
+                for found in query(&sql.known_topics).bind(&missing).fetch_all(&mut *conn).await? {
+                    known.insert(column::<String>(&found, 0)?);
+                }
+            }
+            Locking::Wait => {
+                add_topics(conn, sql, &missing).await?;
+                locked = lock(conn, sql, &names, locking).await?;
+            }
+        }
+    }
+    let mut group = Group::look_up(conn, sql, locked, requests).await?;
+    let outcomes = requests
+        .iter()
+        .map(|request| match group.append(request) {
+            Some(answer) => Outcome::Answered(answer),
+            None if known.contains(request.topic.as_str()) => Outcome::Held,
+            None => Outcome::Untouched,
+        })
+        .collect();
+    group.write(conn, sql).await?;
+    Ok(outcomes)
+}
+
+/// Gives topics their rows, in the transaction that is open on `conn`. The names are in their order.
+async fn add_topics(conn: &mut PgConnection, sql: &Sql, names: &[&str]) -> Result<(), Fault> {
+    let seed = schema::seed(conn, sql).await?;
+    let mut epochs = Vec::with_capacity(names.len());
+    for name in names {
+        let topic = Topic::parse(name).map_err(|fault| error(ErrorKind::Invalid, fault.to_string()))?;
+        epochs.push(int(Epoch::derive(&seed, &topic).bits()));
+    }
+    query(&sql.add_topics).bind(names).bind(epochs).execute(conn).await?;
+    Ok(())
+}
+
+async fn lock(
+    conn: &mut PgConnection,
+    sql: &Sql,
+    names: &[&str],
+    locking: Locking,
+) -> Result<HashMap<String, TopicRow>, Fault> {
+    let statement = match locking {
+        Locking::Skip => &sql.lock_free_topics,
+        Locking::Wait => &sql.lock_topics,
+    };
+    let rows = query(statement).bind(names).fetch_all(conn).await?;
+    rows.iter().map(|found| Ok((column(found, 0)?, row::topic_row(found, 1)?))).collect()
+}
+
+/// The appends of one transaction, gathered column by column.
+#[derive(Debug)]
+struct Group<'r> {
+    topics: HashMap<String, Standing>,
+    /// First receipts, by topic and dedup key.
+    receipts: HashMap<(i64, &'r str), Receipt>,
+    /// Versions of documents, by topic and key.
+    versions: HashMap<(i64, &'r str), u64>,
+    updates: Columns<'r>,
+    /// Where among the updates the newest state of each document is.
+    documents: HashMap<(i64, &'r str), usize>,
+    added_receipts: Vec<(i64, &'r str, Receipt, Timestamp)>,
+}
+
+/// Where a topic stands, inside the transaction.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    row: TopicRow,
+    head: Watermark,
+    added_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Columns<'r> {
+    topic_id: Vec<i64>,
+    seq: Vec<i64>,
+    published_at: Vec<i64>,
+    kind: Vec<&'r str>,
+    doc_key: Vec<Option<&'r str>>,
+    doc_version: Vec<Option<i64>>,
+    deleted: Vec<bool>,
+    payload_hash: Vec<Option<&'r str>>,
+    trace: Vec<Option<String>>,
+    payload: Vec<&'r str>,
+}
+
+impl<'r> Group<'r> {
+    /// Reads what the checks of these requests need of the topics that are locked.
+    async fn look_up(
+        conn: &mut PgConnection,
+        sql: &Sql,
+        locked: HashMap<String, TopicRow>,
+        requests: &[&'r Request],
+    ) -> Result<Self, Fault> {
+        let standing = |row: TopicRow| Standing { row, head: row.bounds.head, added_bytes: 0 };
+        let topics: HashMap<_, _> = locked.into_iter().map(|(name, row)| (name, standing(row))).collect();
+        let mut dedups: BTreeSet<(i64, &'r str)> = BTreeSet::new();
+        let mut keys: BTreeSet<(i64, &'r str)> = BTreeSet::new();
+        for request in requests {
+            let Some(Standing { row, .. }) = topics.get(request.topic.as_str()) else { continue };
+            dedups.extend(request.batch.dedup.as_ref().map(|key| (row.id, key.as_str())));
+            let documents = request.batch.updates().iter().filter_map(|update| update.doc_key.as_ref());
+            keys.extend(documents.map(|key| (row.id, key.as_str())));
+        }
+        let dedups: Vec<(i64, &'r str)> = dedups.into_iter().collect();
+        let keys: Vec<(i64, &'r str)> = keys.into_iter().collect();
+        let mut receipts = HashMap::new();
+        for found in ask_for(conn, &sql.receipts, &dedups).await? {
+            receipts.insert(asked(&dedups, &found)?, row::receipt(&found, 1)?);
+        }
+        let mut versions = HashMap::new();
+        for found in ask_for(conn, &sql.document_versions, &keys).await? {
+            versions.insert(asked(&keys, &found)?, column::<i64>(&found, 1)?.cast_unsigned());
+        }
+        Ok(Self {
+            topics,
+            receipts,
+            versions,
+            updates: Columns::default(),
+            documents: HashMap::new(),
+            added_receipts: Vec::new(),
+        })
+    }
+
+    /// Checks a batch and gathers it if nothing speaks against it; none if its topic is not locked.
+    fn append(&mut self, request: &'r Request) -> Option<Result<Append, Error>> {
+        let Request { topic, batch, now } = request;
+        let standing = *self.topics.get(topic.as_str())?;
+        let id = standing.row.id;
+        if let Some(answer) = self.objection(id, standing.head, batch) {
+            return Some(Ok(answer));
+        }
+        let Some(receipt) = batch.receipt_after(standing.row.bounds.epoch, standing.head) else {
+            let message = format!("topic {topic} has no seqs left; publish to another topic");
+            return Some(Err(error(ErrorKind::Invalid, message)));
+        };
+        let added_bytes = match self.gather(id, batch, &receipt, *now) {
+            Ok(bytes) => standing.added_bytes + bytes,
+            Err(error) => return Some(Err(error)),
+        };
+        let head = receipt.last.watermark();
+        self.topics.insert(topic.as_str().to_owned(), Standing { head, added_bytes, ..standing });
+        Some(Ok(Append::Written(receipt)))
+    }
+
+    /// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
+    fn objection(&self, id: i64, head: Watermark, batch: &'r Batch) -> Option<Append> {
+        let receipt = batch.dedup.as_ref().and_then(|key| self.receipts.get(&(id, key.as_str())));
+        if let Some(receipt) = receipt {
+            return Some(Append::Duplicate(*receipt));
+        }
+        if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
+            return Some(Append::Conflict(Conflict::Head { expected, found: head }));
+        }
+        let version = |key: &DocKey| Ok::<_, Infallible>(self.versions.get(&(id, key.as_str())).copied());
+        let Ok(conflict) = batch.version_conflict(head, version);
+        conflict.map(Append::Conflict)
+    }
+
+    /// Takes a batch that nothing speaks against, and says what it counts in bytes.
+    fn gather(&mut self, id: i64, batch: &'r Batch, receipt: &Receipt, now: Timestamp) -> Result<u64, Error> {
+        let traces =
+            batch.updates().iter().map(|update| update.trace.as_ref().map(serde_json::to_string).transpose());
+        let traces: Vec<Option<String>> = traces.collect::<Result<_, _>>().map_err(|fault| {
+            Error::caused_by(
+                ErrorKind::Invalid,
+                crate::fault::BACKEND,
+                "a trace context has no JSON form",
+                fault,
+            )
+        })?;
+        let mut bytes = 0;
+        for ((update, trace), seq) in batch.updates().iter().zip(traces).zip(receipt.first.as_u64()..) {
+            let doc_key = update.doc_key.as_ref().map(DocKey::as_str);
+            let doc_version = doc_key.map(|_| update.doc_version.unwrap_or(seq));
+            if let (Some(key), Some(version)) = (doc_key, doc_version) {
+                self.versions.insert((id, key), version);
+                self.documents.insert((id, key), self.updates.seq.len());
+            }
+            let columns = &mut self.updates;
+            columns.topic_id.push(id);
+            columns.seq.push(int(seq));
+            columns.published_at.push(int(now.as_millis()));
+            columns.kind.push(update.kind.as_str());
+            columns.doc_key.push(doc_key);
+            columns.doc_version.push(doc_version.map(int));
+            columns.deleted.push(update.deleted);
+            columns.payload_hash.push(update.payload_hash.as_ref().map(AsRef::as_ref));
+            columns.trace.push(trace);
+            columns.payload.push(update.payload.as_str());
+            bytes += update.size() as u64;
+        }
+        if let Some(key) = &batch.dedup {
+            self.receipts.insert((id, key.as_str()), *receipt);
+            self.added_receipts.push((id, key.as_str(), *receipt, now));
+        }
+        Ok(bytes)
+    }
+
+    /// Writes what was gathered. What is left to do is COMMIT.
+    async fn write(self, conn: &mut PgConnection, sql: &Sql) -> Result<(), Fault> {
+        let columns = &self.updates;
+        if columns.seq.is_empty() {
+            return Ok(());
+        }
+        let moved: Vec<&Standing> =
+            self.topics.values().filter(|standing| standing.head > standing.row.bounds.head).collect();
+        columns
+            .bind(
+                query(&sql.write)
+                    .bind(moved.iter().map(|standing| standing.row.id).collect::<Vec<_>>())
+                    .bind(moved.iter().map(|standing| int(standing.head.as_u64())).collect::<Vec<_>>())
+                    .bind(moved.iter().map(|standing| int(standing.added_bytes)).collect::<Vec<_>>()),
+            )
+            .execute(&mut *conn)
+            .await?;
+        if !self.documents.is_empty() {
+            let newest = columns.only(self.documents.into_values());
+            newest.bind(query(&sql.put_documents)).execute(&mut *conn).await?;
+        }
+        if !self.added_receipts.is_empty() {
+            let added = &self.added_receipts;
+            let number = |of: fn(&Receipt) -> u64| -> Vec<i64> {
+                added.iter().map(|(_, _, receipt, _)| int(of(receipt))).collect()
+            };
+            query(&sql.add_receipts)
+                .bind(added.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+                .bind(added.iter().map(|(_, key, ..)| *key).collect::<Vec<_>>())
+                .bind(number(|receipt| receipt.epoch.bits()))
+                .bind(number(|receipt| receipt.first.as_u64()))
+                .bind(number(|receipt| receipt.last.as_u64()))
+                .bind(added.iter().map(|(.., now)| int(now.as_millis())).collect::<Vec<_>>())
+                .execute(conn)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks for the rows of these pairs of a topic and a key, if there are any.
+async fn ask_for(
+    conn: &mut PgConnection,
+    statement: &Arc<str>,
+    pairs: &[(i64, &str)],
+) -> Result<Vec<PgRow>, Fault> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, keys): (Vec<i64>, Vec<&str>) = pairs.iter().copied().unzip();
+    Ok(query(statement).bind(ids).bind(keys).fetch_all(conn).await?)
+}
+
+/// Which of the pairs a row answers: its first column is the place, from one.
+fn asked<'r>(pairs: &[(i64, &'r str)], row: &PgRow) -> Result<(i64, &'r str), Fault> {
+    let place: i64 = column(row, 0)?;
+    let pair = usize::try_from(place - 1).ok().and_then(|place| pairs.get(place));
+    pair.copied().ok_or_else(|| Fault::corrupt("a row was not asked for"))
+}
+
+type Statement = Query<'static, Postgres, PgArguments>;
+
+impl<'r> Columns<'r> {
+    /// The same columns, with these rows only.
+    fn only(&self, rows: impl Iterator<Item = usize>) -> Self {
+        let mut only = Self::default();
+        for row in rows {
+            only.topic_id.push(self.topic_id[row]);
+            only.seq.push(self.seq[row]);
+            only.published_at.push(self.published_at[row]);
+            only.kind.push(self.kind[row]);
+            only.doc_key.push(self.doc_key[row]);
+            only.doc_version.push(self.doc_version[row]);
+            only.deleted.push(self.deleted[row]);
+            only.payload_hash.push(self.payload_hash[row]);
+            only.trace.push(self.trace[row].clone());
+            only.payload.push(self.payload[row]);
+        }
+        only
+    }
+
+    fn bind(&self, statement: Statement) -> Statement {
+        statement
+            .bind(&self.topic_id)
+            .bind(&self.seq)
+            .bind(&self.published_at)
+            .bind(&self.kind)
+            .bind(&self.doc_key)
+            .bind(&self.doc_version)
+            .bind(&self.deleted)
+            .bind(&self.payload_hash)
+            .bind(&self.trace)
+            .bind(&self.payload)
+    }
+}

@@ -1,0 +1,243 @@
+//! The connections, and how statements get to them.
+//!
+//! Readers and writers have pools of their own, so that neither can starve the other. What must stay true: a connection
+//! that somebody stopped waiting for is closed and never used again; and what is tried a second time, after a connection
+//! was lost, cannot have happened the first time.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use khala_core::ErrorKind;
+use sqlx::{
+    Acquire as _, AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+};
+use tokio::time::timeout;
+
+use crate::{
+    fault::{Fault, error, timed_out},
+    options::{PostgresOptions, address},
+    row::column,
+    sql::{self, Sql},
+};
+
+/// The oldest PostgreSQL that the statements are for.
+const OLDEST_SERVER: i32 = 140_000;
+/// A connection that rested for longer is asked whether it still is one before it is used.
+const RESTED: Duration = Duration::from_secs(1);
+
+/// How a transaction that writes begins: as strict as the store needs it, whatever the server's defaults.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+/// The same where the server's default is to answer before a commit is on stable storage (J18).
+const BEGIN_AND_SYNC: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on";
+
+/// What is done in one transaction: all of it or nothing, and perhaps more than once until it is committed.
+pub(crate) trait Work: Send + Sync {
+    /// What it gives.
+    type Done: Send;
+
+    /// Does it, in the transaction that is open on `conn`.
+    fn run(
+        &self,
+        conn: &mut PgConnection,
+        sql: &Sql,
+    ) -> impl Future<Output = Result<Self::Done, Fault>> + Send;
+}
+
+/// The database, as the parts of the store use it.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) sql: Sql,
+    pub(crate) options: PostgresOptions,
+    readers: PgPool,
+    writers: PgPool,
+    begin: &'static str,
+    /// How many questions of readers were asked.
+    asked: AtomicU64,
+}
+
+impl Database {
+    /// Connects, and finds out what kind of server it is.
+    pub(crate) async fn connect(url: &str, options: PostgresOptions) -> Result<Self, Fault> {
+        let mut connect = address(url, "khala")?;
+        if options.pooler {
+            connect = connect.statement_cache_capacity(0);
+        }
+        let pool = || {
+            PgPoolOptions::new()
+                .max_connections(options.connections.get())
+                .acquire_timeout(options.connect_timeout)
+                .test_before_acquire(false)
+                .before_acquire(|conn, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for > RESTED {
+                            conn.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
+                .connect_lazy_with(connect.clone())
+        };
+        let sql = Sql::new(options.schema.as_str());
+        let mut database =
+            Self { sql, readers: pool(), writers: pool(), begin: BEGIN, asked: AtomicU64::new(0), options };
+        database.examine().await?;
+        Ok(database)
+    }
+
+    async fn examine(&mut self) -> Result<(), Fault> {
+        let rows = self.rows(|| sqlx::query(sql::SERVER)).await?;
+        let row = rows.first().ok_or_else(|| Fault::corrupt("the server says nothing of itself"))?;
+        let (version, encoding): (i32, &str) = (column(row, 0)?, column(row, 1)?);
+        if version < OLDEST_SERVER {
+            let found = version / 10_000;
+            return Err(error(
+                ErrorKind::Invalid,
+                format!("PostgreSQL {found} is too old; 14 or newer is needed"),
+            )
+            .into());
+        }
+        if encoding != "UTF8" {
+            let message = format!("the database's encoding is {encoding}; make one with ENCODING 'UTF8'");
+            return Err(error(ErrorKind::Invalid, message).into());
+        }
+        let (synced, fsync): (&str, bool) = (column(row, 2)?, column(row, 3)?);
+        if synced == "off" {
+            self.begin = BEGIN_AND_SYNC;
+        }
+        if !fsync {
+            tracing::warn!("the server runs with fsync = off: a power loss may destroy the database");
+        }
+        Ok(())
+    }
+
+    /// The rows that one statement gives. After a connection was lost, it is asked once more: it changes nothing.
+    pub(crate) async fn rows(
+        &self,
+        question: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Fault> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.ask(&self.readers, question()).await {
+            Err(fault) if fault.is_of_the_connection() => self.ask(&self.readers, question()).await,
+            answer => answer,
+        }
+    }
+
+    /// How many questions of readers were asked.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Tells everybody who listens on `channel`.
+    pub(crate) async fn tell(&self, channel: &str, payloads: &[String]) -> Result<(), Fault> {
+        self.ask(&self.writers, sqlx::query(sql::NOTIFY).bind(channel).bind(payloads)).await?;
+        Ok(())
+    }
+
+    /// How its connections are made.
+    pub(crate) fn connect_options(&self) -> PgConnectOptions {
+        (*self.writers.connect_options()).clone()
+    }
+
+    async fn ask(
+        &self,
+        pool: &PgPool,
+        question: Query<'static, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Fault> {
+        let mut conn = pool.acquire().await?;
+        let pooler = self.options.pooler;
+        let answer = timeout(self.options.statement_timeout, async {
+            if !pooler {
+                return question.fetch_all(&mut *conn).await;
+            }
+            let mut transaction = conn.begin().await?;
+            let rows = question.persistent(false).fetch_all(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        });
+        let answer = answer.await;
+        settle(conn, answer)
+    }
+
+    /// Runs `work` in one transaction, and commits it or undoes all of it. After a connection was lost before the commit,
+    /// it is run once more.
+    pub(crate) async fn transaction<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
+        match self.attempt(&work).await {
+            Err((fault, false)) if fault.is_of_the_connection() => self.attempt(&work).await,
+            answer => answer,
+        }
+        .map_err(|(fault, _)| fault)
+    }
+
+    /// The fault, and whether it may have been committed all the same.
+    async fn attempt<W: Work>(&self, work: &W) -> Result<W::Done, (Fault, bool)> {
+        let mut conn = self.writers.acquire().await.map_err(|fault| (fault.into(), false))?;
+        let mut committing = false;
+        let answer = timeout(self.options.statement_timeout, async {
+            let mut transaction = conn.begin_with(self.begin).await?;
+            match work.run(&mut transaction, &self.sql).await {
+                Ok(done) => {
+                    committing = true;
+                    transaction.commit().await?;
+                    Ok(done)
+                }
+                Err(fault) => {
+                    // Whatever it says: a connection that cannot roll back is closed, and that rolls back.
+                    let _ = transaction.rollback().await;
+                    Err(fault)
+                }
+            }
+        });
+        let answer = answer.await;
+        settle(conn, answer).map_err(|fault| (fault, committing))
+    }
+
+    /// Waits at most that long for locks, in the transaction that is open on `conn`.
+    pub(crate) async fn bound_locks(conn: &mut PgConnection, most: Duration) -> Result<(), Fault> {
+        let most = format!("{}ms", most.as_millis().max(1));
+        sqlx::query(sql::LOCK_TIMEOUT).bind(most).execute(conn).await?;
+        Ok(())
+    }
+
+    /// A connection that is nobody else's, to hold on to.
+    pub(crate) async fn own_connection(&self) -> Result<PgConnection, Fault> {
+        let options = self.connect_options();
+        let conn = timeout(self.options.connect_timeout, PgConnection::connect_with(&options)).await;
+        Ok(conn.map_err(|_| timed_out())??)
+    }
+
+    /// Runs statements that are not prepared, one after the other.
+    pub(crate) async fn script(conn: &mut PgConnection, text: String) -> Result<(), Fault> {
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(conn).await?;
+        Ok(())
+    }
+
+    /// Closes all connections, and waits for those that are in use.
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+}
+
+/// Gives the connection back, unless it is of no more use.
+fn settle<T, E: Into<Fault>>(
+    mut conn: PoolConnection<Postgres>,
+    answer: Result<Result<T, E>, tokio::time::error::Elapsed>,
+) -> Result<T, Fault> {
+    let answer = match answer {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => {
+            conn.close_on_drop();
+            return Err(timed_out().into());
+        }
+    };
+    if answer.as_ref().is_err_and(Fault::is_of_the_connection) {
+        conn.close_on_drop();
+    }
+    answer
+}

@@ -1,0 +1,408 @@
+//! Fanout by LISTEN and NOTIFY.
+//!
+//! What is announced is gathered, newest head per topic, and told by one statement while the next gathers: however many
+//! appends a commit had, it is at most one announcement. A connection of its own listens. It hears its own beat, or is given
+//! up and made anew; meanwhile, and once after it was made, the heads of the topics that are watched here are read from the
+//! tables. What must stay true: whatever was missed is found by that reading.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    PostgresStore,
+    database::Database,
+    fault::{Fault, error, timed_out},
+    options::address,
+    row,
+    sql::{self, query},
+};
+
+/// PostgreSQL takes less than 8,000 bytes.
+const PAYLOAD_BYTES: usize = 7_900;
+/// Topics whose heads are read by one statement.
+const TOPICS_AT_ONCE: usize = 1_000;
+/// How long an announcement that failed waits to be tried again.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+
+/// How a node listens.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// The address to listen at, where the store's own is that of a pooler: LISTEN needs a connection that stays. Default:
+    /// the store's.
+    pub url: Option<String>,
+    /// How often the connection must hear its own beat. Default: 2 s.
+    pub beat: Duration,
+    /// How often the heads of watched topics are read while nothing listens. Default: 500 ms.
+    pub poll: Duration,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { url: None, beat: Duration::from_secs(2), poll: Duration::from_millis(500) }
+    }
+}
+
+impl ListenOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says where to listen.
+    #[must_use]
+    pub fn with_url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// Says how often the connection must hear its own beat.
+    #[must_use]
+    pub fn with_beat(mut self, beat: Duration) -> Self {
+        self.beat = beat;
+        self
+    }
+
+    /// Says how often the heads of watched topics are read while nothing listens.
+    #[must_use]
+    pub fn with_poll(mut self, poll: Duration) -> Self {
+        self.poll = poll;
+        self
+    }
+}
+
+/// The fanout of the nodes that have one database.
+///
+/// It can begin before the database can be reached, and goes on when it is lost. Dropping it ends its tasks.
+pub struct PostgresFanout {
+    news: Arc<News>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl fmt::Debug for PostgresFanout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresFanout").field("listens", &self.listens()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for PostgresFanout {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl PostgresFanout {
+    /// Begins to listen, on a connection of its own, and to announce by the connections of `store`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where the address cannot be used.
+    pub fn listen(store: &PostgresStore, options: ListenOptions) -> Result<Self, Error> {
+        let database = Arc::clone(store.database());
+        let connect = match &options.url {
+            Some(url) => address(url, "khala listen")?,
+            None => database.connect_options().application_name("khala listen"),
+        };
+        let channel = database.options.schema.as_str().to_owned();
+        let news = Arc::new(News::new(database));
+        let ear = Ear { news: Arc::clone(&news), connect, channel, options };
+        let tasks = [tokio::spawn(Arc::clone(&news).tell()), tokio::spawn(ear.hear())];
+        Ok(Self { news, tasks })
+    }
+
+    /// Whether the connection that listens is known to hear. While it is not, heads are read from the tables.
+    pub fn listens(&self) -> bool {
+        self.news.listens.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Fanout for PostgresFanout {
+    async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error> {
+        self.news.local.raise(topic, head);
+        self.news.add(|pending| pending.raise(topic, head))
+    }
+
+    async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
+        Ok(self.news.local.observe(topic))
+    }
+
+    async fn announce_revoked(&self, newest: Watermark) -> Result<(), Error> {
+        self.news.local.raise_revoked(newest);
+        self.news.add(|pending| pending.revoked = pending.revoked.max(Some(newest)))
+    }
+
+    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
+        Ok(self.news.local.observe_revoked())
+    }
+}
+
+/// What is to be told, and whom this node tells.
+struct News {
+    database: Arc<Database>,
+    local: LocalFanout,
+    pending: Mutex<Pending>,
+    came: Notify,
+    /// Whether the last announcement went out.
+    tells: AtomicBool,
+    listens: AtomicBool,
+}
+
+/// What was announced and is not told yet.
+#[derive(Default)]
+struct Pending {
+    heads: HashMap<Topic, Cursor>,
+    revoked: Option<Watermark>,
+}
+
+impl Pending {
+    fn raise(&mut self, topic: &Topic, head: Cursor) {
+        match self.heads.get_mut(topic) {
+            Some(known) if head.is_news_to(*known) => *known = head,
+            Some(_) => {}
+            None => {
+                self.heads.insert(topic.clone(), head);
+            }
+        }
+    }
+
+    /// Takes back what could not be told, where nothing newer came.
+    fn take_back(&mut self, told: Self) {
+        for (topic, head) in told.heads {
+            self.heads.entry(topic).or_insert(head);
+        }
+        self.revoked = self.revoked.max(told.revoked);
+    }
+
+    /// The payloads that tell it: a line each, as many lines to a payload as PostgreSQL takes.
+    fn payloads(&self) -> Vec<String> {
+        let heads = self.heads.iter().map(|(topic, head)| moved(topic, *head));
+        let mut payloads: Vec<String> = Vec::new();
+        for line in heads.chain(self.revoked.map(|newest| format!("r {newest}"))) {
+            match payloads.last_mut() {
+                Some(last) if last.len() + 1 + line.len() <= PAYLOAD_BYTES => {
+                    last.push('\n');
+                    last.push_str(&line);
+                }
+                _ => payloads.push(line),
+            }
+        }
+        payloads
+    }
+}
+
+/// The line that tells that a head has moved.
+pub(crate) fn moved(topic: &Topic, head: Cursor) -> String {
+    format!("u {topic} {} {}", head.epoch, head.watermark)
+}
+
+impl News {
+    fn new(database: Arc<Database>) -> Self {
+        Self {
+            database,
+            local: LocalFanout::new(),
+            pending: Mutex::default(),
+            came: Notify::new(),
+            tells: AtomicBool::new(true),
+            listens: AtomicBool::new(false),
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves word, which goes out as soon as it can.
+    fn add(&self, word: impl FnOnce(&mut Pending)) -> Result<(), Error> {
+        word(&mut self.pending());
+        self.came.notify_one();
+        if self.tells.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(error(
+            ErrorKind::Unavailable,
+            "announcements do not go out now; they will when the database can be reached",
+        ))
+    }
+
+    /// Tells what is pending, for ever.
+    async fn tell(self: Arc<Self>) {
+        loop {
+            self.came.notified().await;
+            let told = std::mem::take(&mut *self.pending());
+            let payloads = told.payloads();
+            if payloads.is_empty() {
+                continue;
+            }
+            let channel = self.database.options.schema.as_str();
+            match self.database.tell(channel, &payloads).await {
+                Ok(()) => self.tells.store(true, Ordering::Relaxed),
+                Err(fault) => {
+                    if self.tells.swap(false, Ordering::Relaxed) {
+                        let error = Error::from(fault);
+                        tracing::warn!(%error, "announcements do not go out; other nodes find what is new by polling");
+                    }
+                    self.pending().take_back(told);
+                    sleep(ANNOUNCE_AGAIN).await;
+                    self.came.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Raises what a payload tells. A line that this version does not know is somebody else's.
+    fn heard(&self, payload: &str) {
+        for line in payload.lines() {
+            let mut words = line.split(' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("u"), Some(topic), Some(epoch), Some(head)) => {
+                    let head = head.parse().ok().and_then(Watermark::new);
+                    if let (Ok(topic), Ok(epoch), Some(head)) =
+                        (Topic::parse(topic), epoch.parse::<Epoch>(), head)
+                    {
+                        self.local.raise(&topic, Cursor::new(epoch, head));
+                    }
+                }
+                (Some("r"), Some(newest), None, None) => {
+                    if let Some(newest) = newest.parse().ok().and_then(Watermark::new) {
+                        self.local.raise_revoked(newest);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads where the topics that are watched here stand, and how far the revocations go.
+    async fn survey(&self) -> Result<(), Fault> {
+        let sql = &self.database.sql;
+        let watched = self.local.watched();
+        for topics in watched.chunks(TOPICS_AT_ONCE) {
+            let names: Vec<String> = topics.iter().map(|topic| topic.as_str().to_owned()).collect();
+            for found in self.database.rows(|| query(&sql.heads).bind(&names)).await? {
+                self.local.raise(&row::topic(&found, 0)?, row::bounds(&found, 1)?.at_head());
+            }
+        }
+        let rows = self.database.rows(|| query(&sql.last_revoked)).await?;
+        let newest = rows.first().map_or(Ok(Watermark::ORIGIN), |found| row::watermark(found, 0))?;
+        if newest > Watermark::ORIGIN {
+            self.local.raise_revoked(newest);
+        }
+        Ok(())
+    }
+}
+
+/// What listens.
+struct Ear {
+    news: Arc<News>,
+    connect: PgConnectOptions,
+    channel: String,
+    options: ListenOptions,
+}
+
+impl Ear {
+    /// Listens, for ever.
+    async fn hear(self) {
+        let mut lost_at = None;
+        loop {
+            let attempt = Instant::now();
+            let fault = match timeout(self.options.beat, self.begin())
+                .await
+                .unwrap_or_else(|_| Err(timed_out().into()))
+            {
+                Ok((listener, beats)) => {
+                    self.news.listens.store(true, Ordering::Relaxed);
+                    match lost_at.take() {
+                        Some(lost_at) => {
+                            tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
+                        }
+                        None => tracing::info!("listens"),
+                    }
+                    let fault = self.follow(listener, &beats).await;
+                    self.news.listens.store(false, Ordering::Relaxed);
+                    fault
+                }
+                Err(fault) => fault,
+            };
+            if lost_at.is_none() {
+                let error = Error::from(fault);
+                tracing::warn!(%error, "does not listen; what is new is found by polling until it does");
+                lost_at = Some(Instant::now());
+            }
+            // Whatever comes of it: the sessions poll by themselves, too.
+            if let Err(fault) = self.news.survey().await {
+                tracing::debug!(error = %Error::from(fault), "the heads of watched topics were not read");
+            }
+            sleep_until(attempt + self.options.poll).await;
+        }
+    }
+
+    /// A connection that listens, and on which channel it hears its own beat.
+    async fn begin(&self) -> Result<(PgListener, String), Fault> {
+        let pool: PgPool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.options.beat)
+            .connect_lazy_with(self.connect.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        let mut bits = [0; 8];
+        getrandom::fill(&mut bits).expect("the operating system gives randomness");
+        let beats = format!("{} beat {:016x}", self.channel, u64::from_be_bytes(bits));
+        listener.listen_all([self.channel.as_str(), &beats]).await?;
+        Ok((listener, beats))
+    }
+
+    /// Hears until nothing is heard any more, and says why.
+    async fn follow(&self, mut listener: PgListener, beats: &str) -> Fault {
+        let gone = || Fault::from(error(ErrorKind::Unavailable, "the connection that listens was lost"));
+        // After it listens: what was announced before is in the tables.
+        if let Err(fault) = self.news.survey().await {
+            return fault;
+        }
+        let mut due = Instant::now();
+        let mut awaited = false;
+        loop {
+            tokio::select! {
+                heard = listener.try_recv() => match heard {
+                    Ok(Some(heard)) if heard.channel() == beats => awaited = false,
+                    Ok(Some(heard)) => self.news.heard(heard.payload()),
+                    Ok(None) => return gone(),
+                    Err(fault) => return fault.into(),
+                },
+                () = sleep_until(due) => {
+                    if awaited {
+                        let why = "the connection that listens did not hear its own beat; if its address is that of a \
+                                   pooler in transaction mode, give LISTEN one of its own";
+                        return error(ErrorKind::Unavailable, why).into();
+                    }
+                    let beat = sqlx::query(sql::NOTIFY).bind(beats).bind(vec![String::new()]).execute(&mut listener);
+                    match timeout(self.options.beat, beat).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(fault)) => return fault.into(),
+                        Err(_) => return timed_out().into(),
+                    }
+                    awaited = true;
+                    due = Instant::now() + self.options.beat;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What PostgreSQL says, as the error that tells an operator what happened and what to do.
+//!
+//! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an [`Error`] where the
+//! store answers.
+
+use khala_core::{Error, ErrorKind};
+use sqlx::error::DatabaseError;
+
+pub(crate) const BACKEND: &str = "postgres";
+
+/// A failure inside the store.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Said(Error),
+    Sqlx(sqlx::Error),
+}
+
+impl Fault {
+    /// The store holds what the store never writes.
+    pub(crate) fn corrupt(what: impl AsRef<str>) -> Self {
+        let what = what.as_ref();
+        Self::Said(error(ErrorKind::Corrupt, format!("the database contradicts itself: {what}. {RESTORE}")))
+    }
+
+    fn code(&self) -> Option<String> {
+        match self {
+            Self::Said(_) => None,
+            Self::Sqlx(fault) => Some(fault.as_database_error()?.code()?.into_owned()),
+        }
+    }
+
+    /// Whether the connection is of no more use, and another may be.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Said(_) => false,
+            Self::Sqlx(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
+            // Shut down, crashed, or not up yet; a class of connections.
+            Self::Sqlx(_) => self
+                .code()
+                .is_some_and(|code| code.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&&*code)),
+        }
+    }
+
+    /// Whether this is of one request's own making, so that others in its group may fare better.
+    pub(crate) fn is_of_one_request(&self) -> bool {
+        match self {
+            Self::Said(_) => true,
+            Self::Sqlx(
+                sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. },
+            ) => true,
+            Self::Sqlx(_) => {
+                let classes = ["21", "22", "23", "54", "XX"];
+                self.code().is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+            }
+        }
+    }
+
+    /// Whether somebody else has held a lock for longer than this one waits.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.code().is_some_and(|code| code == "55P03")
+    }
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(fault: sqlx::Error) -> Self {
+        Self::Sqlx(fault)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Said(error)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Said(error) => error,
+            Fault::Sqlx(fault) => {
+                let (kind, message) = explain(&fault);
+                Self::caused_by(kind, BACKEND, message, fault)
+            }
+        }
+    }
+}
+
+/// An error of this backend without a cause of its own.
+pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error::new(kind, BACKEND, message)
+}
+
+/// The store is going away, or gone.
+pub(crate) fn shutting_down() -> Error {
+    error(ErrorKind::Unavailable, "the store is shutting down; nothing is known of this request")
+}
+
+/// The database did not answer in time.
+pub(crate) fn timed_out() -> Error {
+    error(ErrorKind::Unavailable, "the database did not answer in time; nothing is known of this request")
+}
+
+const RESTORE: &str = "Restore it from a backup";
+
+fn explain(fault: &sqlx::Error) -> (ErrorKind, String) {
+    use sqlx::Error as E;
+    match fault {
+        E::Database(said) => explain_said(&**said),
+        E::Io(_) | E::Protocol(_) => {
+            (ErrorKind::Unavailable, format!("the database cannot be reached ({fault})"))
+        }
+        E::Tls(_) => (
+            ErrorKind::Unavailable,
+            format!("no TLS with the database; check sslmode and the certificates ({fault})"),
+        ),
+        E::PoolTimedOut => (
+            ErrorKind::Unavailable,
+            "no connection to the database in time: it cannot be reached, or all connections are busy"
+                .to_owned(),
+        ),
+        E::PoolClosed | E::WorkerCrashed => (
+            ErrorKind::Unavailable,
+            "the store is shutting down; nothing is known of this request".to_owned(),
+        ),
+        E::Configuration(_) => (ErrorKind::Invalid, format!("the address cannot be used ({fault})")),
+        E::ColumnDecode { .. } | E::Decode(_) | E::RowNotFound => {
+            (ErrorKind::Corrupt, format!("a row holds what the store never writes ({fault}). {RESTORE}"))
+        }
+        _ => (ErrorKind::Invalid, format!("PostgreSQL was asked for something that it cannot do ({fault})")),
+    }
+}
+
+fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
+    let code = said.code().unwrap_or_default();
+    let (kind, message) = match &*code {
+        "40001" | "40P01" => (
+            ErrorKind::Unavailable,
+            "another transaction was in the way; roll this one back and run it again",
+        ),
+        "55P03" => (
+            ErrorKind::Unavailable,
+            "the topic is locked by another transaction, for longer than the lock timeout; find who keeps one open, or \
+             try again",
+        ),
+        "57014" => {
+            (ErrorKind::Unavailable, "the statement was cancelled, or took longer than the server allows")
+        }
+        "53100" => {
+            (ErrorKind::Full, "there is no space left for the database; nothing was written. Free disk space")
+        }
+        "25006" => (
+            ErrorKind::Unavailable,
+            "the database can only be read: it is a standby that was not promoted, or is set so",
+        ),
+        "42501" => (
+            ErrorKind::ReadOnly,
+            "this role may not do that to Khala's tables; grant it what docs say it needs",
+        ),
+        "3F000" | "42P01" | "42703" | "42883" => (
+            ErrorKind::Schema,
+            "Khala's tables are missing or are not what this version works with; run `khala-server migrate`",
+        ),
+        "3D000" => (ErrorKind::Unavailable, "there is no such database"),
+        code if code.starts_with("28") => {
+            (ErrorKind::Unavailable, "the database refuses the user or the password")
+        }
+        code if code.starts_with("08") || code.starts_with("57P") => {
+            (ErrorKind::Unavailable, "the database is shutting down, starting, or cannot be reached")
+        }
+        code if code.starts_with("53") => {
+            (ErrorKind::Unavailable, "the database is out of connections or memory")
+        }
+        code if code.starts_with("54") || code.starts_with("22") => {
+            (ErrorKind::Invalid, "the update is not one that PostgreSQL can store")
+        }
+        code if code.starts_with("23") || code.starts_with("XX") => {
+            (ErrorKind::Corrupt, "the database contradicts itself. Restore it from a backup")
+        }
+        _ => (ErrorKind::Invalid, "PostgreSQL refused the operation"),
+    };
+    (kind, format!("{message} (PostgreSQL {code}: {})", said.message()))
+}

@@ -1,0 +1,271 @@
+//! All SQL of the store, each statement with the law that it upholds.
+//!
+//! `{khala}` stands for the schema. Every question of a reader is one statement, so that it is answered from one moment
+//! (J5) and needs no transaction. Every table leads with the topic's key, so that a distributed PostgreSQL shards by it.
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
+
+/// The migrations, oldest first, and from which version of the schema on code can still work after each.
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration { text: include_str!("migrations/1.sql"), works_since: 1 }];
+
+/// One step of the schema.
+pub(crate) struct Migration {
+    pub(crate) text: &'static str,
+    /// The oldest version of the code that may go on beside it.
+    pub(crate) works_since: usize,
+}
+
+/// Two processes that migrate at once do it one after the other. The key is a hash of the schema's name.
+pub(crate) const ONE_MIGRATION: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('khala migrate ' || $1, 0))";
+
+/// Whether there is a schema with a `meta` in it.
+pub(crate) const HAS_META: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'meta')";
+
+/// What the server is: its version, the database's encoding, and how durable a commit is.
+pub(crate) const SERVER: &str = "SELECT current_setting('server_version_num')::int,
+     current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync')::boolean,
+     pg_is_in_recovery()";
+
+/// What the schema is made of, one line each: columns, constraints, indexes and functions.
+pub(crate) const SHAPE: &str = "
+    SELECT format('column %s.%s %s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+                  CASE WHEN a.attnotnull THEN ' not null' ELSE '' END)
+      FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT format('index %s%s', CASE WHEN i.indisunique THEN 'unique ' ELSE '' END,
+                  regexp_replace(pg_get_indexdef(i.indexrelid), '^.* ON [^.]*\\.', ''))
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1
+    UNION ALL
+    SELECT format('function %s(%s) %s', p.proname, pg_get_function_identity_arguments(p.oid),
+                  md5(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', '')))
+      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1
+    ORDER BY 1";
+
+/// Nothing waits for ever for a lock that somebody holds. `$1` is a text with its unit.
+pub(crate) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', $1, true)";
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $text:expr;)*) => {
+        /// The statements, for one schema.
+        #[derive(Debug)]
+        pub(crate) struct Sql {
+            $($(#[$doc])* pub(crate) $name: Arc<str>,)*
+        }
+
+        impl Sql {
+            pub(crate) fn new(schema: &str) -> Self {
+                let schema = format!("\"{schema}\"");
+                Self { $($name: $text.replace("{khala}", &schema).into(),)* }
+            }
+        }
+    };
+}
+
+statements! {
+    /// The versions of the schema, the seed of the epochs (J16), and whether appends in transactions of applications
+    /// NOTIFY.
+    meta = "SELECT schema_version, works_since, seed FROM {khala}.meta";
+
+    /// Records the version that a migration reached, in the migration's own transaction.
+    set_version = "UPDATE {khala}.meta SET schema_version = $1, works_since = greatest(works_since, $2)";
+
+    /// After a restore: untouched topics derive other epochs (J15, J16).
+    new_seed = "UPDATE {khala}.meta SET seed = uuid_send(gen_random_uuid())";
+
+    /// After a restore: every history is another one (J15).
+    new_epochs = "UPDATE {khala}.topic SET epoch = ('x' || encode(uuid_send(gen_random_uuid()), 'hex'))::bit(64)::bigint";
+
+    /// After a restore: no receipt names a history that is no more (J10).
+    move_receipts = "UPDATE {khala}.receipt r SET epoch = t.epoch FROM {khala}.topic t WHERE t.topic_id = r.topic_id";
+
+    /// Locks topics for as long as the transaction lasts, so that what is checked is still so when it is written, and
+    /// commits of one topic come in the order of their seqs (J7, J9, J10, D1). In the order of the names, so that two who
+    /// wait for each other's topics cannot be.
+    lock_topics = "SELECT topic, topic_id, epoch, floor, head, bytes FROM {khala}.topic
+         WHERE topic = ANY($1) ORDER BY topic FOR NO KEY UPDATE";
+
+    /// The same, of those that nobody else has: who groups topics must not wait for one on behalf of the others.
+    lock_free_topics = "SELECT topic, topic_id, epoch, floor, head, bytes FROM {khala}.topic
+         WHERE topic = ANY($1) ORDER BY topic FOR NO KEY UPDATE SKIP LOCKED";
+
+    /// Which topics have a row.
+    known_topics = "SELECT topic FROM {khala}.topic WHERE topic = ANY($1)";
+
+    /// Gives topics their rows, with the epochs that they had while untouched (J16). In the order of their names.
+    add_topics = "INSERT INTO {khala}.topic (topic, epoch)
+         SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT (topic) DO NOTHING";
+
+    /// First receipts under dedup keys (J10).
+    receipts = "SELECT k.place, r.epoch, r.first_seq, r.last_seq FROM {khala}.receipt r
+         JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS k (topic_id, dedup, place) USING (topic_id, dedup)";
+
+    /// The versions that documents' next ones must exceed (D1).
+    document_versions = "SELECT k.place, d.doc_version FROM {khala}.document d
+         JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS k (topic_id, doc_key, place) USING (topic_id, doc_key)";
+
+    /// The log, and the heads that move with it (J6, J7): one statement, once per group. The primary key of the log
+    /// stands behind J1 and J8.
+    write = "WITH moved AS (
+             UPDATE {khala}.topic t SET head = m.head, bytes = t.bytes + m.bytes
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS m (topic_id, head, bytes)
+             WHERE t.topic_id = m.topic_id)
+         INSERT INTO {khala}.update (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash,
+                                     trace, payload)
+         SELECT * FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[],
+                              $10::boolean[], $11::text[], $12::text[], $13::text[])";
+
+    /// A document is the newest update of its key (D1), a copy of its own (D4), a tombstone too (D2).
+    put_documents = "INSERT INTO {khala}.document AS d (topic_id, seq, published_at, kind, doc_key, doc_version,
+                                                        deleted, payload_hash, trace, payload)
+         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[],
+                              $7::boolean[], $8::text[], $9::text[], $10::text[])
+         ON CONFLICT (topic_id, doc_key) DO UPDATE SET
+             seq = excluded.seq, published_at = excluded.published_at, kind = excluded.kind,
+             doc_version = excluded.doc_version, deleted = excluded.deleted, payload_hash = excluded.payload_hash,
+             trace = excluded.trace, payload = excluded.payload";
+
+    /// Remembers dedup keys, in the transaction that stores their batches (J10).
+    add_receipts = "INSERT INTO {khala}.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
+         SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])";
+
+    /// What the SQL function says by itself: that heads have moved, once the caller's transaction commits.
+    notify_in = "SELECT pg_notify($1, $2) FROM {khala}.meta WHERE notify";
+
+    /// Whether appends in the transactions of applications NOTIFY.
+    set_notify = "UPDATE {khala}.meta SET notify = $1";
+
+    /// What a topic holds (J5).
+    bounds = "SELECT epoch, floor, head FROM {khala}.topic WHERE topic = $1";
+
+    /// What topics hold.
+    heads = "SELECT topic, epoch, floor, head FROM {khala}.topic WHERE topic = ANY($1)";
+
+    /// A page of the log, exclusive of its cursor (J3), in order of seq (J4), with the bounds of the same moment (J5).
+    /// Rows past the byte limit stay in the database; sizes are told without loading what they are of.
+    page = "SELECT t.epoch, t.floor, t.head, u.seq, u.published_at, u.kind, u.doc_key, u.doc_version, u.deleted,
+                   u.payload_hash, u.trace, u.payload
+         FROM {khala}.topic t LEFT JOIN LATERAL (
+             SELECT * FROM (
+                 SELECT *, row_number() OVER by_seq AS nth, sum(size) OVER by_seq AS bytes FROM (
+                     SELECT *, octet_length(payload) + octet_length(kind) + coalesce(octet_length(doc_key), 0) AS size
+                     FROM {khala}.update u WHERE u.topic_id = t.topic_id AND u.seq > $2 ORDER BY u.seq LIMIT $3
+                 ) AS most WINDOW by_seq AS (ORDER BY seq)
+             ) AS weighed WHERE nth = 1 OR bytes <= $4
+         ) AS u ON t.floor <= $2 AND t.head > $2 AND coalesce(t.epoch = $5, true)
+         WHERE t.topic = $1 ORDER BY u.seq";
+
+    /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
+    topics = "SELECT topic, epoch, floor, head FROM {khala}.topic
+         WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND head > 0 ORDER BY topic LIMIT $4";
+
+    /// A document, a tombstone too (D1).
+    document = "SELECT d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted, d.payload_hash, d.trace,
+                       d.payload
+         FROM {khala}.topic t JOIN {khala}.document d USING (topic_id) WHERE t.topic = $1 AND d.doc_key = $2";
+
+    /// A page of the documents that are there: no tombstones (D2), in byte order of the keys. No key is empty, so the
+    /// empty text stands before the first. One more than fits tells that there are more.
+    documents = "SELECT t.epoch, t.floor, t.head, d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted,
+                        d.payload_hash, d.trace, d.payload
+         FROM {khala}.topic t LEFT JOIN LATERAL (
+             SELECT * FROM (
+                 SELECT *, row_number() OVER by_key AS nth, sum(size) OVER by_key - size AS bytes_before FROM (
+                     SELECT *, octet_length(payload) + octet_length(kind) + octet_length(doc_key) AS size
+                     FROM {khala}.document d WHERE d.topic_id = t.topic_id AND d.doc_key > $2 AND NOT d.deleted
+                     ORDER BY d.doc_key LIMIT $3
+                 ) AS most WINDOW by_key AS (ORDER BY doc_key)
+             ) AS weighed WHERE nth <= 2 OR bytes_before <= $4
+         ) AS d ON true
+         WHERE t.topic = $1 ORDER BY d.doc_key";
+
+    /// A topic that is to be trimmed, locked: a trim and an append never overlap (J11, J14).
+    lock_topic = "SELECT topic_id, epoch, floor, head, bytes FROM {khala}.topic WHERE topic = $1 FOR NO KEY UPDATE";
+
+    /// The same, for a plan, which locks nothing.
+    look_at_topic = "SELECT topic_id, epoch, floor, head, bytes FROM {khala}.topic WHERE topic = $1";
+
+    /// The oldest updates of a topic with what a trim weighs.
+    oldest = "SELECT seq, published_at,
+                     (octet_length(payload) + octet_length(kind) + coalesce(octet_length(doc_key), 0))::bigint
+         FROM {khala}.update WHERE topic_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+
+    /// Removes the oldest updates, and nothing else (J13).
+    remove_updates = "DELETE FROM {khala}.update WHERE topic_id = $1 AND seq <= $2";
+
+    /// The floor rises in the transaction that removes the updates up to it (J11, J14). The head stays (J13).
+    raise_floor = "UPDATE {khala}.topic SET floor = $2, bytes = $3 WHERE topic_id = $1";
+
+    /// Forgets the oldest receipts whose updates are gone and that are old enough.
+    remove_receipts = "DELETE FROM {khala}.receipt r USING (
+             SELECT topic_id, dedup FROM {khala}.receipt
+             WHERE topic_id = $1 AND last_seq <= $2 AND written_at <= $3 LIMIT $4) AS old
+         WHERE r.topic_id = old.topic_id AND r.dedup = old.dedup";
+
+    /// The newest watermark of the log of revocations, locked: so watermarks become visible in their order (R3), and none
+    /// is given twice (R5).
+    next_revocation = "UPDATE {khala}.revocation_head SET newest = newest + 1 RETURNING newest";
+
+    /// What is kept about somebody already, which revoking again must not shorten (R4).
+    revoked = "SELECT watermark, named_by, named_id, revoked_at, until FROM {khala}.revocation
+         WHERE named_by = $1 AND named_id = $2";
+
+    /// Stores a revocation, in the place of an older one that names the same (R1, R4).
+    revoke = "INSERT INTO {khala}.revocation (watermark, named_by, named_id, revoked_at, until)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (named_by, named_id) DO UPDATE SET
+             watermark = excluded.watermark, revoked_at = excluded.revoked_at, until = excluded.until";
+
+    /// A page of revocations, exclusive of its watermark and in order (R2).
+    revocations = "SELECT watermark, named_by, named_id, revoked_at, until FROM {khala}.revocation
+         WHERE watermark > $1 ORDER BY watermark LIMIT $2";
+
+    /// Forgets the oldest that have ended, and nothing else (R5). Moments are unsigned and compared as such: a negative
+    /// number is one that is past the largest signed one.
+    prune = "DELETE FROM {khala}.revocation WHERE watermark IN (
+             SELECT watermark FROM {khala}.revocation WHERE (until < 0, until) <= ($1 < 0, $1)
+             ORDER BY watermark LIMIT $2)";
+
+    /// How far the log of revocations goes.
+    last_revoked = "SELECT newest FROM {khala}.revocation_head";
+
+    /// Who leads, locked, so that one node at a time asks (S1).
+    lock_lead = "SELECT node, until, session FROM {khala}.sweep_lead FOR UPDATE";
+
+    /// Makes the row of the lead, once.
+    add_lead = "INSERT INTO {khala}.sweep_lead (one, node, until, session) VALUES (true, '', 0, 0)
+         ON CONFLICT (one) DO NOTHING";
+
+    /// Takes the lead, moves its end, or gives it up (S2, S3).
+    set_lead = "UPDATE {khala}.sweep_lead SET node = $1, until = $2, session = $3";
+
+    /// Records a run (S4).
+    add_sweep = "INSERT INTO {khala}.sweep (record) VALUES ($1)";
+
+    /// Forgets the oldest records (S4).
+    forget_sweeps = "DELETE FROM {khala}.sweep WHERE sweep_id <=
+         (SELECT sweep_id FROM {khala}.sweep ORDER BY sweep_id DESC OFFSET $1 LIMIT 1)";
+
+    /// The newest records, newest first (S4).
+    sweeps = "SELECT record FROM {khala}.sweep ORDER BY sweep_id DESC LIMIT $1";
+}
+
+/// Holds the session that leads: the lock goes with its transaction, and so with its connection (S2).
+pub(crate) const HOLD_LEAD: &str =
+    "SELECT pg_try_advisory_xact_lock(hashtextextended('khala sweep ' || $1, $2))";
+
+/// Tells everybody who listens. Parameters: the channel and the payloads.
+pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
+
+/// A statement to run.
+pub(crate) fn query(text: &Arc<str>) -> Query<'static, Postgres, PgArguments> {
+    // What was put into it is a schema's name, which is checked.
+    sqlx::query(AssertSqlSafe(Arc::clone(text)))
+}

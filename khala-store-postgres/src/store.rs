@@ -1,0 +1,180 @@
+//! The store: one handle that is journal, documents, revocations and sweeps.
+//!
+//! It only passes on: appends to the writers, everything else to the connections.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+use khala_core::{
+    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, Lead, NodeId, ReadLimit, Replay,
+    Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed,
+    Update, Watermark,
+};
+
+use crate::{
+    database::Database,
+    options::PostgresOptions,
+    read::Reader,
+    revocation, schema,
+    sweep::{self, Leading},
+    trim::Order,
+    writer::Writers,
+};
+
+/// A journal, its documents, revocations and sweeps in one schema of a PostgreSQL database, which may be the application's
+/// own.
+///
+/// Cloning it gives another handle to the same connections. Several processes, and several stores in one process, may have
+/// the same database open. Every method needs a tokio runtime around it: that in which the store was opened.
+///
+/// When the last handle is dropped, what waits to be written is written still; [`close`](Self::close) waits for nothing
+/// else but the connections.
+#[derive(Clone, Debug)]
+pub struct PostgresStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    seed: [u8; 16],
+    database: Arc<Database>,
+    writers: Writers,
+    leading: Leading,
+}
+
+/// What a store has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PostgresStats {
+    /// Transactions that were committed for appends. Appends per commit is how well group commit groups.
+    pub commits: u64,
+    /// Appends that were answered, whatever the answer.
+    pub appends: u64,
+    /// Updates that were written.
+    pub updates: u64,
+    /// Questions that readers have asked the database.
+    pub reads: u64,
+}
+
+impl PostgresStore {
+    /// Connects to the database at `url`, `postgres://user:password@host:port/database?sslmode=…`, and brings its schema up
+    /// to date, or finds that it is.
+    ///
+    /// # Errors
+    /// | kind | when |
+    /// | --- | --- |
+    /// | [`Invalid`](khala_core::ErrorKind::Invalid) | the address cannot be used, the server is older than 14, or the database's encoding is not UTF8 |
+    /// | [`ReadOnly`](khala_core::ErrorKind::ReadOnly) | the role may not make or use the tables |
+    /// | [`Schema`](khala_core::ErrorKind::Schema) | the tables are of a version that this one cannot work with, or are not there and may not be made |
+    /// | [`Unavailable`](khala_core::ErrorKind::Unavailable) | the database cannot be reached, or refuses the user |
+    pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, Error> {
+        let database = Arc::new(Database::connect(url, options).await?);
+        let seed = schema::prepare(&database).await?;
+        let writers = Writers::start(&database);
+        tracing::info!(schema = %database.options.schema, pooler = database.options.pooler, "opened the store");
+        Ok(Self(Arc::new(Inner { seed, database, writers, leading: Leading::default() })))
+    }
+
+    /// What this store has done since it was opened.
+    pub fn stats(&self) -> PostgresStats {
+        let counts = self.0.writers.counts();
+        PostgresStats {
+            commits: counts.commits.load(Ordering::Relaxed),
+            appends: counts.appends.load(Ordering::Relaxed),
+            updates: counts.updates.load(Ordering::Relaxed),
+            reads: self.0.database.asked(),
+        }
+    }
+
+    /// Closes the connections, and waits for those that are in use. Whatever is asked later is
+    /// [`Unavailable`](khala_core::ErrorKind::Unavailable).
+    pub async fn close(&self) {
+        self.0.database.close().await;
+    }
+
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.0.database
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader { database: &self.0.database, seed: &self.0.seed }
+    }
+}
+
+#[async_trait]
+impl Journal for PostgresStore {
+    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        self.0.writers.append(topic, batch, now).await
+    }
+
+    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+        Ok(self.reader().page(topic, start, limit).await?)
+    }
+
+    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        Ok(self.reader().bounds(topic).await?)
+    }
+
+    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        Order { seed: &self.0.seed, topic, keep, now }.trim(&self.0.database).await
+    }
+
+    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        Ok(Order { seed: &self.0.seed, topic, keep, now }.plan(&self.0.database).await?)
+    }
+
+    async fn topics(
+        &self,
+        prefix: &str,
+        after: Option<&Topic>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+        Ok(self.reader().topics(prefix, after.map(Topic::as_str), limit).await?)
+    }
+}
+
+#[async_trait]
+impl Documents for PostgresStore {
+    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        Ok(self.reader().document(topic, key).await?)
+    }
+
+    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        Ok(self.reader().snapshot(topic, &from, limit).await?)
+    }
+}
+
+#[async_trait]
+impl Revocations for PostgresStore {
+    async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        Ok(self.0.database.transaction(revocation::Store(revocation)).await?)
+    }
+
+    async fn revocations(
+        &self,
+        after: Watermark,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+        Ok(revocation::page(&self.0.database, after, limit).await?)
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
+        revocation::prune(&self.0.database, now).await
+    }
+}
+
+#[async_trait]
+impl Sweeps for PostgresStore {
+    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        Ok(self.0.leading.lead(&self.0.database, node, now, until).await?)
+    }
+
+    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
+        Ok(sweep::record(&self.0.database, record).await?)
+    }
+
+    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        Ok(sweep::records(&self.0.database, limit).await?)
+    }
+}

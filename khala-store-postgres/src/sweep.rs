@@ -1,0 +1,138 @@
+//! Who sweeps, and the records of sweeps.
+//!
+//! The lead is one row, and an advisory lock that tells whether the node that is named there lives: it is held in a
+//! transaction that stays open on a connection of its own, so it goes with the connection, also through a pooler. Each
+//! lead has a lock of its own, so that a node which froze amid its lead, and holds its lock for ever, keeps nobody from
+//! leading when its time is over. What must stay true: a lead is another's only when its time is over or its node is gone.
+
+use std::{collections::HashMap, num::NonZeroUsize};
+
+use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
+use sqlx::{PgConnection, Postgres};
+use tokio::sync::Mutex;
+
+use crate::{
+    database::{Database, Work},
+    fault::Fault,
+    read::most,
+    row::{self, column, int},
+    sql::{self, Sql, query},
+};
+
+/// The locks of the nodes that lead by this store, and the turn to ask for the lead.
+#[derive(Debug, Default)]
+pub(crate) struct Leading(Mutex<HashMap<NodeId, Held>>);
+
+/// An advisory lock that is held.
+#[derive(Debug)]
+struct Held {
+    session: i64,
+    conn: PgConnection,
+}
+
+impl Leading {
+    /// Takes, renews or gives up the lead, unless another node has it (S1, S2, S3).
+    pub(crate) async fn lead(
+        &self,
+        database: &Database,
+        node: &NodeId,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Lead, Fault> {
+        let mut held = self.0.lock().await;
+        let own = match held.remove(node) {
+            // A lock whose connection is lost is none.
+            Some(mut own) => sqlx::query("SELECT 1").execute(&mut own.conn).await.is_ok().then_some(own),
+            None => None,
+        };
+        let own = match own {
+            Some(own) => own,
+            None => hold(database).await?,
+        };
+        let schema = database.options.schema.as_str();
+        let lead = database.transaction(TakeLead { schema, node, now, until, session: own.session }).await?;
+        if lead == Lead::Mine && until > now {
+            held.insert(node.clone(), own);
+        }
+        Ok(lead)
+    }
+}
+
+/// Takes the lead for whoever holds the lock of `session`, unless another node has it.
+struct TakeLead<'l> {
+    schema: &'l str,
+    node: &'l NodeId,
+    now: Timestamp,
+    until: Timestamp,
+    session: i64,
+}
+
+impl Work for TakeLead<'_> {
+    type Done = Lead;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Lead, Fault> {
+        query(&sql.add_lead).execute(&mut *conn).await?;
+        let row = query(&sql.lock_lead).fetch_one(&mut *conn).await?;
+        let (named, ends, session): (&str, Timestamp, i64) =
+            (column(&row, 0)?, row::moment(&row, 1)?, column(&row, 2)?);
+        if !named.is_empty() && named != self.node.as_str() && ends > self.now {
+            // Whoever can have the lock of that lead knows that nobody else has it.
+            let gone =
+                sqlx::query(sql::HOLD_LEAD).bind(self.schema).bind(session).fetch_one(&mut *conn).await?;
+            if !column::<bool>(&gone, 0)? {
+                return Ok(Lead::Theirs { node: row::node(named)?, until: ends });
+            }
+            tracing::info!(node = named, "the node that led the sweeps is gone");
+        }
+        let until = int(self.until.as_millis());
+        query(&sql.set_lead).bind(self.node.as_str()).bind(until).bind(self.session).execute(conn).await?;
+        Ok(Lead::Mine)
+    }
+}
+
+/// Takes an advisory lock that nobody has, and keeps it for as long as the connection lives.
+async fn hold(database: &Database) -> Result<Held, Fault> {
+    let mut conn = database.own_connection().await?;
+    // It rests for as long as the lead lasts.
+    let begin = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0";
+    sqlx::raw_sql(begin).execute(&mut conn).await?;
+    loop {
+        let session = i64::from_be_bytes(random());
+        let row =
+            sqlx::query::<Postgres>(sql::HOLD_LEAD).bind(database.options.schema.as_str()).bind(session);
+        if column::<bool>(&row.persistent(false).fetch_one(&mut conn).await?, 0)? {
+            return Ok(Held { session, conn });
+        }
+    }
+}
+
+fn random() -> [u8; 8] {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes
+}
+
+/// Stores a record and forgets the oldest past those that are kept (S4).
+pub(crate) async fn record(database: &Database, record: &SweepRecord) -> Result<(), Fault> {
+    let text = serde_json::to_string(record).map_err(|fault| sqlx::Error::Encode(fault.into()))?;
+    database.transaction(Record(text)).await
+}
+
+/// The text of a record, to be stored.
+struct Record(String);
+
+impl Work for Record {
+    type Done = ();
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(), Fault> {
+        query(&sql.add_sweep).bind(self.0.as_str()).execute(&mut *conn).await?;
+        query(&sql.forget_sweeps).bind(most(SWEEPS_KEPT)).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// The records, newest first (S4). One statement, and so of one moment.
+pub(crate) async fn records(database: &Database, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Fault> {
+    let rows = database.rows(|| query(&database.sql.sweeps).bind(most(limit.get()))).await?;
+    rows.iter().map(row::sweep).collect()
+}

@@ -1,0 +1,194 @@
+//! Trimming, in steps that are short enough for appends to go in between, and planning it.
+//!
+//! What a trim removes is decided by the head that its first step finds: what is appended while it goes on is kept, so it
+//! ends, and its result is that of one step at that moment. Each step is one transaction that holds the topic, removes
+//! updates and raises the floor, so no reader ever sees one without the other (J5, J11). A plan weighs the same updates by
+//! the same rule (J19), step by step, and holds nothing.
+
+use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Timestamp, Topic, Trimmed, Watermark};
+use sqlx::{PgConnection, postgres::PgRow};
+
+use crate::{
+    database::{Database, Work},
+    fault::Fault,
+    row::{self, TopicRow, column, int},
+    sql::{Sql, query},
+};
+
+/// The most rows that one step removes, or weighs.
+const STEP_ROWS: usize = 500;
+/// The most bytes that one step removes, or weighs, but for its first update.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// What is to be trimmed.
+#[derive(Debug)]
+pub(crate) struct Order<'o> {
+    pub(crate) seed: &'o [u8; 16],
+    pub(crate) topic: &'o Topic,
+    pub(crate) keep: Keep,
+    pub(crate) now: Timestamp,
+}
+
+/// One step of a trim.
+struct Step<'o> {
+    order: &'o Order<'o>,
+    before: Option<Progress>,
+}
+
+impl Work for Step<'_> {
+    type Done = Progress;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Progress, Fault> {
+        self.order.step(conn, sql, self.before).await
+    }
+}
+
+/// What the steps so far have done, or a plan would.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    trimmed: Trimmed,
+    /// The floor that the last step left.
+    stands: Watermark,
+    /// The head that the first step found.
+    until: Watermark,
+    /// What the updates up to there count that are still kept.
+    held: u64,
+    done: bool,
+}
+
+impl Progress {
+    fn begin(bounds: Bounds, bytes: u64) -> Self {
+        let trimmed = Trimmed { bounds, updates: 0, bytes: 0, oldest: None };
+        Self { trimmed, stands: bounds.floor, until: bounds.head, held: bytes, done: false }
+    }
+
+    /// Where it stands now that the topic is `row`. After a trim of somebody else it begins again, and what it did stays
+    /// counted if it is `kept`.
+    fn go_on(before: Option<Self>, row: &TopicRow, kept: bool) -> Self {
+        let mut next = Self::begin(row.bounds, row.bytes);
+        match before {
+            Some(before)
+                if (before.trimmed.bounds.epoch, before.stands) == (row.bounds.epoch, row.bounds.floor) =>
+            {
+                next = before;
+                next.trimmed.bounds.head = row.bounds.head;
+            }
+            Some(before) if kept => {
+                (next.trimmed.updates, next.trimmed.bytes) = (before.trimmed.updates, before.trimmed.bytes);
+            }
+            _ => {}
+        }
+        next
+    }
+}
+
+impl Order<'_> {
+    /// Trims, and ends early with what is done if a later step fails: an error means that nothing was removed.
+    pub(crate) async fn trim(&self, database: &Database) -> Result<Trimmed, Error> {
+        let mut progress: Option<Progress> = None;
+        loop {
+            match database.transaction(Step { order: self, before: progress }).await {
+                Ok(Progress { done: true, trimmed, .. }) => return Ok(trimmed),
+                Ok(reached) => progress = Some(reached),
+                Err(fault) => {
+                    let error = Error::from(fault);
+                    tracing::error!(topic = %self.topic, %error, source = ?error, "a step of a trim failed");
+                    let so_far = progress.map(|progress| progress.trimmed);
+                    return so_far.filter(|trimmed| trimmed.updates > 0).ok_or(error);
+                }
+            }
+        }
+    }
+
+    /// What a trim would do now.
+    pub(crate) async fn plan(&self, database: &Database) -> Result<Trimmed, Fault> {
+        let (sql, mut before) = (&database.sql, None);
+        loop {
+            let rows = database.rows(|| query(&sql.look_at_topic).bind(self.topic.as_str())).await?;
+            let Some(found) = rows.first() else { return Ok(self.untouched().trimmed) };
+            let topic = row::topic_row(found, 0)?;
+            let mut progress = Progress::go_on(before, &topic, false);
+            let floor = int(progress.trimmed.bounds.floor.as_u64());
+            let oldest = database
+                .rows(|| query(&sql.oldest).bind(topic.id).bind(floor).bind(STEP_ROWS as i64 + 1))
+                .await?;
+            // Trimmed meanwhile: what is read then begins later than it should, and is read again.
+            let first = oldest.first().map(|found| row::seq(found, 0)).transpose()?;
+            if first.is_some_and(|first| progress.trimmed.bounds.floor.next() != Some(first)) {
+                before = None;
+                continue;
+            }
+            self.weigh(&oldest, &mut progress)?;
+            if progress.done {
+                return Ok(progress.trimmed);
+            }
+            before = Some(progress);
+        }
+    }
+
+    /// What there is to do about a topic that was never written.
+    fn untouched(&self) -> Progress {
+        let bounds = Bounds::untouched(Epoch::derive(self.seed, self.topic));
+        Progress { done: true, ..Progress::begin(bounds, 0) }
+    }
+
+    async fn step(
+        &self,
+        conn: &mut PgConnection,
+        sql: &Sql,
+        before: Option<Progress>,
+    ) -> Result<Progress, Fault> {
+        let found = query(&sql.lock_topic).bind(self.topic.as_str()).fetch_optional(&mut *conn).await?;
+        let Some(found) = found else { return Ok(self.untouched()) };
+        let topic = row::topic_row(&found, 0)?;
+        let mut progress = Progress::go_on(before, &topic, true);
+        let floor = int(progress.trimmed.bounds.floor.as_u64());
+        let oldest = query(&sql.oldest).bind(topic.id).bind(floor).bind(STEP_ROWS as i64 + 1);
+        let oldest: Vec<PgRow> = oldest.fetch_all(&mut *conn).await?;
+        let bytes_before = progress.trimmed.bytes;
+        self.weigh(&oldest, &mut progress)?;
+        let Trimmed { bounds, bytes, .. } = progress.trimmed;
+        if bounds.floor > topic.bounds.floor {
+            let floor = int(bounds.floor.as_u64());
+            query(&sql.remove_updates).bind(topic.id).bind(floor).execute(&mut *conn).await?;
+            let left = int(topic.bytes.saturating_sub(bytes - bytes_before));
+            query(&sql.raise_floor).bind(topic.id).bind(floor).bind(left).execute(&mut *conn).await?;
+        }
+        progress.stands = bounds.floor;
+        if progress.done {
+            let forgotten = query(&sql.remove_receipts)
+                .bind(topic.id)
+                .bind(int(bounds.floor.as_u64()))
+                .bind(int(self.now.minus(DEDUP_FOR).as_millis()))
+                .bind(STEP_ROWS as i64);
+            progress.done = forgotten.execute(conn).await?.rows_affected() < STEP_ROWS as u64;
+        }
+        Ok(progress)
+    }
+
+    /// Counts what may go of the next oldest updates, and raises the floor of `progress` over it.
+    fn weigh(&self, oldest: &[PgRow], progress: &mut Progress) -> Result<(), Fault> {
+        let Progress { trimmed, until, held, done, .. } = progress;
+        let (mut rows_seen, mut bytes_seen) = (0, 0);
+        (trimmed.oldest, *done) = (None, true);
+        for found in oldest {
+            let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
+            let size = column::<i64>(found, 2)?.cast_unsigned();
+            let kept = trimmed.bounds.floor.distance_to(*until);
+            if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
+                trimmed.oldest = Some(at);
+                return Ok(());
+            }
+            if rows_seen == STEP_ROWS || (rows_seen > 0 && bytes_seen + size > STEP_BYTES) {
+                (trimmed.oldest, *done) = (Some(at), false);
+                return Ok(());
+            }
+            (rows_seen, bytes_seen) = (rows_seen + 1, bytes_seen + size);
+            trimmed.bounds.floor = seq.watermark();
+            trimmed.updates += 1;
+            trimmed.bytes += size;
+            *held = held.saturating_sub(size);
+        }
+        Ok(())
+    }
+}

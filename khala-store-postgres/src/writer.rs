@@ -1,0 +1,335 @@
+//! The writers of this process: group commit across topics.
+//!
+//! A topic always belongs to the same writer, which drains what waits, in order, and commits it once; nobody is answered
+//! before that commit. While it commits, the next group gathers. A group takes only topics that nobody else has locked: what
+//! is to go to one that is locked leaves the group and waits for that topic on a connection of its own, with whatever comes
+//! for it meanwhile. What must stay true: a topic never waits for another one, and what goes to one topic keeps its order.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, telemetry};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    append::{AddTopics, AppendGroup, Locking, Outcome, Request},
+    database::Database,
+    fault::{Fault, error, shutting_down},
+};
+
+/// How many requests may wait at one writer before appending itself waits.
+const QUEUE: usize = 4_096;
+/// The most requests, updates and bytes in one group, but for its first request.
+const GROUP_REQUESTS: usize = 1_024;
+const GROUP_UPDATES: usize = 4_096;
+const GROUP_BYTES: usize = 8 << 20;
+/// How long the row of a new topic may wait for somebody who adds it just now, on behalf of other new topics.
+const ADD_PATIENCE: Duration = Duration::from_millis(200);
+/// When what waits for a locked topic tries again, if no connection is left to wait on.
+const AGAIN: Duration = Duration::from_millis(10);
+/// A commit that takes longer is worth a log line.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The handle of the writers' tasks.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    inboxes: Vec<mpsc::Sender<Waiting>>,
+    hasher: RandomState,
+    counts: Arc<Counts>,
+}
+
+/// What the writers have done.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) commits: AtomicU64,
+    pub(crate) appends: AtomicU64,
+    pub(crate) updates: AtomicU64,
+}
+
+/// An append that waits to be answered.
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    answer: oneshot::Sender<Result<Append, Error>>,
+}
+
+impl Writers {
+    /// Starts the tasks. They end when the handle is dropped and what waits is written.
+    pub(crate) fn start(database: &Arc<Database>) -> Self {
+        let counts = Arc::new(Counts::default());
+        // Half of the connections are left for groups, trims and what is rare.
+        let waits = Arc::new(Semaphore::new((database.options.connections.get() as usize / 2).max(1)));
+        let inboxes = (0..database.options.writers.get()).map(|_| {
+            let (inbox, requests) = mpsc::channel(QUEUE);
+            let desk = Desk {
+                pen: Pen {
+                    database: Arc::clone(database),
+                    counts: Arc::clone(&counts),
+                    waits: Arc::clone(&waits),
+                },
+                inbox: requests,
+                open: true,
+                waiting: VecDeque::new(),
+                parked: HashMap::new(),
+                lanes: JoinSet::new(),
+            };
+            tokio::spawn(desk.run());
+            inbox
+        });
+        Self { inboxes: inboxes.collect(), hasher: RandomState::new(), counts }
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(crate) async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        let writer = self.hasher.hash_one(topic) % self.inboxes.len() as u64;
+        let inbox = usize::try_from(writer).ok().and_then(|writer| self.inboxes.get(writer));
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { request: Request { topic: topic.clone(), batch, now }, answer };
+        inbox.ok_or_else(shutting_down)?.send(waiting).await.map_err(|_| shutting_down())?;
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+}
+
+/// What one writer's task works on.
+struct Desk {
+    pen: Pen,
+    inbox: mpsc::Receiver<Waiting>,
+    open: bool,
+    waiting: VecDeque<Waiting>,
+    /// The topics that are waited for, and what came for them meanwhile.
+    parked: HashMap<Topic, Vec<Waiting>>,
+    lanes: JoinSet<Back>,
+}
+
+/// What comes back from a lane.
+struct Back {
+    topics: HashSet<Topic>,
+    /// What was not answered, in order.
+    left: Vec<Waiting>,
+    /// Whether what is left is to wait topic by topic.
+    apart: bool,
+}
+
+impl Desk {
+    async fn run(mut self) {
+        let mut group = Vec::new();
+        while self.receive().await {
+            self.take_group(&mut group);
+            if group.is_empty() {
+                continue;
+            }
+            let (held, untouched) = self.pen.write(std::mem::take(&mut group), Locking::Skip).await;
+            self.wait_for_each(held);
+            self.add(untouched);
+        }
+    }
+
+    /// Waits until there is something to do; says no once there never will be again.
+    async fn receive(&mut self) -> bool {
+        let mut fresh = Vec::new();
+        if self.waiting.is_empty() {
+            tokio::select! {
+                Some(back) = self.lanes.join_next() => self.return_from(back),
+                came = self.inbox.recv_many(&mut fresh, GROUP_REQUESTS), if self.open => self.open = came > 0,
+                else => return false,
+            }
+        }
+        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len() + fresh.len());
+        fresh.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
+        while let Some(back) = self.lanes.try_join_next() {
+            self.return_from(back);
+        }
+        self.waiting.extend(fresh);
+        true
+    }
+
+    /// Moves what may share the next transaction into `group`.
+    fn take_group(&mut self, group: &mut Vec<Waiting>) {
+        let (mut updates, mut bytes) = (0, 0);
+        while let Some(next) = self.waiting.front() {
+            if let Some(parked) = self.parked.get_mut(&next.request.topic) {
+                parked.extend(self.waiting.pop_front());
+                continue;
+            }
+            let batch = next.request.batch.updates();
+            updates += batch.len();
+            bytes += batch.iter().map(NewUpdate::size).sum::<usize>();
+            let full = group.len() == GROUP_REQUESTS || updates > GROUP_UPDATES || bytes > GROUP_BYTES;
+            if full && !group.is_empty() {
+                return;
+            }
+            // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
+            group.extend(self.waiting.pop_front().filter(|next| !next.answer.is_closed()));
+        }
+    }
+
+    /// Lets what goes to topics that somebody else has wait for them, each topic by itself.
+    fn wait_for_each(&mut self, held: Vec<Waiting>) {
+        let mut topics: HashMap<Topic, Vec<Waiting>> = HashMap::new();
+        for waiting in held {
+            topics.entry(waiting.request.topic.clone()).or_default().push(waiting);
+        }
+        for (topic, waiting) in topics {
+            self.parked.entry(topic.clone()).or_default();
+            self.lanes.spawn(self.pen.clone().wait_for(topic, waiting));
+        }
+    }
+
+    /// Gives topics that were never written their rows; what goes to them comes back then.
+    fn add(&mut self, untouched: Vec<Waiting>) {
+        if untouched.is_empty() {
+            return;
+        }
+        let topics: HashSet<Topic> = untouched.iter().map(|waiting| waiting.request.topic.clone()).collect();
+        for topic in &topics {
+            self.parked.entry(topic.clone()).or_default();
+        }
+        self.lanes.spawn(self.pen.clone().add(topics, untouched));
+    }
+
+    /// Puts what a lane left, and what came for its topics meanwhile, before everything else that waits.
+    fn return_from(&mut self, back: Result<Back, tokio::task::JoinError>) {
+        let Back { topics, mut left, apart } = match back {
+            Ok(back) => back,
+            Err(fault) => {
+                // Nobody knows which topics it had: nothing that is parked may wait for ever.
+                tracing::error!(%fault, "a lane of the writer ended");
+                let topics = self.parked.keys().cloned().collect();
+                Back { topics, left: Vec::new(), apart: false }
+            }
+        };
+        if apart {
+            return self.wait_for_each(left);
+        }
+        for topic in topics {
+            left.extend(self.parked.remove(&topic).into_iter().flatten());
+        }
+        for waiting in left.into_iter().rev() {
+            self.waiting.push_front(waiting);
+        }
+    }
+}
+
+/// What writes: in the desk's own turn, or beside it.
+#[derive(Clone)]
+struct Pen {
+    database: Arc<Database>,
+    counts: Arc<Counts>,
+    /// How many may wait for locked topics at once, each on a connection.
+    waits: Arc<Semaphore>,
+}
+
+impl Pen {
+    /// Waits for one topic, and writes what goes to it.
+    async fn wait_for(self, topic: Topic, waiting: Vec<Waiting>) -> Back {
+        let left = match self.waits.try_acquire() {
+            Ok(_turn) => self.write(waiting, Locking::Wait).await.0,
+            Err(_) => {
+                sleep(AGAIN).await;
+                waiting
+            }
+        };
+        Back { topics: HashSet::from([topic]), left, apart: false }
+    }
+
+    /// Adds the rows of topics, in a transaction of its own.
+    async fn add(self, topics: HashSet<Topic>, untouched: Vec<Waiting>) -> Back {
+        let mut names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        names.sort_unstable();
+        let added = self.database.transaction(AddTopics { names: names.clone(), patience: ADD_PATIENCE });
+        let (left, apart) = match added.await {
+            Ok(()) => (untouched, false),
+            // Somebody adds one of them in a transaction that is still open: the others need not wait for that.
+            Err(fault) if fault.is_lock_timeout() => (untouched, true),
+            Err(fault) => {
+                let error = Error::from(fault);
+                tracing::error!(topics = names.len(), %error, source = ?error, "topics could not be added");
+                for waiting in untouched {
+                    let _ = waiting.answer.send(Err(error.clone()));
+                }
+                (Vec::new(), false)
+            }
+        };
+        Back { topics, left, apart }
+    }
+
+    /// Stores a group and answers everybody in it, but for those whose topics somebody else has, and those whose topics
+    /// have no row, which it gives back.
+    async fn write(&self, group: Vec<Waiting>, locking: Locking) -> (Vec<Waiting>, Vec<Waiting>) {
+        let (mut held, mut untouched) = (Vec::new(), Vec::new());
+        let mut settle = |waiting: Waiting, outcome| match outcome {
+            // Who has stopped waiting learns of it by a dedup key or by reading.
+            Outcome::Answered(answer) => drop(waiting.answer.send(answer)),
+            Outcome::Held => held.push(waiting),
+            Outcome::Untouched => untouched.push(waiting),
+        };
+        match self.commit(&group, locking).await {
+            Ok(outcomes) => {
+                group.into_iter().zip(outcomes).for_each(|(waiting, outcome)| settle(waiting, outcome))
+            }
+            Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
+                for waiting in group {
+                    let outcome = match self.commit(std::slice::from_ref(&waiting), locking).await {
+                        Ok(mut outcomes) => outcomes.pop(),
+                        Err(fault) => Some(Outcome::Answered(Err(fault.into()))),
+                    };
+                    let nothing =
+                        || Outcome::Answered(Err(error(ErrorKind::Corrupt, "no answer to a request")));
+                    settle(waiting, outcome.unwrap_or_else(nothing));
+                }
+            }
+            Err(fault) => {
+                let error = Error::from(fault);
+                tracing::error!(requests = group.len(), %error, source = ?error, "a commit failed");
+                for waiting in group {
+                    settle(waiting, Outcome::Answered(Err(error.clone())));
+                }
+            }
+        }
+        (held, untouched)
+    }
+
+    /// One transaction: all of it is on stable storage when this returns, or nothing ever was there.
+    async fn commit(&self, group: &[Waiting], locking: Locking) -> Result<Vec<Outcome>, Fault> {
+        let requests: Vec<&Request> = group.iter().map(|waiting| &waiting.request).collect();
+        let (patience, begun) = (self.database.options.lock_timeout, Instant::now());
+        let appended = AppendGroup { requests: requests.clone(), locking, patience };
+        let outcomes = self.database.transaction(appended).await;
+        let took = begun.elapsed();
+        if took > SLOW && locking == Locking::Skip {
+            tracing::warn!(appends = group.len(), ?took, "a transaction was slow");
+        }
+        let answered = |outcomes: &Vec<Outcome>| {
+            outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Answered(_))).count()
+        };
+        let appends = outcomes.as_ref().map_or(group.len(), answered);
+        if appends > 0 {
+            let outcome = if outcomes.is_ok() { "committed" } else { "failed" };
+            telemetry::committed(outcome, appends, took.as_secs_f64());
+        }
+        let outcomes = outcomes?;
+        let written = requests
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Answered(Ok(Append::Written(_)))));
+        let updates: usize = written.map(|(request, _)| request.batch.updates().len()).sum();
+        self.counts.commits.fetch_add(u64::from(appends > 0), Ordering::Relaxed);
+        self.counts.appends.fetch_add(appends as u64, Ordering::Relaxed);
+        self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
+        Ok(outcomes)
+    }
+}

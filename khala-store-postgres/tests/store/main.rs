@@ -1,0 +1,6 @@
+//! The store against the laws, on a real PostgreSQL with a fresh database per test, and what it promises beyond them.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
+
+mod laws;
+mod support;
