@@ -93,6 +93,15 @@ type Level = watch::Sender<Option<Cursor>>;
 struct Levels {
     heads: Mutex<HashMap<Topic, Level>>,
     revoked: watch::Sender<Option<Watermark>>,
+    unwatched: Option<Hook>,
+}
+
+struct Hook(Box<dyn Fn(&Topic) + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 impl Levels {
@@ -105,6 +114,15 @@ impl LocalFanout {
     /// A fanout that nobody watches yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A fanout that tells `hook` of each topic whose last watcher in this process has gone: for a fanout between nodes
+    /// that listens to what is watched only.
+    ///
+    /// The hook is called while the levels are locked, so that nobody can begin to watch the topic meanwhile: it must be
+    /// quick, and must not call this fanout. It is called from wherever a [`Watch`] is dropped, with or without a runtime.
+    pub fn with_unwatched(hook: impl Fn(&Topic) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Levels { unwatched: Some(Hook(Box::new(hook))), ..Levels::default() }))
     }
 
     /// Raises the level of `topic`, for those who watch it in this process. Another epoch always replaces it.
@@ -188,6 +206,9 @@ impl Drop for Watcher {
         // The receiver beside this guard is declared before it, and so already dropped.
         if levels.get(&self.topic).is_some_and(|level| level.receiver_count() == 0) {
             levels.remove(&self.topic);
+            if let Some(Hook(hook)) = &self.levels.unwatched {
+                hook(&self.topic);
+            }
         }
     }
 }
@@ -227,6 +248,22 @@ mod tests {
         assert!(fanout.revoked_is_watched());
         drop(watch);
         assert!(!fanout.revoked_is_watched());
+    }
+
+    #[test]
+    fn the_last_watcher_that_goes_is_told_of() {
+        let gone = Arc::new(Mutex::new(Vec::new()));
+        let fanout = LocalFanout::with_unwatched({
+            let gone = Arc::clone(&gone);
+            move |topic| gone.lock().unwrap().push(topic.clone())
+        });
+        let topic = Topic::parse("t").unwrap();
+        let (one, two) = (fanout.observe(&topic), fanout.observe(&topic));
+        drop(one);
+        assert!(gone.lock().unwrap().is_empty());
+        drop(two);
+        drop(fanout.observe(&topic));
+        assert_eq!(*gone.lock().unwrap(), [topic.clone(), topic], "each time anew");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub const COMMIT_SECONDS: &str = "khala_commit_seconds";
 pub const COMMIT_APPENDS: &str = "khala_commit_appends";
 /// Announcements that could not be sent; delivery completes by polling.
 pub const ANNOUNCE_FAILURES: &str = "khala_announce_failures_total";
+/// Whether this node is connected to what carries its announcements, 1 or 0, by `transport`: `nats`, `postgres`.
+pub const FANOUT_CONNECTED: &str = "khala_fanout_connected";
+/// How often that connection was lost and made again, by `transport`.
+pub const FANOUT_RECONNECTS: &str = "khala_fanout_reconnects_total";
 /// Open connections.
 pub const CONNECTIONS: &str = "khala_connections";
 /// Connections closed by the server, by `reason`.
@@ -121,6 +125,8 @@ pub const ALL: &[&str] = &[
     COMMIT_SECONDS,
     COMMIT_APPENDS,
     ANNOUNCE_FAILURES,
+    FANOUT_CONNECTED,
+    FANOUT_RECONNECTS,
     CONNECTIONS,
     CLOSES,
     CHANNELS,
@@ -291,6 +297,16 @@ pub fn committed(outcome: &'static str, appends: usize, seconds: f64) {
 
 pub(crate) fn announce_failed() {
     counter!(ANNOUNCE_FAILURES).increment(1);
+}
+
+/// A fanout between nodes has a connection now, or has none. For implementers of a fanout.
+pub fn fanout_connected(transport: &'static str, connected: bool) {
+    gauge!(FANOUT_CONNECTED, "transport" => transport).set(f64::from(u8::from(connected)));
+}
+
+/// A fanout between nodes has made a lost connection again. For implementers of a fanout.
+pub fn fanout_reconnected(transport: &'static str) {
+    counter!(FANOUT_RECONNECTS, "transport" => transport).increment(1);
 }
 
 pub(crate) fn connections(change: f64) {

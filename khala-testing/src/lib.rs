@@ -6,8 +6,12 @@
 #![expect(clippy::missing_panics_doc, reason = "in a test, a panic is how a fault is told")]
 
 mod guardian;
+mod nats;
 mod pgbouncer;
 mod ports;
 pub mod postgres;
+mod proxy;
 
-pub use self::{guardian::Guardian, pgbouncer::Pgbouncer, ports::free_port, postgres::Cluster};
+pub use self::{
+    guardian::Guardian, nats::Nats, pgbouncer::Pgbouncer, ports::free_port, postgres::Cluster, proxy::Proxy,
+};

@@ -219,7 +219,7 @@ pub fn program(name: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
-        .filter_map(|(version, path)| Some((version, path.join("bin").join(name))))
+        .map(|(version, path)| (version, path.join("bin").join(name)))
         .filter(|(_, path)| path.exists())
         .max();
     newest.map_or_else(|| PathBuf::from(name), |(_, path)| path)
