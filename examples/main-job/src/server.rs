@@ -85,10 +85,15 @@ impl Server {
         Ok(started.elapsed())
     }
 
-    /// Ready when it ends, which by itself it never should. Cancel safe.
-    pub async fn failed(&mut self) -> Failure {
-        let _ = self.process.wait().await;
-        self.fault("ended by itself")
+    /// Looks whether it is there.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn alive(&mut self) -> Result<(), Failure> {
+        match self.process.try_wait().during("looking at the server")? {
+            None => Ok(()),
+            Some(_) => Err(self.fault("ended by itself")),
+        }
     }
 
     /// Kills it. Returns when the process is gone, so that its port and its locks are free.
@@ -96,9 +101,7 @@ impl Server {
     /// # Errors
     /// It had ended by itself.
     pub async fn kill(&mut self) -> Result<(), Failure> {
-        if self.process.try_wait().during("looking at the server")?.is_some() {
-            return Err(self.fault("ended by itself"));
-        }
+        self.alive()?;
         self.process.kill().await.during("killing the server")
     }
 
