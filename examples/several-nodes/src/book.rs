@@ -26,8 +26,14 @@ pub(crate) const SQL: usize = 3;
 pub(crate) struct Book {
     topics: Vec<String>,
     pages: Mutex<Pages>,
-    /// By door: when the newest attempt that was acknowledged there had begun.
-    doors: watch::Sender<[Option<Instant>; DOORS]>,
+    answered: watch::Sender<Answered>,
+}
+
+/// When the newest attempt that was acknowledged had begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Answered {
+    pub(crate) by_door: [Option<Instant>; DOORS],
+    pub(crate) by_topic: Vec<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -152,7 +158,8 @@ impl Book {
             publishes: Vec::new(),
             counts: Counts::default(),
         };
-        Self { topics, pages: Mutex::new(pages), doors: watch::Sender::new([None; DOORS]) }
+        let answered = Answered { by_door: [None; DOORS], by_topic: vec![None; topics.len()] };
+        Self { topics, pages: Mutex::new(pages), answered: watch::Sender::new(answered) }
     }
 
     pub(crate) fn topics(&self) -> &[String] {
@@ -189,7 +196,11 @@ impl Book {
         pages.heads[topic] = pages.heads[topic].max(batch.last_seq);
         pages.evidence[topic].publishers[publisher].acknowledged.push(batch);
         drop(pages);
-        self.doors.send_modify(|doors| doors[door] = doors[door].max(Some(attempt)));
+        self.answered.send_modify(|Answered { by_door, by_topic }| {
+            for newest in [&mut by_door[door], &mut by_topic[topic]] {
+                *newest = (*newest).max(Some(attempt));
+            }
+        });
     }
 
     /// The transaction of these lines was rolled back.
@@ -318,9 +329,9 @@ impl Book {
         behind.map(say).collect()
     }
 
-    /// What changes when something is acknowledged at a door.
-    pub(crate) fn doors(&self) -> watch::Receiver<[Option<Instant>; DOORS]> {
-        self.doors.subscribe()
+    /// What changes when something is acknowledged.
+    pub(crate) fn answered(&self) -> watch::Receiver<Answered> {
+        self.answered.subscribe()
     }
 
     /// The longest that a publish took, of those that were under way between then and now and are acknowledged.

@@ -116,8 +116,8 @@ async fn run(options: &Options) -> Result<bool, Failure> {
     if let Some(file) = &options.json {
         report.write(file)?;
     }
+    let Setting { place, servers, .. } = plot.end().await;
     if !report.is_good() {
-        let Setting { place, servers, .. } = plot.into_setting();
         // They end before their place is kept, and hold it.
         drop(servers);
         if let Some(place) = Arc::into_inner(place) {

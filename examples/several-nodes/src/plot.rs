@@ -10,14 +10,14 @@ use main_job::{
     story::{Story, count},
 };
 use tokio::{
-    sync::RwLock,
+    sync::{RwLock, watch::error::RecvError},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
     Options,
-    book::{Book, DOORS, Marked, Reached, SQL},
+    book::{Answered, Book, DOORS, Marked, Reached, SQL},
     crowd::{Crowd, Plan},
     faults::Fault,
     publishers::{Desk, OverHttp, index},
@@ -172,30 +172,31 @@ impl<'a> Plot<'a> {
         Ok((!spared.is_empty()).then_some(all))
     }
 
-    /// Waits until something was published at every door that was begun after that moment, and says how long that
-    /// took.
+    /// Waits until something was acknowledged at every door, and then on every topic, that was begun after that moment.
+    /// Says how long the former took.
     async fn answered(&mut self, since: Instant) -> Result<Duration, Failure> {
-        let used = if self.setting.postgres.is_some() { DOORS } else { SQL };
-        let mut doors = self.book.doors();
-        let open = |doors: &[Option<Instant>; DOORS]| {
-            doors[..used].iter().all(|door| door.is_some_and(|began| began >= since))
+        let doors = if self.setting.postgres.is_some() { DOORS } else { SQL };
+        let mut answered = self.book.answered();
+        let is_open = |newest: &Option<Instant>| newest.is_some_and(|began| began >= since);
+        let opened = async {
+            answered.wait_for(|now| now.by_door[..doors].iter().all(is_open)).await?;
+            let opened = since.elapsed();
+            answered.wait_for(|now| now.by_topic.iter().all(is_open)).await?;
+            Ok::<_, RecvError>(opened)
         };
-        let waited = self.guarded(async { doors.wait_for(open).await.map(drop) }).await?;
-        match waited {
-            Some(all) => all.during("waiting for acknowledgements")?,
-            None => {
-                let door = |number| if number == SQL { "SQL".to_owned() } else { format!("node {number}") };
-                let now = *self.book.doors().borrow();
-                let shut = (0..used).filter(|number| now[*number].is_none_or(|began| began < since));
-                let shut: Vec<_> = shut.map(door).collect();
-                return Err(Failure::new(format_args!(
-                    "nothing that was published is acknowledged within {} s at: {}",
-                    PATIENCE.as_secs(),
-                    shut.join(", ")
-                )));
-            }
+        if let Some(opened) = self.guarded(opened).await? {
+            return opened.during("waiting for acknowledgements");
         }
-        Ok(since.elapsed())
+        let Answered { by_door, by_topic } = self.book.answered().borrow().clone();
+        let door = |number| if number == SQL { "SQL".to_owned() } else { format!("node {number}") };
+        let shut = (0..doors).filter(|number| !is_open(&by_door[*number])).map(door);
+        let topics = self.book.topics().iter().zip(&by_topic).filter(|(_, newest)| !is_open(newest));
+        let shut: Vec<_> = shut.chain(topics.map(|(topic, _)| topic.clone())).collect();
+        Err(Failure::new(format_args!(
+            "nothing that was published is acknowledged within {} s at: {}",
+            PATIENCE.as_secs(),
+            shut.join(", ")
+        )))
     }
 
     /// Waits until a mark is reached.
@@ -216,17 +217,19 @@ impl<'a> Plot<'a> {
 
     /// Lets everybody rest, and compares everything with everything else.
     async fn compare(&mut self) -> Result<Vec<checker::Fault>, Failure> {
-        let busy = Arc::clone(&self.busy);
+        let (begun, busy) = (Instant::now(), Arc::clone(&self.busy));
         let Some(rest) = self.guarded(busy.write()).await? else {
             return Err(Failure::new("a publisher has no answer, although nothing is broken any more"));
         };
         self.reached(self.book.mark_all(Instant::now()), "when all publishers rest").await?;
+        let rested = begun.elapsed();
         let journals = self.journals().await?;
         let found = self.book.check(journals);
         drop(rest);
         let counts = self.book.counts();
         self.story.tell(format_args!(
-            "compared: {} updates, {} deliveries, {} differences",
+            "everybody rests after {:.1} s; compared: {} updates, {} deliveries, {} differences",
+            rested.as_secs_f64(),
             count(counts.updates),
             count(counts.deliveries),
             found.len()
@@ -275,8 +278,9 @@ impl<'a> Plot<'a> {
         }
     }
 
-    /// What is to be looked at when something is wrong.
-    pub(crate) fn into_setting(self) -> Setting {
+    /// Ends the publishers and the crowd; what they stood on is left.
+    pub(crate) async fn end(mut self) -> Setting {
+        self.publishers.shutdown().await;
         self.setting
     }
 }

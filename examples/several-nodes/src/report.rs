@@ -25,7 +25,7 @@ pub(crate) struct Outcome {
     pub(crate) meanwhile: Option<Times>,
     /// From healing until something was published at every node, and by SQL.
     pub(crate) publishing_again_ms: u64,
-    /// From healing until a client had all that was acknowledged by then.
+    /// From healing until a client had all that was acknowledged when something had been published on every topic anew.
     pub(crate) caught_up: Times,
     /// From its first attempt, during the fault and the time after it.
     pub(crate) longest_publish_ms: u64,
@@ -125,7 +125,7 @@ impl<'a> Report<'a> {
             "\n(lag meanwhile: at any moment of the fault, until the clients of the nodes that it spares had all that was \
              acknowledged then. publish again: from \
              healing until every node, and SQL, took something. caught up: from healing until a client had all that was \
-             acknowledged by then. publish: the longest one, with its retries.)\n\n\
+             acknowledged when every topic had been published to anew. publish: the longest one, with its retries.)\n\n\
              {} updates acknowledged, {} of their publishes stored by an attempt whose answer was lost; {} updates rolled \
              back. {} deliveries, {} more came again and were skipped; {} connections, {} joins that resumed; closed: {:?}; \
              refused: {:?}.",
@@ -142,8 +142,8 @@ impl<'a> Report<'a> {
         let seconds = story.elapsed().as_secs_f64();
         if self.is_good() {
             say(format_args!(
-                "\nNothing lost, nothing doubled, nothing reordered, nothing that was rolled back: {} faults, {seconds:.0} s.",
-                outcomes.len()
+                "\nNothing lost, nothing doubled, nothing reordered, nothing that was rolled back is seen: {}, {seconds:.0} s.",
+                named(outcomes.len()),
             ));
         }
         if !differences.is_empty() {
@@ -159,6 +159,10 @@ impl<'a> Report<'a> {
         let text = serde_json::to_string_pretty(self).during("writing the report")?;
         fs::write(file, text + "\n").during(format_args!("writing {}", file.display()))
     }
+}
+
+fn named(faults: usize) -> String {
+    if faults == 1 { "one fault".to_owned() } else { format!("{faults} faults") }
 }
 
 fn seconds(millis: u64) -> String {
