@@ -407,3 +407,119 @@ impl Reached {
         self.left += other.left;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use main_job::checker::What;
+
+    use super::*;
+
+    const EPOCH: &str = "00000000000000aa";
+
+    /// Two topics, a publisher, and two clients: one follows both topics, one the second.
+    fn book() -> Book {
+        let topics = vec!["a".to_owned(), "b".to_owned()];
+        Book::new(topics, &["publisher".to_owned()], &[vec![0, 1], vec![1]])
+    }
+
+    /// Publishes one line, as the next update of the topic; its text.
+    fn publish(book: &Book, topic: usize, seq: u64) -> String {
+        let Lines { numbers, texts, .. } = book.write(0, topic, 1);
+        let batch = Acknowledged {
+            epoch: EPOCH.to_owned(),
+            first_seq: seq,
+            last_seq: seq,
+            lines: numbers,
+            duplicate: false,
+        };
+        book.acknowledged(0, topic, batch, 0, (Instant::now(), Instant::now()));
+        texts[0].to_string()
+    }
+
+    fn journal(payloads: &[&String]) -> Log {
+        let entry = |(seq, payload): (u64, &&String)| Entry {
+            epoch: Some(EPOCH.into()),
+            seq,
+            payload: payload.as_str().into(),
+        };
+        let runs = vec![(1..).zip(payloads).map(entry).collect()];
+        Log { name: "journal".to_owned(), delivery: Delivery::ExactlyOnce, runs }
+    }
+
+    /// What is found where client 1 applied these updates, by their place, of two on topic b.
+    fn found(applied: &[u64]) -> Vec<Fault> {
+        let book = book();
+        let texts = [publish(&book, 1, 1), publish(&book, 1, 2)];
+        assert!(book.applied(0, 1, EPOCH, 1, &texts));
+        for seq in applied {
+            let text = &texts[(*seq as usize - 1) % 2..][..1];
+            assert!(book.applied(1, 1, EPOCH, *seq, text));
+        }
+        book.check(vec![journal(&[]), journal(&[&texts[0], &texts[1]])])
+    }
+
+    #[test]
+    fn what_a_client_said_is_what_is_checked() {
+        let at = |what| Fault { place: "b, client 1".to_owned(), what };
+        assert_eq!(found(&[1, 2]), []);
+        assert_eq!(found(&[1]), [at(What::Lost { seqs: 2..=2 })]);
+        assert_eq!(found(&[1, 2, 2])[0], at(What::Doubled { seq: 2 }));
+        assert_eq!(found(&[2, 1])[0], at(What::OutOfOrder { seq: 2, before: 0 }));
+        assert_eq!(found(&[1, 2, 3]), [at(What::Unacknowledged { seq: 3 })]);
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_nowhere() {
+        let book = book();
+        let lines = book.write(0, 0, 1);
+        book.rolled_back(0, &lines);
+        assert_eq!(book.check(vec![journal(&[]), journal(&[])]), []);
+        let texts = [lines.texts[0].to_string()];
+        assert!(book.applied(0, 0, EPOCH, 1, &texts));
+        let what = What::Withdrawn { seq: 1 };
+        assert_eq!(
+            book.check(vec![journal(&[]), journal(&[])]),
+            [Fault { place: "a, client 0".to_owned(), what }]
+        );
+    }
+
+    #[test]
+    fn a_topic_that_a_client_does_not_follow_is_refused() {
+        assert!(!book().applied(1, 0, EPOCH, 1, &[String::new()]));
+        assert!(!book().applied(2, 0, EPOCH, 1, &[String::new()]));
+    }
+
+    #[test]
+    fn a_mark_is_reached_when_every_client_has_every_topic() {
+        let book = book();
+        let a = publish(&book, 0, 1);
+        let b = publish(&book, 1, 1);
+        let mut mark = book.mark_all(Instant::now());
+        // What comes after it is no matter.
+        publish(&book, 1, 2);
+        book.applied(0, 0, EPOCH, 1, &[a]);
+        book.applied(1, 1, EPOCH, 1, std::slice::from_ref(&b));
+        assert!(mark.reached.try_recv().is_err());
+        book.applied(0, 1, EPOCH, 1, &[b]);
+        let reached = mark.reached.try_recv().unwrap();
+        assert_eq!((reached.times.len(), reached.left), (2, 0));
+        assert_eq!(book.missing(mark.number), [""; 0]);
+        // And one that is reached already is.
+        let mut again = book.mark_at(&[0]);
+        assert_eq!(again.reached.try_recv().unwrap().times.len(), 0);
+    }
+
+    #[test]
+    fn who_is_behind_is_named_and_who_leaves_its_node_is_not_waited_for() {
+        let book = book();
+        publish(&book, 1, 1);
+        book.moved(0, Some(0));
+        book.moved(1, Some(1));
+        let mut at_node_0 = book.mark_at(&[0]);
+        let both = book.mark_at(&[0, 1]);
+        book.moved(0, None);
+        let reached = at_node_0.reached.try_recv().unwrap();
+        assert_eq!((reached.times.len(), reached.left), (0, 1));
+        assert_eq!(book.missing(both.number), ["client 1 at node 1: b at 0 of 1"]);
+    }
+}
