@@ -2,6 +2,19 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use crate::failure::{During as _, Failure};
+
+/// The seed that was given, or else one that nobody knows.
+///
+/// # Errors
+/// The system has none.
+pub fn seed(given: Option<u64>) -> Result<u64, Failure> {
+    match given {
+        Some(seed) => Ok(seed),
+        None => Ok(u64::from(getrandom::u32().during("drawing a seed")?)),
+    }
+}
+
 /// A stream of numbers.
 #[derive(Debug)]
 pub struct Chance(u64);

@@ -18,3 +18,19 @@ pub mod http;
 pub mod place;
 pub mod server;
 pub mod story;
+
+use std::process::ExitCode;
+
+use crate::{failure::Failure, story::say};
+
+/// How a run ends that says whether nothing was wrong, or could not be made.
+pub fn exit_code(ran: Result<bool, Failure>) -> ExitCode {
+    match ran {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            say(format_args!("\nThe run could not be made: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -21,7 +21,8 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use main_job::{
-    failure::{During as _, Failure},
+    chance, exit_code,
+    failure::Failure,
     story::{Story, say},
 };
 use tokio::{signal, time::timeout};
@@ -49,23 +50,12 @@ struct Options {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let options = Options::parse();
-    match run(&options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            say(format_args!("\nThe run could not be made: {failure}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Options::parse()).await)
 }
 
 /// Makes the run; says whether nothing was wrong.
 async fn run(options: &Options) -> Result<bool, Failure> {
-    let seed = match options.seed {
-        Some(seed) => seed,
-        None => u64::from(getrandom::u32().during("drawing a seed")?),
-    };
+    let seed = chance::seed(options.seed)?;
     let setting = Arc::new(Setting::prepare().await?);
     let story = Story::begin();
     let plot = plot::Plot { kills: options.kills, seed, packages: options.packages.clone(), story };

@@ -19,6 +19,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, ValueEnum};
 use main_job::{
+    chance, exit_code,
     failure::{During as _, Failure},
     story::{Story, say},
 };
@@ -82,23 +83,12 @@ enum Store {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let options = Options::parse();
-    match run(&options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            say(format_args!("\nThe run could not be made: {failure}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Options::parse()).await)
 }
 
 /// Makes the run; says whether nothing was wrong.
 async fn run(options: &Options) -> Result<bool, Failure> {
-    let seed = match options.seed {
-        Some(seed) => seed,
-        None => u64::from(getrandom::u32().during("drawing a seed")?),
-    };
+    let seed = chance::seed(options.seed)?;
     let story = Story::begin();
     say(format_args!(
         "Several nodes: what they stand on is broken, one thing after the other (--seed {seed}).\n"
