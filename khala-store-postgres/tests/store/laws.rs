@@ -4,7 +4,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -18,8 +18,8 @@ use khala_core::{
         Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
     },
 };
-use khala_store_postgres::{PostgresStore, append_in};
-use khala_testing::Cluster;
+use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
+use khala_testing::{Cluster, Pgbouncer};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::open;
@@ -84,6 +84,71 @@ mod alone {
 
 mod tail_over_alone {
     khala_core::laws!(super::Tailed<super::Alone>);
+}
+
+/// The same through a pooler in transaction mode.
+#[derive(Debug)]
+struct Pooled {
+    store: PostgresStore,
+    place: Place,
+}
+
+impl Harness for Pooled {
+    const CAPABILITIES: Capabilities = DURABLE;
+
+    async fn fresh() -> Self {
+        let url = Cluster::shared().database();
+        Self::open(Place::new(pooler().url(url.rsplit('/').next().unwrap()))).await
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.store.clone())
+    }
+
+    fn documents(&self) -> Arc<dyn Documents> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn close(self) -> Place {
+        self.store.close().await;
+        self.place
+    }
+
+    async fn open(place: Place) -> Self {
+        let options = PostgresOptions::new().with_pooler(true);
+        Self { store: PostgresStore::open(place.as_str(), options).await.unwrap(), place }
+    }
+}
+
+impl CheckpointsHarness for Pooled {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        Arc::new(self.store.clone())
+    }
+}
+
+impl RevocationsHarness for Pooled {
+    fn revocations(&self) -> Arc<dyn Revocations> {
+        Arc::new(self.store.clone())
+    }
+}
+
+impl SweepsHarness for Pooled {
+    fn sweeps(&self) -> Arc<dyn Sweeps> {
+        Arc::new(self.store.clone())
+    }
+}
+
+/// The one pooler that all tests share. A store has up to sixteen connections to it, and it has fewer to the database.
+fn pooler() -> &'static Pgbouncer {
+    static SHARED: OnceLock<Pgbouncer> = OnceLock::new();
+    SHARED.get_or_init(|| Pgbouncer::start(Cluster::shared().port(), 6))
+}
+
+mod pooled {
+    khala_core::laws!(super::Pooled);
+    khala_core::checkpoint_laws!(super::Pooled);
+    khala_core::revocation_laws!(super::Pooled);
+    khala_core::sweep_laws!(super::Pooled);
 }
 
 /// Two stores on one database and the application's own transactions beside them: every call takes the next way in.
