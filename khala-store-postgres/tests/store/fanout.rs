@@ -85,6 +85,7 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
     until(&fanout, true).await;
     let (t, other) = (topic("t"), open(&url).await);
     let mut watch = fanout.watch(&t).await.unwrap();
+    let mut revoked = fanout.watch_revoked().await.unwrap();
     let teller = PostgresFanout::listen(&other, ListenOptions::new()).unwrap();
     for broken in [Proxy::silent, Proxy::refuse, Proxy::cut] {
         broken(&proxy);
@@ -95,7 +96,6 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
         // Nobody told of it at all.
         let newest =
             other.revoke(Revocation::new(Named::Sub(RevocationId::parse("s").unwrap()), NOW)).await.unwrap();
-        let mut revoked = fanout.watch_revoked().await.unwrap();
         while soon(revoked.moved()).await < newest {}
         proxy.pass();
         until(&fanout, true).await;
