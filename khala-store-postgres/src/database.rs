@@ -77,13 +77,21 @@ impl Database {
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }
-        let lost = Lost::default();
+        let (lost, pooler) = (Lost::default(), options.pooler);
         let pool = || {
             let lost = lost.clone();
             PgPoolOptions::new()
                 .max_connections(options.connections.get())
                 .acquire_timeout(options.connect_timeout)
                 .test_before_acquire(false)
+                .after_connect(move |conn, _| {
+                    Box::pin(async move {
+                        if !pooler {
+                            sqlx::raw_sql(sql::PLAN_ONCE).execute(conn).await?;
+                        }
+                        Ok(())
+                    })
+                })
                 .before_acquire(move |conn, meta| {
                     let doubtful = meta.idle_for > RESTED || lost.may_have_hit(meta.age);
                     Box::pin(

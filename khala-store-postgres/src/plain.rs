@@ -4,7 +4,7 @@
 //! What must stay true: the head that an update is numbered from is the one that is moved, of the row as it is locked and
 //! not as the statement's snapshot has it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use khala_core::{Append, ErrorKind, Watermark};
 use sqlx::{PgConnection, postgres::PgRow};
@@ -80,15 +80,14 @@ struct Member {
 
 impl<'r> Plain<'r> {
     fn gather(requests: &[&'r Request]) -> Result<Self, Fault> {
-        let mut group = Self::default();
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        // In their order: that is the one in which they are locked.
+        let topics: BTreeSet<&str> = requests.iter().map(|request| request.topic.as_str()).collect();
+        let places: HashMap<&str, usize> = topics.iter().copied().zip(0..).collect();
+        let none = vec![0; topics.len()];
+        let topics = topics.into_iter().collect();
+        let mut group = Self { topics, updates: none.clone(), bytes: none, ..Self::default() };
         for Request { topic, batch, now } in requests {
-            let at = *places.entry(topic.as_str()).or_insert_with(|| {
-                group.topics.push(topic.as_str());
-                group.updates.push(0);
-                group.bytes.push(0);
-                group.topics.len() - 1
-            });
+            let at = places[topic.as_str()];
             let place = int(at as u64 + 1);
             group.members.push(Member { place, before: group.updates[at].cast_unsigned() });
             for update in batch.updates() {

@@ -52,6 +52,11 @@ pub(crate) const SHAPE: &str = "
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1
     ORDER BY 1";
 
+/// How a connection that keeps its statements plans them: once, not by the sizes of arrays (planning took longer than
+/// writing 64 updates), and by an index, which each has, also while a table is too small for that to pay.
+pub(crate) const PLAN_ONCE: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
+
 /// Nothing waits for ever for a lock that somebody holds. `$1` is a text with its unit.
 pub(crate) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', $1, true)";
 
@@ -107,16 +112,16 @@ statements! {
     add_topics = "INSERT INTO {khala}.topic (topic, epoch)
          SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT (topic) DO NOTHING";
 
-    /// All that a group of plain appends is: locks the topics that nobody else has, in the order of their names, moves
-    /// their heads (J6, J7) and writes the log from where the heads stood (J1, J2, J8). One statement, and so a whole. A row
-    /// that was changed after the statement began is locked and moved as it is now.
+    /// All that a group of plain appends is: locks the topics that nobody else has, in the order that they are given in,
+    /// each found by its index whatever else the planner thinks of, moves their heads (J6, J7) and writes the log from where
+    /// the heads stood (J1, J2, J8). One statement, and so a whole. A row that was changed after the statement began is
+    /// locked and moved as it is now.
     append_plain = "WITH locked AS MATERIALIZED (
-             SELECT t.topic_id, t.epoch, w.updates, w.bytes, w.place
-             FROM {khala}.topic t
-             JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (topic, updates, bytes, place)
-                 USING (topic)
-             WHERE t.head <= 9007199254740991 - w.updates
-             ORDER BY t.topic FOR NO KEY UPDATE OF t SKIP LOCKED),
+             SELECT t.topic_id, w.updates, w.bytes, w.place
+             FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (topic, updates, bytes, place),
+                  LATERAL (SELECT topic_id FROM {khala}.topic t
+                           WHERE t.topic = w.topic AND t.head <= 9007199254740991 - w.updates
+                           FOR NO KEY UPDATE SKIP LOCKED) AS t),
          moved AS (
              UPDATE {khala}.topic t SET head = t.head + l.updates, bytes = t.bytes + l.bytes
              FROM locked l WHERE t.topic_id = l.topic_id
