@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark};
+use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark, telemetry};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -42,6 +42,9 @@ const PAYLOAD_BYTES: usize = 7_900;
 const TOPICS_AT_ONCE: usize = 1_000;
 /// How long an announcement that failed waits to be tried again.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+
+/// What metrics call it.
+const TRANSPORT: &str = "postgres";
 
 /// How a node listens.
 #[derive(Clone, Debug)]
@@ -243,6 +246,11 @@ impl News {
         ))
     }
 
+    fn hears(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
+        telemetry::fanout_connected(TRANSPORT, listens);
+    }
+
     /// Tells what is pending, for ever.
     async fn tell(self: Arc<Self>) {
         loop {
@@ -322,6 +330,8 @@ impl Ear {
     /// Listens, for ever.
     async fn hear(self) {
         let mut lost_at = None;
+        let mut reconnects = false;
+        self.news.hears(false);
         loop {
             let attempt = Instant::now();
             let fault = match timeout(self.options.beat, self.begin())
@@ -329,7 +339,11 @@ impl Ear {
                 .unwrap_or_else(|_| Err(timed_out().into()))
             {
                 Ok((listener, beats)) => {
-                    self.news.listens.store(true, Ordering::Relaxed);
+                    self.news.hears(true);
+                    if reconnects {
+                        telemetry::fanout_reconnected(TRANSPORT);
+                    }
+                    reconnects = true;
                     match lost_at.take() {
                         Some(lost_at) => {
                             tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
@@ -337,7 +351,7 @@ impl Ear {
                         None => tracing::info!("listens"),
                     }
                     let fault = self.follow(listener, &beats).await;
-                    self.news.listens.store(false, Ordering::Relaxed);
+                    self.news.hears(false);
                     fault
                 }
                 Err(fault) => fault,

@@ -175,6 +175,7 @@ async fn no_label_is_of_unbounded_range() {
         "by",
         "class",
         "code",
+        "kind",
         "le",
         "method",
         "on",
@@ -184,8 +185,10 @@ async fn no_label_is_of_unbounded_range() {
         "resume",
         "route",
         "source",
+        "state",
         "status",
         "temperature",
+        "transport",
     ];
     for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let name = line.split(['{', ' ']).next().unwrap();
