@@ -119,13 +119,26 @@ impl PostgresFanout {
     /// # Errors
     /// [`ErrorKind::Invalid`] where the address cannot be used.
     pub fn listen(store: &PostgresStore, options: ListenOptions) -> Result<Self, Error> {
+        Self::listen_for(store, options, LocalFanout::new())
+    }
+
+    /// Begins to listen on behalf of another fanout, whose levels are raised by what is heard here, as by what applications
+    /// append in their own transactions. What that other one announces is its own affair.
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn listen_for(
+        store: &PostgresStore,
+        options: ListenOptions,
+        levels: LocalFanout,
+    ) -> Result<Self, Error> {
         let database = Arc::clone(store.database());
         let connect = match &options.url {
             Some(url) => address(url, "khala listen")?,
             None => database.connect_options().application_name("khala listen"),
         };
         let channel = database.options.schema.as_str().to_owned();
-        let news = Arc::new(News::new(database));
+        let news = Arc::new(News::new(database, levels));
         let ear = Ear { news: Arc::clone(&news), connect, channel, options };
         let tasks = [tokio::spawn(Arc::clone(&news).tell()), tokio::spawn(ear.hear())];
         Ok(Self { news, tasks })
@@ -218,10 +231,10 @@ pub(crate) fn moved(topic: &Topic, head: Cursor) -> String {
 }
 
 impl News {
-    fn new(database: Arc<Database>) -> Self {
+    fn new(database: Arc<Database>, local: LocalFanout) -> Self {
         Self {
             database,
-            local: LocalFanout::new(),
+            local,
             pending: Mutex::default(),
             came: Notify::new(),
             tells: AtomicBool::new(true),
