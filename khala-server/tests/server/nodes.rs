@@ -170,6 +170,8 @@ async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
         assert_eq!(server.get("/healthz", "").await, 200);
         assert_eq!(server.get("/metrics", "").await, 200);
     }
+    // A token may have been revoked since the log of that was last read: that is a second ago at most.
+    until(async || one.connect().await.err() == Some(503)).await;
     let token = &one.token;
     for (method, path, token, body) in [
         (Method::POST, UPDATES, &**token, UPDATE),
@@ -287,6 +289,52 @@ fn refused_at_last((code, _, log): (Option<i32>, String, String), named: &[&str]
     assert!(last.starts_with("khala-server: the database "), "{log}");
     for name in named {
         assert!(last.contains(name), "{name} is not in: {log}");
+    }
+}
+
+/// What docs/nodes.md says to grant is enough, and no more than it says.
+#[tokio::test]
+async fn servers_and_applications_need_what_the_page_grants_and_no_more() {
+    let page = include_str!("../../../docs/nodes.md");
+    let (_, grants) = page.split_once("```sql\n").unwrap();
+    let grants = grants.split_once("```").unwrap().0;
+    let owner = Nodes::new();
+    let suffix = owner.url.rsplit('_').next().unwrap();
+    let (server, application) = (format!("khala_server_{suffix}"), format!("khala_application_{suffix}"));
+    let named = |text: &str| text.replace("khala_server", &server).replace("khala_application", &application);
+    let mut migrate = owner.command();
+    migrate.arg("migrate");
+    assert_eq!(ended(migrate).await.0, Some(0));
+    owner.sql(&named("CREATE ROLE khala_server LOGIN; CREATE ROLE khala_application LOGIN"));
+    owner.sql(&named(grants));
+
+    let nodes = Nodes::on(owner.url.replace("khala@", &format!("{server}@")))
+        .with("KHALA_POSTGRES__MIGRATE", "false");
+    let one = nodes.with("KHALA_SWEEP__EVERY_SECONDS", "1").start("one").await;
+    publish(&one).await;
+    let revoke = r#"{"by":"sub","id":"x"}"#;
+    let path = "/internal/v1/khala/revocations";
+    assert_eq!(one.send(Method::POST, path, ADMIN, revoke).await.0, 201);
+    let swept = async || {
+        let (_, body) = one.send(Method::GET, "/internal/v1/khala/retention", ADMIN, "").await;
+        body.contains(r#""outcome":"swept""#)
+    };
+    until(swept).await;
+    let mut socket = joined(&one, "t", json!({})).await;
+    owner.sql(&named("SET ROLE khala_application; SELECT khala.append('t', 'k', dedup => 'once')"));
+    assert_eq!(batch(&mut socket).await, [2]);
+    for (role, statement) in [
+        ("khala_application", "SELECT * FROM khala.update"),
+        ("khala_application", "DELETE FROM khala.topic"),
+        ("khala_server", "DROP TABLE khala.topic"),
+        ("khala_server", "SELECT khala.append('t', 'k')"),
+    ] {
+        let probe = format!(
+            "SET ROLE {role};
+             DO $$ BEGIN EXECUTE {quoted}; RAISE EXCEPTION 'it may'; EXCEPTION WHEN insufficient_privilege THEN NULL; END $$",
+            quoted = format_args!("$q${statement}$q$"),
+        );
+        owner.sql(&named(&probe));
     }
 }
 
