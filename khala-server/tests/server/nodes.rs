@@ -170,8 +170,10 @@ async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
         assert_eq!(server.get("/healthz", "").await, 200);
         assert_eq!(server.get("/metrics", "").await, 200);
     }
-    // A token may have been revoked since the log of that was last read: that is a second ago at most.
-    until(async || one.connect().await.err() == Some(503)).await;
+    // Whoever connects is let in by what the node knows to be revoked, and is told at the join.
+    let mut newcomer = one.connect().await.unwrap();
+    let refusal = join(&mut newcomer, "t", json!({})).await;
+    assert_eq!(refusal[4]["response"]["code"], "unavailable", "{refusal}");
     let token = &one.token;
     for (method, path, token, body) in [
         (Method::POST, UPDATES, &**token, UPDATE),
