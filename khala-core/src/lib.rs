@@ -19,6 +19,7 @@ mod ledger;
 mod memory;
 mod node;
 mod position;
+mod projection;
 mod recent;
 mod retention;
 pub mod session;
@@ -60,6 +61,7 @@ pub use self::{
     memory::MemoryJournal,
     node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{
         ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,
         SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, TopicPlan,

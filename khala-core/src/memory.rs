@@ -1,4 +1,5 @@
-//! The reference journal: the laws in plain code, for tests and for state that may be lost.
+//! The reference journal, with its documents and checkpoints: the laws in plain code, for tests and for state that
+//! may be lost.
 //!
 //! Everything stands under one lock and nothing is on stable storage. A store that is not sure what a law
 //! means looks here.
@@ -19,11 +20,12 @@ use crate::{
         Append, Batch, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start, Trimmed,
     },
     position::{Bounds, Epoch, Watermark},
+    projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     topic::Topic,
     update::{DedupKey, DocKey, Timestamp, Update},
 };
 
-/// A journal, with its documents, in memory.
+/// A journal, with its documents and checkpoints, in memory.
 ///
 /// ```
 /// # use khala_core::{Append, Batch, Journal, Kind, MemoryJournal, NewUpdate, Payload, Timestamp, Topic};
@@ -40,7 +42,13 @@ use crate::{
 #[derive(Debug)]
 pub struct MemoryJournal {
     seed: [u8; 16],
-    logs: Mutex<BTreeMap<Topic, Log>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    logs: BTreeMap<Topic, Log>,
+    checkpoints: BTreeMap<ProjectionName, BTreeMap<Entity, Checkpoint>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +57,64 @@ struct Log {
     updates: VecDeque<Update>,
     documents: BTreeMap<DocKey, Update>,
     receipts: HashMap<DedupKey, (Receipt, Timestamp)>,
+}
+
+impl State {
+    fn append(
+        &mut self,
+        seed: &[u8; 16],
+        topic: &Topic,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Append, Error> {
+        let untouched = || Log::new(Epoch::derive(seed, topic));
+        let log = self.logs.entry(topic.clone()).or_insert_with(untouched);
+        let head = log.bounds.head;
+        if let Some((receipt, _)) = batch.dedup.as_ref().and_then(|key| log.receipts.get(key)) {
+            return Ok(Append::Duplicate(*receipt));
+        }
+        if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
+            return Ok(Append::Conflict(Conflict::Head { expected, found: head }));
+        }
+        let version = |key: &DocKey| Ok::<_, Error>(log.documents.get(key).and_then(|doc| doc.doc_version));
+        if let Some(conflict) = batch.version_conflict(head, version)? {
+            return Ok(Append::Conflict(conflict));
+        }
+        let Some(receipt) = batch.receipt_after(log.bounds.epoch, head) else {
+            return Err(Error::new(ErrorKind::Invalid, "memory", format!("topic {topic} has no seqs left")));
+        };
+        if let Some(key) = &batch.dedup {
+            log.receipts.insert(key.clone(), (receipt, now));
+        }
+        let mut seq = Some(receipt.first);
+        for update in batch.into_updates() {
+            let at = seq.expect("receipt_after found a seq for every update");
+            let update = update.stored(at, now);
+            if let Some(key) = &update.doc_key {
+                log.documents.insert(key.clone(), update.clone());
+            }
+            log.updates.push_back(update);
+            seq = at.watermark().next();
+        }
+        log.bounds.head = receipt.last.watermark();
+        Ok(Append::Written(receipt))
+    }
+
+    fn advance(&mut self, seed: &[u8; 16], advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        let stored = self.checkpoints.get(&advance.projection).and_then(|kept| kept.get(&advance.entity));
+        if let Some(answer) = advance.objection(stored.cloned()) {
+            return Ok(answer);
+        }
+        let receipt = match advance.batch {
+            None => None,
+            Some((topic, batch)) => match self.append(seed, &topic, batch, now)? {
+                Append::Written(receipt) | Append::Duplicate(receipt) => Some(receipt),
+                Append::Conflict(conflict) => return Ok(Advanced::Conflict(conflict)),
+            },
+        };
+        self.checkpoints.entry(advance.projection).or_default().insert(advance.entity, advance.to);
+        Ok(Advanced::Written(receipt))
+    }
 }
 
 impl Log {
@@ -110,12 +176,12 @@ impl MemoryJournal {
     pub fn new() -> Self {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).expect("the operating system gives randomness");
-        Self { seed, logs: Mutex::default() }
+        Self { seed, state: Mutex::default() }
     }
 
-    fn logs(&self) -> MutexGuard<'_, BTreeMap<Topic, Log>> {
-        // Every change is made only after all of its checks, so a panic elsewhere leaves the logs whole.
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is made only after all of its checks, so a panic elsewhere leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn untouched(&self, topic: &Topic) -> Bounds {
@@ -131,42 +197,12 @@ fn nothing_of(bounds: Bounds) -> Trimmed {
 #[async_trait]
 impl Journal for MemoryJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        let mut logs = self.logs();
-        let log = logs.entry(topic.clone()).or_insert_with(|| Log::new(Epoch::derive(&self.seed, topic)));
-        let head = log.bounds.head;
-        if let Some((receipt, _)) = batch.dedup.as_ref().and_then(|key| log.receipts.get(key)) {
-            return Ok(Append::Duplicate(*receipt));
-        }
-        if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
-            return Ok(Append::Conflict(Conflict::Head { expected, found: head }));
-        }
-        let version = |key: &DocKey| Ok::<_, Error>(log.documents.get(key).and_then(|doc| doc.doc_version));
-        if let Some(conflict) = batch.version_conflict(head, version)? {
-            return Ok(Append::Conflict(conflict));
-        }
-        let Some(receipt) = batch.receipt_after(log.bounds.epoch, head) else {
-            return Err(Error::new(ErrorKind::Invalid, "memory", format!("topic {topic} has no seqs left")));
-        };
-        if let Some(key) = &batch.dedup {
-            log.receipts.insert(key.clone(), (receipt, now));
-        }
-        let mut seq = Some(receipt.first);
-        for update in batch.into_updates() {
-            let at = seq.expect("receipt_after found a seq for every update");
-            let update = update.stored(at, now);
-            if let Some(key) = &update.doc_key {
-                log.documents.insert(key.clone(), update.clone());
-            }
-            log.updates.push_back(update);
-            seq = at.watermark().next();
-        }
-        log.bounds.head = receipt.last.watermark();
-        Ok(Append::Written(receipt))
+        self.state().append(&self.seed, topic, batch, now)
     }
 
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
-        let logs = self.logs();
-        let log = logs.get(topic);
+        let state = self.state();
+        let log = state.logs.get(topic);
         let bounds = log.map_or_else(|| self.untouched(topic), |log| log.bounds);
         let cursor = start.cursor(&bounds);
         if let Err(stale) = bounds.admit(cursor) {
@@ -177,12 +213,12 @@ impl Journal for MemoryJournal {
     }
 
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
-        Ok(self.logs().get(topic).map_or_else(|| self.untouched(topic), |log| log.bounds))
+        Ok(self.state().logs.get(topic).map_or_else(|| self.untouched(topic), |log| log.bounds))
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        let mut logs = self.logs();
-        let Some(log) = logs.get_mut(topic) else {
+        let mut state = self.state();
+        let Some(log) = state.logs.get_mut(topic) else {
             return Ok(nothing_of(self.untouched(topic)));
         };
         let plan = log.plan(&keep, now);
@@ -196,8 +232,11 @@ impl Journal for MemoryJournal {
     }
 
     async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        let logs = self.logs();
-        Ok(logs.get(topic).map_or_else(|| nothing_of(self.untouched(topic)), |log| log.plan(&keep, now)))
+        let state = self.state();
+        Ok(state
+            .logs
+            .get(topic)
+            .map_or_else(|| nothing_of(self.untouched(topic)), |log| log.plan(&keep, now)))
     }
 
     async fn topics(
@@ -206,9 +245,10 @@ impl Journal for MemoryJournal {
         after: Option<&Topic>,
         limit: NonZeroUsize,
     ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        let logs = self.logs();
+        let state = self.state();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let written = logs
+        let written = state
+            .logs
             .range::<Topic, _>((from, Bound::Unbounded))
             .filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
         let matching = written.filter(|(topic, _)| topic.as_str().starts_with(prefix));
@@ -219,12 +259,12 @@ impl Journal for MemoryJournal {
 #[async_trait]
 impl Documents for MemoryJournal {
     async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
-        Ok(self.logs().get(topic).and_then(|log| log.documents.get(key)).cloned())
+        Ok(self.state().logs.get(topic).and_then(|log| log.documents.get(key)).cloned())
     }
 
     async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
-        let logs = self.logs();
-        let log = logs.get(topic);
+        let state = self.state();
+        let log = state.logs.get(topic);
         let bounds = log.map_or_else(|| self.untouched(topic), |log| log.bounds);
         let (at, after) = match from {
             SnapshotFrom::Start => (bounds.at_head(), None),
@@ -246,5 +286,42 @@ impl Documents for MemoryJournal {
             documents.push(document.clone());
         }
         Ok(Snapshot::Page(SnapshotPage { at, documents, complete, bounds }))
+    }
+}
+
+#[async_trait]
+impl Checkpoints for MemoryJournal {
+    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        self.state().advance(&self.seed, advance, now)
+    }
+
+    async fn checkpoint(
+        &self,
+        projection: &ProjectionName,
+        entity: &Entity,
+    ) -> Result<Option<Checkpoint>, Error> {
+        Ok(self.state().checkpoints.get(projection).and_then(|kept| kept.get(entity)).cloned())
+    }
+
+    async fn checkpoints(
+        &self,
+        projection: &ProjectionName,
+        after: Option<&Entity>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
+        let state = self.state();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let kept = state.checkpoints.get(projection).into_iter();
+        let kept = kept.flat_map(|kept| kept.range::<Entity, _>((from, Bound::Unbounded)));
+        Ok(kept.take(limit.get()).map(|(entity, kept)| (entity.clone(), kept.clone())).collect())
+    }
+
+    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
+        let mut state = self.state();
+        Ok(state.checkpoints.get_mut(projection).and_then(|kept| kept.remove(entity)).is_some())
+    }
+
+    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
+        Ok(self.state().checkpoints.remove(projection).map_or(0, |kept| kept.len() as u64))
     }
 }

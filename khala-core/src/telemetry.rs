@@ -29,7 +29,7 @@ pub const APPEND_SECONDS: &str = "khala_append_seconds";
 pub const COMMITS: &str = "khala_commits_total";
 /// How long a store's transaction took, in seconds.
 pub const COMMIT_SECONDS: &str = "khala_commit_seconds";
-/// How many appends shared a transaction.
+/// How many appends and advances shared a transaction.
 pub const COMMIT_APPENDS: &str = "khala_commit_appends";
 /// Failures that a store reported, by `kind`: `corrupt`, `full`, `invalid`, `read_only`, `schema`, `unavailable`.
 pub const STORE_FAILURES: &str = "khala_store_failures_total";
@@ -295,7 +295,7 @@ pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
     counter!(PUBLISH_REFUSED, "class" => class_label(Some(class)), "code" => code.as_str()).increment(1);
 }
 
-/// A store's writer committed a group of `appends`, or failed to. For implementers of a store.
+/// A store's writer committed a group of `appends`, advances among them, or failed to. For implementers of a store.
 pub fn committed(outcome: &'static str, appends: usize, seconds: f64) {
     counter!(COMMITS, "outcome" => outcome).increment(1);
     histogram!(COMMIT_SECONDS).record(seconds);

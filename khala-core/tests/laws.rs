@@ -1,10 +1,13 @@
-//! The laws, held against the memory journal, against the tail over it, and against revocations and sweeps in memory.
+//! The laws, held against the memory journal, against the tail over it, and against checkpoints, revocations and sweeps
+//! in memory.
 
 use std::sync::Arc;
 
 use khala_core::{
-    Documents, Journal, MemoryJournal, MemoryRevocations, MemorySweeps, Revocations, Sweeps,
-    conformance::{Capabilities, Harness, Place, RevocationsHarness, SweepsHarness, Tailed},
+    Checkpoints, Documents, Journal, MemoryJournal, MemoryRevocations, MemorySweeps, Revocations, Sweeps,
+    conformance::{
+        Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -54,10 +57,17 @@ impl SweepsHarness for Memory {
     }
 }
 
+impl CheckpointsHarness for Memory {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        self.journal.clone()
+    }
+}
+
 mod memory {
     khala_core::laws!(super::Memory);
     khala_core::revocation_laws!(super::Memory);
     khala_core::sweep_laws!(super::Memory);
+    khala_core::checkpoint_laws!(super::Memory);
 }
 
 mod tail_over_memory {

@@ -1,4 +1,4 @@
-//! Khala's journal, documents, revocations, sweeps and fanout on PostgreSQL: several nodes on one database.
+//! Khala's journal, documents, checkpoints, revocations, sweeps and fanout on PostgreSQL: several nodes on one database.
 //!
 //! One schema, `khala` unless another is named, in a database that may be the application's own. A topic's row is locked
 //! while something is appended to it, which orders the commits; appends of a process share transactions, and topics never
@@ -25,6 +25,7 @@
 //! ```
 
 mod append;
+mod checkpoint;
 mod database;
 mod fanout;
 mod fault;

@@ -6,8 +6,8 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, DocKey, Epoch, Kind, Named, NodeId, Payload, PayloadHash, Receipt, Revocation, RevocationId, Seq,
-    SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Kind, Named, NodeId, Payload, PayloadHash, Receipt,
+    Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 
@@ -107,6 +107,20 @@ pub(crate) fn revocation(row: &PgRow) -> Result<(Watermark, Revocation), Fault> 
         None => revocation,
     };
     Ok((watermark(row, 0)?, revocation))
+}
+
+/// A checkpoint from four columns, the first of which is `at`.
+pub(crate) fn checkpoint(row: &PgRow, at: usize) -> Result<Checkpoint, Fault> {
+    let version: i64 = column(row, at + 2)?;
+    Ok(Checkpoint {
+        source: Cursor::new(epoch(row, at)?, watermark(row, at + 1)?),
+        version: u32::try_from(version).map_err(|_| Fault::corrupt("a checkpoint's version is none"))?,
+        summary_hash: parsed(PayloadHash::parse, column(row, at + 3)?)?,
+    })
+}
+
+pub(crate) fn entity(text: &str) -> Result<Entity, Fault> {
+    parsed(Entity::parse, text)
 }
 
 pub(crate) fn node(text: &str) -> Result<NodeId, Fault> {

@@ -22,6 +22,9 @@ pub(crate) struct Migration {
 pub(crate) const ONE_MIGRATION: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('khala migrate ' || $1, 0))";
 
+/// Who moves a checkpoint does so alone until its transaction ends (C2, C3). `$1` is its name.
+pub(crate) const ONE_MOVE: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+
 /// Whether there is a schema with a `meta` in it.
 pub(crate) const HAS_META: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'meta')";
@@ -57,13 +60,14 @@ macro_rules! statements {
         /// The statements, for one schema.
         #[derive(Debug)]
         pub(crate) struct Sql {
-            $($(#[$doc])* pub(crate) $name: Arc<str>,)*
+            $($(#[$doc])* pub(crate) $name: Statement,)*
         }
 
         impl Sql {
-            pub(crate) fn new(schema: &str) -> Self {
+            /// For that schema; `kept` says whether connections keep them prepared.
+            pub(crate) fn new(schema: &str, kept: bool) -> Self {
                 let schema = format!("\"{schema}\"");
-                Self { $($name: $text.replace("{khala}", &schema).into(),)* }
+                Self { $($name: Statement { text: $text.replace("{khala}", &schema).into(), kept },)* }
             }
         }
     };
@@ -209,6 +213,30 @@ statements! {
              WHERE topic_id = $1 AND last_seq <= $2 AND written_at <= $3 LIMIT $4) AS old
          WHERE r.topic_id = old.topic_id AND r.dedup = old.dedup";
 
+    /// Where a checkpoint stands (C2, C3).
+    checkpoint = "SELECT source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint
+         WHERE projection = $1 AND entity = $2";
+
+    /// Moves a checkpoint, in the transaction that stores its batch (C1).
+    put_checkpoint = "INSERT INTO {khala}.checkpoint (projection, entity, source_epoch, source_watermark, version,
+                                                      summary_hash)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (projection, entity) DO UPDATE SET
+             source_epoch = excluded.source_epoch, source_watermark = excluded.source_watermark,
+             version = excluded.version, summary_hash = excluded.summary_hash";
+
+    /// A page of a projection's checkpoints, exclusive of its entity and in byte order (C7).
+    checkpoints = "SELECT entity, source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint
+         WHERE projection = $1 AND entity > $2 ORDER BY entity LIMIT $3";
+
+    /// Removes one checkpoint (C8).
+    remove_checkpoint = "DELETE FROM {khala}.checkpoint WHERE projection = $1 AND entity = $2";
+
+    /// Removes the next checkpoints of a projection (C8).
+    remove_checkpoints = "DELETE FROM {khala}.checkpoint WHERE projection = $1 AND entity IN (
+             SELECT entity FROM {khala}.checkpoint WHERE projection = $1 AND entity > $2 ORDER BY entity LIMIT $3)
+         RETURNING entity";
+
     /// The newest watermark of the log of revocations, locked: so watermarks become visible in their order (R3), and none
     /// is given twice (R5).
     next_revocation = "UPDATE {khala}.revocation_head SET newest = newest + 1 RETURNING newest";
@@ -264,8 +292,21 @@ pub(crate) const HOLD_LEAD: &str =
 /// Tells everybody who listens. Parameters: the channel and the payloads.
 pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
 
+/// A statement of one schema.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    text: Arc<str>,
+    /// Whether connections keep it prepared: a pooler's are somebody else's by the next transaction.
+    kept: bool,
+}
+
 /// A statement to run.
-pub(crate) fn query(text: &Arc<str>) -> Query<'static, Postgres, PgArguments> {
+pub(crate) fn query(statement: &Statement) -> Query<'static, Postgres, PgArguments> {
     // What was put into it is a schema's name, which is checked.
-    sqlx::query(AssertSqlSafe(Arc::clone(text)))
+    sqlx::query(AssertSqlSafe(Arc::clone(&statement.text))).persistent(statement.kept)
+}
+
+/// A statement to run that is rare, and of no schema.
+pub(crate) fn rare(text: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(text).persistent(false)
 }

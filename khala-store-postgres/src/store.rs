@@ -1,4 +1,4 @@
-//! The store: one handle that is journal, documents, revocations and sweeps.
+//! The store: one handle that is journal, documents, checkpoints, revocations and sweeps.
 //!
 //! It only passes on: appends to the writers, everything else to the connections.
 
@@ -9,12 +9,13 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, Lead, NodeId, ReadLimit, Replay,
-    Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed,
-    Update, Watermark,
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
+    Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
+    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark,
 };
 
 use crate::{
+    checkpoint,
     database::Database,
     options::PostgresOptions,
     read::Reader,
@@ -24,7 +25,7 @@ use crate::{
     writer::Writers,
 };
 
-/// A journal, its documents, revocations and sweeps in one schema of a PostgreSQL database, which may be the application's
+/// A journal, its documents, checkpoints, revocations and sweeps in one schema of a PostgreSQL database, which may be the application's
 /// own.
 ///
 /// Cloning it gives another handle to the same connections. Several processes, and several stores in one process, may have
@@ -149,6 +150,39 @@ impl Documents for PostgresStore {
 
     async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
         Ok(self.reader().snapshot(topic, &from, limit).await?)
+    }
+}
+
+#[async_trait]
+impl Checkpoints for PostgresStore {
+    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        let database = &self.0.database;
+        Ok(database.transaction(checkpoint::Move::new(database, &advance, now)).await?)
+    }
+
+    async fn checkpoint(
+        &self,
+        projection: &ProjectionName,
+        entity: &Entity,
+    ) -> Result<Option<Checkpoint>, Error> {
+        Ok(checkpoint::find(&self.0.database, projection, entity).await?)
+    }
+
+    async fn checkpoints(
+        &self,
+        projection: &ProjectionName,
+        after: Option<&Entity>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
+        Ok(checkpoint::page(&self.0.database, projection, after, limit).await?)
+    }
+
+    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
+        Ok(self.0.database.transaction(checkpoint::Remove(projection, entity)).await?)
+    }
+
+    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
+        Ok(checkpoint::remove_all(&self.0.database, projection).await?)
     }
 }
 

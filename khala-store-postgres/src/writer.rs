@@ -18,8 +18,8 @@ use std::{
 use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, telemetry};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
-    task::JoinSet,
-    time::sleep,
+    task::{JoinSet, yield_now},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -38,6 +38,10 @@ const GROUP_BYTES: usize = 8 << 20;
 const ADD_PATIENCE: Duration = Duration::from_millis(200);
 /// When what waits for a locked topic tries again, if no connection is left to wait on.
 const AGAIN: Duration = Duration::from_millis(10);
+/// How often a group that is smaller than the last ones looks again before it is written, and how long it waits where that is
+/// little next to a commit.
+const LOOKS: usize = 16;
+const GATHER: Duration = Duration::from_millis(1);
 /// A commit that takes longer is worth a log line.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -83,6 +87,8 @@ impl Writers {
                 waiting: VecDeque::new(),
                 parked: HashMap::new(),
                 lanes: JoinSet::new(),
+                expected: 0,
+                took: Duration::ZERO,
             };
             tokio::spawn(desk.run());
             inbox
@@ -113,6 +119,10 @@ struct Desk {
     /// The topics that are waited for, and what came for them meanwhile.
     parked: HashMap<Topic, Vec<Waiting>>,
     lanes: JoinSet<Back>,
+    /// How many requests the last group and those that waited behind it were: so many are expected again.
+    expected: usize,
+    /// How long the last group took.
+    took: Duration,
 }
 
 /// What comes back from a lane.
@@ -126,13 +136,18 @@ struct Back {
 
 impl Desk {
     async fn run(mut self) {
-        let mut group = Vec::new();
         while self.receive().await {
+            self.gather().await;
+            let mut group = Vec::new();
             self.take_group(&mut group);
             if group.is_empty() {
                 continue;
             }
-            let (held, untouched) = self.pen.write(std::mem::take(&mut group), Locking::Skip).await;
+            let (size, begun) = (group.len(), Instant::now());
+            let (held, untouched) = self.pen.write(group, Locking::Skip).await;
+            self.took = begun.elapsed();
+            self.drain();
+            self.expected = size + self.waiting.len();
             self.wait_for_each(held);
             self.add(untouched);
         }
@@ -148,13 +163,39 @@ impl Desk {
                 else => return false,
             }
         }
-        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len() + fresh.len());
-        fresh.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
         while let Some(back) = self.lanes.try_join_next() {
             self.return_from(back);
         }
         self.waiting.extend(fresh);
+        self.drain();
         true
+    }
+
+    /// Takes what has come, without waiting.
+    fn drain(&mut self) {
+        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
+        self.waiting.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
+    }
+
+    /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
+    /// waits for a whole commit, and each of two half groups costs as much as one.
+    async fn gather(&mut self) {
+        for _ in 0..LOOKS {
+            if self.waiting.len() >= self.expected {
+                return;
+            }
+            yield_now().await;
+            self.drain();
+        }
+        if self.took >= 4 * GATHER {
+            let _ = timeout(GATHER, async {
+                while self.waiting.len() < self.expected {
+                    let Some(next) = self.inbox.recv().await else { return };
+                    self.waiting.push_back(next);
+                }
+            })
+            .await;
+        }
     }
 
     /// Moves what may share the next transaction into `group`.

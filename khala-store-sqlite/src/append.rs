@@ -101,6 +101,11 @@ impl<'c> Group<'c> {
         Self { conn, seed, topics: HashMap::new() }
     }
 
+    /// The connection whose transaction it is.
+    pub(crate) fn conn(&self) -> &'c Connection {
+        self.conn
+    }
+
     /// Checks a batch and writes it if nothing speaks against it.
     ///
     /// The inner error is this batch's alone, and nothing of it was written; after the outer one, the

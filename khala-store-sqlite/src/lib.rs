@@ -1,4 +1,4 @@
-//! Khala's journal, documents, revocations, sweeps and fanout on SQLite: the embedded default.
+//! Khala's journal, documents, checkpoints, revocations, sweeps and fanout on SQLite: the embedded default.
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
@@ -61,6 +61,7 @@
 //! ```
 
 mod append;
+mod checkpoint;
 mod connection;
 mod fault;
 mod operator;
@@ -74,6 +75,7 @@ mod sql;
 mod store;
 mod sweep;
 mod trim;
+mod waiting;
 mod watcher;
 mod writer;
 

@@ -6,8 +6,8 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, DocKey, Epoch, Kind, Lead, Named, NodeId, Payload, PayloadHash, Revocation, RevocationId, Seq,
-    SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Kind, Lead, Named, NodeId, Payload, PayloadHash,
+    Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
 };
 use rusqlite::{OptionalExtension, Row, Statement};
 
@@ -112,6 +112,19 @@ pub(crate) fn leader(row: &Row<'_>) -> Result<Lead, Fault> {
 /// The record of a sweep.
 pub(crate) fn sweep(row: &Row<'_>) -> Result<SweepRecord, Fault> {
     parsed(|text| serde_json::from_str(text), text(row, 0)?)
+}
+
+pub(crate) fn entity(row: &Row<'_>, at: usize) -> Result<Entity, Fault> {
+    parsed(Entity::parse, text(row, at)?)
+}
+
+/// A checkpoint from four columns, the first of which is `at`: those of [`sql::CHECKPOINT`](crate::sql::CHECKPOINT).
+pub(crate) fn checkpoint(row: &Row<'_>, at: usize) -> Result<Checkpoint, Fault> {
+    Ok(Checkpoint {
+        source: Cursor::new(epoch(row, at)?, watermark(row, at + 1)?),
+        version: row.get(at + 2)?,
+        summary_hash: parsed(PayloadHash::parse, text(row, at + 3)?)?,
+    })
 }
 
 /// A number as SQLite holds it: the signed one with the same bits.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Each takes the schema from the version that is its index to the next.
-const MIGRATIONS: [&str; 3] = [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3];
+const MIGRATIONS: [&str; 4] = [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3, sql::MIGRATE_4];
 
 /// The version that this code works with.
 const VERSION: usize = MIGRATIONS.len();
@@ -226,6 +226,7 @@ mod tests {
             ("DROP INDEX khala_topic_moved", "table khala_topic has no index on (moved)"),
             ("DROP TABLE khala_revocation", "table khala_revocation is missing"),
             ("DROP TABLE khala_sweep", "table khala_sweep is missing"),
+            ("DROP TABLE khala_checkpoint", "table khala_checkpoint is missing"),
             ("DROP TABLE khala_meta; DROP TABLE khala_topic", "the file has none of Khala's tables"),
             ("UPDATE khala_meta SET value = 99 WHERE name = 'schema_version'", "a newer version of Khala"),
             ("DELETE FROM khala_meta WHERE name = 'schema_version'", "no schema_version"),

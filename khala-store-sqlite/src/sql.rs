@@ -108,6 +108,21 @@ CREATE TABLE khala_sweep (
 );
 ";
 
+/// Schema version 4: checkpoints of projections.
+///
+/// Clustered by entity: the rows are short, most writes replace one where it stands, and pages are read in its order.
+pub(crate) const MIGRATE_4: &str = "
+CREATE TABLE khala_checkpoint (
+    projection       TEXT    NOT NULL,
+    entity           TEXT    NOT NULL,
+    source_epoch     INTEGER NOT NULL,
+    source_watermark INTEGER NOT NULL,
+    version          INTEGER NOT NULL,
+    summary_hash     TEXT    NOT NULL,
+    PRIMARY KEY (projection, entity)
+) WITHOUT ROWID;
+";
+
 /// Records the version that a migration reached, in the migration's own transaction.
 pub(crate) const SET_VERSION: &str = "INSERT INTO khala_meta (name, value) VALUES ('schema_version', ?1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -289,6 +304,37 @@ pub(crate) const FORGET_SWEEPS: &str = "DELETE FROM khala_sweep WHERE sweep_id <
 /// The newest records, newest first (S4).
 pub(crate) const SWEEPS: &str = "SELECT record FROM khala_sweep ORDER BY sweep_id DESC LIMIT ?1";
 
+/// Where a checkpoint stands: read under the write lock by whoever moves it (C2, C3).
+pub(crate) const CHECKPOINT: &str = "SELECT source_epoch, source_watermark, version, summary_hash
+     FROM khala_checkpoint WHERE projection = ?1 AND entity = ?2";
+
+/// Moves a checkpoint, in the transaction that stores its batch (C1).
+pub(crate) const PUT_CHECKPOINT: &str =
+    "INSERT INTO khala_checkpoint (projection, entity, source_epoch, source_watermark, version, summary_hash)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+     ON CONFLICT (projection, entity) DO UPDATE SET
+         source_epoch = excluded.source_epoch, source_watermark = excluded.source_watermark,
+         version = excluded.version, summary_hash = excluded.summary_hash";
+
+/// A page of a projection's checkpoints, exclusive of its entity and in byte order (C7). No entity is empty, so the
+/// empty text stands before the first.
+pub(crate) const CHECKPOINTS: &str =
+    "SELECT entity, source_epoch, source_watermark, version, summary_hash FROM khala_checkpoint
+     WHERE projection = ?1 AND entity > ?2 ORDER BY entity LIMIT ?3";
+
+/// Removes one checkpoint (C8).
+pub(crate) const REMOVE_CHECKPOINT: &str =
+    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity = ?2";
+
+/// The last entity of a full step of removing; none where fewer are left.
+pub(crate) const LAST_TO_REMOVE: &str = "SELECT entity FROM khala_checkpoint
+     WHERE projection = ?1 AND entity > ?2 ORDER BY entity LIMIT 1 OFFSET ?3 - 1";
+
+/// Removes the checkpoints of a projection from one entity to another, or to the end (C8): any blob comes after any text.
+/// A bound in both cases, because a step that read on to the end would take longer the more there are.
+pub(crate) const REMOVE_CHECKPOINTS: &str =
+    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity > ?2 AND entity <= coalesce(?3, x'')";
+
 /// Changes when another connection, of this process or another, has committed. Reads no table.
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";
 
@@ -320,7 +366,7 @@ pub(crate) const WRITER_SETTINGS: &str = "PRAGMA journal_size_limit = 67108864";
 pub(crate) const READER_SETTINGS: &str = "PRAGMA query_only = ON";
 
 /// Puts everything into the database file and empties the write-ahead log.
-pub(crate) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+pub(crate) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The most pages that the file may have: for tests of a full disk.
 pub(crate) const MAX_PAGES: &str = "PRAGMA max_page_count = ";

@@ -1,4 +1,4 @@
-//! The store: one handle that is journal, documents, revocations, sweeps and fanout.
+//! The store: one handle that is journal, documents, checkpoints, revocations, sweeps and fanout.
 //!
 //! It only passes on: whatever writes to the writer's thread, questions to the readers, watches to the local
 //! fanout that the change watcher raises.
@@ -11,13 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Fanout, Journal, Keep, Lead, LocalFanout,
-    NodeId, ReadLimit, Replay, Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps,
-    Timestamp, Topic, Trimmed, Update, Watch, Watermark,
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, Entity,
+    Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
+    Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update,
+    Watch, Watermark,
 };
 
 use crate::{
-    connection,
+    checkpoint, connection,
     fault::{BACKEND, Fault},
     options::SqliteOptions,
     read,
@@ -28,7 +29,8 @@ use crate::{
     writer::Writer,
 };
 
-/// A journal, its documents, revocations, sweeps and a fanout in one SQLite file, which may be the application's own.
+/// A journal, its documents, checkpoints, revocations, sweeps and a fanout in one SQLite file, which may be the
+/// application's own.
 ///
 /// Cloning it gives another handle to the same connections and threads. Several processes, and several stores in
 /// one process, may have the same file open. Every method needs a tokio runtime around it.
@@ -60,9 +62,9 @@ impl Drop for Inner {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqliteStats {
-    /// Transactions that were committed for appends. Appends per commit is how well group commit groups.
+    /// Transactions that were committed for appends and advances. How many each has is how well group commit groups.
     pub commits: u64,
-    /// Appends that were answered, whatever the answer.
+    /// Appends and advances that were answered, whatever the answer.
     pub appends: u64,
     /// Updates that were written.
     pub updates: u64,
@@ -177,6 +179,52 @@ impl Documents for SqliteStore {
     async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
         let (seed, topic) = (self.0.seed, topic.clone());
         self.0.readers.ask(move |conn| read::snapshot(conn, &seed, &topic, &from, limit)).await
+    }
+}
+
+#[async_trait]
+impl Checkpoints for SqliteStore {
+    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        self.0.writer.advance(advance, now).await
+    }
+
+    async fn checkpoint(
+        &self,
+        projection: &ProjectionName,
+        entity: &Entity,
+    ) -> Result<Option<Checkpoint>, Error> {
+        let (projection, entity) = (projection.clone(), entity.clone());
+        self.0.readers.ask(move |conn| checkpoint::find(conn, &projection, &entity)).await
+    }
+
+    async fn checkpoints(
+        &self,
+        projection: &ProjectionName,
+        after: Option<&Entity>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
+        let (projection, after) = (projection.clone(), after.cloned());
+        self.0.readers.ask(move |conn| checkpoint::page(conn, &projection, after.as_ref(), limit)).await
+    }
+
+    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
+        let (projection, entity) = (projection.clone(), entity.clone());
+        self.0.writer.change(move |conn| checkpoint::remove(conn, &projection, &entity)).await
+    }
+
+    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
+        let (mut removed, mut after) = (0, None);
+        loop {
+            // In steps, so that what else is to be written goes in between.
+            let projection = projection.clone();
+            let step = move |conn: &_| checkpoint::remove_step(conn, &projection, after.as_ref());
+            let (some, last) = self.0.writer.change(step).await?;
+            removed += some;
+            match last {
+                Some(last) => after = Some(last),
+                None => return Ok(removed),
+            }
+        }
     }
 }
 

@@ -16,15 +16,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, Trimmed, telemetry};
+use khala_core::{
+    Advance, Advanced, Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, Trimmed, telemetry,
+};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     append::Group,
-    fault::{Fault, error, shutting_down},
+    fault::{Fault, shutting_down},
     sql,
     trim::{Next, Order, Trim},
+    waiting::{Answer, Waiting},
 };
 
 /// How many requests may wait before appending itself waits.
@@ -56,9 +59,9 @@ pub(crate) struct Counts {
 
 #[derive(Debug)]
 enum Request {
-    Append(Waiting),
     Change(Change),
     Trim(Trim),
+    Write(Waiting),
 }
 
 /// One transaction, which answers whoever asked for it.
@@ -68,15 +71,6 @@ impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Change").finish_non_exhaustive()
     }
-}
-
-/// An append that waits to be answered.
-#[derive(Debug)]
-struct Waiting {
-    topic: Topic,
-    batch: Batch,
-    now: Timestamp,
-    answer: oneshot::Sender<Result<Append, Error>>,
 }
 
 impl Writer {
@@ -105,8 +99,14 @@ impl Writer {
     }
 
     pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Request::Append(Waiting { topic, batch, now, answer })).await?;
+        let (answer, answered) = Answer::new();
+        self.send(Request::Write(Waiting::Append { topic, batch, now, answer })).await?;
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    pub(crate) async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        let (answer, answered) = Answer::new();
+        self.send(Request::Write(Waiting::Advance { advance, now, answer })).await?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
@@ -165,7 +165,7 @@ struct Desk {
 impl Desk {
     fn run(mut self) {
         self.work();
-        self.checkpoint();
+        self.empty_log();
     }
 
     /// Until there is nothing to do and never will be again: a group, a change and a step of a trim in turn, so that
@@ -199,9 +199,9 @@ impl Desk {
         }
         for request in fresh.drain(..) {
             match request {
-                Request::Append(append) => self.waiting.push_back(append),
                 Request::Change(change) => self.changes.push_back(change),
                 Request::Trim(trim) => self.trims.push_back(trim),
+                Request::Write(write) => self.waiting.push_back(write),
             }
         }
         true
@@ -211,74 +211,58 @@ impl Desk {
     fn take_group(&mut self, group: &mut Vec<Waiting>) {
         let (mut updates, mut bytes) = (0, 0);
         while let Some(next) = self.waiting.front() {
-            updates += next.batch.updates().len();
-            bytes += next.batch.updates().iter().map(NewUpdate::size).sum::<usize>();
+            updates += next.updates().len();
+            bytes += next.updates().iter().map(NewUpdate::size).sum::<usize>();
             let full = group.len() == GROUP_REQUESTS || updates > GROUP_UPDATES || bytes > GROUP_BYTES;
             if full && !group.is_empty() {
                 return;
             }
             // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
-            group.extend(self.waiting.pop_front().filter(|next| !next.answer.is_closed()));
+            group.extend(self.waiting.pop_front().filter(|next| !next.is_given_up()));
         }
     }
 
     /// Stores a group and answers everybody in it.
     fn write(&mut self, group: &mut Vec<Waiting>) {
         match self.commit(group) {
-            Ok(answers) => {
-                for (waiting, answer) in group.drain(..).zip(answers) {
-                    // Who has stopped waiting learns of it by a dedup key or by reading.
-                    let _ = waiting.answer.send(answer);
-                }
-            }
+            Ok(()) => group.drain(..).for_each(Waiting::tell),
             Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
-                for waiting in group.drain(..) {
-                    let answer = self.commit(std::slice::from_ref(&waiting));
-                    let answer = answer.map_err(Error::from).and_then(|mut answers| {
-                        answers
-                            .pop()
-                            .unwrap_or_else(|| Err(error(ErrorKind::Corrupt, "no answer to a request")))
-                    });
-                    let _ = waiting.answer.send(answer);
+                for mut waiting in group.drain(..) {
+                    match self.commit(std::slice::from_mut(&mut waiting)) {
+                        Ok(()) => waiting.tell(),
+                        Err(fault) => waiting.fail(fault.into()),
+                    }
                 }
             }
             Err(fault) => {
                 let error = Error::from(fault);
                 tracing::error!(requests = group.len(), %error, source = ?error, "a commit failed");
-                for waiting in group.drain(..) {
-                    let _ = waiting.answer.send(Err(error.clone()));
-                }
+                group.drain(..).for_each(|waiting| waiting.fail(error.clone()));
             }
         }
     }
 
     /// One transaction: all of it is on stable storage when this returns, or nothing ever was there.
-    fn commit(&mut self, group: &[Waiting]) -> Result<Vec<Result<Append, Error>>, Fault> {
+    fn commit(&mut self, group: &mut [Waiting]) -> Result<(), Fault> {
         let (conn, seed) = (&self.conn, &self.seed);
         let begun = Instant::now();
-        let answers = transaction(conn, |conn| {
+        let done = transaction(conn, |conn| {
             let mut appends = Group::new(conn, seed);
-            let answers = group
-                .iter()
-                .map(|waiting| appends.append(&waiting.topic, &waiting.batch, waiting.now))
-                .collect::<Result<Vec<_>, Fault>>()?;
-            appends.finish()?;
-            Ok(answers)
+            group.iter_mut().try_for_each(|waiting| waiting.write(&mut appends))?;
+            appends.finish()
         });
         let took = begun.elapsed();
         if took > SLOW {
-            tracing::warn!(appends = group.len(), ?took, "a transaction was slow");
+            tracing::warn!(requests = group.len(), ?took, "a transaction was slow");
         }
-        let outcome = if answers.is_ok() { "committed" } else { "failed" };
+        let outcome = if done.is_ok() { "committed" } else { "failed" };
         telemetry::committed(outcome, group.len(), took.as_secs_f64());
-        let answers = answers?;
-        let written =
-            group.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(Append::Written(_))));
-        let updates: usize = written.map(|(waiting, _)| waiting.batch.updates().len()).sum();
+        done?;
+        let updates: usize = group.iter().map(Waiting::written).sum();
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         self.counts.appends.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
-        Ok(answers)
+        Ok(())
     }
 
     /// One step of a trim. What is left of it queues up behind other trims, and behind appends.
@@ -306,14 +290,14 @@ impl Desk {
     }
 
     /// Leaves everything in the database file itself, where nobody else has it open.
-    fn checkpoint(&self) {
+    fn empty_log(&self) {
         // Whoever still reads or writes will do it in our stead; waiting for them would hold up the one who closes.
-        let checkpoint = self
+        let emptied = self
             .conn
             .busy_timeout(Duration::ZERO)
-            .and_then(|()| self.conn.query_row(sql::CHECKPOINT, [], |_| Ok(())));
-        if let Err(fault) = checkpoint {
-            tracing::debug!(%fault, "no checkpoint at closing; the write-ahead log stays");
+            .and_then(|()| self.conn.query_row(sql::EMPTY_LOG, [], |_| Ok(())));
+        if let Err(fault) = emptied {
+            tracing::debug!(%fault, "no checkpoint of the file at closing; the write-ahead log stays");
         }
     }
 }
@@ -350,9 +334,9 @@ mod tests {
 
     fn waiting(topic: &str, updates: usize) -> (Waiting, oneshot::Receiver<Result<Append, Error>>) {
         let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null());
-        let (answer, answered) = oneshot::channel();
-        let batch = Batch::new(vec![update; updates]).unwrap();
-        (Waiting { topic: Topic::parse(topic).unwrap(), batch, now: Timestamp::default(), answer }, answered)
+        let (answer, answered) = Answer::new();
+        let (topic, batch) = (Topic::parse(topic).unwrap(), Batch::new(vec![update; updates]).unwrap());
+        (Waiting::Append { topic, batch, now: Timestamp::default(), answer }, answered)
     }
 
     #[test]
@@ -360,9 +344,9 @@ mod tests {
         let mut conn = Connection::open_in_memory().unwrap();
         schema::prepare(&mut conn).unwrap();
         for _ in 0..10 {
-            let (waiting, _answered) = waiting("trimmed", 1_000);
+            let (mut waiting, _answered) = waiting("trimmed", 1_000);
             let mut group = Group::new(&conn, &SEED);
-            group.append(&waiting.topic, &waiting.batch, waiting.now).unwrap().unwrap();
+            waiting.write(&mut group).unwrap();
             group.finish().unwrap();
         }
         // What was committed, in its order.
@@ -384,7 +368,7 @@ mod tests {
         let mut answers = Vec::new();
         for _ in 0..5 * 4 {
             let (waiting, answered) = waiting("written", 1_000);
-            requests.try_send(Request::Append(waiting)).unwrap();
+            requests.try_send(Request::Write(waiting)).unwrap();
             answers.push(answered);
         }
         for _ in 0..5 {

@@ -17,10 +17,16 @@ while read -r next; do group=$next; done
 [ -z "$1" ] || rm -rf -- "$1"
 "#;
 
+/// Watches over this process, and ends what it guards when this process ends, or it is dropped.
 #[derive(Debug)]
-pub(crate) struct Guardian(Child);
+pub struct Guardian(Child);
 
 impl Guardian {
+    /// Without a folder that is to go with it.
+    pub fn without_folder() -> Self {
+        Self::new(Path::new(""))
+    }
+
     /// Watches over this process; at its end, `folder` is removed.
     pub(crate) fn new(folder: &Path) -> Self {
         let mut shell = Command::new("sh");
@@ -30,7 +36,7 @@ impl Guardian {
     }
 
     /// Ends that process group, and none that it was told before.
-    pub(crate) fn guards(&mut self, group: u32) {
+    pub fn guards(&mut self, group: u32) {
         let mut pipe = self.0.stdin.as_ref().expect("it is piped");
         writeln!(pipe, "{group}").expect("the guardian listens");
     }

@@ -7,8 +7,11 @@
 
 mod guardian;
 mod nats;
+mod pgbouncer;
 mod ports;
 pub mod postgres;
 mod proxy;
 
-pub use self::{nats::Nats, ports::free_port, postgres::Cluster, proxy::Proxy};
+pub use self::{
+    guardian::Guardian, nats::Nats, pgbouncer::Pgbouncer, ports::free_port, postgres::Cluster, proxy::Proxy,
+};

@@ -1,9 +1,13 @@
 //! A throw-away PostgreSQL cluster, and fresh databases in it.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
     net::{Ipv4Addr, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -48,29 +52,61 @@ impl Cluster {
 
     /// A cluster with these settings, each `name=value`, beside those of a real installation.
     pub fn start_with(settings: &[&str]) -> Self {
-        let folder = TempDir::with_prefix("khala-pg-").expect("there is a temporary folder").keep();
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self::start_filled(settings, |data| {
+            run(command(&program("initdb"), data)
+                .args([
+                    "--no-sync",
+                    "--auth=trust",
+                    "--username=khala",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--pgdata",
+                ])
+                .arg(data));
+        })
+    }
+
+    /// A standby of this cluster, which streams what is written here. From now on, a commit here is acknowledged only
+    /// when the standby has it on its disk.
+    pub fn standby(&self) -> Self {
+        let standby = Self::start_filled(self.settings.clone(), |data| {
+            run(command(&program("pg_basebackup"), data)
+                .args(["--checkpoint=fast", "--write-recovery-conf", "--no-sync", "--dbname"])
+                .arg(self.url("postgres"))
+                .arg("--pgdata")
+                .arg(data));
+        });
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        let patience = Instant::now() + PATIENCE;
+        while self.sql("postgres", "SELECT sync_state FROM pg_stat_replication") != "sync" {
+            assert!(Instant::now() < patience, "the standby does not stream: {}", standby.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        standby
+    }
+
+    /// Makes this standby a cluster that takes writes; returns when it does.
+    pub fn promote(&self) {
+        let promoted = self.sql("postgres", "SELECT pg_promote()");
+        assert_eq!(promoted, "t", "the standby is not promoted: {}", self.log());
+    }
+
+    /// A cluster whose empty folder is filled by `fill`.
+    fn start_filled(settings: Vec<String>, fill: impl FnOnce(&Path)) -> Self {
+        let folder = room("khala-pg-");
         let data = folder.join("data");
         fs::create_dir(&data).expect("the folder is ours");
-        if is_root() {
-            for path in [&folder, &data] {
-                chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give its folders away");
-            }
-        }
+        give_away(&data);
+        // What only its owner may read, or PostgreSQL refuses it.
+        fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("the folder is ours");
         let guardian = Guardian::new(&folder);
-        run(command(&program("initdb"), &data)
-            .args([
-                "--no-sync",
-                "--auth=trust",
-                "--username=khala",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--pgdata",
-            ])
-            .arg(&data));
+        fill(&data);
         let cluster = Self {
             port: free_port(),
             data,
-            settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+            settings,
             databases: AtomicU32::new(0),
             server: Mutex::new(Server { process: None, guardian }),
         };
@@ -189,7 +225,21 @@ pub fn program(name: &str) -> PathBuf {
     newest.map_or_else(|| PathBuf::from(name), |(_, path)| path)
 }
 
-fn command(program: &Path, folder: &Path) -> Command {
+/// A temporary folder that PostgreSQL and what belongs to it may write to.
+pub(crate) fn room(prefix: &str) -> PathBuf {
+    let folder = TempDir::with_prefix(prefix).expect("there is a temporary folder").keep();
+    give_away(&folder);
+    folder
+}
+
+fn give_away(folder: &Path) {
+    if is_root() {
+        chown(folder, Some(NOBODY), Some(NOBODY)).expect("root may give its folders away");
+    }
+}
+
+/// A program that works in that folder, as a user that it accepts.
+pub(crate) fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).env("LC_ALL", "C");
     if is_root() {
@@ -228,5 +278,17 @@ mod tests {
         let folder = cluster.data().parent().unwrap().to_owned();
         drop(cluster);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_standby_has_what_was_committed_when_it_takes_over() {
+        let cluster = Cluster::start();
+        let url = cluster.database();
+        let database = url.rsplit('/').next().unwrap();
+        let standby = cluster.standby();
+        cluster.sql(database, "CREATE TABLE t (n int); INSERT INTO t VALUES (7)");
+        cluster.kill();
+        standby.promote();
+        assert_eq!(standby.sql(database, "INSERT INTO t VALUES (8) RETURNING (SELECT n FROM t)"), "7");
     }
 }

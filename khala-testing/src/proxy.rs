@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -30,7 +30,7 @@ enum Mode {
 
 #[derive(Debug)]
 struct Switch {
-    server: u16,
+    server: AtomicU16,
     state: Mutex<State>,
     turned: Condvar,
     accepted: AtomicUsize,
@@ -58,7 +58,7 @@ impl Proxy {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback address has free ports");
         let port = listener.local_addr().expect("it is bound").port();
         let switch = Arc::new(Switch {
-            server,
+            server: server.into(),
             state: Mutex::new(State { mode: Mode::Pass, links: Vec::new() }),
             turned: Condvar::new(),
             accepted: AtomicUsize::new(0),
@@ -94,6 +94,12 @@ impl Proxy {
 
     /// Cuts the connections that there are. New ones fare as before.
     pub fn cut(&self) {
+        self.switch.cut();
+    }
+
+    /// Takes connections to the server on that port from now on, and cuts those that there are.
+    pub fn lead_to(&self, server: u16) {
+        self.switch.server.store(server, Ordering::SeqCst);
         self.switch.cut();
     }
 
@@ -157,7 +163,7 @@ impl Switch {
     /// Carries both directions until both have ended. None: it could not be, or was cut.
     fn carry(self: &Arc<Self>, link: &Arc<Link>) -> Option<()> {
         self.wait(link)?;
-        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server)).ok()?;
+        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server.load(Ordering::SeqCst))).ok()?;
         for stream in [&link.client, &server] {
             stream.set_nodelay(true).ok()?;
         }
@@ -279,5 +285,18 @@ mod tests {
         assert_eq!(heard(&mut again), None);
         assert_eq!(heard(&mut connect(&proxy)), None);
         assert_eq!(proxy.accepted(), 3);
+    }
+
+    #[test]
+    fn it_leads_elsewhere_from_one_moment_on() {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let proxy = Proxy::before(silent.local_addr().unwrap().port());
+        let mut stream = connect(&proxy);
+        stream.write_all(b"a").unwrap();
+        proxy.lead_to(parrot());
+        assert_eq!(heard(&mut stream), None);
+        let mut again = connect(&proxy);
+        again.write_all(b"b").unwrap();
+        assert_eq!(heard(&mut again), Some(b'b'));
     }
 }

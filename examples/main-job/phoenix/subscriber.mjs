@@ -13,7 +13,8 @@ import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "nod
 import { Socket } from "phoenix";
 import { WebSocket } from "ws";
 
-import { member, members } from "./raw.mjs";
+import { codecs } from "./codecs.mjs";
+import { follow } from "./follow.mjs";
 
 const [url, topic, path, vsn, tokenFile] = process.argv.slice(2);
 const token = () => readFileSync(tokenFile, "utf8").trim();
@@ -39,73 +40,23 @@ const file = openSync(path, "a");
 ftruncateSync(file, end);
 const last = kept.subarray(kept.lastIndexOf("\n", end - 2) + 1, end).toString();
 const { epoch, seq } = last ? JSON.parse(last) : {};
-let cursor = last ? { epoch, after: seq } : null;
+const cursor = last ? { epoch, after: seq } : null;
 say("started", { after: cursor?.after ?? null, torn: kept.length - end });
 
-// The two serializers. V2 is the client's own; for V1 its `encode` and `decode` are replaced, as they can be.
-const serializers = {
-  "2.0.0": {
-    parse: (text) => {
-      const [join_ref, ref, topic, event, payload] = JSON.parse(text);
-      return { join_ref, ref, topic, event, payload };
-    },
-    payload: (text) => [...members(text)][4][1],
-  },
-  "1.0.0": {
-    encode: (message, callback) => callback(JSON.stringify(message)),
-    parse: JSON.parse,
-    payload: (text) => member(text, "payload"),
-  },
-};
-const serializer = serializers[vsn] ?? fail(`no serializer ${vsn}`);
-
-// Replaces each update's payload by its text: parsing would keep the value and lose the bytes.
-const decode = (text, callback) => {
-  const message = serializer.parse(text);
-  if (message.event === "sync:update_batch") {
-    const updates = [...members(member(serializer.payload(text), "updates"))];
-    message.payload.updates.forEach((update, index) => {
-      update.payload = member(updates[index][1], "payload");
-    });
-  }
-  callback(message);
-};
+const codec = codecs[vsn] ?? fail(`no serializer ${vsn}`);
 
 // Both ways of a browser to bring a token: the subprotocol and the query.
 const credentials = vsn === "2.0.0" ? { authToken: token } : { params: () => ({ token: token() }) };
-const { encode } = serializer;
-const socket = new Socket(url, { transport: WebSocket, vsn, decode, ...(encode && { encode }), ...credentials });
-const channel = socket.channel(topic, () => cursor ?? { from: "floor" });
-
-channel.on("sync:update_batch", ({ after, updates }) => {
-  if (after > cursor.after) fail(`a hole: the batch continues from ${after}, applied is ${cursor.after}`);
-  let reached = after;
-  const lines = [];
-  for (const { seq, payload } of updates) {
-    if (seq !== reached + 1) fail(`a hole: ${seq} follows ${reached}`);
-    reached = seq;
-    if (seq > cursor.after) lines.push(`${JSON.stringify({ epoch: cursor.epoch, seq, payload })}\n`);
-  }
-  const bytes = Buffer.from(lines.join(""));
-  for (let at = 0; at < bytes.length; at += writeSync(file, bytes, at));
-  if (reached > cursor.after) cursor = { epoch: cursor.epoch, after: reached };
-  say("applied", { after: cursor.after, applied: lines.length, repeated: updates.length - lines.length });
+const socket = new Socket(url, { transport: WebSocket, vsn, ...codec, ...credentials });
+const channel = follow(socket, topic, {
+  cursor,
+  fail,
+  say,
+  apply: (epoch, updates) => {
+    const bytes = Buffer.from(updates.map(({ seq, payload }) => `${JSON.stringify({ epoch, seq, payload })}\n`).join(""));
+    for (let at = 0; at < bytes.length; at += writeSync(file, bytes, at));
+  },
 });
-
-channel
-  .join()
-  .receive("ok", ({ epoch, after, head }) => {
-    if (cursor && cursor.epoch !== epoch) fail(`the epoch went from ${cursor.epoch} to ${epoch}`);
-    if (cursor && after > cursor.after) fail(`resumed after ${after}, applied is ${cursor.after}`);
-    say("joined", { after, head, resumed: cursor !== null });
-    cursor ??= { epoch, after };
-  })
-  .receive("error", (refusal) => {
-    // The client tries again by itself; only a cursor that cannot be resumed from would stay refused.
-    if (refusal.code === "stale_cursor") fail(`stale: ${JSON.stringify(refusal)}`);
-    say("refused", { code: refusal.code });
-  });
-channel.on("sync:error", (error) => say("refused", { code: error.code }));
 socket.onOpen(() => say("connected", {}));
 socket.onClose(({ code }) => say("closed", { code }));
 

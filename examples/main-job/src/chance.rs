@@ -2,12 +2,26 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use crate::failure::{During as _, Failure};
+
+/// The seed that was given, or else one that nobody knows.
+///
+/// # Errors
+/// The system has none.
+pub fn seed(given: Option<u64>) -> Result<u64, Failure> {
+    match given {
+        Some(seed) => Ok(seed),
+        None => Ok(u64::from(getrandom::u32().during("drawing a seed")?)),
+    }
+}
+
 /// A stream of numbers.
 #[derive(Debug)]
-pub(crate) struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The stream that begins with this seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -20,12 +34,12 @@ impl Chance {
     }
 
     /// A number of that range.
-    pub(crate) fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
         range.start() + self.next() % (range.end() - range.start() + 1)
     }
 
     /// A pause of up to so many milliseconds, to the microsecond.
-    pub(crate) fn pause(&mut self, millis: u64) -> Duration {
+    pub fn pause(&mut self, millis: u64) -> Duration {
         Duration::from_micros(self.number(0..=millis * 1000))
     }
 }

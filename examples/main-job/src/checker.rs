@@ -9,35 +9,40 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     ops::RangeInclusive,
+    sync::Arc,
 };
 
 use serde::Deserialize;
 
 /// A batch that the publisher was told is stored.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Acknowledged {
-    pub(crate) epoch: String,
-    pub(crate) first_seq: u64,
-    pub(crate) last_seq: u64,
+pub struct Acknowledged {
+    /// Of the history that it went into.
+    pub epoch: String,
+    /// Its first update.
+    pub first_seq: u64,
+    /// Its last update.
+    pub last_seq: u64,
     /// The numbers of its first and last line, from one.
-    pub(crate) lines: [u64; 2],
+    pub lines: [u64; 2],
     /// It had been stored by an attempt whose answer was lost.
-    pub(crate) duplicate: bool,
+    pub duplicate: bool,
 }
 
-/// One update in a log.
+/// One update in a log. Its texts are shared: a crowd of readers holds the same ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// None where the reader does not say it with each update.
-    pub(crate) epoch: Option<String>,
-    pub(crate) seq: u64,
+    pub epoch: Option<Arc<str>>,
+    /// Its place in the topic.
+    pub seq: u64,
     /// The payload's own text.
-    pub(crate) payload: String,
+    pub payload: Arc<str>,
 }
 
 /// How often a log may hold an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub enum Delivery {
     /// A run may begin with what an earlier run ended with, unchanged: the process was killed before it had kept
     /// its cursor.
     AtLeastOnce,
@@ -47,51 +52,70 @@ pub(crate) enum Delivery {
 
 /// What one reader of the topic ended up with.
 #[derive(Clone, Debug)]
-pub(crate) struct Log {
-    pub(crate) name: String,
-    pub(crate) delivery: Delivery,
+pub struct Log {
+    /// As faults name it.
+    pub name: String,
+    /// What is held against it.
+    pub delivery: Delivery,
     /// One after the other; each is what one process applied, in the order in which it did.
-    pub(crate) runs: Vec<Vec<Entry>>,
+    pub runs: Vec<Vec<Entry>>,
 }
 
-/// All that a run of the main job leaves behind.
+/// What one publisher of the topic had to publish, and what it was told.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Evidence {
-    /// What was given to the one publisher, line by line.
-    pub(crate) lines: Vec<String>,
+pub struct Publisher {
+    /// As faults name it.
+    pub name: String,
+    /// What was given to it, line by line.
+    pub lines: Vec<Arc<str>>,
     /// What it was told, in the order in which it was.
-    pub(crate) acknowledged: Vec<Acknowledged>,
-    pub(crate) logs: Vec<Log>,
+    pub acknowledged: Vec<Acknowledged>,
+    /// The numbers of the lines whose transaction it rolled back: nobody may ever see them.
+    pub withdrawn: BTreeSet<u64>,
+}
+
+/// All that a run leaves behind of one topic.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Each wrote its lines in their order; among each other they have none.
+    pub publishers: Vec<Publisher>,
+    /// Who claims to have all of it.
+    pub logs: Vec<Log>,
     /// Connections that the server closed because their token had run out.
-    pub(crate) expired: u64,
+    pub expired: u64,
 }
 
 /// What the checker found, in the order in which it looked.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict {
-    pub(crate) faults: Vec<Fault>,
+pub struct Verdict {
+    /// Nothing is wrong if there is none.
+    pub faults: Vec<Fault>,
     /// How many updates each log holds, and how many of these are allowed repeats.
-    pub(crate) counted: BTreeMap<String, Counted>,
+    pub counted: BTreeMap<String, Counted>,
 }
 
 /// What a log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counted {
-    pub(crate) updates: usize,
-    pub(crate) repeated: usize,
+pub struct Counted {
+    /// All, with the repeats.
+    pub updates: usize,
+    /// What it held before.
+    pub repeated: usize,
 }
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    /// `publisher`, `server`, or the name of a log.
-    pub(crate) place: String,
-    pub(crate) what: What,
+pub struct Fault {
+    /// `server`, or the name of a publisher or a log.
+    pub place: String,
+    /// The fault itself.
+    pub what: What,
 }
 
 /// Everything that can be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+#[expect(missing_docs, reason = "the fields are what the words of the variants speak of")]
+pub enum What {
     /// An acknowledgement that does not give each of its lines one seq.
     BadAcknowledgement { lines: [u64; 2], seqs: [u64; 2] },
     /// The payload is not the line that was acknowledged under this seq.
@@ -110,10 +134,12 @@ pub(crate) enum What {
     Unacknowledged { seq: u64 },
     /// Read, and never acknowledged.
     Unpublished { lines: RangeInclusive<u64> },
+    /// Its transaction was rolled back.
+    Withdrawn { seq: u64 },
 }
 
 /// Compares everything with everything else.
-pub(crate) fn check(evidence: &Evidence) -> Verdict {
+pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::default();
     let expected = Expected::of(evidence, &mut verdict.faults);
     for log in &evidence.logs {
@@ -128,37 +154,45 @@ pub(crate) fn check(evidence: &Evidence) -> Verdict {
 }
 
 /// What every log has to hold: by what was acknowledged, and nothing else.
+#[derive(Default)]
 struct Expected<'a> {
     epoch: Option<&'a str>,
     payloads: BTreeMap<u64, &'a str>,
+    withdrawn: BTreeSet<&'a str>,
 }
 
 impl<'a> Expected<'a> {
     fn of(evidence: &'a Evidence, faults: &mut Vec<Fault>) -> Self {
-        let mut fault = |what| faults.push(Fault { place: "publisher".to_owned(), what });
-        let epoch = evidence.acknowledged.first().map(|first| first.epoch.as_str());
-        let mut expected = Self { epoch, payloads: BTreeMap::new() };
+        let first = evidence.publishers.iter().find_map(|publisher| publisher.acknowledged.first());
+        let mut expected = Self { epoch: first.map(|first| first.epoch.as_str()), ..Self::default() };
+        for publisher in &evidence.publishers {
+            expected.add(publisher, faults);
+        }
+        expected
+    }
+
+    fn add(&mut self, publisher: &'a Publisher, faults: &mut Vec<Fault>) {
+        let Publisher { name, lines: texts, acknowledged, withdrawn } = publisher;
+        let mut fault = |what| faults.push(Fault { place: name.clone(), what });
         let (mut last_line, mut last_seq) = (0, 0);
         let mut published = BTreeSet::new();
-        for Acknowledged { epoch: found, first_seq, last_seq: last, lines: [from, to], .. } in
-            &evidence.acknowledged
-        {
+        for Acknowledged { epoch: found, first_seq, last_seq: last, lines: [from, to], .. } in acknowledged {
             let whole = from <= to
                 && *from >= 1
-                && *to <= evidence.lines.len() as u64
+                && *to <= texts.len() as u64
                 && *first_seq >= 1
                 && last.checked_sub(*first_seq) == Some(to - from);
             if !whole {
                 fault(What::BadAcknowledgement { lines: [*from, *to], seqs: [*first_seq, *last] });
                 continue;
             }
-            if epoch != Some(found) {
-                let expected = epoch.unwrap_or_default().to_owned();
+            if self.epoch != Some(found) {
+                let expected = self.epoch.unwrap_or_default().to_owned();
                 fault(What::Epoch { seq: *first_seq, expected, found: found.clone() });
             }
             for (line, seq) in (*from..=*to).zip(*first_seq..=*last) {
-                let text = &evidence.lines[line as usize - 1];
-                if !published.insert(line) || expected.payloads.insert(seq, text).is_some() {
+                let text = &texts[line as usize - 1];
+                if !published.insert(line) || self.payloads.insert(seq, text).is_some() {
                     fault(What::Doubled { seq });
                 } else if line < last_line || seq < last_seq {
                     fault(What::OutOfOrder { seq, before: last_seq });
@@ -166,11 +200,12 @@ impl<'a> Expected<'a> {
                 (last_line, last_seq) = (line, seq);
             }
         }
-        let unpublished = (1..=evidence.lines.len() as u64).filter(|line| !published.contains(line));
-        for lines in ranges(unpublished) {
+        let text_of = |line: &u64| texts.get(usize::try_from(*line).ok()?.checked_sub(1)?);
+        self.withdrawn.extend(withdrawn.iter().filter_map(text_of).map(|text| &**text));
+        let settled = |line: &u64| published.contains(line) || withdrawn.contains(line);
+        for lines in ranges((1..=texts.len() as u64).filter(|line| !settled(line))) {
             fault(What::Unpublished { lines });
         }
-        expected
     }
 
     fn compare(&self, log: &Log, faults: &mut Vec<Fault>) -> Counted {
@@ -216,18 +251,19 @@ impl<'a> Expected<'a> {
     fn differences(&self, Entry { epoch, seq, payload }: &Entry) -> Vec<What> {
         let mut found = Vec::new();
         match self.payloads.get(seq) {
+            Some(expected) if **expected == **payload => {}
+            _ if self.withdrawn.contains(&**payload) => found.push(What::Withdrawn { seq: *seq }),
             None => found.push(What::Unacknowledged { seq: *seq }),
-            Some(expected) if expected != payload => found.push(What::Changed {
+            Some(expected) => found.push(What::Changed {
                 seq: *seq,
                 expected: (*expected).to_owned(),
-                found: payload.clone(),
+                found: payload.to_string(),
             }),
-            Some(_) => {}
         }
         if let (Some(expected), Some(epoch)) = (self.epoch, epoch)
-            && expected != epoch
+            && *expected != **epoch
         {
-            found.push(What::Epoch { seq: *seq, expected: expected.to_owned(), found: epoch.clone() });
+            found.push(What::Epoch { seq: *seq, expected: expected.to_owned(), found: epoch.to_string() });
         }
         found
     }
@@ -280,6 +316,7 @@ impl fmt::Display for What {
             Self::Unpublished { lines } => {
                 write!(f, "read and never acknowledged: {}", named("line", lines))
             }
+            Self::Withdrawn { seq } => write!(f, "update {seq} is here and was rolled back"),
         }
     }
 }
@@ -297,12 +334,12 @@ mod tests {
 
     const EPOCH: &str = "00000000000000aa";
 
-    fn line(number: u64) -> String {
-        format!(r#"{{"line":{number},"half":{number}.50}}"#)
+    fn line(number: u64) -> Arc<str> {
+        format!(r#"{{"line":{number},"half":{number}.50}}"#).into()
     }
 
     fn entries(seqs: impl IntoIterator<Item = u64>) -> Vec<Entry> {
-        let entry = |seq| Entry { epoch: Some(EPOCH.to_owned()), seq, payload: line(seq) };
+        let entry = |seq| Entry { epoch: Some(EPOCH.into()), seq, payload: line(seq) };
         seqs.into_iter().map(entry).collect()
     }
 
@@ -320,8 +357,12 @@ mod tests {
     fn good() -> Evidence {
         let log = |name: &str, delivery, runs| Log { name: name.to_owned(), delivery, runs };
         Evidence {
-            lines: (1..=9).map(line).collect(),
-            acknowledged: vec![batch(1, 4), batch(5, 5), batch(6, 9)],
+            publishers: vec![Publisher {
+                name: "publisher".to_owned(),
+                lines: (1..=9).map(line).collect(),
+                acknowledged: vec![batch(1, 4), batch(5, 5), batch(6, 9)],
+                withdrawn: BTreeSet::new(),
+            }],
             logs: vec![
                 log("journal", Delivery::ExactlyOnce, vec![entries(1..=9)]),
                 log("phoenix", Delivery::ExactlyOnce, vec![entries(1..=5), entries(6..=9)]),
@@ -390,7 +431,7 @@ mod tests {
     #[test]
     fn a_changed_repeat_is_no_repeat() {
         let mut again = entries(4..=9);
-        again[0].payload.push(' ');
+        again[0].payload = format!("{} ", again[0].payload).into();
         let faults = with_runs(2, vec![entries(1..=5), again]);
         assert!(matches!(&faults[..], [What::Changed { seq: 4, .. }]), "{faults:?}");
     }
@@ -409,7 +450,7 @@ mod tests {
             // The same value to every JSON reader, and not the same bytes.
             for (from, to) in [(".50", ".5"), (":", ": "), ("half", "\\u0068alf")] {
                 let mut entries = entries(1..=9);
-                entries[6].payload = entries[6].payload.replacen(from, to, 1);
+                entries[6].payload = entries[6].payload.replacen(from, to, 1).into();
                 let faults = with_runs(log, vec![entries]);
                 assert!(matches!(&faults[..], [What::Changed { seq: 7, .. }]), "{faults:?}");
             }
@@ -427,7 +468,7 @@ mod tests {
     fn another_epoch_is_found_in_every_log() {
         for log in 0..3 {
             let mut entries = entries(1..=9);
-            entries[8].epoch = Some("00000000000000bb".to_owned());
+            entries[8].epoch = Some("00000000000000bb".into());
             let faults = with_runs(log, vec![entries]);
             assert!(matches!(&faults[..], [What::Epoch { seq: 9, .. }]), "{faults:?}");
         }
@@ -441,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_line_that_was_not_acknowledged_is_found() {
-        let faults = faults(|evidence| evidence.lines.push(line(10)));
+        let faults = faults(|evidence| evidence.publishers[0].lines.push(line(10)));
         let what = What::Unpublished { lines: 10..=10 };
         assert_eq!(faults, [Fault { place: "publisher".to_owned(), what }]);
     }
@@ -459,7 +500,7 @@ mod tests {
             (|acks| acks[2].epoch.clear(), |what| matches!(what, What::Epoch { .. })),
         ];
         for (index, (tamper, named)) in tampers.into_iter().enumerate() {
-            let faults = faults(|evidence| tamper(&mut evidence.acknowledged));
+            let faults = faults(|evidence| tamper(&mut evidence.publishers[0].acknowledged));
             let publisher = |fault: &Fault| fault.place == "publisher" && named(&fault.what);
             assert!(faults.iter().any(publisher), "{index}: {faults:?}");
         }
@@ -469,8 +510,69 @@ mod tests {
     fn a_line_stored_twice_is_found_although_both_were_acknowledged() {
         // What a publisher without a dedup key would leave behind.
         let faults = faults(|evidence| {
-            evidence.acknowledged.push(Acknowledged { lines: [9, 9], ..batch(10, 10) });
+            evidence.publishers[0].acknowledged.push(Acknowledged { lines: [9, 9], ..batch(10, 10) });
         });
         assert!(faults.iter().any(|fault| fault.what == What::Doubled { seq: 10 }), "{faults:?}");
+    }
+
+    /// What a second publisher, with three lines of its own, adds to the good evidence; its second line is rolled back.
+    fn second(evidence: &mut Evidence) {
+        let acknowledged = |line, seq| Acknowledged { lines: [line, line], ..batch(seq, seq) };
+        evidence.publishers.push(Publisher {
+            name: "second".to_owned(),
+            lines: (101..=103).map(line).collect(),
+            acknowledged: vec![acknowledged(1, 10), acknowledged(3, 11)],
+            withdrawn: BTreeSet::from([2]),
+        });
+        for log in &mut evidence.logs {
+            let more = [(10, 101), (11, 103)];
+            let more = more.map(|(seq, number)| Entry { payload: line(number), ..entries([seq]).remove(0) });
+            log.runs.last_mut().unwrap().extend(more);
+        }
+    }
+
+    #[test]
+    fn publishers_have_no_order_among_each_other_and_one_each() {
+        assert_eq!(faults(second), []);
+        let swapped = faults(|evidence| {
+            second(evidence);
+            evidence.publishers.swap(0, 1);
+        });
+        assert_eq!(swapped, []);
+        let faults = faults(|evidence| {
+            second(evidence);
+            evidence.publishers[1].acknowledged.swap(0, 1);
+        });
+        let what = What::OutOfOrder { seq: 10, before: 11 };
+        assert_eq!(faults, [Fault { place: "second".to_owned(), what }]);
+    }
+
+    #[test]
+    fn one_seq_for_two_publishers_is_found() {
+        let faults = faults(|evidence| {
+            second(evidence);
+            (
+                evidence.publishers[1].acknowledged[0].first_seq,
+                evidence.publishers[1].acknowledged[0].last_seq,
+            ) = (9, 9);
+        });
+        let doubled = Fault { place: "second".to_owned(), what: What::Doubled { seq: 9 } };
+        assert!(faults.contains(&doubled), "{faults:?}");
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_found_in_every_log_in_a_place_of_its_own_or_of_another() {
+        for log in 0..3 {
+            for (instead, seq) in [(false, 12), (true, 11)] {
+                let faults = faults(|evidence| {
+                    second(evidence);
+                    let run = evidence.logs[log].runs.last_mut().unwrap();
+                    run.truncate(run.len() - usize::from(instead));
+                    run.push(Entry { payload: line(102), ..entries([seq]).remove(0) });
+                });
+                let whats: Vec<_> = faults.into_iter().map(|fault| fault.what).collect();
+                assert_eq!(whats, [What::Withdrawn { seq }]);
+            }
+        }
     }
 }

@@ -3,10 +3,11 @@
 use std::fmt::{self, Debug, Display};
 
 /// What went wrong outside of what the checker checks.
-pub(crate) struct Failure(String);
+pub struct Failure(String);
 
 impl Failure {
-    pub(crate) fn new(message: impl Display) -> Self {
+    /// What the person is to read.
+    pub fn new(message: impl Display) -> Self {
         Self(message.to_string())
     }
 }
@@ -24,7 +25,11 @@ impl Debug for Failure {
 }
 
 /// Says what was being done when something failed.
-pub(crate) trait During<T> {
+pub trait During<T> {
+    /// The same, with what was being done before the cause.
+    ///
+    /// # Errors
+    /// Where there was one.
     fn during(self, what: impl Display) -> Result<T, Failure>;
 }
 

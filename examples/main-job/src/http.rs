@@ -1,125 +1,51 @@
-//! A subscriber over plain HTTP: it asks for the page after its cursor, again and again.
-//!
-//! It shares no code with khala-client, so that the two do not agree by being wrong together.
+//! One HTTP request, on a connection of its own.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, StatusCode, client::conn::http1, header, http::request};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::{
-    net::TcpStream,
-    task::AbortHandle,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
-use crate::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
-    reader::{Counts, Ended, Orders, Reader},
-    setting::Setting,
-};
+use crate::failure::{During as _, Failure};
 
 /// Over that, a request counts as failed. The server may have been killed with it in hand.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Polling is what this subscriber does: this often when there is nothing new, or nobody there.
-const POLL_EVERY: Duration = Duration::from_millis(50);
 
-/// Starts the subscriber.
-pub(crate) fn start(setting: &Arc<Setting>) -> Reader {
-    let setting = Arc::clone(setting);
-    Reader::start("GET …/updates", move |orders| follow(setting, orders))
+/// Asks for that path with that token.
+///
+/// # Errors
+/// No whole answer came, or not in time.
+pub async fn get(address: SocketAddr, path: &str, token: &str) -> Result<(StatusCode, Bytes), Failure> {
+    send(address, token, Request::get(path), Bytes::new()).await
 }
 
-#[derive(Deserialize)]
-struct Page {
-    epoch: String,
-    after: u64,
-    updates: Vec<PageUpdate>,
-}
-
-#[derive(Deserialize)]
-struct PageUpdate {
-    seq: u64,
-    payload: Box<RawValue>,
-}
-
-async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Failure> {
-    let topic = setting.topic.as_str().replace('/', "%2F");
-    let mut applied: Vec<Entry> = Vec::new();
-    let mut counts = Counts::default();
-    let mut reached = true;
-    loop {
-        let cursor = match applied.last() {
-            Some(Entry { epoch: Some(epoch), seq, .. }) => format!("?after={seq}&epoch={epoch}"),
-            _ => String::new(),
-        };
-        let path = format!("/v1/topics/{topic}/updates{cursor}");
-        let fresh = match get(setting.address, &path, &setting.token()?).await {
-            Ok((StatusCode::OK, body)) => {
-                counts.connected += u64::from(!std::mem::replace(&mut reached, true));
-                let Page { epoch, after, updates } =
-                    serde_json::from_slice(&body).during("reading a page of history")?;
-                let mark = applied.last().map_or(0, |last| last.seq);
-                if after != mark {
-                    return Err(Failure::new(format_args!(
-                        "asked for what follows {mark}, given what follows {after}"
-                    )));
-                }
-                let fresh = updates.len();
-                applied.extend(updates.into_iter().map(|update| Entry {
-                    epoch: Some(epoch.clone()),
-                    seq: update.seq,
-                    payload: update.payload.get().to_owned(),
-                }));
-                fresh
-            }
-            Ok((status, body)) if !status.is_server_error() => {
-                let body = String::from_utf8_lossy(&body);
-                return Err(Failure::new(format_args!("GET {path} was answered {status}: {body}")));
-            }
-            // It is being killed all the time.
-            Ok(_) | Err(_) => {
-                reached = false;
-                0
-            }
-        };
-        if fresh > 0 {
-            orders.reached(applied.last().map_or(0, |last| last.seq));
-            continue;
-        }
-        tokio::select! {
-            () = sleep(POLL_EVERY) => {}
-            () = orders.stop() => {
-                let runs = vec![applied];
-                let log = Log { name: orders.name().to_owned(), delivery: Delivery::ExactlyOnce, runs };
-                return Ok(Ended { log, counts });
-            }
-        }
-    }
-}
-
-/// One request, on a connection of its own.
-pub(crate) async fn get(
+/// Sends a request of that method, path and headers, with that token and body.
+///
+/// # Errors
+/// No whole answer came, or not in time.
+pub async fn send(
     address: SocketAddr,
-    path: &str,
     token: &str,
+    head: request::Builder,
+    body: Bytes,
 ) -> Result<(StatusCode, Bytes), Failure> {
-    timeout(ANSWER_WITHIN, exchange(address, path, token)).await.during("waiting for an answer")?
+    let request = head
+        .header(header::HOST, address.to_string())
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Full::new(body))
+        .during("making a request")?;
+    timeout(ANSWER_WITHIN, exchange(address, request)).await.during("waiting for an answer")?
 }
 
-async fn exchange(address: SocketAddr, path: &str, token: &str) -> Result<(StatusCode, Bytes), Failure> {
+async fn exchange(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Failure> {
     let stream = TcpStream::connect(address).await.during("connecting")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.during("connecting")?;
     let _ends_with_this = Abort(tokio::spawn(connection).abort_handle());
-    let request = Request::get(path)
-        .header(header::HOST, address.to_string())
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())
-        .during("making a request")?;
     let response = sender.send_request(request).await.during("asking")?;
     let status = response.status();
     Ok((status, response.into_body().collect().await.during("reading the answer")?.to_bytes()))

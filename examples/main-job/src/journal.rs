@@ -2,12 +2,12 @@
 
 use khala_core::{Journal as _, ReadLimit, Replay, Start};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
-
-use crate::{
+use main_job::{
     checker::{Delivery, Entry, Log},
     failure::{During as _, Failure},
-    setting::Setting,
 };
+
+use crate::setting::Setting;
 
 /// Everything that the topic holds.
 pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
@@ -18,9 +18,9 @@ pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
         match store.read(&setting.topic, start, ReadLimit::PAGE).await.during("reading the journal")? {
             Replay::Page(page) => {
                 entries.extend(page.updates.iter().map(|update| Entry {
-                    epoch: Some(page.bounds.epoch.to_string()),
+                    epoch: Some(page.bounds.epoch.to_string().into()),
                     seq: update.seq.as_u64(),
-                    payload: update.payload.as_str().to_owned(),
+                    payload: update.payload.as_str().into(),
                 }));
                 if page.is_complete() {
                     break;

@@ -7,31 +7,27 @@
 //! connections. What must stay true: the last line says "nothing lost" only if the
 //! checker, which is shown in its tests to find each fault, found none.
 
-mod chance;
-mod checker;
-mod failure;
-mod http;
 mod journal;
+mod pages;
 mod phoenix;
 mod plot;
 mod producer;
 mod reader;
 mod report;
-mod server;
 mod setting;
-mod story;
 mod tail;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use tokio::{signal, time::timeout};
-
-use crate::{
-    failure::{During as _, Failure},
-    setting::Setting,
+use main_job::{
+    chance, exit_code,
+    failure::Failure,
     story::{Story, say},
 };
+use tokio::{signal, time::timeout};
+
+use crate::setting::Setting;
 
 /// A run that takes longer than that is stuck.
 const ENDS_WITHIN: Duration = Duration::from_secs(25 * 60);
@@ -54,23 +50,12 @@ struct Options {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let options = Options::parse();
-    match run(&options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            say(format_args!("\nThe run could not be made: {failure}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Options::parse()).await)
 }
 
 /// Makes the run; says whether nothing was wrong.
 async fn run(options: &Options) -> Result<bool, Failure> {
-    let seed = match options.seed {
-        Some(seed) => seed,
-        None => u64::from(getrandom::u32().during("drawing a seed")?),
-    };
+    let seed = chance::seed(options.seed)?;
     let setting = Arc::new(Setting::prepare().await?);
     let story = Story::begin();
     let plot = plot::Plot { kills: options.kills, seed, packages: options.packages.clone(), story };
@@ -82,8 +67,8 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         _ = signal::ctrl_c() => Err(Failure::new("it was interrupted")),
     };
     let good = played.as_ref().is_ok_and(|evidence| report::tell(evidence, &plot));
-    if !good && let Some(setting) = Arc::into_inner(setting) {
-        say(format_args!("What it left behind is in {}", setting.keep().display()));
+    if !good && let Some(kept) = Arc::into_inner(setting).and_then(Setting::keep) {
+        say(format_args!("What it left behind is in {}", kept.display()));
         say(format_args!("The same choices again: --kills {} --seed {seed}", options.kills));
     }
     played.map(|_| good)

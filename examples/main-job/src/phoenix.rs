@@ -2,11 +2,13 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use main_job::{
+    checker::{Delivery, Entry, Log},
+    failure::{During as _, Failure},
+};
 use serde::Deserialize;
 
 use crate::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
     reader::{Counts, Ended, Orders, Reader},
     setting::Setting,
 };
@@ -42,10 +44,10 @@ struct Line {
 async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Result<Ended, Failure> {
     let name = orders.name();
     let log_name = format!("phoenix-{version}");
-    let file = setting.path(&format!("{log_name}.jsonl"));
+    let file = setting.place.path(&format!("{log_name}.jsonl"));
     let command = || {
         let mut command = setting.phoenix(version, &file);
-        command.stderr(setting.log(&log_name)?);
+        command.stderr(setting.place.log(&log_name)?);
         Ok(command)
     };
     let mut counts = Counts { refreshed: Some(0), resumed: Some(0), ..Counts::default() };
@@ -70,7 +72,10 @@ async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Res
         })
         .await
         .map_err(|failure| {
-            Failure::new(format_args!("{failure}; its last words:\n    {}", setting.last_words(&log_name)))
+            Failure::new(format_args!(
+                "{failure}; its last words:\n    {}",
+                setting.place.last_words(&log_name)
+            ))
         })?;
     counts.killed = killed;
     // The first connection is no reconnect.
@@ -85,7 +90,7 @@ fn applied(file: &Path) -> Result<Vec<Entry>, Failure> {
     let entry = |line| {
         let Line { epoch, seq, payload } =
             serde_json::from_str(line).during(format_args!("reading {line:?}"))?;
-        Ok(Entry { epoch: Some(epoch), seq, payload })
+        Ok(Entry { epoch: Some(epoch.into()), seq, payload: payload.into() })
     };
     text.lines().map(entry).collect()
 }

@@ -3,21 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::select_all;
+use main_job::{
+    chance::Chance,
+    checker::{Evidence, Publisher},
+    failure::{During as _, Failure},
+    server::Server,
+    story::{Story, count, say},
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
 use crate::{
-    chance::Chance,
-    checker::Evidence,
-    failure::{During as _, Failure},
-    http, journal, phoenix,
+    journal, pages, phoenix,
     producer::{Producer, Progress},
     reader::{Counts, Killer, Reader},
-    server::Server,
     setting::Setting,
-    story::{Story, count, say},
     tail,
 };
 
@@ -75,7 +77,7 @@ impl Plot {
             "Khala's main job: what cargo prints while it builds {built} is published and followed, \n\
              and the server is killed with SIGKILL {kills} times (--seed {seed}).\n"
         ));
-        let mut server = Server::start(setting)?;
+        let mut server = setting.server()?;
         let ready = server.ready().await?;
         story.tell(format_args!(
             "khala-server answers on {} after {} ms",
@@ -87,7 +89,7 @@ impl Plot {
             phoenix::start(setting, "phoenix, V2", "2.0.0"),
             phoenix::start(setting, "phoenix, V1", "1.0.0"),
             tail::start(setting),
-            http::start(setting),
+            pages::start(setting),
         ];
         story.tell("4 subscribers follow: the phoenix client in Node.js (V2 and V1), khala tail, HTTP pages");
         let mut producer = Producer::start(setting, packages.clone());
@@ -113,8 +115,13 @@ impl Plot {
         }
         story.tell(format_args!("every subscriber has applied update {}", count(head)));
 
-        let mut evidence =
-            Evidence { lines: produced.lines, acknowledged: produced.acknowledged, ..Evidence::default() };
+        let publisher = Publisher {
+            name: "publisher".to_owned(),
+            lines: produced.lines,
+            acknowledged: produced.acknowledged,
+            ..Publisher::default()
+        };
+        let mut evidence = Evidence { publishers: vec![publisher], ..Evidence::default() };
         let mut counts = vec![Counts::default()];
         let mut logs = Vec::new();
         for reader in readers {
@@ -160,7 +167,8 @@ impl Plot {
             };
             sleep(then).await;
             let Progress { lines, acknowledged, .. } = *progress.borrow();
-            server.kill_and_restart().await?;
+            server.kill().await?;
+            server.restart()?;
             let also = killers.get(usize::try_from(kill % 3).unwrap_or_default());
             if let Some(killer) = also {
                 sleep(chance.pause(100)).await;

@@ -5,6 +5,10 @@
 
 use std::{process::Stdio, sync::Arc};
 
+use main_job::{
+    checker::Acknowledged,
+    failure::{During as _, Failure},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin},
@@ -12,11 +16,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    checker::Acknowledged,
-    failure::{During as _, Failure},
-    setting::Setting,
-};
+use crate::setting::Setting;
 
 /// A producer that runs.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Progress {
 /// What it leaves.
 #[derive(Debug)]
 pub(crate) struct Produced {
-    pub(crate) lines: Vec<String>,
+    pub(crate) lines: Vec<Arc<str>>,
     pub(crate) acknowledged: Vec<Acknowledged>,
 }
 
@@ -92,7 +92,7 @@ async fn produce(
         .args(["--kind", "cargo", "--ack", "--retry-for", "2m"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(setting.log("publish")?)
+        .stderr(setting.place.log("publish")?)
         .spawn()
         .during("starting khala publish")?;
     let mut stdin =
@@ -113,12 +113,12 @@ async fn produce(
     let (lines, acknowledged) = tokio::try_join!(publish, acknowledge).map_err(|failure: Failure| {
         Failure::new(format_args!(
             "{failure}; khala publish's last words:\n    {}",
-            setting.last_words("publish")
+            setting.place.last_words("publish")
         ))
     })?;
     let status = publisher.wait().await.during("waiting for khala publish")?;
     if !status.success() {
-        let said = setting.last_words("publish");
+        let said = setting.place.last_words("publish");
         return Err(Failure::new(format_args!("khala publish ended with {status}:\n    {said}")));
     }
     Ok(Produced { lines, acknowledged })
@@ -129,17 +129,22 @@ async fn build(
     setting: &Setting,
     packages: &[String],
     publisher: &mut ChildStdin,
-    lines: &mut Vec<String>,
+    lines: &mut Vec<Arc<str>>,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), Failure> {
     let mut cargo = setting.cargo();
-    cargo.args(["build", "--message-format=json", "--locked", "--target-dir"]).arg(setting.path("target"));
+    cargo
+        .args(["build", "--message-format=json", "--locked", "--target-dir"])
+        .arg(setting.place.path("target"));
     match packages {
         [] => drop(cargo.arg("--workspace")),
         packages => drop(cargo.args(packages.iter().flat_map(|package| ["--package", package]))),
     }
-    let mut cargo =
-        cargo.stdout(Stdio::piped()).stderr(setting.log("cargo")?).spawn().during("starting cargo build")?;
+    let mut cargo = cargo
+        .stdout(Stdio::piped())
+        .stderr(setting.place.log("cargo")?)
+        .spawn()
+        .during("starting cargo build")?;
     let stdout = cargo.stdout.take().ok_or_else(|| Failure::new("cargo has no standard output"))?;
     let mut stdout = BufReader::new(stdout);
     loop {
@@ -149,14 +154,17 @@ async fn build(
         }
         let line = String::from_utf8(bytes).during("reading what cargo prints")?;
         publisher.write_all(line.as_bytes()).await.during("handing a line to khala publish")?;
-        lines.push(line.trim_end_matches('\n').to_owned());
+        lines.push(line.trim_end_matches('\n').into());
         progress.send_modify(|progress| progress.lines += 1);
     }
     let status = cargo.wait().await.during("waiting for cargo build")?;
     if status.success() {
         return Ok(());
     }
-    Err(Failure::new(format_args!("cargo build ended with {status}:\n    {}", setting.last_words("cargo"))))
+    Err(Failure::new(format_args!(
+        "cargo build ended with {status}:\n    {}",
+        setting.place.last_words("cargo")
+    )))
 }
 
 async fn acknowledgements(

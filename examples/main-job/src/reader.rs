@@ -2,17 +2,16 @@
 
 use std::{future::Future, process::Stdio, time::Duration};
 
+use main_job::{
+    checker::Log,
+    failure::{During as _, Failure},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{ChildStdin, ChildStdout, Command},
     sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
-};
-
-use crate::{
-    checker::Log,
-    failure::{During as _, Failure},
 };
 
 /// A process that was told to end, by SIGKILL or otherwise, is expected to be gone far sooner.

@@ -1,19 +1,17 @@
 //! What is said at the end: who went through what, and the checker's verdict.
-
-use crate::{
+use main_job::{
     checker::{Counted, check},
-    plot::{Played, Plot},
-    story::{count, say},
+    story::{count, say, say_some},
 };
 
-/// More differences than that are no longer read.
-const SHOWN: usize = 10;
+use crate::plot::{Played, Plot};
 
 /// Checks, tells, and says whether nothing was wrong.
 pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
     let Played { evidence, counts, builds } = played;
     let verdict = check(evidence);
-    let duplicates = evidence.acknowledged.iter().filter(|batch| batch.duplicate).count();
+    let [publisher] = &evidence.publishers[..] else { unreachable!("there is one") };
+    let duplicates = publisher.acknowledged.iter().filter(|batch| batch.duplicate).count();
     say(format_args!(
         "\n{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>9}  {:>8}  {:>8}",
         "", "updates", "its kills", "reconnected", "resumed", "refreshed", "skipped", "repeated"
@@ -37,8 +35,8 @@ pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
          whose answer a kill took; {} connections ended because a token had run out.\n(refreshed: a fresh token was handed \
          over on the open connection. skipped: came again and was not applied. repeated: printed again after its own \
          kill, unchanged, as `khala tail` may.)",
-        count(evidence.lines.len() as u64),
-        count(evidence.acknowledged.len() as u64),
+        count(publisher.lines.len() as u64),
+        count(publisher.acknowledged.len() as u64),
         count(evidence.expired),
     ));
     let seconds = plot.story.elapsed().as_secs_f64();
@@ -46,7 +44,7 @@ pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
         say(format_args!(
             "\nNothing lost, nothing doubled, nothing reordered, every byte as it was: {} updates, {} kills, {} logs \
              compared, {seconds:.0} s.",
-            count(evidence.lines.len() as u64),
+            count(publisher.lines.len() as u64),
             plot.kills,
             evidence.logs.len(),
         ));
@@ -57,11 +55,6 @@ pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
         verdict.faults.len(),
         plot.kills
     ));
-    for fault in verdict.faults.iter().take(SHOWN) {
-        say(format_args!("  {fault}"));
-    }
-    if verdict.faults.len() > SHOWN {
-        say(format_args!("  … and {} more", verdict.faults.len() - SHOWN));
-    }
+    say_some(&verdict.faults);
     false
 }

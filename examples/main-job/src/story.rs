@@ -4,35 +4,50 @@ use std::{fmt::Display, time::Duration};
 
 use tokio::time::Instant;
 
+/// More differences than that are no longer read.
+const SHOWN: usize = 10;
+
 /// Tells what happens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Story {
+pub struct Story {
     started: Instant,
 }
 
 impl Story {
-    pub(crate) fn begin() -> Self {
+    /// The run starts now.
+    pub fn begin() -> Self {
         Self { started: Instant::now() }
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
+    /// How long ago that was.
+    pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
     /// Something happened now.
-    pub(crate) fn tell(&self, what: impl Display) {
+    pub fn tell(&self, what: impl Display) {
         say(format_args!("{:7.1} s  {what}", self.elapsed().as_secs_f64()));
     }
 }
 
 /// Prints a line.
 #[expect(clippy::print_stdout, reason = "what it prints is what it is run for")]
-pub(crate) fn say(line: impl Display) {
+pub fn say(line: impl Display) {
     println!("{line}");
 }
 
+/// Prints as many of these as are read, a line each, and how many more there are.
+pub fn say_some(lines: &[impl Display]) {
+    for line in lines.iter().take(SHOWN) {
+        say(format_args!("  {line}"));
+    }
+    if lines.len() > SHOWN {
+        say(format_args!("  … and {} more", lines.len() - SHOWN));
+    }
+}
+
 /// A number as people read it: 12,345.
-pub(crate) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

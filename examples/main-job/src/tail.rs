@@ -2,12 +2,14 @@
 
 use std::{fs, sync::Arc};
 
+use main_job::{
+    checker::{Delivery, Entry, Log},
+    failure::{During as _, Failure},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
     reader::{Counts, Ended, Orders, Reader},
     setting::Setting,
 };
@@ -28,7 +30,7 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
     let command = || {
         let mut command = setting.khala("tail");
         command.args(["--from", "floor", "--cursor-file"]);
-        command.arg(setting.path("tail.cursor")).stderr(setting.log("tail")?);
+        command.arg(setting.place.path("tail.cursor")).stderr(setting.place.log("tail")?);
         Ok(command)
     };
     let mut runs: Vec<Vec<Entry>> = vec![Vec::new()];
@@ -39,14 +41,14 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
             let run = usize::try_from(run).during("counting its runs")?;
             runs.resize_with(runs.len().max(run + 1), Vec::new);
             // Its lines do not say the epoch; a change of it would end the command.
-            runs[run].push(Entry { epoch: None, seq, payload: payload.get().to_owned() });
+            runs[run].push(Entry { epoch: None, seq, payload: payload.get().into() });
             Ok(Some(seq))
         })
         .await
         .map_err(|failure| {
-            Failure::new(format_args!("{failure}; its last words:\n    {}", setting.last_words("tail")))
+            Failure::new(format_args!("{failure}; its last words:\n    {}", setting.place.last_words("tail")))
         })?;
-    let said = fs::read_to_string(setting.path("tail.log")).unwrap_or_default();
+    let said = fs::read_to_string(setting.place.path("tail.log")).unwrap_or_default();
     let connected = said.lines().filter(|line| line.starts_with("khala: resumed after ")).count() as u64;
     let counts = Counts { killed, connected, ..Counts::default() };
     let log = Log { name: orders.name().to_owned(), delivery: Delivery::AtLeastOnce, runs };

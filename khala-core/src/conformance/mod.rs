@@ -1,9 +1,10 @@
-//! The laws of a journal, of its documents, of revocations and of sweeps, as tests for any implementer.
+//! The laws of a journal, of its documents, of revocations, of sweeps and of checkpoints, as tests for any implementer.
 //!
 //! Each law is a sentence, a number and a function of the same name; [`laws!`](crate::laws) turns those of a journal
-//! and its documents into tests of one store, [`revocation_laws!`](crate::revocation_laws) those of revocations, and
-//! [`sweep_laws!`](crate::sweep_laws) those of who sweeps. There is one table of each, so a new law reaches every store and nobody picks a subset: what a store cannot do
-//! it declares in its [`Capabilities`], which the laws that it affects print.
+//! and its documents into tests of one store, [`revocation_laws!`](crate::revocation_laws) those of revocations,
+//! [`sweep_laws!`](crate::sweep_laws) those of who sweeps, and [`checkpoint_laws!`](crate::checkpoint_laws) those of
+//! checkpoints. There is one table of each, so a new law reaches every store and nobody picks a subset: what a store
+//! cannot do it declares in its [`Capabilities`], which the laws that it affects print.
 //!
 //! A store passes when every law passes, many times over: the laws about concurrency are real races.
 
@@ -11,9 +12,12 @@
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
-use crate::{auth::Revocations, documents::Documents, journal::Journal, retention::Sweeps};
+use crate::{
+    auth::Revocations, documents::Documents, journal::Journal, projection::Checkpoints, retention::Sweeps,
+};
 
 pub mod append;
+pub mod checkpoints;
 pub mod cursors;
 pub mod documents;
 pub mod durability;
@@ -28,9 +32,9 @@ pub mod topics;
 pub mod trim;
 
 #[doc(hidden)]
-pub use self::run::{revoking_victim, run, victim};
+pub use self::run::{advancing_victim, revoking_victim, run, victim};
 pub use self::{
-    run::{Law, laws, revocation_laws, sweep_laws},
+    run::{Law, checkpoint_laws, laws, revocation_laws, sweep_laws},
     tailed::Tailed,
 };
 
@@ -73,6 +77,12 @@ pub trait RevocationsHarness: Harness {
 pub trait SweepsHarness: Harness {
     /// Its sweeps. Nobody holds them any more when it is closed.
     fn sweeps(&self) -> Arc<dyn Sweeps>;
+}
+
+/// A store under test that keeps checkpoints, too.
+pub trait CheckpointsHarness: Harness {
+    /// Its checkpoints, whose advances append to its journal. Nobody holds them any more when it is closed.
+    fn checkpoints(&self) -> Arc<dyn Checkpoints>;
 }
 
 /// What a store can do. What it cannot is printed by the tests that it affects.
@@ -242,6 +252,23 @@ macro_rules! sweep_laws {
     };
 }
 
+/// Tests a store's checkpoints against every law of them: one test per law, in the module where it stands.
+///
+/// It stands in a module of tests, once per module, beside [`laws!`](crate::laws) or alone; its argument is a
+/// [`CheckpointsHarness`](crate::conformance::CheckpointsHarness).
+#[macro_export]
+macro_rules! checkpoint_laws {
+    ($harness:ty) => {
+        $crate::__each_checkpoint_law!(__law_tests, $harness);
+
+        #[test]
+        #[ignore = "not a law: the process that law C9 kills"]
+        fn advancing_victim() {
+            $crate::conformance::advancing_victim::<$harness>();
+        }
+    };
+}
+
 /// The table of laws, handed to the macro `then`.
 #[doc(hidden)]
 #[macro_export]
@@ -305,6 +332,26 @@ macro_rules! __each_sweep_law {
             sweeps::s3_who_leads_renews_and_gives_up,
             sweeps::s4_records_come_newest_first_and_the_newest_are_kept,
             sweeps::s5_lead_and_records_survive_reopening,
+        }
+    };
+}
+
+/// The table of the laws of checkpoints, handed to the macro `then`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __each_checkpoint_law {
+    ($then:ident, $harness:ty) => {
+        $crate::$then! {
+            ($harness)
+            checkpoints::c1_a_checkpoint_and_its_batch_are_written_together,
+            checkpoints::c2_a_repeat_writes_nothing,
+            checkpoints::c3_an_advance_from_elsewhere_writes_nothing,
+            checkpoints::c4_a_batch_that_conflicts_moves_nothing,
+            checkpoints::c5_a_checkpoint_is_kept_as_it_was_given,
+            checkpoints::c6_projections_and_entities_are_apart,
+            checkpoints::c7_reading_is_exclusive_of_the_entity_and_pages_concatenate,
+            checkpoints::c8_removing_takes_what_it_names_and_nothing_else,
+            checkpoints::c9_acknowledged_means_durable,
         }
     };
 }

@@ -1,4 +1,4 @@
-//! Running laws: a runtime for each, and the processes that laws J18 and R6 kill.
+//! Running laws: a runtime for each, and the processes that laws J18, R6 and C9 kill.
 //!
 //! A victim is the test binary itself, started once more with only the ignored test of its name selected and
 //! the store's place in the environment. It reports every acknowledgement on its standard output as it gets it,
@@ -15,7 +15,10 @@ use std::{
 
 use tokio::{runtime, task, time};
 
-use super::{Harness, Place, RevocationsHarness, SweepsHarness, durability, revocations};
+use super::{
+    CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, checkpoints, durability,
+    revocations,
+};
 
 /// No law takes this long on a store that answers: what still runs then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +71,11 @@ pub fn sweep_laws<H: SweepsHarness>() -> Vec<Law<H>> {
     crate::__each_sweep_law!(__law_table, H)
 }
 
+/// Every law of checkpoints, in order.
+pub fn checkpoint_laws<H: CheckpointsHarness>() -> Vec<Law<H>> {
+    crate::__each_checkpoint_law!(__law_table, H)
+}
+
 /// Holds a fresh store to one law. What `laws!` and its like expand to.
 #[doc(hidden)]
 pub fn run<H: Harness, F: Future<Output = ()>>(module: &'static str, name: &str, law: fn(H) -> F) {
@@ -113,7 +121,7 @@ impl Victim {
     /// Lets it work on the store at `place`, kills it amid that with SIGKILL, and returns what had been acknowledged:
     /// the lines that it reported.
     ///
-    /// Only in a test made by `laws!` or `revocation_laws!`, because only there is a victim.
+    /// Only in a test made by a macro of laws, because only there is a victim.
     pub(super) async fn killed_at_work(self, place: &Place, acknowledgements: usize) -> Vec<String> {
         let Self { law, test } = self;
         let Ok(module) = MODULE.try_with(|module| *module) else {
@@ -177,6 +185,12 @@ pub fn victim<H: Harness>() {
 #[doc(hidden)]
 pub fn revoking_victim<H: RevocationsHarness>() {
     work(async |store: H| revocations::revoke_until_killed(store.revocations()).await);
+}
+
+/// The process that law C9 kills; nothing in any other.
+#[doc(hidden)]
+pub fn advancing_victim<H: CheckpointsHarness>() {
+    work(async |store: H| checkpoints::advance_until_killed(&store).await);
 }
 
 fn work<H: Harness>(work: impl AsyncFnOnce(H)) {

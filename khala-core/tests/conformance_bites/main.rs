@@ -1,5 +1,5 @@
-//! The laws bite: deliberately broken journals, logs of revocations and stores of sweeps, each of which must fail exactly
-//! the laws that name its fault.
+//! The laws bite: deliberately broken journals, logs of revocations, stores of sweeps and of checkpoints, each of which
+//! must fail exactly the laws that name its fault.
 //!
 //! A law that nothing broken fails proves nothing, and one that fails for the faults of others misleads.
 
@@ -38,6 +38,7 @@ macro_rules! bites {
     };
 }
 
+mod checkpoints;
 mod revocations;
 mod sweeps;
 

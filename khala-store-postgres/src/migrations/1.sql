@@ -65,6 +65,16 @@ CREATE TABLE {khala}.receipt (
 );
 CREATE INDEX receipt_last ON {khala}.receipt (topic_id, last_seq);
 
+CREATE TABLE {khala}.checkpoint (
+    projection       text COLLATE "C" NOT NULL,
+    entity           text COLLATE "C" NOT NULL,
+    source_epoch     bigint NOT NULL,
+    source_watermark bigint NOT NULL,
+    version          bigint NOT NULL,
+    summary_hash     text   NOT NULL,
+    PRIMARY KEY (projection, entity)
+);
+
 CREATE TABLE {khala}.revocation_head (
     one    boolean PRIMARY KEY DEFAULT true CHECK (one),
     newest bigint NOT NULL

@@ -4,20 +4,22 @@
 use std::{
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, Lead, NodeId, ReadLimit, Replay,
-    Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed,
-    Update, Watermark,
-    conformance::{Capabilities, Harness, Place, RevocationsHarness, SweepsHarness, Tailed},
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
+    Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
+    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark,
+    conformance::{
+        Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
+    },
 };
-use khala_store_postgres::{PostgresStore, append_in};
-use khala_testing::Cluster;
+use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
+use khala_testing::{Cluster, Pgbouncer};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::open;
@@ -55,6 +57,12 @@ impl Harness for Alone {
     }
 }
 
+impl CheckpointsHarness for Alone {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        Arc::new(self.store.clone())
+    }
+}
+
 impl RevocationsHarness for Alone {
     fn revocations(&self) -> Arc<dyn Revocations> {
         Arc::new(self.store.clone())
@@ -69,12 +77,78 @@ impl SweepsHarness for Alone {
 
 mod alone {
     khala_core::laws!(super::Alone);
+    khala_core::checkpoint_laws!(super::Alone);
     khala_core::revocation_laws!(super::Alone);
     khala_core::sweep_laws!(super::Alone);
 }
 
 mod tail_over_alone {
     khala_core::laws!(super::Tailed<super::Alone>);
+}
+
+/// The same through a pooler in transaction mode.
+#[derive(Debug)]
+struct Pooled {
+    store: PostgresStore,
+    place: Place,
+}
+
+impl Harness for Pooled {
+    const CAPABILITIES: Capabilities = DURABLE;
+
+    async fn fresh() -> Self {
+        let url = Cluster::shared().database();
+        Self::open(Place::new(pooler().url(url.rsplit('/').next().unwrap()))).await
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.store.clone())
+    }
+
+    fn documents(&self) -> Arc<dyn Documents> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn close(self) -> Place {
+        self.store.close().await;
+        self.place
+    }
+
+    async fn open(place: Place) -> Self {
+        let options = PostgresOptions::new().with_pooler(true);
+        Self { store: PostgresStore::open(place.as_str(), options).await.unwrap(), place }
+    }
+}
+
+impl CheckpointsHarness for Pooled {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        Arc::new(self.store.clone())
+    }
+}
+
+impl RevocationsHarness for Pooled {
+    fn revocations(&self) -> Arc<dyn Revocations> {
+        Arc::new(self.store.clone())
+    }
+}
+
+impl SweepsHarness for Pooled {
+    fn sweeps(&self) -> Arc<dyn Sweeps> {
+        Arc::new(self.store.clone())
+    }
+}
+
+/// The one pooler that all tests share. A store has up to sixteen connections to it, and it has fewer to the database.
+fn pooler() -> &'static Pgbouncer {
+    static SHARED: OnceLock<Pgbouncer> = OnceLock::new();
+    SHARED.get_or_init(|| Pgbouncer::start(Cluster::shared().port(), 6))
+}
+
+mod pooled {
+    khala_core::laws!(super::Pooled);
+    khala_core::checkpoint_laws!(super::Pooled);
+    khala_core::revocation_laws!(super::Pooled);
+    khala_core::sweep_laws!(super::Pooled);
 }
 
 /// Two stores on one database and the application's own transactions beside them: every call takes the next way in.
@@ -127,6 +201,12 @@ impl Harness for Together {
         let url = place.as_str().to_owned();
         let stores = [open(&url).await, open(&url).await];
         Self { ways: Arc::new(Ways { url, stores, calls: AtomicUsize::new(0) }), place }
+    }
+}
+
+impl CheckpointsHarness for Together {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        self.ways.clone()
     }
 }
 
@@ -193,6 +273,38 @@ impl Documents for Ways {
 }
 
 #[async_trait]
+impl Checkpoints for Ways {
+    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        self.store().advance(advance, now).await
+    }
+
+    async fn checkpoint(
+        &self,
+        projection: &ProjectionName,
+        entity: &Entity,
+    ) -> Result<Option<Checkpoint>, Error> {
+        self.store().checkpoint(projection, entity).await
+    }
+
+    async fn checkpoints(
+        &self,
+        projection: &ProjectionName,
+        after: Option<&Entity>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
+        self.store().checkpoints(projection, after, limit).await
+    }
+
+    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
+        self.store().remove(projection, entity).await
+    }
+
+    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
+        self.store().remove_all(projection).await
+    }
+}
+
+#[async_trait]
 impl Revocations for Ways {
     async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
         self.store().revoke(revocation).await
@@ -228,6 +340,7 @@ impl Sweeps for Ways {
 
 mod together {
     khala_core::laws!(super::Together);
+    khala_core::checkpoint_laws!(super::Together);
     khala_core::revocation_laws!(super::Together);
     khala_core::sweep_laws!(super::Together);
 }

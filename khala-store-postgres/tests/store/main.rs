@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
 
+mod fanout;
+mod fire;
 mod laws;
+mod outage;
 mod schema;
 mod support;
+mod topics;
+mod transaction;

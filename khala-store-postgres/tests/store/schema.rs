@@ -1,6 +1,7 @@
 //! The schema: what the migrations make, and what is said when somebody changed it.
 
-use khala_store_postgres::{PostgresOptions, Schema, check, migrate, shape_of};
+use khala_core::ErrorKind;
+use khala_store_postgres::{PostgresOptions, PostgresStore, Schema, check, migrate, shape_of};
 use khala_testing::Cluster;
 
 use crate::support::sql;
@@ -54,4 +55,46 @@ async fn every_difference_is_named() {
         assert!(named(what), "{what} is not in {found:#?}");
     }
     assert_eq!(found.len(), 5, "{found:#?}");
+}
+
+#[tokio::test]
+async fn stores_that_open_an_empty_database_at_once_make_it_once() {
+    let url = Cluster::shared().database();
+    let opening = (0..8).map(|_| PostgresStore::open(&url, PostgresOptions::new()));
+    for store in futures::future::join_all(opening).await {
+        store.unwrap();
+    }
+    assert_eq!(check(&url, PostgresOptions::new()).await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn versions_work_side_by_side_as_long_as_the_newer_one_says_so() {
+    let url = Cluster::shared().database();
+    migrate(&url, PostgresOptions::new()).await.unwrap();
+    sql(
+        &url,
+        "UPDATE khala.meta SET schema_version = schema_version + 1; ALTER TABLE khala.topic ADD COLUMN more text",
+    );
+    assert_eq!(
+        check(&url, PostgresOptions::new()).await.unwrap(),
+        [""; 0],
+        "a newer one's tables are its own matter"
+    );
+    PostgresStore::open(&url, PostgresOptions::new()).await.unwrap();
+    sql(&url, "UPDATE khala.meta SET works_since = schema_version");
+    for migrate in [true, false] {
+        let error =
+            PostgresStore::open(&url, PostgresOptions::new().with_migrate(migrate)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Schema);
+        assert!(error.to_string().contains("run a newer version of Khala"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_right_to_migrate_the_tables_must_be_there() {
+    let url = Cluster::shared().database();
+    let error = PostgresStore::open(&url, PostgresOptions::new().with_migrate(false)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    migrate(&url, PostgresOptions::new()).await.unwrap();
+    PostgresStore::open(&url, PostgresOptions::new().with_migrate(false)).await.unwrap();
 }

@@ -13,10 +13,12 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, Journal, Keep, Lead, NodeId, ReadLimit, Replay,
-    Revocation, Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed,
-    Update, Watermark,
-    conformance::{Capabilities, Harness, Place, RevocationsHarness, SweepsHarness, Tailed},
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
+    Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
+    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark,
+    conformance::{
+        Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
+    },
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior};
@@ -55,6 +57,12 @@ impl Harness for Alone {
     }
 }
 
+impl CheckpointsHarness for Alone {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        Arc::new(self.store.clone())
+    }
+}
+
 impl RevocationsHarness for Alone {
     fn revocations(&self) -> Arc<dyn Revocations> {
         Arc::new(self.store.clone())
@@ -71,6 +79,7 @@ mod alone {
     khala_core::laws!(super::Alone);
     khala_core::revocation_laws!(super::Alone);
     khala_core::sweep_laws!(super::Alone);
+    khala_core::checkpoint_laws!(super::Alone);
 }
 
 mod tail_over_alone {
@@ -126,6 +135,12 @@ impl Harness for Together {
         let path = PathBuf::from(place.as_str());
         let stores = [(); 2].map(|()| SqliteStore::open(&path, SqliteOptions::new()).unwrap());
         Self { ways: Arc::new(Ways { path, stores, calls: AtomicUsize::new(0) }), place }
+    }
+}
+
+impl CheckpointsHarness for Together {
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        self.ways.clone()
     }
 }
 
@@ -198,6 +213,38 @@ impl Documents for Ways {
 }
 
 #[async_trait]
+impl Checkpoints for Ways {
+    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
+        self.store().advance(advance, now).await
+    }
+
+    async fn checkpoint(
+        &self,
+        projection: &ProjectionName,
+        entity: &Entity,
+    ) -> Result<Option<Checkpoint>, Error> {
+        self.store().checkpoint(projection, entity).await
+    }
+
+    async fn checkpoints(
+        &self,
+        projection: &ProjectionName,
+        after: Option<&Entity>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
+        self.store().checkpoints(projection, after, limit).await
+    }
+
+    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
+        self.store().remove(projection, entity).await
+    }
+
+    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
+        self.store().remove_all(projection).await
+    }
+}
+
+#[async_trait]
 impl Revocations for Ways {
     async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
         self.store().revoke(revocation).await
@@ -235,4 +282,5 @@ mod together {
     khala_core::laws!(super::Together);
     khala_core::revocation_laws!(super::Together);
     khala_core::sweep_laws!(super::Together);
+    khala_core::checkpoint_laws!(super::Together);
 }

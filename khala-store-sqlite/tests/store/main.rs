@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
 
+mod checkpoints;
 mod errors;
 mod group;
 mod laws;

@@ -1,22 +1,29 @@
-//! Files that earlier versions wrote: `version-1.db`, which the store made when its schema was version 1, and
-//! `version-2.db`, the same file once version 2 had migrated it and revoked the subject `before`.
+//! Files that earlier versions wrote: `version-1.db`, which the store made when its schema was version 1;
+//! `version-2.db`, the same file once version 2 had migrated it and revoked the subject `before`; and `version-3.db`,
+//! that file once version 3 had migrated it and recorded a sweep of the node `before`.
 //!
 //! They hold the topic `orders` with the updates 2 and 3 of three, the last of them with the document `three` and the
-//! dedup key `once`; the first nothing of revocations, and neither anything of sweeps.
+//! dedup key `once`; the first nothing of revocations, the first two nothing of sweeps, and none anything of
+//! checkpoints.
 
 use std::{fs, num::NonZeroUsize};
 
 use khala_core::{
-    Append, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId, ReadLimit, Replay,
-    Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Watermark,
+    Append, Checkpoints, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId,
+    ReadLimit, Replay, Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
 
-use crate::support::{NOW, Place, batch, revocation, revoked, topic, update, written};
+use crate::support::{
+    NOW, Place, advanced, batch, projection, revocation, revoked, step, topic, update, written,
+};
 
-/// Each with its version, and with the revocations that it holds.
-const EARLIER: [(&[u8], i64, usize); 2] =
-    [(include_bytes!("version-1.db"), 1, 0), (include_bytes!("version-2.db"), 2, 1)];
+/// Each with its version, and with how many revocations and records of sweeps it holds.
+const EARLIER: [(&[u8], i64, usize, usize); 3] = [
+    (include_bytes!("version-1.db"), 1, 0, 0),
+    (include_bytes!("version-2.db"), 2, 1, 0),
+    (include_bytes!("version-3.db"), 3, 1, 1),
+];
 
 fn version_1() -> Place {
     written_by(EARLIER[0].0)
@@ -35,13 +42,13 @@ fn version(place: &Place) -> i64 {
 
 #[tokio::test]
 async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
-    for (bytes, before, revocations) in EARLIER {
+    for (bytes, before, revocations, sweeps) in EARLIER {
         let place = written_by(bytes);
         assert_eq!(version(&place), before);
         // The first opening migrates it, the second finds it done.
         for already in 0..2 {
             let store = place.open();
-            assert_eq!(version(&place), 3);
+            assert_eq!(version(&place), 4);
             is_whole(&store).await;
 
             let held = revocations + already;
@@ -49,11 +56,18 @@ async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
             let given = store.revoke(revocation(&already.to_string())).await.unwrap();
             assert_eq!(given.as_u64(), held as u64 + 1);
 
-            assert_eq!(store.records(NonZeroUsize::MAX).await.unwrap().len(), already);
+            assert_eq!(store.records(NonZeroUsize::MAX).await.unwrap().len(), sweeps + already);
+            let oldest = store.records(NonZeroUsize::MAX).await.unwrap().pop();
+            let by = oldest.map(|record| record.node.to_string());
+            assert!(sweeps == 0 || by.as_deref() == Some("before"), "{by:?}");
             let node = NodeId::parse(&already.to_string()).unwrap();
             assert_eq!(store.lead(&node, NOW, NOW).await.unwrap(), Lead::Mine);
             let record = SweepRecord::new(node, NOW, SweepTrigger::Order, SweepOutcome::Swept);
             store.record(&record).await.unwrap();
+
+            let kept = store.checkpoints(&projection(), None, NonZeroUsize::MAX).await.unwrap();
+            assert_eq!(kept.len(), already);
+            advanced(store.advance(step(&already.to_string(), 1), NOW).await.unwrap());
         }
         let store = place.open();
         let next = store.append(&topic("orders"), update(4).try_into().unwrap(), NOW).await.unwrap();
@@ -98,7 +112,7 @@ fn a_migration_that_fails_leaves_version_1() {
     assert_eq!(version(&place), 1);
     assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);
     drop(place.open());
-    assert_eq!(version(&place), 3);
+    assert_eq!(version(&place), 4);
 }
 
 #[test]
@@ -107,8 +121,8 @@ fn an_application_prepares_its_file_itself() {
     let mut own = place.connect();
     let error = verify_schema(&own).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
-    assert!(error.to_string().contains("version 1 and this is version 3: call `prepare`"), "{error}");
+    assert!(error.to_string().contains("version 1 and this is version 4: call `prepare`"), "{error}");
     prepare(&mut own).unwrap();
     verify_schema(&own).unwrap();
-    assert_eq!(version(&place), 3);
+    assert_eq!(version(&place), 4);
 }

@@ -3,8 +3,9 @@
 use std::{future::Future, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use khala_core::{
-    Append, Batch, Journal, Kind, Named, NewUpdate, Payload, ReadLimit, Receipt, Replay, Revocation,
-    RevocationId, Revocations, Start, Timestamp, Topic, Update, Watermark,
+    Advance, Advanced, Append, Batch, Checkpoint, Cursor, DocKey, Entity, Epoch, Journal, Kind, Named,
+    NewUpdate, Payload, PayloadHash, ProjectionName, ReadLimit, Receipt, Replay, Revocation, RevocationId,
+    Revocations, Start, Timestamp, Topic, Update, Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -76,6 +77,37 @@ pub(crate) async fn log(journal: &impl Journal, topic: &Topic) -> Vec<Update> {
             Replay::Stale(stale) => panic!("{stale:?}"),
         }
     }
+}
+
+pub(crate) fn advanced(answer: Advanced) -> Option<Receipt> {
+    match answer {
+        Advanced::Written(receipt) => receipt,
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+pub(crate) fn projection() -> ProjectionName {
+    ProjectionName::parse("runs").unwrap()
+}
+
+pub(crate) fn entity(name: &str) -> Entity {
+    Entity::parse(name).unwrap()
+}
+
+pub(crate) fn checkpoint(number: u64) -> Checkpoint {
+    Checkpoint {
+        source: Cursor::new(Epoch::from_bits(7), Watermark::new(number).unwrap()),
+        version: 1,
+        summary_hash: PayloadHash::of(&Payload::of(&number).unwrap()).unwrap(),
+    }
+}
+
+/// The step of an entity to a number from the one before, with the document of its name, in the topic `folded`.
+pub(crate) fn step(name: &str, number: u64) -> Advance {
+    let from = (number > 1).then(|| checkpoint(number - 1));
+    let state = update(number).with_doc_key(DocKey::parse(name).unwrap());
+    Advance::new(projection(), entity(name), from, checkpoint(number))
+        .with_batch(topic("folded"), state.try_into().unwrap())
 }
 
 /// A revocation of the subject `id`, made now.

@@ -1,0 +1,119 @@
+//! Three servers on one PostgreSQL, and everything that can break broken in turn: in the end nothing that was acknowledged
+//! is lost, doubled or reordered, for anybody.
+//!
+//! Nothing in it is made up. The servers, PostgreSQL, pgbouncer and NATS are processes, the real ones; the clients are the
+//! `phoenix` package in Node.js, move between the nodes at random, and have no code that resumes but join parameters
+//! that are a function of their cursor. What must stay true: the last line says "nothing lost" only if the main job's
+//! checker, which is shown in its tests to find each fault, found none after every fault.
+
+mod book;
+mod crowd;
+mod faults;
+mod plot;
+mod publishers;
+mod report;
+mod setting;
+mod sql;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Parser, ValueEnum};
+use main_job::{
+    chance, exit_code,
+    failure::{During as _, Failure},
+    story::{Story, say},
+};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{faults::Fault, plot::Plot, report::Report, setting::Setting};
+
+/// Breaks what three servers stand on, one thing after the other, while clients move between them, and checks after each
+/// that nothing is lost, doubled or reordered.
+#[derive(Debug, Parser, Serialize)]
+#[command(after_help = "Exit codes: 0 nothing is wrong; 1 something is, or the run could not be made.")]
+struct Options {
+    /// Where everything random comes from; the same seed makes the same choices
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many clients follow
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    clients: u64,
+    /// How long each fault lasts
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds_per_fault: u64,
+    /// How long a client stays at a node, on average
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    move_every: u64,
+    /// What carries the hints between the nodes
+    #[arg(long, value_enum, default_value_t = Fanout::Postgres)]
+    fanout: Fanout,
+    /// Put a pgbouncer in transaction mode in front of the database
+    #[arg(long)]
+    pooler: bool,
+    /// Lose the database for good, and go on with its standby
+    #[arg(long)]
+    failover: bool,
+    /// Only these faults, in this order
+    #[arg(long, value_enum, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What the nodes share; with SQLite, a file
+    #[arg(long, value_enum, default_value_t = Store::Postgres, hide = true)]
+    store: Store,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Fanout {
+    /// LISTEN and NOTIFY
+    Postgres,
+    /// A NATS server
+    Nats,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Store {
+    Postgres,
+    Sqlite,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    exit_code(run(&Options::parse()).await)
+}
+
+/// Makes the run; says whether nothing was wrong.
+async fn run(options: &Options) -> Result<bool, Failure> {
+    let seed = chance::seed(options.seed)?;
+    let story = Story::begin();
+    say(format_args!(
+        "Several nodes: what they stand on is broken, one thing after the other (--seed {seed}).\n"
+    ));
+    let mut terminated = signal(SignalKind::terminate()).during("listening for signals")?;
+    let mut outcomes = Vec::new();
+    let mut plot = Plot::begin(options, seed, story, Setting::prepare(options).await?).await?;
+    let played = tokio::select! {
+        played = plot.play(&mut outcomes) => played,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("it was interrupted")),
+        _ = terminated.recv() => Err(Failure::new("it was told to end")),
+    };
+    let report = Report::new(options, seed, outcomes, plot.book().counts(), &played);
+    report.tell(&story);
+    if let Some(file) = &options.json {
+        report.write(file)?;
+    }
+    let Setting { place, servers, .. } = plot.end().await;
+    if !report.is_good() {
+        // They end before their place is kept, and hold it.
+        drop(servers);
+        if let Some(place) = Arc::into_inner(place) {
+            say(format_args!("What the nodes and the crowd said is in {}", place.keep().display()));
+        }
+        say(format_args!("The same choices again: --seed {seed}"));
+    }
+    Ok(report.is_good())
+}

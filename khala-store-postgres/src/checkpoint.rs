@@ -1,0 +1,145 @@
+//! Checkpoints of projections: moved in the transaction that appends their batch, read by page, removed in steps.
+//!
+//! Whoever moves a checkpoint holds an advisory lock on its name until the commit, since where there is none yet, there is no
+//! row to lock (C2, C3). The lock is on a hash: two names that share one wait for each other, and no more.
+
+use std::num::NonZeroUsize;
+
+use khala_core::{Advance, Advanced, Append, Checkpoint, Entity, ErrorKind, ProjectionName, Timestamp};
+use sqlx::PgConnection;
+
+use crate::{
+    append::{self, Locking, Outcome, Request},
+    database::{Database, Work},
+    fault::{Fault, error},
+    read::most,
+    row::{self, column, int},
+    sql::{self, Sql, query, rare},
+};
+
+/// The most rows that one step of removing takes.
+const STEP_ROWS: usize = 500;
+
+/// Moves a checkpoint and appends its batch, or does neither.
+pub(crate) struct Move<'m> {
+    pub(crate) schema: &'m str,
+    pub(crate) advance: &'m Advance,
+    /// The batch, as it is appended.
+    pub(crate) request: Option<Request>,
+}
+
+impl<'m> Move<'m> {
+    pub(crate) fn new(database: &'m Database, advance: &'m Advance, now: Timestamp) -> Self {
+        let request = advance.batch.clone().map(|(topic, batch)| Request { topic, batch, now });
+        Self { schema: database.options.schema.as_str(), advance, request }
+    }
+}
+
+impl Work for Move<'_> {
+    type Done = Advanced;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Advanced, Fault> {
+        let Advance { projection, entity, to, .. } = self.advance;
+        let (projection, entity) = (projection.as_str(), entity.as_str());
+        // Neither name holds a control character.
+        let name = format!("{} checkpoint\n{projection}\n{entity}", self.schema);
+        rare(sql::ONE_MOVE).bind(name).execute(&mut *conn).await?;
+        let stored = query(&sql.checkpoint).bind(projection).bind(entity).fetch_optional(&mut *conn).await?;
+        let stored = stored.map(|stored| row::checkpoint(&stored, 0)).transpose()?;
+        if let Some(objection) = self.advance.objection(stored) {
+            return Ok(objection);
+        }
+        let receipt = match &self.request {
+            None => None,
+            Some(request) => match append::append(conn, sql, &[request], Locking::Wait).await?.pop() {
+                Some(Outcome::Answered(Ok(Append::Written(receipt) | Append::Duplicate(receipt)))) => {
+                    Some(receipt)
+                }
+                Some(Outcome::Answered(Ok(Append::Conflict(conflict)))) => {
+                    return Ok(Advanced::Conflict(conflict));
+                }
+                Some(Outcome::Answered(Err(error))) => return Err(error.into()),
+                _ => return Err(error(ErrorKind::Corrupt, "a topic was added and is not there").into()),
+            },
+        };
+        query(&sql.put_checkpoint)
+            .bind(projection)
+            .bind(entity)
+            .bind(int(to.source.epoch.bits()))
+            .bind(int(to.source.watermark.as_u64()))
+            .bind(i64::from(to.version))
+            .bind(to.summary_hash.as_str())
+            .execute(conn)
+            .await?;
+        Ok(Advanced::Written(receipt))
+    }
+}
+
+/// The checkpoint of an entity.
+pub(crate) async fn find(
+    database: &Database,
+    projection: &ProjectionName,
+    entity: &Entity,
+) -> Result<Option<Checkpoint>, Fault> {
+    let sql = &database.sql;
+    let rows =
+        database.rows(|| query(&sql.checkpoint).bind(projection.as_str()).bind(entity.as_str())).await?;
+    rows.first().map(|found| row::checkpoint(found, 0)).transpose()
+}
+
+/// Those that follow `after`. One statement, and so of one moment.
+pub(crate) async fn page(
+    database: &Database,
+    projection: &ProjectionName,
+    after: Option<&Entity>,
+    limit: NonZeroUsize,
+) -> Result<Vec<(Entity, Checkpoint)>, Fault> {
+    let sql = &database.sql;
+    // No entity is empty, so the empty text stands before the first.
+    let after = after.map_or("", Entity::as_str);
+    let rows = database
+        .rows(|| query(&sql.checkpoints).bind(projection.as_str()).bind(after).bind(most(limit.get())))
+        .await?;
+    rows.iter().map(|found| Ok((row::entity(column(found, 0)?)?, row::checkpoint(found, 1)?))).collect()
+}
+
+/// Removes one; says whether there was one.
+pub(crate) struct Remove<'r>(pub(crate) &'r ProjectionName, pub(crate) &'r Entity);
+
+impl Work for Remove<'_> {
+    type Done = bool;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<bool, Fault> {
+        let remove = query(&sql.remove_checkpoint).bind(self.0.as_str()).bind(self.1.as_str());
+        Ok(remove.execute(conn).await?.rows_affected() > 0)
+    }
+}
+
+/// One step of removing all that follow an entity, in order: those that it removed.
+struct RemoveStep<'r> {
+    projection: &'r ProjectionName,
+    after: &'r str,
+}
+
+impl Work for RemoveStep<'_> {
+    type Done = Vec<String>;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, Fault> {
+        let remove = query(&sql.remove_checkpoints).bind(self.projection.as_str()).bind(self.after);
+        let removed = remove.bind(most(STEP_ROWS)).fetch_all(conn).await?;
+        removed.iter().map(|found| column(found, 0)).collect()
+    }
+}
+
+/// Removes all of a projection. Steps go on in order, so that one which is stored anew behind them is left and it ends.
+pub(crate) async fn remove_all(database: &Database, projection: &ProjectionName) -> Result<u64, Fault> {
+    let (mut removed, mut after) = (0, String::new());
+    loop {
+        let step = database.transaction(RemoveStep { projection, after: &after }).await?;
+        removed += step.len() as u64;
+        match step.into_iter().max() {
+            Some(last) => after = last,
+            None => return Ok(removed),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The fanout by LISTEN and NOTIFY: heads and revocations cross, and whatever happens to the connection that listens, what
+//! was missed is found.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures::future::join_all;
+use khala_core::{Fanout, Journal, Named, Revocation, RevocationId, Revocations, Topic, Watermark};
+use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore};
+use khala_testing::{Cluster, Pgbouncer, Proxy};
+
+use crate::support::{NOW, batch, fresh, open, soon, sql, topic, written};
+
+/// Waits until the fanout hears, or no longer does.
+async fn until(fanout: &PostgresFanout, listens: bool) {
+    soon(async {
+        while fanout.listens() != listens {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn node(url: &str) -> (PostgresStore, PostgresFanout) {
+    let store = open(url).await;
+    let fanout = PostgresFanout::listen(&store, ListenOptions::new()).unwrap();
+    until(&fanout, true).await;
+    (store, fanout)
+}
+
+#[tokio::test]
+async fn heads_and_revocations_cross() {
+    let (url, store) = fresh().await;
+    let ((_, here), (_, there)) = (node(&url).await, node(&url).await);
+    let (mut t, mut revoked) =
+        (there.watch(&topic("t")).await.unwrap(), there.watch_revoked().await.unwrap());
+    let receipt = written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    here.announce(&topic("t"), receipt.cursor()).await.unwrap();
+    assert_eq!(soon(t.moved()).await, receipt.cursor());
+    here.announce_revoked(Watermark::new(7).unwrap()).await.unwrap();
+    assert_eq!(soon(revoked.moved()).await.as_u64(), 7);
+}
+
+#[tokio::test]
+async fn more_than_one_payload_takes_arrives_whole() {
+    let (url, store) = fresh().await;
+    let ((_, here), (_, there)) = (node(&url).await, node(&url).await);
+    let topics: Vec<Topic> = (0..500).map(|n| topic(&format!("{n}:{}", "x".repeat(200)))).collect();
+    let receipt = written(store.append(&topics[0], batch([1]), NOW).await.unwrap());
+    let mut watches = Vec::new();
+    for topic in &topics {
+        watches.push(there.watch(topic).await.unwrap());
+    }
+    for announced in join_all(topics.iter().map(|topic| here.announce(topic, receipt.cursor()))).await {
+        announced.unwrap();
+    }
+    for watch in &mut watches {
+        assert_eq!(soon(watch.moved()).await, receipt.cursor());
+    }
+}
+
+#[tokio::test]
+async fn many_announcements_of_a_topic_are_few_statements() {
+    let (url, store) = fresh().await;
+    let (_, here) = node(&url).await;
+    let head = written(store.append(&topic("t"), batch([1]), NOW).await.unwrap()).cursor();
+    let listener = node(&url).await.1;
+    let mut watch = listener.watch(&topic("t")).await.unwrap();
+    let transactions = |url: &str| -> u64 { sql(url, "SELECT txid_current()").parse().unwrap() };
+    let before = transactions(&url);
+    for _ in 0..10_000 {
+        here.announce(&topic("t"), head).await.unwrap();
+    }
+    soon(watch.moved()).await;
+    // Whatever else the cluster does, every announcement by itself would be more.
+    assert!(transactions(&url) - before < 5_000);
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile() {
+    let (url, store) = fresh().await;
+    let proxy = Proxy::before(Cluster::shared().port());
+    let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
+    let options = ListenOptions::new().with_url(through).with_beat(Duration::from_millis(300));
+    let fanout = PostgresFanout::listen(&store, options).unwrap();
+    until(&fanout, true).await;
+    let (t, other) = (topic("t"), open(&url).await);
+    let mut watch = fanout.watch(&t).await.unwrap();
+    let mut revoked = fanout.watch_revoked().await.unwrap();
+    let teller = PostgresFanout::listen(&other, ListenOptions::new()).unwrap();
+    type Break = (fn(&Proxy), bool);
+    let breaks: [Break; 3] = [(Proxy::silent, true), (Proxy::refuse, true), (Proxy::cut, false)];
+    // After a cut it listens again at once, and does not poll.
+    for (broken, polls) in breaks {
+        broken(&proxy);
+        if polls {
+            until(&fanout, false).await;
+        }
+        let receipt = written(other.append(&t, batch([1]), NOW).await.unwrap());
+        teller.announce(&t, receipt.cursor()).await.unwrap();
+        assert_eq!(soon(watch.moved()).await, receipt.cursor(), "found by polling");
+        if polls {
+            // Nobody told of it at all.
+            let login = Named::Sid(RevocationId::parse("s").unwrap());
+            let newest = other.revoke(Revocation::new(login, NOW)).await.unwrap();
+            while soon(revoked.moved()).await < newest {}
+        }
+        proxy.pass();
+        until(&fanout, true).await;
+        let receipt = written(other.append(&t, batch([1]), NOW).await.unwrap());
+        teller.announce(&t, receipt.cursor()).await.unwrap();
+        assert_eq!(soon(watch.moved()).await, receipt.cursor());
+    }
+}
+
+#[tokio::test]
+async fn what_was_announced_while_nobody_listened_is_found_once_somebody_does() {
+    let (url, store) = fresh().await;
+    let fanout =
+        PostgresFanout::listen(&store, ListenOptions::new().with_poll(Duration::from_secs(3_600))).unwrap();
+    until(&fanout, true).await;
+    let mut watch = fanout.watch(&topic("t")).await.unwrap();
+    let before: HashSet<String> = backends(&url);
+    let receipt = written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    // The backend that listens ends; nobody announces.
+    sql(
+        &url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = 'khala listen' AND datname = current_database()",
+    );
+    assert_eq!(soon(watch.moved()).await, receipt.cursor());
+    assert!(!before.is_empty());
+}
+
+fn backends(url: &str) -> HashSet<String> {
+    let pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'khala listen'
+                AND datname = current_database()";
+    sql(url, pids).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn listening_through_a_pooler_is_found_not_to_work() {
+    let (url, _) = fresh().await;
+    let pooler = Pgbouncer::start(Cluster::shared().port(), 20);
+    let pooled = pooler.url(url.rsplit('/').next().unwrap());
+    let options = PostgresOptions::new().with_pooler(true);
+    let store = PostgresStore::open(&pooled, options).await.unwrap();
+    let beat = Duration::from_millis(200);
+    let deaf = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat)).unwrap();
+    let hears = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat).with_url(&url)).unwrap();
+    let (mut one, mut other) =
+        (deaf.watch(&topic("t")).await.unwrap(), hears.watch(&topic("t")).await.unwrap());
+    until(&hears, true).await;
+    let receipt = written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    hears.announce(&topic("t"), receipt.cursor()).await.unwrap();
+    assert_eq!(soon(other.moved()).await, receipt.cursor());
+    assert_eq!(soon(one.moved()).await, receipt.cursor(), "by polling");
+    until(&deaf, false).await;
+}

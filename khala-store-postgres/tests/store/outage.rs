@@ -1,0 +1,133 @@
+//! A database that is lost and comes back, and one that is restored.
+
+use std::time::{Duration, Instant};
+
+use khala_core::{
+    Append, DedupKey, ErrorKind, Journal, Lead, NodeId, Replay, StaleReason, Sweeps, Timestamp,
+};
+use khala_store_postgres::{PostgresOptions, PostgresStore, new_epochs};
+use khala_testing::{Cluster, Proxy};
+
+use crate::support::{NOW, batch, fresh, log, open, soon, sql, topic, written};
+
+#[tokio::test]
+async fn a_database_that_is_lost_is_an_error_and_comes_back_by_itself() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let store = open(&cluster.database()).await;
+    let t = topic("t");
+    written(store.append(&t, batch([1]), NOW).await.unwrap());
+    for round in 2..5 {
+        cluster.kill();
+        let asked = Instant::now();
+        for error in
+            [store.append(&t, batch([9]), NOW).await.unwrap_err(), store.bounds(&t).await.unwrap_err()]
+        {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.is_retryable());
+        }
+        assert!(asked.elapsed() < Duration::from_secs(20), "nobody waits for ever");
+        cluster.restart();
+        // At once, on connections that were lost unnoticed.
+        assert_eq!(store.bounds(&t).await.unwrap().head.as_u64(), round - 1);
+        assert_eq!(written(store.append(&t, batch([round]), NOW).await.unwrap()).last.as_u64(), round);
+    }
+    assert_eq!(log(&store, &t).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_database_that_says_nothing_is_given_up_and_is_not_waited_for() {
+    let (url, _) = fresh().await;
+    let proxy = Proxy::before(Cluster::shared().port());
+    let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
+    let options = PostgresOptions::new()
+        .with_connect_timeout(Duration::from_millis(300))
+        .with_statement_timeout(Duration::from_millis(300));
+    let store = PostgresStore::open(&through, options).await.unwrap();
+    let t = topic("t");
+    written(store.append(&t, batch([1]), NOW).await.unwrap());
+    proxy.silent();
+    assert_eq!(soon(store.append(&t, batch([2]), NOW)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(soon(store.bounds(&t)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    proxy.pass();
+    let again = async {
+        loop {
+            // What was held back may have gone through; the key tells.
+            let batch = batch([3]).with_dedup(DedupKey::parse("once").unwrap());
+            match store.append(&t, batch, NOW).await {
+                Ok(Append::Written(_) | Append::Duplicate(_)) => return,
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
+            }
+        }
+    };
+    soon(again).await;
+}
+
+#[tokio::test]
+async fn an_address_that_leads_nowhere_says_so_without_its_password() {
+    for (url, kind, named) in [
+        ("postgres://u:hunter2@127.0.0.1:1/d", ErrorKind::Unavailable, "cannot be reached"),
+        ("postgres:/:hunter2", ErrorKind::Invalid, "the address"),
+        ("mysql://u:hunter2@h/d", ErrorKind::Invalid, "the address"),
+    ] {
+        let options = PostgresOptions::new().with_connect_timeout(Duration::from_millis(300));
+        let error = PostgresStore::open(url, options).await.unwrap_err();
+        assert!(error.kind() == kind || error.to_string().contains("no connection"), "{url}: {error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        assert!(error.to_string().contains(named) || error.to_string().contains("no connection"), "{error}");
+    }
+    let missing = Cluster::shared().url("nowhere");
+    let error = PostgresStore::open(&missing, PostgresOptions::new()).await.unwrap_err();
+    assert!(error.to_string().contains("no such database"), "{error}");
+}
+
+#[tokio::test]
+async fn after_a_restore_old_cursors_are_of_another_epoch() {
+    let (url, store) = fresh().await;
+    let (t, untouched) = (topic("t"), topic("untouched"));
+    let key = || DedupKey::parse("once").unwrap();
+    let before = written(store.append(&t, batch([1]).with_dedup(key()), NOW).await.unwrap());
+    let other = store.bounds(&untouched).await.unwrap().epoch;
+    store.close().await;
+    assert_eq!(new_epochs(&url, PostgresOptions::new()).await.unwrap(), 1);
+    let store = open(&url).await;
+    let Replay::Stale(stale) =
+        store.read(&t, before.cursor().into(), khala_core::ReadLimit::PAGE).await.unwrap()
+    else {
+        panic!("it is of another history")
+    };
+    assert_eq!(stale.reasons, [StaleReason::EpochMismatch]);
+    assert_ne!(store.bounds(&untouched).await.unwrap().epoch, other);
+    let Append::Duplicate(receipt) = store.append(&t, batch([1]).with_dedup(key()), NOW).await.unwrap()
+    else {
+        panic!("the key is known still")
+    };
+    assert_eq!(receipt.epoch, stale.bounds.epoch);
+    assert_eq!(log(&store, &t).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_dies_loses_the_lead_and_one_that_froze_keeps_it_until_its_end() {
+    let (url, store) = fresh().await;
+    let other = open(&url).await;
+    let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
+    let at = Timestamp::from_millis;
+    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    let theirs = Lead::Theirs { node: one.clone(), until: at(1_000) };
+    assert_eq!(
+        other.lead(&two, at(1), at(2_000)).await.unwrap(),
+        theirs,
+        "it says nothing, and its lock is held"
+    );
+    // The connection that holds the lock ends, as it does with its process.
+    sql(
+        &url,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+               WHERE state = 'idle in transaction' AND datname = current_database()",
+    );
+    assert_eq!(other.lead(&two, at(2), at(2_000)).await.unwrap(), Lead::Mine);
+    let theirs = Lead::Theirs { node: two.clone(), until: at(2_000) };
+    assert_eq!(store.lead(&one, at(3), at(3_000)).await.unwrap(), theirs);
+    // It holds its lock still, and its time is over.
+    assert_eq!(store.lead(&one, at(2_000), at(3_000)).await.unwrap(), Lead::Mine);
+}

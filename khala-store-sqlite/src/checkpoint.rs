@@ -1,0 +1,176 @@
+//! Checkpoints of projections: moved within a group of appends, read by page, removed in steps.
+//!
+//! Each function runs in a transaction that is open, or on a connection that needs none. A checkpoint is looked at and
+//! moved under the write lock, in the transaction that appends its batch: both are there, or neither (C1).
+
+use std::num::NonZeroUsize;
+
+use khala_core::{Advance, Advanced, Append, Checkpoint, Entity, Error, ProjectionName, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    append::Group,
+    fault::Fault,
+    read::most,
+    row::{self, int},
+    sql,
+};
+
+/// The most rows that one step of removing takes.
+const STEP_ROWS: usize = 500;
+
+/// Checks an advance and writes it if nothing speaks against it.
+///
+/// As of an append, the inner error is this advance's alone, and nothing of it was written.
+pub(crate) fn advance(
+    group: &mut Group<'_>,
+    advance: &Advance,
+    now: Timestamp,
+) -> Result<Result<Advanced, Error>, Fault> {
+    let Advance { projection, entity, to, batch, .. } = advance;
+    if let Some(objection) = advance.objection(find(group.conn(), projection, entity)?) {
+        return Ok(Ok(objection));
+    }
+    let receipt = match batch {
+        None => None,
+        Some((topic, batch)) => match group.append(topic, batch, now)? {
+            Ok(Append::Written(receipt) | Append::Duplicate(receipt)) => Some(receipt),
+            Ok(Append::Conflict(conflict)) => return Ok(Ok(Advanced::Conflict(conflict))),
+            Err(error) => return Ok(Err(error)),
+        },
+    };
+    group.conn().prepare_cached(sql::PUT_CHECKPOINT)?.execute(params![
+        projection.as_str(),
+        entity.as_str(),
+        int(to.source.epoch.bits()),
+        int(to.source.watermark.as_u64()),
+        to.version,
+        to.summary_hash.as_str(),
+    ])?;
+    Ok(Ok(Advanced::Written(receipt)))
+}
+
+/// The checkpoint of an entity.
+pub(crate) fn find(
+    conn: &Connection,
+    projection: &ProjectionName,
+    entity: &Entity,
+) -> Result<Option<Checkpoint>, Fault> {
+    let mut find = conn.prepare_cached(sql::CHECKPOINT)?;
+    let names = params![projection.as_str(), entity.as_str()];
+    find.query_row(names, |row| Ok(row::checkpoint(row, 0))).optional()?.transpose()
+}
+
+/// Those that follow `after`. One statement, and so of one moment.
+pub(crate) fn page(
+    conn: &Connection,
+    projection: &ProjectionName,
+    after: Option<&Entity>,
+    limit: NonZeroUsize,
+) -> Result<Vec<(Entity, Checkpoint)>, Fault> {
+    let mut list = conn.prepare_cached(sql::CHECKPOINTS)?;
+    let mut rows = list.query(params![projection.as_str(), text(after), most(limit)])?;
+    let mut page = Vec::new();
+    while let Some(found) = rows.next()? {
+        page.push((row::entity(found, 0)?, row::checkpoint(found, 1)?));
+    }
+    Ok(page)
+}
+
+/// Removes one; says whether there was one.
+pub(crate) fn remove(conn: &Connection, projection: &ProjectionName, entity: &Entity) -> Result<bool, Fault> {
+    let mut remove = conn.prepare_cached(sql::REMOVE_CHECKPOINT)?;
+    Ok(remove.execute([projection.as_str(), entity.as_str()])? > 0)
+}
+
+/// One step of removing all that follow `after`: how many that were, and the last one of them if there may be more.
+///
+/// Steps go on in order, so that one which is stored anew behind them is left and the removal ends.
+pub(crate) fn remove_step(
+    conn: &Connection,
+    projection: &ProjectionName,
+    after: Option<&Entity>,
+) -> Result<(u64, Option<Entity>), Fault> {
+    let (projection, after) = (projection.as_str(), text(after));
+    let mut last = conn.prepare_cached(sql::LAST_TO_REMOVE)?;
+    let last = last.query_row(params![projection, after, STEP_ROWS as i64], |row| Ok(row::entity(row, 0)));
+    let last = last.optional()?.transpose()?;
+    let past = last.as_ref().map(Entity::as_str);
+    let removed = conn.prepare_cached(sql::REMOVE_CHECKPOINTS)?.execute(params![projection, after, past])?;
+    Ok((removed as u64, last))
+}
+
+/// No entity is empty, so the empty text stands before the first.
+fn text(after: Option<&Entity>) -> &str {
+    after.map_or("", Entity::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use khala_core::{Cursor, Epoch, ErrorKind, Payload, PayloadHash, Watermark};
+
+    use super::*;
+    use crate::schema;
+
+    fn prepared() -> (Connection, ProjectionName) {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::prepare(&mut conn).unwrap();
+        (conn, ProjectionName::parse("runs").unwrap())
+    }
+
+    fn entity(n: usize) -> Entity {
+        Entity::parse(&format!("{n:05}")).unwrap()
+    }
+
+    fn store(conn: &Connection, projection: &ProjectionName, entity: Entity) {
+        let to = Checkpoint {
+            source: Cursor::new(Epoch::from_bits(u64::MAX), Watermark::ORIGIN),
+            version: u32::MAX,
+            summary_hash: PayloadHash::of(&Payload::null()).unwrap(),
+        };
+        let made = Advance::new(projection.clone(), entity, None, to);
+        let mut group = Group::new(conn, &[7; 16]);
+        let answer = advance(&mut group, &made, Timestamp::default()).unwrap().unwrap();
+        assert_eq!(answer, Advanced::Written(None));
+        group.finish().unwrap();
+    }
+
+    #[test]
+    fn a_step_of_removing_is_bounded_and_goes_on_from_the_last() {
+        let (conn, name) = prepared();
+        for n in 1..=1_100 {
+            store(&conn, &name, entity(n));
+        }
+        let (removed, last) = remove_step(&conn, &name, None).unwrap();
+        assert_eq!((removed, &last), (500, &Some(entity(500))));
+        // Folded anew, it is left.
+        store(&conn, &name, entity(7));
+        let (removed, last) = remove_step(&conn, &name, last.as_ref()).unwrap();
+        assert_eq!((removed, &last), (500, &Some(entity(1_000))));
+        assert_eq!(remove_step(&conn, &name, last.as_ref()).unwrap(), (100, None));
+        let left = page(&conn, &name, None, NonZeroUsize::MAX).unwrap();
+        assert_eq!(left.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [entity(7)]);
+    }
+
+    #[test]
+    fn a_row_that_the_store_never_writes_is_an_error_and_not_skipped() {
+        let (conn, name) = prepared();
+        store(&conn, &name, entity(1));
+        for change in [
+            "source_watermark = -1",
+            "source_epoch = 'e'",
+            "version = 4294967296",
+            "summary_hash = 'sha256:'",
+            "summary_hash = x'00'",
+        ] {
+            conn.execute_batch(&format!("BEGIN; UPDATE khala_checkpoint SET {change}")).unwrap();
+            for fault in [
+                page(&conn, &name, None, NonZeroUsize::MIN).unwrap_err(),
+                find(&conn, &name, &entity(1)).unwrap_err(),
+            ] {
+                assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
+            }
+            conn.execute_batch("ROLLBACK").unwrap();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What waits to be written in a group with others, and its answer, which is held back until the group's commit.
+
+use khala_core::{Advance, Advanced, Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic};
+use tokio::sync::oneshot;
+
+use crate::{
+    append::Group,
+    checkpoint,
+    fault::{Fault, error},
+};
+
+/// An append or an advance, and whoever waits for it.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Advance { advance: Advance, now: Timestamp, answer: Answer<Advanced> },
+    Append { topic: Topic, batch: Batch, now: Timestamp, answer: Answer<Append> },
+}
+
+/// An answer, once there is one, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    to: oneshot::Sender<Result<T, Error>>,
+    held: Option<Result<T, Error>>,
+}
+
+impl<T> Answer<T> {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<T, Error>>) {
+        let (to, answered) = oneshot::channel();
+        (Self { to, held: None }, answered)
+    }
+
+    fn tell(self) {
+        let nothing = || Err(error(ErrorKind::Corrupt, "no answer to a request"));
+        // Who has stopped waiting learns of it by a dedup key, by asking again or by reading.
+        let _ = self.to.send(self.held.unwrap_or_else(nothing));
+    }
+}
+
+impl Waiting {
+    fn batch(&self) -> Option<&Batch> {
+        match self {
+            Self::Advance { advance, .. } => advance.batch.as_ref().map(|(_, batch)| batch),
+            Self::Append { batch, .. } => Some(batch),
+        }
+    }
+
+    /// The updates that it may write.
+    pub(crate) fn updates(&self) -> &[NewUpdate] {
+        self.batch().map_or(&[], Batch::updates)
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Advance { answer, .. } => answer.to.is_closed(),
+            Self::Append { answer, .. } => answer.to.is_closed(),
+        }
+    }
+
+    /// Writes it if nothing speaks against it, and holds its answer back.
+    pub(crate) fn write(&mut self, group: &mut Group<'_>) -> Result<(), Fault> {
+        match self {
+            Self::Advance { advance, now, answer } => {
+                answer.held = Some(checkpoint::advance(group, advance, *now)?);
+            }
+            Self::Append { topic, batch, now, answer } => {
+                answer.held = Some(group.append(topic, batch, *now)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many updates of it were written.
+    pub(crate) fn written(&self) -> usize {
+        let written = match self {
+            Self::Advance { answer, .. } => matches!(answer.held, Some(Ok(Advanced::Written(_)))),
+            Self::Append { answer, .. } => matches!(answer.held, Some(Ok(Append::Written(_)))),
+        };
+        if written { self.updates().len() } else { 0 }
+    }
+
+    /// Gives the answer that was held back.
+    pub(crate) fn tell(self) {
+        match self {
+            Self::Advance { answer, .. } => answer.tell(),
+            Self::Append { answer, .. } => answer.tell(),
+        }
+    }
+
+    /// Gives an error in the place of whatever answer was held back: nothing was committed.
+    pub(crate) fn fail(self, error: Error) {
+        match self {
+            Self::Advance { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
+            Self::Append { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
+        }
+    }
+}
