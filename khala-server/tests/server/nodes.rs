@@ -71,6 +71,7 @@ async fn hears(server: &Started) {
 }
 
 /// Waits until `done`, which something else brings about.
+#[expect(clippy::future_not_send, reason = "a test waits in its own thread")]
 async fn until(done: impl AsyncFn() -> bool) {
     let wait = async {
         while !done().await {
