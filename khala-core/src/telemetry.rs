@@ -5,6 +5,7 @@ use metrics::{SharedString, counter, gauge, histogram};
 
 use crate::{
     class::{NO_CLASS, TopicClass},
+    error::ErrorKind,
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
     wire::{Close, Code},
@@ -30,6 +31,10 @@ pub const COMMITS: &str = "khala_commits_total";
 pub const COMMIT_SECONDS: &str = "khala_commit_seconds";
 /// How many appends and advances shared a transaction.
 pub const COMMIT_APPENDS: &str = "khala_commit_appends";
+/// Failures that a store reported, by `kind`: `corrupt`, `full`, `invalid`, `read_only`, `schema`, `unavailable`.
+pub const STORE_FAILURES: &str = "khala_store_failures_total";
+/// Connections of a store to its database, by `state`: `busy`, `idle`.
+pub const STORE_CONNECTIONS: &str = "khala_store_connections";
 /// Announcements that could not be sent; delivery completes by polling.
 pub const ANNOUNCE_FAILURES: &str = "khala_announce_failures_total";
 /// Whether this node is connected to what carries its announcements, 1 or 0, by `transport`: `nats`, `postgres`.
@@ -124,6 +129,8 @@ pub const ALL: &[&str] = &[
     COMMITS,
     COMMIT_SECONDS,
     COMMIT_APPENDS,
+    STORE_FAILURES,
+    STORE_CONNECTIONS,
     ANNOUNCE_FAILURES,
     FANOUT_CONNECTED,
     FANOUT_RECONNECTS,
@@ -293,6 +300,18 @@ pub fn committed(outcome: &'static str, appends: usize, seconds: f64) {
     counter!(COMMITS, "outcome" => outcome).increment(1);
     histogram!(COMMIT_SECONDS).record(seconds);
     histogram!(COMMIT_APPENDS).record(appends as f64);
+}
+
+/// A store could not do what it was asked. For implementers of a store.
+pub fn store_failed(kind: ErrorKind) {
+    counter!(STORE_FAILURES, "kind" => kind.as_str()).increment(1);
+}
+
+/// A store has so many connections to its database. For implementers of a store.
+pub fn store_connections(busy: u32, idle: u32) {
+    for (state, connections) in [("busy", busy), ("idle", idle)] {
+        gauge!(STORE_CONNECTIONS, "state" => state).set(f64::from(connections));
+    }
 }
 
 pub(crate) fn announce_failed() {

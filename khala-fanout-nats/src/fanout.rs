@@ -106,6 +106,12 @@ impl NatsFanout {
         Ok(Self(Arc::new(inner)))
     }
 
+    /// The levels that watchers in this process look at. Whoever hears of a head in another way raises it there, and those
+    /// who watch it here are woken as by an announcement.
+    pub fn levels(&self) -> LocalFanout {
+        self.0.shared.local.clone()
+    }
+
     /// How the connection is.
     pub fn state(&self) -> NatsState {
         self.0.shared.station.state()

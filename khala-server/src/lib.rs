@@ -157,6 +157,7 @@ impl Limits {
 }
 
 type Render = Box<dyn Fn() -> String + Send + Sync>;
+type Notes = Box<dyn Fn() -> Vec<&'static str> + Send + Sync>;
 
 /// The service. Cloning it gives another handle to the same.
 #[derive(Clone, Debug)]
@@ -170,6 +171,7 @@ struct Inner {
     trusted_proxies: Vec<IpNet>,
     drain: Drain,
     metrics: Option<Render>,
+    notes: Option<Notes>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
     revocation_terms: RevocationTerms,
@@ -212,6 +214,7 @@ pub struct ServerBuilder {
     drain: Duration,
     unready: Duration,
     metrics: Option<Render>,
+    notes: Option<Notes>,
     mint: Option<Mint>,
     admin: Option<AdminToken>,
     revocation_terms: RevocationTerms,
@@ -288,6 +291,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Has `/readyz` mention what `notes` gives: what the server does without just now and is no less ready for, as a
+    /// fanout that does not hear.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl Fn() -> Vec<&'static str> + Send + Sync + 'static) -> Self {
+        self.notes = Some(Box::new(notes));
+        self
+    }
+
     /// Makes tokens by `mint` at `/v1/token`. Without it, the route is not found.
     #[must_use]
     pub fn with_mint(mut self, mint: Mint) -> Self {
@@ -329,6 +340,7 @@ impl ServerBuilder {
             drain,
             unready,
             metrics,
+            notes,
             mint,
             admin,
             revocation_terms,
@@ -342,6 +354,7 @@ impl ServerBuilder {
             trusted_proxies,
             drain: Drain::new(unready, drain),
             metrics,
+            notes,
             mint,
             admin,
             revocation_terms,
@@ -364,6 +377,7 @@ impl Server {
             drain: Duration::from_secs(10),
             unready: Duration::ZERO,
             metrics: None,
+            notes: None,
             mint: None,
             admin: None,
             revocation_terms: RevocationTerms::default(),

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use khala_core::Journal as _;
+use khala_core::{ErrorKind, Journal as _};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -23,23 +23,42 @@ pub(crate) fn health() -> Result<Response<Full<Bytes>>, Problem> {
     json(StatusCode::OK, &json!({"status": "up"}))
 }
 
-/// `GET /readyz`: the journal answers, and the server is not about to stop.
+/// `GET /readyz`: the journal answers, and the server is not about to stop. What it does without is noted.
 pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Problem> {
+    let notes: Vec<&str> = server.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
+    let unready = |code, reason: &str, detail: String| {
+        let problem = Problem::unavailable(code, detail).with("reasons", vec![reason.to_owned()]);
+        if notes.is_empty() { problem } else { problem.with("notes", notes.clone()) }
+    };
     if server.is_draining() {
-        return Err(Problem::unavailable("draining", "the server is shutting down"));
+        let reason = "the server is shutting down";
+        return Err(unready("draining", reason, reason.to_owned()));
     }
     let read = server.0.khala.journal().topics("", None, NonZeroUsize::MIN);
     match timeout(PROBE, read).await {
-        Ok(Ok(_)) => json(StatusCode::OK, &json!({"status": "ready"})),
+        Ok(Ok(_)) if notes.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
+        Ok(Ok(_)) => json(StatusCode::OK, &json!({"status": "ready", "notes": notes})),
         Ok(Err(error)) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "not ready: the journal fails");
             let detail = format!("the journal does not answer ({}); the server's log says why", error.kind());
-            Err(Problem::unavailable("journal_unavailable", detail))
+            Err(unready("journal_unavailable", reason(error.kind()), detail))
         }
         Err(_) => {
             let detail = format!("the journal did not answer within {} s", PROBE.as_secs());
-            Err(Problem::unavailable("journal_unavailable", detail))
+            Err(unready("journal_unavailable", reason(ErrorKind::Unavailable), detail))
         }
+    }
+}
+
+/// Why the journal cannot be used, without a word of its own, which may name hosts and files.
+fn reason(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Corrupt => "what the database holds contradicts itself",
+        ErrorKind::Full => "the database has no space left",
+        ErrorKind::ReadOnly => "the database refuses this user",
+        ErrorKind::Schema => "the database's schema is not the one that this version works with",
+        ErrorKind::Unavailable => "the database cannot be reached, or does not answer",
+        _ => "the database refuses what it is asked",
     }
 }
 

@@ -116,7 +116,14 @@ impl Database {
     }
 
     async fn examine(&mut self) -> Result<(), Fault> {
-        let rows = self.rows(|| rare(sql::SERVER)).await?;
+        let rows = match self.rows(|| rare(sql::SERVER)).await {
+            // A pool does not say why it has no connection.
+            Err(Fault::Sqlx(sqlx::Error::PoolTimedOut)) => {
+                self.own_connection().await?.close().await?;
+                self.rows(|| rare(sql::SERVER)).await?
+            }
+            rows => rows?,
+        };
         let row = rows.first().ok_or_else(|| Fault::corrupt("the server says nothing of itself"))?;
         let (version, encoding): (i32, &str) = (column(row, 0)?, column(row, 1)?);
         if version < OLDEST_SERVER {
@@ -158,6 +165,16 @@ impl Database {
     /// How many questions of readers were asked.
     pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are in use, and how many rest.
+    pub(crate) fn connections(&self) -> (u32, u32) {
+        let (mut open, mut idle) = (0, 0);
+        for pool in [&self.readers, &self.writers] {
+            open += pool.size();
+            idle += u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+        }
+        (open.saturating_sub(idle), idle)
     }
 
     /// Tells everybody who listens on `channel`.

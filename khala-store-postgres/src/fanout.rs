@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark};
+use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark, telemetry};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -42,6 +42,9 @@ const PAYLOAD_BYTES: usize = 7_900;
 const TOPICS_AT_ONCE: usize = 1_000;
 /// How long an announcement that failed waits to be tried again.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
+
+/// What metrics call it.
+const TRANSPORT: &str = "postgres";
 
 /// How a node listens.
 #[derive(Clone, Debug)]
@@ -116,13 +119,26 @@ impl PostgresFanout {
     /// # Errors
     /// [`ErrorKind::Invalid`] where the address cannot be used.
     pub fn listen(store: &PostgresStore, options: ListenOptions) -> Result<Self, Error> {
+        Self::listen_for(store, options, LocalFanout::new())
+    }
+
+    /// Begins to listen on behalf of another fanout, whose levels are raised by what is heard here, as by what applications
+    /// append in their own transactions. What that other one announces is its own affair.
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn listen_for(
+        store: &PostgresStore,
+        options: ListenOptions,
+        levels: LocalFanout,
+    ) -> Result<Self, Error> {
         let database = Arc::clone(store.database());
         let connect = match &options.url {
             Some(url) => address(url, "khala listen")?,
             None => database.connect_options().application_name("khala listen"),
         };
         let channel = database.options.schema.as_str().to_owned();
-        let news = Arc::new(News::new(database));
+        let news = Arc::new(News::new(database, levels));
         let ear = Ear { news: Arc::clone(&news), connect, channel, options };
         let tasks = [tokio::spawn(Arc::clone(&news).tell()), tokio::spawn(ear.hear())];
         Ok(Self { news, tasks })
@@ -215,10 +231,10 @@ pub(crate) fn moved(topic: &Topic, head: Cursor) -> String {
 }
 
 impl News {
-    fn new(database: Arc<Database>) -> Self {
+    fn new(database: Arc<Database>, local: LocalFanout) -> Self {
         Self {
             database,
-            local: LocalFanout::new(),
+            local,
             pending: Mutex::default(),
             came: Notify::new(),
             tells: AtomicBool::new(true),
@@ -241,6 +257,11 @@ impl News {
             ErrorKind::Unavailable,
             "announcements do not go out now; they will when the database can be reached",
         ))
+    }
+
+    fn hears(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
+        telemetry::fanout_connected(TRANSPORT, listens);
     }
 
     /// Tells what is pending, for ever.
@@ -322,6 +343,8 @@ impl Ear {
     /// Listens, for ever.
     async fn hear(self) {
         let mut lost_at = None;
+        let mut reconnects = false;
+        self.news.hears(false);
         loop {
             let attempt = Instant::now();
             let fault = match timeout(self.options.beat, self.begin())
@@ -329,7 +352,11 @@ impl Ear {
                 .unwrap_or_else(|_| Err(timed_out().into()))
             {
                 Ok((listener, beats)) => {
-                    self.news.listens.store(true, Ordering::Relaxed);
+                    self.news.hears(true);
+                    if reconnects {
+                        telemetry::fanout_reconnected(TRANSPORT);
+                    }
+                    reconnects = true;
                     match lost_at.take() {
                         Some(lost_at) => {
                             tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
@@ -337,7 +364,7 @@ impl Ear {
                         None => tracing::info!("listens"),
                     }
                     let fault = self.follow(listener, &beats).await;
-                    self.news.listens.store(false, Ordering::Relaxed);
+                    self.news.hears(false);
                     fault
                 }
                 Err(fault) => fault,

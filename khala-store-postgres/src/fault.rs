@@ -3,7 +3,7 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an [`Error`] where the
 //! store answers.
 
-use khala_core::{Error, ErrorKind};
+use khala_core::{Error, ErrorKind, telemetry};
 use sqlx::error::DatabaseError;
 
 pub(crate) const BACKEND: &str = "postgres";
@@ -34,10 +34,11 @@ impl Fault {
         match self {
             Self::Said(_) => false,
             Self::Sqlx(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
-            // Shut down, crashed, or not up yet; a class of connections.
-            Self::Sqlx(_) => self
-                .code()
-                .is_some_and(|code| code.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&&*code)),
+            // Shut down, crashed, or not up yet; a class of connections. Or to a server that can only be read: where the
+            // address leads to another one since a failover, a new connection does better.
+            Self::Sqlx(_) => self.code().is_some_and(|code| {
+                code.starts_with("08") || ["25006", "57P01", "57P02", "57P03"].contains(&&*code)
+            }),
         }
     }
 
@@ -75,13 +76,15 @@ impl From<Error> for Fault {
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        match fault {
+        let error = match fault {
             Fault::Said(error) => error,
             Fault::Sqlx(fault) => {
                 let (kind, message) = explain(&fault);
                 Self::caused_by(kind, BACKEND, message, fault)
             }
-        }
+        };
+        telemetry::store_failed(error.kind());
+        error
     }
 }
 
@@ -179,4 +182,73 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
         _ => (ErrorKind::Invalid, "PostgreSQL refused the operation"),
     };
     (kind, format!("{message} (PostgreSQL {code}: {})", said.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error as StdError, fmt};
+
+    use sqlx::error::ErrorKind as Sort;
+
+    use super::*;
+
+    /// What PostgreSQL says with a code.
+    #[derive(Debug)]
+    struct Said(&'static str);
+
+    impl fmt::Display for Said {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Said {}
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            "so it says"
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> Sort {
+            Sort::Other
+        }
+    }
+
+    #[test]
+    fn what_a_code_means_for_the_connection_and_for_the_caller() {
+        for (code, of_the_connection, kind) in [
+            ("08006", true, ErrorKind::Unavailable),
+            ("25006", true, ErrorKind::Unavailable),
+            ("57P01", true, ErrorKind::Unavailable),
+            ("57P03", true, ErrorKind::Unavailable),
+            ("57014", false, ErrorKind::Unavailable),
+            ("53300", false, ErrorKind::Unavailable),
+            ("53100", false, ErrorKind::Full),
+            ("40P01", false, ErrorKind::Unavailable),
+            ("42501", false, ErrorKind::ReadOnly),
+            ("42P01", false, ErrorKind::Schema),
+            ("22021", false, ErrorKind::Invalid),
+            ("23505", false, ErrorKind::Corrupt),
+        ] {
+            let fault = Fault::Sqlx(sqlx::Error::Database(Box::new(Said(code))));
+            assert_eq!(fault.is_of_the_connection(), of_the_connection, "{code}");
+            assert_eq!(Error::from(fault).kind(), kind, "{code}");
+        }
+    }
 }

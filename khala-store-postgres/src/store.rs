@@ -56,6 +56,10 @@ pub struct PostgresStats {
     pub updates: u64,
     /// Questions that readers have asked the database.
     pub reads: u64,
+    /// Connections that are in use now. Those that listen, or hold the lead of a sweep, are not counted.
+    pub connections_busy: u32,
+    /// Connections that are open and rest.
+    pub connections_idle: u32,
 }
 
 impl PostgresStore {
@@ -77,14 +81,17 @@ impl PostgresStore {
         Ok(Self(Arc::new(Inner { seed, database, writers, leading: Leading::default() })))
     }
 
-    /// What this store has done since it was opened.
+    /// What this store has done since it was opened, and what it has.
     pub fn stats(&self) -> PostgresStats {
         let counts = self.0.writers.counts();
+        let (connections_busy, connections_idle) = self.0.database.connections();
         PostgresStats {
             commits: counts.commits.load(Ordering::Relaxed),
             appends: counts.appends.load(Ordering::Relaxed),
             updates: counts.updates.load(Ordering::Relaxed),
             reads: self.0.database.asked(),
+            connections_busy,
+            connections_idle,
         }
     }
 

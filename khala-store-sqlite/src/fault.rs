@@ -3,7 +3,7 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an
 //! [`Error`] where the store answers.
 
-use khala_core::{Error, ErrorKind};
+use khala_core::{Error, ErrorKind, telemetry};
 use rusqlite::{ErrorCode, ffi};
 
 pub(crate) const BACKEND: &str = "sqlite";
@@ -61,13 +61,15 @@ impl From<Error> for Fault {
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        match fault {
+        let error = match fault {
             Fault::Said(error) => error,
             Fault::Sqlite(fault) => {
                 let (kind, message) = explain(&fault);
                 Self::caused_by(kind, BACKEND, message, fault)
             }
-        }
+        };
+        telemetry::store_failed(error.kind());
+        error
     }
 }
 

@@ -172,7 +172,8 @@ impl Session {
             // The client's own retry is the retry.
             self.end_channel(id, refusal.code, &refusal, event::ERROR);
         } else {
-            self.retry(id, self.options.retry_after, now);
+            let wait = channel.back_off(self.options.retry_after, self.options.poll_every);
+            self.retry(id, wait, now);
             self.speak_of_head(id, now);
         }
     }

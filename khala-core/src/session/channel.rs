@@ -123,6 +123,8 @@ pub(super) struct Channel {
     pub(super) asked_in: u64,
     /// When to ask again, after something could not be read or was put off.
     pub(super) retry_at: Option<Timestamp>,
+    /// How many reads in a row have failed.
+    failures: u32,
     /// Its question was withdrawn: it asks nothing until the session lets it.
     withdrawn: bool,
     /// It is in the session's queue.
@@ -169,6 +171,7 @@ impl Channel {
             asking: false,
             asked_in: 0,
             retry_at: None,
+            failures: 0,
             withdrawn: false,
             queued: false,
             again: false,
@@ -241,6 +244,18 @@ impl Channel {
     /// Lets it ask again what was withdrawn.
     pub(super) fn resume_asking(&mut self) {
         self.withdrawn = false;
+    }
+
+    /// How long to wait after a read that failed: twice as long after each in a row, up to `longest`.
+    pub(super) fn back_off(&mut self, shortest: Duration, longest: Duration) -> Duration {
+        let wait = shortest.saturating_mul(1 << self.failures.min(16));
+        self.failures += 1;
+        wait.min(longest.max(shortest))
+    }
+
+    /// It was answered.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
     }
 
     /// Whether it is time to ask again.

@@ -284,6 +284,9 @@ impl Session {
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.asking = false;
+        if answer.is_ok() {
+            channel.succeeded();
+        }
         if channel.asked_in != self.round {
             // Asked under a grant that was replaced meanwhile: it is asked again once the new one was checked.
             return self.enqueue(id);

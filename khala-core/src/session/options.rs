@@ -14,7 +14,8 @@ pub struct SessionOptions {
     pub poll_every: Duration,
     /// Silence on a topic after which its head is told.
     pub head_every: Duration,
-    /// Wait before a failed read is tried again; clients are told the same.
+    /// Wait before a failed read is tried again; clients are told the same. After each failure in a row a joined topic
+    /// waits twice as long, up to `poll_every`.
     pub retry_after: Duration,
     /// How long a connection may take nothing of what it is sent before it is evicted. A topic's class may be stricter.
     pub stall_limit: Duration,

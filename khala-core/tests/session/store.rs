@@ -76,6 +76,11 @@ impl Store {
         *self.journal.lock().unwrap() = Arc::new(MemoryJournal::new());
     }
 
+    /// How many of the next reads fail.
+    pub fn failing(&self) -> usize {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// Fails that many of the next reads.
     pub fn fail(&self, reads: usize) {
         self.failing.store(reads, Ordering::Relaxed);

@@ -156,9 +156,9 @@ fn a_live_channel_reads_again_after_a_failure() {
     rig.store.fail(2);
     rig.session.handle_moved(rig.channel(), head);
     assert!(rig.run().is_empty());
-    assert!(rig.pass(seconds(1)).is_empty());
+    assert!(rig.pass(seconds(2)).is_empty());
     let sent = rig.pass(seconds(1));
-    assert_eq!(seqs(&sent[0]), [1], "after two failures, two seconds later");
+    assert_eq!(seqs(&sent[0]), [1], "after two failures, a second and then two later");
 }
 
 #[test]
@@ -324,4 +324,30 @@ fn a_snapshot_that_is_put_off_keeps_no_other_topic_waiting() {
     assert!(rig.run().is_empty());
     let sent = rig.pass(seconds(2));
     assert_eq!(sent.iter().map(seqs).collect::<Vec<_>>(), [[1]], "it waits for what another topic waits for");
+}
+
+#[test]
+fn a_journal_that_stays_away_is_asked_less_and_less_and_no_topic_ends() {
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({}));
+    assert_eq!(rig.run().len(), 1);
+    let channel = rig.channel();
+    let head = rig.publish("t", vec![update(1)]);
+    rig.store.fail(1_000);
+    rig.session.handle_moved(channel, head);
+    let sent = rig.pass(seconds(40));
+    assert!(sent.iter().all(|frame| frame[3] == "sync:head"), "{sent:?}");
+    // At first after 1, 3 and 7 s; then each 10 s, as often as it polls.
+    let asked = 1_000 - rig.store.failing();
+    assert!((6..=12).contains(&asked), "it was asked {asked} times in 40 s");
+    rig.store.fail(0);
+    let sent = rig.pass(seconds(11));
+    assert_eq!(sent.iter().map(seqs).collect::<Vec<_>>(), [[1]]);
+    // A failure after that is the first in a row again.
+    rig.store.fail(1);
+    let head = rig.publish("t", vec![update(2)]);
+    rig.session.handle_moved(channel, head);
+    assert!(rig.run().is_empty());
+    let sent = rig.pass(seconds(2));
+    assert_eq!(sent.iter().map(seqs).collect::<Vec<_>>(), [[2]]);
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Error as WsError;
 
-use crate::support::{LONG, Socket};
+use crate::support::{Answer, LONG, Socket};
 
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_khala-server"));
@@ -62,6 +62,18 @@ impl Started {
         token: &str,
         body: &'static str,
     ) -> (u16, String) {
+        let answer = self.answer(method, path, token, body).await;
+        (answer.status.as_u16(), answer.text)
+    }
+
+    /// The answer to an authorized request.
+    pub(crate) async fn answer(
+        &self,
+        method: http::Method,
+        path: &str,
+        token: &str,
+        body: &'static str,
+    ) -> Answer {
         let address = self.url.strip_prefix("http://").unwrap();
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) =
@@ -75,10 +87,7 @@ impl Started {
             .header("authorization", format!("Bearer {token}"))
             .body(http_body_util::Full::<bytes::Bytes>::from(body))
             .unwrap();
-        let answer = timeout(LONG, sender.send_request(request)).await.unwrap().unwrap();
-        let status = answer.status().as_u16();
-        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        Answer::of(timeout(LONG, sender.send_request(request)).await.unwrap().unwrap()).await
     }
 
     /// A WebSocket, or the status of the refusal.
@@ -107,7 +116,7 @@ impl Started {
 }
 
 /// Runs one that is expected to end by itself.
-async fn ended(mut command: Command) -> (Option<i32>, String, String) {
+pub(crate) async fn ended(mut command: Command) -> (Option<i32>, String, String) {
     let output = timeout(LONG, command.output()).await.expect("it ends in time").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -115,7 +124,7 @@ async fn ended(mut command: Command) -> (Option<i32>, String, String) {
 
 /// Checks that it refuses to start with one line that holds all of these.
 #[track_caller]
-fn refused((code, output, log): (Option<i32>, String, String), named: &[&str]) {
+pub(crate) fn refused((code, output, log): (Option<i32>, String, String), named: &[&str]) {
     assert_eq!((code, output.as_str()), (Some(2), ""), "{log}");
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.starts_with("khala-server: "), "{log}");
@@ -175,6 +184,7 @@ async fn no_label_is_of_unbounded_range() {
         "by",
         "class",
         "code",
+        "kind",
         "le",
         "method",
         "on",
@@ -184,8 +194,10 @@ async fn no_label_is_of_unbounded_range() {
         "resume",
         "route",
         "source",
+        "state",
         "status",
         "temperature",
+        "transport",
     ];
     for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let name = line.split(['{', ' ']).next().unwrap();

@@ -16,6 +16,8 @@ mod hostile;
 mod keys;
 mod logs;
 mod mint;
+#[cfg(feature = "binary")]
+mod nodes;
 mod openapi;
 mod operations;
 mod origins;

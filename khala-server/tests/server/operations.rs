@@ -4,7 +4,7 @@ use http::Request;
 use http_body_util::Full;
 use khala_core::ErrorKind;
 
-use crate::support::running;
+use crate::support::{running, running_with};
 
 #[tokio::test]
 async fn the_open_routes_take_no_token() {
@@ -30,9 +30,23 @@ async fn a_failing_journal_is_not_ready_and_still_healthy() {
     server.store.fail(Some(ErrorKind::Corrupt));
     let problem = server.get("/readyz").await.problem(503, "journal_unavailable");
     assert!(problem["detail"].as_str().unwrap().contains("corrupt"));
+    assert_eq!(problem["reasons"], serde_json::json!(["what the database holds contradicts itself"]));
     assert_eq!(server.get("/healthz").await.status, 200);
     server.store.fail(None);
     assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_it_does_without_is_noted_and_no_reason_to_be_unready() {
+    let server = running_with(|builder| builder.with_notes(|| vec!["it hears nothing"])).await;
+    let ready = server.get("/readyz").await;
+    assert_eq!(
+        (ready.status.as_u16(), &ready.json()["notes"]),
+        (200, &serde_json::json!(["it hears nothing"]))
+    );
+    server.store.fail(Some(ErrorKind::Unavailable));
+    let problem = server.get("/readyz").await.problem(503, "journal_unavailable");
+    assert_eq!(problem["notes"], serde_json::json!(["it hears nothing"]));
 }
 
 #[tokio::test]

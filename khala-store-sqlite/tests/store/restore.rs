@@ -1,20 +1,12 @@
-//! A backup that is put in the place of a lost file, as docs/server.md says it.
+//! What an operator does to a file: a backup that is put in the place of a lost one, and the schema looked at.
 
 use khala_core::{
-    Append, Batch, Cursor, DedupKey, Journal, ReadLimit, Replay, StaleReason, Start, Watermark,
+    Append, Batch, Cursor, DedupKey, ErrorKind, Journal, ReadLimit, Replay, StaleReason, Start, Watermark,
 };
 
+use khala_store_sqlite::{SqliteOptions, check, migrate, new_epochs};
+
 use crate::support::{NOW, Place, batch, log, topic, written};
-
-const SERVER: &str = include_str!("../../../docs/server.md");
-
-/// The SQL that the page tells an operator to run.
-fn new_epochs() -> &'static str {
-    let mut blocks = SERVER.split("```sql\n").skip(1);
-    let (sql, _) = blocks.next().and_then(|rest| rest.split_once("```")).expect("the page has it");
-    assert!(blocks.next().is_none(), "which one is it?");
-    sql
-}
 
 fn once() -> Batch {
     batch([3]).with_dedup(DedupKey::parse("once").unwrap())
@@ -38,7 +30,7 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
     }
     drop(store);
 
-    place.connect().execute_batch(new_epochs()).unwrap();
+    assert_eq!(new_epochs(&place.path, &SqliteOptions::new()).unwrap(), 2);
 
     let store = place.open();
     for (topic, cursor) in cursors {
@@ -52,4 +44,33 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
     // Forgotten with the epoch whose receipt it had.
     let again = store.append(&one, once(), NOW).await.unwrap();
     assert!(matches!(again, Append::Written(receipt) if receipt.last.as_u64() == 4), "{again:?}");
+}
+
+#[test]
+fn looking_at_a_file_changes_nothing() {
+    let place = Place::new();
+    let options = SqliteOptions::new();
+    let none = check(&place.path, &options).unwrap();
+    assert!(matches!(&none[..], [one] if one.contains("there is no file")), "{none:?}");
+    let refused = new_epochs(&place.path, &options).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Schema);
+    assert!(!place.path.exists(), "neither made a file");
+
+    for _ in 0..2 {
+        migrate(&place.path, &options).unwrap();
+        assert!(check(&place.path, &options).unwrap().is_empty());
+    }
+    place
+        .connect()
+        .execute_batch("DROP TABLE khala_receipt; ALTER TABLE khala_topic ADD COLUMN mine TEXT")
+        .unwrap();
+    let differences = check(&place.path, &options).unwrap();
+    assert_eq!(differences, ["table khala_receipt is missing", "column khala_topic.mine is unexpected"]);
+    let seed = || -> Vec<u8> {
+        let seed = "SELECT value FROM khala_meta WHERE name = 'seed'";
+        place.connect().query_row(seed, [], |row| row.get(0)).unwrap()
+    };
+    let before = seed();
+    let refused = new_epochs(&place.path, &options).unwrap_err();
+    assert_eq!((refused.kind(), seed()), (ErrorKind::Schema, before), "not in such a file");
 }

@@ -79,7 +79,7 @@ fn wrong<E: Display>(key: &str) -> impl FnOnce(E) -> String {
 }
 
 /// A secret that is given, or in a file, and the setting that it is from.
-fn secret(
+pub(crate) fn secret(
     key: &'static str,
     given: &Option<Secret>,
     file: Option<&Path>,

@@ -146,7 +146,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());
 
     let database = &settings.database;
-    let mut khala = store::open(settings).await?;
+    let store::Opened { mut khala, watched } = store::open(settings).await?;
     if let Some(node) = settings.node()? {
         khala = khala.with_node(node);
     }
@@ -169,7 +169,14 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .with_limits(settings.limits())
         .with_drain(Duration::from_secs(settings.drain_seconds.into()))
         .with_unready(Duration::from_secs(settings.unready_seconds.into()))
-        .with_metrics(move || metrics.render());
+        .with_notes({
+            let watched = watched.clone();
+            move || watched.notes()
+        })
+        .with_metrics(move || {
+            watched.report();
+            metrics.render()
+        });
     tell_classes(&gates.classes);
     let mut server = gates.guard(server);
     if let Some(every) = settings.sweep.every() {

@@ -2,29 +2,77 @@
 
 use std::sync::Arc;
 
-use khala_core::{Khala, KhalaBuilder};
+use khala_core::{Fanout, Khala, KhalaBuilder, telemetry};
+use khala_fanout_nats::NatsFanout;
 use khala_store_postgres::{PostgresFanout, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
-use crate::settings::{Database, Settings};
+use crate::{
+    access::secret,
+    settings::{Database, NatsSettings, Settings},
+};
+
+/// The store and what carries announcements, open.
+pub(crate) struct Opened {
+    pub(crate) khala: KhalaBuilder,
+    pub(crate) watched: Watched,
+}
+
+/// What operators are told of it.
+#[derive(Clone, Default)]
+pub(crate) struct Watched {
+    store: Option<Arc<PostgresStore>>,
+    nats: Option<NatsFanout>,
+    /// With NATS too it may be there: what it hears is told by the levels of that.
+    listening: Option<Arc<PostgresFanout>>,
+}
+
+impl Watched {
+    /// What the server does without now.
+    pub(crate) fn notes(&self) -> Vec<&'static str> {
+        let silent = self.nats.as_ref().is_some_and(|fanout| !fanout.is_connected());
+        let deaf = self.listening.as_ref().is_some_and(|fanout| !fanout.listens());
+        let silent =
+            silent.then_some("NATS is not connected: what is new on other nodes is found by polling");
+        let deaf = deaf.then_some("PostgreSQL is not listened to: what is new there is found by polling");
+        silent.into_iter().chain(deaf).collect()
+    }
+
+    /// Tells the metrics what is counted nowhere else.
+    pub(crate) fn report(&self) {
+        if let Some(store) = &self.store {
+            let stats = store.stats();
+            telemetry::store_connections(stats.connections_busy, stats.connections_idle);
+        }
+    }
+}
 
 /// Opens what the settings name.
 ///
 /// # Errors
 /// One line that says what is wrong, without a secret.
-pub(crate) async fn open(settings: &Settings) -> Result<KhalaBuilder, String> {
+pub(crate) async fn open(settings: &Settings) -> Result<Opened, String> {
     match &settings.database {
         Database::Postgres(address) => {
             let opened = PostgresStore::open(address.reveal(), settings.postgres.options()?).await;
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
             );
-            let fanout = PostgresFanout::listen(&store, settings.postgres.listen())
-                .map_err(|fault| format!("the setting postgres.listen is wrong: {fault}"))?;
-            Ok(Khala::builder(Arc::clone(&store))
-                .with_fanout(Arc::new(fanout))
+            let nats = if settings.nats.is_on() { Some(connect(settings).await?) } else { None };
+            let listening =
+                if settings.listens() { Some(listen(settings, &store, nats.as_ref())?) } else { None };
+            let fanout: Option<Arc<dyn Fanout>> = match (&nats, &listening) {
+                (Some(nats), _) => Some(Arc::new(nats.clone())),
+                (None, Some(listening)) => Some(Arc::<PostgresFanout>::clone(listening)),
+                (None, None) => None,
+            };
+            let mut khala = Khala::builder(Arc::clone(&store))
                 .with_revocations(Arc::<PostgresStore>::clone(&store))
-                .with_sweeps(store))
+                .with_sweeps(Arc::<PostgresStore>::clone(&store));
+            if let Some(fanout) = fanout {
+                khala = khala.with_fanout(fanout);
+            }
+            Ok(Opened { khala, watched: Watched { store: Some(store), nats, listening } })
         }
         Database::Sqlite(path) => {
             let store = SqliteStore::open(path, SqliteOptions::new()).map_err(|fault| {
@@ -36,10 +84,36 @@ pub(crate) async fn open(settings: &Settings) -> Result<KhalaBuilder, String> {
                 )
             })?;
             let store = Arc::new(store);
-            Ok(Khala::builder(Arc::clone(&store))
+            let khala = Khala::builder(Arc::clone(&store))
                 .with_fanout(Arc::<SqliteStore>::clone(&store))
                 .with_revocations(Arc::<SqliteStore>::clone(&store))
-                .with_sweeps(store))
+                .with_sweeps(store);
+            Ok(Opened { khala, watched: Watched::default() })
         }
     }
+}
+
+/// Listens on PostgreSQL; with NATS on behalf of that, which announces.
+fn listen(
+    settings: &Settings,
+    store: &PostgresStore,
+    nats: Option<&NatsFanout>,
+) -> Result<Arc<PostgresFanout>, String> {
+    let options = settings.postgres.listen();
+    let listening = match nats {
+        Some(nats) => PostgresFanout::listen_for(store, options, nats.levels()),
+        None => PostgresFanout::listen(store, options),
+    };
+    listening.map(Arc::new).map_err(|fault| format!("the setting postgres.listen is wrong: {fault}"))
+}
+
+async fn connect(settings: &Settings) -> Result<NatsFanout, String> {
+    let NatsSettings { password, password_file, token, token_file, .. } = &settings.nats;
+    let read = |key, given, file: &Option<std::path::PathBuf>| {
+        Ok::<_, String>(secret(key, given, file.as_deref())?.map(|(_, text)| text))
+    };
+    let password = read("nats.password", password, password_file)?;
+    let token = read("nats.token", token, token_file)?;
+    let options = settings.nats.options(password, token, settings.node.as_deref());
+    NatsFanout::connect(options).await.map_err(|fault| format!("the settings of nats are wrong: {fault}"))
 }

@@ -78,6 +78,23 @@ impl Serialize for Address {
     }
 }
 
+/// Several of them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Addresses(pub(crate) Vec<Address>);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's own words would repeat what is there instead.
+        let fault = || de::Error::custom("it is a list of texts, as [\"nats://nats:4222\"]");
+        let toml::Value::Array(values) = toml::Value::deserialize(deserializer)? else { return Err(fault()) };
+        let addresses = values.into_iter().map(|value| match value {
+            toml::Value::String(text) if !text.is_empty() => Ok(Address(text)),
+            _ => Err(fault()),
+        });
+        addresses.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Where the journal is.
 #[derive(Clone, Debug)]
 pub(crate) enum Database {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use khala_core::{ClaimNames, JwtOptions};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Limit, Secret};
+use super::values::{Limit, Secret, exclude};
 
 /// Whose tokens are good.
 #[derive(Debug, Deserialize, Serialize)]
@@ -135,11 +135,6 @@ impl AuthSettings {
         }
         self.keys.iter().enumerate().try_for_each(|(at, key)| key.check(&format!("auth.keys[{at}]")))
     }
-}
-
-/// Refuses two settings that say the same thing.
-fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(), String> {
-    if is_set && is_set_too { Err(format!("{one} and {other} exclude each other")) } else { Ok(()) }
 }
 
 /// One key that tokens are checked with.

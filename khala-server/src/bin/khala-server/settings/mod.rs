@@ -7,6 +7,7 @@ mod address;
 mod auth;
 mod classes;
 mod limits;
+mod nats;
 mod postgres;
 mod shape;
 mod values;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     address::Database,
     auth::{AuthSettings, CompatibilitySettings, KeySettings},
     classes::ClassSettings,
+    nats::NatsSettings,
     values::Secret,
 };
 use self::{
@@ -50,6 +52,7 @@ pub(crate) struct Settings {
     /// How long before that only readiness is off.
     pub(crate) unready_seconds: u32,
     pub(crate) postgres: PostgresSettings,
+    pub(crate) nats: NatsSettings,
     pub(crate) auth: AuthSettings,
     pub(crate) mint: MintSettings,
     /// Topic classes in their order.
@@ -72,6 +75,7 @@ impl Default for Settings {
             drain_seconds: 10,
             unready_seconds: 0,
             postgres: PostgresSettings::default(),
+            nats: NatsSettings::default(),
             auth: AuthSettings::default(),
             mint: MintSettings::default(),
             classes: ClassSettings::of_library(),
@@ -231,11 +235,18 @@ impl Settings {
         node.map_err(|fault| format!("the setting node is wrong: {fault}"))
     }
 
+    /// Whether the node is to LISTEN, where the database is one of PostgreSQL.
+    pub(crate) fn listens(&self) -> bool {
+        !self.nats.is_on() || self.nats.listen
+    }
+
     /// What cannot be told from one value alone.
     fn check(&self) -> Result<(), String> {
         let Self { auth, mint, limits, sync, .. } = self;
         self.node()?;
-        self.postgres.check(matches!(self.database, Database::Postgres(_)))?;
+        let postgres = matches!(self.database, Database::Postgres(_));
+        self.postgres.check(postgres && self.listens())?;
+        self.nats.check(postgres)?;
         auth.check()?;
         mint.check(auth)?;
         let positive = [

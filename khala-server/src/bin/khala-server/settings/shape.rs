@@ -5,6 +5,8 @@ use toml::{Table, Value};
 
 /// What a value looks like.
 pub(super) enum Shape {
+    /// Texts that may hold a secret.
+    Addresses,
     /// A whole number, or `none`.
     Amount,
     /// True or false.
@@ -25,7 +27,7 @@ pub(super) enum Shape {
 
 pub(super) type Keys = &'static [(&'static str, Shape)];
 
-use Shape::{Amount, Flag, List, Rate, Section, Sections, Text, Whole};
+use Shape::{Addresses, Amount, Flag, List, Rate, Section, Sections, Text, Whole};
 
 pub(super) const ALL: Keys = &[
     ("listen", Text),
@@ -34,6 +36,7 @@ pub(super) const ALL: Keys = &[
     ("drain_seconds", Whole),
     ("unready_seconds", Whole),
     ("postgres", Section(POSTGRES)),
+    ("nats", Section(NATS)),
     ("auth", Section(AUTH)),
     ("mint", Section(MINT)),
     ("classes", Sections(CLASS)),
@@ -57,6 +60,23 @@ const POSTGRES: Keys = &[
     ("lock_timeout_seconds", Whole),
     ("statement_timeout_seconds", Whole),
     ("beat_seconds", Whole),
+];
+
+const NATS: Keys = &[
+    ("servers", Addresses),
+    ("prefix", Text),
+    ("credentials_file", Text),
+    ("user", Text),
+    ("password", Text),
+    ("password_file", Text),
+    ("token", Text),
+    ("token_file", Text),
+    ("nkey_seed_file", Text),
+    ("tls_ca_file", Text),
+    ("tls_cert_file", Text),
+    ("tls_key_file", Text),
+    ("require_tls", Flag),
+    ("listen", Flag),
 ];
 
 const AUTH: Keys = &[
@@ -238,13 +258,17 @@ pub(super) fn value(text: &str, shape: &'static Shape, path: &str) -> Result<Val
         Flag => text.parse().map(Value::Boolean).map_err(|_| format!("is not true or false: {text:?}")),
         List => toml("a list of texts"),
         Rate => toml("none or {per_second = 1, burst = 1}"),
-        Section(_) | Sections(_) => toml("an array of tables").map_err(|fault| {
-            // It may hold a secret.
-            fault.split(": ").next().unwrap_or_default().to_owned()
-        }),
+        // It may hold a secret.
+        Addresses => toml("a list of texts").map_err(|fault| without_value(&fault)),
+        Section(_) | Sections(_) => toml("an array of tables").map_err(|fault| without_value(&fault)),
         Text => Ok(Value::String(text.to_owned())),
         Whole => whole().map_err(|_| format!("is not a whole number: {text:?}")),
     }
+}
+
+/// What is wrong, without the value that is.
+fn without_value(fault: &str) -> String {
+    fault.split(": ").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

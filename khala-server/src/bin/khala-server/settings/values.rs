@@ -70,3 +70,8 @@ impl<T: Serialize> Serialize for Limit<T> {
         }
     }
 }
+
+/// Refuses two settings that say the same thing.
+pub(super) fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(), String> {
+    if is_set && is_set_too { Err(format!("{one} and {other} exclude each other")) } else { Ok(()) }
+}
