@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     convert::Infallible,
-    sync::Arc,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     options::Schema,
     row::{self, TopicRow, column, int},
     schema,
-    sql::{Sql, query},
+    sql::{self, Sql, query},
 };
 
 /// Appends a batch as part of the caller's own transaction, in the schema `khala` of a database that
@@ -68,7 +68,8 @@ pub async fn append_in(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
-    append_in_schema(transaction, &Schema::default(), topic, batch, now).await
+    static SCHEMA: LazyLock<(Schema, Sql)> = LazyLock::new(|| statements_of(Schema::default()));
+    append_with(transaction, &SCHEMA, topic, batch, now).await
 }
 
 /// The same as [`append_in`], in another schema.
@@ -82,11 +83,26 @@ pub async fn append_in_schema(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
-    let sql = Sql::new(schema.as_str());
+    append_with(transaction, &statements_of(schema.clone()), topic, batch, now).await
+}
+
+/// The application's connection may be a pooler's, so it keeps no statement.
+fn statements_of(schema: Schema) -> (Schema, Sql) {
+    let sql = Sql::new(schema.as_str(), false);
+    (schema, sql)
+}
+
+async fn append_with(
+    transaction: &mut Transaction<'_, Postgres>,
+    (schema, sql): &(Schema, Sql),
+    topic: &Topic,
+    batch: &Batch,
+    now: Timestamp,
+) -> Result<Append, Error> {
     let append = async {
         let mut savepoint = transaction.begin().await?;
         let request = Request { topic: topic.clone(), batch: batch.clone(), now };
-        let mut answers = append(&mut savepoint, &sql, &[&request], Locking::Wait).await?;
+        let mut answers = append(&mut savepoint, sql, &[&request], Locking::Wait).await?;
         let Some(Outcome::Answered(answer)) = answers.pop() else {
             return Err(Fault::corrupt("a topic was added and is not there"));
         };
@@ -421,7 +437,7 @@ impl<'r> Group<'r> {
 /// Asks for the rows of these pairs of a topic and a key, if there are any.
 async fn ask_for(
     conn: &mut PgConnection,
-    statement: &Arc<str>,
+    statement: &sql::Statement,
     pairs: &[(i64, &str)],
 ) -> Result<Vec<PgRow>, Fault> {
     if pairs.is_empty() {

@@ -14,7 +14,7 @@ use crate::{
     fault::{Fault, error},
     read::most,
     row::{self, column, int},
-    sql::{self, Sql, query},
+    sql::{self, Sql, query, rare},
 };
 
 /// The most rows that one step of removing takes.
@@ -43,7 +43,7 @@ impl Work for Move<'_> {
         let (projection, entity) = (projection.as_str(), entity.as_str());
         // Neither name holds a control character.
         let name = format!("{} checkpoint\n{projection}\n{entity}", self.schema);
-        sqlx::query(sql::ONE_MOVE).bind(name).execute(&mut *conn).await?;
+        rare(sql::ONE_MOVE).bind(name).execute(&mut *conn).await?;
         let stored = query(&sql.checkpoint).bind(projection).bind(entity).fetch_optional(&mut *conn).await?;
         let stored = stored.map(|stored| row::checkpoint(&stored, 0)).transpose()?;
         if let Some(objection) = self.advance.objection(stored) {

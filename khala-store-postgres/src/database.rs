@@ -22,7 +22,7 @@ use crate::{
     fault::{Fault, error, timed_out},
     options::{PostgresOptions, address},
     row::column,
-    sql::{self, Sql},
+    sql::{self, Sql, rare},
 };
 
 /// The oldest PostgreSQL that the statements are for.
@@ -83,7 +83,7 @@ impl Database {
                 })
                 .connect_lazy_with(connect.clone())
         };
-        let sql = Sql::new(options.schema.as_str());
+        let sql = Sql::new(options.schema.as_str(), !options.pooler);
         let mut database =
             Self { sql, readers: pool(), writers: pool(), begin: BEGIN, asked: AtomicU64::new(0), options };
         database.examine().await?;
@@ -91,7 +91,7 @@ impl Database {
     }
 
     async fn examine(&mut self) -> Result<(), Fault> {
-        let rows = self.rows(|| sqlx::query(sql::SERVER)).await?;
+        let rows = self.rows(|| rare(sql::SERVER)).await?;
         let row = rows.first().ok_or_else(|| Fault::corrupt("the server says nothing of itself"))?;
         let (version, encoding): (i32, &str) = (column(row, 0)?, column(row, 1)?);
         if version < OLDEST_SERVER {
@@ -135,7 +135,7 @@ impl Database {
 
     /// Tells everybody who listens on `channel`.
     pub(crate) async fn tell(&self, channel: &str, payloads: &[String]) -> Result<(), Fault> {
-        self.ask(&self.writers, sqlx::query(sql::NOTIFY).bind(channel).bind(payloads)).await?;
+        self.ask(&self.writers, rare(sql::NOTIFY).bind(channel).bind(payloads)).await?;
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl Database {
                 return question.fetch_all(&mut *conn).await;
             }
             let mut transaction = conn.begin().await?;
-            let rows = question.persistent(false).fetch_all(&mut *transaction).await?;
+            let rows = question.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
             Ok(rows)
         });
@@ -200,7 +200,7 @@ impl Database {
     /// Waits at most that long for locks, in the transaction that is open on `conn`.
     pub(crate) async fn bound_locks(conn: &mut PgConnection, most: Duration) -> Result<(), Fault> {
         let most = format!("{}ms", most.as_millis().max(1));
-        sqlx::query(sql::LOCK_TIMEOUT).bind(most).execute(conn).await?;
+        rare(sql::LOCK_TIMEOUT).bind(most).execute(conn).await?;
         Ok(())
     }
 

@@ -33,7 +33,7 @@ use crate::{
     fault::{Fault, error, timed_out},
     options::address,
     row,
-    sql::{self, query},
+    sql::{self, query, rare},
 };
 
 /// PostgreSQL takes less than 8,000 bytes.
@@ -393,7 +393,7 @@ impl Ear {
                                    pooler in transaction mode, give LISTEN one of its own";
                         return error(ErrorKind::Unavailable, why).into();
                     }
-                    let beat = sqlx::query(sql::NOTIFY).bind(beats).bind(vec![String::new()]).execute(&mut listener);
+                    let beat = rare(sql::NOTIFY).bind(beats).bind(vec![String::new()]).execute(&mut listener);
                     match timeout(self.options.beat, beat).await {
                         Ok(Ok(_)) => {}
                         Ok(Err(fault)) => return fault.into(),

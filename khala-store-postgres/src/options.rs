@@ -152,7 +152,9 @@ impl PostgresOptions {
 
 /// How to connect to `url`; no part of it, which may be a password, is in the error.
 pub(crate) fn address(url: &str, purpose: &str) -> Result<PgConnectOptions, Error> {
-    let options = PgConnectOptions::from_str(url).map_err(|_| {
+    let known = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let options = if known { PgConnectOptions::from_str(url).ok() } else { None };
+    let options = options.ok_or_else(|| {
         let form = "postgres://user:password@host:port/database";
         Error::new(ErrorKind::Invalid, BACKEND, format!("the address is not of the form {form}"))
     })?;

@@ -13,7 +13,7 @@ use crate::{
     fault::{Fault, error},
     options::{PostgresOptions, Schema},
     row::column,
-    sql::{self, MIGRATIONS, Sql, query},
+    sql::{self, MIGRATIONS, Sql, query, rare},
 };
 
 /// The version that this code works with.
@@ -105,7 +105,7 @@ struct Version {
 
 async fn read_version(database: &Database) -> Result<Option<Version>, Fault> {
     let name = database.options.schema.as_str().to_owned();
-    let rows = database.rows(|| sqlx::query(sql::HAS_META).bind(name.clone())).await?;
+    let rows = database.rows(|| rare(sql::HAS_META).bind(name.clone())).await?;
     if !rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or_default() {
         return Ok(None);
     }
@@ -161,9 +161,9 @@ impl Work for Migrate<'_> {
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Option<usize>, Fault> {
         let Self(name) = self;
-        sqlx::query(sql::ONE_MIGRATION).bind(name.as_str()).execute(&mut *conn).await?;
+        rare(sql::ONE_MIGRATION).bind(name.as_str()).execute(&mut *conn).await?;
         // Another process may have been faster.
-        let there = sqlx::query(sql::HAS_META).bind(name.as_str()).fetch_one(&mut *conn).await?;
+        let there = rare(sql::HAS_META).bind(name.as_str()).fetch_one(&mut *conn).await?;
         let found = match column::<bool>(&there, 0)? {
             true => version(&[query(&sql.meta).fetch_one(&mut *conn).await?])?,
             false => None,
@@ -226,7 +226,7 @@ async fn differences(database: &Database) -> Result<Vec<String>, Fault> {
 
 async fn shape(database: &Database) -> Result<Vec<String>, Fault> {
     let name = database.options.schema.as_str();
-    let rows = database.rows(|| sqlx::query(sql::SHAPE).bind(name.to_owned())).await?;
+    let rows = database.rows(|| rare(sql::SHAPE).bind(name.to_owned())).await?;
     rows.iter().map(|row| column(row, 0)).collect()
 }
 

@@ -60,13 +60,14 @@ macro_rules! statements {
         /// The statements, for one schema.
         #[derive(Debug)]
         pub(crate) struct Sql {
-            $($(#[$doc])* pub(crate) $name: Arc<str>,)*
+            $($(#[$doc])* pub(crate) $name: Statement,)*
         }
 
         impl Sql {
-            pub(crate) fn new(schema: &str) -> Self {
+            /// For that schema; `kept` says whether connections keep them prepared.
+            pub(crate) fn new(schema: &str, kept: bool) -> Self {
                 let schema = format!("\"{schema}\"");
-                Self { $($name: $text.replace("{khala}", &schema).into(),)* }
+                Self { $($name: Statement { text: $text.replace("{khala}", &schema).into(), kept },)* }
             }
         }
     };
@@ -291,8 +292,21 @@ pub(crate) const HOLD_LEAD: &str =
 /// Tells everybody who listens. Parameters: the channel and the payloads.
 pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
 
+/// A statement of one schema.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    text: Arc<str>,
+    /// Whether connections keep it prepared: a pooler's are somebody else's by the next transaction.
+    kept: bool,
+}
+
 /// A statement to run.
-pub(crate) fn query(text: &Arc<str>) -> Query<'static, Postgres, PgArguments> {
+pub(crate) fn query(statement: &Statement) -> Query<'static, Postgres, PgArguments> {
     // What was put into it is a schema's name, which is checked.
-    sqlx::query(AssertSqlSafe(Arc::clone(text)))
+    sqlx::query(AssertSqlSafe(Arc::clone(&statement.text))).persistent(statement.kept)
+}
+
+/// A statement to run that is rare, and of no schema.
+pub(crate) fn rare(text: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(text).persistent(false)
 }

@@ -8,7 +8,7 @@
 use std::{collections::HashMap, num::NonZeroUsize};
 
 use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
-use sqlx::{PgConnection, Postgres};
+use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     fault::Fault,
     read::most,
     row::{self, column, int},
-    sql::{self, Sql, query},
+    sql::{self, Sql, query, rare},
 };
 
 /// The locks of the nodes that lead by this store, and the turn to ask for the lead.
@@ -42,7 +42,7 @@ impl Leading {
         let mut held = self.0.lock().await;
         let own = match held.remove(node) {
             // A lock whose connection is lost is none.
-            Some(mut own) => sqlx::query("SELECT 1").execute(&mut own.conn).await.is_ok().then_some(own),
+            Some(mut own) => rare("SELECT 1").execute(&mut own.conn).await.is_ok().then_some(own),
             None => None,
         };
         let own = match own {
@@ -77,8 +77,7 @@ impl Work for TakeLead<'_> {
             (column(&row, 0)?, row::moment(&row, 1)?, column(&row, 2)?);
         if !named.is_empty() && named != self.node.as_str() && ends > self.now {
             // Whoever can have the lock of that lead knows that nobody else has it.
-            let gone =
-                sqlx::query(sql::HOLD_LEAD).bind(self.schema).bind(session).fetch_one(&mut *conn).await?;
+            let gone = rare(sql::HOLD_LEAD).bind(self.schema).bind(session).fetch_one(&mut *conn).await?;
             if !column::<bool>(&gone, 0)? {
                 return Ok(Lead::Theirs { node: row::node(named)?, until: ends });
             }
@@ -98,9 +97,8 @@ async fn hold(database: &Database) -> Result<Held, Fault> {
     sqlx::raw_sql(begin).execute(&mut conn).await?;
     loop {
         let session = i64::from_be_bytes(random());
-        let row =
-            sqlx::query::<Postgres>(sql::HOLD_LEAD).bind(database.options.schema.as_str()).bind(session);
-        if column::<bool>(&row.persistent(false).fetch_one(&mut conn).await?, 0)? {
+        let row = rare(sql::HOLD_LEAD).bind(database.options.schema.as_str()).bind(session);
+        if column::<bool>(&row.fetch_one(&mut conn).await?, 0)? {
             return Ok(Held { session, conn });
         }
     }

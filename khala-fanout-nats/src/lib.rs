@@ -1,0 +1,73 @@
+//! Khala's fanout on core NATS: many nodes, each hearing of the topics that it has subscribers for.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use khala_core::{Fanout, Topic};
+//! use khala_fanout_nats::{NatsFanout, NatsOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = NatsOptions::new()
+//!     .with_servers(["nats://nats-1.internal:4222", "nats://nats-2.internal:4222"])
+//!     .with_user("khala", std::env::var("NATS_PASSWORD")?)
+//!     .with_root_certificates("/etc/khala/nats-ca.pem");
+//! let fanout = NatsFanout::connect(options).await?;
+//! if let Some(fault) = fanout.state().fault {
+//!     eprintln!("without NATS for now, so by polling: {fault}");
+//! }
+//!
+//! // As a part of Khala: `Khala::builder(journal).with_fanout(Arc::new(fanout))`. By itself:
+//! let mut watch = fanout.watch(&Topic::parse("run:7:events")?).await?;
+//! println!("the head is at least {:?}", watch.moved().await);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is announced
+//!
+//! | subject | text | when |
+//! | --- | --- | --- |
+//! | `<prefix>.head.<topic>` | the epoch, a space, the watermark | a topic's head moved. Each `.` of the topic is written `~` |
+//! | `<prefix>.revoked` | the watermark | the log of revocations has grown |
+//! | `<prefix>.hello` | the node | it has a new connection, and watches something: it may have missed what the others say |
+//! | `<prefix>.echo.<node>` | a number | to the node itself, which so learns that the server has taken what it sent before |
+//!
+//! A user of NATS that is good for `publish` and `subscribe` on `<prefix>.>` is enough; no JetStream, no requests.
+//! Whoever may publish there can wake nodes, but makes them read their journal and nothing else: no update travels here, and
+//! none is believed.
+//!
+//! - **Announcing never waits.** A head waits in memory, one per topic, the newest; one task sends what waits. However many
+//!   publishers share a commit, the topic is announced about once. Without a connection [`announce`](khala_core::Fanout::announce)
+//!   fails with `Unavailable`, and what waits goes out when it is back.
+//! - **A node hears what it watches.** One subscription for each topic that is watched in this process, however many watch it,
+//!   and none once the last has gone. [`watch`](khala_core::Fanout::watch) returns when the server knows of it, so that nothing
+//!   announced after that is missed, and after at most a second. A watched topic takes about 6 KB of memory.
+//! - **It heals.** Connections are made again for ever. A node with a new one says what it announced lately, and asks all
+//!   others to do the same, which they do, each at most once a second. So watchers hear of what they missed, if it was announced
+//!   within the time that is [remembered](NatsOptions::remember), and polling finds the rest.
+//!
+//! # What is not promised
+//!
+//! That an announcement arrives, that it arrives once, or in order. It is a level, and a hint: delivery completes by polling
+//! when all of them are lost, only later. A connection that dies without a word is noticed after about three
+//! [ping intervals](NatsOptions::ping_interval), and what is announced meanwhile counts as sent until then. When the process ends, what waits
+//! is lost, unless it was [flushed](NatsFanout::flush). Credentials and certificates are read once.
+//!
+//! # For operators
+//!
+//! [`NatsFanout::state`], the metrics `khala_fanout_connected` and `khala_fanout_reconnects_total` (`transport="nats"`), and log
+//! lines when the connection is lost, why it is not to be had, and when it is back: each once. The client below says the same in its own
+//! words, under the target `async_nats`.
+
+mod fanout;
+mod listening;
+mod options;
+mod outbox;
+mod setup;
+mod state;
+mod subject;
+
+pub use self::{fanout::NatsFanout, options::NatsOptions, state::NatsState};
+
+/// What errors, and metrics, call it.
+const BACKEND: &str = "nats";

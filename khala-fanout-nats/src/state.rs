@@ -1,0 +1,210 @@
+//! How the connection is: for operators, and for those who must not wait for it.
+//!
+//! The client tells of its ups and downs by events that may be lost. So an event only wakes the watchman, who looks at
+//! what the client's counters say; and who looks now and then anyway.
+
+use std::{
+    collections::HashSet,
+    future::{pending, ready},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, connection::State};
+use khala_core::telemetry;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use crate::{BACKEND, outbox::Outbox};
+
+/// How often the watchman looks although nothing happened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How soon it looks again when the client is just about to say that it is connected.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How many different faults of one outage are logged.
+const TOLD: usize = 8;
+
+/// How the connection of a [`NatsFanout`](crate::NatsFanout) is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NatsState {
+    /// Whether there is a connection. One that has died without a word counts until pings find out.
+    pub connected: bool,
+    /// Without a connection: why, as far as it is known. With one: what the server refused on it last.
+    pub fault: Option<String>,
+    /// How often a lost connection was made again.
+    pub reconnects: u64,
+}
+
+/// The state, for all who look at it.
+#[derive(Debug)]
+pub(crate) struct Station {
+    state: watch::Sender<NatsState>,
+    /// Faults that were logged since the connection was last well.
+    told: Mutex<HashSet<String>>,
+    stirred: Notify,
+    closed: AtomicBool,
+}
+
+impl Station {
+    pub(crate) fn new() -> Self {
+        telemetry::fanout_connected(BACKEND, false);
+        Self {
+            state: watch::Sender::new(NatsState::default()),
+            told: Mutex::default(),
+            stirred: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn state(&self) -> NatsState {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.borrow().connected
+    }
+
+    /// Waits until the state is such.
+    pub(crate) async fn until(&self, such: impl FnMut(&NatsState) -> bool + Send) {
+        // It cannot fail: the sender is here.
+        let _ = self.state.subscribe().wait_for(such).await;
+    }
+
+    /// The client says that something happened.
+    pub(crate) fn event(&self, event: &Event) {
+        match event {
+            Event::ServerError(fault) => self.fault(fault.to_string()),
+            // Of other faults the client tells more when it tries again; of this one it does not.
+            Event::ClientError(ClientError::Other(kind)) if *kind == ConnectErrorKind::Dns.to_string() => {
+                self.fault(
+                    "the server's name cannot be resolved; check the address and the name service".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        self.stirred.notify_one();
+    }
+
+    /// Something is wrong. Each different fault is logged once in an outage.
+    pub(crate) fn fault(&self, fault: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = told.len() < TOLD && told.insert(fault.clone());
+        drop(told);
+        if news && self.is_connected() {
+            tracing::warn!(%fault, "NATS refuses something; what it does not carry is found by polling");
+        } else if news {
+            tracing::warn!(%fault, "no connection to NATS; it is tried again, and subscribers poll meanwhile");
+        }
+        self.state.send_if_modified(|state| {
+            let changed = state.fault.as_ref() != Some(&fault);
+            state.fault = Some(fault);
+            changed
+        });
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.down();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn up(&self, again: bool) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        telemetry::fanout_connected(BACKEND, true);
+        if again {
+            telemetry::fanout_reconnected(BACKEND);
+        }
+        self.state.send_modify(|state| {
+            *state =
+                NatsState { connected: true, fault: None, reconnects: state.reconnects + u64::from(again) };
+        });
+    }
+
+    fn down(&self) {
+        telemetry::fanout_connected(BACKEND, false);
+        self.state.send_modify(|state| state.connected = false);
+    }
+}
+
+/// Notices when the connection is lost and when there is one again.
+pub(crate) async fn watch_over(client: Client, station: Arc<Station>, outbox: Arc<Outbox>) {
+    let counters = client.statistics();
+    let mut known = 0;
+    loop {
+        let connects = counters.connects.load(Ordering::Relaxed);
+        let connected = client.connection_state() == State::Connected;
+        if connected && connects != known {
+            let again = known > 0;
+            known = connects;
+            station.up(again);
+            outbox.reconnected();
+            if again {
+                tracing::info!("connected to NATS again");
+            } else {
+                tracing::info!("connected to NATS");
+            }
+        } else if !connected && station.is_connected() {
+            let told = station.state().fault.unwrap_or_else(|| "nothing".to_owned());
+            tracing::warn!(%told, "lost the connection to NATS; it is made again, and subscribers poll meanwhile");
+            station.down();
+        }
+        tokio::select! {
+            () = station.stirred.notified() => {}
+            () = sleep(if connects == known { LOOK_EVERY } else { LOOK_AGAIN }) => {}
+        }
+    }
+}
+
+/// Has a client that is to be made report to `station`.
+pub(crate) fn reporting(options: ConnectOptions, station: &Arc<Station>) -> ConnectOptions {
+    let (told, asked) = (Arc::clone(station), Arc::clone(station));
+    options
+        .event_callback(move |event| {
+            told.event(&event);
+            ready(())
+        })
+        // It is asked before each round of attempts which server to take, and told how the last round went. It has no
+        // opinion, but it listens.
+        .reconnect_to_server_callback(move |servers, _| {
+            let faults: Vec<_> = servers
+                .iter()
+                .filter(|server| server.failed_attempts > 0)
+                .filter_map(|server| Some(explained(server.addr.as_url_str(), server.last_error.as_deref()?)))
+                .collect();
+            if !faults.is_empty() {
+                asked.fault(faults.join("; "));
+            }
+            // The client would try for ever, also when nobody holds it any more.
+            let closed = asked.is_closed();
+            async move {
+                if closed {
+                    pending::<()>().await;
+                }
+                None
+            }
+        })
+}
+
+/// A fault, and what to do about it where that is known.
+fn explained(server: &str, fault: &str) -> String {
+    let advice = if fault.contains("authorization violation") {
+        "; check the user and password, the token, the credentials or nkey file, or the client certificate"
+    } else if fault.contains("UnknownIssuer") {
+        "; the server's certificate is of an authority that is not trusted here: name its root certificates"
+    } else if fault.contains("InvalidContentType") {
+        "; the server does not speak TLS"
+    } else {
+        ""
+    };
+    format!("{server}: {fault}{advice}")
+}
