@@ -5,8 +5,11 @@
 //! was lost, cannot have happened the first time.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use khala_core::ErrorKind;
@@ -16,7 +19,7 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::{
     fault::{Fault, error, timed_out},
@@ -29,6 +32,9 @@ use crate::{
 const OLDEST_SERVER: i32 = 140_000;
 /// A connection that rested for longer is asked whether it still is one before it is used.
 const RESTED: Duration = Duration::from_secs(1);
+
+/// For how long after one connection was lost the others are asked, too.
+const DOUBT: Duration = Duration::from_secs(60);
 
 /// How a transaction that writes begins: as strict as the store needs it, whatever the server's defaults.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -56,6 +62,7 @@ pub(crate) struct Database {
     pub(crate) options: PostgresOptions,
     readers: PgPool,
     writers: PgPool,
+    lost: Lost,
     begin: &'static str,
     /// How many questions of readers were asked.
     asked: AtomicU64,
@@ -68,24 +75,31 @@ impl Database {
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }
+        let lost = Lost::default();
         let pool = || {
+            let lost = lost.clone();
             PgPoolOptions::new()
                 .max_connections(options.connections.get())
                 .acquire_timeout(options.connect_timeout)
                 .test_before_acquire(false)
-                .before_acquire(|conn, meta| {
-                    Box::pin(async move {
-                        if meta.idle_for > RESTED {
-                            conn.ping().await?;
-                        }
-                        Ok(true)
-                    })
+                .before_acquire(move |conn, meta| {
+                    let doubtful = meta.idle_for > RESTED || lost.may_have_hit(meta.age);
+                    Box::pin(
+                        async move { if doubtful { conn.ping().await.map(|()| true) } else { Ok(true) } },
+                    )
                 })
                 .connect_lazy_with(connect.clone())
         };
         let sql = Sql::new(options.schema.as_str(), !options.pooler);
-        let mut database =
-            Self { sql, readers: pool(), writers: pool(), begin: BEGIN, asked: AtomicU64::new(0), options };
+        let mut database = Self {
+            sql,
+            readers: pool(),
+            writers: pool(),
+            lost: lost.clone(),
+            begin: BEGIN,
+            asked: AtomicU64::new(0),
+            options,
+        };
         database.examine().await?;
         Ok(database)
     }
@@ -161,7 +175,7 @@ impl Database {
             Ok(rows)
         });
         let answer = answer.await;
-        settle(conn, answer)
+        self.settle(conn, answer)
     }
 
     /// Runs `work` in one transaction, and commits it or undoes all of it. After a connection was lost before the commit,
@@ -194,7 +208,7 @@ impl Database {
             }
         });
         let answer = answer.await;
-        settle(conn, answer).map_err(|fault| (fault, committing))
+        self.settle(conn, answer).map_err(|fault| (fault, committing))
     }
 
     /// Waits at most that long for locks, in the transaction that is open on `conn`.
@@ -222,22 +236,36 @@ impl Database {
         self.readers.close().await;
         self.writers.close().await;
     }
+
+    /// Gives the connection back, unless it is of no more use.
+    fn settle<T, E: Into<Fault>>(
+        &self,
+        mut conn: PoolConnection<Postgres>,
+        answer: Result<Result<T, E>, Elapsed>,
+    ) -> Result<T, Fault> {
+        let answer =
+            answer.map_or_else(|_| Err(Fault::from(timed_out())), |answer| answer.map_err(Into::into));
+        let timed_out = matches!(&answer, Err(Fault::Said(error)) if error.kind() == ErrorKind::Unavailable);
+        if timed_out || answer.as_ref().is_err_and(Fault::is_of_the_connection) {
+            conn.close_on_drop();
+            self.lost.note();
+        }
+        answer
+    }
 }
 
-/// Gives the connection back, unless it is of no more use.
-fn settle<T, E: Into<Fault>>(
-    mut conn: PoolConnection<Postgres>,
-    answer: Result<Result<T, E>, tokio::time::error::Elapsed>,
-) -> Result<T, Fault> {
-    let answer = match answer {
-        Ok(answer) => answer.map_err(Into::into),
-        Err(_) => {
-            conn.close_on_drop();
-            return Err(timed_out().into());
-        }
-    };
-    if answer.as_ref().is_err_and(Fault::is_of_the_connection) {
-        conn.close_on_drop();
+/// When a connection was last found to be lost: the others may be, too.
+#[derive(Clone, Debug, Default)]
+struct Lost(Arc<Mutex<Option<Instant>>>);
+
+impl Lost {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
-    answer
+
+    /// Whether that was lately, and a connection of that age is one of the others.
+    fn may_have_hit(&self, age: Duration) -> bool {
+        let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.is_some_and(|lost| lost.elapsed() < DOUBT && age >= lost.elapsed())
+    }
 }

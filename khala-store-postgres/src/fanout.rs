@@ -33,7 +33,7 @@ use crate::{
     fault::{Fault, error, timed_out},
     options::address,
     row,
-    sql::{self, query, rare},
+    sql::{query, rare},
 };
 
 /// PostgreSQL takes less than 8,000 bytes.
@@ -393,13 +393,17 @@ impl Ear {
                                    pooler in transaction mode, give LISTEN one of its own";
                         return error(ErrorKind::Unavailable, why).into();
                     }
-                    let beat = rare(sql::NOTIFY).bind(beats).bind(vec![String::new()]).execute(&mut listener);
-                    match timeout(self.options.beat, beat).await {
-                        Ok(Ok(_)) => {}
-                        Ok(Err(fault)) => return fault.into(),
-                        Err(_) => return timed_out().into(),
+                    // By another connection: through a pooler, the one that listens may hear itself and nobody else.
+                    let beat = [String::new()];
+                    let told = timeout(self.options.beat, self.news.database.tell(beats, &beat)).await;
+                    awaited = told.is_ok_and(|told| told.is_ok());
+                    if !awaited {
+                        match timeout(self.options.beat, rare("SELECT 1").execute(&mut listener)).await {
+                            Ok(Ok(_)) => {}
+                            Ok(Err(fault)) => return fault.into(),
+                            Err(_) => return timed_out().into(),
+                        }
                     }
-                    awaited = true;
                     due = Instant::now() + self.options.beat;
                 }
             }

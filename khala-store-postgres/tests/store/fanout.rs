@@ -87,7 +87,8 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
     let mut watch = fanout.watch(&t).await.unwrap();
     let mut revoked = fanout.watch_revoked().await.unwrap();
     let teller = PostgresFanout::listen(&other, ListenOptions::new()).unwrap();
-    let breaks: [(fn(&Proxy), bool); 3] = [(Proxy::silent, true), (Proxy::refuse, true), (Proxy::cut, false)];
+    type Break = (fn(&Proxy), bool);
+    let breaks: [Break; 3] = [(Proxy::silent, true), (Proxy::refuse, true), (Proxy::cut, false)];
     // After a cut it listens again at once, and does not poll.
     for (broken, polls) in breaks {
         broken(&proxy);
