@@ -279,3 +279,31 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
         sqlx::query("SELECT last_seq FROM khala.append('t', 'k', '1')").fetch_one(&mut conn).await.unwrap();
     assert_eq!(soon(watch.moved()).await.watermark.as_u64(), told.get::<i64, _>(0).cast_unsigned());
 }
+
+#[tokio::test]
+async fn the_function_means_the_same_however_the_caller_reads_strings() {
+    let (url, store) = fresh().await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("SET standard_conforming_strings = off").execute(&mut conn).await.unwrap();
+    sqlx::query("SELECT khala.append('t', 'k', '{\"a\":[1]}')").execute(&mut conn).await.unwrap();
+    assert_eq!(log(&store, &topic("t")).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_transaction_tells_of_a_topic_once() {
+    let (url, store) = fresh().await;
+    let mut listener = sqlx::postgres::PgListener::connect(&url).await.unwrap();
+    listener.listen("khala").await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("SELECT khala.append('t', 'k', to_json(n)) FROM generate_series(1, 100) n")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    sqlx::query("SELECT pg_notify('khala', 'end')").execute(&mut conn).await.unwrap();
+    let mut told = 0;
+    while soon(listener.recv()).await.unwrap().payload() != "end" {
+        told += 1;
+    }
+    assert_eq!(store.bounds(&topic("t")).await.unwrap().head.as_u64(), 100);
+    assert_eq!(told, 1, "one announcement per commit, never per update");
+}
