@@ -240,3 +240,48 @@ async fn no_payload_and_no_password_is_in_what_is_logged() {
     // As the writer logs it.
     assert!(!format!("{error} {error:?}").contains("424242"), "{error:?}");
 }
+
+#[tokio::test]
+async fn who_leads_holds_up_no_vacuum_whatever_the_databases_default() {
+    let (url, _) = fresh().await;
+    let database = url.rsplit('/').next().unwrap();
+    sql(&url, &format!("ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"));
+    let store = open(&url).await;
+    let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
+    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
+                AND backend_xmin IS NOT NULL AND datname = current_database()";
+    assert_eq!(sql(&url, held), "0");
+}
+
+/// As with one that was promoted, or a synchronous standby that comes back: the answer to COMMIT is late, and not lost.
+#[tokio::test]
+async fn while_commits_hang_nobody_is_written_twice() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(500));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let topics = ["a", "b", "c"].map(topic);
+    for topic in &topics {
+        written(store.append(topic, batch([0]), NOW).await.unwrap());
+    }
+    let set = |names: &str| {
+        cluster.sql("postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
+        cluster.sql("postgres", "SELECT pg_reload_conf()");
+    };
+    // No such standby is there.
+    set("nobody");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let appends = topics.iter().flat_map(|topic| (1..=2).map(|n| store.append(topic, batch([n]), NOW)));
+    let appends = futures::future::join_all(appends);
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        set("");
+    };
+    soon(futures::future::join(appends, back)).await;
+    for topic in &topics {
+        let texts: Vec<String> =
+            log(&store, topic).await.iter().map(|update| update.payload.as_str().to_owned()).collect();
+        assert!(texts.len() <= 3, "{texts:?}");
+    }
+}

@@ -297,3 +297,81 @@ async fn a_trim_looks_at_few_of_the_receipts_that_it_leaves() {
     let read: u64 = sql(&url, read).parse::<u64>().unwrap() - before;
     assert!(read <= 1_000, "{read} receipts were read while the topic was held");
 }
+
+#[tokio::test]
+async fn a_bad_request_in_the_group_changes_no_order() {
+    let (url, store) = fresh().await;
+    for name in ["held", "bad"] {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    sql(
+        &url,
+        "CREATE FUNCTION slowly(payload text) RETURNS boolean LANGUAGE plpgsql AS
+             'BEGIN IF payload = ''13'' THEN PERFORM pg_sleep(0.5); RETURN false; END IF; RETURN true; END';
+         ALTER TABLE khala.update ADD CONSTRAINT own CHECK (slowly(payload))",
+    );
+    let options = PostgresOptions::new().with_writers(std::num::NonZeroU32::MIN);
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let (held, bad) = (topic("held"), topic("bad"));
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let appends = join_all([
+        store.append(&held, batch([1]), NOW),
+        store.append(&bad, batch([13]), NOW),
+        store.append(&held, batch([2]), NOW),
+    ]);
+    // It is refused with its group, and then by itself: meanwhile the topic comes free.
+    let freed = async {
+        tokio::time::sleep(Duration::from_millis(750)).await;
+        slow.rollback().await.unwrap();
+    };
+    let (answers, ()) = soon(futures::future::join(appends, freed)).await;
+    assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
+    let texts: Vec<String> =
+        log(&store, &held).await.iter().map(|update| update.payload.as_str().to_owned()).collect();
+    assert_eq!(texts, ["0", "1", "2"]);
+}
+
+/// A transaction that publishes to a topic holds up trims of that topic only, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_of_a_topic_that_stays_locked_says_so() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let options = PostgresOptions::new()
+        .with_lock_timeout(Duration::from_millis(100))
+        .with_statement_timeout(Duration::from_millis(1_000));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let error = store.trim(&topic("held"), Keep::everything(), NOW).await.unwrap_err();
+    slow.rollback().await.unwrap();
+    assert!(error.to_string().contains("locked by another transaction"), "{error}");
+}
+
+/// However many topics are locked, each append to one is given up after about the lock timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lock_timeout_holds_for_more_topics_than_there_are_connections_to_wait_on() {
+    let (url, store) = fresh().await;
+    let locked = names("locked", 20);
+    for name in &locked {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &locked).await;
+    let appends = join_all(locked.iter().map(|name| {
+        let (store, topic) = (store.clone(), topic(name));
+        async move { store.append(&topic, batch([1]), NOW).await }
+    }));
+    let answers = tokio::time::timeout(Duration::from_secs(6), appends).await;
+    slow.rollback().await.unwrap();
+    assert!(answers.is_ok(), "three times the lock timeout, and some wait still");
+}
+
+#[tokio::test]
+async fn what_advances_write_is_counted() {
+    let (_, store) = fresh().await;
+    store.advance(step("e", "t"), NOW).await.unwrap();
+    assert_eq!(store.stats().updates, 1);
+}
