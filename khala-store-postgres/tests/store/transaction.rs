@@ -307,3 +307,22 @@ async fn a_transaction_tells_of_a_topic_once() {
     assert_eq!(store.bounds(&topic("t")).await.unwrap().head.as_u64(), 100);
     assert_eq!(told, 1, "one announcement per commit, never per update");
 }
+
+#[tokio::test]
+async fn after_an_append_that_nobody_waited_for_the_transaction_cannot_be_committed_without_it() {
+    let (url, store) = fresh().await;
+    let t = topic("t");
+    written(store.append(&t, batch([0]), NOW).await.unwrap());
+    let (mut one, mut two) =
+        (PgConnection::connect(&url).await.unwrap(), PgConnection::connect(&url).await.unwrap());
+    let mut other = one.begin().await.unwrap();
+    written(append_in(&mut other, &t, &batch([1]), NOW).await.unwrap());
+    let mut transaction = two.begin().await.unwrap();
+    let (patience, mine) = (std::time::Duration::from_millis(300), batch([2]));
+    let append = append_in(&mut transaction, &t, &mine, NOW);
+    assert!(tokio::time::timeout(patience, append).await.is_err());
+    other.rollback().await.unwrap();
+    let committed = transaction.commit().await;
+    let there = log(&store, &t).await.len() == 2;
+    assert!(committed.is_err() || there, "it was committed without its update");
+}
