@@ -437,3 +437,19 @@ impl Ear {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_told_is_not_lost_to_an_older_head() {
+        let topic = Topic::parse("t").unwrap();
+        let head = |at| Cursor::new(Epoch::from_bits(1), Watermark::new(at).unwrap());
+        let (mut told, mut pending) = (Pending::default(), Pending::default());
+        told.raise(&topic, head(5));
+        pending.raise(&topic, head(3));
+        pending.take_back(told);
+        assert_eq!(pending.heads[&topic], head(5));
+    }
+}
