@@ -22,10 +22,17 @@ use std::{
 use clap::Parser;
 use futures::future::join_all;
 use khala_benches::{PAYLOAD, update};
-use khala_core::{Append, Batch, Delivery, JoinRequest, Journal, Khala, Subscribed, Timestamp, Topic};
+use khala_core::{
+    Append, Batch, Delivery, Fanout, JoinRequest, Journal, Khala, Subscribed, Timestamp, Topic,
+};
+use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore};
-use khala_testing::{Cluster, postgres};
-use tokio::{runtime::Runtime, sync::mpsc, time::interval};
+use khala_testing::{Cluster, Nats, postgres};
+use tokio::{
+    runtime::Runtime,
+    sync::mpsc,
+    time::{interval, sleep},
+};
 
 /// Measures Khala on PostgreSQL.
 #[derive(Debug, Parser)]
@@ -151,7 +158,7 @@ async fn publish(url: &str, publishers: u64, topics: u64, length: Duration) -> (
             })
         })
         .collect();
-    tokio::time::sleep(length).await;
+    sleep(length).await;
     over.store(true, Ordering::Relaxed);
     for publisher in publishing {
         publisher.await.expect("a publisher ends");
@@ -166,11 +173,25 @@ fn topic(name: &str) -> Topic {
     Topic::parse(name).expect("a topic")
 }
 
-/// A node on the database.
-async fn node(url: &str) -> (PostgresStore, Khala) {
+/// A node on the database, with a fanout by NATS where there is one and else by NOTIFY.
+async fn node(url: &str, nats: Option<&Nats>) -> (PostgresStore, Khala) {
     let store = PostgresStore::open(url, PostgresOptions::new()).await.expect("a store");
-    let fanout = PostgresFanout::listen(&store, ListenOptions::new()).expect("a fanout");
-    let khala = Khala::builder(Arc::new(store.clone())).with_fanout(Arc::new(fanout)).build();
+    let fanout: Arc<dyn Fanout> = match nats {
+        Some(nats) => {
+            let fanout =
+                NatsFanout::connect(NatsOptions::new().with_servers([nats.url()])).await.expect("a fanout");
+            fanout.connected().await;
+            Arc::new(fanout)
+        }
+        None => {
+            let fanout = PostgresFanout::listen(&store, ListenOptions::new()).expect("a fanout");
+            while !fanout.listens() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            Arc::new(fanout)
+        }
+    };
+    let khala = Khala::builder(Arc::new(store.clone())).with_fanout(fanout).build();
     (store, khala)
 }
 
@@ -193,9 +214,12 @@ async fn follow(khala: &Khala, topic: &Topic, arrived: mpsc::UnboundedSender<(u6
 
 async fn nodes(cluster: &Cluster, arguments: &Arguments) {
     println!("\nfrom publish on one node to a subscriber on the other, ms");
-    for rate in [50_u32, 500] {
+    let nats = Nats::start();
+    let ways = [("NOTIFY", None), ("NATS", Some(&nats))];
+    let rates = [50_u32, 500];
+    for (way, nats, rate) in rates.into_iter().flat_map(|rate| ways.map(|(way, nats)| (way, nats, rate))) {
         let url = cluster.database();
-        let ((_, here), (_, there)) = (node(&url).await, node(&url).await);
+        let ((_, here), (_, there)) = (node(&url, nats).await, node(&url, nats).await);
         let topic = topic("run:7:events");
         let (arrived, mut arrivals) = mpsc::unbounded_channel();
         follow(&there, &topic, arrived).await;
@@ -224,7 +248,7 @@ async fn nodes(cluster: &Cluster, arguments: &Arguments) {
         }
         took.sort_by(f64::total_cmp);
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
-        println!("NOTIFY, {rate:4}/s: p50 {:6.2}  p99 {:6.2}  max {:6.2}", at(0.5), at(0.99), at(1.0));
+        println!("{way:6}, {rate:4}/s: p50 {:6.2}  p99 {:6.2}  max {:6.2}", at(0.5), at(0.99), at(1.0));
     }
 }
 
@@ -233,7 +257,7 @@ async fn reads(cluster: &Cluster) {
     const UPDATES: u64 = 200;
     for subscribers in [1, 100, 1_000] {
         let url = cluster.database();
-        let ((_, here), (store, there)) = (node(&url).await, node(&url).await);
+        let ((_, here), (store, there)) = (node(&url, None).await, node(&url, None).await);
         let (followed, ignored) = (topic("followed"), topic("ignored"));
         let (arrived, mut arrivals) = mpsc::unbounded_channel();
         for _ in 0..subscribers {

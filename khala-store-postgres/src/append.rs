@@ -4,7 +4,7 @@
 //! checks of a batch come before anything of it is gathered, and see what the batches before it in the same group gathered.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     convert::Infallible,
     sync::LazyLock,
     time::Duration,
@@ -13,11 +13,7 @@ use std::{
 use khala_core::{
     Append, Batch, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
 };
-use sqlx::{
-    Connection as _, PgConnection, Postgres, Transaction,
-    postgres::{PgArguments, PgRow},
-    query::Query,
-};
+use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow};
 
 use crate::{
     database::{Database, Work},
@@ -402,34 +398,35 @@ impl<'r> Group<'r> {
         }
         let moved: Vec<&Standing> =
             self.topics.values().filter(|standing| standing.head > standing.row.bounds.head).collect();
-        columns
-            .bind(
-                query(&sql.write)
-                    .bind(moved.iter().map(|standing| standing.row.id).collect::<Vec<_>>())
-                    .bind(moved.iter().map(|standing| int(standing.head.as_u64())).collect::<Vec<_>>())
-                    .bind(moved.iter().map(|standing| int(standing.added_bytes)).collect::<Vec<_>>()),
-            )
-            .execute(&mut *conn)
+        let newest: HashSet<usize> = self.documents.into_values().collect();
+        let newest: Vec<bool> = (0..columns.seq.len()).map(|row| newest.contains(&row)).collect();
+        let receipts = &self.added_receipts;
+        let number = |of: fn(&Receipt) -> u64| -> Vec<i64> {
+            receipts.iter().map(|(_, _, receipt, _)| int(of(receipt))).collect()
+        };
+        query(&sql.write)
+            .bind(moved.iter().map(|standing| standing.row.id).collect::<Vec<_>>())
+            .bind(moved.iter().map(|standing| int(standing.head.as_u64())).collect::<Vec<_>>())
+            .bind(moved.iter().map(|standing| int(standing.added_bytes)).collect::<Vec<_>>())
+            .bind(&columns.topic_id)
+            .bind(&columns.seq)
+            .bind(&columns.published_at)
+            .bind(&columns.kind)
+            .bind(&columns.doc_key)
+            .bind(&columns.doc_version)
+            .bind(&columns.deleted)
+            .bind(&columns.payload_hash)
+            .bind(&columns.trace)
+            .bind(&columns.payload)
+            .bind(newest)
+            .bind(receipts.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+            .bind(receipts.iter().map(|(_, key, ..)| *key).collect::<Vec<_>>())
+            .bind(number(|receipt| receipt.epoch.bits()))
+            .bind(number(|receipt| receipt.first.as_u64()))
+            .bind(number(|receipt| receipt.last.as_u64()))
+            .bind(receipts.iter().map(|(.., now)| int(now.as_millis())).collect::<Vec<_>>())
+            .execute(conn)
             .await?;
-        if !self.documents.is_empty() {
-            let newest = columns.only(self.documents.into_values());
-            newest.bind(query(&sql.put_documents)).execute(&mut *conn).await?;
-        }
-        if !self.added_receipts.is_empty() {
-            let added = &self.added_receipts;
-            let number = |of: fn(&Receipt) -> u64| -> Vec<i64> {
-                added.iter().map(|(_, _, receipt, _)| int(of(receipt))).collect()
-            };
-            query(&sql.add_receipts)
-                .bind(added.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
-                .bind(added.iter().map(|(_, key, ..)| *key).collect::<Vec<_>>())
-                .bind(number(|receipt| receipt.epoch.bits()))
-                .bind(number(|receipt| receipt.first.as_u64()))
-                .bind(number(|receipt| receipt.last.as_u64()))
-                .bind(added.iter().map(|(.., now)| int(now.as_millis())).collect::<Vec<_>>())
-                .execute(conn)
-                .await?;
-        }
         Ok(())
     }
 }
@@ -452,40 +449,4 @@ fn asked<'r>(pairs: &[(i64, &'r str)], row: &PgRow) -> Result<(i64, &'r str), Fa
     let place: i64 = column(row, 0)?;
     let pair = usize::try_from(place - 1).ok().and_then(|place| pairs.get(place));
     pair.copied().ok_or_else(|| Fault::corrupt("a row was not asked for"))
-}
-
-type Statement = Query<'static, Postgres, PgArguments>;
-
-impl<'r> Columns<'r> {
-    /// The same columns, with these rows only.
-    fn only(&self, rows: impl Iterator<Item = usize>) -> Self {
-        let mut only = Self::default();
-        for row in rows {
-            only.topic_id.push(self.topic_id[row]);
-            only.seq.push(self.seq[row]);
-            only.published_at.push(self.published_at[row]);
-            only.kind.push(self.kind[row]);
-            only.doc_key.push(self.doc_key[row]);
-            only.doc_version.push(self.doc_version[row]);
-            only.deleted.push(self.deleted[row]);
-            only.payload_hash.push(self.payload_hash[row]);
-            only.trace.push(self.trace[row].clone());
-            only.payload.push(self.payload[row]);
-        }
-        only
-    }
-
-    fn bind(&self, statement: Statement) -> Statement {
-        statement
-            .bind(&self.topic_id)
-            .bind(&self.seq)
-            .bind(&self.published_at)
-            .bind(&self.kind)
-            .bind(&self.doc_key)
-            .bind(&self.doc_version)
-            .bind(&self.deleted)
-            .bind(&self.payload_hash)
-            .bind(&self.trace)
-            .bind(&self.payload)
-    }
 }

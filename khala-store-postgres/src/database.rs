@@ -64,6 +64,8 @@ pub(crate) struct Database {
     writers: PgPool,
     lost: Lost,
     begin: &'static str,
+    /// Whether a statement by itself is as strict, as durable and as free to write as a transaction of the store.
+    alone: bool,
     /// How many questions of readers were asked.
     asked: AtomicU64,
 }
@@ -75,13 +77,21 @@ impl Database {
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }
-        let lost = Lost::default();
+        let (lost, pooler) = (Lost::default(), options.pooler);
         let pool = || {
             let lost = lost.clone();
             PgPoolOptions::new()
                 .max_connections(options.connections.get())
                 .acquire_timeout(options.connect_timeout)
                 .test_before_acquire(false)
+                .after_connect(move |conn, _| {
+                    Box::pin(async move {
+                        if !pooler {
+                            sqlx::raw_sql(sql::PLAN_ONCE).execute(conn).await?;
+                        }
+                        Ok(())
+                    })
+                })
                 .before_acquire(move |conn, meta| {
                     let doubtful = meta.idle_for > RESTED || lost.may_have_hit(meta.age);
                     Box::pin(
@@ -97,6 +107,7 @@ impl Database {
             writers: pool(),
             lost: lost.clone(),
             begin: BEGIN,
+            alone: false,
             asked: AtomicU64::new(0),
             options,
         };
@@ -128,9 +139,11 @@ impl Database {
             return Err(error(ErrorKind::Invalid, message).into());
         }
         let (synced, fsync): (&str, bool) = (column(row, 2)?, column(row, 3)?);
+        let (isolation, read_only): (&str, bool) = (column(row, 4)?, column(row, 5)?);
         if synced == "off" {
             self.begin = BEGIN_AND_SYNC;
         }
+        self.alone = synced != "off" && isolation == "read committed" && !read_only && !self.options.pooler;
         if !fsync {
             tracing::warn!("the server runs with fsync = off: a power loss may destroy the database");
         }
@@ -198,18 +211,27 @@ impl Database {
     /// Runs `work` in one transaction, and commits it or undoes all of it. After a connection was lost before the commit,
     /// it is run once more.
     pub(crate) async fn transaction<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
-        match self.attempt(&work).await {
-            Err((fault, false)) if fault.is_of_the_connection() => self.attempt(&work).await,
+        match self.attempt(&work, false).await {
+            Err((fault, false)) if fault.is_of_the_connection() => self.attempt(&work, false).await,
             answer => answer,
         }
         .map_err(|(fault, _)| fault)
     }
 
+    /// Runs work that is one statement, which is a transaction by itself where the server's defaults allow that.
+    pub(crate) async fn alone<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
+        self.attempt(&work, self.alone).await.map_err(|(fault, _)| fault)
+    }
+
     /// The fault, and whether it may have been committed all the same.
-    async fn attempt<W: Work>(&self, work: &W) -> Result<W::Done, (Fault, bool)> {
+    async fn attempt<W: Work>(&self, work: &W, alone: bool) -> Result<W::Done, (Fault, bool)> {
         let mut conn = self.writers.acquire().await.map_err(|fault| (fault.into(), false))?;
         let mut committing = false;
         let answer = timeout(self.options.statement_timeout, async {
+            if alone {
+                committing = true;
+                return work.run(&mut conn, &self.sql).await;
+            }
             let mut transaction = conn.begin_with(self.begin).await?;
             match work.run(&mut transaction, &self.sql).await {
                 Ok(done) => {

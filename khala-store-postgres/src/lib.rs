@@ -30,6 +30,7 @@ mod database;
 mod fanout;
 mod fault;
 mod options;
+mod plain;
 mod read;
 mod revocation;
 mod row;

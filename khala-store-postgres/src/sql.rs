@@ -32,7 +32,7 @@ pub(crate) const HAS_META: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_clas
 /// What the server is: its version, the database's encoding, and how durable a commit is.
 pub(crate) const SERVER: &str = "SELECT current_setting('server_version_num')::int,
      current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync')::boolean,
-     pg_is_in_recovery()";
+     current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only')::boolean";
 
 /// What the schema is made of, one line each: columns, constraints, indexes and functions.
 pub(crate) const SHAPE: &str = "
@@ -51,6 +51,11 @@ pub(crate) const SHAPE: &str = "
                   md5(replace(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', ''), quote_literal($1), '')))
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1
     ORDER BY 1";
+
+/// How a connection that keeps its statements plans them: once, not by the sizes of arrays (planning took longer than
+/// writing 64 updates), and by an index, which each has, also while a table is too small for that to pay.
+pub(crate) const PLAN_ONCE: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
 
 /// Nothing waits for ever for a lock that somebody holds. `$1` is a text with its unit.
 pub(crate) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', $1, true)";
@@ -107,6 +112,28 @@ statements! {
     add_topics = "INSERT INTO {khala}.topic (topic, epoch)
          SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT (topic) DO NOTHING";
 
+    /// All that a group of plain appends is: locks the topics that nobody else has, in the order that they are given in,
+    /// each found by its index whatever else the planner thinks of, moves their heads (J6, J7) and writes the log from where
+    /// the heads stood (J1, J2, J8). One statement, and so a whole. A row that was changed after the statement began is
+    /// locked and moved as it is now.
+    append_plain = "WITH locked AS MATERIALIZED (
+             SELECT t.topic_id, w.updates, w.bytes, w.place
+             FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (topic, updates, bytes, place),
+                  LATERAL (SELECT topic_id FROM {khala}.topic t
+                           WHERE t.topic = w.topic AND t.head <= 9007199254740991 - w.updates
+                           FOR NO KEY UPDATE SKIP LOCKED) AS t),
+         moved AS (
+             UPDATE {khala}.topic t SET head = t.head + l.updates, bytes = t.bytes + l.bytes
+             FROM locked l WHERE t.topic_id = l.topic_id
+             RETURNING t.topic_id, t.epoch, t.head, t.head - l.updates AS before, l.place),
+         written AS (
+             INSERT INTO {khala}.update (topic_id, seq, published_at, kind, deleted, payload_hash, trace, payload)
+             SELECT m.topic_id, m.before + u.nth, u.published_at, u.kind, false, u.payload_hash, u.trace, u.payload
+             FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[])
+                 AS u (place, nth, published_at, kind, payload_hash, trace, payload)
+             JOIN moved m USING (place))
+         SELECT place, epoch, head FROM moved";
+
     /// First receipts under dedup keys (J10).
     receipts = "SELECT k.place, r.epoch, r.first_seq, r.last_seq FROM {khala}.receipt r
          JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS k (topic_id, dedup, place) USING (topic_id, dedup)";
@@ -115,30 +142,32 @@ statements! {
     document_versions = "SELECT k.place, d.doc_version FROM {khala}.document d
          JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS k (topic_id, doc_key, place) USING (topic_id, doc_key)";
 
-    /// The log, and the heads that move with it (J6, J7): one statement, once per group. The primary key of the log
-    /// stands behind J1 and J8.
-    write = "WITH moved AS (
+    /// All that a group writes: the heads (J6, J7), the log, whose primary key stands behind J1 and J8, the newest state of
+    /// each document, a copy of its own (D1, D4), a tombstone too (D2), and the receipts under dedup keys (J10).
+    write = "WITH u AS MATERIALIZED (
+             SELECT * FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[],
+                                  $10::boolean[], $11::text[], $12::text[], $13::text[], $14::boolean[])
+                 AS u (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload,
+                       newest)),
+         moved AS (
              UPDATE {khala}.topic t SET head = m.head, bytes = t.bytes + m.bytes
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS m (topic_id, head, bytes)
-             WHERE t.topic_id = m.topic_id)
+             WHERE t.topic_id = m.topic_id),
+         documents AS (
+             INSERT INTO {khala}.document (topic_id, seq, published_at, kind, doc_key, doc_version, deleted,
+                                           payload_hash, trace, payload)
+             SELECT topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload
+             FROM u WHERE newest
+             ON CONFLICT (topic_id, doc_key) DO UPDATE SET
+                 seq = excluded.seq, published_at = excluded.published_at, kind = excluded.kind,
+                 doc_version = excluded.doc_version, deleted = excluded.deleted, payload_hash = excluded.payload_hash,
+                 trace = excluded.trace, payload = excluded.payload),
+         receipts AS (
+             INSERT INTO {khala}.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
+             SELECT * FROM unnest($15::bigint[], $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[]))
          INSERT INTO {khala}.update (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash,
                                      trace, payload)
-         SELECT * FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[],
-                              $10::boolean[], $11::text[], $12::text[], $13::text[])";
-
-    /// A document is the newest update of its key (D1), a copy of its own (D4), a tombstone too (D2).
-    put_documents = "INSERT INTO {khala}.document AS d (topic_id, seq, published_at, kind, doc_key, doc_version,
-                                                        deleted, payload_hash, trace, payload)
-         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[],
-                              $7::boolean[], $8::text[], $9::text[], $10::text[])
-         ON CONFLICT (topic_id, doc_key) DO UPDATE SET
-             seq = excluded.seq, published_at = excluded.published_at, kind = excluded.kind,
-             doc_version = excluded.doc_version, deleted = excluded.deleted, payload_hash = excluded.payload_hash,
-             trace = excluded.trace, payload = excluded.payload";
-
-    /// Remembers dedup keys, in the transaction that stores their batches (J10).
-    add_receipts = "INSERT INTO {khala}.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
-         SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])";
+         SELECT topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload FROM u";
 
     /// What the SQL function says by itself: that heads have moved, once the caller's transaction commits.
     notify_in = "SELECT pg_notify($1, $2) FROM {khala}.meta WHERE notify";

@@ -26,6 +26,7 @@ use crate::{
     append::{AddTopics, AppendGroup, Locking, Outcome, Request},
     database::Database,
     fault::{Fault, error, shutting_down},
+    plain::{self, is_plain},
 };
 
 /// How many requests may wait at one writer before appending itself waits.
@@ -348,8 +349,12 @@ impl Pen {
     async fn commit(&self, group: &[Waiting], locking: Locking) -> Result<Vec<Outcome>, Fault> {
         let requests: Vec<&Request> = group.iter().map(|waiting| &waiting.request).collect();
         let (patience, begun) = (self.database.options.lock_timeout, Instant::now());
-        let appended = AppendGroup { requests: requests.clone(), locking, patience };
-        let outcomes = self.database.transaction(appended).await;
+        let outcomes = if locking == Locking::Skip && requests.iter().all(|request| is_plain(request)) {
+            plain::append(&self.database, &requests).await
+        } else {
+            let requests = requests.clone();
+            self.database.transaction(AppendGroup { requests, locking, patience }).await
+        };
         let took = begun.elapsed();
         if took > SLOW && locking == Locking::Skip {
             tracing::warn!(appends = group.len(), ?took, "a transaction was slow");

@@ -10,10 +10,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+/// Not `kill -KILL --`, which dash takes for a bad number.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 while read -r next; do group=$next; done
-[ -z "$group" ] || kill -KILL -- "-$group" 2>/dev/null
+[ -z "$group" ] || kill -s KILL -- "-$group" 2>/dev/null
 [ -z "$1" ] || rm -rf -- "$1"
 "#;
 
@@ -47,5 +48,21 @@ impl Drop for Guardian {
         drop(self.0.stdin.take());
         // It has nothing to say but that it is done.
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_it_guards_ends_with_it() {
+        let mut guarded = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let mut guardian = Guardian::without_folder();
+        guardian.guards(guarded.id());
+        drop(guardian);
+        assert_eq!(guarded.wait().unwrap().signal(), Some(9));
     }
 }

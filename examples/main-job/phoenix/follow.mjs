@@ -7,6 +7,9 @@ export const follow = (socket, topic, { cursor, fail, say, apply }) => {
   const channel = socket.channel(topic, () => cursor ?? { from: "floor" });
 
   channel.on("sync:update_batch", ({ after, updates }) => {
+    // The client ignores the reply to a join that it has given up, on a connection that it is closing, but not what
+    // follows that reply. Without a cursor there is nothing that it could be a continuation of.
+    if (!cursor) return;
     if (after > cursor.after) return fail(`a hole: the batch continues from ${after}, applied is ${cursor.after}`);
     let reached = after;
     for (const { seq } of updates) {

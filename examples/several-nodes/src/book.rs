@@ -90,6 +90,16 @@ pub(crate) struct Reached {
     pub(crate) times: Vec<Duration>,
     /// How many left their node before.
     pub(crate) left: usize,
+    last: Option<Last>,
+}
+
+/// Who was the slowest, and where and of what the last that was missing came.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    after: Duration,
+    client: usize,
+    node: Option<usize>,
+    topic: usize,
 }
 
 /// A mark that is waited for.
@@ -241,7 +251,7 @@ impl Book {
             follows.reached = seq;
         }
         counts.deliveries += payloads.len() as u64;
-        pages.look(client);
+        pages.look(client, topic);
         true
     }
 
@@ -360,13 +370,15 @@ impl Book {
 }
 
 impl Pages {
-    /// Looks which marks a client has reached.
-    fn look(&mut self, client: usize) {
+    /// Looks which marks a client has reached, now that it has more of that topic.
+    fn look(&mut self, client: usize, topic: usize) {
         let Self { clients, marks, .. } = self;
         for mark in marks.values_mut() {
             if mark.pending.contains(&client) && mark.is_reached_by(&clients[client]) {
                 mark.pending.remove(&client);
-                mark.reached.times.push(mark.since.elapsed());
+                let (after, node) = (mark.since.elapsed(), clients[client].node);
+                mark.reached.times.push(after);
+                mark.reached.last = Some(Last { after, client, node, topic });
                 mark.settle();
             }
         }
@@ -405,6 +417,17 @@ impl Reached {
     pub(crate) fn join(&mut self, other: Self) {
         self.times.extend(other.times);
         self.left += other.left;
+        let after = |last: &Option<Last>| last.map_or(Duration::ZERO, |last| last.after);
+        if after(&other.last) > after(&self.last) {
+            self.last = other.last;
+        }
+    }
+
+    /// Who was the slowest.
+    pub(crate) fn who(&self) -> Option<String> {
+        let Last { client, node, topic, .. } = self.last?;
+        let node = node.map_or_else(|| "no node".to_owned(), |node| format!("node {node}"));
+        Some(format!("client {client} at {node}, topic {topic}"))
     }
 }
 

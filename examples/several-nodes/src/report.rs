@@ -15,6 +15,9 @@ use crate::{
     faults::Fault,
 };
 
+/// A lag of which it is said whose it was.
+const REMARKABLE_MS: u64 = 1_000;
+
 /// What came of a fault.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Outcome {
@@ -32,15 +35,27 @@ pub(crate) struct Outcome {
 }
 
 /// Times of many clients.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Times {
-    pub(crate) median_ms: u64,
-    pub(crate) slowest_ms: u64,
+    /// How many there are.
+    times: usize,
+    /// Clients that left their node before.
+    left: usize,
+    median_ms: u64,
+    slowest_ms: u64,
+    /// Who that was.
+    slowest: Option<String>,
 }
 
 impl Times {
     pub(crate) fn of(reached: &Reached) -> Self {
-        Self { median_ms: Self::millis(reached.median()), slowest_ms: Self::millis(reached.slowest()) }
+        Self {
+            times: reached.times.len(),
+            left: reached.left,
+            median_ms: Self::millis(reached.median()),
+            slowest_ms: Self::millis(reached.slowest()),
+            slowest: reached.who(),
+        }
     }
 
     pub(crate) fn millis(duration: Duration) -> u64 {
@@ -60,6 +75,9 @@ impl fmt::Display for Outcome {
         write!(f, "{} for {} s", fault.title(), seconds(*held_ms))?;
         if let Some(meanwhile) = meanwhile {
             write!(f, "; meanwhile the others' clients lag by {meanwhile} s")?;
+            if let (true, Some(who)) = (meanwhile.slowest_ms >= REMARKABLE_MS, &meanwhile.slowest) {
+                write!(f, " ({who})")?;
+            }
         }
         write!(
             f,
@@ -115,7 +133,7 @@ impl<'a> Report<'a> {
                 "{:<44} {:>6} {:>15} {:>15} {:>15} {:>8}",
                 outcome.fault.title(),
                 seconds(outcome.held_ms),
-                outcome.meanwhile.map_or_else(|| "-".to_owned(), |times| times.to_string()),
+                outcome.meanwhile.as_ref().map_or_else(|| "-".to_owned(), |times| times.to_string()),
                 seconds(outcome.publishing_again_ms),
                 outcome.caught_up.to_string(),
                 seconds(outcome.longest_publish_ms),

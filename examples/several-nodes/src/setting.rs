@@ -89,6 +89,8 @@ impl Setting {
         if let Some(middle) = &nats {
             let servers = format!(r#"["nats://127.0.0.1:{}"]"#, middle.way.port());
             settings.push(("KHALA_NATS__SERVERS".to_owned(), servers));
+            // What is appended by SQL is announced by PostgreSQL alone.
+            settings.push(("KHALA_NATS__LISTEN".to_owned(), "true".to_owned()));
         }
         let mut servers = Vec::new();
         for (number, address) in addresses.into_iter().enumerate() {
