@@ -166,6 +166,11 @@ impl LocalFanout {
         self.0.revoked.receiver_count() > 0
     }
 
+    /// Whether anybody in this process watches `topic`.
+    pub fn watches(&self, topic: &Topic) -> bool {
+        self.0.lock().contains_key(topic)
+    }
+
     /// The topics that somebody in this process watches.
     pub fn watched(&self) -> Vec<Topic> {
         self.0.lock().keys().cloned().collect()

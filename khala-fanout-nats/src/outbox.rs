@@ -254,6 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_head_is_told_again_also_when_an_older_one_was_announced_after_it() {
+        let outbox = Outbox::new(Duration::from_secs(30));
+        let start = Instant::now();
+        let later = start + Duration::from_secs(31);
+        outbox.announce(&topic("a"), head(1, 5), start);
+        outbox.take(start).unwrap();
+        outbox.announce(&topic("a"), head(1, 3), later);
+        outbox.take(later).unwrap();
+        outbox.recall();
+        assert_eq!(outbox.take(later).unwrap().heads, HashMap::from([(topic("a"), head(1, 5))]));
+    }
+
+    #[test]
     fn a_new_connection_is_told_everything_at_once() {
         let outbox = Outbox::new(Duration::from_secs(30));
         let now = Instant::now();

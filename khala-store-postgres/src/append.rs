@@ -17,7 +17,7 @@ use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow
 
 use crate::{
     database::{Database, Work},
-    fanout::moved,
+    fanout::touched,
     fault::{Fault, error},
     options::Schema,
     row::{self, TopicRow, column, int},
@@ -57,7 +57,8 @@ use crate::{
 /// # Errors
 /// [`ErrorKind::Schema`] where the database was not prepared, and whatever PostgreSQL has to say.
 ///
-/// A dropped future leaves the transaction in a state that can only be rolled back.
+/// A dropped future leaves nothing of the batch in the transaction, which can go on, and be committed, without it: whoever
+/// stops waiting rolls the transaction back.
 pub async fn append_in(
     transaction: &mut Transaction<'_, Postgres>,
     topic: &Topic,
@@ -102,8 +103,8 @@ async fn append_with(
         let Some(Outcome::Answered(answer)) = answers.pop() else {
             return Err(Fault::corrupt("a topic was added and is not there"));
         };
-        if let Ok(Append::Written(receipt)) = &answer {
-            let payload = moved(topic, receipt.cursor());
+        if let Ok(Append::Written(_)) = &answer {
+            let payload = touched(topic);
             query(&sql.notify_in).bind(schema.as_str()).bind(payload).execute(&mut *savepoint).await?;
         }
         savepoint.commit().await?;
@@ -149,17 +150,12 @@ impl Work for AddTopics<'_> {
 pub(crate) struct AppendGroup<'a> {
     pub(crate) requests: Vec<&'a Request>,
     pub(crate) locking: Locking,
-    /// How long to wait for a topic.
-    pub(crate) patience: Duration,
 }
 
 impl Work for AppendGroup<'_> {
     type Done = Vec<Outcome>;
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Vec<Outcome>, Fault> {
-        if self.locking == Locking::Wait {
-            Database::bound_locks(conn, self.patience).await?;
-        }
         append(conn, sql, &self.requests, self.locking).await
     }
 }

@@ -36,27 +36,30 @@ impl<'m> Move<'m> {
 }
 
 impl Work for Move<'_> {
-    type Done = Advanced;
+    /// And how many updates were written.
+    type Done = (Advanced, u64);
 
-    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Advanced, Fault> {
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(Advanced, u64), Fault> {
         let Advance { projection, entity, to, .. } = self.advance;
         let (projection, entity) = (projection.as_str(), entity.as_str());
         // Neither name holds a control character.
         let name = format!("{} checkpoint\n{projection}\n{entity}", self.schema);
         rare(sql::ONE_MOVE).bind(name).execute(&mut *conn).await?;
-        let stored = query(&sql.checkpoint).bind(projection).bind(entity).fetch_optional(&mut *conn).await?;
+        let stored =
+            query(&sql.hold_checkpoint).bind(projection).bind(entity).fetch_optional(&mut *conn).await?;
         let stored = stored.map(|stored| row::checkpoint(&stored, 0)).transpose()?;
         if let Some(objection) = self.advance.objection(stored) {
-            return Ok(objection);
+            return Ok((objection, 0));
         }
-        let receipt = match &self.request {
-            None => None,
+        let (receipt, written) = match &self.request {
+            None => (None, 0),
             Some(request) => match append::append(conn, sql, &[request], Locking::Wait).await?.pop() {
-                Some(Outcome::Answered(Ok(Append::Written(receipt) | Append::Duplicate(receipt)))) => {
-                    Some(receipt)
+                Some(Outcome::Answered(Ok(Append::Written(receipt)))) => {
+                    (Some(receipt), request.batch.updates().len() as u64)
                 }
+                Some(Outcome::Answered(Ok(Append::Duplicate(receipt)))) => (Some(receipt), 0),
                 Some(Outcome::Answered(Ok(Append::Conflict(conflict)))) => {
-                    return Ok(Advanced::Conflict(conflict));
+                    return Ok((Advanced::Conflict(conflict), 0));
                 }
                 Some(Outcome::Answered(Err(error))) => return Err(error.into()),
                 _ => return Err(error(ErrorKind::Corrupt, "a topic was added and is not there").into()),
@@ -71,7 +74,7 @@ impl Work for Move<'_> {
             .bind(to.summary_hash.as_str())
             .execute(conn)
             .await?;
-        Ok(Advanced::Written(receipt))
+        Ok((Advanced::Written(receipt), written))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The connections, and how statements get to them.
 //!
-//! Readers and writers have pools of their own, so that neither can starve the other. What must stay true: a connection
-//! that somebody stopped waiting for is closed and never used again; and what is tried a second time, after a connection
-//! was lost, cannot have happened the first time.
+//! Readers and writers have pools of their own, so that neither can starve the other, and of the writers' a part is kept
+//! from whatever may wait for a lock. What must stay true: a connection that somebody stopped waiting for is closed and
+//! never used again; and what is tried a second time, after a connection was lost, cannot have happened the first time.
 
 use std::{
     sync::{
@@ -14,15 +14,18 @@ use std::{
 
 use khala_core::ErrorKind;
 use sqlx::{
-    Acquire as _, AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres,
+    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
-use tokio::time::{error::Elapsed, timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{error::Elapsed, timeout},
+};
 
 use crate::{
-    fault::{Fault, error, timed_out},
+    fault::{Fault, error, too_many_wait},
     options::{PostgresOptions, address},
     row::column,
     sql::{self, Sql, rare},
@@ -32,15 +35,23 @@ use crate::{
 const OLDEST_SERVER: i32 = 140_000;
 /// A connection that rested for longer is asked whether it still is one before it is used.
 const RESTED: Duration = Duration::from_secs(1);
-
+/// How long it may take to answer that.
+const PING: Duration = Duration::from_millis(500);
 /// For how long after one connection was lost the others are asked, too.
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// How a transaction that writes begins: as strict as the store needs it, whatever the server's defaults.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-/// The same where the server's default is to answer before a commit is on stable storage (J18).
-const BEGIN_AND_SYNC: &str =
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on";
+/// How a transaction is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// One statement, which is a transaction by itself.
+    Alone,
+    /// It waits for no lock for long.
+    Group,
+    /// For an operator, who waits for as long as it takes.
+    Operator,
+    /// It may wait for a lock, and takes its turn with others that may.
+    Waits,
+}
 
 /// What is done in one transaction: all of it or nothing, and perhaps more than once until it is committed.
 pub(crate) trait Work: Send + Sync {
@@ -63,9 +74,8 @@ pub(crate) struct Database {
     readers: PgPool,
     writers: PgPool,
     lost: Lost,
-    begin: &'static str,
-    /// Whether a statement by itself is as strict, as durable and as free to write as a transaction of the store.
-    alone: bool,
+    /// How many may wait for locks at once, each on a connection: half of them, so that groups are never without.
+    waits: Semaphore,
     /// How many questions of readers were asked.
     asked: AtomicU64,
 }
@@ -77,37 +87,48 @@ impl Database {
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }
-        let (lost, pooler) = (Lost::default(), options.pooler);
+        let lost = Lost::default();
+        // A pooler's connections are somebody else's by the next transaction: there, each transaction sets them.
+        let settings: Option<Arc<str>> =
+            (!options.pooler).then(|| sql::session(options.lock_timeout()).into());
+        // Where there is one that waits for a lock, there is one besides.
+        let connections = options.connections.get().max(2);
         let pool = || {
-            let lost = lost.clone();
+            let (lost, settings) = (lost.clone(), settings.clone());
             PgPoolOptions::new()
-                .max_connections(options.connections.get())
+                .max_connections(connections)
                 .acquire_timeout(options.connect_timeout)
                 .test_before_acquire(false)
                 .after_connect(move |conn, _| {
+                    let settings = settings.clone();
                     Box::pin(async move {
-                        if !pooler {
-                            sqlx::raw_sql(sql::PLAN_ONCE).execute(conn).await?;
+                        if let Some(settings) = settings {
+                            sqlx::raw_sql(AssertSqlSafe(settings)).execute(conn).await?;
                         }
                         Ok(())
                     })
                 })
                 .before_acquire(move |conn, meta| {
                     let doubtful = meta.idle_for > RESTED || lost.may_have_hit(meta.age);
-                    Box::pin(
-                        async move { if doubtful { conn.ping().await.map(|()| true) } else { Ok(true) } },
-                    )
+                    let lost = lost.clone();
+                    Box::pin(async move {
+                        let good =
+                            !doubtful || timeout(PING, conn.ping()).await.is_ok_and(|pong| pong.is_ok());
+                        if !good {
+                            lost.note();
+                        }
+                        Ok(good)
+                    })
                 })
                 .connect_lazy_with(connect.clone())
         };
         let sql = Sql::new(options.schema.as_str(), !options.pooler);
-        let mut database = Self {
+        let database = Self {
             sql,
             readers: pool(),
             writers: pool(),
             lost: lost.clone(),
-            begin: BEGIN,
-            alone: false,
+            waits: Semaphore::new(connections as usize / 2),
             asked: AtomicU64::new(0),
             options,
         };
@@ -115,7 +136,7 @@ impl Database {
         Ok(database)
     }
 
-    async fn examine(&mut self) -> Result<(), Fault> {
+    async fn examine(&self) -> Result<(), Fault> {
         let rows = match self.rows(|| rare(sql::SERVER)).await {
             // A pool does not say why it has no connection.
             Err(Fault::Sqlx(sqlx::Error::PoolTimedOut)) => {
@@ -138,13 +159,7 @@ impl Database {
             let message = format!("the database's encoding is {encoding}; make one with ENCODING 'UTF8'");
             return Err(error(ErrorKind::Invalid, message).into());
         }
-        let (synced, fsync): (&str, bool) = (column(row, 2)?, column(row, 3)?);
-        let (isolation, read_only): (&str, bool) = (column(row, 4)?, column(row, 5)?);
-        if synced == "off" {
-            self.begin = BEGIN_AND_SYNC;
-        }
-        self.alone = synced != "off" && isolation == "read committed" && !read_only && !self.options.pooler;
-        if !fsync {
+        if !column::<bool>(row, 2)? {
             tracing::warn!("the server runs with fsync = off: a power loss may destroy the database");
         }
         Ok(())
@@ -193,13 +208,13 @@ impl Database {
         pool: &PgPool,
         question: Query<'static, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, Fault> {
-        let mut conn = pool.acquire().await?;
+        let mut conn = Lent::of(pool).await?;
         let pooler = self.options.pooler;
         let answer = timeout(self.options.statement_timeout, async {
             if !pooler {
-                return question.fetch_all(&mut *conn).await;
+                return question.fetch_all(conn.get()).await;
             }
-            let mut transaction = conn.begin().await?;
+            let mut transaction = Connection::begin(conn.get()).await?;
             let rows = question.fetch_all(&mut *transaction).await?;
             transaction.commit().await?;
             Ok(rows)
@@ -208,31 +223,57 @@ impl Database {
         self.settle(conn, answer)
     }
 
-    /// Runs `work` in one transaction, and commits it or undoes all of it. After a connection was lost before the commit,
-    /// it is run once more.
+    /// Runs `work`, which may wait for a lock, in one transaction, and commits it or undoes all of it. After a connection was
+    /// lost before the commit, it is run once more.
     pub(crate) async fn transaction<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
-        match self.attempt(&work, false).await {
-            Err((fault, false)) if fault.is_of_the_connection() => self.attempt(&work, false).await,
+        let turn = timeout(self.options.lock_timeout(), self.waits.acquire()).await;
+        let _turn = turn.map_err(|_| Fault::from(too_many_wait()))?;
+        self.run(work, Manner::Waits).await
+    }
+
+    /// The same for a group of appends, which waits for nobody, or has its turn to wait.
+    pub(crate) async fn group<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
+        self.run(work, Manner::Group).await
+    }
+
+    /// The same for an operator: it is not given up, however long it takes.
+    pub(crate) async fn operation<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
+        self.run(work, Manner::Operator).await
+    }
+
+    /// Runs work that is one statement. It is a transaction by itself where connections are set up for it.
+    pub(crate) async fn alone<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
+        let manner = if self.options.pooler { Manner::Group } else { Manner::Alone };
+        self.run(work, manner).await
+    }
+
+    /// The turn to wait for a lock, if there is one.
+    pub(crate) fn turn_to_wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waits.try_acquire().ok()
+    }
+
+    async fn run<W: Work>(&self, work: W, manner: Manner) -> Result<W::Done, Fault> {
+        match self.attempt(&work, manner).await {
+            Err((fault, false)) if fault.is_of_the_connection() => self.attempt(&work, manner).await,
             answer => answer,
         }
         .map_err(|(fault, _)| fault)
     }
 
-    /// Runs work that is one statement, which is a transaction by itself where the server's defaults allow that.
-    pub(crate) async fn alone<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
-        self.attempt(&work, self.alone).await.map_err(|(fault, _)| fault)
-    }
-
     /// The fault, and whether it may have been committed all the same.
-    async fn attempt<W: Work>(&self, work: &W, alone: bool) -> Result<W::Done, (Fault, bool)> {
-        let mut conn = self.writers.acquire().await.map_err(|fault| (fault.into(), false))?;
+    async fn attempt<W: Work>(&self, work: &W, manner: Manner) -> Result<W::Done, (Fault, bool)> {
+        let mut conn = Lent::of(&self.writers).await.map_err(|fault| (fault, false))?;
         let mut committing = false;
-        let answer = timeout(self.options.statement_timeout, async {
-            if alone {
+        let patience = match manner {
+            Manner::Operator => Duration::MAX,
+            Manner::Alone | Manner::Group | Manner::Waits => self.options.statement_timeout,
+        };
+        let answer = timeout(patience, async {
+            if manner == Manner::Alone {
                 committing = true;
-                return work.run(&mut conn, &self.sql).await;
+                return work.run(conn.get(), &self.sql).await;
             }
-            let mut transaction = conn.begin_with(self.begin).await?;
+            let mut transaction = conn.get().begin_with(AssertSqlSafe(self.begin(manner))).await?;
             match work.run(&mut transaction, &self.sql).await {
                 Ok(done) => {
                     committing = true;
@@ -250,6 +291,14 @@ impl Database {
         self.settle(conn, answer).map_err(|fault| (fault, committing))
     }
 
+    fn begin(&self, manner: Manner) -> String {
+        match manner {
+            Manner::Operator => sql::begin_operation(),
+            _ if self.options.pooler => sql::begin_pooled(self.options.lock_timeout()),
+            Manner::Alone | Manner::Group | Manner::Waits => sql::BEGIN.to_owned(),
+        }
+    }
+
     /// Waits at most that long for locks, in the transaction that is open on `conn`.
     pub(crate) async fn bound_locks(conn: &mut PgConnection, most: Duration) -> Result<(), Fault> {
         let most = format!("{}ms", most.as_millis().max(1));
@@ -261,7 +310,7 @@ impl Database {
     pub(crate) async fn own_connection(&self) -> Result<PgConnection, Fault> {
         let options = self.connect_options();
         let conn = timeout(self.options.connect_timeout, PgConnection::connect_with(&options)).await;
-        Ok(conn.map_err(|_| timed_out())??)
+        Ok(conn.map_err(|_| Fault::TimedOut)??)
     }
 
     /// Runs statements that are not prepared, one after the other.
@@ -279,17 +328,42 @@ impl Database {
     /// Gives the connection back, unless it is of no more use.
     fn settle<T, E: Into<Fault>>(
         &self,
-        mut conn: PoolConnection<Postgres>,
+        conn: Lent,
         answer: Result<Result<T, E>, Elapsed>,
     ) -> Result<T, Fault> {
-        let answer =
-            answer.map_or_else(|_| Err(Fault::from(timed_out())), |answer| answer.map_err(Into::into));
-        let timed_out = matches!(&answer, Err(Fault::Said(error)) if error.kind() == ErrorKind::Unavailable);
-        if timed_out || answer.as_ref().is_err_and(Fault::is_of_the_connection) {
-            conn.close_on_drop();
-            self.lost.note();
+        let answer = answer.map_or(Err(Fault::TimedOut), |answer| answer.map_err(Into::into));
+        match &answer {
+            Err(fault) if fault.is_of_the_connection() || matches!(fault, Fault::TimedOut) => {
+                self.lost.note()
+            }
+            _ => conn.give_back(),
         }
         answer
+    }
+}
+
+/// A connection of a pool, which is closed unless it is given back: who stops waiting leaves it with an answer to come.
+struct Lent(Option<PoolConnection<Postgres>>);
+
+impl Lent {
+    async fn of(pool: &PgPool) -> Result<Self, Fault> {
+        Ok(Self(Some(pool.acquire().await?)))
+    }
+
+    fn get(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is taken at the end only")
+    }
+
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(conn) = &mut self.0 {
+            conn.close_on_drop();
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! tables. What must stay true: whatever was missed is found by that reading.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -30,16 +30,22 @@ use tokio::{
 use crate::{
     PostgresStore,
     database::Database,
-    fault::{Fault, error, timed_out},
+    fault::{Fault, error},
     options::address,
     row,
-    sql::{query, rare},
+    sql::{self, query, rare},
 };
 
 /// PostgreSQL takes less than 8,000 bytes.
 const PAYLOAD_BYTES: usize = 7_900;
+/// Topics that may wait to be told of.
+const PENDING: usize = 65_536;
+/// Payloads that one statement tells.
+const PAYLOADS_AT_ONCE: usize = 64;
 /// Topics whose heads are read by one statement.
 const TOPICS_AT_ONCE: usize = 1_000;
+/// Notifications that are heard before the topics are looked at that they name.
+const HEARD_AT_ONCE: usize = 256;
 /// How long an announcement that failed waits to be tried again.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -47,16 +53,25 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 const TRANSPORT: &str = "postgres";
 
 /// How a node listens.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ListenOptions {
     /// The address to listen at, where the store's own is that of a pooler: LISTEN needs a connection that stays. Default:
     /// the store's.
     pub url: Option<String>,
-    /// How often the connection must hear its own beat. Default: 2 s.
+    /// How often the connection must hear its own beat, and how long one may take to be made. Default: 2 s.
     pub beat: Duration,
-    /// How often the heads of watched topics are read while nothing listens. Default: 500 ms.
+    /// How often, while nothing listens, that is tried again and the heads of watched topics are read. Default: 500 ms.
     pub poll: Duration,
+}
+
+impl fmt::Debug for ListenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        let url = self.url.as_ref().map(|_| "…");
+        let Self { beat, poll, .. } = self;
+        f.debug_struct("ListenOptions").field("url", &url).field("beat", beat).field("poll", poll).finish()
+    }
 }
 
 impl Default for ListenOptions {
@@ -81,14 +96,14 @@ impl ListenOptions {
     /// Says how often the connection must hear its own beat.
     #[must_use]
     pub fn with_beat(mut self, beat: Duration) -> Self {
-        self.beat = beat;
+        self.beat = beat.max(Duration::from_millis(10));
         self
     }
 
     /// Says how often the heads of watched topics are read while nothing listens.
     #[must_use]
     pub fn with_poll(mut self, poll: Duration) -> Self {
-        self.poll = poll;
+        self.poll = poll.max(Duration::from_millis(10));
         self
     }
 }
@@ -114,7 +129,8 @@ impl Drop for PostgresFanout {
 }
 
 impl PostgresFanout {
-    /// Begins to listen, on a connection of its own, and to announce by the connections of `store`.
+    /// Begins to listen, on a connection of its own, and to announce by the connections of `store`, in tasks of the tokio
+    /// runtime that this is called in.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] where the address cannot be used.
@@ -191,19 +207,23 @@ struct Pending {
 
 impl Pending {
     fn raise(&mut self, topic: &Topic, head: Cursor) {
+        let room = self.heads.len() < PENDING;
         match self.heads.get_mut(topic) {
             Some(known) if head.is_news_to(*known) => *known = head,
             Some(_) => {}
-            None => {
+            None if room => {
                 self.heads.insert(topic.clone(), head);
             }
+            // Delivery completes by polling.
+            None => {}
         }
     }
 
     /// Takes back what could not be told, where nothing newer came.
     fn take_back(&mut self, told: Self) {
-        for (topic, head) in told.heads {
-            self.heads.entry(topic).or_insert(head);
+        // As if it had been announced first.
+        for (topic, head) in std::mem::replace(&mut self.heads, told.heads) {
+            self.raise(&topic, head);
         }
         self.revoked = self.revoked.max(told.revoked);
     }
@@ -226,8 +246,14 @@ impl Pending {
 }
 
 /// The line that tells that a head has moved.
-pub(crate) fn moved(topic: &Topic, head: Cursor) -> String {
+fn moved(topic: &Topic, head: Cursor) -> String {
     format!("u {topic} {} {}", head.epoch, head.watermark)
+}
+
+/// The line that tells that a topic has moved, and not where to: what a transaction says of it many times, PostgreSQL says
+/// once.
+pub(crate) fn touched(topic: &Topic) -> String {
+    format!("t {topic}")
 }
 
 impl News {
@@ -274,7 +300,7 @@ impl News {
                 continue;
             }
             let channel = self.database.options.schema.as_str();
-            match self.database.tell(channel, &payloads).await {
+            match self.tell_all(channel, &payloads).await {
                 Ok(()) => self.tells.store(true, Ordering::Relaxed),
                 Err(fault) => {
                     if self.tells.swap(false, Ordering::Relaxed) {
@@ -289,8 +315,16 @@ impl News {
         }
     }
 
-    /// Raises what a payload tells. A line that this version does not know is somebody else's.
-    fn heard(&self, payload: &str) {
+    async fn tell_all(&self, channel: &str, payloads: &[String]) -> Result<(), Fault> {
+        for payloads in payloads.chunks(PAYLOADS_AT_ONCE) {
+            self.database.tell(channel, payloads).await?;
+        }
+        Ok(())
+    }
+
+    /// Raises what a payload tells; `moved` gets the topics that are watched here and have moved nobody says where to. A line
+    /// that this version does not know is somebody else's.
+    fn heard(&self, payload: &str, moved: &mut BTreeSet<Topic>) {
         for line in payload.lines() {
             let mut words = line.split(' ');
             match (words.next(), words.next(), words.next(), words.next()) {
@@ -302,6 +336,10 @@ impl News {
                         self.local.raise(&topic, Cursor::new(epoch, head));
                     }
                 }
+                (Some("t"), Some(topic), None, None) => {
+                    let topic = Topic::parse(topic).ok();
+                    moved.extend(topic.filter(|topic| self.local.watches(topic)));
+                }
                 (Some("r"), Some(newest), None, None) => {
                     if let Some(newest) = newest.parse().ok().and_then(Watermark::new) {
                         self.local.raise_revoked(newest);
@@ -312,16 +350,22 @@ impl News {
         }
     }
 
-    /// Reads where the topics that are watched here stand, and how far the revocations go.
-    async fn survey(&self) -> Result<(), Fault> {
+    /// Reads where these topics stand.
+    async fn look_at(&self, topics: &[Topic]) -> Result<(), Fault> {
         let sql = &self.database.sql;
-        let watched = self.local.watched();
-        for topics in watched.chunks(TOPICS_AT_ONCE) {
+        for topics in topics.chunks(TOPICS_AT_ONCE) {
             let names: Vec<String> = topics.iter().map(|topic| topic.as_str().to_owned()).collect();
             for found in self.database.rows(|| query(&sql.heads).bind(&names)).await? {
                 self.local.raise(&row::topic(&found, 0)?, row::bounds(&found, 1)?.at_head());
             }
         }
+        Ok(())
+    }
+
+    /// Reads where the topics that are watched here stand, and how far the revocations go.
+    async fn survey(&self) -> Result<(), Fault> {
+        self.look_at(&self.local.watched()).await?;
+        let sql = &self.database.sql;
         let rows = self.database.rows(|| query(&sql.last_revoked)).await?;
         let newest = rows.first().map_or(Ok(Watermark::ORIGIN), |found| row::watermark(found, 0))?;
         if newest > Watermark::ORIGIN {
@@ -347,22 +391,19 @@ impl Ear {
         self.news.hears(false);
         loop {
             let attempt = Instant::now();
-            let fault = match timeout(self.options.beat, self.begin())
-                .await
-                .unwrap_or_else(|_| Err(timed_out().into()))
-            {
+            let fault = match timeout(self.options.beat, self.begin()).await.unwrap_or(Err(Fault::TimedOut)) {
                 Ok((listener, beats)) => {
-                    self.news.hears(true);
                     if reconnects {
                         telemetry::fanout_reconnected(TRANSPORT);
                     }
                     reconnects = true;
-                    match lost_at.take() {
+                    match lost_at {
                         Some(lost_at) => {
                             tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
                         }
                         None => tracing::info!("listens"),
                     }
+                    lost_at = None;
                     let fault = self.follow(listener, &beats).await;
                     self.news.hears(false);
                     fault
@@ -404,16 +445,30 @@ impl Ear {
         if let Err(fault) = self.news.survey().await {
             return fault;
         }
+        self.news.hears(true);
         let mut due = Instant::now();
         let mut awaited = false;
+        let (mut moved, mut heard_since) = (BTreeSet::new(), 0);
         loop {
             tokio::select! {
-                heard = listener.try_recv() => match heard {
+                biased;
+                heard = listener.try_recv(), if heard_since < HEARD_AT_ONCE => match heard {
                     Ok(Some(heard)) if heard.channel() == beats => awaited = false,
-                    Ok(Some(heard)) => self.news.heard(heard.payload()),
+                    Ok(Some(heard)) => {
+                        self.news.heard(heard.payload(), &mut moved);
+                        heard_since += usize::from(!moved.is_empty());
+                    }
                     Ok(None) => return gone(),
                     Err(fault) => return fault.into(),
                 },
+                // Once nothing more has come, or much has.
+                () = std::future::ready(()), if !moved.is_empty() => {
+                    heard_since = 0;
+                    let topics: Vec<Topic> = std::mem::take(&mut moved).into_iter().collect();
+                    if let Err(fault) = self.news.look_at(&topics).await {
+                        return fault;
+                    }
+                }
                 () = sleep_until(due) => {
                     if awaited {
                         let why = "the connection that listens did not hear its own beat; if its address is that of a \
@@ -425,15 +480,31 @@ impl Ear {
                     let told = timeout(self.options.beat, self.news.database.tell(beats, &beat)).await;
                     awaited = told.is_ok_and(|told| told.is_ok());
                     if !awaited {
-                        match timeout(self.options.beat, rare("SELECT 1").execute(&mut listener)).await {
+                        match timeout(self.options.beat, rare(sql::PING).execute(&mut listener)).await {
                             Ok(Ok(_)) => {}
                             Ok(Err(fault)) => return fault.into(),
-                            Err(_) => return timed_out().into(),
+                            Err(_) => return Fault::TimedOut,
                         }
                     }
                     due = Instant::now() + self.options.beat;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_told_is_not_lost_to_an_older_head() {
+        let topic = Topic::parse("t").unwrap();
+        let head = |at| Cursor::new(Epoch::from_bits(1), Watermark::new(at).unwrap());
+        let (mut told, mut pending) = (Pending::default(), Pending::default());
+        told.raise(&topic, head(5));
+        pending.raise(&topic, head(3));
+        pending.take_back(told);
+        assert_eq!(pending.heads[&topic], head(5));
     }
 }

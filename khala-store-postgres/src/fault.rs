@@ -3,6 +3,8 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an [`Error`] where the
 //! store answers.
 
+use std::fmt;
+
 use khala_core::{Error, ErrorKind, telemetry};
 use sqlx::error::DatabaseError;
 
@@ -13,6 +15,8 @@ pub(crate) const BACKEND: &str = "postgres";
 pub(crate) enum Fault {
     Said(Error),
     Sqlx(sqlx::Error),
+    /// Nobody knows what became of it.
+    TimedOut,
 }
 
 impl Fault {
@@ -24,7 +28,7 @@ impl Fault {
 
     fn code(&self) -> Option<String> {
         match self {
-            Self::Said(_) => None,
+            Self::Said(_) | Self::TimedOut => None,
             Self::Sqlx(fault) => Some(fault.as_database_error()?.code()?.into_owned()),
         }
     }
@@ -32,12 +36,12 @@ impl Fault {
     /// Whether the connection is of no more use, and another may be.
     pub(crate) fn is_of_the_connection(&self) -> bool {
         match self {
-            Self::Said(_) => false,
+            Self::Said(_) | Self::TimedOut => false,
             Self::Sqlx(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
             // Shut down, crashed, or not up yet; a class of connections. Or to a server that can only be read: where the
             // address leads to another one since a failover, a new connection does better.
             Self::Sqlx(_) => self.code().is_some_and(|code| {
-                code.starts_with("08") || ["25006", "57P01", "57P02", "57P03"].contains(&&*code)
+                code.starts_with("08") || ["0A000", "25006", "57P01", "57P02", "57P03"].contains(&&*code)
             }),
         }
     }
@@ -45,7 +49,8 @@ impl Fault {
     /// Whether this is of one request's own making, so that others in its group may fare better.
     pub(crate) fn is_of_one_request(&self) -> bool {
         match self {
-            Self::Said(_) => true,
+            Self::Said(error) => matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid),
+            Self::TimedOut => false,
             Self::Sqlx(
                 sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. },
             ) => true,
@@ -78,10 +83,18 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = match fault {
             Fault::Said(error) => error,
+            Fault::Sqlx(sqlx::Error::Database(said)) => {
+                let (kind, message) = explain_said(&*said);
+                Self::caused_by(kind, BACKEND, message, Told::of(&*said))
+            }
             Fault::Sqlx(fault) => {
                 let (kind, message) = explain(&fault);
                 Self::caused_by(kind, BACKEND, message, fault)
             }
+            Fault::TimedOut => error(
+                ErrorKind::Unavailable,
+                "the database did not answer in time; nothing is known of this request",
+            ),
         };
         telemetry::store_failed(error.kind());
         error
@@ -98,17 +111,44 @@ pub(crate) fn shutting_down() -> Error {
     error(ErrorKind::Unavailable, "the store is shutting down; nothing is known of this request")
 }
 
-/// The database did not answer in time.
-pub(crate) fn timed_out() -> Error {
-    error(ErrorKind::Unavailable, "the database did not answer in time; nothing is known of this request")
+/// There was no turn to wait for a lock in time.
+pub(crate) fn too_many_wait() -> Error {
+    let message = "too much waits for topics that other transactions have locked; find who keeps them open, or try again";
+    error(ErrorKind::Unavailable, message)
 }
+
+/// What PostgreSQL said, without the part that tells what is in a row: that is the publishers', and belongs in no log.
+#[derive(Debug)]
+struct Told {
+    code: String,
+    message: String,
+    constraint: Option<String>,
+}
+
+impl Told {
+    fn of(said: &dyn DatabaseError) -> Self {
+        Self {
+            code: said.code().unwrap_or_default().into_owned(),
+            message: said.message().to_owned(),
+            constraint: said.constraint().map(str::to_owned),
+        }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)?;
+        self.constraint.iter().try_for_each(|constraint| write!(f, ", constraint {constraint}"))
+    }
+}
+
+impl std::error::Error for Told {}
 
 const RESTORE: &str = "Restore it from a backup";
 
 fn explain(fault: &sqlx::Error) -> (ErrorKind, String) {
     use sqlx::Error as E;
     match fault {
-        E::Database(said) => explain_said(&**said),
         E::Io(_) | E::Protocol(_) => {
             (ErrorKind::Unavailable, format!("the database cannot be reached ({fault})"))
         }
@@ -151,17 +191,28 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
         "53100" => {
             (ErrorKind::Full, "there is no space left for the database; nothing was written. Free disk space")
         }
-        "25006" => (
+        // The second says that it cannot be made writable, which during recovery is so.
+        "25006" | "0A000" => (
             ErrorKind::Unavailable,
             "the database can only be read: it is a standby that was not promoted, or is set so",
         ),
         "42501" => (
             ErrorKind::ReadOnly,
-            "this role may not do that to Khala's tables; grant it what docs say it needs",
+            "this role may not do that to Khala's tables; docs/nodes.md has the statements that grant it what it needs",
         ),
         "3F000" | "42P01" | "42703" | "42883" => (
             ErrorKind::Schema,
             "Khala's tables are missing or are not what this version works with; run `khala-server migrate`",
+        ),
+        "26000" | "42P05" => (
+            ErrorKind::Invalid,
+            "the address is that of a pooler in transaction mode; say so (`PostgresOptions::with_pooler`, \
+             postgres.pooler)",
+        ),
+        "54000" => (
+            ErrorKind::Unavailable,
+            "a limit of the server is reached, such as that of its queue of notifications, which one that listens and \
+             reads nothing fills; find it in pg_stat_activity, or try again",
         ),
         "3D000" => (ErrorKind::Unavailable, "there is no such database"),
         code if code.starts_with("28") => {
@@ -176,9 +227,13 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
         code if code.starts_with("54") || code.starts_with("22") => {
             (ErrorKind::Invalid, "the update is not one that PostgreSQL can store")
         }
-        code if code.starts_with("23") || code.starts_with("XX") => {
+        "23505" | "XX001" | "XX002" => {
             (ErrorKind::Corrupt, "the database contradicts itself. Restore it from a backup")
         }
+        code if code.starts_with("23") => {
+            (ErrorKind::Invalid, "a rule of the database's own refuses the update")
+        }
+        code if code.starts_with("XX") => (ErrorKind::Unavailable, "PostgreSQL failed within; try again"),
         _ => (ErrorKind::Invalid, "PostgreSQL refused the operation"),
     };
     (kind, format!("{message} (PostgreSQL {code}: {})", said.message()))
@@ -235,6 +290,7 @@ mod tests {
         for (code, of_the_connection, kind) in [
             ("08006", true, ErrorKind::Unavailable),
             ("25006", true, ErrorKind::Unavailable),
+            ("0A000", true, ErrorKind::Unavailable),
             ("57P01", true, ErrorKind::Unavailable),
             ("57P03", true, ErrorKind::Unavailable),
             ("57014", false, ErrorKind::Unavailable),
@@ -245,6 +301,8 @@ mod tests {
             ("42P01", false, ErrorKind::Schema),
             ("22021", false, ErrorKind::Invalid),
             ("23505", false, ErrorKind::Corrupt),
+            ("23514", false, ErrorKind::Invalid),
+            ("XX000", false, ErrorKind::Unavailable),
         ] {
             let fault = Fault::Sqlx(sqlx::Error::Database(Box::new(Said(code))));
             assert_eq!(fault.is_of_the_connection(), of_the_connection, "{code}");

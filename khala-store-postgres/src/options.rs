@@ -150,6 +150,13 @@ impl PostgresOptions {
     }
 }
 
+impl PostgresOptions {
+    /// How long to wait for a lock: less than for a statement, so that the database gives up before the store does.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout.min(self.statement_timeout * 4 / 5)
+    }
+}
+
 /// How to connect to `url`; no part of it, which may be a password, is in the error.
 pub(crate) fn address(url: &str, purpose: &str) -> Result<PgConnectOptions, Error> {
     let known = url.starts_with("postgres://") || url.starts_with("postgresql://");

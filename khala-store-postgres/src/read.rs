@@ -66,6 +66,10 @@ impl Reader<'_> {
         after: Option<&str>,
         limit: NonZeroUsize,
     ) -> Result<Vec<(Topic, Bounds)>, Fault> {
+        // No topic has such a prefix, and PostgreSQL has no text with a zero byte.
+        if !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Vec::new());
+        }
         let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
         // No topic holds a byte as high as DEL, so this is past every topic with the prefix.
         let past = format!("{prefix}\u{7f}");

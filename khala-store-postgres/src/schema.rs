@@ -49,13 +49,14 @@ pub async fn check(url: &str, options: PostgresOptions) -> Result<Vec<String>, E
 /// After a restore from a backup: draws a new epoch for every topic, so that a cursor from the lost future is told
 /// `epoch_mismatch`. Gives how many topics that were.
 ///
-/// To be run while no server is open on the database.
+/// To be run while no server is open on the database. It takes as long as it takes; a dropped future undoes it.
 ///
 /// # Errors
-/// Whatever PostgreSQL has to say; then nothing was changed.
+/// Whatever PostgreSQL has to say; then nothing was changed, unless the connection was lost at the very end: drawing them
+/// once more does no harm.
 pub async fn new_epochs(url: &str, options: PostgresOptions) -> Result<u64, Error> {
     let database = Database::connect(url, options).await?;
-    let drawn = database.transaction(NewEpochs).await;
+    let drawn = changed(&database, NewEpochs).await;
     database.close().await;
     Ok(drawn?)
 }
@@ -66,10 +67,10 @@ pub async fn new_epochs(url: &str, options: PostgresOptions) -> Result<u64, Erro
 /// appends by polling.
 ///
 /// # Errors
-/// Whatever PostgreSQL has to say; then nothing was changed.
+/// Whatever PostgreSQL has to say; then nothing was changed, unless the connection was lost at the very end.
 pub async fn set_notify(url: &str, options: PostgresOptions, notify: bool) -> Result<(), Error> {
     let database = Database::connect(url, options).await?;
-    let set = database.transaction(SetNotify(notify)).await;
+    let set = changed(&database, SetNotify(notify)).await;
     database.close().await;
     Ok(set?)
 }
@@ -146,7 +147,7 @@ async fn update(database: &Database) -> Result<(), Fault> {
     if found.is_some_and(|found| found.schema >= VERSION) {
         return require(found, name);
     }
-    let migrated = database.transaction(Migrate(name));
+    let migrated = database.operation(Migrate(name));
     if let Some(from) = migrated.await? {
         tracing::info!(schema = %name, from, to = VERSION, "migrated the schema");
     }
@@ -169,6 +170,12 @@ impl Work for Migrate<'_> {
             false => None,
         };
         let from = found.map_or(0, |found| found.schema);
+        if from == 0 {
+            let there = rare(sql::HAS_SCHEMA).bind(name.as_str()).fetch_one(&mut *conn).await?;
+            if !column::<bool>(&there, 0)? {
+                query(&sql.add_schema).execute(&mut *conn).await?;
+            }
+        }
         for (migration, reached) in MIGRATIONS.iter().zip(1_i32..).skip(from) {
             let quoted = format!("\"{name}\"");
             let text = migration.text.replace("{khala}", &quoted).replace("{channel}", name.as_str());
@@ -206,6 +213,12 @@ impl Work for SetNotify {
     }
 }
 
+/// Does an operator's work in tables that this code can work with.
+async fn changed<W: Work>(database: &Database, work: W) -> Result<W::Done, Fault> {
+    require(read_version(database).await?, &database.options.schema)?;
+    database.operation(work).await
+}
+
 async fn differences(database: &Database) -> Result<Vec<String>, Fault> {
     let name = &database.options.schema;
     let found = read_version(database).await?;
@@ -234,7 +247,9 @@ async fn shape(database: &Database) -> Result<Vec<String>, Fault> {
 #[doc(hidden)]
 pub async fn shape_of(url: &str, options: PostgresOptions) -> Result<Vec<String>, Error> {
     let database = Database::connect(url, options).await?;
-    Ok(shape(&database).await?)
+    let shape = shape(&database).await;
+    database.close().await;
+    Ok(shape?)
 }
 
 fn schema(message: impl Into<String>) -> Error {

@@ -3,7 +3,7 @@
 //! `{khala}` stands for the schema. Every question of a reader is one statement, so that it is answered from one moment
 //! (J5) and needs no transaction. Every table leads with the topic's key, so that a distributed PostgreSQL shards by it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 
@@ -29,33 +29,92 @@ pub(crate) const ONE_MOVE: &str = "SELECT pg_advisory_xact_lock(hashtextextended
 pub(crate) const HAS_META: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'meta')";
 
-/// What the server is: its version, the database's encoding, and how durable a commit is.
+/// What the server is: its version, the database's encoding, and whether it syncs at all.
 pub(crate) const SERVER: &str = "SELECT current_setting('server_version_num')::int,
-     current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync')::boolean,
-     current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only')::boolean";
+     current_setting('server_encoding'), current_setting('fsync')::boolean";
 
-/// What the schema is made of, one line each: columns, constraints, indexes and functions.
+/// Whether the schema is there, whoever made it.
+pub(crate) const HAS_SCHEMA: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+
+/// What the schema is made of, one line each: columns with their order and defaults, constraints, indexes and functions
+/// with their rights.
 pub(crate) const SHAPE: &str = "
-    SELECT format('column %s.%s %s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
-                  CASE WHEN a.attnotnull THEN ' not null' ELSE '' END)
+    SELECT format('column %s.%s %s%s%s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+                  CASE WHEN l.collname <> 'default' THEN format(' collate %s', l.collname) ELSE '' END,
+                  CASE WHEN a.attnotnull THEN ' not null' ELSE '' END,
+                  CASE WHEN a.attidentity <> '' THEN ' identity' ELSE '' END,
+                  ' default ' || pg_get_expr(d.adbin, d.adrelid))
       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT format('constraint %s %s', c.relname, pg_get_constraintdef(k.oid))
+      FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND k.contype <> 'n'
     UNION ALL
     SELECT format('index %s%s', CASE WHEN i.indisunique THEN 'unique ' ELSE '' END,
                   regexp_replace(pg_get_indexdef(i.indexrelid), '^.* ON [^.]*\\.', ''))
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1
     UNION ALL
-    SELECT format('function %s(%s) %s', p.proname, pg_get_function_identity_arguments(p.oid),
-                  md5(replace(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', ''), quote_literal($1), '')))
+    SELECT format('function %s(%s) %s%s %s', p.proname, pg_get_function_identity_arguments(p.oid),
+                  CASE WHEN p.prosecdef THEN 'definer ' ELSE '' END, coalesce(p.proconfig::text, ''),
+                  md5(replace(replace(p.prosrc, chr(34) || $1 || chr(34) || '.', ''),
+                              'pg_notify(' || quote_literal($1), 'pg_notify(')))
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1
     ORDER BY 1";
 
-/// How a connection that keeps its statements plans them: once, not by the sizes of arrays (planning took longer than
-/// writing 64 updates), and by an index, which each has, also while a table is too small for that to pay.
-pub(crate) const PLAN_ONCE: &str =
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
+/// How the store's own connections are set up, so that a statement by itself is as strict, as durable (J18) and as free to
+/// write as the store needs it, whatever the server's defaults are or become: a commit is never answered before it is on
+/// stable storage, and no lock is waited for for ever. Statements are planned once, not by the sizes of arrays (planning took
+/// longer than writing 64 updates), and by an index, which each has, also while a table is too small for that to pay.
+pub(crate) fn session(locks: Duration) -> String {
+    format!(
+        "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
+         SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off;
+         SET lock_timeout = {}; SELECT set_config('synchronous_commit', {SYNCED}, false)",
+        millis(locks)
+    )
+}
+
+/// What a commit waits for: whatever the server says, unless that is nothing.
+const SYNCED: &str = "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                      ELSE current_setting('synchronous_commit') END";
+
+/// How a transaction begins on a connection that is set up.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// How one begins on a pooler's connection, which is not.
+pub(crate) fn begin_pooled(locks: Duration) -> String {
+    let locks = millis(locks);
+    format!(
+        "{BEGIN} READ WRITE; SET LOCAL lock_timeout = {locks};
+         SELECT set_config('synchronous_commit', {SYNCED}, true)"
+    )
+}
+
+/// How one begins that is for an operator, and is waited for.
+pub(crate) fn begin_operation() -> String {
+    format!(
+        "{BEGIN} READ WRITE; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
+         SELECT set_config('synchronous_commit', {SYNCED}, true)"
+    )
+}
+
+/// How the transaction begins that holds the lock of a lead. It rests for as long as that lasts, and keeps no moment: the
+/// isolation matters for what may be vacuumed meanwhile.
+pub(crate) const BEGIN_LEAD: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
+     SET LOCAL idle_in_transaction_session_timeout = 0";
+
+/// Whether a connection answers.
+pub(crate) const PING: &str = "SELECT 1";
+
+/// No timeout is 0, which would be none.
+fn millis(timeout: Duration) -> u128 {
+    timeout.as_millis().clamp(1, i32::MAX as u128)
+}
 
 /// Nothing waits for ever for a lock that somebody holds. `$1` is a text with its unit.
 pub(crate) const LOCK_TIMEOUT: &str = "SELECT set_config('lock_timeout', $1, true)";
@@ -79,6 +138,9 @@ macro_rules! statements {
 }
 
 statements! {
+    /// The schema itself, where nobody has made it.
+    add_schema = "CREATE SCHEMA {khala}";
+
     /// The versions of the schema, the seed of the epochs (J16), and whether appends in transactions of applications
     /// NOTIFY.
     meta = "SELECT schema_version, works_since, seed FROM {khala}.meta";
@@ -169,7 +231,12 @@ statements! {
                                      trace, payload)
          SELECT topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload FROM u";
 
-    /// What the SQL function says by itself: that heads have moved, once the caller's transaction commits.
+    /// Where a checkpoint stands, held until the transaction that moves it ends: nobody removes it meanwhile (C3, C8).
+    hold_checkpoint = "SELECT source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint
+         WHERE projection = $1 AND entity = $2 FOR UPDATE";
+
+    /// What the SQL function says by itself: that a topic has moved, once the caller's transaction commits. Without its head:
+    /// what a transaction says twice is said once.
     notify_in = "SELECT pg_notify($1, $2) FROM {khala}.meta WHERE notify";
 
     /// Whether appends in the transactions of applications NOTIFY.
@@ -236,11 +303,12 @@ statements! {
     /// The floor rises in the transaction that removes the updates up to it (J11, J14). The head stays (J13).
     raise_floor = "UPDATE {khala}.topic SET floor = $2, bytes = $3 WHERE topic_id = $1";
 
-    /// Forgets the oldest receipts whose updates are gone and that are old enough.
+    /// Forgets, of the oldest receipts whose updates are gone, those that are old enough: so one look is bounded, and one that
+    /// a clock out of step made look younger keeps none but itself.
     remove_receipts = "DELETE FROM {khala}.receipt r USING (
-             SELECT topic_id, dedup FROM {khala}.receipt
-             WHERE topic_id = $1 AND last_seq <= $2 AND written_at <= $3 LIMIT $4) AS old
-         WHERE r.topic_id = old.topic_id AND r.dedup = old.dedup";
+             SELECT topic_id, dedup, written_at FROM {khala}.receipt
+             WHERE topic_id = $1 AND last_seq <= $2 ORDER BY last_seq LIMIT $4) AS oldest
+         WHERE r.topic_id = oldest.topic_id AND r.dedup = oldest.dedup AND oldest.written_at <= $3";
 
     /// Where a checkpoint stands (C2, C3).
     checkpoint = "SELECT source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint

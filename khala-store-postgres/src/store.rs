@@ -5,13 +5,14 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
     Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
-    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark,
+    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark, telemetry,
 };
 
 use crate::{
@@ -50,7 +51,7 @@ struct Inner {
 pub struct PostgresStats {
     /// Transactions that were committed for appends. Appends per commit is how well group commit groups.
     pub commits: u64,
-    /// Appends that were answered, whatever the answer.
+    /// Appends and advances of checkpoints that were answered, whatever the answer.
     pub appends: u64,
     /// Updates that were written.
     pub updates: u64,
@@ -156,8 +157,13 @@ impl Documents for PostgresStore {
 #[async_trait]
 impl Checkpoints for PostgresStore {
     async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
-        let database = &self.0.database;
-        Ok(database.transaction(checkpoint::Move::new(database, &advance, now)).await?)
+        let (database, begun) = (&self.0.database, Instant::now());
+        let advanced = database.transaction(checkpoint::Move::new(database, &advance, now)).await;
+        let outcome = if advanced.is_ok() { "committed" } else { "failed" };
+        telemetry::committed(outcome, 1, begun.elapsed().as_secs_f64());
+        let (advanced, written) = advanced?;
+        self.0.writers.counts().add(1, written);
+        Ok(advanced)
     }
 
     async fn checkpoint(

@@ -9,7 +9,7 @@ use std::{collections::HashMap, num::NonZeroUsize};
 
 use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
 use sqlx::PgConnection;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     database::{Database, Work},
@@ -40,21 +40,27 @@ impl Leading {
         until: Timestamp,
     ) -> Result<Lead, Fault> {
         let mut held = self.0.lock().await;
+        let patience = database.options.statement_timeout;
         let own = match held.remove(node) {
             // A lock whose connection is lost is none.
-            Some(mut own) => rare("SELECT 1").execute(&mut own.conn).await.is_ok().then_some(own),
+            Some(mut own) => {
+                let answer = timeout(patience, rare(sql::PING).execute(&mut own.conn)).await;
+                answer.is_ok_and(|answer| answer.is_ok()).then_some(own)
+            }
             None => None,
         };
         let own = match own {
             Some(own) => own,
-            None => hold(database).await?,
+            None => timeout(patience, hold(database)).await.map_err(|_| Fault::TimedOut)??,
         };
         let schema = database.options.schema.as_str();
-        let lead = database.transaction(TakeLead { schema, node, now, until, session: own.session }).await?;
-        if lead == Lead::Mine && until > now {
+        let taking = TakeLead { schema, node, now, until, session: own.session };
+        let lead = database.transaction(taking).await;
+        // Where it is not known who leads, it may be this one, and its lock says that it lives.
+        if matches!(lead, Ok(Lead::Mine) | Err(_)) && until > now {
             held.insert(node.clone(), own);
         }
-        Ok(lead)
+        lead
     }
 }
 
@@ -92,9 +98,7 @@ impl Work for TakeLead<'_> {
 /// Takes an advisory lock that nobody has, and keeps it for as long as the connection lives.
 async fn hold(database: &Database) -> Result<Held, Fault> {
     let mut conn = database.own_connection().await?;
-    // It rests for as long as the lead lasts.
-    let begin = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0";
-    sqlx::raw_sql(begin).execute(&mut conn).await?;
+    sqlx::raw_sql(sql::BEGIN_LEAD).execute(&mut conn).await?;
     loop {
         let session = i64::from_be_bytes(random());
         let row = rare(sql::HOLD_LEAD).bind(database.options.schema.as_str()).bind(session);

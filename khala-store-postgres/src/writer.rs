@@ -17,7 +17,7 @@ use std::{
 
 use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, telemetry};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     append::{AddTopics, AppendGroup, Locking, Outcome, Request},
     database::Database,
-    fault::{Fault, error, shutting_down},
+    fault::{Fault, error, shutting_down, too_many_wait},
     plain::{self, is_plain},
 };
 
@@ -62,27 +62,32 @@ pub(crate) struct Counts {
     pub(crate) updates: AtomicU64,
 }
 
+impl Counts {
+    /// Counts a commit.
+    pub(crate) fn add(&self, appends: u64, updates: u64) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.appends.fetch_add(appends, Ordering::Relaxed);
+        self.updates.fetch_add(updates, Ordering::Relaxed);
+    }
+}
+
 /// An append that waits to be answered.
 #[derive(Debug)]
 struct Waiting {
     request: Request,
     answer: oneshot::Sender<Result<Append, Error>>,
+    /// When its topic was first found to be somebody else's.
+    held_since: Option<Instant>,
 }
 
 impl Writers {
     /// Starts the tasks. They end when the handle is dropped and what waits is written.
     pub(crate) fn start(database: &Arc<Database>) -> Self {
         let counts = Arc::new(Counts::default());
-        // Half of the connections are left for groups, trims and what is rare.
-        let waits = Arc::new(Semaphore::new((database.options.connections.get() as usize / 2).max(1)));
         let inboxes = (0..database.options.writers.get()).map(|_| {
             let (inbox, requests) = mpsc::channel(QUEUE);
             let desk = Desk {
-                pen: Pen {
-                    database: Arc::clone(database),
-                    counts: Arc::clone(&counts),
-                    waits: Arc::clone(&waits),
-                },
+                pen: Pen { database: Arc::clone(database), counts: Arc::clone(&counts) },
                 inbox: requests,
                 open: true,
                 waiting: VecDeque::new(),
@@ -105,7 +110,8 @@ impl Writers {
         let writer = self.hasher.hash_one(topic) % self.inboxes.len() as u64;
         let inbox = usize::try_from(writer).ok().and_then(|writer| self.inboxes.get(writer));
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { request: Request { topic: topic.clone(), batch, now }, answer };
+        let request = Request { topic: topic.clone(), batch, now };
+        let waiting = Waiting { request, answer, held_since: None };
         inbox.ok_or_else(shutting_down)?.send(waiting).await.map_err(|_| shutting_down())?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
@@ -199,12 +205,23 @@ impl Desk {
         }
     }
 
+    /// Lets it wait for its topic with those that do.
+    fn park(&mut self, waiting: Waiting) {
+        let parked: usize = self.parked.values().map(Vec::len).sum();
+        match self.parked.get_mut(&waiting.request.topic) {
+            Some(there) if parked < QUEUE => there.push(waiting),
+            _ => drop(waiting.answer.send(Err(too_many_wait()))),
+        }
+    }
+
     /// Moves what may share the next transaction into `group`.
     fn take_group(&mut self, group: &mut Vec<Waiting>) {
         let (mut updates, mut bytes) = (0, 0);
         while let Some(next) = self.waiting.front() {
-            if let Some(parked) = self.parked.get_mut(&next.request.topic) {
-                parked.extend(self.waiting.pop_front());
+            if self.parked.contains_key(&next.request.topic) {
+                if let Some(next) = self.waiting.pop_front() {
+                    self.park(next);
+                }
                 continue;
             }
             let batch = next.request.batch.updates();
@@ -271,18 +288,26 @@ impl Desk {
 struct Pen {
     database: Arc<Database>,
     counts: Arc<Counts>,
-    /// How many may wait for locked topics at once, each on a connection.
-    waits: Arc<Semaphore>,
 }
 
 impl Pen {
-    /// Waits for one topic, and writes what goes to it.
-    async fn wait_for(self, topic: Topic, waiting: Vec<Waiting>) -> Back {
-        let left = match self.waits.try_acquire() {
-            Ok(_turn) => self.write(waiting, Locking::Wait).await.0,
-            Err(_) => {
+    /// Waits for one topic, and writes what goes to it. Without a turn to wait, it tries again a little later, but not for
+    /// longer than one waits for a lock.
+    async fn wait_for(self, topic: Topic, mut waiting: Vec<Waiting>) -> Back {
+        let (now, patience) = (Instant::now(), self.database.options.lock_timeout());
+        for one in &mut waiting {
+            one.held_since.get_or_insert(now);
+        }
+        let left = match self.database.turn_to_wait() {
+            Some(_turn) => self.write(waiting, Locking::Wait).await.0,
+            None => {
+                let over = |one: &Waiting| one.held_since.is_some_and(|since| since.elapsed() > patience);
+                let (over, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(over);
+                for one in over {
+                    let _ = one.answer.send(Err(too_many_wait()));
+                }
                 sleep(AGAIN).await;
-                waiting
+                left
             }
         };
         Back { topics: HashSet::from([topic]), left, apart: false }
@@ -324,14 +349,22 @@ impl Pen {
                 group.into_iter().zip(outcomes).for_each(|(waiting, outcome)| settle(waiting, outcome))
             }
             Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
+                // What has to wait for its topic takes along what comes after it: each topic keeps its order.
+                let mut behind: HashMap<Topic, Outcome> = HashMap::new();
                 for waiting in group {
-                    let outcome = match self.commit(std::slice::from_ref(&waiting), locking).await {
-                        Ok(mut outcomes) => outcomes.pop(),
-                        Err(fault) => Some(Outcome::Answered(Err(fault.into()))),
+                    let outcome = match behind.get(&waiting.request.topic) {
+                        Some(Outcome::Untouched) => Outcome::Untouched,
+                        Some(_) => Outcome::Held,
+                        None => self.commit_one(&waiting, locking).await,
                     };
-                    let nothing =
-                        || Outcome::Answered(Err(error(ErrorKind::Corrupt, "no answer to a request")));
-                    settle(waiting, outcome.unwrap_or_else(nothing));
+                    match &outcome {
+                        Outcome::Held => drop(behind.insert(waiting.request.topic.clone(), Outcome::Held)),
+                        Outcome::Untouched => {
+                            drop(behind.insert(waiting.request.topic.clone(), Outcome::Untouched))
+                        }
+                        Outcome::Answered(_) => {}
+                    }
+                    settle(waiting, outcome);
                 }
             }
             Err(fault) => {
@@ -345,15 +378,23 @@ impl Pen {
         (held, untouched)
     }
 
+    /// What becomes of a request that has a transaction to itself.
+    async fn commit_one(&self, waiting: &Waiting, locking: Locking) -> Outcome {
+        match self.commit(std::slice::from_ref(waiting), locking).await.map(|mut outcomes| outcomes.pop()) {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Outcome::Answered(Err(error(ErrorKind::Corrupt, "no answer to a request"))),
+            Err(fault) => Outcome::Answered(Err(fault.into())),
+        }
+    }
+
     /// One transaction: all of it is on stable storage when this returns, or nothing ever was there.
     async fn commit(&self, group: &[Waiting], locking: Locking) -> Result<Vec<Outcome>, Fault> {
         let requests: Vec<&Request> = group.iter().map(|waiting| &waiting.request).collect();
-        let (patience, begun) = (self.database.options.lock_timeout, Instant::now());
+        let begun = Instant::now();
         let outcomes = if locking == Locking::Skip && requests.iter().all(|request| is_plain(request)) {
             plain::append(&self.database, &requests).await
         } else {
-            let requests = requests.clone();
-            self.database.transaction(AppendGroup { requests, locking, patience }).await
+            self.database.group(AppendGroup { requests: requests.clone(), locking }).await
         };
         let took = begun.elapsed();
         if took > SLOW && locking == Locking::Skip {
@@ -373,9 +414,9 @@ impl Pen {
             .zip(&outcomes)
             .filter(|(_, outcome)| matches!(outcome, Outcome::Answered(Ok(Append::Written(_)))));
         let updates: usize = written.map(|(request, _)| request.batch.updates().len()).sum();
-        self.counts.commits.fetch_add(u64::from(appends > 0), Ordering::Relaxed);
-        self.counts.appends.fetch_add(appends as u64, Ordering::Relaxed);
-        self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
+        if appends > 0 {
+            self.counts.add(appends as u64, updates as u64);
+        }
         Ok(outcomes)
     }
 }

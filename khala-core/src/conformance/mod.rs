@@ -21,6 +21,7 @@ pub mod checkpoints;
 pub mod cursors;
 pub mod documents;
 pub mod durability;
+mod in_turn;
 pub mod order;
 mod race;
 pub mod revocations;
@@ -34,6 +35,7 @@ pub mod trim;
 #[doc(hidden)]
 pub use self::run::{advancing_victim, revoking_victim, run, victim};
 pub use self::{
+    in_turn::{InTurn, Ways},
     run::{Law, checkpoint_laws, laws, revocation_laws, sweep_laws},
     tailed::Tailed,
 };

@@ -181,3 +181,21 @@ async fn what_is_none_of_its_messages_is_passed_over() {
     raw.publish("khala.head.t", "0000000000000001 9".into()).await.unwrap();
     assert_eq!(within(watch.moved()).await, head(1, 9));
 }
+
+#[tokio::test]
+async fn a_false_head_wakes_and_silences_nobody() {
+    let nats = Nats::start();
+    let (a, b) = (node(nats.port()).await, node(nats.port()).await);
+    let topic = topic("t");
+    let mut watch = b.watch(&topic).await.unwrap();
+    let mut revoked = b.watch_revoked().await.unwrap();
+    let raw = async_nats::connect(nats.url()).await.unwrap();
+    raw.publish("khala.head.t", "0000000000000001 9007199254740991".into()).await.unwrap();
+    raw.publish("khala.revoked", "9007199254740991".into()).await.unwrap();
+    within(watch.moved()).await;
+    within(revoked.moved()).await;
+    a.announce_revoked(watermark(1)).await.unwrap();
+    within(revoked.moved()).await;
+    a.announce(&topic, head(1, 1)).await.unwrap();
+    within(watch.moved()).await;
+}

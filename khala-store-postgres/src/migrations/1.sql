@@ -2,8 +2,6 @@
 -- milliseconds. Names and keys are in byte order, hence COLLATE "C". A topic's row changes with every group of appends:
 -- it has room for its next version beside it, and is vacuumed often.
 
-CREATE SCHEMA IF NOT EXISTS {khala};
-
 CREATE TABLE {khala}.meta (
     one            boolean PRIMARY KEY DEFAULT true CHECK (one),
     schema_version integer NOT NULL,
@@ -105,7 +103,7 @@ CREATE TABLE {khala}.sweep (
 
 -- Whether a text is one of Khala's: not empty, not longer, and without control characters.
 CREATE FUNCTION {khala}.check_text(field text, value text, longest integer) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $khala$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $khala$
 BEGIN
     IF value IS NULL THEN
         RAISE EXCEPTION '% is missing', field USING ERRCODE = 'invalid_parameter_value';
@@ -120,14 +118,20 @@ BEGIN
 END
 $khala$;
 
--- How many arrays and objects stand within each other at the deepest place of a JSON text.
+-- How many arrays and objects stand within each other at the deepest place of a JSON text, where that may be more than
+-- 128; and at the most 129.
 CREATE FUNCTION {khala}.json_depth(value text) RETURNS integer
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $khala$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $khala$
 DECLARE
     -- Its brackets alone, those within strings left out; then, again and again, without the innermost pairs.
-    brackets text := regexp_replace(regexp_replace(value, '"(\\.|[^"\\])*"', '', 'g'), '[^][{}]', '', 'g');
+    brackets text;
     depth    integer := 0;
 BEGIN
+    -- So few cannot stand too deep, and need not be looked at.
+    IF length(value) - length(translate(value, '[{', '')) <= 128 THEN
+        RETURN 0;
+    END IF;
+    brackets := regexp_replace(regexp_replace(value, '"(\\.|[^"\\])*"', '', 'g'), '[^][{}]', '', 'g');
     WHILE brackets <> '' AND depth <= 128 LOOP
         brackets := replace(replace(brackets, '[]', ','), '{}', ',');
         brackets := replace(brackets, ',', '');
@@ -143,7 +147,8 @@ $khala$;
 --
 -- The outcome is 'written', or 'duplicate' where dedup was used before: then the seqs are those of the first time. A
 -- conflict is an exception, so that no transaction commits without what it wanted to publish: SQLSTATE KH001 where the
--- head is not where it was expected, KH002 where a document has a version that is not lower. A bad argument is 22023.
+-- head is not where it was expected, KH002 where a document has a version that is not lower. A bad argument is 22023. The
+-- commit is as durable as the caller's synchronous_commit makes it.
 CREATE FUNCTION {khala}.append(
     topic        text,
     kind         text,
@@ -162,7 +167,7 @@ CREATE FUNCTION {khala}.append(
     OUT first_seq bigint,
     OUT last_seq  bigint
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $khala$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $khala$
 #variable_conflict use_column
 DECLARE
     body    text := btrim(append.payload::text, E' \t\n\r');
@@ -284,7 +289,7 @@ BEGIN
     epoch := lpad(to_hex(there.epoch), 16, '0');
     first_seq := seq;
     last_seq := seq;
-    PERFORM pg_notify('{channel}', format('u %s %s %s', append.topic, epoch, seq)) FROM {khala}.meta m WHERE m.notify;
+    PERFORM pg_notify('{channel}', 't ' || append.topic) FROM {khala}.meta m WHERE m.notify;
 END
 $khala$;
 

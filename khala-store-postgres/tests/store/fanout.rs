@@ -156,3 +156,23 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
     assert_eq!(soon(one.moved()).await, receipt.cursor(), "by polling");
     until(&deaf, false).await;
 }
+
+#[test]
+fn no_password_is_in_what_debug_prints() {
+    let options = ListenOptions::new().with_url("postgres://khala:s3cret@db.example/khala");
+    assert!(!format!("{options:?}").contains("s3cret"), "{options:?}");
+}
+
+/// Anybody who may connect to the database may NOTIFY.
+#[tokio::test]
+async fn a_false_head_silences_nobody() {
+    let (url, store) = fresh().await;
+    let (_, fanout) = node(&url).await;
+    let t = topic("t");
+    let mut watch = fanout.watch(&t).await.unwrap();
+    let epoch = store.bounds(&t).await.unwrap().epoch;
+    sql(&url, &format!("SELECT pg_notify('khala', 'u t {epoch} 9007199254740991')"));
+    soon(watch.moved()).await;
+    sql(&url, "SELECT khala.append('t', 'k', '1')");
+    soon(watch.moved()).await;
+}

@@ -1,21 +1,13 @@
 //! The laws: on a store that is alone on its database, on the tail over it, and on a database that two stores and the
 //! application's own transactions write to in turn.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::sync::{Arc, OnceLock};
 
-use async_trait::async_trait;
 use khala_core::{
-    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
-    Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
-    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark,
+    Append, Batch, Checkpoints, Documents, Error, Journal, Revocations, Sweeps, Timestamp, Topic,
     conformance::{
-        Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
+        Capabilities, CheckpointsHarness, Harness, InTurn, Place, RevocationsHarness, SweepsHarness, Tailed,
+        Ways,
     },
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
@@ -26,79 +18,20 @@ use crate::support::open;
 
 const DURABLE: Capabilities = Capabilities::durable().with_lead_ends_with_its_node(true);
 
+/// A store that is alone on its database, straight or through a pooler in transaction mode.
 #[derive(Debug)]
-struct Alone {
+struct One<const POOLER: bool> {
     store: PostgresStore,
     place: Place,
 }
 
-impl Harness for Alone {
-    const CAPABILITIES: Capabilities = DURABLE;
-
-    async fn fresh() -> Self {
-        Self::open(Place::new(Cluster::shared().database())).await
-    }
-
-    fn journal(&self) -> Arc<dyn Journal> {
-        Arc::new(self.store.clone())
-    }
-
-    fn documents(&self) -> Arc<dyn Documents> {
-        Arc::new(self.store.clone())
-    }
-
-    async fn close(self) -> Place {
-        self.store.close().await;
-        self.place
-    }
-
-    async fn open(place: Place) -> Self {
-        Self { store: open(place.as_str()).await, place }
-    }
-}
-
-impl CheckpointsHarness for Alone {
-    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
-        Arc::new(self.store.clone())
-    }
-}
-
-impl RevocationsHarness for Alone {
-    fn revocations(&self) -> Arc<dyn Revocations> {
-        Arc::new(self.store.clone())
-    }
-}
-
-impl SweepsHarness for Alone {
-    fn sweeps(&self) -> Arc<dyn Sweeps> {
-        Arc::new(self.store.clone())
-    }
-}
-
-mod alone {
-    khala_core::laws!(super::Alone);
-    khala_core::checkpoint_laws!(super::Alone);
-    khala_core::revocation_laws!(super::Alone);
-    khala_core::sweep_laws!(super::Alone);
-}
-
-mod tail_over_alone {
-    khala_core::laws!(super::Tailed<super::Alone>);
-}
-
-/// The same through a pooler in transaction mode.
-#[derive(Debug)]
-struct Pooled {
-    store: PostgresStore,
-    place: Place,
-}
-
-impl Harness for Pooled {
+impl<const POOLER: bool> Harness for One<POOLER> {
     const CAPABILITIES: Capabilities = DURABLE;
 
     async fn fresh() -> Self {
         let url = Cluster::shared().database();
-        Self::open(Place::new(pooler().url(url.rsplit('/').next().unwrap()))).await
+        let pooled = || pooler().url(url.rsplit('/').next().unwrap());
+        Self::open(Place::new(if POOLER { pooled() } else { url })).await
     }
 
     fn journal(&self) -> Arc<dyn Journal> {
@@ -115,24 +48,24 @@ impl Harness for Pooled {
     }
 
     async fn open(place: Place) -> Self {
-        let options = PostgresOptions::new().with_pooler(true);
+        let options = PostgresOptions::new().with_pooler(POOLER);
         Self { store: PostgresStore::open(place.as_str(), options).await.unwrap(), place }
     }
 }
 
-impl CheckpointsHarness for Pooled {
+impl<const POOLER: bool> CheckpointsHarness for One<POOLER> {
     fn checkpoints(&self) -> Arc<dyn Checkpoints> {
         Arc::new(self.store.clone())
     }
 }
 
-impl RevocationsHarness for Pooled {
+impl<const POOLER: bool> RevocationsHarness for One<POOLER> {
     fn revocations(&self) -> Arc<dyn Revocations> {
         Arc::new(self.store.clone())
     }
 }
 
-impl SweepsHarness for Pooled {
+impl<const POOLER: bool> SweepsHarness for One<POOLER> {
     fn sweeps(&self) -> Arc<dyn Sweeps> {
         Arc::new(self.store.clone())
     }
@@ -144,34 +77,50 @@ fn pooler() -> &'static Pgbouncer {
     SHARED.get_or_init(|| Pgbouncer::start(Cluster::shared().port(), 6))
 }
 
-mod pooled {
-    khala_core::laws!(super::Pooled);
-    khala_core::checkpoint_laws!(super::Pooled);
-    khala_core::revocation_laws!(super::Pooled);
-    khala_core::sweep_laws!(super::Pooled);
+mod alone {
+    khala_core::laws!(super::One<false>);
+    khala_core::checkpoint_laws!(super::One<false>);
+    khala_core::revocation_laws!(super::One<false>);
+    khala_core::sweep_laws!(super::One<false>);
 }
 
-/// Two stores on one database and the application's own transactions beside them: every call takes the next way in.
+mod tail_over_alone {
+    khala_core::laws!(super::Tailed<super::One<false>>);
+}
+
+mod pooled {
+    khala_core::laws!(super::One<true>);
+    khala_core::checkpoint_laws!(super::One<true>);
+    khala_core::revocation_laws!(super::One<true>);
+    khala_core::sweep_laws!(super::One<true>);
+}
+
+/// Two stores on one database and the application's own transactions beside them.
 #[derive(Debug)]
 struct Together {
-    ways: Arc<Ways>,
+    ways: Arc<InTurn<Two>>,
     place: Place,
 }
 
 #[derive(Debug)]
-struct Ways {
+struct Two {
     url: String,
     stores: [PostgresStore; 2],
-    calls: AtomicUsize,
 }
 
-impl Ways {
-    fn turn(&self, ways: usize) -> usize {
-        self.calls.fetch_add(1, Ordering::Relaxed) % ways
+impl Ways for Two {
+    type Store = PostgresStore;
+
+    fn stores(&self) -> &[PostgresStore] {
+        &self.stores
     }
 
-    fn store(&self) -> &PostgresStore {
-        &self.stores[self.turn(2)]
+    async fn append_beside(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        let mut conn = PgConnection::connect(&self.url).await.unwrap();
+        let mut transaction = conn.begin().await.unwrap();
+        let answer = append_in(&mut transaction, topic, &batch, now).await?;
+        transaction.commit().await.unwrap();
+        Ok(answer)
     }
 }
 
@@ -191,7 +140,7 @@ impl Harness for Together {
     }
 
     async fn close(self) -> Place {
-        for store in &self.ways.stores {
+        for store in self.ways.ways().stores() {
             store.close().await;
         }
         self.place
@@ -200,7 +149,7 @@ impl Harness for Together {
     async fn open(place: Place) -> Self {
         let url = place.as_str().to_owned();
         let stores = [open(&url).await, open(&url).await];
-        Self { ways: Arc::new(Ways { url, stores, calls: AtomicUsize::new(0) }), place }
+        Self { ways: Arc::new(InTurn::new(Two { url, stores })), place }
     }
 }
 
@@ -219,122 +168,6 @@ impl RevocationsHarness for Together {
 impl SweepsHarness for Together {
     fn sweeps(&self) -> Arc<dyn Sweeps> {
         self.ways.clone()
-    }
-}
-
-#[async_trait]
-impl Journal for Ways {
-    async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        if let Some(store) = self.stores.get(self.turn(3)) {
-            return store.append(topic, batch, now).await;
-        }
-        let mut conn = PgConnection::connect(&self.url).await.unwrap();
-        let mut transaction = conn.begin().await.unwrap();
-        let answer = append_in(&mut transaction, topic, &batch, now).await?;
-        transaction.commit().await.unwrap();
-        Ok(answer)
-    }
-
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
-        self.store().read(topic, start, limit).await
-    }
-
-    async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
-        self.store().bounds(topic).await
-    }
-
-    async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.store().trim(topic, keep, now).await
-    }
-
-    async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.store().plan_trim(topic, keep, now).await
-    }
-
-    async fn topics(
-        &self,
-        prefix: &str,
-        after: Option<&Topic>,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        self.store().topics(prefix, after, limit).await
-    }
-}
-
-#[async_trait]
-impl Documents for Ways {
-    async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
-        self.store().document(topic, key).await
-    }
-
-    async fn snapshot(&self, topic: &Topic, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
-        self.store().snapshot(topic, from, limit).await
-    }
-}
-
-#[async_trait]
-impl Checkpoints for Ways {
-    async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
-        self.store().advance(advance, now).await
-    }
-
-    async fn checkpoint(
-        &self,
-        projection: &ProjectionName,
-        entity: &Entity,
-    ) -> Result<Option<Checkpoint>, Error> {
-        self.store().checkpoint(projection, entity).await
-    }
-
-    async fn checkpoints(
-        &self,
-        projection: &ProjectionName,
-        after: Option<&Entity>,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Entity, Checkpoint)>, Error> {
-        self.store().checkpoints(projection, after, limit).await
-    }
-
-    async fn remove(&self, projection: &ProjectionName, entity: &Entity) -> Result<bool, Error> {
-        self.store().remove(projection, entity).await
-    }
-
-    async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
-        self.store().remove_all(projection).await
-    }
-}
-
-#[async_trait]
-impl Revocations for Ways {
-    async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
-        self.store().revoke(revocation).await
-    }
-
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
-        self.store().revocations(after, limit).await
-    }
-
-    async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
-        self.store().prune(now).await
-    }
-}
-
-#[async_trait]
-impl Sweeps for Ways {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        self.store().lead(node, now, until).await
-    }
-
-    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
-        self.store().record(record).await
-    }
-
-    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
-        self.store().records(limit).await
     }
 }
 

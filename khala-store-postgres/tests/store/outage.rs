@@ -7,6 +7,7 @@ use khala_core::{
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, new_epochs};
 use khala_testing::{Cluster, Proxy};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::support::{NOW, batch, fresh, log, open, soon, sql, topic, written};
 
@@ -130,4 +131,157 @@ async fn a_node_that_dies_loses_the_lead_and_one_that_froze_keeps_it_until_its_e
     assert_eq!(store.lead(&one, at(3), at(3_000)).await.unwrap(), theirs);
     // It holds its lock still, and its time is over.
     assert_eq!(store.lead(&one, at(2_000), at(3_000)).await.unwrap(), Lead::Mine);
+}
+
+/// The answer to COMMIT comes too late, the first time: what was asked for was done all the same.
+#[tokio::test]
+async fn a_group_whose_commit_is_not_answered_in_time_is_not_written_again() {
+    let (url, _) = fresh().await;
+    sql(
+        &url,
+        "CREATE SEQUENCE commits;
+         CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF nextval(''commits'') = 1 THEN PERFORM pg_sleep(0.8); END IF; RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON khala.update DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION slow_commit()",
+    );
+    sql(&url, "SELECT khala.append('t', 'test', '0')");
+    sql(&url, "SELECT setval('commits', 1, false)");
+    let options = PostgresOptions::new()
+        .with_writers(std::num::NonZeroU32::MIN)
+        .with_statement_timeout(Duration::from_millis(500));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let t = topic("t");
+    let answers = futures::future::join_all((1..=3).map(|n| store.append(&t, batch([n]), NOW))).await;
+    drop(answers);
+    let texts: Vec<String> =
+        log(&store, &t).await.iter().map(|update| update.payload.as_str().to_owned()).collect();
+    assert_eq!(texts, ["0", "1", "2", "3"], "each once");
+}
+
+#[tokio::test]
+async fn a_lead_whose_renewal_failed_lasts_until_its_end() {
+    let (url, _) = fresh().await;
+    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(300));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let other = open(&url).await;
+    let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
+    let at = Timestamp::from_millis;
+    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    // Its renewal comes to nothing, because somebody else has the row for longer than it waits.
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let mut held = conn.begin().await.unwrap();
+    sqlx::query("SELECT * FROM khala.sweep_lead FOR UPDATE").execute(&mut *held).await.unwrap();
+    assert_eq!(store.lead(&one, at(1), at(2_000)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    held.rollback().await.unwrap();
+    let answer = other.lead(&two, at(2), at(2_000)).await.unwrap();
+    assert_eq!(answer, Lead::Theirs { node: one, until: at(1_000) }, "it lives, and its time is not over");
+}
+
+#[tokio::test]
+async fn asking_for_the_lead_is_given_up_like_everything_else() {
+    let (url, _) = fresh().await;
+    let proxy = Proxy::before(Cluster::shared().port());
+    let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
+    let options = PostgresOptions::new()
+        .with_connect_timeout(Duration::from_millis(300))
+        .with_statement_timeout(Duration::from_millis(300));
+    let store = PostgresStore::open(&through, options).await.unwrap();
+    let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
+    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    proxy.silent();
+    let asked = tokio::time::timeout(Duration::from_secs(10), store.lead(&one, at(1), at(2_000))).await;
+    assert_eq!(asked.expect("it ends").unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn commits_are_durable_also_when_the_servers_default_is_changed_later() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    let store = open(&url).await;
+    let t = topic("t");
+    written(store.append(&t, batch([1]), NOW).await.unwrap());
+    let database = url.rsplit('/').next().unwrap();
+    cluster.sql(
+        database,
+        "CREATE FUNCTION synced() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF current_setting(''synchronous_commit'') = ''off'' THEN RAISE ''not durable''; END IF; RETURN NEW; END';
+         CREATE TRIGGER synced BEFORE INSERT ON khala.update FOR EACH ROW EXECUTE FUNCTION synced()",
+    );
+    cluster.sql(database, "ALTER SYSTEM SET synchronous_commit = off");
+    cluster.sql(database, "SELECT pg_reload_conf()");
+    for n in 2..20 {
+        written(store.append(&t, batch([n]), NOW).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_standby_takes_no_appends_and_may_later() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    drop(open(&url).await);
+    let standby = cluster.standby();
+    let store = open(&standby.url(url.rsplit('/').next().unwrap())).await;
+    let error = store.append(&topic("t"), batch([1]), NOW).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("standby"), "{error}");
+    standby.promote();
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+}
+
+#[tokio::test]
+async fn no_payload_and_no_password_is_in_what_is_logged() {
+    let (url, _) = fresh().await;
+    sql(&url, "ALTER TABLE khala.update ADD CONSTRAINT own CHECK (kind <> 'test')");
+    let store = open(&url.replace("khala@", "khala:hunter2@")).await;
+    assert!(!format!("{store:?}").contains("hunter2"), "{store:?}");
+    let error = store.append(&topic("t"), batch([424_242]), NOW).await.unwrap_err();
+    // As the writer logs it.
+    assert!(!format!("{error} {error:?}").contains("424242"), "{error:?}");
+}
+
+#[tokio::test]
+async fn who_leads_holds_up_no_vacuum_whatever_the_databases_default() {
+    let (url, _) = fresh().await;
+    let database = url.rsplit('/').next().unwrap();
+    sql(&url, &format!("ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"));
+    let store = open(&url).await;
+    let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
+    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
+                AND backend_xmin IS NOT NULL AND datname = current_database()";
+    assert_eq!(sql(&url, held), "0");
+}
+
+/// As with one that was promoted, or a synchronous standby that comes back: the answer to COMMIT is late, and not lost.
+#[tokio::test]
+async fn while_commits_hang_nobody_is_written_twice() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(500));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let topics = ["a", "b", "c"].map(topic);
+    for topic in &topics {
+        written(store.append(topic, batch([0]), NOW).await.unwrap());
+    }
+    let set = |names: &str| {
+        cluster.sql("postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
+        cluster.sql("postgres", "SELECT pg_reload_conf()");
+    };
+    // No such standby is there.
+    set("nobody");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let appends = topics.iter().flat_map(|topic| (1..=2).map(|n| store.append(topic, batch([n]), NOW)));
+    let appends = futures::future::join_all(appends);
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        set("");
+    };
+    soon(futures::future::join(appends, back)).await;
+    for topic in &topics {
+        let texts: Vec<String> =
+            log(&store, topic).await.iter().map(|update| update.payload.as_str().to_owned()).collect();
+        assert!(texts.len() <= 3, "{texts:?}");
+    }
 }

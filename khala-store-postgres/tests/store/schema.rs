@@ -1,10 +1,10 @@
 //! The schema: what the migrations make, and what is said when somebody changed it.
 
 use khala_core::ErrorKind;
-use khala_store_postgres::{PostgresOptions, PostgresStore, Schema, check, migrate, shape_of};
+use khala_store_postgres::{PostgresOptions, PostgresStore, Schema, check, migrate, new_epochs, shape_of};
 use khala_testing::Cluster;
 
-use crate::support::sql;
+use crate::support::{fresh, sql};
 
 /// What the migrations make is what the file says. `KHALA_WRITE_SHAPE=1` writes it, after a new migration.
 #[tokio::test]
@@ -97,4 +97,90 @@ async fn without_the_right_to_migrate_the_tables_must_be_there() {
     assert_eq!(error.kind(), ErrorKind::Schema);
     migrate(&url, PostgresOptions::new()).await.unwrap();
     PostgresStore::open(&url, PostgresOptions::new().with_migrate(false)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_called_like_a_word_of_the_function_differs_in_nothing() {
+    let mut alarms = Vec::new();
+    for name in ["user", "order", "topic", "deleted", "hex", "x"] {
+        let options = || PostgresOptions::new().with_schema(Schema::parse(name).unwrap());
+        let url = Cluster::shared().database();
+        migrate(&url, options()).await.unwrap();
+        if !check(&url, options()).await.unwrap().is_empty() {
+            alarms.push(name);
+        }
+    }
+    assert_eq!(alarms, [""; 0]);
+}
+
+/// Those of these changes that `check` does not find.
+async fn unnoticed(changes: &[&'static str]) -> Vec<&'static str> {
+    let mut unnoticed = Vec::new();
+    for change in changes {
+        let (url, _) = fresh().await;
+        sql(&url, change);
+        if check(&url, PostgresOptions::new()).await.unwrap().is_empty() {
+            unnoticed.push(*change);
+        }
+    }
+    unnoticed
+}
+
+#[tokio::test]
+async fn a_function_that_is_no_longer_safe_is_a_difference() {
+    let changes =
+        ["ALTER FUNCTION khala.append RESET search_path", "ALTER FUNCTION khala.append SECURITY INVOKER"];
+    assert_eq!(unnoticed(&changes).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn another_order_of_names_and_constraints_that_are_gone_are_differences() {
+    let changes = [
+        "ALTER TABLE khala.topic ALTER topic TYPE text COLLATE \"und-x-icu\"",
+        "ALTER TABLE khala.topic ALTER topic_id DROP IDENTITY",
+        "ALTER TABLE khala.topic ALTER floor DROP DEFAULT",
+        "ALTER TABLE khala.meta DROP CONSTRAINT meta_one_check",
+    ];
+    assert_eq!(unnoticed(&changes).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_right_to_create_in_the_schema_is_enough() {
+    let url = Cluster::shared().database();
+    let role = format!("migrates_{}", url.rsplit('/').next().unwrap());
+    sql(
+        &url,
+        &format!(
+            "CREATE ROLE {role} LOGIN; CREATE SCHEMA khala; GRANT USAGE, CREATE ON SCHEMA khala TO {role}"
+        ),
+    );
+    migrate(&url.replace("khala@", &format!("{role}@")), PostgresOptions::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_too_old_for_the_tables_draws_no_epochs_in_them() {
+    let (url, _) = fresh().await;
+    sql(&url, "UPDATE khala.meta SET schema_version = schema_version + 1, works_since = schema_version + 1");
+    let error = new_epochs(&url, PostgresOptions::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+}
+
+#[tokio::test]
+async fn when_new_epochs_are_an_error_nothing_was_changed() {
+    let (url, _) = fresh().await;
+    sql(&url, "SELECT khala.append('t', 'k', '1')");
+    sql(
+        &url,
+        "CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON khala.topic DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION slow_commit()",
+    );
+    let before = sql(&url, "SELECT epoch FROM khala.topic");
+    let options = PostgresOptions::new().with_statement_timeout(std::time::Duration::from_millis(300));
+    let drawn = new_epochs(&url, options).await;
+    // Behind the row's lock, whatever goes on has ended.
+    sql(&url, "SELECT khala.append('t', 'k', '2')");
+    let after = sql(&url, "SELECT epoch FROM khala.topic");
+    assert_eq!(drawn.is_ok(), before != after, "{drawn:?}");
 }

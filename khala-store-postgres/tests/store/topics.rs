@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use khala_core::{ErrorKind, Journal};
+use khala_core::{
+    Advance, Checkpoint, Checkpoints, Cursor, Entity, Epoch, ErrorKind, Journal, Keep, Payload, PayloadHash,
+    ProjectionName, Watermark,
+};
 use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 
-use crate::support::{NOW, batch, fresh, log, soon, topic, written};
+use crate::support::{NOW, batch, fresh, log, soon, sql, topic, written};
 
 /// A transaction of the application that has appended to these topics and does not end.
 async fn holding<'c>(conn: &'c mut PgConnection, names: &[String]) -> Transaction<'c, Postgres> {
@@ -116,4 +119,259 @@ async fn a_topic_that_stays_locked_is_an_error_that_says_so() {
     assert!(error.is_retryable() && error.to_string().contains("locked by another transaction"), "{error}");
     slow.rollback().await.unwrap();
     written(store.append(&topic("held"), batch([1]), NOW).await.unwrap());
+}
+
+/// The first step of an entity, with an update of that topic.
+fn step(entity: &str, to: &str) -> Advance {
+    let checkpoint = Checkpoint {
+        source: Cursor::new(Epoch::from_bits(1), Watermark::new(1).unwrap()),
+        version: 1,
+        summary_hash: PayloadHash::of(&Payload::null()).unwrap(),
+    };
+    let (projection, entity) = (ProjectionName::parse("p").unwrap(), Entity::parse(entity).unwrap());
+    Advance::new(projection, entity, None, checkpoint).with_batch(topic(to), batch([1]))
+}
+
+/// How many connections of the store wait for a lock.
+fn waiting_for_locks(url: &str) -> String {
+    sql(
+        url,
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND application_name = 'khala' AND datname = current_database()",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn advances_to_a_locked_topic_hold_up_nobody_who_appends_to_others() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let advances: Vec<_> = (0..8)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { store.advance(step(&format!("e{n}"), "held"), NOW).await })
+        })
+        .collect();
+    soon(async {
+        while waiting_for_locks(&url) != "8" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let free = store.append(&topic("free"), batch([1]), NOW).await;
+    slow.commit().await.unwrap();
+    for advance in advances {
+        soon(advance).await.unwrap().unwrap();
+    }
+    written(free.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_a_locked_topic_and_was_given_up_waits_no_longer_in_the_database() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let options = PostgresOptions::new()
+        .with_lock_timeout(Duration::from_millis(100))
+        .with_statement_timeout(Duration::from_millis(500));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    for n in 0..5 {
+        let error = store.advance(step(&format!("e{n}"), "held"), NOW).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    // One after the other, each on a connection that stays.
+    let waiting = waiting_for_locks(&url);
+    slow.rollback().await.unwrap();
+    assert_eq!(waiting, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn futures_that_were_dropped_keep_no_connection() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(1_000));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let names: Vec<String> = (0..8).map(|n| format!("e{n}")).collect();
+    let advances = join_all(names.iter().map(|name| store.advance(step(name, "held"), NOW)));
+    assert!(tokio::time::timeout(Duration::from_millis(500), advances).await.is_err());
+    // By now each would have been given up, had it been waited for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let free = store.append(&topic("free"), batch([1]), NOW).await;
+    slow.rollback().await.unwrap();
+    written(free.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_one_connection_too_unrelated_topics_do_not_wait_for_each_other() {
+    let (url, store) = fresh().await;
+    for name in ["held", "free"] {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    let options = PostgresOptions::new().with_connections(std::num::NonZeroU32::MIN);
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let behind = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(&topic("held"), batch([1]), NOW).await }
+    });
+    soon(async {
+        while waiting_for_locks(&url) != "1" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let free = store.append(&topic("free"), batch([1]), NOW).await;
+    slow.rollback().await.unwrap();
+    let _ = soon(behind).await.unwrap();
+    written(free.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_is_removed_while_it_moves_does_not_come_back() {
+    let (url, store) = fresh().await;
+    let first = step("e", "held");
+    store.advance(first.clone(), NOW).await.unwrap();
+    let mut next = step("e", "held");
+    next.from = Some(first.to.clone());
+    next.to.source.watermark = Watermark::new(2).unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let moving = tokio::spawn({
+        let store = store.clone();
+        async move { store.advance(next, NOW).await.unwrap() }
+    });
+    soon(async {
+        while waiting_for_locks(&url) != "1" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let (projection, entity) = (first.projection.clone(), first.entity.clone());
+    let removing = tokio::spawn({
+        let (store, projection, entity) = (store.clone(), projection.clone(), entity.clone());
+        async move { store.remove(&projection, &entity).await.unwrap() }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    slow.commit().await.unwrap();
+    let (removed, moved) = (soon(removing).await.unwrap(), soon(moving).await.unwrap());
+    let left = store.checkpoint(&projection, &entity).await.unwrap();
+    // Removed before, it could not have moved from there (C3); removed after, it is gone (C8).
+    assert!(!(removed && left.is_some()), "it was removed, and {moved:?} left {left:?}");
+}
+
+#[tokio::test]
+async fn a_prefix_that_no_topic_has_lists_none() {
+    let (_, store) = fresh().await;
+    for prefix in ["é", "a b", "\u{0}"] {
+        assert_eq!(store.topics(prefix, None, std::num::NonZeroUsize::MIN).await.unwrap(), [], "{prefix:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_trim_looks_at_few_of_the_receipts_that_it_leaves() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("t"), batch([0]), NOW).await.unwrap());
+    sql(
+        &url,
+        &format!(
+            "UPDATE khala.topic SET floor = 20000, head = 20000, bytes = 0;
+             DELETE FROM khala.update;
+             INSERT INTO khala.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
+             SELECT topic_id, n::text, epoch, n, n, {} FROM khala.topic, generate_series(1, 20000) n",
+            NOW.as_millis()
+        ),
+    );
+    sql(&url, "ANALYZE khala.receipt");
+    let read = "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables
+                WHERE relname = 'receipt'";
+    let before: u64 = sql(&url, read).parse().unwrap();
+    store.trim(&topic("t"), Keep::everything(), NOW).await.unwrap();
+    // With its connections end, at the latest, what they have counted is told.
+    store.close().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let read: u64 = sql(&url, read).parse::<u64>().unwrap() - before;
+    assert!(read <= 1_000, "{read} receipts were read while the topic was held");
+}
+
+#[tokio::test]
+async fn a_bad_request_in_the_group_changes_no_order() {
+    let (url, store) = fresh().await;
+    for name in ["held", "bad"] {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    sql(
+        &url,
+        "CREATE FUNCTION slowly(payload text) RETURNS boolean LANGUAGE plpgsql AS
+             'BEGIN IF payload = ''13'' THEN PERFORM pg_sleep(0.5); RETURN false; END IF; RETURN true; END';
+         ALTER TABLE khala.update ADD CONSTRAINT own CHECK (slowly(payload))",
+    );
+    let options = PostgresOptions::new().with_writers(std::num::NonZeroU32::MIN);
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let (held, bad) = (topic("held"), topic("bad"));
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let appends = join_all([
+        store.append(&held, batch([1]), NOW),
+        store.append(&bad, batch([13]), NOW),
+        store.append(&held, batch([2]), NOW),
+    ]);
+    // It is refused with its group, and then by itself: meanwhile the topic comes free.
+    let freed = async {
+        tokio::time::sleep(Duration::from_millis(750)).await;
+        slow.rollback().await.unwrap();
+    };
+    let (answers, ()) = soon(futures::future::join(appends, freed)).await;
+    assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
+    let texts: Vec<String> =
+        log(&store, &held).await.iter().map(|update| update.payload.as_str().to_owned()).collect();
+    assert_eq!(texts, ["0", "1", "2"]);
+}
+
+/// A transaction that publishes to a topic holds up trims of that topic only, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_of_a_topic_that_stays_locked_says_so() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let options = PostgresOptions::new()
+        .with_lock_timeout(Duration::from_millis(100))
+        .with_statement_timeout(Duration::from_millis(1_000));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let error = store.trim(&topic("held"), Keep::everything(), NOW).await.unwrap_err();
+    slow.rollback().await.unwrap();
+    assert!(error.to_string().contains("locked by another transaction"), "{error}");
+}
+
+/// However many topics are locked, each append to one is given up after about the lock timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lock_timeout_holds_for_more_topics_than_there_are_connections_to_wait_on() {
+    let (url, store) = fresh().await;
+    let locked = names("locked", 20);
+    for name in &locked {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &locked).await;
+    let appends = join_all(locked.iter().map(|name| {
+        let (store, topic) = (store.clone(), topic(name));
+        async move { store.append(&topic, batch([1]), NOW).await }
+    }));
+    let answers = tokio::time::timeout(Duration::from_secs(6), appends).await;
+    slow.rollback().await.unwrap();
+    assert!(answers.is_ok(), "three times the lock timeout, and some wait still");
+}
+
+#[tokio::test]
+async fn what_advances_write_is_counted() {
+    let (_, store) = fresh().await;
+    store.advance(step("e", "t"), NOW).await.unwrap();
+    assert_eq!(store.stats().updates, 1);
 }

@@ -46,7 +46,7 @@ async fn a_failed_append_leaves_the_transaction_around_it_whole() {
     sqlx::query("INSERT INTO orders VALUES (1)").execute(&mut *transaction).await.unwrap();
     written(append_in(&mut transaction, &topic("t"), &batch([1]), NOW).await.unwrap());
     let error = append_in(&mut transaction, &topic("t"), &batch([2, 13]), NOW).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.kind(), ErrorKind::Invalid);
     written(append_in(&mut transaction, &topic("t"), &batch([3]), NOW).await.unwrap());
     transaction.commit().await.unwrap();
     let texts: Vec<_> = log(&store, &topic("t")).await.into_iter().map(|update| update.payload).collect();
@@ -278,4 +278,52 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
     let told =
         sqlx::query("SELECT last_seq FROM khala.append('t', 'k', '1')").fetch_one(&mut conn).await.unwrap();
     assert_eq!(soon(watch.moved()).await.watermark.as_u64(), told.get::<i64, _>(0).cast_unsigned());
+}
+
+#[tokio::test]
+async fn the_function_means_the_same_however_the_caller_reads_strings() {
+    let (url, store) = fresh().await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("SET standard_conforming_strings = off").execute(&mut conn).await.unwrap();
+    sqlx::query("SELECT khala.append('t', 'k', '{\"a\":[1]}')").execute(&mut conn).await.unwrap();
+    assert_eq!(log(&store, &topic("t")).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_transaction_tells_of_a_topic_once() {
+    let (url, store) = fresh().await;
+    let mut listener = sqlx::postgres::PgListener::connect(&url).await.unwrap();
+    listener.listen("khala").await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("SELECT khala.append('t', 'k', to_json(n)) FROM generate_series(1, 100) n")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    sqlx::query("SELECT pg_notify('khala', 'end')").execute(&mut conn).await.unwrap();
+    let mut told = 0;
+    while soon(listener.recv()).await.unwrap().payload() != "end" {
+        told += 1;
+    }
+    assert_eq!(store.bounds(&topic("t")).await.unwrap().head.as_u64(), 100);
+    assert_eq!(told, 1, "one announcement per commit, never per update");
+}
+
+#[tokio::test]
+async fn an_append_that_nobody_waited_for_leaves_nothing_in_the_transaction() {
+    let (url, store) = fresh().await;
+    let t = topic("t");
+    written(store.append(&t, batch([0]), NOW).await.unwrap());
+    let (mut one, mut two) =
+        (PgConnection::connect(&url).await.unwrap(), PgConnection::connect(&url).await.unwrap());
+    let mut other = one.begin().await.unwrap();
+    written(append_in(&mut other, &t, &batch([1]), NOW).await.unwrap());
+    let mut transaction = two.begin().await.unwrap();
+    let (patience, mine) = (std::time::Duration::from_millis(300), batch([2]));
+    let append = append_in(&mut transaction, &t, &mine, NOW);
+    assert!(tokio::time::timeout(patience, append).await.is_err());
+    other.rollback().await.unwrap();
+    written(append_in(&mut transaction, &t, &batch([3]), NOW).await.unwrap());
+    transaction.commit().await.unwrap();
+    let there: Vec<_> = log(&store, &t).await.into_iter().map(|update| update.payload).collect();
+    assert_eq!(there.iter().map(Payload::as_str).collect::<Vec<_>>(), ["0", "3"]);
 }

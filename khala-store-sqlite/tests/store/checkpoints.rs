@@ -152,3 +152,15 @@ async fn an_advance_that_nobody_waits_for_is_stored_whole_or_not_at_all() {
     assert_eq!(kept(&store).await, [(entity("a"), checkpoint(1))]);
     assert_eq!(log(&store, &topic("folded")).await.len(), 1);
 }
+
+#[tokio::test]
+async fn an_advance_whose_batch_was_stored_before_counts_no_update() {
+    let place = Place::new();
+    let store = place.open();
+    let once = || batch([1]).with_dedup(khala_core::DedupKey::parse("once").unwrap());
+    written(store.append(&topic("t"), once(), NOW).await.unwrap());
+    let answer = store.advance(step("a", 1).with_batch(topic("t"), once()), NOW).await.unwrap();
+    assert!(matches!(answer, Advanced::Written(Some(_))), "{answer:?}");
+    assert_eq!(log(&store, &topic("t")).await.len(), 1);
+    assert_eq!(store.stats().updates, 1);
+}

@@ -74,3 +74,18 @@ fn looking_at_a_file_changes_nothing() {
     let refused = new_epochs(&place.path, &options).unwrap_err();
     assert_eq!((refused.kind(), seed()), (ErrorKind::Schema, before), "not in such a file");
 }
+
+#[tokio::test]
+async fn looking_at_what_a_crash_left_changes_nothing() {
+    let (place, left) = (Place::new(), Place::new());
+    let store = place.open();
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    let wal = |place: &Place| place.path.with_extension("db-wal");
+    std::fs::copy(&place.path, &left.path).unwrap();
+    std::fs::copy(wal(&place), wal(&left)).unwrap();
+    let files = |place: &Place| (std::fs::read(&place.path).unwrap(), std::fs::read(wal(place)).ok());
+    let before = files(&left);
+    assert!(before.1.as_ref().is_some_and(|log| !log.is_empty()));
+    khala_store_sqlite::check(&left.path, &khala_store_sqlite::SqliteOptions::new()).unwrap();
+    assert!(files(&left) == before, "the files are not what they were");
+}
