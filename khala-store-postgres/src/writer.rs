@@ -317,7 +317,7 @@ impl Pen {
     async fn add(self, topics: HashSet<Topic>, untouched: Vec<Waiting>) -> Back {
         let mut names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
         names.sort_unstable();
-        let added = self.database.transaction(AddTopics { names: names.clone(), patience: ADD_PATIENCE });
+        let added = self.database.group(AddTopics { names: names.clone(), patience: ADD_PATIENCE });
         let (left, apart) = match added.await {
             Ok(()) => (untouched, false),
             // Somebody adds one of them in a transaction that is still open: the others need not wait for that.
