@@ -289,14 +289,16 @@ mod tests {
 
     #[test]
     fn it_leads_elsewhere_from_one_moment_on() {
-        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let proxy = Proxy::before(silent.local_addr().unwrap().port());
+        let proxy = Proxy::before(parrot());
         let mut stream = connect(&proxy);
         stream.write_all(b"a").unwrap();
-        proxy.lead_to(parrot());
+        assert_eq!(heard(&mut stream), Some(b'a'));
+
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        proxy.lead_to(other.local_addr().unwrap().port());
         assert_eq!(heard(&mut stream), None);
         let mut again = connect(&proxy);
-        again.write_all(b"b").unwrap();
+        other.accept().unwrap().0.write_all(b"b").unwrap();
         assert_eq!(heard(&mut again), Some(b'b'));
     }
 }
