@@ -41,7 +41,8 @@ impl Fault {
             // Shut down, crashed, or not up yet; a class of connections. Or to a server that can only be read: where the
             // address leads to another one since a failover, a new connection does better.
             Self::Sqlx(_) => self.code().is_some_and(|code| {
-                code.starts_with("08") || ["0A000", "25006", "57P01", "57P02", "57P03"].contains(&&*code)
+                code.starts_with("08")
+                    || ["0A000", "25006", "25P03", "57P01", "57P02", "57P03"].contains(&&*code)
             }),
         }
     }
@@ -185,6 +186,10 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
             "the topic is locked by another transaction, for longer than the lock timeout; find who keeps one open, or \
              try again",
         ),
+        "25P03" => (
+            ErrorKind::Unavailable,
+            "the transaction stood still for too long, as a process does that was stopped, and was ended",
+        ),
         "57014" => {
             (ErrorKind::Unavailable, "the statement was cancelled, or took longer than the server allows")
         }
@@ -205,7 +210,7 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
             "Khala's tables are missing or are not what this version works with; run `khala-server migrate`",
         ),
         "26000" | "42P05" => (
-            ErrorKind::Invalid,
+            ErrorKind::Unavailable,
             "the address is that of a pooler in transaction mode; say so (`PostgresOptions::with_pooler`, \
              postgres.pooler)",
         ),
@@ -234,7 +239,8 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
             (ErrorKind::Invalid, "a rule of the database's own refuses the update")
         }
         code if code.starts_with("XX") => (ErrorKind::Unavailable, "PostgreSQL failed within; try again"),
-        _ => (ErrorKind::Invalid, "PostgreSQL refused the operation"),
+        // What is the publisher's own fault was told before, here or above.
+        _ => (ErrorKind::Unavailable, "PostgreSQL refused the operation"),
     };
     (kind, format!("{message} (PostgreSQL {code}: {})", said.message()))
 }
@@ -297,6 +303,8 @@ mod tests {
             ("53300", false, ErrorKind::Unavailable),
             ("53100", false, ErrorKind::Full),
             ("40P01", false, ErrorKind::Unavailable),
+            ("25P03", true, ErrorKind::Unavailable),
+            ("42P05", false, ErrorKind::Unavailable),
             ("42501", false, ErrorKind::ReadOnly),
             ("42P01", false, ErrorKind::Schema),
             ("22021", false, ErrorKind::Invalid),

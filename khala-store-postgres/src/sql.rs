@@ -68,14 +68,17 @@ pub(crate) const SHAPE: &str = "
 
 /// How the store's own connections are set up, so that a statement by itself is as strict, as durable (J18) and as free to
 /// write as the store needs it, whatever the server's defaults are or become: a commit is never answered before it is on
-/// stable storage, and no lock is waited for for ever. Statements are planned once, not by the sizes of arrays (planning took
+/// stable storage, no lock is waited for for ever, and a node that stands still amid a transaction gives its topics up before
+/// others give up waiting for them. Statements are planned once, not by the sizes of arrays (planning took
 /// longer than writing 64 updates), and by an index, which each has, also while a table is too small for that to pay.
 pub(crate) fn session(locks: Duration) -> String {
     format!(
         "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
          SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off;
-         SET lock_timeout = {}; SELECT set_config('synchronous_commit', {SYNCED}, false)",
-        millis(locks)
+         SET lock_timeout = {locks}; SET idle_in_transaction_session_timeout = {idle};
+         SELECT set_config('synchronous_commit', {SYNCED}, false)",
+        locks = millis(locks),
+        idle = millis(locks / 2)
     )
 }
 
@@ -88,9 +91,10 @@ pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// How one begins on a pooler's connection, which is not.
 pub(crate) fn begin_pooled(locks: Duration) -> String {
-    let locks = millis(locks);
+    let (locks, idle) = (millis(locks), millis(locks / 2));
     format!(
         "{BEGIN} READ WRITE; SET LOCAL lock_timeout = {locks};
+         SET LOCAL idle_in_transaction_session_timeout = {idle};
          SELECT set_config('synchronous_commit', {SYNCED}, true)"
     )
 }

@@ -294,3 +294,37 @@ async fn while_commits_hang_nobody_is_written_twice() {
         assert!(texts.len() <= 3, "{texts:?}");
     }
 }
+
+#[tokio::test]
+async fn a_node_that_stands_still_amid_a_transaction_gives_its_topics_up() {
+    let (url, other) = fresh().await;
+    sql(
+        &url,
+        "CREATE FUNCTION rest() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+         CREATE TRIGGER rest AFTER INSERT ON khala.receipt EXECUTE FUNCTION rest()",
+    );
+    let proxy = Proxy::before(Cluster::shared().port());
+    let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
+    let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
+    let stopped = PostgresStore::open(&through, options).await.unwrap();
+    let t = topic("t");
+    written(other.append(&t, batch([0]), NOW).await.unwrap());
+    // The database has written and waits for the commit, which is never said.
+    let append = tokio::spawn({
+        let t = t.clone();
+        async move { stopped.append(&t, batch([1]).with_dedup(DedupKey::parse("once").unwrap()), NOW).await }
+    });
+    let resting =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    soon(async {
+        while sql(&url, resting) == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    proxy.silent();
+    written(other.append(&t, batch([2]), NOW).await.unwrap());
+    append.abort();
+    let texts: Vec<_> = log(&other, &t).await.into_iter().map(|update| update.payload).collect();
+    assert_eq!(texts.iter().map(khala_core::Payload::as_str).collect::<Vec<_>>(), ["0", "2"]);
+}
