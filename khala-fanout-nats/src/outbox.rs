@@ -171,7 +171,7 @@ impl Waiting {
         if !self.parcel.is_empty() {
             return Ok(mem::take(&mut self.parcel));
         }
-        Err(self.slice_at().or(recall_at.filter(|due| *due > now)))
+        Err(self.slice_at().or_else(|| recall_at.filter(|due| *due > now)))
     }
 
     /// When what was announced lately is to be told again; not before all of the last time was.
