@@ -92,3 +92,14 @@ async fn looking_at_what_a_crash_left_changes_nothing() {
     assert!(check(&left.path, &SqliteOptions::new()).unwrap().is_empty());
     assert!(files(&left) == before, "the files are not what they were");
 }
+
+#[test]
+fn what_cannot_be_found_out_is_not_taken_for_no_file() {
+    let place = Place::new();
+    let path = place.folder.path().join("x".repeat(300));
+    let options = SqliteOptions::new();
+    for refused in [check(&path, &options).unwrap_err(), new_epochs(&path, &options).unwrap_err()] {
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert!(refused.to_string().contains("cannot be found out"), "{refused}");
+    }
+}
