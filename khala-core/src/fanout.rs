@@ -1,8 +1,11 @@
 //! Fanout: who has something new to read. Heads, not payloads; a level, not an edge.
 //!
-//! An announcement may be lost, late or repeated. A watcher therefore reads the journal and believes only
-//! that; what is announced decides when it looks, never what it finds. The control lane is the same for
-//! revocations: it says how far their log goes, and whoever hears it reads that log.
+//! An announcement may be lost, late, repeated or false. A watcher therefore reads the journal and believes only
+//! that; what is announced decides when it looks, never what it finds. No announcement keeps a watcher from hearing a
+//! later one, but for the same one once more. The control lane is the same for revocations: it says how far their log
+//! goes, and whoever hears it reads that log.
+
+mod level;
 
 use std::{
     collections::HashMap,
@@ -13,6 +16,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use self::level::Level;
 use crate::{
     error::Error,
     position::{Cursor, Watermark},
@@ -51,20 +55,35 @@ pub trait Fanout: fmt::Debug + Send + Sync + 'static {
     async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error>;
 }
 
-/// The newest announced level: the head of one topic, or how far the log of revocations goes.
+/// What is announced: the head of one topic, or how far the log of revocations goes.
 #[derive(Debug)]
 pub struct Watch<T = Cursor> {
-    level: watch::Receiver<Option<T>>,
+    level: watch::Receiver<Level<T>>,
+    /// How many announcements were there when it looked last, and what it told then.
+    looked: u64,
+    told: Option<T>,
     _watcher: Option<Watcher>,
 }
 
-impl<T: Copy + Send + Sync> Watch<T> {
-    /// The newest that was announced; none if nothing was since anybody began to watch.
-    pub fn head(&self) -> Option<T> {
-        *self.level.borrow()
+impl<T: Copy + PartialEq + Send + Sync> Watch<T> {
+    fn new(level: watch::Receiver<Level<T>>, watcher: Option<Watcher>) -> Self {
+        let (looked, told) = {
+            let level = level.borrow();
+            (level.count(), level.since(0))
+        };
+        Self { level, looked, told, _watcher: watcher }
     }
 
-    /// Waits until something is announced that this method has not returned yet.
+    /// The furthest of what [`moved`](Self::moved) returned last and what was announced since; before it has returned
+    /// anything, of all that was announced since anybody began to watch. None if nothing was.
+    pub fn head(&self) -> Option<T> {
+        self.level.borrow().since_or(self.looked, self.told)
+    }
+
+    /// Waits until something is announced that this method has not returned yet, and returns the furthest of that.
+    ///
+    /// It may be less than what was returned before: then either it comes late, or the other was false. Only the
+    /// journal knows.
     ///
     /// Cancel safe: what was not returned is returned by the next call. Never ready again once the fanout is
     /// gone; a watcher polls beside it anyway.
@@ -73,7 +92,9 @@ impl<T: Copy + Send + Sync> Watch<T> {
             if self.level.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            if let Some(head) = *self.level.borrow_and_update() {
+            let level = self.level.borrow_and_update();
+            if let Some(head) = level.since(self.looked) {
+                (self.looked, self.told) = (level.count(), Some(head));
                 return head;
             }
         }
@@ -87,13 +108,18 @@ impl<T: Copy + Send + Sync> Watch<T> {
 #[derive(Clone, Debug, Default)]
 pub struct LocalFanout(Arc<Levels>);
 
-type Level = watch::Sender<Option<Cursor>>;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Levels {
-    heads: Mutex<HashMap<Topic, Level>>,
-    revoked: watch::Sender<Option<Watermark>>,
+    heads: Mutex<HashMap<Topic, watch::Sender<Level<Cursor>>>>,
+    revoked: watch::Sender<Level<Watermark>>,
     unwatched: Option<Hook>,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        let revoked = watch::Sender::new(Level::new(|newest, known| newest > known));
+        Self { heads: Mutex::default(), revoked, unwatched: None }
+    }
 }
 
 struct Hook(Box<dyn Fn(&Topic) + Send + Sync>);
@@ -105,7 +131,7 @@ impl fmt::Debug for Hook {
 }
 
 impl Levels {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, Level>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<Level<Cursor>>>> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,40 +151,32 @@ impl LocalFanout {
         Self(Arc::new(Levels { unwatched: Some(Hook(Box::new(hook))), ..Levels::default() }))
     }
 
-    /// Raises the level of `topic`, for those who watch it in this process. Another epoch always replaces it.
+    /// Tells those who watch `topic` in this process of a head, unless it is what they were told last.
+    ///
+    /// A lower one too, for the one before may have been false; one that only came late wakes them for nothing. Who has
+    /// not looked yet is told the furthest of the same epoch.
     pub fn raise(&self, topic: &Topic, head: Cursor) {
         let levels = self.0.lock();
         let Some(level) = levels.get(topic) else { return };
-        level.send_if_modified(|level| {
-            let news = level.is_none_or(|old| old.epoch != head.epoch || old.watermark < head.watermark);
-            if news {
-                *level = Some(head);
-            }
-            news
-        });
+        level.send_if_modified(|level| level.announce(head));
     }
 
     /// Watches `topic` in this process.
     pub fn observe(&self, topic: &Topic) -> Watch {
-        let level = self.0.lock().entry(topic.clone()).or_default().subscribe();
-        let watcher = Watcher { levels: Arc::clone(&self.0), topic: topic.clone() };
-        Watch { level, _watcher: Some(watcher) }
+        let new = || watch::Sender::new(Level::new(Cursor::is_news_to));
+        let level = self.0.lock().entry(topic.clone()).or_insert_with(new).subscribe();
+        Watch::new(level, Some(Watcher { levels: Arc::clone(&self.0), topic: topic.clone() }))
     }
 
-    /// Raises the level of the revocations.
+    /// Tells those who watch the revocations in this process how far their log goes, as [`raise`](Self::raise) does of a
+    /// head.
     pub fn raise_revoked(&self, newest: Watermark) {
-        self.0.revoked.send_if_modified(|level| {
-            let news = level.is_none_or(|old| old < newest);
-            if news {
-                *level = Some(newest);
-            }
-            news
-        });
+        self.0.revoked.send_if_modified(|level| level.announce(newest));
     }
 
     /// Watches the revocations in this process.
     pub fn observe_revoked(&self) -> Watch<Watermark> {
-        Watch { level: self.0.revoked.subscribe(), _watcher: None }
+        Watch::new(self.0.revoked.subscribe(), None)
     }
 
     /// Whether anybody in this process watches the revocations.
@@ -220,6 +238,8 @@ impl Drop for Watcher {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
     use crate::position::{Epoch, Watermark};
 
@@ -235,9 +255,49 @@ mod tests {
         for watermark in [1, 5, 3] {
             fanout.raise(&topic, head(1, watermark));
         }
-        assert_eq!(watch.moved().await, head(1, 5), "the newest, once; a late one changes nothing");
+        assert_eq!(watch.moved().await, head(1, 5), "the newest, once; a late one hides nothing");
+        assert!(watch.moved().now_or_never().is_none());
         fanout.raise(&topic, head(2, 1));
         assert_eq!(watch.moved().await, head(2, 1), "another epoch is news, wherever it stands");
+        fanout.raise(&topic, head(2, 1));
+        assert!(watch.moved().now_or_never().is_none(), "the same once more is not");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_never_reached_hides_none_that_is_announced_after_it() {
+        let fanout = LocalFanout::new();
+        let topic = Topic::parse("t").unwrap();
+        let (mut watch, mut slow) = (fanout.observe(&topic), fanout.observe(&topic));
+        let mut revoked = fanout.observe_revoked();
+        let never = Watermark::new(crate::position::MAX_POSITION).unwrap();
+        fanout.raise(&topic, Cursor::new(Epoch::from_bits(1), never));
+        fanout.raise_revoked(never);
+        assert_eq!((watch.moved().await.watermark, revoked.moved().await), (never, never));
+        for watermark in [3, 4] {
+            fanout.raise(&topic, head(1, watermark));
+            fanout.raise_revoked(head(1, watermark).watermark);
+            assert_eq!(watch.head().unwrap().watermark, never, "not known to be false before it has looked");
+            assert_eq!(watch.moved().await, head(1, watermark));
+            assert_eq!(revoked.moved().await, head(1, watermark).watermark);
+            assert_eq!(watch.head(), Some(head(1, watermark)));
+            fanout.raise(&topic, Cursor::new(Epoch::from_bits(1), never));
+            assert_eq!(watch.moved().await.watermark, never);
+        }
+        assert_eq!(slow.moved().await.watermark, never);
+        assert!(slow.moved().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_hides_nothing_from_who_has_not_looked() {
+        let fanout = LocalFanout::new();
+        let topic = Topic::parse("t").unwrap();
+        let (mut quick, mut slow) = (fanout.observe(&topic), fanout.observe(&topic));
+        fanout.raise(&topic, head(1, 5));
+        assert_eq!(quick.moved().await, head(1, 5));
+        fanout.raise(&topic, head(1, 3));
+        assert_eq!(quick.head(), Some(head(1, 5)));
+        assert_eq!(slow.moved().await, head(1, 5));
+        assert_eq!(fanout.observe(&topic).head(), Some(head(1, 5)));
     }
 
     #[tokio::test]

@@ -76,7 +76,8 @@ impl NatsFanout {
     /// [`Invalid`](ErrorKind::Invalid) when the options cannot be right, whatever the server says: an address that is none, a
     /// file that cannot be read or is not what it should be, an impossible prefix. The message names it.
     pub async fn connect(options: NatsOptions) -> Result<Self, Error> {
-        let node: Arc<str> = format!("{:016x}", getrandom::u64().map_err(|cause| no_random(&cause))?).into();
+        let random = getrandom::u64().map_err(|cause| no_random(&cause))?;
+        let node: Arc<str> = format!("{random:016x}").into();
         let patience = options.connect_timeout;
         let listening = Arc::new(Listening::default());
         let shared = Shared {
@@ -85,7 +86,7 @@ impl NatsFanout {
                 move |topic| listening.forget(topic)
             }),
             listening,
-            outbox: Arc::new(Outbox::new(options.remember)),
+            outbox: Arc::new(Outbox::new(options.remember, random)),
             station: Arc::new(Station::new()),
             settled: watch::Sender::new(0),
             subjects: Arc::new(Subjects::new(&options.prefix)),

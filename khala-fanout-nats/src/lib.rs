@@ -33,8 +33,9 @@
 //! | `<prefix>.echo.<node>` | a number | to the node itself, which so learns that the server has taken what it sent before |
 //!
 //! A user of NATS that is good for `publish` and `subscribe` on `<prefix>.>` is enough; no JetStream, no requests.
-//! Whoever may publish there can wake nodes, but makes them read their journal and nothing else: no update travels here, and
-//! none is believed.
+//! Whoever may publish there can wake nodes, and makes them read their journal: no update travels here, and none is
+//! believed. A false head silences no later one, but for the same one: who tells each head before it is reached delays
+//! that to the next poll. A client may be told a false head once, as `sync:head`.
 //!
 //! - **Announcing never waits.** A head waits in memory, one per topic, the newest; one task sends what waits. However many
 //!   publishers share a commit, the topic is announced about once. Without a connection [`announce`](khala_core::Fanout::announce)
@@ -43,12 +44,13 @@
 //!   and none once the last has gone. [`watch`](khala_core::Fanout::watch) returns when the server knows of it, so that nothing
 //!   announced after that is missed, and after at most a second. A watched topic takes about 6 KB of memory.
 //! - **It heals.** Connections are made again for ever. A node with a new one says what it announced lately, and asks all
-//!   others to do the same, which they do, each at most once a second. So watchers hear of what they missed, if it was announced
+//!   others to do the same, which they do, each at most once a second, from a moment of its own within a quarter of a second
+//!   on, and about a thousand topics every 10 ms. So watchers hear of what they missed, if it was announced
 //!   within the time that is [remembered](NatsOptions::remember), and polling finds the rest.
 //!
 //! # What is not promised
 //!
-//! That an announcement arrives, that it arrives once, or in order. It is a level, and a hint: delivery completes by polling
+//! That an announcement arrives, that it arrives once, or in order. It is a hint: delivery completes by polling
 //! when all of them are lost, only later. A connection that dies without a word is noticed after about three
 //! [ping intervals](NatsOptions::ping_interval), and what is announced meanwhile counts as sent until then. When the process ends, what waits
 //! is lost, unless it was [flushed](NatsFanout::flush). Credentials and certificates are read once.

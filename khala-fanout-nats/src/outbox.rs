@@ -2,10 +2,11 @@
 //!
 //! Whoever announces only raises a level here; one task takes all of them at once and sends them. However many announce
 //! meanwhile, the newest head of each topic goes out. What was announced lately is remembered, to be told again to those
-//! who missed it. Both are bounded: an announcement is a hint, and one that finds no room is lost.
+//! who missed it, in slices, from a random moment on: after an outage every node is asked at once. Both are bounded: an
+//! announcement is a hint, and one that finds no room is lost.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,6 +19,11 @@ use tokio::{sync::Notify, time::Instant};
 const TOPICS: usize = 65_536;
 /// How often at most what was announced lately is told again, however many nodes ask.
 const RECALL_EVERY: Duration = Duration::from_secs(1);
+/// How many heads are told again at once, and how long after them the next may be.
+const SLICE: usize = 1_024;
+const SLICE_EVERY: Duration = Duration::from_millis(10);
+/// How much later than it was asked a node begins to tell again, at most: every other was asked at the same moment.
+const SPREAD: Duration = Duration::from_millis(250);
 
 /// What is to be sent now.
 #[derive(Debug, Default)]
@@ -50,18 +56,36 @@ struct Waiting {
     revoked: Option<Watermark>,
     /// Others are to be told again what was announced lately.
     recall: bool,
+    /// When that was seen, and when it was done last.
+    asked: Option<Instant>,
     recalled: Option<Instant>,
+    /// What is still to be told again, and when the next slice of it is due.
+    again: VecDeque<Topic>,
+    next_slice: Option<Instant>,
+    /// How long after it was asked this node begins to tell.
+    spread: Duration,
 }
 
 impl Outbox {
-    /// An empty one, that remembers what was announced for about that long.
-    pub(crate) fn new(remember: Duration) -> Self {
+    /// An empty one, that remembers what was announced for about that long. Where among the nodes that are asked to tell
+    /// again it begins is drawn at random, once.
+    pub(crate) fn new(remember: Duration, random: u64) -> Self {
+        // The remainder fits.
+        let spread = Duration::from_micros(random % (SPREAD.as_micros() as u64 + 1));
+        Self::with_spread(remember, spread)
+    }
+
+    fn with_spread(remember: Duration, spread: Duration) -> Self {
         let waiting = Waiting {
             parcel: Parcel::default(),
             recent: Recent::new(remember),
             revoked: None,
             recall: false,
+            asked: None,
             recalled: None,
+            again: VecDeque::new(),
+            next_slice: None,
+            spread,
         };
         Self { waiting: Mutex::new(waiting), news: Notify::new() }
     }
@@ -127,20 +151,44 @@ impl Waiting {
     }
 
     fn take(&mut self, now: Instant) -> Result<Parcel, Option<Instant>> {
-        if self.recall {
-            let due = self.recalled.map_or(now, |last| last + RECALL_EVERY);
-            if due <= now {
-                self.recall = false;
-                self.recalled = Some(now);
-                for (topic, head) in self.recent.heads(now) {
-                    self.parcel.heads.entry(topic.clone()).or_insert(*head);
-                }
-                self.parcel.revoked = self.revoked;
-            } else if self.parcel.is_empty() {
-                return Err(Some(due));
-            }
+        let recall_at = self.recall_at(now);
+        if recall_at.is_some_and(|due| due <= now) {
+            (self.recall, self.asked, self.recalled) = (false, None, Some(now));
+            self.again = self.recent.topics(now);
+            self.next_slice = Some(now);
+            self.parcel.revoked = self.revoked;
         }
-        if self.parcel.is_empty() { Err(None) } else { Ok(mem::take(&mut self.parcel)) }
+        if self.slice_at().is_some_and(|due| due <= now) {
+            let slice = self.again.len().min(SLICE);
+            for topic in self.again.drain(..slice) {
+                if let Some(head) = self.recent.head(&topic) {
+                    let level = self.parcel.heads.entry(topic).or_insert(head);
+                    *level = further(*level, head);
+                }
+            }
+            self.next_slice = Some(now + SLICE_EVERY);
+        }
+        if !self.parcel.is_empty() {
+            return Ok(mem::take(&mut self.parcel));
+        }
+        Err(self.slice_at().or_else(|| recall_at.filter(|due| *due > now)))
+    }
+
+    /// When what was announced lately is to be told again; not before all of the last time was.
+    fn recall_at(&mut self, now: Instant) -> Option<Instant> {
+        if !self.recall {
+            return None;
+        }
+        let asked = *self.asked.get_or_insert(now);
+        if !self.again.is_empty() {
+            return None;
+        }
+        let due = asked + self.spread;
+        Some(self.recalled.map_or(due, |last| due.max(last + RECALL_EVERY)))
+    }
+
+    fn slice_at(&self) -> Option<Instant> {
+        self.next_slice.filter(|_| !self.again.is_empty())
     }
 }
 
@@ -166,10 +214,18 @@ impl Recent {
         raise(&mut self.young, topic, head, TOPICS);
     }
 
-    /// What is remembered, the newer head of a topic before an older one.
-    fn heads(&mut self, now: Instant) -> impl Iterator<Item = (&Topic, &Cursor)> {
+    /// The topics that are remembered.
+    fn topics(&mut self, now: Instant) -> VecDeque<Topic> {
         self.age(now);
-        self.young.iter().chain(&self.old)
+        let old = self.old.keys().filter(|topic| !self.young.contains_key(*topic));
+        self.young.keys().chain(old).cloned().collect()
+    }
+
+    fn head(&self, topic: &Topic) -> Option<Cursor> {
+        match (self.young.get(topic), self.old.get(topic)) {
+            (Some(young), Some(old)) => Some(further(*young, *old)),
+            (young, old) => young.or(old).copied(),
+        }
     }
 
     fn age(&mut self, now: Instant) {
@@ -187,6 +243,11 @@ impl Recent {
         self.old = mem::take(&mut self.young);
         self.born = Some(now);
     }
+}
+
+/// What was announced before, if it is further in the epoch of what was announced since.
+fn further(since: Cursor, before: Cursor) -> Cursor {
+    if since.epoch == before.epoch && before.watermark > since.watermark { before } else { since }
 }
 
 /// Raises a level: a newer head of the same epoch replaces the older, and another epoch always. Says no if `topic` is not
@@ -211,6 +272,10 @@ mod tests {
 
     use super::*;
 
+    fn outbox() -> Outbox {
+        Outbox::with_spread(Duration::from_secs(30), Duration::ZERO)
+    }
+
     fn topic(name: &str) -> Topic {
         Topic::parse(name).unwrap()
     }
@@ -221,7 +286,7 @@ mod tests {
 
     #[test]
     fn many_announcements_of_a_topic_are_one() {
-        let outbox = Outbox::new(Duration::from_secs(30));
+        let outbox = outbox();
         let now = Instant::now();
         for watermark in [1, 64, 3] {
             assert!(outbox.announce(&topic("a"), head(1, watermark), now));
@@ -235,7 +300,7 @@ mod tests {
 
     #[test]
     fn what_was_announced_lately_is_told_again_and_not_too_often() {
-        let outbox = Outbox::new(Duration::from_secs(30));
+        let outbox = outbox();
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         outbox.announce(&topic("a"), head(1, 1), at(0));
@@ -255,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_newest_head_is_told_again_also_when_an_older_one_was_announced_after_it() {
-        let outbox = Outbox::new(Duration::from_secs(30));
+        let outbox = outbox();
         let start = Instant::now();
         let later = start + Duration::from_secs(31);
         outbox.announce(&topic("a"), head(1, 5), start);
@@ -268,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_new_connection_is_told_everything_at_once() {
-        let outbox = Outbox::new(Duration::from_secs(30));
+        let outbox = outbox();
         let now = Instant::now();
         outbox.announce(&topic("a"), head(1, 1), now);
         outbox.recall();
@@ -280,8 +345,59 @@ mod tests {
     }
 
     #[test]
+    fn much_is_told_again_in_slices_and_news_between_them() {
+        let outbox = outbox();
+        let start = Instant::now();
+        for n in 0..5 * SLICE / 2 {
+            outbox.announce(&topic(&format!("t{n}")), head(1, 1), start);
+        }
+        outbox.take(start).unwrap();
+        outbox.recall();
+        let mut told = outbox.take(start).unwrap().heads;
+        assert_eq!(told.len(), SLICE);
+        outbox.recall();
+        assert_eq!(outbox.take(start).unwrap_err(), Some(start + SLICE_EVERY));
+        // One that was not told again yet.
+        let late = (0..).map(|n| topic(&format!("t{n}"))).find(|topic| !told.contains_key(topic)).unwrap();
+        outbox.announce(&late, head(1, 2), start);
+        assert_eq!(outbox.take(start).unwrap().heads, HashMap::from([(late.clone(), head(1, 2))]));
+        for n in 1..3 {
+            told.extend(outbox.take(start + n * SLICE_EVERY).unwrap().heads);
+        }
+        assert_eq!(told[&late], head(1, 2), "not as it was when they were asked");
+        assert_eq!(told.len(), 5 * SLICE / 2);
+        assert_eq!(
+            outbox.take(start + 3 * SLICE_EVERY).unwrap_err(),
+            Some(start + RECALL_EVERY),
+            "asked again"
+        );
+        assert_eq!(outbox.take(start + RECALL_EVERY).unwrap().heads.len(), SLICE);
+    }
+
+    #[test]
+    fn nodes_that_are_asked_at_once_begin_one_after_the_other() {
+        let start = Instant::now();
+        let begins = |random: u64| {
+            let outbox = Outbox::new(Duration::from_secs(30), random);
+            outbox.announce(&topic("a"), head(1, 1), start);
+            outbox.take(start).unwrap();
+            outbox.recall();
+            match outbox.take(start) {
+                Ok(_) => start,
+                Err(due) => {
+                    assert_eq!(outbox.take(due.unwrap()).unwrap().heads.len(), 1);
+                    due.unwrap()
+                }
+            }
+        };
+        assert_eq!(begins(0), start);
+        assert_eq!(begins(3_000), start + Duration::from_millis(3));
+        assert!(begins(u64::MAX) <= start + SPREAD);
+    }
+
+    #[test]
     fn what_waits_and_what_is_remembered_is_bounded() {
-        let outbox = Outbox::new(Duration::from_secs(30));
+        let outbox = outbox();
         let now = Instant::now();
         for n in 0..TOPICS {
             assert!(outbox.announce(&topic(&format!("t{n}")), head(1, 1), now));

@@ -69,6 +69,7 @@ pub(crate) struct Group<'c> {
     conn: &'c Connection,
     seed: &'c [u8; 16],
     topics: HashMap<Topic, Standing>,
+    updates: usize,
 }
 
 /// Where a topic stands, inside the transaction.
@@ -98,7 +99,12 @@ impl Standing {
 impl<'c> Group<'c> {
     /// Appends in the transaction that is open on `conn`.
     pub(crate) fn new(conn: &'c Connection, seed: &'c [u8; 16]) -> Self {
-        Self { conn, seed, topics: HashMap::new() }
+        Self { conn, seed, topics: HashMap::new(), updates: 0 }
+    }
+
+    /// How many updates were written so far.
+    pub(crate) fn updates(&self) -> usize {
+        self.updates
     }
 
     /// The connection whose transaction it is.
@@ -143,6 +149,7 @@ impl<'c> Group<'c> {
         row.bytes += write(conn, row.id, batch, &receipt, now)?;
         row.bounds.head = receipt.last.watermark();
         *standing = Standing::Moved(row);
+        self.updates += batch.updates().len();
         Ok(Ok(Append::Written(receipt)))
     }
 

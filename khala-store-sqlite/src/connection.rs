@@ -1,13 +1,14 @@
 //! Connections to the file: how each is opened and set up.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use khala_core::{Error, ErrorKind};
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 
 use crate::{
     fault::{Fault, error},
@@ -79,6 +80,17 @@ pub(crate) fn reader(path: &Path, options: &SqliteOptions) -> Result<Connection,
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = connect(path, flags, options)?;
     set(&conn, sql::READER_SETTINGS)?;
+    Ok(conn)
+}
+
+/// A connection that only reads, and leaves a write-ahead log as it is: any other, when it is the last one to close,
+/// puts the log into the file and removes it. Where there is none, it makes an empty one and has to remove that.
+pub(crate) fn onlooker(path: &Path, options: &SqliteOptions) -> Result<Connection, Fault> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let left = fs::metadata(log).is_ok_and(|log| log.len() > 0);
+    let conn = reader(path, options)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, left)?;
     Ok(conn)
 }
 

@@ -139,8 +139,8 @@ pub(crate) const NEW_EPOCHS: &str = "UPDATE khala_topic SET epoch = random()";
 /// After a restore: untouched topics derive other epochs (J15, J16).
 pub(crate) const NEW_SEED: &str = "UPDATE khala_meta SET value = randomblob(16) WHERE name = 'seed'";
 
-/// After a restore: no receipt names a history that is no more (J10).
-pub(crate) const FORGET_RECEIPTS: &str = "DELETE FROM khala_receipt";
+/// After a restore: the updates are still there, and so are their receipts, which name no history that is no more (J10).
+pub(crate) const MOVE_RECEIPTS: &str = "UPDATE khala_receipt SET epoch = t.epoch FROM khala_topic AS t WHERE t.topic_id = khala_receipt.topic_id";
 
 /// Whether there is a `khala_meta` at all.
 pub(crate) const HAS_META: &str =

@@ -70,15 +70,6 @@ impl Waiting {
         Ok(())
     }
 
-    /// How many updates of it were written.
-    pub(crate) fn written(&self) -> usize {
-        let written = match self {
-            Self::Advance { answer, .. } => matches!(answer.held, Some(Ok(Advanced::Written(_)))),
-            Self::Append { answer, .. } => matches!(answer.held, Some(Ok(Append::Written(_)))),
-        };
-        if written { self.updates().len() } else { 0 }
-    }
-
     /// Gives the answer that was held back.
     pub(crate) fn tell(self) {
         match self {

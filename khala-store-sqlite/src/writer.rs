@@ -249,7 +249,9 @@ impl Desk {
         let done = transaction(conn, |conn| {
             let mut appends = Group::new(conn, seed);
             group.iter_mut().try_for_each(|waiting| waiting.write(&mut appends))?;
-            appends.finish()
+            let updates = appends.updates();
+            appends.finish()?;
+            Ok(updates)
         });
         let took = begun.elapsed();
         if took > SLOW {
@@ -257,8 +259,7 @@ impl Desk {
         }
         let outcome = if done.is_ok() { "committed" } else { "failed" };
         telemetry::committed(outcome, group.len(), took.as_secs_f64());
-        done?;
-        let updates: usize = group.iter().map(Waiting::written).sum();
+        let updates = done?;
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         self.counts.appends.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);

@@ -24,6 +24,7 @@ use crate::{
 /// The one answer to a subscribe.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, once per subscription")]
 pub enum Subscribed {
     /// It follows.
     Following(Subscription),

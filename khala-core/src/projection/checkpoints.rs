@@ -93,7 +93,8 @@ pub enum Advanced {
     Conflict(Conflict),
     /// The checkpoint stands here, or nowhere, and not where it was expected: somebody else moved or removed it.
     Elsewhere(Option<Checkpoint>),
-    /// The checkpoint stands where it was to go already, wherever it was expected.
+    /// The checkpoint stands where it was to go already, wherever it was expected. The batch was appended then, and perhaps
+    /// not announced: see [`Checkpoints::advance`].
     Repeated,
     /// Both are stored, and this is the batch's receipt, to announce; none where there was no batch.
     Written(Option<Receipt>),
@@ -151,6 +152,12 @@ pub trait Checkpoints: fmt::Debug + Send + Sync + 'static {
     /// the batch, as by [`Journal::append`](crate::Journal::append) at `now`. A batch that was stored before under the
     /// same dedup key is there already, so its checkpoint moves (C4). A dropped future may have stored both or neither;
     /// the same advance, asked again, tells.
+    ///
+    /// Who is told [`Written`](Advanced::Written) announces the receipt's [`cursor`](crate::Receipt::cursor).
+    /// [`Repeated`](Advanced::Repeated) has no receipt, because none is kept with a checkpoint: whoever cannot say that
+    /// the first answer was announced, for it never came or was given up, announces the head of the batch's topic as
+    /// [`Journal::bounds`](crate::Journal::bounds) tells it. That is at least as far, and one announcement too many does
+    /// no harm; without it, subscribers find the update by polling.
     ///
     /// # Errors
     /// An [`Error`] when nothing is known to be stored; [`Error::is_retryable`] tells whether to try again.

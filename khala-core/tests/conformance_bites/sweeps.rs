@@ -81,7 +81,8 @@ impl Broken {
 }
 
 impl Harness for Broken {
-    const CAPABILITIES: Capabilities = Capabilities::volatile().with_survives_reopening(true);
+    const CAPABILITIES: Capabilities =
+        Capabilities::volatile().with_survives_reopening(true).with_lead_ends_with_its_node(false);
 
     async fn fresh() -> Self {
         Self::new(Fault::None)

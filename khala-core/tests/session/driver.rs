@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use khala_core::{
-    session::{Ended, Received},
+    Cursor, Journal as _, Watermark,
+    session::{Ended, Received, SessionOptions},
     wire::Close,
 };
 use serde_json::json;
@@ -26,6 +28,22 @@ fn what_is_published_comes_with_one_flush() {
     let sent = other.join("t", &json!({"from": "floor"}));
     assert_eq!(seqs(&sent), [1, 2, 3, 4, 5]);
     assert!(other.network.lock().unwrap().flushes <= 3, "what is in memory goes out with one flush");
+}
+
+#[test]
+fn after_a_false_head_announcements_are_heard_as_before_it() {
+    let mut host = Host::new(200);
+    let mut peer = host.connect(HOUR);
+    peer.join("t", &json!({}));
+    let epoch = host.store.journal().bounds(&topic("t")).now_or_never().unwrap().unwrap().epoch;
+    for n in 1..=4 {
+        host.fanout.raise(&topic("t"), Cursor::new(epoch, Watermark::new((1 << 53) - 1).unwrap()));
+        // With the second look at what was doubted.
+        host.pass(SessionOptions::default().retry_after, &mut [&mut peer]);
+        assert!(seqs(&peer.sent()).is_empty());
+        host.publish("t", 1);
+        assert_eq!(seqs(&peer.sent()), [n], "at once");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use khala_core::{
     Append, Batch, Bounds, Cursor, Delivery, DocKey, Documents as _, Error, Fanout, JoinRequest,
     Journal as _, Keep, Khala, Kind, LocalFanout, NewUpdate, OnStale, Payload, Resume, Snapshot,
     SnapshotFrom, StaleReason, Subscribed, Subscription, Timestamp, Topic, Update, Watch, Watermark,
+    session::SessionOptions,
 };
 
 use crate::{
@@ -218,6 +219,34 @@ fn a_new_epoch_is_told() {
     assert!(
         matches!(&deliveries[..], [Delivery::Stale(stale)] if stale.reasons == [StaleReason::EpochMismatch])
     );
+}
+
+#[test]
+fn after_a_false_head_announcements_are_heard_as_before_it() {
+    let rig = Rig::announced();
+    let mut subscription = rig.subscribe(Resume::Head);
+    let mut task = Task::new(async move {
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            if let Delivery::Updates(page) = subscription.next().await.unwrap() {
+                seen.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
+            }
+        }
+        seen
+    });
+    task.run();
+    let never = Watermark::new((1 << 53) - 1).unwrap();
+    for n in 1..=4 {
+        rig.announce(Cursor::new(rig.bounds().epoch, never));
+        task.run();
+        // The second look at what was doubted, and then it waits for the poll.
+        rig.clock.pass(SessionOptions::default().retry_after);
+        task.run();
+        rig.publish(vec![update(n)]);
+        // No time passes, so that it is not found by polling.
+        task.run();
+    }
+    assert_eq!(task.done, Some(vec![1, 2, 3, 4]));
 }
 
 #[test]

@@ -41,9 +41,10 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
     let [one_epoch, two_epoch] = [&one, &two].map(|topic| store.bounds(topic));
     assert_ne!(one_epoch.await.unwrap().epoch, two_epoch.await.unwrap().epoch, "each topic has its own");
     assert_eq!(log(&store, &one).await, before, "the updates are what they were");
-    // Forgotten with the epoch whose receipt it had.
+    // The update is there, and so is its receipt, of the history that it belongs to now.
     let again = store.append(&one, once(), NOW).await.unwrap();
-    assert!(matches!(again, Append::Written(receipt) if receipt.last.as_u64() == 4), "{again:?}");
+    let Append::Duplicate(receipt) = again else { panic!("stored twice: {again:?}") };
+    assert_eq!(receipt.cursor(), store.bounds(&one).await.unwrap().at_head());
 }
 
 #[test]
@@ -59,6 +60,8 @@ fn looking_at_a_file_changes_nothing() {
     for _ in 0..2 {
         migrate(&place.path, &options).unwrap();
         assert!(check(&place.path, &options).unwrap().is_empty());
+        let files = std::fs::read_dir(place.folder.path()).unwrap().count();
+        assert_eq!(files, 1, "nothing is left beside a file that was closed in order");
     }
     place
         .connect()
@@ -86,6 +89,17 @@ async fn looking_at_what_a_crash_left_changes_nothing() {
     let files = |place: &Place| (std::fs::read(&place.path).unwrap(), std::fs::read(wal(place)).ok());
     let before = files(&left);
     assert!(before.1.as_ref().is_some_and(|log| !log.is_empty()));
-    khala_store_sqlite::check(&left.path, &khala_store_sqlite::SqliteOptions::new()).unwrap();
+    assert!(check(&left.path, &SqliteOptions::new()).unwrap().is_empty());
     assert!(files(&left) == before, "the files are not what they were");
+}
+
+#[test]
+fn what_cannot_be_found_out_is_not_taken_for_no_file() {
+    let place = Place::new();
+    let path = place.folder.path().join("x".repeat(300));
+    let options = SqliteOptions::new();
+    for refused in [check(&path, &options).unwrap_err(), new_epochs(&path, &options).unwrap_err()] {
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert!(refused.to_string().contains("cannot be found out"), "{refused}");
+    }
 }
