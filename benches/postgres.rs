@@ -3,14 +3,16 @@
 //! All on one throw-away cluster with its defaults, fully synced (`fsync`, `synchronous_commit`), reached over loopback.
 //!
 //! - **Appends** per second with 1, 64 and 1,024 publishers that wait for each answer, on one topic and on 1,000, next to
-//!   `pgbench` with as many clients (64 at most), each transaction one plain insert of the same payload. In turn, several
-//!   rounds; medians.
+//!   `pgbench` with as many clients (64 at most), each transaction one plain insert of the same payload; and with one whose
+//!   transactions are one insert of 64 rows, which is what one topic can have at the most with 64 in flight. In turn,
+//!   several rounds; medians.
 //! - **Two nodes**: from the call of publish on one node to the update in the hands of a subscriber on the other, at a fixed
 //!   rate.
 //! - **Reads**: what a node asks the database per update, with 1, 100 and 1,000 subscribers, while the other node publishes.
 
 use std::{
     fs,
+    num::NonZeroU32,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -43,6 +45,9 @@ struct Arguments {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Groups of appends that are under way at once, at most; the store's own default where it is not said.
+    #[arg(long)]
+    writers: Option<NonZeroU32>,
     /// Only what its name holds: appends, nodes, reads.
     #[arg(long)]
     only: Option<String>,
@@ -82,12 +87,14 @@ fn appends(cluster: &Cluster, runtime: &Runtime, arguments: &Arguments) {
     };
     let inserts = cluster.database();
     for _ in 0..arguments.rounds {
-        for clients in [1, 64] {
-            note(format!("pgbench, {clients} clients"), pgbench(&inserts, clients, length));
+        for (clients, rows) in [(1, 1), (64, 1), (1, 64)] {
+            let name = format!("pgbench, {clients} clients, {rows} rows a transaction");
+            note(name, pgbench(&inserts, clients, rows, length));
         }
         for (publishers, topics) in [(1, 1), (64, 1), (1_024, 1), (64, 1_000), (1_024, 1_000)] {
             let url = cluster.database();
-            let (rate, per_commit) = runtime.block_on(publish(&url, publishers, topics, length));
+            let (rate, per_commit) =
+                runtime.block_on(publish(&url, publishers, topics, length, arguments.writers));
             note(format!("khala, {publishers} publishers, {topics} topics"), rate);
             note(format!("    appends per commit, {publishers}, {topics}"), per_commit);
         }
@@ -100,13 +107,14 @@ fn appends(cluster: &Cluster, runtime: &Runtime, arguments: &Arguments) {
     }
 }
 
-/// Transactions per second of one plain insert each.
-fn pgbench(url: &str, clients: u32, length: Duration) -> f64 {
+/// Rows per second, each transaction one plain insert of so many.
+fn pgbench(url: &str, clients: u32, rows: usize, length: Duration) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("insert.sql");
     // To pgbench, a colon begins a variable.
     let payload = PAYLOAD.replace(':', "=");
-    let insert = format!("INSERT INTO entry (kind, payload) VALUES ('step', '{payload}');\n");
+    let row = format!("('step', '{payload}')");
+    let insert = format!("INSERT INTO entry (kind, payload) VALUES {};\n", vec![row; rows].join(", "));
     fs::write(&script, insert).expect("a script");
     let run = |program: &str, arguments: &[&str]| {
         let output = Command::new(postgres::program(program)).args(arguments).stderr(Stdio::piped()).output();
@@ -124,12 +132,21 @@ fn pgbench(url: &str, clients: u32, length: Duration) -> f64 {
         &["-n", "-M", "prepared", "-f", script, "-c", &clients, "-j", "2", "-T", &seconds, url],
     );
     let tps = told.lines().find_map(|line| line.strip_prefix("tps = ")).expect("it tells the rate");
-    tps.split(' ').next().and_then(|tps| tps.parse().ok()).expect("a rate is a number")
+    let tps: f64 = tps.split(' ').next().and_then(|tps| tps.parse().ok()).expect("a rate is a number");
+    tps * rows as f64
 }
 
 /// Appends per second, and how many shared a commit.
-async fn publish(url: &str, publishers: u64, topics: u64, length: Duration) -> (f64, f64) {
-    let store = PostgresStore::open(url, PostgresOptions::new()).await.expect("a store");
+async fn publish(
+    url: &str,
+    publishers: u64,
+    topics: u64,
+    length: Duration,
+    writers: Option<NonZeroU32>,
+) -> (f64, f64) {
+    let options = PostgresOptions::new();
+    let options = writers.into_iter().fold(options, PostgresOptions::with_writers);
+    let store = PostgresStore::open(url, options).await.expect("a store");
     let topics: Arc<Vec<Topic>> = Arc::new((0..topics).map(|n| topic(&format!("run:{n}:events"))).collect());
     let append = |at: u64| {
         let (store, topic) = (store.clone(), topics[(at % topics.len() as u64) as usize].clone());
