@@ -92,6 +92,7 @@ impl Writers {
                 open: true,
                 waiting: VecDeque::new(),
                 parked: HashMap::new(),
+                parked_requests: 0,
                 lanes: JoinSet::new(),
                 expected: 0,
                 took: Duration::ZERO,
@@ -125,6 +126,8 @@ struct Desk {
     waiting: VecDeque<Waiting>,
     /// The topics that are waited for, and what came for them meanwhile.
     parked: HashMap<Topic, Vec<Waiting>>,
+    /// How many requests that is.
+    parked_requests: usize,
     lanes: JoinSet<Back>,
     /// How many requests the last group and those that waited behind it were: so many are expected again.
     expected: usize,
@@ -207,9 +210,11 @@ impl Desk {
 
     /// Lets it wait for its topic with those that do.
     fn park(&mut self, waiting: Waiting) {
-        let parked: usize = self.parked.values().map(Vec::len).sum();
         match self.parked.get_mut(&waiting.request.topic) {
-            Some(there) if parked < QUEUE => there.push(waiting),
+            Some(there) if self.parked_requests < QUEUE => {
+                there.push(waiting);
+                self.parked_requests += 1;
+            }
             _ => drop(waiting.answer.send(Err(too_many_wait()))),
         }
     }
@@ -275,7 +280,9 @@ impl Desk {
             return self.wait_for_each(left);
         }
         for topic in topics {
-            left.extend(self.parked.remove(&topic).into_iter().flatten());
+            let parked = self.parked.remove(&topic).unwrap_or_default();
+            self.parked_requests -= parked.len();
+            left.extend(parked);
         }
         for waiting in left.into_iter().rev() {
             self.waiting.push_front(waiting);
@@ -295,6 +302,7 @@ impl Pen {
     /// longer than one waits for a lock.
     async fn wait_for(self, topic: Topic, mut waiting: Vec<Waiting>) -> Back {
         let (now, patience) = (Instant::now(), self.database.options.lock_timeout());
+        waiting.retain(|one| !one.answer.is_closed());
         for one in &mut waiting {
             one.held_since.get_or_insert(now);
         }
