@@ -10,6 +10,8 @@
 //!   rate.
 //! - **Reads**: what a node asks the database per update, with 1, 100 and 1,000 subscribers, while the other node publishes.
 
+#![expect(clippy::print_stdout, reason = "what was measured is told to whoever runs it")]
+
 use std::{
     fs,
     num::NonZeroU32,
