@@ -281,7 +281,7 @@ async fn a_bad_line_is_the_last_that_is_answered() {
         .with_payload_bytes(Some(100))
         .with_hashes(true);
     let mut all = vec![small];
-    all.extend(classes.iter().map(|class| class.clone()));
+    all.extend(classes.iter().cloned());
     let classes = Classes::new(all).unwrap();
     let server = running_on(
         |khala| khala.with_classes(classes),
