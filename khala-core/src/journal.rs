@@ -77,6 +77,10 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// then `expect` (J9), then document versions (D1). A key is remembered as long as its
     /// updates are kept and at least [`DEDUP_FOR`]; a batch that is refused leaves its key free.
     ///
+    /// Batches of one topic that were asked for one after the other, without waiting for answers, should be stored in the
+    /// order in which their futures were first polled: who publishes a stream relies on it. [`Inbox`](crate::Inbox) helps
+    /// a store that has one writer.
+    ///
     /// # Errors
     /// An [`Error`] when nothing is known to be stored; [`Error::is_retryable`] tells whether to try again.
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error>;

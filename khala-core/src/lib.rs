@@ -13,6 +13,7 @@ pub mod conformance;
 mod documents;
 mod error;
 mod fanout;
+mod inbox;
 mod journal;
 mod khala;
 mod ledger;
@@ -49,6 +50,7 @@ pub use self::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     fanout::{Fanout, LocalFanout, Watch},
+    inbox::{Arrivals, Handed, Inbox, InboxClosed},
     journal::{
         Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
         Start, Trimmed,

@@ -1,6 +1,6 @@
 //! Request bodies: read within bounds, and parsed once as JSON whose faults are named.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, fmt};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -35,7 +35,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let untyped = empty == Empty::Allowed && !headers.contains_key(header::CONTENT_TYPE);
-    if !untyped && !is_json(headers) {
+    if !untyped && !is_of(headers, "application/json") {
         return Err(unsupported());
     }
     let most = most.min(limits.body_bytes);
@@ -56,24 +56,32 @@ where
     if untyped && !body.is_empty() { Err(unsupported()) } else { Ok(body) }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether the Content-Type is `media_type`, with whatever parameters.
+pub(crate) fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    essence.eq_ignore_ascii_case(media_type)
 }
 
 fn unsupported() -> Problem {
-    let detail = "the Content-Type here is application/json";
+    let detail =
+        "the Content-Type here is application/json (or application/x-ndjson, where updates are published)";
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// The body as a `T`, which is a JSON object. A fault names its field.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    let text =
-        std::str::from_utf8(body).map_err(|_| Problem::invalid("invalid_json", "the body is not UTF-8"))?;
+    parse_part("body", body)
+}
+
+/// The same for a part of a body; `part` is what faults call it.
+pub(crate) fn parse_part<'a, T: Deserialize<'a>>(part: &str, bytes: &'a [u8]) -> Result<T, Problem> {
+    let no_json =
+        |fault: fmt::Arguments<'_>| Problem::invalid("invalid_json", format!("the {part} is not {fault}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| no_json(format_args!("UTF-8")))?;
     if !text.trim_start().starts_with('{') {
-        return Err(Problem::invalid("invalid_json", "the body is not a JSON object"));
+        return Err(no_json(format_args!("a JSON object")));
     }
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
@@ -83,10 +91,10 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem
             let place = if field == "." { String::new() } else { format!("{field}: ") };
             invalid(&field, format!("{place}{fault}"))
         } else {
-            Problem::invalid("invalid_json", format!("the body is not JSON: {fault}"))
+            no_json(format_args!("JSON: {fault}"))
         }
     })?;
-    json.end().map_err(|fault| Problem::invalid("invalid_json", format!("the body is not JSON: {fault}")))?;
+    json.end().map_err(|fault| no_json(format_args!("JSON: {fault}")))?;
     Ok(parsed)
 }
 

@@ -1,7 +1,7 @@
 //! How a server takes leave: first only its readiness is off, then its connections are told and closed one by one.
 //!
-//! What must stay true: it begins once and goes on by itself, and everything but new WebSockets is served until the
-//! process ends.
+//! What must stay true: it begins once and goes on by itself, and everything but WebSockets and streams of updates is
+//! served until the process ends.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -85,6 +85,16 @@ impl Server {
         let Drain { unready, over, began, .. } = &self.0.drain;
         let elapsed = began.get().map_or(Duration::ZERO, Instant::elapsed);
         (*unready + *over).saturating_sub(elapsed)
+    }
+
+    /// Waits until connections are told to go. Cancel safe.
+    pub(crate) async fn closing(&self) {
+        // The sender is in `self`, so it cannot be gone.
+        let _ = self.0.drain.phase.subscribe().wait_for(|phase| *phase == Phase::Closing).await;
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.0.drain.phase.borrow() == Phase::Closing
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -34,6 +34,7 @@ mod drain;
 mod history;
 #[cfg(feature = "keys")]
 pub mod keys;
+mod lines;
 mod logs;
 mod mint;
 mod operations;
@@ -43,10 +44,12 @@ mod problem;
 mod proxies;
 mod publish;
 mod query;
+mod response;
 mod route;
 mod secret;
 mod serve;
 mod service;
+mod stream;
 mod token;
 mod transport;
 mod upgrade;
@@ -70,6 +73,7 @@ pub use self::{
         ClaimName, ClaimNameError, Credential, Holder, Mint, MintSecret, TtlError, Unproven, VerifiedToken,
     },
     origins::{OriginError, Origins},
+    response::ResponseBody,
     secret::SecretError,
     serve::serve,
 };
@@ -81,9 +85,9 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a request body. Default: 8 MiB.
+    /// Bytes of a request body; of a stream of updates, of a line. Default: 8 MiB.
     pub body_bytes: usize,
-    /// How long a request body may take to arrive. Default: 30 s.
+    /// How long a request body may take to arrive; of a stream of updates, the next line. Default: 30 s.
     pub body_timeout: Duration,
     /// Bytes of a WebSocket message, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,

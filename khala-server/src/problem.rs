@@ -104,18 +104,19 @@ impl Problem {
         }
     }
 
-    fn to_json(&self) -> Vec<u8> {
+    /// The problem as JSON.
+    pub(crate) fn to_value(&self) -> Value {
         let mut body = self.more.clone();
         body.insert("type".to_owned(), json!("about:blank"));
         body.insert("title".to_owned(), json!(self.status.canonical_reason().unwrap_or("Error")));
         body.insert("status".to_owned(), json!(self.status.as_u16()));
         body.insert("code".to_owned(), json!(self.code));
         body.insert("detail".to_owned(), json!(self.detail));
-        Value::Object(body).to_string().into_bytes()
+        Value::Object(body)
     }
 
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.to_json()));
+        let mut response = Response::new(Full::from(self.to_value().to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

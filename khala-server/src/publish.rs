@@ -62,7 +62,7 @@ where
 }
 
 /// Whether the hashes that the publisher gave are those of the payloads.
-fn check_hashes(batch: &Batch) -> Result<(), Problem> {
+pub(crate) fn check_hashes(batch: &Batch) -> Result<(), Problem> {
     for (index, update) in batch.updates().iter().enumerate() {
         let Some(given) = &update.payload_hash else { continue };
         let found = PayloadHash::of(&update.payload);
@@ -86,15 +86,21 @@ struct Answer<'a> {
 }
 
 #[derive(Serialize)]
-struct Stored {
+pub(crate) struct Stored {
     epoch: khala_core::Epoch,
     first: khala_core::Seq,
     last: khala_core::Seq,
 }
 
 impl<'a> Answer<'a> {
-    fn new(topic: &'a Topic, Receipt { epoch, first, last }: Receipt, duplicate: bool) -> Self {
-        Self { topic, receipt: Stored { epoch, first, last }, duplicate }
+    fn new(topic: &'a Topic, receipt: Receipt, duplicate: bool) -> Self {
+        Self { topic, receipt: receipt.into(), duplicate }
+    }
+}
+
+impl From<Receipt> for Stored {
+    fn from(Receipt { epoch, first, last }: Receipt) -> Self {
+        Self { epoch, first, last }
     }
 }
 
@@ -111,7 +117,7 @@ fn dedup_key(headers: &HeaderMap) -> Result<Option<DedupKey>, Problem> {
 
 /// What is carried along to subscribers' traces. A header that cannot be is left out: tracing must not fail a
 /// publish (W3C Trace Context, section 4.3).
-fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     let field = |name| headers.get(name)?.to_str().ok().and_then(|text| TraceField::parse(text).ok());
     let mut trace = TraceContext::default();
     trace.traceparent = field("traceparent");
@@ -197,6 +203,45 @@ impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
 
 fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
     let (updates, expect) = parts(body::parse(body)?)?;
+    let batch = batch_of(updates, trace, "updates")?;
+    let Some(head) = expect else { return Ok(batch) };
+    let head = Watermark::new(head).ok_or_else(|| invalid("expect", "expect is not a watermark"))?;
+    Ok(batch.with_expect(head))
+}
+
+/// A line of a stream: one update, and the key that names its publish.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    kind: Kind,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(default)]
+    doc_key: Option<DocKey>,
+    #[serde(default, deserialize_with = "whole")]
+    doc_version: Option<u64>,
+    #[serde(default)]
+    deleted: bool,
+    #[serde(default)]
+    payload_hash: Option<PayloadHash>,
+    #[serde(default)]
+    dedup: Option<DedupKey>,
+}
+
+/// The batch of one that a line of a stream is.
+pub(crate) fn line(text: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
+    let line: Line<'_> = body::parse_part("line", text)?;
+    let Line { kind, payload, doc_key, doc_version, deleted, payload_hash, dedup } = line;
+    let one = One { kind, payload, doc_key, doc_version, deleted, payload_hash };
+    let batch = batch_of(vec![one], trace, "payload")?;
+    Ok(match dedup {
+        Some(key) => batch.with_dedup(key),
+        None => batch,
+    })
+}
+
+/// The updates as a batch. A fault of none of the known fields is one of `field`.
+fn batch_of(updates: Vec<One<'_>>, trace: Option<&TraceContext>, field: &str) -> Result<Batch, Problem> {
     let update = |one: One<'_>| {
         let mut update = NewUpdate::new(one.kind, Payload::from_raw(one.payload));
         update.doc_key = one.doc_key;
@@ -206,14 +251,11 @@ fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
         update.trace = trace.cloned();
         update
     };
-    let batch = Batch::new(updates.into_iter().map(update).collect()).map_err(|fault| match fault {
+    Batch::new(updates.into_iter().map(update).collect()).map_err(|fault| match fault {
         BatchError::DocKeyMissing { .. } => invalid("doc_key", fault.to_string()),
         BatchError::DocVersionTooLarge { .. } => invalid("doc_version", fault.to_string()),
-        fault => invalid("updates", fault.to_string()),
-    })?;
-    let Some(head) = expect else { return Ok(batch) };
-    let head = Watermark::new(head).ok_or_else(|| invalid("expect", "expect is not a watermark"))?;
-    Ok(batch.with_expect(head))
+        fault => invalid(field, fault.to_string()),
+    })
 }
 
 /// The updates of a body, and the head that they expect.

@@ -28,8 +28,9 @@ use crate::{
     problem::Problem,
     proxies,
     publish::publish,
+    response::ResponseBody,
     route::{Route, doc_key, topic},
-    token,
+    stream, token,
     upgrade::upgrade,
 };
 
@@ -60,10 +61,11 @@ impl Server {
     /// on a tokio runtime. How long the head of a request may take, and how long a client may take nothing of an
     /// answer, is for whoever serves the connection, as [`serve`](crate::serve()) does. So is telling who the peer is,
     /// by a [`SocketAddr`] among the request's extensions: without it nothing is limited per address. Dropping the
-    /// future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    /// future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does. A stream of updates
+    /// goes on by itself while its answer is read, on the tokio runtime.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<ResponseBody>
     where
-        B: Body + Send,
+        B: Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
@@ -80,7 +82,7 @@ impl Server {
         let answer = match (&page, route) {
             (Some(Err(denied)), _) => Err(denied.clone().into()),
             (Some(Ok(Some(_))), Some(route)) if origins::is_preflight(route, &head) => {
-                Ok(origins::preflight(route))
+                Ok(origins::preflight(route).map(ResponseBody::from))
             }
             _ => self.respond(route, head, body, &request_id, client).await,
         };
@@ -89,7 +91,7 @@ impl Server {
             Err(problem) => {
                 let code = problem.code();
                 telemetry::refused(code, route.map_or(Surface::Http, Route::surface));
-                (problem.into_response(), Some(code))
+                (problem.into_response().map(ResponseBody::from), Some(code))
             }
         };
         let headers = response.headers_mut();
@@ -119,9 +121,9 @@ impl Server {
         body: B,
         request_id: &str,
         client: Option<IpAddr>,
-    ) -> Result<Response<Full<Bytes>>, Problem>
+    ) -> Result<Response<ResponseBody>, Problem>
     where
-        B: Body + Send,
+        B: Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
@@ -138,7 +140,7 @@ impl Server {
         }
         let query = head.uri.query();
         let headers = &head.headers;
-        match route {
+        let whole = match route {
             Route::AdminConnections => {
                 admin::admit(self, headers)?;
                 admin::connections(self, query)
@@ -190,6 +192,9 @@ impl Server {
             Route::Topics => history::topics(self, &self.grant(headers).await?, query).await,
             Route::Updates { topic: name } if head.method == Method::POST => {
                 let (grant, topic) = self.granted(headers, name, Access::Publish).await?;
+                if stream::is_asked_for(headers) {
+                    return stream::publish(self, grant, topic, headers, body, request_id).await;
+                }
                 publish(self, &grant, &topic, &head, body).await
             }
             Route::Updates { topic: name } => {
@@ -197,7 +202,8 @@ impl Server {
                 history::updates(self, &grant, &topic, query).await
             }
             Route::WebSocket => upgrade(self, head, request_id, client).await,
-        }
+        };
+        whole.map(|response| response.map(ResponseBody::from))
     }
 
     /// Who sent the request, as far as that is known.

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, telemetry};
+use khala_core::{Append, Arrivals, Batch, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic, telemetry};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
@@ -29,8 +29,8 @@ use crate::{
     plain::{self, is_plain},
 };
 
-/// How many requests may wait at one writer before appending itself waits.
-const QUEUE: usize = 4_096;
+/// How many requests may wait at one writer for topics that somebody else has.
+const PARKED: usize = 4_096;
 /// The most requests, updates and bytes in one group, but for its first request.
 const GROUP_REQUESTS: usize = 1_024;
 const GROUP_UPDATES: usize = 4_096;
@@ -49,7 +49,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// The handle of the writers' tasks.
 #[derive(Debug)]
 pub(crate) struct Writers {
-    inboxes: Vec<mpsc::Sender<Waiting>>,
+    inboxes: Vec<Inbox<Waiting>>,
     hasher: RandomState,
     counts: Arc<Counts>,
 }
@@ -85,7 +85,7 @@ impl Writers {
     pub(crate) fn start(database: &Arc<Database>) -> Self {
         let counts = Arc::new(Counts::default());
         let inboxes = (0..database.options.writers.get()).map(|_| {
-            let (inbox, requests) = mpsc::channel(QUEUE);
+            let (inbox, requests) = Inbox::new();
             let desk = Desk {
                 pen: Pen { database: Arc::clone(database), counts: Arc::clone(&counts) },
                 inbox: requests,
@@ -113,7 +113,8 @@ impl Writers {
         let (answer, answered) = oneshot::channel();
         let request = Request { topic: topic.clone(), batch, now };
         let waiting = Waiting { request, answer, held_since: None };
-        inbox.ok_or_else(shutting_down)?.send(waiting).await.map_err(|_| shutting_down())?;
+        let inbox = inbox.ok_or_else(shutting_down)?;
+        let _handed = inbox.hand_in(waiting).map_err(|_| shutting_down())?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 }
@@ -121,7 +122,7 @@ impl Writers {
 /// What one writer's task works on.
 struct Desk {
     pen: Pen,
-    inbox: mpsc::Receiver<Waiting>,
+    inbox: Arrivals<Waiting>,
     open: bool,
     waiting: VecDeque<Waiting>,
     /// The topics that are waited for, and what came for them meanwhile.
@@ -169,7 +170,7 @@ impl Desk {
         if self.waiting.is_empty() {
             tokio::select! {
                 Some(back) = self.lanes.join_next() => self.return_from(back),
-                came = self.inbox.recv_many(&mut fresh, GROUP_REQUESTS), if self.open => self.open = came > 0,
+                open = self.inbox.receive(&mut fresh, GROUP_REQUESTS), if self.open => self.open = open,
                 else => return false,
             }
         }
@@ -184,7 +185,7 @@ impl Desk {
     /// Takes what has come, without waiting.
     fn drain(&mut self) {
         let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
-        self.waiting.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
+        self.waiting.extend((0..room).map_while(|_| self.inbox.try_next()));
     }
 
     /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
@@ -200,7 +201,7 @@ impl Desk {
         if self.took >= 4 * GATHER {
             let _ = timeout(GATHER, async {
                 while self.waiting.len() < self.expected {
-                    let Some(next) = self.inbox.recv().await else { return };
+                    let Some(next) = self.inbox.next().await else { return };
                     self.waiting.push_back(next);
                 }
             })
@@ -211,7 +212,7 @@ impl Desk {
     /// Lets it wait for its topic with those that do.
     fn park(&mut self, waiting: Waiting) {
         match self.parked.get_mut(&waiting.request.topic) {
-            Some(there) if self.parked_requests < QUEUE => {
+            Some(there) if self.parked_requests < PARKED => {
                 there.push(waiting);
                 self.parked_requests += 1;
             }

@@ -17,10 +17,11 @@ use std::{
 };
 
 use khala_core::{
-    Advance, Advanced, Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic, Trimmed, telemetry,
+    Advance, Advanced, Append, Arrivals, Batch, Error, ErrorKind, Handed, Inbox, NewUpdate, Timestamp, Topic,
+    Trimmed, telemetry,
 };
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     append::Group,
@@ -29,9 +30,6 @@ use crate::{
     trim::{Next, Order, Trim},
     waiting::{Answer, Waiting},
 };
-
-/// How many requests may wait before appending itself waits.
-const QUEUE: usize = 4_096;
 
 /// The most requests, updates and bytes in one group, but for its first request.
 const GROUP_REQUESTS: usize = 1_024;
@@ -44,7 +42,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// The handle of the writer's thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    requests: Option<mpsc::Sender<Request>>,
+    requests: Option<Inbox<Request>>,
     thread: Option<thread::JoinHandle<()>>,
     counts: Arc<Counts>,
 }
@@ -76,7 +74,7 @@ impl fmt::Debug for Change {
 impl Writer {
     /// Starts the thread.
     pub(crate) fn start(conn: Connection, seed: [u8; 16]) -> Result<Self, Error> {
-        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (requests, inbox) = Inbox::new();
         let counts = Arc::new(Counts::default());
         let desk = Desk {
             conn,
@@ -100,19 +98,19 @@ impl Writer {
 
     pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
         let (answer, answered) = Answer::new();
-        self.send(Request::Write(Waiting::Append { topic, batch, now, answer })).await?;
+        let _handed = self.send(Request::Write(Waiting::Append { topic, batch, now, answer }))?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
     pub(crate) async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         let (answer, answered) = Answer::new();
-        self.send(Request::Write(Waiting::Advance { advance, now, answer })).await?;
+        let _handed = self.send(Request::Write(Waiting::Advance { advance, now, answer }))?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
     pub(crate) async fn trim(&self, order: Order) -> Result<Trimmed, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Trim(Trim { order, answer, progress: None })).await?;
+        let _handed = self.send(Request::Trim(Trim { order, answer, progress: None }))?;
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
@@ -129,15 +127,13 @@ impl Writer {
             }
             let _ = answer.send(done);
         }));
-        self.send(Request::Change(change)).await?;
+        self.send(Request::Change(change))?.leave();
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
 
-    async fn send(&self, request: Request) -> Result<(), Error> {
-        match &self.requests {
-            Some(requests) => requests.send(request).await.map_err(|_| shutting_down()),
-            None => Err(shutting_down()),
-        }
+    fn send(&self, request: Request) -> Result<Handed<Request>, Error> {
+        let requests = self.requests.as_ref().ok_or_else(shutting_down)?;
+        requests.hand_in(request).map_err(|_| shutting_down())
     }
 
     /// Lets the writer finish what waits, and waits for it.
@@ -155,7 +151,7 @@ impl Writer {
 struct Desk {
     conn: Connection,
     seed: [u8; 16],
-    inbox: mpsc::Receiver<Request>,
+    inbox: Arrivals<Request>,
     waiting: VecDeque<Waiting>,
     changes: VecDeque<Change>,
     trims: VecDeque<Trim>,
@@ -190,12 +186,12 @@ impl Desk {
     /// Waits until there is something to do; says no once there never will be again.
     fn receive(&mut self, fresh: &mut Vec<Request>) -> bool {
         if self.waiting.is_empty() && self.changes.is_empty() && self.trims.is_empty() {
-            if self.inbox.blocking_recv_many(fresh, GROUP_REQUESTS) == 0 {
+            if !self.inbox.blocking_receive(fresh, GROUP_REQUESTS) {
                 return false;
             }
         } else {
             let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
-            fresh.extend((0..room).map_while(|_| self.inbox.try_recv().ok()));
+            fresh.extend((0..room).map_while(|_| self.inbox.try_next()));
         }
         for request in fresh.drain(..) {
             match request {
@@ -360,23 +356,23 @@ mod tests {
         )
         .unwrap();
 
-        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (requests, inbox) = Inbox::new();
         let (answer, mut trimmed) = oneshot::channel();
         let (topic, keep) = (Topic::parse("trimmed").unwrap(), Keep::everything().with_updates(0));
         let order = Order { topic, keep, now: Timestamp::default() };
-        requests.try_send(Request::Trim(Trim { order, answer, progress: None })).unwrap();
+        requests.hand_in(Request::Trim(Trim { order, answer, progress: None })).unwrap().leave();
         // Four to a group.
         let mut answers = Vec::new();
         for _ in 0..5 * 4 {
             let (waiting, answered) = waiting("written", 1_000);
-            requests.try_send(Request::Write(waiting)).unwrap();
+            requests.hand_in(Request::Write(waiting)).unwrap().leave();
             answers.push(answered);
         }
         for _ in 0..5 {
             let change = |conn: &Connection| {
                 conn.execute("INSERT INTO own_log (event) VALUES (?1)", params!["change"]).unwrap();
             };
-            requests.try_send(Request::Change(Change(Box::new(change)))).unwrap();
+            requests.hand_in(Request::Change(Change(Box::new(change)))).unwrap().leave();
         }
         drop(requests);
         let mut desk = Desk {

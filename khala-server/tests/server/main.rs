@@ -27,6 +27,7 @@ mod retention;
 #[cfg(feature = "keys")]
 mod rotation;
 mod slow;
+mod stream;
 mod support;
 mod trims;
 mod upgrade;

@@ -27,7 +27,7 @@ use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -42,16 +42,28 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// A journal in memory that can be told to fail.
+/// A journal in memory that can be told to fail, and to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     journal: MemoryJournal,
     fault: Mutex<Option<ErrorKind>>,
+    held: watch::Sender<bool>,
+    asked: AtomicU64,
 }
 
 impl Store {
     pub(crate) fn fail(&self, kind: Option<ErrorKind>) {
         *self.fault.lock().unwrap() = kind;
+    }
+
+    /// Lets appends wait, or go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    /// How many appends came so far.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -65,6 +77,8 @@ impl Store {
 #[async_trait]
 impl Journal for Store {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         self.check()?;
         self.journal.append(topic, batch, now).await
     }

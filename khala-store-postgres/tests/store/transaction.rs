@@ -1,5 +1,6 @@
 //! Appends inside the application's own transactions: by `append_in`, and by the SQL function from any language.
 
+use futures::future::join_all;
 use khala_core::{
     Append, Conflict, DedupKey, DocKey, Documents, ErrorKind, Fanout, Journal, Kind, NewUpdate, Payload,
     Watermark,
@@ -54,12 +55,26 @@ async fn a_failed_append_leaves_the_transaction_around_it_whole() {
     assert_eq!(sql(&url, "SELECT count(*) FROM orders"), "1");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_in_order_is_stored_in_order_however_much_waits() {
+    let (_url, store) = fresh().await;
+    let topic = topic("t");
+    let mut next = 1..;
+    // The first of them are the first of the topic.
+    for many in [1_000, 10_000] {
+        let appends = (0..many).map(|n| store.append(&topic, batch([n]), NOW));
+        for answer in soon(join_all(appends)).await {
+            assert_eq!(Some(written(answer.unwrap()).first.as_u64()), next.next());
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_bad_request_fails_none_of_its_group() {
     let (url, store) = fresh().await;
     sql(&url, "ALTER TABLE khala.update ADD CONSTRAINT own CHECK (payload <> '13')");
     let topic = topic("t");
-    let answers = futures::future::join_all((0..30).map(|n| store.append(&topic, batch([n]), NOW))).await;
+    let answers = join_all((0..30).map(|n| store.append(&topic, batch([n]), NOW))).await;
     for (n, answer) in answers.into_iter().enumerate() {
         assert_eq!(answer.is_err(), n == 13, "{n}");
     }

@@ -25,6 +25,17 @@ async fn concurrent_appends_share_commits() {
     assert_eq!(logs.len(), 1_000);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_in_order_is_stored_in_order_however_much_waits() {
+    let place = Place::new();
+    let store = place.open();
+    let topic = topic("t");
+    let appends = (1..=10_000).map(|n| store.append(&topic, batch([n]), NOW));
+    for (answer, number) in soon(join_all(appends)).await.into_iter().zip(1..) {
+        assert_eq!(written(answer.unwrap()).first.as_u64(), number);
+    }
+}
+
 #[tokio::test]
 async fn requests_in_one_group_see_those_before_them() {
     let place = Place::new();
