@@ -1,5 +1,7 @@
 //! `POST /v1/topics/{topic}/updates` line by line.
 
+mod producer;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -10,12 +12,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use http::Method;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use khala_core::{
     Classes, Cursor, ErrorKind, Journal, JwtOptions, JwtVerifier, Khala, Named, Rate, ReadLimit, Replay,
     Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
@@ -26,99 +27,15 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::{JoinHandle, yield_now},
+    task::yield_now,
     time::{sleep, timeout},
 };
 
+use self::producer::Producer;
 use crate::support::{Hand, LONG, Running, SECRET, good_token, running_on, topic, until};
 
 const PATH: &str = "/v1/topics/t/updates";
 const NDJSON: &str = "application/x-ndjson";
-
-/// A producer that writes lines and reads answers over a connection of its own.
-struct Producer {
-    lines: Option<mpsc::UnboundedSender<Bytes>>,
-    answers: Incoming,
-    buffer: BytesMut,
-    connection: JoinHandle<()>,
-}
-
-impl Producer {
-    async fn new(address: &str) -> Self {
-        Self::to(address, PATH).await
-    }
-
-    /// Ready when the head of the answer is there, before there is any line.
-    async fn to(address: &str, path: &str) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let connection = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let (lines, rest) = mpsc::unbounded_channel::<Bytes>();
-        let body = stream::unfold(rest, |mut rest| async move {
-            rest.recv().await.map(|line| (Ok::<_, Infallible>(Frame::data(line)), rest))
-        });
-        let request = Request::post(path)
-            .header("host", address)
-            .header("authorization", format!("Bearer {}", good_token()))
-            .header("content-type", NDJSON)
-            .body(StreamBody::new(Box::pin(body)))
-            .unwrap();
-        let response = timeout(LONG, sender.send_request(request)).await.expect("a head in time").unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["content-type"], NDJSON);
-        Self { lines: Some(lines), answers: response.into_body(), buffer: BytesMut::new(), connection }
-    }
-
-    fn send(&self, text: impl Into<Bytes>) {
-        // A server that has refused a line may have hung up.
-        let _ = self.lines.as_ref().unwrap().send(text.into());
-    }
-
-    fn end(&mut self) {
-        self.lines = None;
-    }
-
-    /// The next answer; none after the last.
-    async fn hear(&mut self) -> Option<Value> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                return Some(serde_json::from_slice(&self.buffer.split_to(end + 1)).unwrap());
-            }
-            let frame = timeout(LONG, self.answers.frame()).await.expect("an answer in time");
-            let Some(frame) = frame else {
-                assert!(self.buffer.is_empty(), "half an answer");
-                return None;
-            };
-            self.buffer.extend_from_slice(&frame.expect("a whole answer").into_data().unwrap());
-        }
-    }
-
-    async fn rest(&mut self) -> Vec<Value> {
-        let mut all = Vec::new();
-        while let Some(answer) = self.hear().await {
-            all.push(answer);
-        }
-        all
-    }
-
-    /// Sends `text` as everything there is, and gives all answers.
-    async fn all(address: &str, text: impl Into<Bytes>) -> Vec<Value> {
-        let mut producer = Self::new(address).await;
-        producer.send(text);
-        producer.end();
-        producer.rest().await
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
 
 fn line(payload: impl std::fmt::Display) -> String {
     format!("{{\"kind\":\"k\",\"payload\":{payload}}}\n")
