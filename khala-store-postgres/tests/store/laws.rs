@@ -10,11 +10,11 @@ use khala_core::{
         Ways,
     },
 };
-use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
+use khala_store_postgres::{PostgresStore, append_in};
 use khala_testing::{Cluster, Pgbouncer};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::support::open;
+use crate::support::{open, patient};
 
 const DURABLE: Capabilities = Capabilities::durable().with_lead_ends_with_its_node(true);
 
@@ -48,7 +48,7 @@ impl<const POOLER: bool> Harness for One<POOLER> {
     }
 
     async fn open(place: Place) -> Self {
-        let options = PostgresOptions::new().with_pooler(POOLER);
+        let options = patient().with_pooler(POOLER);
         Self { store: PostgresStore::open(place.as_str(), options).await.unwrap(), place }
     }
 }

@@ -4,7 +4,7 @@ use khala_core::ErrorKind;
 use khala_store_postgres::{PostgresOptions, PostgresStore, Schema, check, migrate, new_epochs, shape_of};
 use khala_testing::Cluster;
 
-use crate::support::{fresh, sql};
+use crate::support::{fresh, patient, sql};
 
 /// What the migrations make is what the file says. `KHALA_WRITE_SHAPE=1` writes it, after a new migration.
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn every_difference_is_named() {
 #[tokio::test]
 async fn stores_that_open_an_empty_database_at_once_make_it_once() {
     let url = Cluster::shared().database();
-    let opening = (0..8).map(|_| PostgresStore::open(&url, PostgresOptions::new()));
+    let opening = (0..8).map(|_| PostgresStore::open(&url, patient()));
     for store in futures::future::join_all(opening).await {
         store.unwrap();
     }

@@ -18,6 +18,11 @@ pub(crate) async fn fresh() -> (String, PostgresStore) {
     (url, store)
 }
 
+/// The defaults, and time for a machine that does much else.
+pub(crate) fn patient() -> PostgresOptions {
+    PostgresOptions::new().with_connect_timeout(Duration::from_secs(20))
+}
+
 pub(crate) async fn open(url: &str) -> PostgresStore {
     PostgresStore::open(url, PostgresOptions::new()).await.unwrap()
 }
