@@ -140,14 +140,14 @@ impl Channel {
         self.join_ref = self.next_ref();
         self.state = State::Joining(self.join_ref.clone());
         let refs = Some(&*self.join_ref);
-        Serializer::V2.encode_value(refs, refs, self.topic.as_str(), event::JOIN, &request)
+        Serializer::V2.encode_value(refs, refs, self.topic.as_str(), event::JOIN, &request).text()
     }
 
     /// The frame that asks whether the server is still there.
     pub(crate) fn heartbeat(&mut self) -> Bytes {
         let reference = self.next_ref();
         let write = |out: &mut Vec<u8>| out.extend_from_slice(b"{}");
-        Serializer::V2.encode(None, Some(&reference), PHOENIX, event::HEARTBEAT, write)
+        Serializer::V2.encode(None, Some(&reference), PHOENIX, event::HEARTBEAT, write).text()
     }
 
     /// The frame that hands over a fresh token. One at a time: the next after the answer to this.
@@ -161,7 +161,7 @@ impl Channel {
         let frame =
             Serializer::V2.encode_value(None, Some(&reference), PHOENIX, event::ACCESS_TOKEN, &payload);
         self.handed_over = Some(reference);
-        frame
+        frame.text()
     }
 
     fn next_ref(&mut self) -> String {

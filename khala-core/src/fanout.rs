@@ -6,17 +6,19 @@
 //! goes, and whoever hears it reads that log.
 
 mod level;
+mod wakers;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
 };
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use self::level::Level;
+use self::{level::Level, wakers::Wakers};
 use crate::{
     error::Error,
     position::{Cursor, Watermark},
@@ -62,7 +64,7 @@ pub struct Watch<T = Cursor> {
     /// How many announcements were there when it looked last, and what it told then.
     looked: u64,
     told: Option<T>,
-    _watcher: Option<Watcher>,
+    watcher: Option<Watcher>,
 }
 
 impl<T: Copy + PartialEq + Send + Sync> Watch<T> {
@@ -71,7 +73,7 @@ impl<T: Copy + PartialEq + Send + Sync> Watch<T> {
             let level = level.borrow();
             (level.count(), level.since(0))
         };
-        Self { level, looked, told, _watcher: watcher }
+        Self { level, looked, told, watcher }
     }
 
     /// The furthest of what [`moved`](Self::moved) returned last and what was announced since; before it has returned
@@ -99,6 +101,24 @@ impl<T: Copy + PartialEq + Send + Sync> Watch<T> {
             }
         }
     }
+
+    /// What [`moved`](Self::moved) would return, if it would return now.
+    pub fn news(&mut self) -> Option<T> {
+        let level = self.level.borrow();
+        let head = level.since(self.looked)?;
+        (self.looked, self.told) = (level.count(), Some(head));
+        Some(head)
+    }
+}
+
+impl Watch {
+    /// Wakes `waker` at each announcement until the watch is dropped, and whoever was to be woken before no longer: for
+    /// who watches many topics, and asks those that have moved for their [`news`](Self::news).
+    pub fn wake(&mut self, waker: Waker) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.wake(waker);
+        }
+    }
 }
 
 /// The fanout of one process, and the last stretch of every other: a level per watched topic, and one for
@@ -110,9 +130,22 @@ pub struct LocalFanout(Arc<Levels>);
 
 #[derive(Debug)]
 struct Levels {
-    heads: Mutex<HashMap<Topic, watch::Sender<Level<Cursor>>>>,
+    heads: Mutex<HashMap<Topic, Head>>,
     revoked: watch::Sender<Level<Watermark>>,
     unwatched: Option<Hook>,
+}
+
+/// The head of one topic, and who is woken when it moves.
+#[derive(Debug)]
+struct Head {
+    level: watch::Sender<Level<Cursor>>,
+    wakers: Arc<Wakers>,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { level: watch::Sender::new(Level::new(Cursor::is_news_to)), wakers: Arc::default() }
+    }
 }
 
 impl Default for Levels {
@@ -131,7 +164,7 @@ impl fmt::Debug for Hook {
 }
 
 impl Levels {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<Level<Cursor>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, Head>> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,16 +189,28 @@ impl LocalFanout {
     /// A lower one too, for the one before may have been false; one that only came late wakes them for nothing. Who has
     /// not looked yet is told the furthest of the same epoch.
     pub fn raise(&self, topic: &Topic, head: Cursor) {
-        let levels = self.0.lock();
-        let Some(level) = levels.get(topic) else { return };
-        level.send_if_modified(|level| level.announce(head));
+        let wakers = {
+            let heads = self.0.lock();
+            let Some(Head { level, wakers }) = heads.get(topic) else { return };
+            if !level.send_if_modified(|level| level.announce(head)) {
+                return;
+            }
+            Arc::clone(wakers)
+        };
+        wakers.wake();
     }
 
     /// Watches `topic` in this process.
     pub fn observe(&self, topic: &Topic) -> Watch {
-        let new = || watch::Sender::new(Level::new(Cursor::is_news_to));
-        let level = self.0.lock().entry(topic.clone()).or_insert_with(new).subscribe();
-        Watch::new(level, Some(Watcher { levels: Arc::clone(&self.0), topic: topic.clone() }))
+        let mut heads = self.0.lock();
+        let Head { level, wakers } = heads.entry(topic.clone()).or_default();
+        let watcher = Watcher {
+            levels: Arc::clone(&self.0),
+            topic: topic.clone(),
+            wakers: Arc::clone(wakers),
+            woken: None,
+        };
+        Watch::new(level.subscribe(), Some(watcher))
     }
 
     /// Tells those who watch the revocations in this process how far their log goes, as [`raise`](Self::raise) does of a
@@ -221,13 +266,27 @@ impl Fanout for LocalFanout {
 struct Watcher {
     levels: Arc<Levels>,
     topic: Topic,
+    wakers: Arc<Wakers>,
+    /// Its number among those who are woken.
+    woken: Option<u64>,
+}
+
+impl Watcher {
+    fn wake(&mut self, waker: Waker) {
+        if let Some(before) = self.woken.replace(self.wakers.add(waker)) {
+            self.wakers.remove(before);
+        }
+    }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        if let Some(number) = self.woken {
+            self.wakers.remove(number);
+        }
         let mut levels = self.levels.lock();
         // The receiver beside this guard is declared before it, and so already dropped.
-        if levels.get(&self.topic).is_some_and(|level| level.receiver_count() == 0) {
+        if levels.get(&self.topic).is_some_and(|head| head.level.receiver_count() == 0) {
             levels.remove(&self.topic);
             if let Some(Hook(hook)) = &self.levels.unwatched {
                 hook(&self.topic);
@@ -298,6 +357,35 @@ mod tests {
         assert_eq!(quick.head(), Some(head(1, 5)));
         assert_eq!(slow.moved().await, head(1, 5));
         assert_eq!(fanout.observe(&topic).head(), Some(head(1, 5)));
+    }
+
+    #[test]
+    fn who_asked_to_be_woken_is_each_time_until_it_goes() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let woken = |count: &Count| count.0.swap(0, std::sync::atomic::Ordering::Relaxed);
+        let fanout = LocalFanout::new();
+        let topic = Topic::parse("t").unwrap();
+        let (one, other) = (Arc::new(Count(0.into())), Arc::new(Count(0.into())));
+        let (mut watch, mut second) = (fanout.observe(&topic), fanout.observe(&topic));
+        watch.wake(Arc::clone(&one).into());
+        second.wake(Arc::clone(&other).into());
+        for watermark in [1, 2] {
+            fanout.raise(&topic, head(1, watermark));
+            fanout.raise(&topic, head(1, watermark));
+            assert_eq!((woken(&one), woken(&other)), (1, 1), "an echo is no announcement");
+            assert_eq!((watch.news(), watch.news()), (Some(head(1, watermark)), None));
+        }
+        watch.wake(Arc::clone(&other).into());
+        fanout.raise(&topic, head(1, 3));
+        assert_eq!((woken(&one), woken(&other)), (0, 2), "another in its place");
+        drop(second);
+        fanout.raise(&topic, head(1, 4));
+        assert_eq!((woken(&one), woken(&other), Arc::strong_count(&one)), (0, 1, 1));
     }
 
     #[tokio::test]

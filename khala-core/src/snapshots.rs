@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared, WeakShared},
@@ -23,7 +22,7 @@ use crate::{
     position::{Bounds, Cursor, Stale},
     topic::Topic,
     update::{DocKey, Timestamp},
-    wire::{Serializer, event, write_document_page},
+    wire::{Encoded, Serializer, event, write_document_page},
 };
 
 /// How old a snapshot may be that others join.
@@ -43,7 +42,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 pub struct SharedSnapshotPage {
     topic: Topic,
     page: SnapshotPage,
-    frames: [OnceLock<Bytes>; 2],
+    frames: [OnceLock<Encoded>; 2],
 }
 
 impl SharedSnapshotPage {
@@ -58,7 +57,7 @@ impl SharedSnapshotPage {
     }
 
     /// The page as a `sync:snapshot` frame. Its `join_ref` is null, which lets one frame serve everybody.
-    pub fn frame(&self, serializer: Serializer) -> Bytes {
+    pub fn frame(&self, serializer: Serializer) -> Encoded {
         let slot = match serializer {
             Serializer::V1 => &self.frames[0],
             Serializer::V2 => &self.frames[1],

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use khala_core::session::Progress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -20,63 +20,23 @@ const HIGH_WATER: usize = 64 << 10;
 /// Slices per write. Linux takes 1024; past some dozens nothing is gained.
 const SLICES: usize = 32;
 
-/// A text frame on its way: RFC 6455, section 5.2, unmasked because a server sends it.
-#[derive(Debug)]
-struct Outgoing {
-    header: [u8; 10],
-    header_len: usize,
-    payload: Bytes,
-    sent: usize,
-}
-
-impl Outgoing {
-    fn text(payload: Bytes) -> Self {
-        let mut header = [0; 10];
-        header[0] = 0x81; // the final frame of a text message
-        let length = payload.len();
-        let header_len = match (u8::try_from(length), u16::try_from(length)) {
-            (Ok(short @ ..=125), _) => {
-                header[1] = short;
-                2
-            }
-            (_, Ok(medium)) => {
-                header[1] = 126;
-                header[2..4].copy_from_slice(&medium.to_be_bytes());
-                4
-            }
-            _ => {
-                header[1] = 127;
-                header[2..].copy_from_slice(&(length as u64).to_be_bytes());
-                10
-            }
-        };
-        Self { header, header_len, payload, sent: 0 }
-    }
-
-    fn left(&self) -> usize {
-        self.header_len + self.payload.len() - self.sent
-    }
-
-    fn slices(&self) -> [&[u8]; 2] {
-        let header = &self.header[self.sent.min(self.header_len)..self.header_len];
-        [header, &self.payload[self.sent.saturating_sub(self.header_len)..]]
-    }
-}
-
 /// A socket with a queue of frames before it.
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
     io: S,
-    queue: VecDeque<Outgoing>,
+    /// Frames with their headers; of the first, what is left of it.
+    queue: VecDeque<Bytes>,
     queued: usize,
     /// Whether the library was in the middle of a frame when the socket took no more.
     interrupted: bool,
+    /// Whether the library has something left to write.
+    waits: bool,
     progress: Progress,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, queue: VecDeque::new(), queued: 0, interrupted: false, progress: Progress::new() }
+        Self { io, queue: VecDeque::new(), queued: 0, interrupted: false, waits: false, progress: Progress::new() }
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -88,11 +48,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.interrupted
     }
 
-    /// Queues a text frame.
-    pub(crate) fn push_text(&mut self, payload: Bytes) {
-        let frame = Outgoing::text(payload);
-        self.queued += frame.left();
-        self.queue.push_back(frame);
+    /// Whether the library has to be told to flush, for it wrote something that was not taken.
+    pub(crate) fn has_library_waiting(&self) -> bool {
+        self.waits
+    }
+
+    /// Queues a frame, with its header.
+    pub(crate) fn push(&mut self, framed: Bytes) {
+        self.queued += framed.len();
+        self.queue.push_back(framed);
     }
 
     /// Ready when another frame may be queued.
@@ -103,7 +67,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when nothing waits.
+    pub(crate) fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.queue.is_empty() {
             ready!(self.poll_write_some(cx))?;
         }
@@ -111,27 +76,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for slice in
-            self.queue.iter().flat_map(Outgoing::slices).filter(|slice| !slice.is_empty()).take(SLICES)
-        {
-            slices[count] = IoSlice::new(slice);
-            count += 1;
-        }
-        let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?;
+        let io = Pin::new(&mut self.io);
+        let written = match self.queue.make_contiguous() {
+            [] => return Poll::Ready(Ok(())),
+            // One slice is cheaper for the system than a list of one.
+            [only] => io.poll_write(cx, only),
+            many => {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = many.len().min(SLICES);
+                for (slice, frame) in slices.iter_mut().zip(&*many) {
+                    *slice = IoSlice::new(frame);
+                }
+                io.poll_write_vectored(cx, &slices[..count])
+            }
+        };
+        let mut written = ready!(written)?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.progress.add(written);
         self.queued -= written;
         while let Some(first) = self.queue.front_mut() {
-            let left = first.left();
-            if written < left {
-                first.sent += written;
+            if written < first.len() {
+                first.advance(written);
                 break;
             }
-            written -= left;
+            written -= first.len();
             self.queue.pop_front();
         }
         Poll::Ready(Ok(()))
@@ -151,12 +121,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
 /// What the library writes: control frames, each call with all that it has.
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.waits = true;
         if !self.interrupted {
             ready!(self.poll_write_queue(cx))?;
         }
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
         self.progress.add(written);
         self.interrupted = written < bytes.len();
+        self.waits = self.interrupted;
         Poll::Ready(Ok(written))
     }
 
@@ -177,25 +149,17 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_header_has_the_shortest_length() {
-        for (length, header_len) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
-            let frame = Outgoing::text(Bytes::from(vec![b'x'; length]));
-            assert_eq!((frame.header_len, frame.left()), (header_len, header_len + length));
-        }
-    }
-
     #[tokio::test]
     async fn frames_stay_whole_through_the_narrowest_pipe() {
         let (near, mut far) = tokio::io::duplex(3);
         let mut wire = Wire::new(near);
         let progress = wire.progress();
-        wire.push_text(Bytes::from_static(b"one"));
-        wire.push_text(Bytes::from_static(b"three"));
+        wire.push(Bytes::from_static(b"\x81\x03one"));
+        wire.push(Bytes::from_static(b"\x81\x05three"));
         let write = async {
             // A control frame that the library writes now comes after what is queued.
             wire.write_all(b"\x8a\x00").await.unwrap();
-            wire.push_text(Bytes::from_static(b"x"));
+            wire.push(Bytes::from_static(b"\x81\x01x"));
             wire.flush().await.unwrap();
             drop(wire);
         };

@@ -27,8 +27,9 @@ use tokio_tungstenite::{
 
 use crate::outgoing::Wire;
 
-/// Bytes that the socket is read with. Clients say little; what is larger grows the buffer for its own time.
-const READ_BUFFER: usize = 4 << 10;
+/// Bytes that the socket is read with, which each connection holds. Clients say little, and seldom: what is larger grows
+/// the buffer for its own time.
+const READ_BUFFER: usize = 512;
 /// Bytes of control frames that may wait: pongs and a close.
 const CONTROL_BUFFER: usize = 4 << 10;
 /// How long a closed connection is still read from. Without it, what the client has under way would make the
@@ -41,6 +42,8 @@ pub(crate) struct WebSocket<S> {
     frames: WebSocketStream<Wire<S>>,
     progress: Progress,
     client_code: Option<u16>,
+    /// Whether the library was given a close.
+    closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
@@ -55,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
         let wire = Wire::new(io);
         let progress = wire.progress();
         let frames = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
-        Self { frames, progress, client_code: None }
+        Self { frames, progress, client_code: None, closing: false }
     }
 
     /// The code that the client closed with, if it did.
@@ -115,10 +118,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Sink<Sent> for WebSocket<S> {
     fn start_send(mut self: Pin<&mut Self>, item: Sent) -> Result<(), Error> {
         match item {
             Sent::Text(text) => {
-                self.frames.get_mut().push_text(text);
+                self.frames.get_mut().push(text.into_framed());
                 Ok(())
             }
             Sent::Close(close) => {
+                self.closing = true;
                 let frame = CloseFrame { code: close.code().into(), reason: close.reason().into() };
                 self.frames.start_send_unpin(Message::Close(Some(frame)))
             }
@@ -126,7 +130,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Sink<Sent> for WebSocket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.frames.poll_flush_unpin(cx)
+        // A pong the library flushes by itself where it reads, unless the socket is full then.
+        if self.closing || self.frames.get_ref().has_library_waiting() {
+            return self.frames.poll_flush_unpin(cx);
+        }
+        self.frames.get_mut().poll_write_queue(cx).map_err(Error::Io)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

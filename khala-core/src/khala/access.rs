@@ -13,7 +13,7 @@ use crate::{
     error::{Error, ErrorKind},
     fanout::Watch,
     position::Watermark,
-    session::{Connection, Session},
+    session::{Bell, Connection, Session},
     topic::Topic,
     update::Timestamp,
     wire::Serializer,
@@ -249,7 +249,9 @@ impl Khala {
         let admitted = self.0.admission.connect(grant.subject(), address, now)?;
         let principal = self.0.hasher.hash_one(grant.subject());
         let who = (grant.subject(), address);
-        let connected = Connected::new(&self.0.connections, self.0.revoked.seat(&grant), principal, who, now);
+        let bell = Arc::<Bell>::default();
+        let seat = self.0.revoked.seat(&grant, Arc::clone(&bell));
+        let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now);
         let session = Session::new(grant, admitted, serializer, self.0.sessions, now)
             .with_classes(self.0.classes.clone())
             .with_ledger(Arc::clone(&self.0.ledger));

@@ -5,18 +5,17 @@ use std::{
     net::IpAddr,
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::watch;
-
 use super::{Khala, revoked::Seat};
 use crate::{
     admission::Waiter,
     auth::{Denied, Grant},
+    session::{Bell, Why},
     telemetry,
     update::Timestamp,
 };
@@ -64,16 +63,19 @@ impl Khala {
     /// Returns at once; [`connections`](Self::connections) says how many are left.
     pub fn drain(&self, over: Duration) {
         let among = self.connections();
-        self.0.connections.drain.send_replace(Some(Drain { over, among }));
+        let connections = &self.0.connections;
+        if connections.drain.set(Drain { over, among }).is_ok() {
+            connections.lock().values().for_each(|card| card.bell.ring(Why::DRAIN));
+        }
     }
 }
 
 /// The open connections of a handle.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Connections {
     open: AtomicUsize,
     cards: Mutex<HashMap<u64, Arc<Card>>>,
-    drain: watch::Sender<Option<Drain>>,
+    drain: OnceLock<Drain>,
     drained: AtomicUsize,
 }
 
@@ -81,17 +83,6 @@ pub(super) struct Connections {
 struct Drain {
     over: Duration,
     among: usize,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self {
-            open: AtomicUsize::new(0),
-            cards: Mutex::default(),
-            drain: watch::Sender::new(None),
-            drained: AtomicUsize::new(0),
-        }
-    }
 }
 
 impl Connections {
@@ -109,6 +100,7 @@ pub(crate) struct Card {
     channels: AtomicU64,
     held_bytes: AtomicU64,
     stalled_ms: AtomicU64,
+    bell: Arc<Bell>,
 }
 
 impl Card {
@@ -154,6 +146,7 @@ impl Connected {
         seat: Seat,
         principal: u64,
         (subject, address): (&str, Option<IpAddr>),
+        bell: Arc<Bell>,
         now: Timestamp,
     ) -> Self {
         let card = Arc::new(Card {
@@ -163,8 +156,13 @@ impl Connected {
             channels: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
             stalled_ms: AtomicU64::new(0),
+            bell,
         });
         connections.lock().insert(seat.number(), Arc::clone(&card));
+        // The order reaches who is in the list; who came after it finds that it was given.
+        if connections.drain.get().is_some() {
+            card.bell.ring(Why::DRAIN);
+        }
         connections.open.fetch_add(1, Ordering::Relaxed);
         telemetry::connections(1.0);
         Self { connections: Arc::clone(connections), seat, principal, card }
@@ -185,9 +183,9 @@ impl Connected {
         self.seat.take(grant);
     }
 
-    /// Waits until the grant may have been taken back; [`check`](Self::check) says whether it was. Cancel safe.
-    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.seat.woken()
+    /// What its task is woken by.
+    pub(crate) fn bell(&self) -> &Arc<Bell> {
+        &self.card.bell
     }
 
     /// Whether the grant stands.
@@ -195,18 +193,12 @@ impl Connected {
         self.seat.check(grant)
     }
 
-    /// Waits for the order to end; gives this connection's share of the time, so that closes are spread evenly.
-    pub(crate) fn drained(&self) -> impl Future<Output = Duration> + Send + 'static {
-        let connections = Arc::clone(&self.connections);
-        let mut drain = connections.drain.subscribe();
-        async move {
-            let Ok(Some(Drain { over, among })) = drain.wait_for(Option::is_some).await.map(|drain| *drain)
-            else {
-                return std::future::pending().await;
-            };
-            let turn = connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
-            over.mul_f64((turn + 1) as f64 / among.max(1) as f64)
-        }
+    /// This connection's share of the time over which all are to end, so that closes are spread evenly; none without
+    /// such an order. To be asked once.
+    pub(crate) fn drained(&self) -> Option<Duration> {
+        let Drain { over, among } = *self.connections.drain.get()?;
+        let turn = self.connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
+        Some(over.mul_f64((turn + 1) as f64 / among.max(1) as f64))
     }
 }
 

@@ -14,13 +14,12 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
-
 use crate::{
     auth::{Denied, Grant, Named, Revocation, RevocationId, Revocations},
     clock::Clock,
     error::Error,
     position::Watermark,
+    session::{Bell, Why},
     telemetry,
     update::Timestamp,
 };
@@ -196,10 +195,10 @@ impl Revoked {
         telemetry::revocations_age(now.since(known.confirmed_at.unwrap_or_default()).as_secs_f64());
     }
 
-    /// Seats an open connection in the roster.
-    pub(super) fn seat(self: &Arc<Self>, grant: &Grant) -> Seat {
+    /// Seats an open connection in the roster, whose bell is rung for what its grant goes by.
+    pub(super) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>) -> Seat {
         let number = self.roster.next_seat.fetch_add(1, Ordering::Relaxed);
-        let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), woken: Arc::default() };
+        let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), bell };
         seat.take(grant);
         seat
     }
@@ -230,19 +229,19 @@ impl<'a> Name<'a> {
 #[derive(Debug, Default)]
 struct Roster {
     hasher: RandomState,
-    seats: Mutex<BTreeMap<(u64, u64), Arc<Notify>>>,
+    seats: Mutex<BTreeMap<(u64, u64), Arc<Bell>>>,
     next_seat: AtomicU64,
 }
 
 impl Roster {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Arc<Bell>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self, name: &Name<'_>) {
         let hash = self.hasher.hash_one(name);
-        for (_, woken) in self.lock().range((hash, 0)..=(hash, u64::MAX)) {
-            woken.notify_one();
+        for (_, bell) in self.lock().range((hash, 0)..=(hash, u64::MAX)) {
+            bell.ring(Why::GRANT);
         }
     }
 }
@@ -253,7 +252,7 @@ pub(crate) struct Seat {
     revoked: Arc<Revoked>,
     number: u64,
     names: Vec<u64>,
-    woken: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Seat {
@@ -270,20 +269,13 @@ impl Seat {
         self.names = names.into_iter().flatten().map(|name| roster.hasher.hash_one(name)).collect();
         let mut seats = roster.lock();
         for name in &self.names {
-            seats.insert((*name, self.number), Arc::clone(&self.woken));
+            seats.insert((*name, self.number), Arc::clone(&self.bell));
         }
     }
 
     /// The number of this seat, which no other has.
     pub(super) fn number(&self) -> u64 {
         self.number
-    }
-
-    /// Waits until the grant may have been taken back. Cancel safe: what is missed wakes the next call. Wakes one of
-    /// those who wait at the same time.
-    pub(crate) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
-        let woken = Arc::clone(&self.woken);
-        async move { woken.notified().await }
     }
 
     /// Whether `grant` stands.

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::ChannelId;
 use crate::{
     admission::Limited,
@@ -17,7 +15,7 @@ use crate::{
     tail::{Followed, Wanted},
     topic::Topic,
     update::Timestamp,
-    wire::Close,
+    wire::{Close, Encoded},
 };
 
 /// What a session wants done.
@@ -36,7 +34,7 @@ pub enum Action {
     /// Close the connection. Nothing follows.
     Close(Close),
     /// Send this text frame.
-    Send(Bytes),
+    Send(Encoded),
     /// Stop watching for this channel.
     Unwatch(ChannelId),
     /// Verify this token, and report with [`Session::handle_verified`](super::Session::handle_verified). One at a time.

@@ -5,26 +5,23 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, mem,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{
-    FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _,
-    future::{AbortHandle, Abortable, Aborted, BoxFuture, Either, Fuse, pending, ready},
+    FutureExt as _, SinkExt as _, StreamExt as _,
+    future::{BoxFuture, poll_fn},
     select_biased,
     stream::FuturesUnordered,
 };
 
 use super::{
-    Action, Answer, ChannelId, Question, Session,
+    Action, Answer, ChannelId, Question, Received, Sent, Session, Transport,
+    bell::{Bell, ChannelCord, Why},
     patience::{Outbox, Patience},
 };
 use crate::{
@@ -33,7 +30,6 @@ use crate::{
     fanout::Watch,
     khala::{Connected, Khala, Place},
     ledger::Violation,
-    position::Cursor,
     snapshots::SharedSnapshot,
     tail::{Followed, Peek},
     telemetry,
@@ -41,63 +37,6 @@ use crate::{
     update::Timestamp,
     wire::Close,
 };
-
-/// What comes in from a client. The end of the stream means that it is gone.
-/// Prints a frame's length and not its text, which may hand over a token.
-#[derive(Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "a transport maps everything it can receive to these")]
-pub enum Received {
-    /// It broke the transport's rules, and is to be closed with this.
-    Fault(Close),
-    /// A text frame.
-    Text(String),
-}
-
-impl fmt::Debug for Received {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fault(close) => f.debug_tuple("Fault").field(close).finish(),
-            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
-        }
-    }
-}
-
-/// What goes out to a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "a transport must be able to send all of these")]
-pub enum Sent {
-    /// The end, with its code.
-    Close(Close),
-    /// A text frame, which is UTF-8.
-    Text(Bytes),
-}
-
-/// A way to one client: frames in, frames out, and how many bytes the network has taken.
-pub trait Transport: Stream<Item = Received> + Sink<Sent> + Unpin + Send {
-    /// Counts the bytes that the network has taken so far, by which a slow client is told from a stuck one.
-    fn progress(&self) -> Progress;
-}
-
-/// A count of bytes that its clones share.
-#[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<AtomicU64>);
-
-impl Progress {
-    /// A count of nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Counts more bytes.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// The count.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +56,10 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 const EVICTED_WITHIN: Duration = Duration::from_secs(2);
 /// Topics that an eviction is noted for: who follows a thousand would push all others out of the ledger.
 const NOTED_TOPICS: usize = 16;
-/// What a frame takes beside its text.
-const FRAME_OVERHEAD: usize = 10;
 /// After so many actions the driver looks up: at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
 
 type Asked = BoxFuture<'static, Told>;
-type Watched = Abortable<BoxFuture<'static, (ChannelId, Watch, Cursor)>>;
 
 /// One client's connection, ready to run over its transport.
 #[derive(Debug)]
@@ -132,11 +68,35 @@ pub struct Connection {
     session: Session,
     connected: Connected,
     questions: Questions,
-    watched: FuturesUnordered<Watched>,
-    watches: HashMap<ChannelId, AbortHandle>,
-    /// Where the client stands, for those who ask whom a trim would leave behind.
-    places: HashMap<ChannelId, Place>,
+    channels: HashMap<ChannelId, Box<Held>>,
+    /// How many topics the client stands somewhere in.
+    followed: usize,
     outbox: Outbox,
+    bell: Arc<Bell>,
+    /// What the bell has rung for and is not dealt with yet.
+    rung: Why,
+    /// What is waited for; goes off no later than the session wants.
+    timer: Timer,
+    /// Rings where something may have come in.
+    input: Waker,
+    /// Empty, but for its memory, between two looks at what has moved.
+    moved: Vec<ChannelId>,
+}
+
+/// What is held for a channel.
+#[derive(Debug, Default)]
+struct Held {
+    watch: Option<(Watch, Arc<ChannelCord>)>,
+    /// Where the client stands, for those who ask whom a trim would leave behind.
+    place: Option<Place>,
+}
+
+/// What a look around has found.
+enum Looked {
+    /// There is something to do.
+    Found,
+    /// The client is gone.
+    Gone,
 }
 
 /// What the session is told.
@@ -179,20 +139,50 @@ pub(super) fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> 
 /// The next moment that the session wants to be told of.
 struct Timer {
     at: Timestamp,
-    sleep: Fuse<BoxFuture<'static, ()>>,
+    sleep: Option<BoxFuture<'static, ()>>,
+    waker: Waker,
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Timer {
+    fn new(bell: &Arc<Bell>) -> Self {
+        Self { at: Timestamp::from_millis(u64::MAX), sleep: None, waker: bell.waker(Why::TIMER) }
+    }
+
+    /// Whether it went off, which it does once.
+    fn is_due(&mut self) -> bool {
+        let Some(sleep) = &mut self.sleep else { return false };
+        let due = sleep.poll_unpin(&mut Context::from_waker(&self.waker)).is_ready();
+        if due {
+            (self.at, self.sleep) = (Timestamp::from_millis(u64::MAX), None);
+        }
+        due
+    }
 }
 
 impl Connection {
     pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
+        let bell = Arc::clone(connected.bell());
+        let mut rung = Why::default();
+        rung.add(Why::INPUT);
         Self {
             outbox: Outbox::new(Arc::clone(khala.shared_ledger()), Arc::clone(connected.card())),
-            places: HashMap::new(),
             khala,
             session,
             connected,
             questions: Questions::default(),
-            watched: FuturesUnordered::new(),
-            watches: HashMap::new(),
+            channels: HashMap::new(),
+            followed: 0,
+            rung,
+            timer: Timer::new(&bell),
+            input: bell.waker(Why::INPUT),
+            moved: Vec::new(),
+            bell,
         }
     }
 
@@ -207,8 +197,6 @@ impl Connection {
         };
         // What was revoked before it had its seat woke nobody.
         self.check_grant();
-        let mut drained = self.connected.drained().boxed().fuse();
-        let mut timer = Timer { at: Timestamp::from_millis(u64::MAX), sleep: pending().boxed().fuse() };
         loop {
             let mut to_flush = false;
             let mut more = true;
@@ -219,7 +207,7 @@ impl Connection {
                 };
                 match action {
                     Action::Send(frame) => {
-                        self.outbox.fed(frame.len() + FRAME_OVERHEAD);
+                        self.outbox.fed(frame.framed_len());
                         if let Err(ended) = self.write(&patience, transport.feed(Sent::Text(frame))).await {
                             return self.give_up(&patience, transport, ended).await;
                         }
@@ -241,11 +229,9 @@ impl Connection {
                         }
                     }
                     Action::Unwatch(channel) => {
-                        self.places.remove(&channel);
-                        self.connected.card().follows(self.places.len());
-                        if let Some(watch) = self.watches.remove(&channel) {
-                            watch.abort();
-                        }
+                        let held = self.channels.remove(&channel);
+                        self.followed -= usize::from(held.is_some_and(|held| held.place.is_some()));
+                        self.connected.card().follows(self.followed);
                     }
                     Action::Verify(token) => {
                         let khala = self.khala.clone();
@@ -264,46 +250,69 @@ impl Connection {
                 more = true;
                 self.take_answers();
             }
-            self.set(&mut timer);
-            let mut go_on = if more { Either::Left(ready(())) } else { Either::Right(pending()) }.fuse();
-            // Not kept from turn to turn: a wake-up goes to one who waits, and while a write waits that is the write.
-            let mut woken = pin!(self.connected.woken().fuse());
-            select_biased! {
-                () = woken => self.check_grant(),
-                () = &mut timer.sleep => {
-                    timer.at = Timestamp::from_millis(u64::MAX);
-                    // While a write waited nothing was heard: what has come meanwhile counts before silence does.
-                    for _ in 0..ACTIONS_IN_A_ROW {
-                        let Some(received) = transport.next().now_or_never() else { break };
-                        let Some(received) = received else { return Ended::Gone };
-                        self.receive(received);
-                    }
-                    self.session.handle_timeout(self.khala.now());
+            self.set_timer();
+            match poll_fn(|context| self.look_around(context, &mut transport, more)).await {
+                Looked::Found => {}
+                Looked::Gone => return Ended::Gone,
+            }
+        }
+    }
+
+    /// Deals with what has happened, the most urgent first. Ready with `more`, when there is something to do anyway.
+    fn look_around<T: Transport>(
+        &mut self,
+        context: &mut Context<'_>,
+        transport: &mut T,
+        more: bool,
+    ) -> Poll<Looked> {
+        self.rung.add(self.bell.look(context.waker()));
+        if self.rung.remove(Why::GRANT) {
+            self.check_grant();
+        } else if self.rung.remove(Why::TIMER) && self.timer.is_due() {
+            // While a write waited nothing was heard: what has come meanwhile counts before silence does.
+            for _ in 0..ACTIONS_IN_A_ROW {
+                match self.hear(transport) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(Looked::Gone),
+                    Poll::Pending => break,
                 }
-                close_after = drained => {
-                    let now = self.khala.now();
-                    self.session.handle_drain(now.plus(close_after), now);
-                }
-                received = transport.next().fuse() => match received {
-                    Some(received) => self.receive(received),
-                    None => return Ended::Gone,
-                },
-                answered = self.questions.asked.select_next_some() => {
-                    self.questions.answered.push(answered);
-                    while let Some(Some(answered)) = self.questions.asked.next().now_or_never() {
-                        self.questions.answered.push(answered);
-                    }
-                    self.take_answers();
-                }
-                moved = self.watched.select_next_some() => {
-                    let ready = self.watched.len();
-                    self.moved(moved);
-                    for _ in 0..ready {
-                        let Some(Some(moved)) = self.watched.next().now_or_never() else { break };
-                        self.moved(moved);
-                    }
-                }
-                () = go_on => {}
+            }
+            self.session.handle_timeout(self.khala.now());
+        } else if self.rung.remove(Why::DRAIN)
+            && let Some(close_after) = self.connected.drained()
+        {
+            let now = self.khala.now();
+            self.session.handle_drain(now.plus(close_after), now);
+        } else if let Poll::Ready(heard) = self.hear(transport) {
+            return Poll::Ready(if heard { Looked::Found } else { Looked::Gone });
+        } else if let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context) {
+            self.questions.answered.push(answered);
+            while let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context) {
+                self.questions.answered.push(answered);
+            }
+            self.take_answers();
+        } else if self.rung.remove(Why::MOVED) {
+            self.take_moves();
+        } else if !more {
+            return Poll::Pending;
+        }
+        Poll::Ready(Looked::Found)
+    }
+
+    /// Takes one thing that came in; gives false when nothing ever will.
+    fn hear<T: Transport>(&mut self, transport: &mut T) -> Poll<bool> {
+        if !self.rung.has(Why::INPUT) {
+            return Poll::Pending;
+        }
+        match transport.poll_next_unpin(&mut Context::from_waker(&self.input)) {
+            Poll::Ready(Some(received)) => {
+                self.receive(received);
+                Poll::Ready(true)
+            }
+            Poll::Ready(None) => Poll::Ready(false),
+            Poll::Pending => {
+                self.rung.remove(Why::INPUT);
+                Poll::Pending
             }
         }
     }
@@ -314,13 +323,13 @@ impl Connection {
         write: impl Future<Output = Result<(), E>> + Send,
     ) -> Result<(), Ended> {
         let mut write = pin!(write.fuse());
-        // Nearly every write is done at once; only one that is not needs a timer.
+        // Nearly every write is done at once; only one that is not needs a timer, and memory for its wait.
         if let Poll::Ready(written) = futures::poll!(&mut write) {
             return written.map_err(|_| Ended::Gone);
         }
         let (limit, _) = self.session.stall_limit();
         let grant = (self.session.grant(), &self.connected);
-        patience.endure(write, limit, grant, &mut self.questions, &mut self.outbox).await
+        patience.endure(write, limit, grant, &mut self.questions, &mut self.outbox).boxed().await
     }
 
     /// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it; but a client
@@ -379,7 +388,7 @@ impl Connection {
     }
 
     fn take_answers(&mut self) {
-        for told in std::mem::take(&mut self.questions.answered) {
+        for told in mem::take(&mut self.questions.answered) {
             let now = self.khala.now();
             match told {
                 Told::Answer(channel, answer) => self.tell(channel, answer, now),
@@ -425,14 +434,15 @@ impl Connection {
     fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
         self.session.handle_answer(channel, answer, now);
         let Some(cursor) = self.session.cursor(channel) else { return };
-        match self.places.get(&channel) {
+        let Some(topic) = self.session.topic(channel) else { return };
+        let held = self.channels.entry(channel).or_default();
+        match &held.place {
             Some(place) => place.moved(cursor, now),
             None => {
-                let Some(topic) = self.session.topic(channel) else { return };
                 let holder = Some(self.session.grant().subject());
-                let place = self.khala.cursors().place(topic, holder, cursor, now);
-                self.places.insert(channel, place);
-                self.connected.card().follows(self.places.len());
+                held.place = Some(self.khala.cursors().place(topic, holder, cursor, now));
+                self.followed += 1;
+                self.connected.card().follows(self.followed);
             }
         }
     }
@@ -446,11 +456,13 @@ impl Connection {
         };
         // Without hints delivery completes by polling.
         match watched {
-            Some(Ok(watch)) => {
+            Some(Ok(mut watch)) => {
+                let cord = ChannelCord::new(&self.bell, channel);
+                watch.wake(Arc::clone(&cord).into());
                 if let Some(head) = watch.head() {
                     self.session.handle_moved(channel, head);
                 }
-                self.wait(channel, watch);
+                self.channels.entry(channel).or_default().watch = Some((watch, cord));
             }
             Some(Err(error)) => tracing::warn!(%topic, %error, "the topic cannot be watched"),
             None => tracing::warn!(%topic, "the topic cannot be watched: the fanout does not answer"),
@@ -458,31 +470,31 @@ impl Connection {
         Ok(())
     }
 
-    fn wait(&mut self, channel: ChannelId, mut watch: Watch) {
-        let (handle, registration) = AbortHandle::new_pair();
-        let moved = async move {
-            let head = watch.moved().await;
-            (channel, watch, head)
-        };
-        self.watches.insert(channel, handle);
-        self.watched.push(Abortable::new(moved.boxed(), registration));
-    }
-
-    fn moved(&mut self, moved: Result<(ChannelId, Watch, Cursor), Aborted>) {
-        let Ok((channel, watch, head)) = moved else { return };
-        if self.watches.contains_key(&channel) {
-            self.session.handle_moved(channel, head);
-            self.wait(channel, watch);
+    fn take_moves(&mut self) {
+        let mut moved = mem::take(&mut self.moved);
+        self.bell.moved(&mut moved);
+        for channel in moved.drain(..) {
+            let Some((watch, cord)) = self.channels.get_mut(&channel).and_then(|held| held.watch.as_mut())
+            else {
+                continue;
+            };
+            cord.release();
+            if let Some(head) = watch.news() {
+                self.session.handle_moved(channel, head);
+            }
         }
+        self.moved = moved;
     }
 
-    /// Makes the timer fire no later than the session wants. One that fires early does no harm.
-    fn set(&self, timer: &mut Timer) {
+    /// Makes the timer go off no later than the session wants. One that goes off early does no harm.
+    fn set_timer(&mut self) {
         let wanted = self.session.poll_timeout();
-        if wanted < timer.at {
+        if wanted < self.timer.at {
             let (clock, wait) = (Arc::clone(self.khala.clock()), wanted.since(self.khala.now()));
-            timer.at = wanted;
-            timer.sleep = async move { clock.sleep(wait.max(Duration::from_millis(1))).await }.boxed().fuse();
+            let sleep = async move { clock.sleep(wait.max(Duration::from_millis(1))).await };
+            (self.timer.at, self.timer.sleep) = (wanted, Some(sleep.boxed()));
+            // It is to be looked at once before it wakes anybody.
+            self.rung.add(Why::TIMER);
         }
     }
 }

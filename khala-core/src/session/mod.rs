@@ -8,11 +8,13 @@
 mod access;
 mod action;
 mod answers;
+mod bell;
 mod channel;
 mod drive;
 mod options;
 mod patience;
 mod say;
+mod transport;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -29,9 +31,11 @@ use self::{
 pub use self::{
     action::{Action, Answer, Question},
     channel::ChannelId,
-    drive::{Connection, Ended, Progress, Received, Sent, Transport},
+    drive::{Connection, Ended},
     options::SessionOptions,
+    transport::{Progress, Received, Sent, Transport},
 };
+pub(crate) use self::bell::{Bell, Why};
 use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant},
@@ -65,7 +69,7 @@ pub struct Session {
     options: SessionOptions,
     classes: Classes,
     ledger: Arc<Ledger>,
-    channels: BTreeMap<ChannelId, Channel>,
+    channels: BTreeMap<ChannelId, Box<Channel>>,
     joined: HashMap<Topic, ChannelId>,
     next_channel: u64,
     /// What is to be done at once, in order.
@@ -320,7 +324,7 @@ impl Session {
             }
             Err(error) => self.answer_error(id, &error, now),
         }
-        if self.channels.get(&id).is_some_and(Channel::asks_again) {
+        if self.channels.get(&id).is_some_and(|channel| channel.asks_again()) {
             self.enqueue(id);
         }
     }
@@ -455,7 +459,7 @@ impl Session {
         let not_older_than = now.minus(self.options.poll_every);
         let class = self.classes.of(&topic).cloned();
         let channel = Channel::opening(topic.clone(), class, frame, request, not_older_than, now);
-        self.channels.insert(id, channel);
+        self.channels.insert(id, Box::new(channel));
         self.joined.insert(topic, id);
         telemetry::channels(1.0);
         self.enqueue(id);
@@ -565,7 +569,7 @@ impl Session {
         if channel.watched {
             self.actions.push_back(Action::Unwatch(id));
         }
-        Some(channel)
+        Some(*channel)
     }
 }
 

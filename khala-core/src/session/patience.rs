@@ -11,7 +11,11 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::Fuse, select_biased};
 
-use super::drive::{Ended, Progress, Questions, taken_back};
+use super::{
+    Progress,
+    bell::Why,
+    drive::{Ended, Questions, taken_back},
+};
 use crate::{
     auth::Grant,
     clock::Clock,
@@ -136,7 +140,7 @@ impl Patience {
         let wait = limit.min(grant.expires_at().since(self.clock.now()));
         let mut sleep = self.clock.sleep(wait).fuse();
         loop {
-            let mut woken = pin!(connected.woken().fuse());
+            let mut woken = pin!(connected.bell().wait_for(Why::GRANT).fuse());
             // The end of the grant comes before whatever has become possible at the same moment.
             select_biased! {
                 () = woken => if let Some(close) = taken_back(connected, grant) {

@@ -2,13 +2,11 @@
 
 use std::sync::OnceLock;
 
-use bytes::Bytes;
-
 use crate::{
     journal::Page,
     position::Watermark,
     topic::Topic,
-    wire::{Serializer, event, write_page},
+    wire::{Encoded, Serializer, event, write_page},
 };
 
 /// What an update takes in memory beside its texts, roughly. Without it, small updates that came one by one would
@@ -23,7 +21,7 @@ pub struct SharedPage {
     bytes: usize,
     /// Bytes of a payload that travels in the frame; a larger one is fetched.
     inline: Option<usize>,
-    frames: [OnceLock<Bytes>; 2],
+    frames: [OnceLock<Encoded>; 2],
 }
 
 impl SharedPage {
@@ -51,7 +49,7 @@ impl SharedPage {
     }
 
     /// The page as a `sync:update_batch` frame. Its `join_ref` is null, which lets one frame serve everybody.
-    pub fn frame(&self, serializer: Serializer) -> Bytes {
+    pub fn frame(&self, serializer: Serializer) -> Encoded {
         let slot = match serializer {
             Serializer::V1 => &self.frames[0],
             Serializer::V2 => &self.frames[1],

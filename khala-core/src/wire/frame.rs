@@ -4,9 +4,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+
+use super::Encoded;
 
 /// The events that the protocol knows.
 pub mod event {
@@ -172,31 +173,24 @@ impl Serializer {
         topic: &str,
         event: &str,
         write: impl FnOnce(&mut Vec<u8>),
-    ) -> Bytes {
-        let mut out = Vec::with_capacity(128);
-        let [before_ref, before_topic, before_event, before_payload, end] = match self {
-            Self::V1 => {
-                out.extend_from_slice(b"{\"join_ref\":");
-                ["\"ref\":", "\"topic\":", "\"event\":", "\"payload\":", "}"]
-            }
-            Self::V2 => {
-                out.push(b'[');
-                ["", "", "", "", "]"]
-            }
+    ) -> Encoded {
+        let [before_join_ref, before_ref, before_topic, before_event, before_payload, end] = match self {
+            Self::V1 => ["{\"join_ref\":", ",\"ref\":", ",\"topic\":", ",\"event\":", ",\"payload\":", "}"],
+            Self::V2 => ["[", ",", ",", ",", ",", "]"],
         };
-        let mut field = |name: &str, value: &dyn Fn(&mut Vec<u8>)| {
-            out.extend_from_slice(name.as_bytes());
-            value(&mut out);
-            out.push(b',');
-        };
-        field("", &|out| super::json::write_json(out, &join_ref));
-        field(before_ref, &|out| super::json::write_json(out, &reference));
-        field(before_topic, &|out| super::json::write_json(out, &topic));
-        field(before_event, &|out| super::json::write_json(out, &event));
-        out.extend_from_slice(before_payload.as_bytes());
-        write(&mut out);
-        out.extend_from_slice(end.as_bytes());
-        Bytes::from(out)
+        Encoded::new(|out| {
+            let mut field = |name: &str, value: Option<&str>| {
+                out.extend_from_slice(name.as_bytes());
+                super::json::write_json(out, &value);
+            };
+            field(before_join_ref, join_ref);
+            field(before_ref, reference);
+            field(before_topic, Some(topic));
+            field(before_event, Some(event));
+            out.extend_from_slice(before_payload.as_bytes());
+            write(out);
+            out.extend_from_slice(end.as_bytes());
+        })
     }
 
     /// Writes one frame around a payload that serde can write.
@@ -207,7 +201,7 @@ impl Serializer {
         topic: &str,
         event: &str,
         payload: &impl Serialize,
-    ) -> Bytes {
+    ) -> Encoded {
         self.encode(join_ref, reference, topic, event, |out| super::json::write_json(out, payload))
     }
 }

@@ -4,12 +4,14 @@
 //! path (updates) is written by hand from text that was checked when it came in; all else is serde.
 
 mod codes;
+mod encoded;
 mod frame;
 mod json;
 mod messages;
 
 pub use self::{
     codes::{Close, Code},
+    encoded::Encoded,
     frame::{Frame, FrameError, Serializer, event},
     json::{write_document_page, write_page, write_update},
     messages::{

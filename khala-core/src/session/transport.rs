@@ -1,0 +1,72 @@
+//! What a driver needs of a transport: frames in, frames out, and a count of what the network has taken.
+//!
+//! The words that both sides share, and nothing that they do. What must stay true: no token shows where one is printed.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::{Sink, Stream};
+
+use crate::wire::{Close, Encoded};
+
+/// What comes in from a client. The end of the stream means that it is gone.
+/// Prints a frame's length and not its text, which may hand over a token.
+#[derive(Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a transport maps everything it can receive to these")]
+pub enum Received {
+    /// It broke the transport's rules, and is to be closed with this.
+    Fault(Close),
+    /// A text frame.
+    Text(String),
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(close) => f.debug_tuple("Fault").field(close).finish(),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
+}
+
+/// What goes out to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a transport must be able to send all of these")]
+pub enum Sent {
+    /// The end, with its code.
+    Close(Close),
+    /// A text frame, which is UTF-8.
+    Text(Encoded),
+}
+
+/// A way to one client: frames in, frames out, and how many bytes the network has taken.
+pub trait Transport: Stream<Item = Received> + Sink<Sent> + Unpin + Send {
+    /// Counts the bytes that the network has taken so far, by which a slow client is told from a stuck one.
+    fn progress(&self) -> Progress;
+}
+
+/// A count of bytes that its clones share.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// A count of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts more bytes.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
