@@ -295,8 +295,8 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn heard(&self) {
-        one(&self.tally.heard);
+    pub(crate) fn heard(&self, heads: u64) {
+        self.tally.heard.fetch_add(heads, Ordering::Relaxed);
     }
 
     pub(crate) fn revocation_announced(&self, well: bool) {

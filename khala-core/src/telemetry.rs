@@ -386,9 +386,9 @@ pub fn keys_age(source: &'static str, seconds: f64) {
     gauge!(KEYS_AGE, "source" => source).set(seconds);
 }
 
-pub(crate) fn batch_sent(updates: usize) {
-    counter!(BATCHES_SENT).increment(1);
-    counter!(UPDATES_SENT).increment(updates as u64);
+pub(crate) fn batches_sent(batches: u64, updates: u64) {
+    counter!(BATCHES_SENT).increment(batches);
+    counter!(UPDATES_SENT).increment(updates);
 }
 
 pub(crate) fn revocation_poll_found(revocations: usize) {

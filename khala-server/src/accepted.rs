@@ -1,17 +1,12 @@
 //! A socket that was accepted: it is given up when its client takes nothing of an answer for too long, so that nobody
 //! holds a page of history in memory by asking for it and not reading.
 //!
-//! A WebSocket is judged by its session instead, which says why it ends it.
+//! A WebSocket is taken out of it, and judged by its session instead, which says why it ends it.
 
 use std::{
     future::Future,
     io::{self, IoSlice},
-    net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,38 +17,26 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// The other end of the connection that a request came in on, among its extensions.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
-    handed_over: Arc<AtomicBool>,
-}
-
-impl Peer {
-    /// Leaves it to the session how long the client may take nothing.
-    pub(crate) fn hand_over(&self) {
-        self.handed_over.store(true, Ordering::Relaxed);
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Accepted {
     stream: TcpStream,
     stall_timeout: Duration,
-    handed_over: Arc<AtomicBool>,
     /// Set while the client takes nothing.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Accepted {
-    pub(crate) fn new(stream: TcpStream, address: SocketAddr, stall_timeout: Duration) -> (Self, Peer) {
-        let handed_over = Arc::new(AtomicBool::new(false));
-        let peer = Peer { address, handed_over: Arc::clone(&handed_over) };
-        (Self { stream, stall_timeout, handed_over, patience: None }, peer)
+    pub(crate) fn new(stream: TcpStream, stall_timeout: Duration) -> Self {
+        Self { stream, stall_timeout, patience: None }
+    }
+
+    /// The socket alone, for whoever has other ways to judge its client.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() || self.handed_over.load(Ordering::Relaxed) {
+        if written.is_ready() {
             self.patience = None;
             return written;
         }

@@ -97,10 +97,10 @@ async fn connection(
     {
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
     }
-    let (stream, peer) = Accepted::new(stream, address, limits.stall_timeout);
+    let stream = Accepted::new(stream, limits.stall_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let server = server.clone();
-        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(address);
         async move { Ok::<_, Infallible>(server.handle(request).await) }
     });
     let connection = http1::Builder::new()

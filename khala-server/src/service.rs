@@ -21,7 +21,6 @@ use serde::Serialize;
 
 use crate::{
     Server,
-    accepted::Peer,
     admin, documents, history,
     mint::mint,
     operations, origins,
@@ -238,8 +237,7 @@ impl Server {
 
 /// The other end of the connection, as `serve` or the application says.
 pub(crate) fn peer(head: &Parts) -> Option<SocketAddr> {
-    let known = head.extensions.get::<Peer>().map(|peer| peer.address);
-    known.or_else(|| head.extensions.get::<SocketAddr>().copied())
+    head.extensions.get::<SocketAddr>().copied()
 }
 
 /// The client's own id for the request, or a new one.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use khala_core::{
     session::{Progress, Received, Sent, Transport},
@@ -47,17 +48,19 @@ pub(crate) struct WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
-    /// Speaks over `io`, and takes messages of at most `frame_bytes`.
-    pub(crate) async fn new(io: S, frame_bytes: usize) -> Self {
+    /// Speaks over `io`, of which `read` was read already, and takes messages of at most `frame_bytes`.
+    pub(crate) async fn new(io: S, read: Bytes, frame_bytes: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(CONTROL_BUFFER)
             .max_message_size(Some(frame_bytes))
             .max_frame_size(Some(frame_bytes));
+        // Copied, for it lies in a larger buffer that would live as long as the connection.
+        let read = read.to_vec();
         let wire = Wire::new(io);
         let progress = wire.progress();
-        let frames = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
+        let frames = WebSocketStream::from_partially_read(wire, read, Role::Server, Some(config)).await;
         Self { frames, progress, client_code: None, closing: false }
     }
 

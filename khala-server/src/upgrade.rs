@@ -4,25 +4,29 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts as Taken};
 use hyper_util::rt::TokioIo;
 use khala_core::{
     Denied, Grant,
     session::{Connection, Ended},
     wire::Serializer,
 };
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument as _;
 
-use crate::{Server, accepted::Peer, problem::Problem, service, token, transport::WebSocket};
+use crate::{Server, accepted::Accepted, problem::Problem, service, token, transport::WebSocket};
 
 /// Answers a WebSocket handshake, and runs the connection in a task of its own.
 pub(crate) async fn upgrade(
     server: &Server,
-    mut head: Parts,
+    head: Parts,
     request_id: &str,
     client: Option<IpAddr>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
@@ -48,7 +52,7 @@ pub(crate) async fn upgrade(
     if token::subprotocols(&head.headers).any(|protocol| protocol == token::PHOENIX) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(token::PHOENIX));
     }
-    let (peer, accepted) = (service::peer(&head), head.extensions.remove::<Peer>());
+    let peer = service::peer(&head);
     let upgrade = hyper::upgrade::on(Request::from_parts(head, ()));
     let opened = Opened {
         server: server.clone(),
@@ -57,7 +61,6 @@ pub(crate) async fn upgrade(
         request_id: request_id.to_owned(),
         peer,
         client,
-        accepted,
         _open: open,
     };
     // What the session logs is found by the request's id.
@@ -142,27 +145,39 @@ struct Opened {
     request_id: String,
     peer: Option<SocketAddr>,
     client: Option<IpAddr>,
-    accepted: Option<Peer>,
     _open: Open,
 }
 
 impl Opened {
+    /// Waits for the WebSocket, and serves it.
+    ///
+    /// What serving takes is put aside: as a part of this future it would take its room twice.
     async fn run(self, upgrade: OnUpgrade) {
-        let Self { server, connection, subject, request_id, peer, client, accepted, _open } = self;
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
             Err(error) => {
+                let request_id = self.request_id;
                 tracing::debug!(request_id, %error, "the client was gone before its WebSocket was open");
                 return;
             }
         };
+        // Our own socket is served as it is; that of a host who serves connections by himself, as hyper hands it over.
+        let serving = match upgraded.downcast::<TokioIo<Accepted>>() {
+            Ok(Taken { io, read_buf, .. }) => self.serve(io.into_inner().into_stream(), read_buf).boxed(),
+            Err(upgraded) => self.serve(TokioIo::new(upgraded), Bytes::new()).boxed(),
+        };
+        serving.await;
+    }
+
+    async fn serve<S>(self, io: S, read: Bytes)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { server, connection, subject, request_id, peer, client, _open } = self;
+        let mut transport = WebSocket::new(io, read, server.0.limits.frame_bytes).boxed().await;
         let opened_at = server.0.khala.now();
         let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
-        if let Some(accepted) = &accepted {
-            accepted.hand_over();
-        }
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, "websocket opened");
-        let mut transport = WebSocket::new(TokioIo::new(upgraded), server.0.limits.frame_bytes).await;
         let ended = connection.run(&mut transport).await;
         let (by, code, reason) = match ended {
             Ended::Closed(close) => ("server", Some(close.code()), close.reason()),
@@ -170,6 +185,6 @@ impl Opened {
         };
         let ms = server.0.khala.now().since(opened_at).as_millis() as u64;
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, by, code, reason, ms, "websocket closed");
-        transport.finish().await;
+        transport.finish().boxed().await;
     }
 }

@@ -111,7 +111,7 @@ impl Session {
 
     /// A topic was checked under the grant that the session has now.
     pub(super) fn answer_access(&mut self, id: ChannelId, verdict: Result<(), Denied>) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         let Err(denied) = verdict else {
             channel.granted = true;
             if !std::mem::replace(&mut channel.watched, true) {

@@ -31,7 +31,7 @@ impl Session {
         confirmed_at: Timestamp,
         now: Timestamp,
     ) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = confirmed_at;
         match channel.phase {
             Phase::Opening { resume: Resume::Floor, .. } => {
@@ -47,13 +47,13 @@ impl Session {
         if let Err(stale) = self.within_budget(id, &news.bounds) {
             return self.answer_stale(id, stale, now);
         }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = news.confirmed_at;
         let was_live = matches!(channel.phase, Phase::Live);
         if let Phase::Opening { .. } = channel.phase {
             self.go_live(id, Cursor::new(news.bounds.epoch, page.page().after), &news.bounds, now);
         }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         if channel.cursor.watermark != page.page().after {
             // It answers a question that this channel no longer has; what is wanted is asked for again.
             return self.enqueue(id);
@@ -66,7 +66,7 @@ impl Session {
         channel.spoke_at = now;
         // A shared page may have been complete when it was read, and the tail have read on since.
         let more = channel.cursor.watermark < news.bounds.head || channel.has_news();
-        telemetry::batch_sent(page.page().updates.len());
+        self.counts.sent(page.page().updates.len(), &self.ledger, now);
         self.actions.push_back(Action::Send(page.frame(self.serializer)));
         if more {
             self.enqueue(id);
@@ -74,7 +74,7 @@ impl Session {
     }
 
     pub(super) fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = news.confirmed_at;
         if let Phase::Opening { .. } = channel.phase {
             return self.go_live(id, news.bounds.at_head(), &news.bounds, now);
@@ -84,7 +84,7 @@ impl Session {
         channel.polled();
         // Before a doubt forgets what was announced.
         self.speak_of_head(id, now);
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         if channel.has_news() && !channel.asks_again() {
             // What was announced cannot be read yet. It will be; asking again at once would only spin.
             channel.doubt(news.confirmed_at);
@@ -94,7 +94,7 @@ impl Session {
 
     /// Whether a cursor that was brought is not too far behind the head for its class.
     fn within_budget(&self, id: ChannelId, bounds: &Bounds) -> Result<(), Stale> {
-        let Some(channel) = self.channels.get(&id) else { return Ok(()) };
+        let Some(channel) = self.channels.get(id) else { return Ok(()) };
         match channel.phase {
             Phase::Opening { resume: Resume::After(cursor), .. } => {
                 bounds.admit_within(cursor, channel.budget())
@@ -105,7 +105,7 @@ impl Session {
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
     pub(super) fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         self.ledger.deferred(&channel.topic, channel.class.as_deref(), now);
         if channel.unanswered().is_some() {
             let refusal = Refusal::limited(limited);
@@ -116,7 +116,7 @@ impl Session {
 
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
     pub(super) fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
             // Trimmed between the two questions; the floor is where it is now.
             channel.phase.open_at(stale.bounds.at_floor());
@@ -137,7 +137,7 @@ impl Session {
 
     pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Timestamp) {
         let page = shared.page();
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
         *next = page.next().unwrap_or(SnapshotFrom::Start);
         if let Some((reference, stale)) = unanswered.take() {
@@ -148,7 +148,7 @@ impl Session {
             telemetry::joined("snapshot");
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
         }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.spoke_at = now;
         if page.complete {
             channel.phase = Phase::Live;
@@ -159,7 +159,7 @@ impl Session {
     }
 
     pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         let refusal = if error.is_retryable() {
             tracing::warn!(topic = %channel.topic, %error, "a read failed");
             Refusal::new(Code::Unavailable, "the journal cannot be read now")
@@ -186,7 +186,7 @@ impl Session {
         refusal: &impl serde::Serialize,
         event: &str,
     ) {
-        let Some(channel) = self.channels.get(&id) else { return };
+        let Some(channel) = self.channels.get(id) else { return };
         self.note_refusal(code, channel.surface(), channel.topic.as_str());
         let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
         if let Some(reference) = channel.unanswered().map(|reference| reference.map(str::to_owned)) {
@@ -200,7 +200,7 @@ impl Session {
 
     /// Answers the join and starts to follow.
     fn go_live(&mut self, id: ChannelId, cursor: Cursor, bounds: &Bounds, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Opening { reference, resume, .. } = std::mem::replace(&mut channel.phase, Phase::Live)
         else {
             return;
@@ -223,7 +223,7 @@ impl Session {
 
     /// Tells a quiet channel where its topic stands, now and then.
     fn speak_of_head(&mut self, id: ChannelId, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         if !matches!(channel.phase, Phase::Live) || now.since(channel.spoke_at) < self.options.head_every {
             return;
         }

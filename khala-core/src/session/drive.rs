@@ -4,7 +4,6 @@
 //! nothing more is asked for; and a blocked transport cannot outlive its grant or make no progress for ever.
 
 use std::{
-    collections::HashMap,
     fmt, mem,
     pin::pin,
     sync::Arc,
@@ -22,6 +21,7 @@ use futures::{
 use super::{
     Action, Answer, ChannelId, Question, Received, Sent, Session, Transport,
     bell::{Bell, ChannelCord, Why},
+    by_channel::ByChannel,
     patience::{Outbox, Patience},
 };
 use crate::{
@@ -31,7 +31,8 @@ use crate::{
     khala::{Connected, Khala, Place},
     ledger::Violation,
     snapshots::SharedSnapshot,
-    tail::{Followed, Peek},
+    position::Cursor,
+    tail::{Followed, HeldTopic, Peek, Wanted},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -63,12 +64,29 @@ type Asked = BoxFuture<'static, Told>;
 
 /// One client's connection, ready to run over its transport.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection(Box<Driver>); // A future that is given something by value has room for it twice.
+
+impl Connection {
+    pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
+        Self(Box::new(Driver::new(khala, session, connected)))
+    }
+
+    /// Serves the client until one side ends it.
+    ///
+    /// Dropping the future closes the connection without a word; nothing is lost, for the client has its cursor.
+    pub async fn run<T: Transport>(self, transport: T) -> Ended {
+        self.0.run(transport).await
+    }
+}
+
+/// What carries out the session's actions.
+#[derive(Debug)]
+struct Driver {
     khala: Khala,
     session: Session,
     connected: Connected,
     questions: Questions,
-    channels: HashMap<ChannelId, Box<Held>>,
+    channels: ByChannel<Held>,
     /// How many topics the client stands somewhere in.
     followed: usize,
     outbox: Outbox,
@@ -89,6 +107,8 @@ struct Held {
     watch: Option<(Watch, Arc<ChannelCord>)>,
     /// Where the client stands, for those who ask whom a trim would leave behind.
     place: Option<Place>,
+    /// What the tail has of its topic, once it has something.
+    tail: Option<HeldTopic>,
 }
 
 /// What a look around has found.
@@ -165,8 +185,8 @@ impl Timer {
     }
 }
 
-impl Connection {
-    pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
+impl Driver {
+    fn new(khala: Khala, session: Session, connected: Connected) -> Self {
         let bell = Arc::clone(connected.bell());
         let mut rung = Why::default();
         rung.add(Why::INPUT);
@@ -176,7 +196,7 @@ impl Connection {
             session,
             connected,
             questions: Questions::default(),
-            channels: HashMap::new(),
+            channels: ByChannel::default(),
             followed: 0,
             rung,
             timer: Timer::new(&bell),
@@ -186,10 +206,7 @@ impl Connection {
         }
     }
 
-    /// Serves the client until one side ends it.
-    ///
-    /// Dropping the future closes the connection without a word; nothing is lost, for the client has its cursor.
-    pub async fn run<T: Transport>(mut self, mut transport: T) -> Ended {
+    async fn run<T: Transport>(mut self: Box<Self>, mut transport: T) -> Ended {
         let patience = Patience {
             clock: Arc::clone(self.khala.clock()),
             progress: transport.progress(),
@@ -229,7 +246,7 @@ impl Connection {
                         }
                     }
                     Action::Unwatch(channel) => {
-                        let held = self.channels.remove(&channel);
+                        let held = self.channels.remove(channel);
                         self.followed -= usize::from(held.is_some_and(|held| held.place.is_some()));
                         self.connected.card().follows(self.followed);
                     }
@@ -413,7 +430,7 @@ impl Connection {
         let now = self.khala.now();
         let waits = match &question {
             Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-                match self.khala.journal().peek(&topic, *cursor, *wanted, now) {
+                match self.peek(channel, &topic, *cursor, *wanted, now) {
                     Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
                     Peek::Hot => false,
                     Peek::Cold => true,
@@ -430,12 +447,29 @@ impl Connection {
         self.questions.asked.push(answer.boxed());
     }
 
+    /// What the tail has in memory after `cursor`.
+    fn peek(
+        &mut self,
+        channel: ChannelId,
+        topic: &Topic,
+        cursor: Cursor,
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Peek {
+        let (tail, held) = (self.khala.journal(), self.channels.get_or_insert_with(channel, Held::default));
+        held.tail = held.tail.take().or_else(|| tail.held(topic));
+        match &held.tail {
+            Some(held) => tail.peek_held(held, cursor, wanted, now),
+            None => Peek::Cold,
+        }
+    }
+
     /// Tells the session an answer, and the handle where the client stands then.
     fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
         self.session.handle_answer(channel, answer, now);
         let Some(cursor) = self.session.cursor(channel) else { return };
         let Some(topic) = self.session.topic(channel) else { return };
-        let held = self.channels.entry(channel).or_default();
+        let held = self.channels.get_or_insert_with(channel, Held::default);
         match &held.place {
             Some(place) => place.moved(cursor, now),
             None => {
@@ -462,7 +496,7 @@ impl Connection {
                 if let Some(head) = watch.head() {
                     self.session.handle_moved(channel, head);
                 }
-                self.channels.entry(channel).or_default().watch = Some((watch, cord));
+                self.channels.get_or_insert_with(channel, Held::default).watch = Some((watch, cord));
             }
             Some(Err(error)) => tracing::warn!(%topic, %error, "the topic cannot be watched"),
             None => tracing::warn!(%topic, "the topic cannot be watched: the fanout does not answer"),
@@ -474,7 +508,7 @@ impl Connection {
         let mut moved = mem::take(&mut self.moved);
         self.bell.moved(&mut moved);
         for channel in moved.drain(..) {
-            let Some((watch, cord)) = self.channels.get_mut(&channel).and_then(|held| held.watch.as_mut())
+            let Some((watch, cord)) = self.channels.get_mut(channel).and_then(|held| held.watch.as_mut())
             else {
                 continue;
             };

@@ -9,7 +9,9 @@ mod access;
 mod action;
 mod answers;
 mod bell;
+mod by_channel;
 mod channel;
+mod counts;
 mod drive;
 mod options;
 mod patience;
@@ -17,7 +19,7 @@ mod say;
 mod transport;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +27,9 @@ use std::{
 use self::{
     access::Refresh,
     answers::News,
+    by_channel::ByChannel,
     channel::{Channel, Phase},
+    counts::Counts,
     say::{Empty, Status},
 };
 pub use self::{
@@ -69,7 +73,8 @@ pub struct Session {
     options: SessionOptions,
     classes: Classes,
     ledger: Arc<Ledger>,
-    channels: BTreeMap<ChannelId, Box<Channel>>,
+    counts: Counts,
+    channels: ByChannel<Channel>,
     joined: HashMap<Topic, ChannelId>,
     next_channel: u64,
     /// What is to be done at once, in order.
@@ -111,7 +116,8 @@ impl Session {
             serializer,
             classes: Classes::default(),
             ledger: Arc::default(),
-            channels: BTreeMap::new(),
+            counts: Counts::default(),
+            channels: ByChannel::default(),
             joined: HashMap::new(),
             next_channel: 0,
             actions: VecDeque::new(),
@@ -154,7 +160,7 @@ impl Session {
         }
         while !self.ended && self.asked < self.options.questions_at_once.get() {
             let id = self.ready.pop_front()?;
-            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let Some(channel) = self.channels.get_mut(id) else { continue };
             let question = channel.ask(&self.grant, self.round);
             let topic = channel.topic.clone();
             self.asked += 1;
@@ -199,13 +205,13 @@ impl Session {
 
     /// A channel's topic.
     pub(crate) fn topic(&self, id: ChannelId) -> Option<&Topic> {
-        self.channels.get(&id).map(|channel| &channel.topic)
+        self.channels.get(id).map(|channel| &channel.topic)
     }
 
     /// Where the client needs the log to go on on a channel: after what it was sent, or after the snapshot that it is
     /// being sent; none before its join was answered.
     pub fn cursor(&self, id: ChannelId) -> Option<Cursor> {
-        let channel = self.channels.get(&id)?;
+        let channel = self.channels.get(id)?;
         match &channel.phase {
             Phase::Live => Some(channel.cursor),
             Phase::Snapshot { next: SnapshotFrom::After { at, .. }, .. } => Some(*at),
@@ -250,9 +256,9 @@ impl Session {
 
     /// A head was announced for a watching channel.
     pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.hear(head);
-        self.ledger.heard();
+        self.counts.heard();
         if channel.has_news() {
             self.enqueue(id);
         }
@@ -269,7 +275,7 @@ impl Session {
             self.waiting.insert(id);
             return true;
         }
-        if let Some(channel) = self.channels.get_mut(&id) {
+        if let Some(channel) = self.channels.get_mut(id) {
             channel.put_back();
             self.later.push_back(id);
         }
@@ -286,7 +292,7 @@ impl Session {
         if !self.goes_on(now) {
             return;
         }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         channel.asking = false;
         if answer.is_ok() {
             channel.succeeded();
@@ -324,13 +330,14 @@ impl Session {
             }
             Err(error) => self.answer_error(id, &error, now),
         }
-        if self.channels.get(&id).is_some_and(|channel| channel.asks_again()) {
+        if self.channels.get(id).is_some_and(|channel| channel.asks_again()) {
             self.enqueue(id);
         }
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.counts.tell(&self.ledger);
         if !self.goes_on(now) {
             return;
         }
@@ -389,7 +396,7 @@ impl Session {
         let back = |at: Timestamp| at.min(now.plus(at.since(self.told_at)));
         self.retry_at = self.retry_at.map(back);
         self.drain_at = self.drain_at.map(back);
-        for channel in self.channels.values_mut() {
+        for (_, channel) in self.channels.iter_mut() {
             channel.retry_at = channel.retry_at.map(back);
             channel.go_back(now);
         }
@@ -459,7 +466,7 @@ impl Session {
         let not_older_than = now.minus(self.options.poll_every);
         let class = self.classes.of(&topic).cloned();
         let channel = Channel::opening(topic.clone(), class, frame, request, not_older_than, now);
-        self.channels.insert(id, Box::new(channel));
+        self.channels.get_or_insert_with(id, || channel);
         self.joined.insert(topic, id);
         telemetry::channels(1.0);
         self.enqueue(id);
@@ -506,14 +513,14 @@ impl Session {
     /// The channel that a frame is for; none if it is of an earlier join. A null `join_ref` means the current one.
     fn current(&self, frame: &Frame<'_>) -> Option<ChannelId> {
         let id = *self.joined.get(&*frame.topic)?;
-        let channel = self.channels.get(&id)?;
+        let channel = self.channels.get(id)?;
         (frame.join_ref.is_none() || frame.join_ref.as_deref() == channel.join_ref.as_deref()).then_some(id)
     }
 
     /// Lets the next question that was withdrawn be asked again.
     fn ask_later(&mut self) {
         while let Some(id) = self.later.pop_front() {
-            if let Some(channel) = self.channels.get_mut(&id) {
+            if let Some(channel) = self.channels.get_mut(id) {
                 channel.resume_asking();
                 return self.enqueue(id);
             }
@@ -522,14 +529,14 @@ impl Session {
 
     /// Has a channel ask again after `wait`.
     fn retry(&mut self, id: ChannelId, wait: Duration, now: Timestamp) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(id) else { return };
         let at = now.plus(wait);
         channel.retry_at = Some(channel.retry_at.map_or(at, |before| before.min(at)));
         self.retry_at = Some(self.retry_at.map_or(at, |before| before.min(at)));
     }
 
     fn enqueue(&mut self, id: ChannelId) {
-        if let Some(channel) = self.channels.get_mut(&id)
+        if let Some(channel) = self.channels.get_mut(id)
             && channel.enqueue()
         {
             self.ready.push_back(id);
@@ -537,16 +544,16 @@ impl Session {
     }
 
     fn enqueue_where(&mut self, mut wanted: impl FnMut(&mut Channel) -> bool) {
-        for (id, channel) in &mut self.channels {
+        for (id, channel) in self.channels.iter_mut() {
             if wanted(channel) && channel.enqueue() {
-                self.ready.push_back(*id);
+                self.ready.push_back(id);
             }
         }
     }
 
     /// Closes a channel for a join that takes its place.
     fn give_way(&mut self, id: ChannelId, join: &Frame<'_>) {
-        let old = self.channels.get(&id).and_then(|channel| channel.join_ref.as_deref());
+        let old = self.channels.get(id).and_then(|channel| channel.join_ref.as_deref());
         if old == join.join_ref.as_deref() {
             // A close under the same join_ref would be taken for that of the new join.
             self.remove(id);
@@ -563,18 +570,19 @@ impl Session {
     }
 
     fn remove(&mut self, id: ChannelId) -> Option<Channel> {
-        let channel = self.channels.remove(&id)?;
+        let channel = self.channels.remove(id)?;
         self.joined.remove(&channel.topic);
         telemetry::channels(-1.0);
         if channel.watched {
             self.actions.push_back(Action::Unwatch(id));
         }
-        Some(*channel)
+        Some(channel)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.counts.tell(&self.ledger);
         telemetry::channels(-(self.channels.len() as f64));
     }
 }

@@ -159,6 +159,10 @@ struct Entry {
     reads: Arc<Reads>,
 }
 
+/// What the tail holds of one topic.
+#[derive(Debug)]
+pub(crate) struct HeldTopic(Arc<Entry>);
+
 impl Entry {
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
@@ -250,8 +254,20 @@ impl TailJournal {
 
     /// The same without reading the journal, or what reading it would take.
     pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
-        let Some(entry) = self.known(topic) else { return Peek::Cold };
-        match self.lookup(&entry, cursor, &wanted, now) {
+        match self.held(topic) {
+            Some(held) => self.peek_held(&held, cursor, wanted, now),
+            None => Peek::Cold,
+        }
+    }
+
+    /// What is held of a topic that is followed here, for who follows it and peeks often: it stays for as long.
+    pub(crate) fn held(&self, topic: &Topic) -> Option<HeldTopic> {
+        self.known(topic).map(HeldTopic)
+    }
+
+    /// [`peek`](Self::peek) without looking for the topic.
+    pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        match self.lookup(&held.0, cursor, &wanted, now) {
             Lookup::Found(followed) => Peek::Found(followed),
             Lookup::Hot => Peek::Hot,
             Lookup::Cold => Peek::Cold,

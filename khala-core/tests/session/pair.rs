@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
 use khala_core::{
     Access, Admitted, Append, Authorizer as _, Batch, Classes, Cursor, Denied, Documents as _, Error, Grant,
@@ -16,7 +15,7 @@ use khala_core::{
     SharedSnapshotPage, Snapshot, SnapshotFrom, TailJournal, TailOptions, Timestamp, Topic, TopicClass,
     TopicPattern, Watch,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
-    wire::{Close, Serializer},
+    wire::{Close, Encoded, Serializer},
 };
 
 use crate::{
@@ -34,7 +33,7 @@ type Asked = BoxFuture<'static, Result<Answer, Error>>;
 #[derive(Debug)]
 enum Down {
     Close,
-    Frame(Bytes),
+    Frame(Encoded),
 }
 
 /// One connection.
@@ -47,7 +46,7 @@ struct Line {
     up: VecDeque<String>,
     down: VecDeque<Down>,
     /// What the driver could not send yet.
-    held: Option<Bytes>,
+    held: Option<Encoded>,
     asked: BTreeMap<ChannelId, Asked>,
     watches: BTreeMap<ChannelId, Watch>,
 }

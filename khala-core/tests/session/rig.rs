@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::FutureExt as _;
 use khala_core::{
     Access, Admitted, Authorizer as _, Batch, Cursor, Denied, DocKey, Documents as _, Epoch, Error,
     ErrorKind, Grant, Journal as _, Keep, Kind, NewUpdate, Payload, ReadLimit, TailJournal, TailOptions,
     Timestamp, Token, Topic,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
-    wire::{Close, Serializer},
+    wire::{Close, Encoded, Serializer},
 };
 use serde_json::{Value, json};
 
@@ -138,7 +137,7 @@ impl Rig {
     }
 
     /// Carries out all actions and leaves the questions; gives what was sent.
-    pub fn act(&mut self) -> Vec<Bytes> {
+    pub fn act(&mut self) -> Vec<Encoded> {
         let mut sent = Vec::new();
         while let Some(action) = self.session.poll_action() {
             assert_eq!(self.closed, None, "nothing follows a close");
@@ -224,7 +223,7 @@ impl Rig {
     }
 
     /// Carries out actions and answers questions until there are none; gives the frames as bytes.
-    pub fn bytes(&mut self) -> Vec<Bytes> {
+    pub fn bytes(&mut self) -> Vec<Encoded> {
         let mut sent = Vec::new();
         for _ in 0..1_000 {
             sent.extend(self.act());
@@ -262,7 +261,7 @@ impl Rig {
     }
 }
 
-pub fn show(serializer: Serializer, frame: &Bytes) -> Value {
+pub fn show(serializer: Serializer, frame: &Encoded) -> Value {
     let frame = serializer.decode(std::str::from_utf8(frame).unwrap()).unwrap();
     let payload: Value = serde_json::from_str(frame.payload.get()).unwrap();
     json!([frame.join_ref, frame.reference, frame.topic, frame.event, payload])

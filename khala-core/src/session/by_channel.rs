@@ -1,0 +1,61 @@
+//! What is kept for each channel of a connection, in the order of the joins.
+//!
+//! Most connections follow one topic or a few, so this is as small as a list; whoever follows a thousand is found by halving.
+
+use super::ChannelId;
+
+#[derive(Debug)]
+pub(super) struct ByChannel<T>(Vec<(ChannelId, Box<T>)>);
+
+impl<T> Default for ByChannel<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> ByChannel<T> {
+    fn find(&self, id: ChannelId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    pub(super) fn get(&self, id: ChannelId) -> Option<&T> {
+        Some(&*self.0[self.find(id).ok()?].1)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ChannelId) -> Option<&mut T> {
+        let index = self.find(id).ok()?;
+        Some(&mut *self.0[index].1)
+    }
+
+    /// What is kept for `id`, and if nothing is, what `new` makes.
+    pub(super) fn get_or_insert_with(&mut self, id: ChannelId, new: impl FnOnce() -> T) -> &mut T {
+        let index = self.find(id).unwrap_or_else(|index| {
+            // One for most, where a list begins with four.
+            self.0.reserve_exact(usize::from(self.0.is_empty()));
+            self.0.insert(index, (id, Box::new(new())));
+            index
+        });
+        &mut *self.0[index].1
+    }
+
+    pub(super) fn remove(&mut self, id: ChannelId) -> Option<T> {
+        let index = self.find(id).ok()?;
+        Some(*self.0.remove(index).1)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ChannelId, &mut T)> {
+        self.0.iter_mut().map(|(id, kept)| (*id, &mut **kept))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|(_, kept)| &**kept)
+    }
+}
