@@ -37,9 +37,12 @@ const GROUP_REQUESTS: usize = 1_024;
 const GROUP_UPDATES: usize = 4_096;
 const GROUP_BYTES: usize = 8 << 20;
 
-/// How long a group that is smaller than expected waits for more: a quarter of what the last one took, and no longer than
-/// this.
+/// How long a group that is smaller than expected waits for more: while each eighth of what the last one took brings some,
+/// for as long as that took in all, and no longer than this.
 const GATHER: Duration = Duration::from_millis(1);
+/// A group of so many waits for no more: what a commit costs is little next to what is in it, and the next group gathers
+/// meanwhile.
+const ENOUGH: usize = 256;
 
 /// A commit that takes longer is worth a log line.
 const SLOW: Duration = Duration::from_secs(1);
@@ -228,12 +231,15 @@ impl Desk {
     /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
     /// waits for a whole commit, and each of two half groups costs nearly as much as one.
     fn gather(&mut self, fresh: &mut Vec<Request>) {
-        let expected = self.expected.min(GROUP_REQUESTS);
-        if self.waiting.is_empty() || self.waiting.len() >= expected {
-            return;
+        let expected = self.expected.min(ENOUGH);
+        let begun = Instant::now();
+        let mut before = 0;
+        while (before + 1..expected).contains(&self.waiting.len()) && begun.elapsed() < self.took.min(GATHER)
+        {
+            before = self.waiting.len();
+            self.inbox.blocking_gather(expected - before, self.took.min(GATHER) / 8);
+            self.drain(fresh);
         }
-        self.inbox.blocking_gather(expected - self.waiting.len(), (self.took / 4).min(GATHER));
-        self.drain(fresh);
     }
 
     /// Moves what may share the next transaction into `group`.
