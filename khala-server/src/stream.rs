@@ -11,16 +11,16 @@ use std::{
     error::Error as StdError,
     future::{pending, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Access, Append, Batch, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
+    Access, Append, Appended, Batch, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
     telemetry::{self, Surface},
 };
 use serde::Serialize;
@@ -48,6 +48,10 @@ const BYTES_IN_FLIGHT: usize = 4 << 20;
 
 /// So many bytes of answers may wait for the producer to read them, but for the last of them.
 const ANSWER_BYTES: usize = 64 << 10;
+
+/// Room for an answer, mostly, and for many.
+const ANSWER_ROOM: usize = 256;
+const OUT_ROOM: usize = 16 << 10;
 
 /// So many topics are known to be open to a stream; past that they are asked for anew.
 const TOPICS_KNOWN: usize = 4_096;
@@ -192,6 +196,8 @@ struct Counts {
     conflicts: u64,
 }
 
+type Finished = Arc<Mutex<Vec<(Topic, Appended)>>>;
+
 /// How far a stream has come.
 struct Run {
     stream: Stream,
@@ -200,8 +206,11 @@ struct Run {
     in_flight: UnderWay<Done>,
     /// What nobody is told of any more.
     untold: UnderWay<Done>,
+    /// What is stored, or not to be, and not announced yet: also behind lines whose fate is open.
+    finished: Finished,
+    telling: UnderWay<()>,
     counts: Counts,
-    out: Vec<u8>,
+    out: BytesMut,
     /// Bytes of the lines that are in flight or held.
     bytes: usize,
     /// The lines that were read.
@@ -222,8 +231,10 @@ impl Run {
             known: HashMap::new(),
             in_flight: UnderWay::new(),
             untold: UnderWay::new(),
+            finished: Finished::default(),
+            telling: UnderWay::new(),
             counts: Counts::default(),
-            out: Vec::new(),
+            out: BytesMut::new(),
             bytes: 0,
             line: 0,
             held: None,
@@ -265,12 +276,15 @@ impl Run {
                 Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.done(done);
                     self.all_done().await;
+                    self.tell();
                 }
-                Some(_) = self.untold.next(), if !self.untold.is_empty() => {}
+                Some(_) = self.untold.next(), if !self.untold.is_empty() => self.tell(),
+                () = some(&self.finished), if !(self.in_flight.is_empty() && self.untold.is_empty()) => self.tell(),
+                Some(()) = self.telling.next(), if !self.telling.is_empty() => {}
                 permit = answers.reserve(), if !self.out.is_empty() => match permit {
                     Ok(permit) => {
                         self.quiet_since = Instant::now();
-                        permit.send(std::mem::take(&mut self.out).into());
+                        permit.send(self.out.split().freeze());
                     }
                     Err(_) => break,
                 },
@@ -303,7 +317,7 @@ impl Run {
         }
         let vanished = answers.is_closed();
         drop(answers);
-        let Self { stream, mut in_flight, mut untold, line, whole, code, .. } = self;
+        let Self { stream, mut in_flight, mut untold, finished, mut telling, line, whole, code, .. } = self;
         let Counts { written, duplicates, conflicts } = self.counts;
         let topic = stream.one.as_ref().map(|opened| tracing::field::display(&opened.topic));
         tracing::debug!(
@@ -325,8 +339,20 @@ impl Run {
             drop(lines);
         };
         let see_through = async {
-            while in_flight.next().await.is_some() {}
-            while untold.next().await.is_some() {}
+            while !(in_flight.is_empty() && untold.is_empty() && telling.is_empty()) {
+                tokio::select! {
+                    biased;
+                    Some(_) = in_flight.next(), if !in_flight.is_empty() => {}
+                    Some(_) = untold.next(), if !untold.is_empty() => {}
+                    () = some(&finished) => {}
+                    Some(()) = telling.next(), if !telling.is_empty() => {}
+                }
+                let told = std::mem::take(&mut *lock(&finished));
+                if !told.is_empty() {
+                    let khala = server.0.khala.clone();
+                    telling.set_out(async move { khala.tell(&told).await });
+                }
+            }
         };
         tokio::join!(linger, see_through);
     }
@@ -414,11 +440,12 @@ impl Run {
             publish::check_hashes(&held.batch)?;
         }
         let Held { line, bytes, batch, .. } = held;
-        let khala = khala.clone();
+        let (khala, finished) = (khala.clone(), Arc::clone(&self.finished));
         // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
         // Without the runtime's budget, which could send it away before it has reached the store's queue.
         self.in_flight.set_out(unconstrained(async move {
-            let answer = khala.publish(&to.topic, batch).await;
+            let (answer, appended) = khala.append(&to.topic, batch).await;
+            lock(&finished).push((to.topic.clone(), appended));
             Done { line, bytes, to, answer }
         }));
         Ok(None)
@@ -433,6 +460,15 @@ impl Run {
         .await
         {
             self.done(done);
+        }
+    }
+
+    /// Announces what is stored, whether or not it is its turn to be answered.
+    fn tell(&mut self) {
+        let told = std::mem::take(&mut *lock(&self.finished));
+        if !told.is_empty() {
+            let khala = self.stream.server.0.khala.clone();
+            self.telling.set_out(async move { khala.tell(&told).await });
         }
     }
 
@@ -515,12 +551,25 @@ async fn asked(held: &mut Option<Held>) -> Result<(), Denied> {
     }
 }
 
-fn refuse(out: &mut Vec<u8>, line: u64, problem: &Problem) {
+/// Ready when there is something to announce; looked at whenever something that was under way has gone on.
+async fn some(finished: &Finished) {
+    poll_fn(|_| if lock(finished).is_empty() { Poll::Pending } else { Poll::Ready(()) }).await;
+}
+
+fn lock(finished: &Finished) -> MutexGuard<'_, Vec<(Topic, Appended)>> {
+    // Each change under the lock is whole.
+    finished.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refuse(out: &mut BytesMut, line: u64, problem: &Problem) {
     telemetry::refused(problem.code(), Surface::Http);
     write(out, &Refused { line, error: problem.to_value() });
 }
 
-fn write(out: &mut Vec<u8>, answer: &impl Serialize) {
-    serde_json::to_writer(&mut *out, answer).expect("an answer has a JSON form");
-    out.push(b'\n');
+fn write(out: &mut BytesMut, answer: &impl Serialize) {
+    if out.capacity() - out.len() < ANSWER_ROOM {
+        out.reserve(OUT_ROOM);
+    }
+    serde_json::to_writer(out.writer(), answer).expect("an answer has a JSON form");
+    out.put_u8(b'\n');
 }
