@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
@@ -49,8 +49,7 @@ const BYTES_IN_FLIGHT: usize = 4 << 20;
 /// So many bytes of answers may wait for the producer to read them, but for the last of them.
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// Room for an answer, mostly, and for many.
-const ANSWER_ROOM: usize = 256;
+/// So many bytes an empty buffer for answers has room for, at most.
 const OUT_ROOM: usize = 16 << 10;
 
 /// So many topics are known to be open to a stream; past that they are asked for anew.
@@ -210,7 +209,7 @@ struct Run {
     finished: Finished,
     telling: UnderWay<()>,
     counts: Counts,
-    out: BytesMut,
+    out: Vec<u8>,
     /// Bytes of the lines that are in flight or held.
     bytes: usize,
     /// The lines that were read.
@@ -234,7 +233,7 @@ impl Run {
             finished: Finished::default(),
             telling: UnderWay::new(),
             counts: Counts::default(),
-            out: BytesMut::new(),
+            out: Vec::new(),
             bytes: 0,
             line: 0,
             held: None,
@@ -284,7 +283,9 @@ impl Run {
                 permit = answers.reserve(), if !self.out.is_empty() => match permit {
                     Ok(permit) => {
                         self.quiet_since = Instant::now();
-                        permit.send(self.out.split().freeze());
+                        // The next ones will hardly be more.
+                        let room = Vec::with_capacity(self.out.len().min(OUT_ROOM));
+                        permit.send(std::mem::replace(&mut self.out, room).into());
                     }
                     Err(_) => break,
                 },
@@ -561,15 +562,12 @@ fn lock(finished: &Finished) -> MutexGuard<'_, Vec<(Topic, Appended)>> {
     finished.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn refuse(out: &mut BytesMut, line: u64, problem: &Problem) {
+fn refuse(out: &mut Vec<u8>, line: u64, problem: &Problem) {
     telemetry::refused(problem.code(), Surface::Http);
     write(out, &Refused { line, error: problem.to_value() });
 }
 
-fn write(out: &mut BytesMut, answer: &impl Serialize) {
-    if out.capacity() - out.len() < ANSWER_ROOM {
-        out.reserve(OUT_ROOM);
-    }
-    serde_json::to_writer(out.writer(), answer).expect("an answer has a JSON form");
-    out.put_u8(b'\n');
+fn write(out: &mut Vec<u8>, answer: &impl Serialize) {
+    serde_json::to_writer(&mut *out, answer).expect("an answer has a JSON form");
+    out.push(b'\n');
 }
