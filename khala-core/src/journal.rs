@@ -286,7 +286,7 @@ impl Batch {
             if update.doc_version.is_some_and(|version| version > crate::position::MAX_POSITION) {
                 return Err(BatchError::DocVersionTooLarge { index });
             }
-            if update.payload.depth() > Self::MAX_DEPTH {
+            if update.payload.is_deeper_than(Self::MAX_DEPTH) {
                 return Err(BatchError::TooDeep { index });
             }
             if update.doc_key.is_none() && (update.deleted || update.doc_version.is_some()) {

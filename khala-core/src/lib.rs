@@ -56,8 +56,8 @@ pub use self::{
         Start, Trimmed,
     },
     khala::{
-        Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection, PublishLimited,
-        Subscribed, Subscription, TopicWindow,
+        Appended, Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection,
+        PublishLimited, Subscribed, Subscription, TopicWindow,
     },
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,

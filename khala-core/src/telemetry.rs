@@ -6,6 +6,7 @@ use metrics::{SharedString, counter, gauge, histogram};
 use crate::{
     class::{NO_CLASS, TopicClass},
     error::ErrorKind,
+    khala::Appended,
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
     wire::{Close, Code},
@@ -281,10 +282,24 @@ pub(crate) fn journal_read(temperature: &'static str) {
     counter!(JOURNAL_READS, "temperature" => temperature).increment(1);
 }
 
-pub(crate) fn appended(outcome: &'static str, updates: u64, seconds: f64) {
-    counter!(APPENDS, "outcome" => outcome).increment(1);
+/// Counts appends; many at once cost little more than one.
+pub(crate) fn appended<'a>(appended: impl IntoIterator<Item = &'a Appended>) {
+    let seconds = histogram!(APPEND_SECONDS);
+    let (mut updates, mut outcome, mut same) = (0, "written", 0);
+    for append in appended {
+        seconds.record(append.seconds);
+        updates += append.updates;
+        if append.outcome != outcome && same > 0 {
+            counter!(APPENDS, "outcome" => outcome).increment(same);
+            same = 0;
+        }
+        outcome = append.outcome;
+        same += 1;
+    }
+    if same > 0 {
+        counter!(APPENDS, "outcome" => outcome).increment(same);
+    }
     counter!(UPDATES).increment(updates);
-    histogram!(APPEND_SECONDS).record(seconds);
 }
 
 pub(crate) fn class_updates(class: Option<&TopicClass>, updates: u64) {

@@ -152,8 +152,15 @@ impl Payload {
         &self.0
     }
 
+    /// Whether more than `most` arrays and objects stand within each other at its deepest place.
+    pub(crate) fn is_deeper_than(&self, most: usize) -> bool {
+        // Nearly none has so many at all, which is quick to see: each needs two bytes.
+        let openers = || self.0.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+        self.0.len() > 2 * most && openers() > most && self.depth() > most
+    }
+
     /// How many arrays and objects stand within each other at its deepest place.
-    pub(crate) fn depth(&self) -> usize {
+    fn depth(&self) -> usize {
         let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
         for byte in self.0.bytes() {
             match (in_string, byte) {
@@ -336,7 +343,11 @@ mod tests {
         for (json, depth) in
             [("1", 0), ("[]", 1), (r#"[{"a":[1]},[2]]"#, 3), (r#"["[[[\"[["]"#, 1), (r#""\\""#, 0)]
         {
-            assert_eq!(Payload::parse(json).unwrap().depth(), depth, "{json}");
+            let payload = Payload::parse(json).unwrap();
+            assert_eq!(payload.depth(), depth, "{json}");
+            for most in 0..=depth + 1 {
+                assert_eq!(payload.is_deeper_than(most), depth > most, "{json}: {most}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
 mod access;
+mod appending;
 mod connections;
 mod cursors;
 mod lead;
@@ -13,19 +14,20 @@ mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
-use self::{
-    connections::Connections,
-    publishing::Published,
-    revoked::Revoked,
-    sweep::{Sweeper, SweeperBuilder},
-};
 pub use self::{
+    appending::Appended,
     connections::OpenConnection,
     cursors::{Followers, LeftBehind},
     publishing::PublishLimited,
     replay::HistoryTurn,
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
+};
+use self::{
+    connections::Connections,
+    publishing::Published,
+    revoked::Revoked,
+    sweep::{Sweeper, SweeperBuilder},
 };
 pub(crate) use self::{
     connections::{Card, Connected},
@@ -39,12 +41,11 @@ use crate::{
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
-    journal::{Append, Batch, Journal, Receipt},
+    journal::Journal,
     ledger::Ledger,
     session::SessionOptions,
     snapshots::Snapshots,
     tail::{TailJournal, TailOptions},
-    telemetry,
     topic::Topic,
     update::Timestamp,
     wire::JoinRequest,
@@ -239,50 +240,6 @@ impl Khala {
             revocations: None,
             replays: ReplayOptions::default(),
             sweeper: SweeperBuilder::default(),
-        }
-    }
-
-    /// Appends a batch, now, and announces it.
-    ///
-    /// Updates without a hash are given one where the topic's class says so.
-    ///
-    /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
-    /// [`check_publish`](Self::check_publish) first.
-    ///
-    /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
-    /// by polling, and a retry under the same dedup key stores nothing twice.
-    ///
-    /// # Errors
-    /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
-    pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
-        let updates = batch.updates().len() as u64;
-        let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
-        let batch = if hashes { batch.with_hashes() } else { batch };
-        let started = self.now();
-        let answer = self.0.tail.append(topic, batch, started).await;
-        let (outcome, written) = match &answer {
-            Ok(Append::Written(_)) => ("written", updates),
-            Ok(Append::Duplicate(_)) => ("duplicate", 0),
-            Ok(Append::Conflict(_)) => ("conflict", 0),
-            Err(_) => ("error", 0),
-        };
-        telemetry::appended(outcome, written, self.now().since(started).as_secs_f64());
-        if written > 0 {
-            telemetry::class_updates(self.0.classes.of(topic).map(|class| &**class), written);
-        }
-        // A duplicate is announced too: the first time it may have been stored by a process that died before.
-        if let Ok(Append::Written(receipt) | Append::Duplicate(receipt)) = &answer {
-            self.announce(topic, receipt).await;
-        }
-        answer
-    }
-
-    /// Announces what was appended within the caller's own transaction, after its commit.
-    pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
-        let announced = self.0.fanout.announce(topic, receipt.cursor()).await;
-        self.0.ledger.announced(announced.is_ok());
-        if let Err(error) = announced {
-            tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
         }
     }
 

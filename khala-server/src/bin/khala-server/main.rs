@@ -6,6 +6,7 @@
 mod access;
 mod commands;
 mod key;
+mod log_lines;
 mod settings;
 mod store;
 mod welcome;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         Some(Command::NewEpochs { yes }) => runtime()?.block_on(commands::new_epochs(&settings, yes)),
         None => run(&settings),
     });
+    log_lines::flush();
     match done {
         Ok(code) => code,
         Err(fault) => {
@@ -114,7 +116,7 @@ fn runtime() -> Result<Runtime, String> {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|fault| format!("the setting log.filter is wrong: {fault}"))?;
-    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = fmt::layer().with_writer(log_lines::start());
     let lines = match settings.format {
         LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -310,6 +312,7 @@ impl Signals {
         tracing::info!("stopping; once more ends it at once");
         tokio::spawn(async move {
             self.next().await;
+            log_lines::flush();
             std::process::exit(130);
         });
     }

@@ -1,0 +1,149 @@
+//! Appends, and telling of them: at once, or later and of many together.
+//!
+//! What must stay true: whatever was stored is announced by whoever appended it, once it is on stable storage; that several
+//! appends to a topic share an announcement is no loss, for it says how far the head is.
+
+use super::Khala;
+use crate::{
+    error::Error,
+    journal::{Append, Batch, Journal as _, Receipt},
+    position::Cursor,
+    telemetry,
+    topic::Topic,
+};
+
+/// What [`Khala::tell`] has to tell of an append.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "who appends has to tell of it"]
+pub struct Appended {
+    pub(crate) outcome: &'static str,
+    /// The updates that were written.
+    pub(crate) updates: u64,
+    pub(crate) seconds: f64,
+    /// The head to announce. Of a duplicate too: the first time it may have been stored by a process that died before.
+    head: Option<Cursor>,
+}
+
+impl Khala {
+    /// Appends a batch, now, and announces it.
+    ///
+    /// Updates without a hash are given one where the topic's class says so.
+    ///
+    /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
+    /// [`check_publish`](Self::check_publish) first.
+    ///
+    /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
+    /// by polling, and a retry under the same dedup key stores nothing twice.
+    ///
+    /// # Errors
+    /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
+    pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        let (answer, appended) = self.append(topic, batch).await;
+        telemetry::appended([&appended]);
+        self.tell_class(topic, appended.updates);
+        if let Some(head) = appended.head {
+            self.announce_head(topic, head).await;
+        }
+        answer
+    }
+
+    /// The same, but that [`tell`](Self::tell) is left to the caller, who has to call it soon: for whoever appends much, and
+    /// tells of many appends at once.
+    pub async fn append(&self, topic: &Topic, batch: Batch) -> (Result<Append, Error>, Appended) {
+        let updates = batch.updates().len() as u64;
+        let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
+        let batch = if hashes { batch.with_hashes() } else { batch };
+        let started = self.now();
+        let answer = self.0.tail.append(topic, batch, started).await;
+        let seconds = self.now().since(started).as_secs_f64();
+        let (outcome, updates, head) = match &answer {
+            Ok(Append::Written(receipt)) => ("written", updates, Some(receipt.cursor())),
+            Ok(Append::Duplicate(receipt)) => ("duplicate", 0, Some(receipt.cursor())),
+            Ok(Append::Conflict(_)) => ("conflict", 0, None),
+            Err(_) => ("error", 0, None),
+        };
+        (answer, Appended { outcome, updates, seconds, head })
+    }
+
+    /// Counts and announces what was appended: of appends to one topic that stand next to each other, the furthest head.
+    ///
+    /// Dropping the future may lose announcements: delivery then completes by polling.
+    pub async fn tell(&self, appended: &[(Topic, Appended)]) {
+        telemetry::appended(appended.iter().map(|(_, appended)| appended));
+        for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
+            let Some((topic, _)) = same.first() else { continue };
+            self.tell_class(topic, same.iter().map(|(_, appended)| appended.updates).sum());
+            let mut furthest: Option<Cursor> = None;
+            for head in same.iter().filter_map(|(_, appended)| appended.head) {
+                match furthest {
+                    Some(known) if known.epoch == head.epoch => {
+                        furthest = Some(if known.watermark < head.watermark { head } else { known });
+                    }
+                    Some(of_before) => {
+                        self.announce_head(topic, of_before).await;
+                        furthest = Some(head);
+                    }
+                    None => furthest = Some(head),
+                }
+            }
+            if let Some(head) = furthest {
+                self.announce_head(topic, head).await;
+            }
+        }
+    }
+
+    /// Announces what was appended within the caller's own transaction, after its commit.
+    pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
+        self.announce_head(topic, receipt.cursor()).await;
+    }
+
+    fn tell_class(&self, topic: &Topic, updates: u64) {
+        if updates > 0 {
+            telemetry::class_updates(self.0.classes.of(topic).map(|class| &**class), updates);
+        }
+    }
+
+    async fn announce_head(&self, topic: &Topic, head: Cursor) {
+        let announced = self.0.fanout.announce(topic, head).await;
+        self.0.ledger.announced(announced.is_ok());
+        if let Err(error) = announced {
+            tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        fanout::{Fanout as _, LocalFanout},
+        memory::MemoryJournal,
+        update::{Kind, NewUpdate, Payload},
+    };
+
+    #[tokio::test]
+    async fn many_are_told_of_at_once() {
+        let fanout = LocalFanout::new();
+        let khala =
+            Khala::builder(Arc::new(MemoryJournal::new())).with_fanout(Arc::new(fanout.clone())).build();
+        let topic = |name: &str| Topic::parse(name).unwrap();
+        let mut watches = Vec::new();
+        for name in ["a", "b"] {
+            watches.push(fanout.watch(&topic(name)).await.unwrap());
+        }
+        let mut all = Vec::new();
+        for name in ["a", "a", "b", "a"] {
+            let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null());
+            let (answer, appended) = khala.append(&topic(name), Batch::new(vec![update]).unwrap()).await;
+            assert!(matches!(answer, Ok(Append::Written(_))));
+            all.push((topic(name), appended));
+        }
+        assert!(watches.iter().all(|watch| watch.head().is_none()), "it was left to the caller");
+        khala.tell(&all).await;
+        let heads: Vec<_> =
+            watches.iter().map(|watch| watch.head().map(|head| head.watermark.as_u64())).collect();
+        assert_eq!(heads, [Some(3), Some(1)]);
+    }
+}
