@@ -3,7 +3,13 @@
 //! A payload is JSON text that was checked once, at the edge, and is kept byte for byte ever after: nothing
 //! parses it again on its way to a subscriber.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -105,13 +111,25 @@ impl Timestamp {
 }
 
 /// JSON text, known to be well-formed, kept byte for byte.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Payload(Arc<str>);
+///
+/// Payloads that were read together may share one allocation: whoever keeps a single one of them for long keeps the
+/// page that it came with, which is at most a few MiB.
+#[derive(Clone)]
+pub struct Payload {
+    text: Arc<str>,
+    /// Where in the text it stands, on boundaries of characters.
+    start: usize,
+    end: usize,
+}
 
 impl Payload {
+    fn whole(text: Arc<str>) -> Self {
+        Self { start: 0, end: text.len(), text }
+    }
+
     /// The JSON value `null`.
     pub fn null() -> Self {
-        Self("null".into())
+        Self::whole("null".into())
     }
 
     /// Checks that `json` is one JSON value and takes its text, without the white space around it.
@@ -126,7 +144,7 @@ impl Payload {
 
     /// Takes a value that serde_json has already checked.
     pub fn from_raw(raw: &RawValue) -> Self {
-        Self(raw.get().into())
+        Self::whole(raw.get().into())
     }
 
     /// The JSON text of any value that serde can write.
@@ -136,7 +154,7 @@ impl Payload {
     pub fn of(value: &impl Serialize) -> Result<Self, TextError> {
         let json = serde_json::to_string(value)
             .map_err(|fault| TextError::new("payload", format!("has no JSON form: {fault}")))?;
-        Ok(Self(json.into()))
+        Ok(Self::whole(json.into()))
     }
 
     /// Takes text that a store has kept since it was parsed.
@@ -144,12 +162,21 @@ impl Payload {
     /// For implementers of a [`Journal`](crate::Journal): only what came from [`as_str`](Self::as_str) may come
     /// back here, because subscribers are sent it unchecked.
     pub fn from_stored(json: impl Into<Arc<str>>) -> Self {
-        Self(json.into())
+        Self::whole(json.into())
+    }
+
+    /// The same for one of many that were read together: the part of their text in which it stands.
+    ///
+    /// # Panics
+    /// If that is no part of the text, or cuts through a character.
+    pub fn from_stored_within(text: &Arc<str>, part: Range<usize>) -> Self {
+        assert!(text.get(part.clone()).is_some(), "{part:?} is no part of a text of {} bytes", text.len());
+        Self { text: Arc::clone(text), start: part.start, end: part.end }
     }
 
     /// The JSON text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text[self.start..self.end]
     }
 
     /// Whether more than `most` arrays and objects stand within each other at its deepest place.
@@ -162,7 +189,7 @@ impl Payload {
     /// How many arrays and objects stand within each other at its deepest place.
     fn depth(&self) -> usize {
         let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-        for byte in self.0.bytes() {
+        for byte in self.as_str().bytes() {
             match (in_string, byte) {
                 (true, _) if escaped => escaped = false,
                 (true, b'\\') => escaped = true,
@@ -180,9 +207,23 @@ impl Payload {
     }
 }
 
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
+impl Hash for Payload {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -335,6 +376,18 @@ mod tests {
         assert_eq!(Payload::parse(" 1 \n").unwrap().as_str(), "1");
         for bad in ["", "{", "1 2", "nul", "'a'", "\u{feff}1"] {
             assert!(Payload::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn payloads_of_one_text_are_what_they_say() {
+        let text: Arc<str> = r#"{"a":"é"}[1]"#.into();
+        let (first, second) =
+            (Payload::from_stored_within(&text, 0..10), Payload::from_stored_within(&text, 10..13));
+        assert_eq!((first.as_str(), second.as_str()), (r#"{"a":"é"}"#, "[1]"));
+        assert_eq!(second, Payload::parse("[1]").unwrap());
+        for bad in [0..7, 12..14] {
+            assert!(std::panic::catch_unwind(|| Payload::from_stored_within(&text, bad)).is_err());
         }
     }
 

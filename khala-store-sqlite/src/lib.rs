@@ -70,6 +70,7 @@ mod read;
 mod readers;
 mod revocation;
 mod row;
+mod rows;
 mod schema;
 mod sql;
 mod store;

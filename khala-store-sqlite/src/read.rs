@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{
     fault::Fault,
     row::{self, TopicRow, int},
+    rows::Rows,
     sql,
 };
 
@@ -68,26 +69,24 @@ fn updates(
     cursor: Cursor,
     limit: ReadLimit,
 ) -> Result<Vec<Update>, Fault> {
-    let (mut updates, mut bytes, mut end) = (Vec::new(), 0, cursor.watermark);
+    let (mut taken, mut end) = (Rows::new(limit), cursor.watermark);
     let mut page = conn.prepare_cached(sql::PAGE)?;
     let mut rows = page.query(params![row.id, int(end.as_u64()), most(limit.updates)])?;
     while let Some(found) = rows.next()? {
-        let update = row::update(found)?;
+        let seq = row::seq(found, 0)?;
         // Handing on a log with a hole would be skipping silently.
-        if end.next() != Some(update.seq) {
+        if end.next() != Some(seq) {
             return Err(hole(row, end.as_u64() + 1));
         }
-        if !limit.admits(updates.len(), bytes, update.size()) {
-            return Ok(updates);
+        if !taken.push(found, seq)? {
+            return taken.finish();
         }
-        end = update.seq.watermark();
-        bytes += update.size();
-        updates.push(update);
+        end = seq.watermark();
     }
-    if end < row.bounds.head && updates.len() < limit.updates.get() {
+    if end < row.bounds.head && taken.len() < limit.updates.get() {
         return Err(hole(row, end.as_u64() + 1));
     }
-    Ok(updates)
+    taken.finish()
 }
 
 fn hole(row: &TopicRow, seq: u64) -> Fault {

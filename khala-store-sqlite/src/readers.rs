@@ -12,7 +12,7 @@ use std::{
 use khala_core::Error;
 use rusqlite::Connection;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot},
     task,
 };
 
@@ -77,11 +77,9 @@ impl Readers {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
-        let (idle, turns) = (Arc::clone(&self.idle), Arc::clone(&self.turns));
         let (answer, answered) = oneshot::channel();
-        // Not here: the semaphore hands a turn to a waiter whether or not that is polled ever again.
-        task::spawn(async move {
-            let Ok(turn) = turns.acquire_owned().await else { return };
+        let (idle, turns) = (Arc::clone(&self.idle), Arc::clone(&self.turns));
+        let on = move |turn| {
             if answer.is_closed() {
                 return;
             }
@@ -93,7 +91,19 @@ impl Readers {
                 drop(loan);
                 let _ = answer.send(said);
             });
-        });
+        };
+        match Arc::clone(&turns).try_acquire_owned() {
+            Ok(turn) => on(turn),
+            Err(TryAcquireError::Closed) => return Err(shutting_down()),
+            // Not waited for here: the semaphore hands a turn to a waiter whether or not that is polled ever again.
+            Err(TryAcquireError::NoPermits) => {
+                task::spawn(async move {
+                    if let Ok(turn) = turns.acquire_owned().await {
+                        on(turn);
+                    }
+                });
+            }
+        }
         // Nobody answers where the store is closed, the runtime shuts down, or by a panic of ours.
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }

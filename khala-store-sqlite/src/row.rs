@@ -9,7 +9,7 @@ use khala_core::{
     Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Kind, Lead, Named, NodeId, Payload, PayloadHash,
     Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
 };
-use rusqlite::{OptionalExtension, Row, Statement};
+use rusqlite::{OptionalExtension, Row, Statement, types::ValueRef};
 
 use crate::fault::Fault;
 
@@ -71,7 +71,7 @@ pub(crate) fn topic(row: &Row<'_>, at: usize) -> Result<Topic, Fault> {
     parsed(Topic::parse, text(row, at)?)
 }
 
-/// An update or a document. The columns are those of [`sql::PAGE`](crate::sql::PAGE).
+/// A document. The columns are those of [`sql::PAGE`](crate::sql::PAGE).
 pub(crate) fn update(row: &Row<'_>) -> Result<Update, Fault> {
     let doc_key = optional(row, 3)?.map(|text| parsed(DocKey::parse, text)).transpose()?;
     Ok(Update {
@@ -136,7 +136,7 @@ pub(crate) fn trace_text(trace: &TraceContext) -> Result<String, Fault> {
     serde_json::to_string(trace).map_err(|fault| rusqlite::Error::ToSqlConversionFailure(fault.into()).into())
 }
 
-fn trace_from(text: &str) -> Result<TraceContext, Fault> {
+pub(crate) fn trace_from(text: &str) -> Result<TraceContext, Fault> {
     parsed(|text| serde_json::from_str(text), text)
 }
 
@@ -144,12 +144,23 @@ fn text<'r>(row: &'r Row<'_>, at: usize) -> Result<&'r str, Fault> {
     row.get_ref(at)?.as_str().map_err(|fault| Fault::corrupt(format!("column {at} of a row: {fault}")))
 }
 
-fn optional<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, Fault> {
+/// A text that is still to be checked for being UTF-8.
+pub(crate) fn text_bytes<'r>(row: &'r Row<'_>, at: usize) -> Result<&'r [u8], Fault> {
+    match row.get_ref(at)? {
+        ValueRef::Text(text) => Ok(text),
+        other => Err(Fault::corrupt(format!("column {at} of a row is {} and no text", other.data_type()))),
+    }
+}
+
+pub(crate) fn optional<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, Fault> {
     row.get_ref(at)?
         .as_str_or_null()
         .map_err(|fault| Fault::corrupt(format!("column {at} of a row: {fault}")))
 }
 
-fn parsed<T, E: Display>(parse: impl FnOnce(&str) -> Result<T, E>, text: &str) -> Result<T, Fault> {
+pub(crate) fn parsed<T, E: Display>(
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    text: &str,
+) -> Result<T, Fault> {
     parse(text).map_err(|fault| Fault::corrupt(format!("a stored {fault}")))
 }

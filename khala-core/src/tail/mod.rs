@@ -33,7 +33,7 @@ use crate::{
     class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
-    position::{Bounds, Cursor, Stale, Watermark},
+    position::{Bounds, Cursor, Epoch, Stale, Watermark},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -212,8 +212,8 @@ impl TailJournal {
             };
             let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
             let Done { found, number, began_at } = self.read_page(&entry, topic, start, behind, now).await?;
-            let page = match found {
-                Found::Page(page) => page,
+            let pages = match found {
+                Found::Pages(pages) => pages,
                 Found::Stale(stale) => {
                     self.learn_for(&entry, stale.bounds);
                     if start != cursor {
@@ -225,12 +225,12 @@ impl TailJournal {
                 }
                 Found::Bounds(_) => continue, // no answer to this question
             };
-            let bounds = self.absorb(&entry, &page, began_at);
-            if !page.page().updates.is_empty() {
+            let bounds = self.absorb(&entry, &pages, began_at);
+            if pages.iter().any(|page| !page.page().updates.is_empty()) {
                 if behind {
-                    self.keep_for_others(&entry, &page);
+                    self.keep_for_others(&entry, &pages);
                 }
-                let Some(page) = rest_after(&page, cursor.watermark) else {
+                let Some(page) = pages.iter().find_map(|page| rest_after(page, cursor.watermark)) else {
                     // It holds so many bytes that it ends before this cursor, or the log does: from right there.
                     exact = true;
                     continue;
@@ -373,7 +373,8 @@ impl TailJournal {
         Cursor::new(cursor.epoch, start)
     }
 
-    /// Reads the page after `cursor`; whoever wants the same meanwhile shares the read, and the page.
+    /// Reads the page after `cursor`, and from behind the tail some more for which there is room on the shelf; whoever
+    /// wants the same meanwhile shares the read, and the pages.
     async fn read_page(
         &self,
         entry: &Entry,
@@ -386,16 +387,21 @@ impl TailJournal {
             telemetry::journal_read(if behind { "cold" } else { "hot" });
             let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
             let inline = self.classes.of(&topic).and_then(|class| class.inline_bytes);
-            let mut limit = ReadLimit::PAGE;
+            let most = ReadLimit::PAGE.updates.get();
+            let (mut first, mut limit) = (most, ReadLimit::PAGE);
             if behind {
                 // Up to where the pages of all others end.
-                let next = cursor.watermark.as_u64() % limit.updates.get() as u64;
-                let updates = limit.updates.get() - usize::try_from(next).unwrap_or(0);
-                limit.updates = NonZeroUsize::new(updates).unwrap_or(limit.updates);
+                let next = cursor.watermark.as_u64() % most as u64;
+                first = most - usize::try_from(next).unwrap_or(0);
+                let ahead = self.ahead(entry, cursor.epoch);
+                limit.updates = NonZeroUsize::new(first + ahead * most).unwrap_or(limit.updates);
             }
             let read = async move {
                 Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
-                    Replay::Page(page) => Found::Page(Arc::new(SharedPage::new(topic, page, inline))),
+                    Replay::Page(page) => {
+                        let pages = SharedPage::split(&topic, page, first, most, inline);
+                        Found::Pages(pages.into_iter().map(Arc::new).collect())
+                    }
                     Replay::Stale(stale) => Found::Stale(stale),
                 })
             };
@@ -404,35 +410,46 @@ impl TailJournal {
         entry.reads.share(Target::PageAfter(cursor), now, begin).await
     }
 
-    /// Keeps a page from behind the tail, unless the tail has it, or whoever shared its read kept it already, or there
-    /// is no room.
-    fn keep_for_others(&self, entry: &Entry, page: &Arc<SharedPage>) {
-        let after = page.page().after;
-        let known = entry.ring().as_ref().filter(|ring| !ring.holds(after)).map(Ring::bounds);
-        let Some(bounds) = known else { return };
-        let mut shelf = entry.shelf();
-        if bounds.epoch != page.page().bounds.epoch
-            || after < bounds.floor
-            || shelf.has(Cursor::new(bounds.epoch, after))
-        {
-            return;
-        }
-        let before = shelf.bytes();
-        shelf.put(page, self.options.history_bytes);
-        self.account(before, shelf.bytes());
-        while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
-            let before = shelf.bytes();
-            if !shelf.forget_oldest() {
-                break;
+    /// How many pages a read behind the tail may bring beside the one that is asked for.
+    fn ahead(&self, entry: &Entry, epoch: Epoch) -> usize {
+        // Where nothing is known of the topic yet, nothing is kept.
+        let known = entry.ring().as_ref().is_some_and(|ring| ring.bounds().epoch == epoch);
+        let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes;
+        if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
+    }
+
+    /// Keeps pages from behind the tail, unless the tail has them, or whoever shared their read kept them already, or
+    /// there is no room.
+    fn keep_for_others(&self, entry: &Entry, pages: &[Arc<SharedPage>]) {
+        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
+        for (index, page) in pages.iter().enumerate() {
+            let start = Cursor::new(page.page().bounds.epoch, page.page().after);
+            let held = entry.ring().as_ref().is_none_or(|ring| ring.holds(start.watermark));
+            let mut shelf = entry.shelf();
+            let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
+            if held || !wanted || shelf.has(start) {
+                continue;
             }
+            let before = shelf.bytes();
+            shelf.put(page, index > 0, self.options.history_bytes);
             self.account(before, shelf.bytes());
+            while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
+                let before = shelf.bytes();
+                if !shelf.forget_oldest() {
+                    break;
+                }
+                self.account(before, shelf.bytes());
+            }
         }
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
-    fn absorb(&self, entry: &Entry, page: &Arc<SharedPage>, began_at: Timestamp) -> Bounds {
-        let mut bounds = page.page().bounds;
-        self.extend(entry, page, began_at);
+    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], began_at: Timestamp) -> Bounds {
+        for page in pages {
+            self.extend(entry, page, began_at);
+        }
+        // They are of one moment.
+        let mut bounds = pages[0].page().bounds;
         if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             bounds.head = bounds.head.max(ring.bounds().head);
         }

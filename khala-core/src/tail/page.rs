@@ -31,6 +31,29 @@ impl SharedPage {
         Self { topic, page, bytes, inline, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
+    /// The pages that a read of several gave: each but the last of `most` updates, but for the first, which ends where
+    /// `first` more do.
+    pub(crate) fn split(
+        topic: &Topic,
+        page: Page,
+        first: usize,
+        most: usize,
+        inline: Option<usize>,
+    ) -> Vec<Self> {
+        let Page { mut after, updates, bounds } = page;
+        let mut left = updates.into_iter();
+        let mut pages = Vec::new();
+        let mut next = first;
+        while pages.is_empty() || left.len() > 0 {
+            let updates: Vec<_> = left.by_ref().take(next).collect();
+            let page = Page { after, updates, bounds };
+            after = page.end();
+            pages.push(Self::new(topic.clone(), page, inline));
+            next = most;
+        }
+        pages
+    }
+
     /// What is left of it after a watermark within it.
     pub(crate) fn rest(&self, after: Watermark) -> Self {
         let Page { updates, bounds, .. } = &self.page;

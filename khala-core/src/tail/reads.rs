@@ -32,7 +32,8 @@ pub(super) enum Target {
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Bounds(Bounds),
-    Page(Arc<SharedPage>),
+    /// Pages, one right after the other, of one moment; at least one.
+    Pages(Arc<[Arc<SharedPage>]>),
     Stale(Stale),
 }
 

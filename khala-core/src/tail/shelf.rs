@@ -1,18 +1,41 @@
 //! Pages behind the tail that were read of late, for whoever comes by the same way: those who replay the same history
 //! read it once.
 //!
-//! Pure. What must stay true: a page is handed out only while its topic's epoch and floor still allow it, and the
-//! oldest goes first when there is no room.
+//! A read brings some pages more than were asked for, which wait here for the same reader: it costs little more than one
+//! of a single page. Pure. What must stay true: a page is handed out only while its topic's epoch and floor still allow
+//! it, the oldest goes first when there is no room, and what is read in vain stays a small part of what is read.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::SharedPage;
 use crate::position::{Bounds, Cursor, Watermark};
 
-#[derive(Debug, Default)]
+/// Pages that one read brings beside the one that was asked for, at most.
+const AHEAD: usize = 4;
+/// So many reads in a row that wasted nothing may bring one more.
+const GROWS_AFTER: usize = 32;
+
+#[derive(Debug)]
 pub(super) struct Shelf {
-    pages: VecDeque<Arc<SharedPage>>,
+    pages: VecDeque<Kept>,
     bytes: usize,
+    /// Pages that the next read may bring beside the one that is asked for.
+    ahead: usize,
+    /// Reads since a page went that nobody had come for.
+    good: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    page: Arc<SharedPage>,
+    /// It was read ahead, and nobody has come for it.
+    waits: bool,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self { pages: VecDeque::new(), bytes: 0, ahead: AHEAD, good: 0 }
+    }
 }
 
 impl Shelf {
@@ -21,42 +44,68 @@ impl Shelf {
     }
 
     /// The page that continues `cursor`, or the rest of the one that it lies in, in a topic with those bounds.
-    pub(super) fn page_after(&self, cursor: Cursor, bounds: &Bounds) -> Option<Arc<SharedPage>> {
+    pub(super) fn page_after(&mut self, cursor: Cursor, bounds: &Bounds) -> Option<Arc<SharedPage>> {
         if cursor.epoch != bounds.epoch || cursor.watermark < bounds.floor {
             return None;
         }
-        let own = |page: &&Arc<SharedPage>| page.page().bounds.epoch == cursor.epoch;
-        self.pages.iter().rev().filter(own).find_map(|page| rest_after(page, cursor.watermark))
+        let own = |kept: &&mut Kept| kept.page.page().bounds.epoch == cursor.epoch;
+        self.pages.iter_mut().rev().filter(own).find_map(|kept| {
+            let found = rest_after(&kept.page, cursor.watermark)?;
+            kept.waits = false;
+            Some(found)
+        })
     }
 
     /// Whether it has a page that starts right there.
     pub(super) fn has(&self, start: Cursor) -> bool {
-        let is = |page: &Arc<SharedPage>| {
-            page.page().after == start.watermark && page.page().bounds.epoch == start.epoch
+        let is = |kept: &Kept| {
+            let page = kept.page.page();
+            page.after == start.watermark && page.bounds.epoch == start.epoch
         };
         self.pages.iter().any(is)
     }
 
-    /// Keeps a page, in at most `most` bytes in all.
-    pub(super) fn put(&mut self, page: &Arc<SharedPage>, most: usize) {
+    /// How many pages a read may bring beside the one that is asked for, so that they stay until their reader comes for
+    /// them: fewer while many readers stand apart, for whom there is no room at once.
+    pub(super) fn ahead(&mut self, most: usize) -> usize {
+        if most == 0 {
+            return 0;
+        }
+        self.good += 1;
+        if self.good.is_multiple_of(GROWS_AFTER) {
+            self.ahead = (self.ahead + 1).min(AHEAD);
+        }
+        let waiting: usize = self.pages.iter().filter(|kept| kept.waits).map(|kept| kept.page.bytes()).sum();
+        let page = self.pages.back().map_or(0, |kept| kept.page.bytes());
+        // Half of the room is for pages that others share.
+        (most / 2).saturating_sub(waiting).checked_div(page).map_or(self.ahead, |room| room.min(self.ahead))
+    }
+
+    /// Keeps a page, in at most `most` bytes in all. One that was read ahead `waits` for its reader.
+    pub(super) fn put(&mut self, page: &Arc<SharedPage>, waits: bool, most: usize) {
         self.bytes += page.bytes();
-        self.pages.push_back(Arc::clone(page));
+        self.pages.push_back(Kept { page: Arc::clone(page), waits });
         while self.bytes > most && self.forget_oldest() {}
     }
 
     /// Lets go of what a floor or an epoch ended.
     pub(super) fn learn(&mut self, bounds: &Bounds) {
-        let stays = |page: &Arc<SharedPage>| {
-            page.page().bounds.epoch == bounds.epoch && page.page().after >= bounds.floor
+        let stays = |kept: &Kept| {
+            let page = kept.page.page();
+            page.bounds.epoch == bounds.epoch && page.after >= bounds.floor
         };
         self.pages.retain(stays);
-        self.bytes = self.pages.iter().map(|page| page.bytes()).sum();
+        self.bytes = self.pages.iter().map(|kept| kept.page.bytes()).sum();
     }
 
     pub(super) fn forget_oldest(&mut self) -> bool {
-        let oldest = self.pages.pop_front();
-        self.bytes -= oldest.as_ref().map_or(0, |page| page.bytes());
-        oldest.is_some()
+        let Some(Kept { page, waits }) = self.pages.pop_front() else { return false };
+        self.bytes -= page.bytes();
+        if waits {
+            // It was read in vain, and will be read again.
+            (self.ahead, self.good) = (0, 0);
+        }
+        true
     }
 }
 
@@ -105,15 +154,17 @@ mod tests {
     fn what_a_floor_or_an_epoch_ended_is_not_handed_out() {
         let mut shelf = Shelf::default();
         for after in [10, 20, 30] {
-            shelf.put(&page(1, after), usize::MAX);
+            shelf.put(&page(1, after), false, usize::MAX);
         }
-        let found = |shelf: &Shelf, epoch, after, floor| {
+        let found = |shelf: &mut Shelf, epoch, after, floor| {
             shelf.page_after(Cursor::new(Epoch::from_bits(epoch), at(after)), &bounds(1, floor)).is_some()
         };
-        assert!(found(&shelf, 1, 10, 10) && found(&shelf, 1, 30, 0));
-        assert!(!found(&shelf, 1, 11, 0) && !found(&shelf, 2, 10, 0) && !found(&shelf, 1, 10, 11));
+        assert!(found(&mut shelf, 1, 10, 10) && found(&mut shelf, 1, 30, 0));
+        assert!(
+            !found(&mut shelf, 1, 11, 0) && !found(&mut shelf, 2, 10, 0) && !found(&mut shelf, 1, 10, 11)
+        );
         shelf.learn(&bounds(1, 15));
-        assert!(!found(&shelf, 1, 10, 0) && found(&shelf, 1, 20, 0));
+        assert!(!found(&mut shelf, 1, 10, 0) && found(&mut shelf, 1, 20, 0));
         shelf.learn(&bounds(2, 0));
         assert_eq!((shelf.pages.len(), shelf.bytes()), (0, 0));
     }
@@ -123,10 +174,42 @@ mod tests {
         let mut shelf = Shelf::default();
         let most = 3 * page(1, 0).bytes();
         for after in 0..5 {
-            shelf.put(&page(1, after), most);
+            shelf.put(&page(1, after), false, most);
         }
-        let left: Vec<_> = shelf.pages.iter().map(|page| page.page().after.as_u64()).collect();
+        let left: Vec<_> = shelf.pages.iter().map(|kept| kept.page.page().after.as_u64()).collect();
         assert_eq!((left, shelf.bytes()), (vec![2, 3, 4], most));
+    }
+
+    /// How many pages were read for one that was taken, by readers that take turns and stand far apart.
+    fn read_for_one(readers: u64, pages: u64) -> f64 {
+        let mut shelf = Shelf::default();
+        let most = 20 * page(1, 0).bytes();
+        let (mut read, mut taken) = (0, 0);
+        for at_page in 0..pages {
+            for reader in 0..readers {
+                let after = 10_000 * reader + at_page;
+                let cursor = Cursor::new(Epoch::from_bits(1), at(after));
+                let all = Bounds { head: at(100_000_000), ..bounds(1, 0) };
+                taken += 1;
+                if shelf.page_after(cursor, &all).is_none() {
+                    let ahead = shelf.ahead(most);
+                    for (next, after) in (after..).take(1 + ahead).enumerate() {
+                        read += 1;
+                        shelf.put(&page(1, after), next > 0, most);
+                    }
+                }
+            }
+        }
+        f64::from(read) / f64::from(taken)
+    }
+
+    #[test]
+    fn little_is_read_in_vain_however_many_stand_apart() {
+        assert!(read_for_one(1, 1_000) < 1.01);
+        for readers in [2, 4, 5, 10, 19, 20, 21, 100] {
+            let cost = read_for_one(readers, 1_000);
+            assert!(cost < 1.3, "{readers} readers: {cost}");
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Store {
     pauses: AtomicU64,
     /// Pages of the log that were read.
     pub reads: AtomicUsize,
+    /// Updates that were on them.
+    pub updates: AtomicUsize,
     /// Bounds that were read.
     pub bounds: AtomicUsize,
     /// Pages of documents that were read.
@@ -61,6 +63,7 @@ impl Store {
             failing: AtomicUsize::new(0),
             pauses: AtomicU64::new(0),
             reads: AtomicUsize::new(0),
+            updates: AtomicUsize::new(0),
             bounds: AtomicUsize::new(0),
             snapshots: AtomicUsize::new(0),
         })
@@ -124,6 +127,9 @@ impl Journal for Store {
         self.trouble().await?;
         let limit = ReadLimit::new(limit.updates.min(self.page), limit.bytes);
         let replay = self.journal().read(topic, start, limit).await;
+        if let Ok(Replay::Page(page)) = &replay {
+            self.updates.fetch_add(page.updates.len(), Ordering::Relaxed);
+        }
         self.turn().await;
         replay
     }
