@@ -182,8 +182,8 @@ impl Payload {
     /// Whether more than `most` arrays and objects stand within each other at its deepest place.
     pub(crate) fn is_deeper_than(&self, most: usize) -> bool {
         // Nearly none has so many at all, which is quick to see: each needs two bytes.
-        let openers = || self.0.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-        self.0.len() > 2 * most && openers() > most && self.depth() > most
+        let openers = || self.as_str().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+        self.as_str().len() > 2 * most && openers() > most && self.depth() > most
     }
 
     /// How many arrays and objects stand within each other at its deepest place.
