@@ -32,7 +32,7 @@ use crate::{
     ledger::Violation,
     snapshots::SharedSnapshot,
     position::Cursor,
-    tail::{Followed, HeldTopic, Peek, Wanted},
+    tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -105,6 +105,8 @@ struct Driver {
 #[derive(Debug, Default)]
 struct Held {
     watch: Option<(Watch, Arc<ChannelCord>)>,
+    /// A question that waits until somebody else has read.
+    waiting: Option<Box<(Topic, Question)>>,
     /// Where the client stands, for those who ask whom a trim would leave behind.
     place: Option<Place>,
     /// What the tail has of its topic, once it has something.
@@ -246,9 +248,13 @@ impl Driver {
                         }
                     }
                     Action::Unwatch(channel) => {
-                        let held = self.channels.remove(channel);
-                        self.followed -= usize::from(held.is_some_and(|held| held.place.is_some()));
+                        let held = self.channels.remove(channel).unwrap_or_default();
+                        self.followed -= usize::from(held.place.is_some());
                         self.connected.card().follows(self.followed);
+                        // The session counts what it has asked.
+                        if let Some((topic, question)) = held.waiting.map(|waiting| *waiting) {
+                            self.ask_khala(channel, topic, question, None);
+                        }
                     }
                     Action::Verify(token) => {
                         let khala = self.khala.clone();
@@ -428,23 +434,48 @@ impl Driver {
 
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question) {
         let now = self.khala.now();
-        let waits = match &question {
-            Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-                match self.peek(channel, &topic, *cursor, *wanted, now) {
-                    Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
-                    Peek::Hot => false,
-                    Peek::Cold => true,
-                }
+        let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
+        if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
+            match self.peek(channel, &topic, *cursor, *wanted, now) {
+                Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
+                Peek::Cold => waits = true,
+                Peek::Hot => match self.take_part(channel) {
+                    Part::Alone => {}
+                    Part::Leads(leads) => lead = Some(leads),
+                    Part::Waits => {
+                        let held = self.channels.get_or_insert_with(channel, Held::default);
+                        held.waiting = Some(Box::new((topic, question)));
+                        return;
+                    }
+                },
             }
-            Question::Snapshot(_) => true,
-            Question::Access(_) | Question::Bounds { .. } => false,
-        };
+        }
         if waits && !self.session.handle_waiting(channel) {
             return;
         }
+        self.ask_khala(channel, topic, question, lead);
+    }
+
+    fn ask_khala(&mut self, channel: ChannelId, topic: Topic, question: Question, lead: Option<Lead>) {
         let (khala, waiter) = (self.khala.clone(), self.connected.waiter());
-        let answer = async move { Told::Answer(channel, khala.answer(waiter, &topic, question).await) };
+        let answer = async move {
+            let answer = khala.answer(waiter, &topic, question).await;
+            if let (Some(mut lead), Err(_)) = (lead, &answer) {
+                lead.fail();
+            }
+            Told::Answer(channel, answer)
+        };
         self.questions.asked.push(answer.boxed());
+    }
+
+    /// What to do for a channel whose newest updates are not in memory yet.
+    fn take_part(&self, channel: ChannelId) -> Part {
+        let held = self.channels.get(channel);
+        match held.and_then(|held| held.watch.as_ref().zip(held.tail.as_ref())) {
+            Some(((_, cord), tail)) => tail.take_part(&Waker::from(Arc::clone(cord))),
+            // Nothing would wake it.
+            None => Part::Alone,
+        }
     }
 
     /// What the tail has in memory after `cursor`.
@@ -508,13 +539,15 @@ impl Driver {
         let mut moved = mem::take(&mut self.moved);
         self.bell.moved(&mut moved);
         for channel in moved.drain(..) {
-            let Some((watch, cord)) = self.channels.get_mut(channel).and_then(|held| held.watch.as_mut())
-            else {
-                continue;
-            };
+            let Some(held) = self.channels.get_mut(channel) else { continue };
+            let Some((watch, cord)) = &mut held.watch else { continue };
             cord.release();
+            let waiting = held.waiting.take();
             if let Some(head) = watch.news() {
                 self.session.handle_moved(channel, head);
+            }
+            if let Some((topic, question)) = waiting.map(|waiting| *waiting) {
+                self.ask(channel, topic, question);
             }
         }
         self.moved = moved;

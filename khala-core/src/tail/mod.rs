@@ -5,6 +5,7 @@
 //! What must stay true: `read` and `bounds` are exact, as the laws demand; `follow` may answer "nothing new"
 //! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all.
 
+mod lead;
 mod page;
 mod reads;
 mod ring;
@@ -17,6 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -24,7 +26,9 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 
 pub use self::page::SharedPage;
+pub(crate) use self::lead::{Lead, Part};
 use self::{
+    lead::Leads,
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
     shelf::{Shelf, grid, rest_after},
@@ -157,11 +161,19 @@ struct Entry {
     ring: Mutex<Option<Ring>>,
     shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
+    leads: Arc<Leads>,
 }
 
 /// What the tail holds of one topic.
 #[derive(Debug)]
 pub(crate) struct HeldTopic(Arc<Entry>);
+
+impl HeldTopic {
+    /// What one does who peeked and was told [`Peek::Hot`]; `waker` is woken if it is to wait.
+    pub(crate) fn take_part(&self, waker: &Waker) -> Part {
+        self.0.leads.take_part(waker)
+    }
+}
 
 impl Entry {
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
@@ -445,6 +457,7 @@ impl TailJournal {
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
     fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], began_at: Timestamp) -> Bounds {
+        entry.leads.succeeded();
         for page in pages {
             self.extend(entry, page, began_at);
         }
