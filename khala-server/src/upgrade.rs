@@ -40,8 +40,7 @@ pub(crate) async fn upgrade(
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
 
-    let subject = grant.subject().to_owned();
-    let connection = server.0.khala.connect(grant, client, serializer)?;
+    let connection = server.0.khala.connect(grant.clone(), client, serializer)?;
 
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -57,7 +56,7 @@ pub(crate) async fn upgrade(
     let opened = Opened {
         server: server.clone(),
         connection,
-        subject,
+        grant,
         request_id: request_id.to_owned(),
         peer,
         client,
@@ -141,7 +140,7 @@ impl Drop for Open {
 struct Opened {
     server: Server,
     connection: Connection,
-    subject: String,
+    grant: Grant,
     request_id: String,
     peer: Option<SocketAddr>,
     client: Option<IpAddr>,
@@ -173,10 +172,11 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { server, connection, subject, request_id, peer, client, _open } = self;
+        let Self { server, connection, grant, request_id, peer, client, _open } = self;
         let mut transport = WebSocket::new(io, read, server.0.limits.frame_bytes).boxed().await;
         let opened_at = server.0.khala.now();
         let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
+        let subject = grant.subject();
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, "websocket opened");
         let ended = connection.run(&mut transport).await;
         let (by, code, reason) = match ended {

@@ -141,7 +141,13 @@ impl Admission {
             Some(shared) => Some(Shared::connect(shared, principal, address.map(host), now)?),
             None => None,
         };
-        Ok(Admitted { options: self.options, joins: Bucket::default(), frames: Bucket::default(), place })
+        Ok(Admitted {
+            join_rate: self.options.joins_per_connection,
+            frame_rate: self.options.frames_per_connection,
+            joins: Bucket::default(),
+            frames: Bucket::default(),
+            place,
+        })
     }
 
     /// Whether `address` may try to connect now: whether its connects, good and [in vain](Self::failed), are within
@@ -192,7 +198,8 @@ fn host(address: IpAddr) -> IpAddr {
 /// A connection that was let in. Dropping it gives its places back.
 #[derive(Debug)]
 pub struct Admitted {
-    options: AdmissionOptions,
+    join_rate: Option<Rate>,
+    frame_rate: Option<Rate>,
     joins: Bucket,
     frames: Bucket,
     place: Option<Place>,
@@ -202,7 +209,8 @@ impl Admitted {
     /// A connection that nothing limits and that is counted nowhere.
     pub fn unlimited() -> Self {
         Self {
-            options: AdmissionOptions::unlimited(),
+            join_rate: None,
+            frame_rate: None,
             joins: Bucket::default(),
             frames: Bucket::default(),
             place: None,
@@ -214,7 +222,7 @@ impl Admitted {
     /// # Errors
     /// [`Limited`] with [`Code::FrameRateLimited`]. It has taken nothing.
     pub fn frame(&mut self, now: Timestamp) -> Result<(), Limited> {
-        let own = self.options.frames_per_connection.map(|rate| (rate, &mut self.frames));
+        let own = self.frame_rate.map(|rate| (rate, &mut self.frames));
         through(
             Code::FrameRateLimited,
             now,
@@ -230,7 +238,7 @@ impl Admitted {
     /// # Errors
     /// [`Limited`] with [`Code::JoinRateLimited`]. It has taken nothing.
     pub fn join(&mut self, now: Timestamp) -> Result<(), Limited> {
-        let own = self.options.joins_per_connection.map(|rate| (rate, &mut self.joins));
+        let own = self.join_rate.map(|rate| (rate, &mut self.joins));
         through(
             Code::JoinRateLimited,
             now,

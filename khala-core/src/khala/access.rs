@@ -250,11 +250,11 @@ impl Khala {
         let now = self.now();
         let admitted = self.0.admission.connect(grant.subject(), address, now)?;
         let principal = self.0.hasher.hash_one(grant.subject());
-        let who = (grant.subject(), address);
+        let who = (grant.clone(), address);
         let bell = Arc::<Bell>::default();
         let seat = self.0.revoked.seat(&grant, Arc::clone(&bell));
         let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now);
-        let session = Session::new(grant, admitted, serializer, self.0.sessions, now)
+        let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now)
             .with_classes(self.0.classes.clone())
             .with_ledger(Arc::clone(&self.0.ledger));
         Ok(Connection::new(self.clone(), session, connected))

@@ -94,7 +94,8 @@ impl Connections {
 /// What one connection tells of itself.
 #[derive(Debug)]
 pub(crate) struct Card {
-    subject: String,
+    /// Whose it is: a fresh token is of the same subject.
+    grant: Grant,
     address: Option<IpAddr>,
     opened_at: Timestamp,
     channels: AtomicU64,
@@ -121,7 +122,7 @@ impl Card {
 
     fn show(&self) -> OpenConnection {
         OpenConnection {
-            subject: self.subject.clone(),
+            subject: self.grant.subject().to_owned(),
             address: self.address,
             opened_at: self.opened_at,
             channels: self.channels.load(Ordering::Relaxed),
@@ -145,12 +146,12 @@ impl Connected {
         connections: &Arc<Connections>,
         seat: Seat,
         principal: u64,
-        (subject, address): (&str, Option<IpAddr>),
+        (grant, address): (Grant, Option<IpAddr>),
         bell: Arc<Bell>,
         now: Timestamp,
     ) -> Self {
         let card = Arc::new(Card {
-            subject: subject.to_owned(),
+            grant,
             address,
             opened_at: now,
             channels: AtomicU64::new(0),

@@ -50,14 +50,14 @@ impl Session {
         });
         let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
         match verdict {
-            Ok(grant) if grant == *self.grant => {
+            Ok(grant) if grant == self.grant => {
                 // The same again: there is nothing to check anew.
                 let refreshed = Refreshed { expires_at: grant.expires_at() };
                 self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);
             }
             Ok(grant) => {
                 let refreshed = Refreshed { expires_at: grant.expires_at() };
-                self.grant = grant.into();
+                (self.grant, self.expires_at) = (grant, refreshed.expires_at);
                 self.round += 1;
                 telemetry::refreshed();
                 self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);

@@ -3,8 +3,6 @@
 //! Values only. What must stay true: whoever drives a session can carry out every action, and answer every question, with
 //! nothing but what stands in it.
 
-use std::sync::Arc;
-
 use super::ChannelId;
 use crate::{
     admission::Limited,
@@ -54,7 +52,7 @@ pub enum Action {
 #[expect(clippy::exhaustive_enums, reason = "a driver must answer every question")]
 pub enum Question {
     /// May the holder of the grant read it?
-    Access(Arc<Grant>),
+    Access(Grant),
     /// What did it hold at this moment or later?
     Bounds {
         /// The moment.

@@ -53,8 +53,27 @@ impl Why {
 pub(crate) struct Bell {
     task: AtomicWaker,
     rung: AtomicU8,
-    /// The channels that something was announced to, each once.
-    moved: Mutex<Vec<ChannelId>>,
+    moved: Mutex<Moved>,
+}
+
+/// The channels that something was announced to, each once. The first has its place, for most connections have no other.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    first: Option<ChannelId>,
+    others: Vec<ChannelId>,
+}
+
+impl Moved {
+    fn add(&mut self, channel: ChannelId) {
+        if let Some(other) = self.first.replace(channel) {
+            self.others.push(other);
+        }
+    }
+
+    /// One after the other.
+    pub(super) fn next(&mut self) -> Option<ChannelId> {
+        self.first.take().or_else(|| self.others.pop())
+    }
 }
 
 impl Bell {
@@ -81,9 +100,9 @@ impl Bell {
         .await;
     }
 
-    /// Puts the channels that have moved into `into`, which is empty.
-    pub(super) fn moved(&self, into: &mut Vec<ChannelId>) {
-        mem::swap(into, &mut self.moved.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Takes the channels that have moved.
+    pub(super) fn moved(&self) -> Moved {
+        mem::take(&mut self.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A waker that rings for `why`.
@@ -134,7 +153,7 @@ impl Wake for ChannelCord {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.pulled.swap(true, Ordering::AcqRel) {
-            self.bell.moved.lock().unwrap_or_else(PoisonError::into_inner).push(self.channel);
+            self.bell.moved.lock().unwrap_or_else(PoisonError::into_inner).add(self.channel);
             self.bell.ring(Why::MOVED);
         }
     }

@@ -5,7 +5,7 @@
 use super::ChannelId;
 
 #[derive(Debug)]
-pub(super) struct ByChannel<T>(Vec<(ChannelId, Box<T>)>);
+pub(super) struct ByChannel<T>(Vec<(ChannelId, T)>);
 
 impl<T> Default for ByChannel<T> {
     fn default() -> Self {
@@ -19,12 +19,12 @@ impl<T> ByChannel<T> {
     }
 
     pub(super) fn get(&self, id: ChannelId) -> Option<&T> {
-        Some(&*self.0[self.find(id).ok()?].1)
+        Some(&self.0[self.find(id).ok()?].1)
     }
 
     pub(super) fn get_mut(&mut self, id: ChannelId) -> Option<&mut T> {
         let index = self.find(id).ok()?;
-        Some(&mut *self.0[index].1)
+        Some(&mut self.0[index].1)
     }
 
     /// What is kept for `id`, and if nothing is, what `new` makes.
@@ -32,15 +32,15 @@ impl<T> ByChannel<T> {
         let index = self.find(id).unwrap_or_else(|index| {
             // One for most, where a list begins with four.
             self.0.reserve_exact(usize::from(self.0.is_empty()));
-            self.0.insert(index, (id, Box::new(new())));
+            self.0.insert(index, (id, new()));
             index
         });
-        &mut *self.0[index].1
+        &mut self.0[index].1
     }
 
     pub(super) fn remove(&mut self, id: ChannelId) -> Option<T> {
         let index = self.find(id).ok()?;
-        Some(*self.0.remove(index).1)
+        Some(self.0.remove(index).1)
     }
 
     pub(super) fn clear(&mut self) {
@@ -52,10 +52,10 @@ impl<T> ByChannel<T> {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ChannelId, &mut T)> {
-        self.0.iter_mut().map(|(id, kept)| (*id, &mut **kept))
+        self.0.iter_mut().map(|(id, kept)| (*id, kept))
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|(_, kept)| &**kept)
+        self.0.iter().map(|(_, kept)| kept)
     }
 }

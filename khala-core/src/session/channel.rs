@@ -298,13 +298,13 @@ impl Channel {
     }
 
     /// The question that it has now, under a grant that took the place of `round` others.
-    pub(super) fn ask(&mut self, grant: &Arc<Grant>, round: u64) -> Question {
+    pub(super) fn ask(&mut self, grant: &Grant, round: u64) -> Question {
         self.queued = false;
         self.again = false;
         self.asking = true;
         self.asked_in = round;
         if !self.granted {
-            return Question::Access(Arc::clone(grant));
+            return Question::Access(grant.clone());
         }
         let not_older_than = self.not_older_than;
         match &self.phase {

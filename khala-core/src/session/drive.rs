@@ -97,8 +97,6 @@ struct Driver {
     timer: Timer,
     /// Rings where something may have come in.
     input: Waker,
-    /// Empty, but for its memory, between two looks at what has moved.
-    moved: Vec<ChannelId>,
 }
 
 /// What is held for a channel.
@@ -203,7 +201,6 @@ impl Driver {
             rung,
             timer: Timer::new(&bell),
             input: bell.waker(Why::INPUT),
-            moved: Vec::new(),
             bell,
         }
     }
@@ -308,7 +305,9 @@ impl Driver {
             self.session.handle_drain(now.plus(close_after), now);
         } else if let Poll::Ready(heard) = self.hear(transport) {
             return Poll::Ready(if heard { Looked::Found } else { Looked::Gone });
-        } else if let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context) {
+        } else if !self.questions.asked.is_empty()
+            && let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context)
+        {
             self.questions.answered.push(answered);
             while let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context) {
                 self.questions.answered.push(answered);
@@ -536,9 +535,8 @@ impl Driver {
     }
 
     fn take_moves(&mut self) {
-        let mut moved = mem::take(&mut self.moved);
-        self.bell.moved(&mut moved);
-        for channel in moved.drain(..) {
+        let mut moved = self.bell.moved();
+        while let Some(channel) = moved.next() {
             let Some(held) = self.channels.get_mut(channel) else { continue };
             let Some((watch, cord)) = &mut held.watch else { continue };
             cord.release();
@@ -550,7 +548,6 @@ impl Driver {
                 self.ask(channel, topic, question);
             }
         }
-        self.moved = moved;
     }
 
     /// Makes the timer go off no later than the session wants. One that goes off early does no harm.

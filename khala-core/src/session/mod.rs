@@ -64,13 +64,15 @@ const MAX_REF_BYTES: usize = 64;
 /// The protocol state of one client connection.
 #[derive(Debug)]
 pub struct Session {
-    grant: Arc<Grant>,
+    grant: Grant,
+    /// When it runs out, for this is asked at every turn.
+    expires_at: Timestamp,
     /// How often the grant was replaced.
     round: u64,
     refresh: Option<Refresh>,
     admitted: Admitted,
     serializer: Serializer,
-    options: SessionOptions,
+    options: Arc<SessionOptions>,
     classes: Classes,
     ledger: Arc<Ledger>,
     counts: Counts,
@@ -100,16 +102,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of a connection that was opened `now` by the holder of `grant`.
+    /// The session of a connection that was opened `now` by the holder of `grant`. Sessions may share their options.
     pub fn new(
         grant: Grant,
         admitted: Admitted,
         serializer: Serializer,
-        options: SessionOptions,
+        options: impl Into<Arc<SessionOptions>>,
         now: Timestamp,
     ) -> Self {
+        let options = options.into();
         Self {
-            grant: grant.into(),
+            expires_at: grant.expires_at(),
+            grant,
             round: 0,
             refresh: None,
             admitted,
@@ -120,8 +124,9 @@ impl Session {
             channels: ByChannel::default(),
             joined: HashMap::new(),
             next_channel: 0,
-            actions: VecDeque::new(),
-            ready: VecDeque::new(),
+            // Most sessions have one of each at a time; a queue that grows begins with four.
+            actions: VecDeque::with_capacity(1),
+            ready: VecDeque::with_capacity(1),
             asked: 0,
             waiting: BTreeSet::new(),
             later: VecDeque::new(),
@@ -172,7 +177,7 @@ impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout), at the latest.
     pub fn poll_timeout(&self) -> Timestamp {
         let hung_up = self.heard_at.plus(self.options.heartbeat_timeout);
-        let soonest = self.poll_at.min(self.grant.expires_at()).min(hung_up);
+        let soonest = self.poll_at.min(self.expires_at).min(hung_up);
         [self.retry_at, self.drain_at].into_iter().flatten().fold(soonest, Timestamp::min)
     }
 
@@ -183,7 +188,7 @@ impl Session {
 
     /// When the grant runs out.
     pub fn expires_at(&self) -> Timestamp {
-        self.grant.expires_at()
+        self.expires_at
     }
 
     /// How long a connection may take nothing of what it is sent: by the strictest class of the topics that it
@@ -380,7 +385,7 @@ impl Session {
             self.go_back(now);
         }
         self.told_at = now;
-        if self.grant.expires_at() <= now {
+        if self.expires_at <= now {
             self.cut_off(Close::TokenExpired);
         }
         !self.ended
