@@ -30,6 +30,7 @@ use self::{
     shelf::{Shelf, grid, rest_after},
 };
 use crate::{
+    admission::Pace,
     class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
@@ -141,6 +142,8 @@ pub struct TailJournal {
     journal: Arc<dyn Journal>,
     classes: Classes,
     options: TailOptions,
+    /// How fast history goes on beside appends.
+    pace: Option<Arc<Pace>>,
     topics: Mutex<Topics>,
     held: AtomicUsize,
 }
@@ -174,13 +177,19 @@ impl TailJournal {
     /// The tail over `journal`. Every payload travels in its page's frames.
     pub fn new(journal: Arc<dyn Journal>, options: TailOptions) -> Self {
         let classes = Classes::new(Vec::new()).expect("no class is no mistake");
-        Self { journal, classes, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+        Self { journal, classes, options, pace: None, topics: Mutex::default(), held: AtomicUsize::new(0) }
     }
 
     /// Leaves payloads out of frames that are over the bound of their class.
     #[must_use]
     pub fn with_classes(mut self, classes: Classes) -> Self {
         self.classes = classes;
+        self
+    }
+
+    /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::peek).
+    pub(crate) fn with_pace(mut self, pace: Arc<Pace>) -> Self {
+        self.pace = Some(pace);
         self
     }
 
@@ -248,8 +257,21 @@ impl TailJournal {
         }
     }
 
-    /// The same without reading the journal, or what reading it would take.
+    /// The same without reading the journal, or what reading it would take. While history keeps to a pace, what is old of
+    /// it is [`Cold`](Peek::Cold).
     pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        match self.look(topic, cursor, wanted, now) {
+            Peek::Found(Followed::Page { behind: true, page, .. })
+                if self.pace.as_ref().is_some_and(|pace| pace.holds_back(page.published_at(), now)) =>
+            {
+                Peek::Cold
+            }
+            found => found,
+        }
+    }
+
+    /// The same at any pace.
+    pub(crate) fn look(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
         let Some(entry) = self.known(topic) else { return Peek::Cold };
         match self.lookup(&entry, cursor, &wanted, now) {
             Lookup::Found(followed) => Peek::Found(followed),
@@ -456,8 +478,9 @@ impl TailJournal {
                 // What was known of the same epoch stays known, or a head would go back (J6).
                 known.into_iter().for_each(|known| fresh.learn(known));
                 *ring = Some(fresh);
-            } else if let Some(ring) = ring.as_mut() {
-                ring.learn(bounds);
+            } else {
+                // Whoever replays a topic that nobody follows makes its end known too.
+                ring.get_or_insert_with(|| Ring::at_head(bounds, now)).learn(bounds);
             }
         }
         let Some(ring) = ring.as_mut() else { return };
@@ -517,6 +540,9 @@ impl TailJournal {
 #[deny(clippy::missing_trait_methods)]
 impl Journal for TailJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        if let Some(pace) = &self.pace {
+            pace.appends(now);
+        }
         let answer = self.journal.append(topic, batch, now).await?;
         if let Append::Written(receipt) = &answer {
             // The updates come by reading. That there are some must be known at once, or a head would go back (J6).

@@ -8,6 +8,7 @@ use crate::{
     journal::Page,
     position::Watermark,
     topic::Topic,
+    update::Timestamp,
     wire::{Serializer, event, write_page},
 };
 
@@ -66,6 +67,11 @@ impl SharedPage {
     /// The page itself.
     pub fn page(&self) -> &Page {
         &self.page
+    }
+
+    /// When its newest update was published.
+    pub(crate) fn published_at(&self) -> Timestamp {
+        self.page.updates.last().map_or_else(Timestamp::default, |update| update.published_at)
     }
 
     /// What it takes in memory, roughly: what counts against the tail's limits in bytes.
