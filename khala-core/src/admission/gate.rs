@@ -53,8 +53,8 @@ impl Default for ReplayOptions {
             pages: Some(const { Rate::new(rate(2_000), rate(4_000)) }),
             reads_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
             longest_wait: Duration::from_secs(30),
-            // 200,000 updates a second, for a tenth to a fifth of a processor.
-            beside_appends: Some(const { Rate::new(rate(1_000), rate(20)) }),
+            // 100,000 updates a second, for a tenth of a processor.
+            beside_appends: Some(const { Rate::new(rate(500), rate(20)) }),
         }
     }
 }
