@@ -87,6 +87,8 @@ pub const STALE_LOOPS: &str = "khala_stale_loops_total";
 pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";
 /// Reads behind the tail that waited for their turn.
 pub const REPLAY_WAITS: &str = "khala_replay_waits_total";
+/// Pages of history that rested because somebody appended.
+pub const REPLAY_RESTS: &str = "khala_replay_rests_total";
 /// Connections that were evicted because they made no progress, by the `class` whose limit it was; `none`: the limit
 /// of every connection.
 pub const SLOW_EVICTIONS: &str = "khala_slow_evictions_total";
@@ -156,6 +158,7 @@ pub const ALL: &[&str] = &[
     STALE_LOOPS,
     REPLAYS_DEFERRED,
     REPLAY_WAITS,
+    REPLAY_RESTS,
     SLOW_EVICTIONS,
     CHANNELS_BEHIND,
     DEMOTIONS,
@@ -222,6 +225,10 @@ pub(crate) fn stale_loop(class: &SharedString) {
 
 pub(crate) fn replay_deferred(class: &SharedString) {
     counter!(REPLAYS_DEFERRED, "class" => class.clone()).increment(1);
+}
+
+pub(crate) fn replay_rested() {
+    counter!(REPLAY_RESTS).increment(1);
 }
 
 pub(crate) fn turn_waited() {

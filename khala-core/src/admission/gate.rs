@@ -38,6 +38,9 @@ pub struct ReplayOptions {
     pub reads_at_once: NonZeroUsize,
     /// The longest that somebody who is turned away is told to wait.
     pub longest_wait: Duration,
+    /// Pages of history that are read and sent, in all, while somebody appends: what publishers leave to those who
+    /// replay. With nobody appending there is no such limit. None: publishers and readers share as they come.
+    pub beside_appends: Option<Rate>,
 }
 
 impl Default for ReplayOptions {
@@ -46,10 +49,12 @@ impl Default for ReplayOptions {
             NonZeroU32::new(number).expect("the defaults are not zero")
         }
         Self {
-            // A page of 200 updates takes SQLite half a millisecond, on one of its four readers.
+            // A page of 200 updates takes SQLite a tenth of a millisecond, and the server about as much to send.
             pages: Some(const { Rate::new(rate(2_000), rate(4_000)) }),
             reads_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
             longest_wait: Duration::from_secs(30),
+            // 100,000 updates a second, for a tenth of a processor.
+            beside_appends: Some(const { Rate::new(rate(500), rate(20)) }),
         }
     }
 }
@@ -73,6 +78,13 @@ impl ReplayOptions {
     #[must_use]
     pub fn with_longest_wait(mut self, wait: Duration) -> Self {
         self.longest_wait = wait;
+        self
+    }
+
+    /// Reads and sends that many pages of history while somebody appends.
+    #[must_use]
+    pub fn with_beside_appends(mut self, pages: Option<Rate>) -> Self {
+        self.beside_appends = pages;
         self
     }
 }

@@ -7,6 +7,7 @@
 mod book;
 mod gate;
 mod options;
+mod pace;
 mod rate;
 mod shared;
 mod turns;
@@ -26,6 +27,7 @@ use self::{
 };
 pub(crate) use self::{
     gate::Gate,
+    pace::Pace,
     turns::{Turn, Turns, Waiter},
 };
 pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};

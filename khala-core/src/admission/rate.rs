@@ -94,6 +94,11 @@ impl Bucket {
         self.owed = self.owed.saturating_add(calls.saturating_mul(CALL));
     }
 
+    /// Undoes a [`take`](Self::take).
+    pub(super) fn give_back(&mut self) {
+        self.owed = self.owed.saturating_sub(CALL);
+    }
+
     /// Whether that many are within the burst, together with what has not drained.
     pub(super) fn has_room(&mut self, rate: Rate, calls: u64, now: Timestamp) -> bool {
         self.drain(rate, now);

@@ -34,7 +34,7 @@ pub(crate) use self::{
     cursors::{Cursors, Place},
 };
 use crate::{
-    admission::{Admission, AdmissionOptions, Gate, ReplayOptions, Turns},
+    admission::{Admission, AdmissionOptions, Gate, Pace, ReplayOptions, Turns},
     auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
     class::{Classes, TopicClass},
     clock::Clock,
@@ -92,6 +92,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     gate: Gate,
     turns: Turns,
+    pace: Arc<Pace>,
     snapshots: Snapshots,
     /// Tells principals apart without keeping their names.
     hasher: RandomState,
@@ -198,9 +199,13 @@ impl KhalaBuilder {
         #[cfg(not(feature = "system-clock"))]
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
+        let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
-            tail: TailJournal::new(self.journal, self.tail).with_classes(self.classes.clone()),
+            tail: TailJournal::new(self.journal, self.tail)
+                .with_classes(self.classes.clone())
+                .with_pace(Arc::clone(&pace)),
+            pace,
             snapshots: Snapshots::new(Arc::clone(&self.documents)),
             documents: self.documents,
             fanout: self.fanout,

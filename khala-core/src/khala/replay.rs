@@ -2,7 +2,7 @@
 //! their cost, and taken in turns.
 //!
 //! What must stay true: whoever stands at the head costs one read of its topic's bounds at most, shared by all who come
-//! at the same time; and nobody waits for a turn to hear what is new.
+//! at the same time; and nobody waits for a turn, or rests, to hear what is new.
 
 use std::hash::BuildHasher as _;
 
@@ -12,10 +12,13 @@ use crate::{
     auth::{Access, Grant},
     documents::SnapshotFrom,
     error::Error,
-    position::{Cursor, StaleReason},
+    journal::ReadLimit,
+    position::{Bounds, Cursor, StaleReason},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
+    telemetry,
     topic::Topic,
+    update::Timestamp,
 };
 
 /// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
@@ -72,16 +75,18 @@ impl Khala {
             }
             let lag = cursor.watermark.distance_to(bounds.head);
             if lag > 0
-                && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
+                && matches!(self.0.tail.look(topic, cursor, wanted, now), Peek::Cold)
                 && let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now)
             {
                 return Ok(Answer::Deferred(limited));
             }
         }
-        self.read(waiter, topic, cursor, wanted).await
+        // What answers the join does not rest; those after it do, for its sake too.
+        self.0.pace.place(now);
+        self.read_now(waiter, topic, cursor, wanted).await
     }
 
-    /// What follows a cursor. Behind the tail, it waits for a turn.
+    /// What follows a cursor. Behind the tail, it rests beside appends.
     async fn read(
         &self,
         waiter: Waiter,
@@ -89,7 +94,52 @@ impl Khala {
         cursor: Cursor,
         wanted: Wanted,
     ) -> Result<Answer, Error> {
-        let _turn = match self.0.tail.peek(topic, cursor, wanted, self.now()) {
+        self.rest(topic, cursor, wanted).await;
+        self.read_now(waiter, topic, cursor, wanted).await
+    }
+
+    /// Rests, if what follows the cursor is history and somebody appends.
+    pub(crate) async fn rest(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
+        let now = self.now();
+        // Who misses less than a page, or follows a topic of which nothing is known here, may only be late for what is new.
+        let lags = |bounds: Bounds| {
+            let lag = cursor.watermark.distance_to(bounds.head);
+            bounds.epoch == cursor.epoch && lag >= ReadLimit::PAGE.updates.get() as u64
+        };
+        let rests = |now| {
+            self.0.tail.known_bounds(topic).is_some_and(lags)
+                && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
+        };
+        if self.0.pace.holds(now) && rests(now) {
+            // Until somebody else has read it, if it is young.
+            self.rest_while(rests).await;
+        }
+    }
+
+    async fn rest_while(&self, rests: impl Fn(Timestamp) -> bool + Send) {
+        let mut now = self.now();
+        let place = self.0.pace.place(now);
+        if place > now {
+            telemetry::replay_rested();
+        }
+        while let Some(rest) = self.0.pace.rest(place, now) {
+            self.clock().sleep(rest).await;
+            now = self.now();
+            if !rests(now) {
+                return self.0.pace.give_back();
+            }
+        }
+    }
+
+    /// What follows a cursor. Behind the tail, it waits for a turn.
+    async fn read_now(
+        &self,
+        waiter: Waiter,
+        topic: &Topic,
+        cursor: Cursor,
+        wanted: Wanted,
+    ) -> Result<Answer, Error> {
+        let _turn = match self.0.tail.look(topic, cursor, wanted, self.now()) {
             Peek::Found(followed) => return Ok(Answer::Read(followed)),
             Peek::Hot => None,
             Peek::Cold => Some(self.turn(waiter).await),
@@ -125,6 +175,7 @@ impl Khala {
     pub async fn history_turn(&self, grant: &Grant) -> HistoryTurn {
         // Its requests are one connection among those of the same holder.
         let waiter = Waiter { principal: self.0.hasher.hash_one(grant.subject()), connection: 0 };
+        self.rest_while(|_| true).await;
         HistoryTurn { _turn: self.turn(waiter).await }
     }
 

@@ -153,6 +153,7 @@ impl Subscription {
             let doubted = self.doubted.map(|(_, at)| at.plus(Duration::from_millis(1)).min(now));
             let not_older_than = now.minus(poll_every).max(doubted.unwrap_or_default());
             let wanted = Wanted { head: self.watch.head(), not_older_than };
+            self.khala.rest(&self.topic, self.cursor, wanted).await;
             match self.khala.journal().follow(&self.topic, self.cursor, wanted, now).await? {
                 Followed::Page { page, .. } => {
                     self.cursor = page.page().cursor();

@@ -1,10 +1,11 @@
 //! The tail: the hot end of every followed topic in memory, over any journal, itself a journal of the same laws.
 //!
-//! It is filled by reading the journal, never by what was announced: an announcement only says that there is
-//! something to read. However many subscribers wait for an update, one of them reads it and all share the page.
+//! It is filled by reading the journal, and by what is appended through it once the journal has acknowledged that; never
+//! by what was announced: an announcement only says that there is something to read. However many subscribers wait for an update, one of them reads it and all share the page.
 //! What must stay true: `read` and `bounds` are exact, as the laws demand; `follow` may answer "nothing new"
 //! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all.
 
+mod appended;
 mod lead;
 mod page;
 mod reads;
@@ -34,10 +35,11 @@ use self::{
     shelf::{Shelf, grid, rest_after},
 };
 use crate::{
+    admission::Pace,
     class::Classes,
     error::Error,
-    journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
-    position::{Bounds, Cursor, Epoch, Stale, Watermark},
+    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
+    position::{Bounds, Cursor, Epoch, Stale},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -145,6 +147,8 @@ pub struct TailJournal {
     journal: Arc<dyn Journal>,
     classes: Classes,
     options: TailOptions,
+    /// How fast history goes on beside appends.
+    pace: Option<Arc<Pace>>,
     topics: Mutex<Topics>,
     held: AtomicUsize,
 }
@@ -156,8 +160,11 @@ struct Topics {
     swept_at: Timestamp,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
+    topic: Topic,
+    /// Bytes of a payload that travels in a frame.
+    inline: Option<usize>,
     ring: Mutex<Option<Ring>>,
     shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
@@ -176,6 +183,16 @@ impl HeldTopic {
 }
 
 impl Entry {
+    fn new(topic: Topic, inline: Option<usize>) -> Self {
+        let (ring, shelf) = (Mutex::default(), Mutex::default());
+        Self { topic, inline, ring, shelf, reads: Arc::default(), leads: Arc::default() }
+    }
+
+    /// A page of its topic that is shared.
+    fn share(&self, page: Page) -> SharedPage {
+        SharedPage::new(self.topic.clone(), page, self.inline)
+    }
+
     fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,13 +207,19 @@ impl TailJournal {
     /// The tail over `journal`. Every payload travels in its page's frames.
     pub fn new(journal: Arc<dyn Journal>, options: TailOptions) -> Self {
         let classes = Classes::new(Vec::new()).expect("no class is no mistake");
-        Self { journal, classes, options, topics: Mutex::default(), held: AtomicUsize::new(0) }
+        Self { journal, classes, options, pace: None, topics: Mutex::default(), held: AtomicUsize::new(0) }
     }
 
     /// Leaves payloads out of frames that are over the bound of their class.
     #[must_use]
     pub fn with_classes(mut self, classes: Classes) -> Self {
         self.classes = classes;
+        self
+    }
+
+    /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::peek).
+    pub(crate) fn with_pace(mut self, pace: Arc<Pace>) -> Self {
+        self.pace = Some(pace);
         self
     }
 
@@ -264,7 +287,8 @@ impl TailJournal {
         }
     }
 
-    /// The same without reading the journal, or what reading it would take.
+    /// The same without reading the journal, or what reading it would take. While history keeps to a pace, what is old of
+    /// it is [`Cold`](Peek::Cold).
     pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
         match self.held(topic) {
             Some(held) => self.peek_held(&held, cursor, wanted, now),
@@ -279,7 +303,26 @@ impl TailJournal {
 
     /// [`peek`](Self::peek) without looking for the topic.
     pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
-        match self.lookup(&held.0, cursor, &wanted, now) {
+        match self.look_at(&held.0, cursor, wanted, now) {
+            Peek::Found(Followed::Page { behind: true, page, .. })
+                if self.pace.as_ref().is_some_and(|pace| pace.holds_back(page.published_at(), now)) =>
+            {
+                Peek::Cold
+            }
+            found => found,
+        }
+    }
+
+    /// [`peek`](Self::peek) at any pace.
+    pub(crate) fn look(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        match self.known(topic) {
+            Some(entry) => self.look_at(&entry, cursor, wanted, now),
+            None => Peek::Cold,
+        }
+    }
+
+    fn look_at(&self, entry: &Entry, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+        match self.lookup(entry, cursor, &wanted, now) {
             Lookup::Found(followed) => Peek::Found(followed),
             Lookup::Hot => Peek::Hot,
             Lookup::Cold => Peek::Cold,
@@ -355,7 +398,12 @@ impl TailJournal {
         }
         match topics.entries.get(topic) {
             Some(entry) => Arc::clone(entry),
-            None => Arc::clone(topics.entries.entry(topic.clone()).or_default()),
+            None => {
+                let inline = self.classes.of(topic).and_then(|class| class.inline_bytes);
+                let entry = Arc::new(Entry::new(topic.clone(), inline));
+                topics.entries.insert(topic.clone(), Arc::clone(&entry));
+                entry
+            }
         }
     }
 
@@ -366,7 +414,7 @@ impl TailJournal {
         if ring.confirmed_at() > now.plus(self.options.idle) {
             ring.confirm(Timestamp::default());
         }
-        let lookup = ring.follow(cursor, wanted);
+        let lookup = ring.follow(cursor, wanted, |page| entry.share(page));
         let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
         match lookup {
             Lookup::Cold => match entry.shelf().page_after(cursor, &bounds) {
@@ -472,6 +520,9 @@ impl TailJournal {
     fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Timestamp) {
         let mut ring = entry.ring();
         let before = ring.as_ref().map_or(0, Ring::bytes);
+        if let Some(ring) = ring.as_mut() {
+            ring.seal(|page| entry.share(page));
+        }
         if !ring.as_mut().is_some_and(|ring| ring.extend(page, now)) {
             // It does not continue the ring. If it reaches further, it starts a new one at the end of the log.
             let bounds = page.page().bounds;
@@ -485,18 +536,14 @@ impl TailJournal {
                 // What was known of the same epoch stays known, or a head would go back (J6).
                 known.into_iter().for_each(|known| fresh.learn(known));
                 *ring = Some(fresh);
-            } else if let Some(ring) = ring.as_mut() {
-                ring.learn(bounds);
+            } else {
+                // Whoever replays a topic that nobody follows makes its end known too.
+                ring.get_or_insert_with(|| Ring::at_head(bounds, now)).learn(bounds);
             }
         }
         let Some(ring) = ring.as_mut() else { return };
         self.account(before, ring.bytes());
-        while ring.bytes() > self.options.topic_bytes
-            || self.held.load(Ordering::Relaxed) > self.options.total_bytes
-        {
-            let Some(bytes) = ring.shrink() else { break };
-            self.account(bytes, 0);
-        }
+        self.shrink(ring);
     }
 
     fn account(&self, before: usize, after: usize) {
@@ -546,12 +593,17 @@ impl TailJournal {
 #[deny(clippy::missing_trait_methods)]
 impl Journal for TailJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        if let Some(pace) = &self.pace {
+            pace.appends(now);
+        }
+        let followed = self.known(topic).map(|entry| (entry, batch.clone()));
         let answer = self.journal.append(topic, batch, now).await?;
         if let Append::Written(receipt) = &answer {
-            // The updates come by reading. That there are some must be known at once, or a head would go back (J6).
-            let bounds =
-                Bounds { epoch: receipt.epoch, floor: Watermark::ORIGIN, head: receipt.last.watermark() };
-            self.learn(topic, bounds);
+            match followed {
+                Some((entry, batch)) => self.take_in(&entry, receipt, batch, now),
+                // That there is something must be known at once, or a head would go back (J6).
+                None => self.learn(topic, receipt.bounds()),
+            }
         }
         Ok(answer)
     }

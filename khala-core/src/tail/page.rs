@@ -6,6 +6,7 @@ use crate::{
     journal::Page,
     position::Watermark,
     topic::Topic,
+    update::{Timestamp, Update},
     wire::{Encoded, Serializer, event, write_page},
 };
 
@@ -26,8 +27,7 @@ pub struct SharedPage {
 
 impl SharedPage {
     pub(crate) fn new(topic: Topic, page: Page, inline: Option<usize>) -> Self {
-        // The texts stand there twice: once in the update, and once in the frame.
-        let bytes = page.updates.iter().map(|update| PER_UPDATE + 2 * update.size()).sum();
+        let bytes = page.updates.iter().map(Self::weigh).sum();
         Self { topic, page, bytes, inline, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
@@ -61,9 +61,20 @@ impl SharedPage {
         Self::new(self.topic.clone(), Page { after, updates, bounds: *bounds }, self.inline)
     }
 
+    /// What an update takes in memory, roughly.
+    pub(super) fn weigh(update: &Update) -> usize {
+        // The texts stand there twice: once in the update, and once in the frame.
+        PER_UPDATE + 2 * update.size()
+    }
+
     /// The page itself.
     pub fn page(&self) -> &Page {
         &self.page
+    }
+
+    /// When its newest update was published.
+    pub(crate) fn published_at(&self) -> Timestamp {
+        self.page.updates.last().map_or_else(Timestamp::default, |update| update.published_at)
     }
 
     /// What it takes in memory, roughly: what counts against the tail's limits in bytes.

@@ -3,14 +3,22 @@
 //! Pure: no lock, no I/O, no clock. What must stay true: the pages cover exactly `start < seq <= end` of
 //! `bounds.epoch`, and a reader is never told "nothing new" on knowledge older than it asked for.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::Arc,
+};
 
 use super::{Followed, SharedPage, Wanted};
 use crate::{
-    journal::Page,
+    journal::{Page, ReadLimit},
     position::{Bounds, Cursor, Watermark},
-    update::Timestamp,
+    update::{Timestamp, Update},
 };
+
+/// Bytes of updates that wait for those before them.
+const EARLY_BYTES: usize = 1 << 20;
 
 /// What a ring says to a reader.
 #[derive(Debug)]
@@ -28,6 +36,12 @@ pub(super) struct Ring {
     bounds: Bounds,
     start: Watermark,
     pages: VecDeque<Arc<SharedPage>>,
+    /// What was appended after the last page and is in none yet: whoever comes for it first makes one of all there is.
+    fresh: Vec<Update>,
+    fresh_bytes: usize,
+    /// What was appended after something that is not here yet, by the watermark that it continues from.
+    early: BTreeMap<Watermark, Vec<Update>>,
+    early_bytes: usize,
     bytes: usize,
     /// When the journal was last known to end at `bounds.head`.
     confirmed_at: Timestamp,
@@ -36,7 +50,17 @@ pub(super) struct Ring {
 impl Ring {
     /// A ring that knows these bounds, and no update.
     pub(super) fn at_head(bounds: Bounds, confirmed_at: Timestamp) -> Self {
-        Self { bounds, start: bounds.head, pages: VecDeque::new(), bytes: 0, confirmed_at }
+        Self {
+            bounds,
+            start: bounds.head,
+            pages: VecDeque::new(),
+            fresh: Vec::new(),
+            fresh_bytes: 0,
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            bytes: 0,
+            confirmed_at,
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -52,6 +76,11 @@ impl Ring {
     }
 
     pub(super) fn end(&self) -> Watermark {
+        self.fresh.last().map_or_else(|| self.paged(), |update| update.seq.watermark())
+    }
+
+    /// Where the last page ends.
+    fn paged(&self) -> Watermark {
         self.pages.back().map_or(self.start, |page| page.page().end())
     }
 
@@ -60,14 +89,22 @@ impl Ring {
         (self.start..self.end()).contains(&watermark)
     }
 
-    /// Answers a subscriber that follows.
-    pub(super) fn follow(&self, cursor: Cursor, wanted: &Wanted) -> Lookup {
+    /// Answers a subscriber that follows; `share` makes a page that is shared.
+    pub(super) fn follow(
+        &mut self,
+        cursor: Cursor,
+        wanted: &Wanted,
+        share: impl Fn(Page) -> SharedPage,
+    ) -> Lookup {
         let Cursor { epoch, watermark } = cursor;
         let end = self.end();
         if epoch != self.bounds.epoch || watermark < self.start.max(self.bounds.floor) || watermark > end {
             return Lookup::Cold;
         }
         if watermark < end {
+            if watermark >= self.paged() {
+                self.seal(share);
+            }
             let page = self.page_after(watermark);
             let (bounds, confirmed_at) = (self.bounds, self.confirmed_at);
             return Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: false });
@@ -86,7 +123,77 @@ impl Ring {
         if whole.page().after == watermark { Arc::clone(whole) } else { Arc::new(whole.rest(watermark)) }
     }
 
-    /// Takes in a page that was read at `now` if it continues the ring.
+    /// Makes pages of what is in none, each as large as one may be.
+    pub(super) fn seal(&mut self, share: impl Fn(Page) -> SharedPage) {
+        let limit = ReadLimit::PAGE;
+        while !self.fresh.is_empty() {
+            let (mut count, mut bytes) = (0, 0);
+            for update in self.fresh.iter().take(limit.updates.get()) {
+                if !limit.admits(count, bytes, update.size()) {
+                    break;
+                }
+                (count, bytes) = (count + 1, bytes + update.size());
+            }
+            let rest = self.fresh.split_off(count);
+            let updates = mem::replace(&mut self.fresh, rest);
+            let page = share(Page { after: self.paged(), updates, bounds: self.bounds });
+            self.bytes += page.bytes();
+            self.pages.push_back(Arc::new(page));
+        }
+        self.bytes -= mem::take(&mut self.fresh_bytes);
+    }
+
+    /// Takes in what the journal has acknowledged as appended after `after`, at `now` or later, when the topic ended with
+    /// it. Says whether there is enough for a page.
+    pub(super) fn append(
+        &mut self,
+        after: Watermark,
+        updates: Vec<Update>,
+        bounds: Bounds,
+        now: Timestamp,
+    ) -> bool {
+        if bounds.epoch != self.bounds.epoch {
+            return false;
+        }
+        self.learn(bounds);
+        match after.cmp(&self.end()) {
+            // It was read meanwhile.
+            Ordering::Less => return false,
+            Ordering::Equal => self.add(updates),
+            Ordering::Greater => {
+                self.early_bytes += updates.iter().map(SharedPage::weigh).sum::<usize>();
+                self.early.insert(after, updates);
+                if self.early_bytes > EARLY_BYTES {
+                    // It will be read.
+                    self.early_bytes = 0;
+                    self.early.clear();
+                }
+            }
+        }
+        while let Some((after, updates)) = self.early.pop_first() {
+            if after > self.end() {
+                self.early.insert(after, updates);
+                break;
+            }
+            self.early_bytes -= updates.iter().map(SharedPage::weigh).sum::<usize>();
+            if after == self.end() {
+                self.add(updates);
+            }
+        }
+        if self.end() == self.bounds.head {
+            self.confirm(now);
+        }
+        self.fresh.len() >= ReadLimit::PAGE.updates.get() || self.fresh_bytes >= ReadLimit::PAGE.bytes
+    }
+
+    fn add(&mut self, updates: Vec<Update>) {
+        let bytes = updates.iter().map(SharedPage::weigh).sum::<usize>();
+        self.fresh_bytes += bytes;
+        self.bytes += bytes;
+        self.fresh.extend(updates);
+    }
+
+    /// Takes in a page that was read at `now` if it continues the ring, all of which is in pages.
     pub(super) fn extend(&mut self, page: &Arc<SharedPage>, now: Timestamp) -> bool {
         let Page { after, updates, bounds } = page.page();
         if bounds.epoch != self.bounds.epoch || *after != self.end() {

@@ -28,7 +28,11 @@ fn class(name: &str, pattern: &str) -> TopicClass {
 fn forgetful() -> Host {
     let tail = TailOptions::default().with_topic_bytes(1).with_total_bytes(1 << 20);
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
-    Host::built(200, Ledger::default(), |khala| khala.with_tail(tail).with_classes(classes))
+    // Time stands still while these publish and replay.
+    let replays = ReplayOptions::default().with_beside_appends(None);
+    Host::built(200, Ledger::default(), |khala| {
+        khala.with_tail(tail).with_classes(classes).with_replays(replays)
+    })
 }
 
 fn cursor(host: &Host, name: &str, watermark: u64) -> Cursor {

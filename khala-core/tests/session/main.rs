@@ -8,6 +8,7 @@
 mod access;
 mod ahead;
 mod behind;
+mod beside;
 mod client;
 mod clock;
 mod coverage;

@@ -110,6 +110,8 @@ pub(crate) struct StormSettings {
     pub(crate) replays_at_once: NonZeroU32,
     /// The longest that somebody who is turned away is told to wait.
     pub(crate) longest_wait_seconds: NonZeroU32,
+    /// Pages of history that are read and sent while somebody appends.
+    pub(crate) replay_pages_beside_appends: Limit<RateSettings>,
 }
 
 impl Default for StormSettings {
@@ -120,6 +122,7 @@ impl Default for StormSettings {
             replay_pages: Limit::of(options.pages),
             replays_at_once: NonZeroU32::new(at_once).expect("it is not zero"),
             longest_wait_seconds: NonZeroU32::new(seconds(options.longest_wait)).expect("it is not zero"),
+            replay_pages_beside_appends: Limit::of(options.beside_appends),
         }
     }
 }
@@ -131,6 +134,7 @@ impl StormSettings {
             .with_pages(self.replay_pages.rate())
             .with_reads_at_once(at_once)
             .with_longest_wait(Duration::from_secs(self.longest_wait_seconds.get().into()))
+            .with_beside_appends(self.replay_pages_beside_appends.rate())
     }
 }
 

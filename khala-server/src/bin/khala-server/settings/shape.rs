@@ -178,7 +178,12 @@ const LIMITS: Keys = &[
     ("frames_per_address", Rate),
 ];
 
-const STORM: Keys = &[("replay_pages", Rate), ("replays_at_once", Whole), ("longest_wait_seconds", Whole)];
+const STORM: Keys = &[
+    ("replay_pages", Rate),
+    ("replays_at_once", Whole),
+    ("longest_wait_seconds", Whole),
+    ("replay_pages_beside_appends", Rate),
+];
 
 const SWEEP: Keys = &[("every_seconds", Amount), ("guard_cursors", Amount), ("seen_seconds", Whole)];
 

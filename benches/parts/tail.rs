@@ -1,0 +1,132 @@
+//! Parts of the tail: what it knows, what it holds, and reads that fill it.
+
+use std::sync::Arc;
+
+use khala_core::{
+    Cursor, Followed, Journal, MemoryJournal, Peek, TailJournal, TailOptions, Topic, Wanted, Watermark,
+};
+
+use super::{NOW, Part, append, memory, now, topic};
+
+fn peek(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
+    let Peek::Found(followed) = tail.peek(topic, cursor, Wanted::default(), NOW) else {
+        panic!("the tail knows it")
+    };
+    followed
+}
+
+fn follow(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
+    now(tail.follow(topic, cursor, Wanted::default(), NOW)).expect("memory can be read")
+}
+
+/// A follower at the head asks whether there is anything new.
+pub(crate) struct CaughtUp {
+    tail: TailJournal,
+    topic: Topic,
+    head: Cursor,
+}
+
+impl CaughtUp {
+    /// Of a log of some updates.
+    pub(crate) fn new() -> Self {
+        let tail = TailJournal::new(Arc::new(memory(1_000)), TailOptions::default());
+        let topic = topic();
+        let head = now(tail.bounds(&topic)).expect("bounds").at_head();
+        follow(&tail, &topic, head);
+        Self { tail, topic, head }
+    }
+}
+
+impl Part for CaughtUp {
+    type Made = Followed;
+
+    fn run(&mut self) -> Followed {
+        peek(&self.tail, &self.topic, self.head)
+    }
+}
+
+/// A follower behind the head is handed the page that the tail holds.
+pub(crate) struct Hit {
+    tail: TailJournal,
+    topic: Topic,
+    cursor: Cursor,
+}
+
+impl Hit {
+    /// A page of 200.
+    pub(crate) fn new() -> Self {
+        let CaughtUp { tail, topic, head } = CaughtUp::new();
+        append(&tail, 200);
+        follow(&tail, &topic, head);
+        Self { tail, topic, cursor: head }
+    }
+}
+
+impl Part for Hit {
+    type Made = Followed;
+
+    fn run(&mut self) -> Followed {
+        peek(&self.tail, &self.topic, self.cursor)
+    }
+}
+
+/// The first follower reads what was appended, and the tail takes it in.
+pub(crate) struct HotRead {
+    journal: Arc<MemoryJournal>,
+    topic: Topic,
+    head: Cursor,
+}
+
+impl HotRead {
+    /// So many updates.
+    pub(crate) fn new(updates: usize) -> Self {
+        let (journal, topic) = (Arc::new(memory(1_000)), topic());
+        let head = now(journal.bounds(&topic)).expect("bounds").at_head();
+        append(&*journal, updates);
+        Self { journal, topic, head }
+    }
+}
+
+impl Part for HotRead {
+    type Made = (Followed, TailJournal);
+
+    fn run(&mut self) -> Self::Made {
+        let journal: Arc<dyn Journal> = Arc::<MemoryJournal>::clone(&self.journal);
+        let tail = TailJournal::new(journal, TailOptions::default());
+        (follow(&tail, &self.topic, self.head), tail)
+    }
+}
+
+/// Somebody replays: one read behind the tail and the five pages that it brings.
+pub(crate) struct Ahead {
+    journal: Arc<MemoryJournal>,
+    topic: Topic,
+    start: Cursor,
+}
+
+impl Ahead {
+    /// A thousand updates of a longer log.
+    pub(crate) fn new() -> Self {
+        let (journal, topic) = (Arc::new(memory(5_000)), topic());
+        let epoch = now(journal.bounds(&topic)).expect("bounds").epoch;
+        Self { journal, topic, start: Cursor::new(epoch, Watermark::ORIGIN) }
+    }
+}
+
+impl Part for Ahead {
+    type Made = (Cursor, TailJournal);
+
+    fn run(&mut self) -> Self::Made {
+        let journal: Arc<dyn Journal> = Arc::<MemoryJournal>::clone(&self.journal);
+        let tail = TailJournal::new(journal, TailOptions::default());
+        now(tail.recent_bounds(&self.topic, NOW, NOW)).expect("bounds");
+        let mut cursor = self.start;
+        for _ in 0..5 {
+            let Followed::Page { page, .. } = follow(&tail, &self.topic, cursor) else {
+                panic!("there is more")
+            };
+            cursor = page.page().cursor();
+        }
+        (cursor, tail)
+    }
+}

@@ -1,0 +1,54 @@
+//! What is appended through the tail: known to it as soon as the journal has acknowledged it, and so not read again.
+//!
+//! What must stay true: only what continues what the tail holds, update by update, is taken in; where anything else was
+//! appended in between, by whomever, it is left to be read.
+
+use std::sync::atomic::Ordering;
+
+use super::{Entry, Ring, TailJournal};
+use crate::{
+    journal::{Batch, Receipt},
+    position::{Bounds, Watermark},
+    update::Timestamp,
+};
+
+impl Receipt {
+    /// What is known of the topic by it: of the floor nothing.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { epoch: self.epoch, floor: Watermark::ORIGIN, head: self.last.watermark() }
+    }
+}
+
+impl TailJournal {
+    /// Takes in a batch that was appended to the topic of `entry` at `now`.
+    pub(super) fn take_in(&self, entry: &Entry, receipt: &Receipt, batch: Batch, now: Timestamp) {
+        let seqs = std::iter::successors(Some(receipt.first), |seq| seq.watermark().next());
+        let updates = batch.into_updates().into_iter().zip(seqs);
+        let updates = updates.map(|(update, seq)| update.stored(seq, now)).collect();
+        let after = receipt.first.as_u64() - 1;
+        let after = Watermark::new(after).expect("what is below a seq is a watermark");
+        {
+            let mut ring = entry.ring();
+            if let Some(ring) = ring.as_mut() {
+                let before = ring.bytes();
+                if ring.append(after, updates, receipt.bounds(), now) {
+                    ring.seal(|page| entry.share(page));
+                }
+                self.account(before, ring.bytes());
+                self.shrink(ring);
+            }
+        }
+        // Of another epoch, or where nothing was known: as if it had been heard of.
+        self.learn_for(entry, receipt.bounds());
+    }
+
+    /// Lets old pages go while there is too much.
+    pub(super) fn shrink(&self, ring: &mut Ring) {
+        while ring.bytes() > self.options.topic_bytes
+            || self.held.load(Ordering::Relaxed) > self.options.total_bytes
+        {
+            let Some(bytes) = ring.shrink() else { break };
+            self.account(bytes, 0);
+        }
+    }
+}
