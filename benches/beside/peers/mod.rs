@@ -1,0 +1,27 @@
+//! How each server is started, with which settings, and what has to be said of it.
+//!
+//! Settings differ from a server's defaults only so that nobody drops subscribers or updates within the load (limits of
+//! buffers and rates), and so that there are no pings meanwhile, which the generator does not answer.
+
+mod floor;
+mod khala;
+mod scripts;
+
+use super::{child::Server, row::Role, tools::Tools, wire::Speech};
+use crate::crowd::Failure;
+
+/// A server that fans updates out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) name: &'static str,
+    pub(super) role: Role,
+    pub(super) over: &'static str,
+    pub(super) durability: &'static str,
+    /// Starts it; gives how it is spoken to.
+    pub(super) start: fn(&Tools) -> Result<(Server, Speech), Failure>,
+}
+
+/// Everybody, floors first.
+pub(super) fn all() -> Vec<Peer> {
+    vec![floor::EACH, floor::COALESCED, khala::KHALA, scripts::BUN]
+}

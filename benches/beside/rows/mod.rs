@@ -1,0 +1,37 @@
+//! All rows, and how large they are.
+
+mod fanout;
+
+use super::row::Row;
+
+/// How much of it.
+#[derive(Clone, Debug)]
+pub(super) struct Scale {
+    /// Subscribers of one topic, and topics where there are many.
+    pub(super) crowd: usize,
+    /// A large crowd.
+    pub(super) large: usize,
+    /// How long each is measured.
+    pub(super) seconds: f64,
+    pub(super) rounds: usize,
+}
+
+impl Scale {
+    pub(super) fn full() -> Self {
+        Self { crowd: 1_000, large: 5_000, seconds: 8.0, rounds: 5 }
+    }
+
+    /// For a minute in all.
+    pub(super) fn quick() -> Self {
+        Self { crowd: 500, large: 1_000, seconds: 1.5, rounds: 1 }
+    }
+
+    /// To see that it works.
+    pub(super) fn tiny() -> Self {
+        Self { crowd: 20, large: 40, seconds: 0.2, rounds: 1 }
+    }
+}
+
+pub(super) fn all(scale: &Scale) -> Vec<Row> {
+    fanout::rows(scale)
+}
