@@ -48,6 +48,12 @@ impl Tools {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("beside/peers")
     }
 
+    /// That npm has installed what the small servers need.
+    pub(super) fn npm_packages() -> Result<(), Failure> {
+        let there = Self::scripts().join("node_modules/.package-lock.json").is_file();
+        if there { Ok(()) } else { Err(missing("what peers/package.json names")) }
+    }
+
     /// What npm installed a program as.
     pub(super) fn npm_program(name: &str) -> Result<PathBuf, Failure> {
         let path = Self::scripts().join("node_modules/.bin").join(name);

@@ -26,6 +26,8 @@ pub(in crate::beside) struct Open {
     pub(in crate::beside) payload_bytes: usize,
     /// So many connections may be under way that the server has not answered yet: servers have short queues for those.
     pub(in crate::beside) at_once: usize,
+    /// Whether a publisher is connected, too.
+    pub(in crate::beside) publishes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -139,7 +139,8 @@ impl Crowd {
     pub(super) fn open(&mut self, open: &Open) -> Result<Done, Failure> {
         let begin = Instant::now();
         self.connect_all()?;
-        for number in 0..self.wire.publishers(open.topics) {
+        let publishers = if open.publishes { self.wire.publishers(open.topics) } else { 0 };
+        for number in 0..publishers {
             let token = Token(self.subscribers.len() + number);
             let publisher = Publisher::connect(self.poll.registry(), token, self.wire.as_ref(), number);
             self.publishers.push(publisher.during("connecting the publisher")?);

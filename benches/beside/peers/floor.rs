@@ -14,6 +14,7 @@ pub(super) const EACH: Peer = Peer {
     role: Role::Floor,
     over: "WebSocket",
     durability: "none",
+    keeps_history: false,
     start: |tools| start(tools, "each"),
 };
 
@@ -23,6 +24,7 @@ pub(super) const COALESCED: Peer = Peer {
     role: Role::Floor,
     over: "WebSocket",
     durability: "none",
+    keeps_history: false,
     start: |tools| start(tools, "coalesced"),
 };
 

@@ -16,6 +16,7 @@ pub(super) const KHALA: Peer = Peer {
     role: Role::Khala,
     over: "WebSocket",
     durability: "each update synced to disk before it is shown",
+    keeps_history: true,
     start,
 };
 

@@ -5,7 +5,11 @@
 
 mod floor;
 mod khala;
+mod mosquitto;
+mod nats;
+mod redis;
 mod scripts;
+mod sockudo;
 
 use super::{child::Server, row::Role, tools::Tools, wire::Speech};
 use crate::crowd::Failure;
@@ -17,11 +21,24 @@ pub(super) struct Peer {
     pub(super) role: Role,
     pub(super) over: &'static str,
     pub(super) durability: &'static str,
+    /// Whether a subscriber that comes back gets what it missed.
+    pub(super) keeps_history: bool,
     /// Starts it; gives how it is spoken to.
     pub(super) start: fn(&Tools) -> Result<(Server, Speech), Failure>,
 }
 
 /// Everybody, floors first.
 pub(super) fn all() -> Vec<Peer> {
-    vec![floor::EACH, floor::COALESCED, khala::KHALA, scripts::BUN]
+    vec![
+        floor::EACH,
+        floor::COALESCED,
+        khala::KHALA,
+        scripts::BUN,
+        scripts::WS,
+        scripts::SOCKET_IO,
+        sockudo::SOCKUDO,
+        nats::NATS,
+        redis::REDIS,
+        mosquitto::MOSQUITTO,
+    ]
 }

@@ -1,6 +1,6 @@
 //! The servers from npm, each a small program in this folder around what it shows.
 
-use std::process::Command;
+use std::{net::SocketAddr, path::Path, process::Command};
 
 use super::Peer;
 use crate::{
@@ -14,16 +14,45 @@ pub(super) const BUN: Peer = Peer {
     role: Role::Peer,
     over: "WebSocket",
     durability: "none",
+    keeps_history: false,
     start: |tools| {
-        let bun = Command::new(Tools::npm_program("bun")?);
-        start(tools, bun, "bun.js")
+        let (server, address) = start(tools, &Tools::npm_program("bun")?, "bun.js")?;
+        Ok((server, Speech::Script { address }))
     },
 };
 
-fn start(tools: &Tools, mut command: Command, script: &str) -> Result<(Server, Speech), Failure> {
+/// The package `ws`, and nothing around it.
+pub(super) const WS: Peer = Peer {
+    name: "ws",
+    role: Role::Peer,
+    over: "WebSocket",
+    durability: "none",
+    keeps_history: false,
+    start: |tools| {
+        let (server, address) = start(tools, &Tools::system_program("node")?, "ws.js")?;
+        Ok((server, Speech::Script { address }))
+    },
+};
+
+/// Socket.IO, over WebSocket alone.
+pub(super) const SOCKET_IO: Peer = Peer {
+    name: "socket.io",
+    role: Role::Peer,
+    over: "WebSocket",
+    durability: "none",
+    keeps_history: false,
+    start: |tools| {
+        let (server, address) = start(tools, &Tools::system_program("node")?, "socketio.js")?;
+        Ok((server, Speech::SocketIo { address }))
+    },
+};
+
+fn start(tools: &Tools, runtime: &Path, script: &str) -> Result<(Server, SocketAddr), Failure> {
+    Tools::npm_packages()?;
     let (mut server, address) = (Server::new(tools.target())?, free_address()?);
+    let mut command = Command::new(runtime);
     command.arg(Tools::scripts().join(script)).arg(address.port().to_string());
     command.env("NODE_ENV", "production");
     server.start(command, address)?;
-    Ok((server, Speech::Script { address }))
+    Ok((server, address))
 }

@@ -1,6 +1,8 @@
 //! All rows, and how large they are.
 
 mod fanout;
+mod idle;
+mod storm;
 
 use super::row::Row;
 
@@ -33,5 +35,7 @@ impl Scale {
 }
 
 pub(super) fn all(scale: &Scale) -> Vec<Row> {
-    fanout::rows(scale)
+    let mut rows = fanout::rows(scale);
+    rows.extend([idle::row(scale), storm::row(scale)]);
+    rows
 }

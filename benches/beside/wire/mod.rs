@@ -6,12 +6,19 @@
 
 mod floor;
 mod khala;
+mod mqtt;
+mod nats;
+mod redis;
 mod script;
+mod socketio;
+mod sockudo;
 mod websocket;
 
 use std::{fmt::Debug, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub(super) use self::sockudo::App;
 
 /// How a server is spoken to, and where it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +28,18 @@ pub(super) enum Speech {
     Floor { address: SocketAddr },
     /// Khala: Phoenix channels, and a stream of lines over HTTP.
     Khala { address: SocketAddr, token: String },
+    /// MQTT over TCP.
+    Mqtt { address: SocketAddr },
+    /// NATS, over WebSocket to subscribers.
+    Nats { websocket: SocketAddr, address: SocketAddr },
+    /// RESP over TCP.
+    Redis { address: SocketAddr },
     /// The small servers in `peers/*.js`: a WebSocket each, text within.
     Script { address: SocketAddr },
+    /// Socket.IO over WebSocket.
+    SocketIo { address: SocketAddr },
+    /// Pusher's protocol over WebSocket, and its HTTP API from the publisher.
+    Sockudo { address: SocketAddr, app: App },
 }
 
 impl Speech {
@@ -30,7 +47,12 @@ impl Speech {
         match self {
             Self::Floor { address } => Box::new(floor::Floor { address }),
             Self::Khala { address, token } => Box::new(khala::Khala::new(address, token)),
+            Self::Mqtt { address } => Box::new(mqtt::Mqtt { address }),
+            Self::Nats { websocket, address } => Box::new(nats::Nats { websocket, address }),
+            Self::Redis { address } => Box::new(redis::Redis { address }),
             Self::Script { address } => Box::new(script::Script { address }),
+            Self::SocketIo { address } => Box::new(socketio::SocketIo { address }),
+            Self::Sockudo { address, app } => Box::new(sockudo::Sockudo { address, app }),
         }
     }
 }
