@@ -36,5 +36,6 @@ pub use self::{failure::Failure, report::Range, run::bench, site::Program};
 pub(crate) use self::{
     failure::{During, ensure},
     histogram::Histogram,
+    process::dropped_handshakes,
     site::free_address,
 };

@@ -282,10 +282,37 @@ impl Crowd {
             link.writable()?;
         }
         let topic = &mut topics[subscriber.topic];
-        while readable {
+        if readable && subscriber.read(topic, counts, scanner, *clock)? {
+            self.open += 1;
+            topic.subscribers += 1;
+        }
+        if !subscriber.back && subscriber.is_open() && subscriber.next == topic.published {
+            subscriber.back = true;
+            self.back += 1;
+            counts.back.add(clock.elapsed().as_micros() as u64 - self.origin, 1);
+        }
+        Ok(())
+    }
+}
+
+impl Subscriber {
+    fn is_open(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_open)
+    }
+
+    /// Reads until there is no more, and counts what it finds. Whether it became ready by that.
+    fn read(
+        &mut self,
+        topic: &mut Topic,
+        counts: &mut Counts,
+        scanner: &mut Scanner,
+        clock: Instant,
+    ) -> io::Result<bool> {
+        let Self { link: Some(link), carry, next, .. } = self else { return Ok(false) };
+        let was_open = link.is_open();
+        loop {
             let mut now = None;
-            let (next, stream) = (&mut subscriber.next, link.stream());
-            let read = scanner.read(stream, &mut subscriber.carry, |mark| {
+            let read = scanner.read(link.stream(), carry, |mark| {
                 let now = *now.get_or_insert_with(|| clock.elapsed().as_micros() as u64);
                 counts.take(topic, next, mark, now);
             });
@@ -301,20 +328,14 @@ impl Crowd {
             };
             // Less than was asked for: the socket is empty.
             let emptied = bytes.len() < Scanner::room();
-            if !link.is_open() && link.hear(bytes)? {
-                self.open += 1;
-                topic.subscribers += 1;
+            if !link.is_open() {
+                link.hear(bytes)?;
             }
             if emptied {
                 break;
             }
         }
-        if !subscriber.back && link.is_open() && subscriber.next == topic.published {
-            subscriber.back = true;
-            self.back += 1;
-            counts.back.add(clock.elapsed().as_micros() as u64 - self.origin, 1);
-        }
-        Ok(())
+        Ok(!was_open && link.is_open())
     }
 }
 

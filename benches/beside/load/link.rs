@@ -69,20 +69,20 @@ impl Link {
         self.send()
     }
 
-    /// Takes what was read while steps remain. Whether it is open now.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> io::Result<bool> {
+    /// Takes what was read while steps remain.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.heard.extend_from_slice(bytes);
         while let Some(step) = self.steps.front() {
-            let Some(found) = memmem::find(&self.heard, step.until) else { return Ok(false) };
+            let Some(found) = memmem::find(&self.heard, step.until) else { return Ok(()) };
             let end = found + step.until.len();
             self.steps.pop_front();
             if self.steps.is_empty() {
-                return Ok(true);
+                return Ok(());
             }
             self.heard.drain(..end);
             self.send()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn send(&mut self) -> io::Result<()> {

@@ -6,7 +6,12 @@ use khala_core::{Clock as _, JwtIssuer, JwtOptions, Mandate, SystemClock};
 
 use super::Peer;
 use crate::{
-    beside::{child::Server, row::Role, tools::Tools, wire::Speech},
+    beside::{
+        child::Server,
+        row::Role,
+        tools::Tools,
+        wire::{Publishing, Speech},
+    },
     crowd::{During as _, Failure, free_address},
 };
 
@@ -17,21 +22,25 @@ pub(super) const KHALA: Peer = Peer {
     over: "WebSocket",
     durability: "each update synced to disk before it is shown",
     keeps_history: true,
-    start,
+    start: |tools| start(tools, Publishing::Stream),
 };
+
+/// The same, published to with a request for each update.
+pub(super) const KHALA_POSTS: Peer =
+    Peer { name: "khala-posts", start: |tools| start(tools, Publishing::Posts), ..KHALA };
 
 /// What tokens are signed with: as good as public, on the loopback address, for as long as a run lasts.
 const KEY: &str = "the key of a contest, which is as good as public";
 /// No measurement lasts longer.
 const TOKEN_FOR: Duration = Duration::from_secs(60 * 60);
 
-fn start(tools: &Tools) -> Result<(Server, Speech), Failure> {
+fn start(tools: &Tools, publishing: Publishing) -> Result<(Server, Speech), Failure> {
     let (mut server, address) = (Server::new(tools.target())?, free_address()?);
     let settings = server.file("khala.toml", &settings(address, &server.folder().join("khala.db")))?;
     let mut command = Command::new(tools.khala.path());
     command.arg("--config").arg(settings);
     server.start(command, address)?;
-    Ok((server, Speech::Khala { address, token: token()? }))
+    Ok((server, Speech::Khala { address, token: token()?, publishing }))
 }
 
 fn settings(listen: SocketAddr, database: &Path) -> String {

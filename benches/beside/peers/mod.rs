@@ -27,7 +27,14 @@ pub(super) struct Peer {
     pub(super) start: fn(&Tools) -> Result<(Server, Speech), Failure>,
 }
 
-/// Everybody, floors first.
+/// Everybody who fans out, floors first, where each update of the publisher's is worth looking at.
+pub(super) fn all_and_posts() -> Vec<Peer> {
+    let mut peers = all();
+    peers.insert(3, khala::KHALA_POSTS);
+    peers
+}
+
+/// Everybody who fans out, floors first.
 pub(super) fn all() -> Vec<Peer> {
     vec![
         floor::EACH,

@@ -37,5 +37,5 @@ ping_interval: "1h"
     let mut command = Command::new(Tools::system_program("nats-server")?);
     command.arg("--config").arg(settings);
     server.start(command, websocket)?;
-    Ok((server, Speech::Nats { websocket, address }))
+    Ok((server, Speech::Nats { subscribers: websocket, publisher: address }))
 }

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use super::{
     Scale,
-    fanout::{AT_ONCE, PAYLOAD},
+    fanout::{AT_ONCE, DROPPED, PAYLOAD},
 };
 use crate::{
     beside::{
@@ -15,7 +15,7 @@ use crate::{
         row::{Contestant, Headline, Row},
         tools::Tools,
     },
-    crowd::Failure,
+    crowd::{Failure, dropped_handshakes},
 };
 
 const EACH: &str = "resident memory of a connection";
@@ -62,12 +62,14 @@ fn measure(tools: &Tools, peer: Peer, connections: usize, settled: Duration) -> 
     generator.ask(&open(10))?;
     sleep(settled);
     let before = server.usage()?;
+    let dropped = dropped_handshakes();
     let mut figures = generator.measure(&server, &open(connections))?;
+    let dropped = dropped_handshakes() - dropped;
     sleep(settled);
     let after = server.usage()?;
     figures.units = connections as u64;
     figures.resident_bytes = after.resident;
     let each = after.resident.saturating_sub(before.resident) as f64 / connections as f64 / 1_024.0;
-    figures.more = [(EACH.to_owned(), each)].into();
+    figures.more = [(EACH.to_owned(), each), (DROPPED.to_owned(), dropped as f64)].into();
     Ok(figures)
 }

@@ -13,6 +13,8 @@ pub(super) struct Scale {
     pub(super) crowd: usize,
     /// A large crowd.
     pub(super) large: usize,
+    /// Updates that may be under way where it goes as fast as it can.
+    pub(super) window: usize,
     /// How long each is measured.
     pub(super) seconds: f64,
     pub(super) rounds: usize,
@@ -20,17 +22,17 @@ pub(super) struct Scale {
 
 impl Scale {
     pub(super) fn full() -> Self {
-        Self { crowd: 1_000, large: 5_000, seconds: 8.0, rounds: 5 }
+        Self { crowd: 1_000, large: 5_000, window: 512, seconds: 8.0, rounds: 5 }
     }
 
     /// For a minute in all.
     pub(super) fn quick() -> Self {
-        Self { crowd: 500, large: 1_000, seconds: 1.5, rounds: 1 }
+        Self { crowd: 300, large: 600, window: 128, seconds: 1.0, rounds: 1 }
     }
 
     /// To see that it works.
     pub(super) fn tiny() -> Self {
-        Self { crowd: 20, large: 40, seconds: 0.2, rounds: 1 }
+        Self { crowd: 20, large: 40, window: 32, seconds: 0.2, rounds: 1 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Scale,
-    fanout::{AT_ONCE, PAYLOAD},
+    fanout::{AT_ONCE, DROPPED, PAYLOAD},
 };
 use crate::{
     beside::{
@@ -13,7 +13,7 @@ use crate::{
         row::{Contestant, Headline, Row},
         tools::Tools,
     },
-    crowd::{Failure, ensure},
+    crowd::{Failure, dropped_handshakes, ensure},
 };
 
 const BACK: &str = "everybody back after";
@@ -70,14 +70,20 @@ fn measure(tools: &Tools, peer: Peer, params: Params) -> Result<Figures, Failure
         let (pace, seconds) = (Pace::Rate(5_000.0), (topics * missed) as f64 / 5_000.0);
         generator.ask(&Command::Publish(Publish { pace, seconds }))?;
     }
+    let dropped = dropped_handshakes();
     let mut figures = generator.measure(&server, &Command::Return)?;
+    let dropped = dropped_handshakes() - dropped;
     let expected = if peer.keeps_history { (subscribers * missed) as u64 } else { 0 };
     ensure(figures.units == expected, || {
         format!("{} updates came after the cut, not {expected}", figures.units)
     })?;
     figures.server_cpu_seconds += cut.server_cpu_seconds;
     figures.units = subscribers as u64;
-    figures.more =
-        [(BACK.to_owned(), figures.wall_seconds), ("updates caught up".to_owned(), expected as f64)].into();
+    figures.more = [
+        (BACK.to_owned(), figures.wall_seconds),
+        ("updates caught up".to_owned(), expected as f64),
+        (DROPPED.to_owned(), dropped as f64),
+    ]
+    .into();
     Ok(figures)
 }

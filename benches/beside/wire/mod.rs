@@ -18,7 +18,7 @@ use std::{fmt::Debug, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::sockudo::App;
+pub(super) use self::{khala::Publishing, sockudo::App};
 
 /// How a server is spoken to, and where it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,12 +26,12 @@ pub(super) use self::sockudo::App;
 pub(super) enum Speech {
     /// The floor: WebSocket to subscribers; lines of text from the publisher.
     Floor { address: SocketAddr },
-    /// Khala: Phoenix channels, and a stream of lines over HTTP.
-    Khala { address: SocketAddr, token: String },
+    /// Khala: Phoenix channels; HTTP from the publisher.
+    Khala { address: SocketAddr, token: String, publishing: Publishing },
     /// MQTT over TCP.
     Mqtt { address: SocketAddr },
     /// NATS, over WebSocket to subscribers.
-    Nats { websocket: SocketAddr, address: SocketAddr },
+    Nats { subscribers: SocketAddr, publisher: SocketAddr },
     /// RESP over TCP.
     Redis { address: SocketAddr },
     /// The small servers in `peers/*.js`: a WebSocket each, text within.
@@ -46,9 +46,11 @@ impl Speech {
     pub(super) fn wire(self) -> Box<dyn Wire> {
         match self {
             Self::Floor { address } => Box::new(floor::Floor { address }),
-            Self::Khala { address, token } => Box::new(khala::Khala::new(address, token)),
+            Self::Khala { address, token, publishing } => {
+                Box::new(khala::Khala { address, token, publishing })
+            }
             Self::Mqtt { address } => Box::new(mqtt::Mqtt { address }),
-            Self::Nats { websocket, address } => Box::new(nats::Nats { websocket, address }),
+            Self::Nats { subscribers, publisher } => Box::new(nats::Nats { subscribers, publisher }),
             Self::Redis { address } => Box::new(redis::Redis { address }),
             Self::Script { address } => Box::new(script::Script { address }),
             Self::SocketIo { address } => Box::new(socketio::SocketIo { address }),

@@ -8,19 +8,21 @@ const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
 
 #[derive(Debug)]
 pub(super) struct Nats {
-    pub(super) websocket: SocketAddr,
-    pub(super) address: SocketAddr,
+    /// Of its WebSocket listener.
+    pub(super) subscribers: SocketAddr,
+    /// Of its own protocol's listener.
+    pub(super) publisher: SocketAddr,
 }
 
 impl Wire for Nats {
     fn address(&self) -> SocketAddr {
-        self.websocket
+        self.subscribers
     }
 
     fn subscribe(&self, topic: usize) -> Vec<Step> {
         let subscribe = format!("{CONNECT}SUB {} 1\r\nPING\r\n", topic_name(topic));
         vec![
-            Step::new(websocket::upgrade(self.websocket, "/", ""), b"INFO {"),
+            Step::new(websocket::upgrade(self.subscribers, "/", ""), b"INFO {"),
             Step::new(websocket::text_frame(subscribe), b"PONG"),
         ]
     }
@@ -30,7 +32,7 @@ impl Wire for Nats {
     }
 
     fn publisher_address(&self) -> SocketAddr {
-        self.address
+        self.publisher
     }
 
     fn publishers(&self, _: usize) -> usize {
