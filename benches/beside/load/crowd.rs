@@ -76,7 +76,7 @@ pub(super) struct Crowd {
     pub(super) wire: Box<dyn Wire>,
     pub(super) payload: Payload,
     subscribers: Vec<Subscriber>,
-    pub(super) publishers: Vec<Publisher>,
+    pub(super) publisher: Option<Publisher>,
     pub(super) topics: Vec<Topic>,
     pub(super) counts: Counts,
     /// The topic of the next update.
@@ -115,10 +115,10 @@ impl Crowd {
             timer,
             clock: Instant::now(),
             scanner: Scanner::new(),
-            wire: open.speech.clone().wire(),
+            wire: open.speech.clone().wire(topics),
             payload: Payload::new(open.payload_bytes),
             subscribers: (0..open.subscribers).map(subscriber).collect(),
-            publishers: Vec::new(),
+            publisher: None,
             topics: (0..topics).map(|_| Topic::default()).collect(),
             counts: Counts::default(),
             turn: 0,
@@ -139,27 +139,17 @@ impl Crowd {
     pub(super) fn open(&mut self, open: &Open) -> Result<Done, Failure> {
         let begin = Instant::now();
         self.connect_all()?;
-        let publishers = if open.publishes { self.wire.publishers(open.topics) } else { 0 };
-        for number in 0..publishers {
-            let token = Token(self.subscribers.len() + number);
-            let publisher = Publisher::connect(self.poll.registry(), token, self.wire.as_ref(), number);
-            self.publishers.push(publisher.during("connecting the publisher")?);
-            // Few at once, as with the others.
-            if number % self.at_once == self.at_once - 1 {
-                self.publishers_ready()?;
+        if open.publishes {
+            let token = Token(self.subscribers.len());
+            let publisher = Publisher::connect(self.poll.registry(), token, self.wire.as_ref());
+            self.publisher = Some(publisher.during("connecting the publisher")?);
+            let since = Instant::now();
+            while !self.publisher.as_ref().is_some_and(Publisher::is_open) {
+                ensure(since.elapsed() < PATIENCE, || "the publisher is not answered".to_owned())?;
+                self.take_turn(Duration::from_millis(10))?;
             }
         }
-        self.publishers_ready()?;
         Ok(Done { wall_seconds: begin.elapsed().as_secs_f64(), ..Done::default() })
-    }
-
-    fn publishers_ready(&mut self) -> Result<(), Failure> {
-        let since = Instant::now();
-        while !self.publishers.iter().all(Publisher::is_open) {
-            ensure(since.elapsed() < PATIENCE, || "the publisher is not answered".to_owned())?;
-            self.take_turn(Duration::from_millis(10))?;
-        }
-        Ok(())
     }
 
     /// Closes every subscriber's connection.
@@ -260,7 +250,7 @@ impl Crowd {
             } else if number < self.subscribers.len() {
                 let taken = self.subscriber_ready(number, event.is_writable(), event.is_readable());
                 taken.during(format_args!("subscriber {number}"))?;
-            } else if let Some(publisher) = self.publishers.get_mut(number - self.subscribers.len()) {
+            } else if let Some(publisher) = &mut self.publisher {
                 if event.is_writable() {
                     publisher.writable().during("publishing")?;
                 }

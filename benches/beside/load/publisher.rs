@@ -1,4 +1,4 @@
-//! The publisher's connections: what is to be published waits in a buffer until the socket takes it; answers are counted.
+//! The publisher's connection: what is to be published waits in a buffer until the socket takes it; answers are counted.
 
 use std::io::{self, Write as _};
 
@@ -24,14 +24,9 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn connect(
-        registry: &Registry,
-        token: Token,
-        wire: &dyn Wire,
-        topic: usize,
-    ) -> io::Result<Self> {
+    pub(super) fn connect(registry: &Registry, token: Token, wire: &dyn Wire) -> io::Result<Self> {
         Ok(Self {
-            link: Link::connect(registry, token, wire.publisher_address(), wire.open_publisher(topic))?,
+            link: Link::connect(registry, token, wire.publisher_address(), wire.open_publisher())?,
             out: Vec::new(),
             written: 0,
             acknowledged: wire.acknowledgement().map(Tally::new),

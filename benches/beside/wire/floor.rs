@@ -29,11 +29,7 @@ impl Wire for Floor {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new(websocket::upgrade(self.address, "/publish", ""), websocket::UPGRADED)]
     }
 

@@ -23,16 +23,20 @@ pub(super) struct Khala {
     pub(super) address: SocketAddr,
     pub(super) token: String,
     pub(super) publishing: Publishing,
+    /// Whether a stream is of many topics, and its lines name theirs.
+    pub(super) many: bool,
+}
+
+/// Where updates of one topic are published.
+fn updates_of(topic: usize) -> String {
+    format!("/v1/topics/{}/updates", topic_name(topic))
 }
 
 impl Khala {
-    /// The lines of a request to publish to `topic`, but for those on its body.
-    fn post(&self, topic: usize) -> String {
+    /// The lines of a request to publish, but for those on its body.
+    fn post(&self, path: &str) -> String {
         let Self { address, token, .. } = self;
-        let topic = topic_name(topic);
-        format!(
-            "POST /v1/topics/{topic}/updates HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n"
-        )
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n")
     }
 
     fn join(&self, topic: usize, payload: &str) -> Vec<Step> {
@@ -71,51 +75,47 @@ impl Wire for Khala {
         self.address
     }
 
-    /// A stream is of one topic.
-    fn publishers(&self, topics: usize) -> usize {
-        match self.publishing {
-            Publishing::Posts => 1,
-            Publishing::Stream => topics,
-        }
-    }
-
-    fn open_publisher(&self, topic: usize) -> Vec<Step> {
-        match self.publishing {
-            Publishing::Posts => {
-                let ready = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
-                vec![Step::new(ready, b"HTTP/1.1 200")]
-            }
+    fn open_publisher(&self) -> Vec<Step> {
+        let step = match self.publishing {
+            Publishing::Posts => format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", self.address),
             Publishing::Stream => {
-                let head = self.post(topic)
-                    + "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
-                vec![Step::new(head, b"HTTP/1.1 200")]
+                let path = if self.many { "/v1/updates".to_owned() } else { updates_of(0) };
+                self.post(&path) + "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
             }
-        }
+        };
+        vec![Step::new(step, b"HTTP/1.1 200")]
     }
 
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]) {
-        const BEGIN: &[u8] = br#"{"kind":"step","payload":"#;
         match self.publishing {
             Publishing::Posts => {
                 for &Update { topic, payload } in updates {
-                    let len = BEGIN.len() + payload.len() + 1;
-                    let head = self.post(topic);
-                    write!(out, "{head}Content-Type: application/json\r\nContent-Length: {len}\r\n\r\n")
-                        .expect("a Vec takes every write");
-                    out.extend_from_slice(BEGIN);
-                    out.extend_from_slice(payload);
-                    out.push(b'}');
+                    let body = [br#"{"kind":"step","payload":"#, payload, b"}"].concat();
+                    let head = self.post(&updates_of(topic));
+                    write!(
+                        out,
+                        "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    )
+                    .expect("a Vec takes every write");
+                    out.extend_from_slice(&body);
                 }
             }
             Publishing::Stream => {
-                let lines = updates.iter().map(|update| BEGIN.len() + update.payload.len() + 2);
-                // One chunk, whose length stands before it.
-                write!(out, "{:x}\r\n", lines.sum::<usize>()).expect("a Vec takes every write");
-                for Update { payload, .. } in updates {
-                    out.extend_from_slice(BEGIN);
-                    out.extend_from_slice(payload);
-                    out.extend_from_slice(b"}\n");
+                let mut lines = Vec::new();
+                for &Update { topic, payload } in updates {
+                    if self.many {
+                        write!(lines, r#"{{"topic":"{}","kind":"step","payload":"#, topic_name(topic))
+                            .expect("a Vec takes every write");
+                    } else {
+                        lines.extend_from_slice(br#"{"kind":"step","payload":"#);
+                    }
+                    lines.extend_from_slice(payload);
+                    lines.extend_from_slice(b"}\n");
                 }
+                // One chunk.
+                write!(out, "{:x}\r\n", lines.len()).expect("a Vec takes every write");
+                out.extend_from_slice(&lines);
                 out.extend_from_slice(b"\r\n");
             }
         }

@@ -43,11 +43,12 @@ pub(super) enum Speech {
 }
 
 impl Speech {
-    pub(super) fn wire(self) -> Box<dyn Wire> {
+    /// The bytes of it, where there are that many topics.
+    pub(super) fn wire(self, topics: usize) -> Box<dyn Wire> {
         match self {
             Self::Floor { address } => Box::new(floor::Floor { address }),
             Self::Khala { address, token, publishing } => {
-                Box::new(khala::Khala { address, token, publishing })
+                Box::new(khala::Khala { address, token, publishing, many: topics > 1 })
             }
             Self::Mqtt { address } => Box::new(mqtt::Mqtt { address }),
             Self::Nats { subscribers, publisher } => Box::new(nats::Nats { subscribers, publisher }),
@@ -90,10 +91,8 @@ pub(super) trait Wire: Debug {
     fn resume(&self, topic: usize, answer: &[u8], received: u32) -> Option<Vec<Step>>;
     /// Where the publisher connects.
     fn publisher_address(&self) -> SocketAddr;
-    /// How many connections a publisher to that many topics has. Updates of one topic share one.
-    fn publishers(&self, topics: usize) -> usize;
-    /// What a publisher says before its first update; `topic` is the first of its own.
-    fn open_publisher(&self, topic: usize) -> Vec<Step>;
+    /// What the publisher says before its first update.
+    fn open_publisher(&self) -> Vec<Step>;
     /// Appends to `out` what publishes these, in their order.
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]);
     /// The text that stands once for each update in the answers, where there are such.

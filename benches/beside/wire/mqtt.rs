@@ -52,11 +52,7 @@ impl Wire for Mqtt {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         vec![connect()]
     }
 

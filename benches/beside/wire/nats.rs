@@ -35,11 +35,7 @@ impl Wire for Nats {
         self.publisher
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new(format!("{CONNECT}PING\r\n"), b"PONG")]
     }
 

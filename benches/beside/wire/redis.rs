@@ -38,11 +38,7 @@ impl Wire for Redis {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new("PING\r\n", b"+PONG")]
     }
 

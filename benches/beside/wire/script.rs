@@ -34,11 +34,7 @@ impl Wire for Script {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         self.open("/publish")
     }
 

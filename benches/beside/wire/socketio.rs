@@ -41,11 +41,7 @@ impl Wire for SocketIo {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         self.open()
     }
 

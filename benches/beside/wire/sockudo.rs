@@ -76,11 +76,7 @@ impl Wire for Sockudo {
         self.address
     }
 
-    fn publishers(&self, _: usize) -> usize {
-        1
-    }
-
-    fn open_publisher(&self, _: usize) -> Vec<Step> {
+    fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new(format!("GET /up HTTP/1.1\r\nHost: {}\r\n\r\n", self.address), b"HTTP/1.1 ")]
     }
 
