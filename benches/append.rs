@@ -54,7 +54,7 @@ fn append(c: &mut Criterion) {
 fn raw(c: &mut Criterion) {
     let mut group = c.benchmark_group("raw");
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(1));
-    for per_transaction in [1_u64, 64, 512] {
+    for per_transaction in [1_u64, 64, 512, 1024] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut connection = rusqlite::Connection::open(folder.path().join("raw.db")).expect("a file");
         connection

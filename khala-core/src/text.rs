@@ -53,9 +53,14 @@ macro_rules! text {
             /// # Errors
             /// A [`TextError`](crate::text::TextError) that names the fault.
             pub fn parse(text: &str) -> Result<Self, crate::text::TextError> {
-                let rule: fn(&'static str, &str) -> Result<(), crate::text::TextError> = $rule;
-                rule($field, text)?;
+                Self::check(text)?;
                 Ok(Self(text.into()))
+            }
+
+            /// Checks `text` against the rule, and does not take it.
+            pub(crate) fn check(text: &str) -> Result<(), crate::text::TextError> {
+                let rule: fn(&'static str, &str) -> Result<(), crate::text::TextError> = $rule;
+                rule($field, text)
             }
 
             /// The text itself.
@@ -104,8 +109,19 @@ macro_rules! text {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                Self::parse(&text).map_err(serde::de::Error::custom)
+                struct Visitor;
+                impl serde::de::Visitor<'_> for Visitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a string")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::parse(text).map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
             }
         }
     };

@@ -83,6 +83,10 @@ pub(crate) fn parse_part<'a, T: Deserialize<'a>>(part: &str, bytes: &'a [u8]) ->
     if !text.trim_start().starts_with('{') {
         return Err(no_json(format_args!("a JSON object")));
     }
+    // Nearly all are as they should be. Only to say what is not, and where, it is read once more.
+    if let Ok(parsed) = serde_json::from_str(text) {
+        return Ok(parsed);
+    }
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
         let field = fault.path().to_string();

@@ -52,6 +52,7 @@ mod service;
 mod stream;
 mod token;
 mod transport;
+mod under_way;
 mod upgrade;
 
 use std::{

@@ -8,6 +8,7 @@ use std::{error::Error as StdError, pin::Pin};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
+use memchr::memchr;
 
 /// Why there is no next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +48,8 @@ where
     /// The next line, without its end; none after the last. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, LineFault>> {
         loop {
-            let end = self.buffer[self.seen..].iter().position(|byte| *byte == b'\n');
-            if let Some(end) = end.map(|more| self.seen + more) {
-                self.seen = 0;
-                let mut line = self.buffer.split_to(end + 1);
-                line.truncate(end);
-                return Some(if end > self.most { Err(LineFault::TooLong) } else { Ok(line.freeze()) });
-            }
-            self.seen = self.buffer.len();
-            if self.seen > self.most {
-                return Some(Err(LineFault::TooLong));
+            if let Some(line) = self.next_here() {
+                return Some(line);
             }
             match self.end {
                 Some(End::Broken) => return Some(Err(LineFault::Broken)),
@@ -67,6 +60,19 @@ where
                 None => self.fill().await,
             }
         }
+    }
+
+    /// The next line, if all of it has come.
+    pub(crate) fn next_here(&mut self) -> Option<Result<Bytes, LineFault>> {
+        let Some(more) = memchr(b'\n', &self.buffer[self.seen..]) else {
+            self.seen = self.buffer.len();
+            return (self.seen > self.most).then_some(Err(LineFault::TooLong));
+        };
+        let end = self.seen + more;
+        self.seen = 0;
+        let mut line = self.buffer.split_to(end + 1);
+        line.truncate(end);
+        Some(if end > self.most { Err(LineFault::TooLong) } else { Ok(line.freeze()) })
     }
 
     /// Waits until more has come, or the end. Cancel safe.

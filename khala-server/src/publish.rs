@@ -209,10 +209,12 @@ fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
     Ok(batch.with_expect(head))
 }
 
-/// A line of a stream: one update, and the key that names its publish.
+/// A line of a stream: one update, the key that names its publish, and its topic where not all lines have the same.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
+    #[serde(default)]
+    topic: Option<Topic>,
     kind: Kind,
     #[serde(borrow)]
     payload: &'a RawValue,
@@ -228,16 +230,24 @@ struct Line<'a> {
     dedup: Option<DedupKey>,
 }
 
-/// The batch of one that a line of a stream is.
-pub(crate) fn line(text: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
+/// The batch of one that a line of a stream is, and the topic that it names, which it may only if `names_topic`.
+pub(crate) fn line(
+    text: &[u8],
+    trace: Option<&TraceContext>,
+    names_topic: bool,
+) -> Result<(Option<Topic>, Batch), Problem> {
     let line: Line<'_> = body::parse_part("line", text)?;
-    let Line { kind, payload, doc_key, doc_version, deleted, payload_hash, dedup } = line;
+    let Line { topic, kind, payload, doc_key, doc_version, deleted, payload_hash, dedup } = line;
+    if topic.is_some() && !names_topic {
+        return Err(invalid("topic", "unknown field `topic`: all lines are for the topic in the path"));
+    }
     let one = One { kind, payload, doc_key, doc_version, deleted, payload_hash };
     let batch = batch_of(vec![one], trace, "payload")?;
-    Ok(match dedup {
+    let batch = match dedup {
         Some(key) => batch.with_dedup(key),
         None => batch,
-    })
+    };
+    Ok((topic, batch))
 }
 
 /// The updates as a batch. A fault of none of the known fields is one of `field`.

@@ -29,6 +29,7 @@ pub(crate) enum Route<'a> {
     Snapshot { topic: &'a str },
     Topics,
     Updates { topic: &'a str },
+    UpdatesOfMany,
     WebSocket,
 }
 
@@ -56,6 +57,7 @@ impl<'a> Route<'a> {
             ["internal", "v1", "khala", "revocations"] => Self::AdminRevocations,
             ["sync", "v1", "websocket"] => Self::WebSocket,
             ["v1", "token"] => Self::Mint { pattern: "/v1/token" },
+            ["v1", "updates"] => Self::UpdatesOfMany,
             ["v1", "topics"] => Self::Topics,
             ["v1", "topics", topic] => Self::Bounds { topic },
             ["v1", "topics", topic, "updates"] => Self::Updates { topic },
@@ -84,6 +86,7 @@ impl<'a> Route<'a> {
             Self::Snapshot { .. } => "/v1/topics/{topic}/snapshot",
             Self::Topics => "/v1/topics",
             Self::Updates { .. } => "/v1/topics/{topic}/updates",
+            Self::UpdatesOfMany => "/v1/updates",
             Self::WebSocket => "/sync/v1/websocket",
         }
     }
@@ -92,7 +95,7 @@ impl<'a> Route<'a> {
     pub(crate) fn allow(self) -> &'static str {
         match self {
             Self::AdminRetention | Self::AdminRevocations | Self::Updates { .. } => "GET, HEAD, POST",
-            Self::AdminDrain | Self::Mint { .. } => "POST",
+            Self::AdminDrain | Self::Mint { .. } | Self::UpdatesOfMany => "POST",
             Self::WebSocket => "GET",
             _ => "GET, HEAD",
         }

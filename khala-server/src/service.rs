@@ -5,7 +5,12 @@
 
 use std::{
     error::Error as StdError,
+    hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -193,13 +198,20 @@ impl Server {
             Route::Updates { topic: name } if head.method == Method::POST => {
                 let (grant, topic) = self.granted(headers, name, Access::Publish).await?;
                 if stream::is_asked_for(headers) {
-                    return stream::publish(self, grant, topic, headers, body, request_id).await;
+                    return stream::publish(self, grant, Some(topic), headers, body, request_id).await;
                 }
                 publish(self, &grant, &topic, &head, body).await
             }
             Route::Updates { topic: name } => {
                 let (grant, topic) = self.granted(headers, name, Access::Read).await?;
                 history::updates(self, &grant, &topic, query).await
+            }
+            Route::UpdatesOfMany => {
+                let grant = self.grant(headers).await?;
+                if stream::is_asked_for(headers) {
+                    return stream::publish(self, grant, None, headers, body, request_id).await;
+                }
+                Err(stream::unsupported())
             }
             Route::WebSocket => upgrade(self, head, request_id, client).await,
         };
@@ -248,10 +260,10 @@ fn request_id(headers: &HeaderMap) -> String {
     match sent.and_then(|text| TraceField::parse(text).ok()) {
         Some(sent) => sent.as_str().to_owned(),
         None => {
-            let mut random = [0; 8];
-            // Without randomness the request is still answered; only finding it is harder.
-            let _ = getrandom::fill(&mut random);
-            format!("{:016x}", u64::from_be_bytes(random))
+            // Its keys are random, and asking the system for more each time would cost a call of it.
+            static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            format!("{:016x}", KEYS.hash_one(COUNT.fetch_add(1, Ordering::Relaxed)))
         }
     }
 }

@@ -1,18 +1,26 @@
-//! `POST /v1/topics/{topic}/updates` with `application/x-ndjson`: an update a line, published as it arrives and answered
-//! as it is committed, while the request goes on.
+//! `POST /v1/topics/{topic}/updates` and `POST /v1/updates` with `application/x-ndjson`: an update a line, published as it
+//! arrives and answered as it is committed, while the request goes on. The lines of the second name their topics.
 //!
 //! What must stay true: lines are handed to the journal in their order and answered in their order; an acknowledged line
-//! is on stable storage; after a line that is refused nothing is stored; and a producer that sends faster than the store
-//! writes, or reads no answers, is not read, so that a stream holds bounded memory.
+//! is on stable storage; after a line that is refused nothing is stored; a topic is published to only after it was asked
+//! whether it is open; and a producer that sends faster than the store writes, or reads no answers, is not read, so that a
+//! stream holds bounded memory.
 
-use std::{error::Error as StdError, pin::pin};
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, future::BoxFuture, poll, stream::FuturesOrdered};
+use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Append, Batch, Error, Grant, PublishLimited, Topic, TraceContext,
+    Access, Append, Batch, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
     telemetry::{self, Surface},
 };
 use serde::Serialize;
@@ -29,6 +37,7 @@ use crate::{
     problem::Problem,
     publish::{self, IDEMPOTENCY_KEY, Stored},
     response::ResponseBody,
+    under_way::UnderWay,
 };
 
 const MEDIA_TYPE: &str = "application/x-ndjson";
@@ -40,6 +49,9 @@ const BYTES_IN_FLIGHT: usize = 4 << 20;
 /// So many bytes of answers may wait for the producer to read them, but for the last of them.
 const ANSWER_BYTES: usize = 64 << 10;
 
+/// So many topics are known to be open to a stream; past that they are asked for anew.
+const TOPICS_KNOWN: usize = 4_096;
+
 /// After a refusal, what the producer still sends is taken and forgotten for so long: a connection that is closed on
 /// unread bytes is reset, and that may take the answer away from who has not read it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -49,11 +61,18 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     body::is_of(headers, MEDIA_TYPE)
 }
 
-/// Begins to publish the lines of `body`, each if `grant` still stands when it is there.
+/// What is answered where nothing but a stream is taken.
+pub(crate) fn unsupported() -> Problem {
+    let detail = "the Content-Type here is application/x-ndjson: an update a line, each with its topic";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+/// Begins to publish the lines of `body`, each if `grant` still stands when it is there: to `topic`, which is open to its
+/// holder, or else each to the topic that it names, if that is.
 pub(crate) async fn publish<B>(
     server: &Server,
     grant: Grant,
-    topic: Topic,
+    topic: Option<Topic>,
     headers: &HeaderMap,
     body: B,
     request_id: &str,
@@ -71,14 +90,13 @@ where
         return Err(draining());
     }
     let stream = Stream {
-        hashes: server.0.khala.class_of(&topic).is_some_and(|class| class.hashes),
+        one: topic.map(|topic| Opened::new(server, topic)),
         trace: publish::trace(headers),
         patience: server.0.limits.body_timeout,
         line_bytes: server.0.limits.body_bytes,
         request_id: request_id.to_owned(),
         server: server.clone(),
         grant,
-        topic,
     };
     let (answers, pieces) = mpsc::channel(1);
     let mut lines = Lines::new(body, stream.line_bytes);
@@ -89,7 +107,7 @@ where
         yield_now().await;
     }
     // A task of its own: what is on its way is announced also while the producer reads nothing.
-    tokio::spawn(stream.run(lines, answers));
+    tokio::spawn(Run::new(stream).run(lines, answers));
     let mut response = Response::new(ResponseBody::pieces(pieces));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     Ok(response)
@@ -102,8 +120,8 @@ fn draining() -> Problem {
 struct Stream {
     server: Server,
     grant: Grant,
-    topic: Topic,
-    hashes: bool,
+    /// The topic of all lines; where there is none, each names its own.
+    one: Option<Arc<Opened>>,
     trace: Option<TraceContext>,
     /// How long a line may take to arrive, and to wait for the class's rate.
     patience: Duration,
@@ -111,29 +129,51 @@ struct Stream {
     request_id: String,
 }
 
+/// A topic that is open to who streams.
+struct Opened {
+    topic: Topic,
+    /// Whether its class checks hashes.
+    hashes: bool,
+}
+
+impl Opened {
+    fn new(server: &Server, topic: Topic) -> Arc<Self> {
+        let hashes = server.0.khala.class_of(&topic).is_some_and(|class| class.hashes);
+        Arc::new(Self { topic, hashes })
+    }
+}
+
 /// A line that was read and not handed over yet.
 struct Held {
     line: u64,
     bytes: usize,
+    to: To,
     batch: Batch,
     since: Instant,
     /// When the class's rate may let it through.
     again: Instant,
 }
 
+enum To {
+    Opened(Arc<Opened>),
+    /// It is being asked whether this one is open.
+    Unknown(Topic, BoxFuture<'static, Result<(), Denied>>),
+}
+
 /// A line that was handed over, and what became of it.
 struct Done {
     line: u64,
     bytes: usize,
+    to: Arc<Opened>,
     answer: Result<Append, Error>,
 }
 
-type InFlight = FuturesOrdered<BoxFuture<'static, Done>>;
-
-/// Where a line was stored, as the answer to a publish of its own says it, but for the topic.
+/// Where a line was stored, as the answer to a publish of its own says it; the topic only where lines name theirs.
 #[derive(Serialize)]
-struct Acknowledged {
+struct Acknowledged<'a> {
     line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a Topic>,
     #[serde(flatten)]
     receipt: Stored,
     duplicate: bool,
@@ -152,106 +192,129 @@ struct Counts {
     conflicts: u64,
 }
 
-impl Stream {
-    async fn run<B>(self, mut lines: Lines<B>, answers: mpsc::Sender<Bytes>)
+/// How far a stream has come.
+struct Run {
+    stream: Stream,
+    /// The topics that are known to be open.
+    known: HashMap<Topic, Arc<Opened>>,
+    in_flight: UnderWay<Done>,
+    /// What nobody is told of any more.
+    untold: UnderWay<Done>,
+    counts: Counts,
+    out: Vec<u8>,
+    /// Bytes of the lines that are in flight or held.
+    bytes: usize,
+    /// The lines that were read.
+    line: u64,
+    held: Option<Held>,
+    reading: bool,
+    /// The body was read to its end.
+    whole: bool,
+    refusal: Option<(u64, Problem)>,
+    code: Option<&'static str>,
+    quiet_since: Instant,
+}
+
+impl Run {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            known: HashMap::new(),
+            in_flight: UnderWay::new(),
+            untold: UnderWay::new(),
+            counts: Counts::default(),
+            out: Vec::new(),
+            bytes: 0,
+            line: 0,
+            held: None,
+            reading: true,
+            whole: false,
+            refusal: None,
+            code: None,
+            quiet_since: Instant::now(),
+        }
+    }
+
+    async fn run<B>(mut self, mut lines: Lines<B>, answers: mpsc::Sender<Bytes>)
     where
         B: Body + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let mut in_flight = InFlight::new();
-        // What nobody is told of any more.
-        let mut untold = InFlight::new();
-        let mut counts = Counts::default();
-        let (mut out, mut bytes, mut line) = (Vec::new(), 0, 0);
-        let mut held: Option<Held> = None;
-        let (mut reading, mut whole) = (true, false);
-        let mut refusal: Option<(u64, Problem)> = None;
-        let mut code = None;
-        let mut quiet_since = Instant::now();
-        let mut closing = pin!(self.server.closing());
+        let server = self.stream.server.clone();
+        let mut closing = pin!(server.closing());
+        let patience = self.stream.patience;
         loop {
-            if !reading
-                && in_flight.is_empty()
-                && let Some((line, problem)) = refusal.take()
+            if !self.reading
+                && self.in_flight.is_empty()
+                && let Some((line, problem)) = self.refusal.take()
             {
-                code = Some(problem.code());
-                refuse(&mut out, line, &problem);
+                self.code = Some(problem.code());
+                refuse(&mut self.out, line, &problem);
             }
-            let next = held.as_ref().map_or(line + 1, |held| held.line);
-            let room = held.is_none()
-                && in_flight.len() < LINES_IN_FLIGHT
-                && bytes < BYTES_IN_FLIGHT
-                && out.len() < ANSWER_BYTES;
-            let nothing_waits = held.is_none() && in_flight.is_empty() && out.is_empty();
-            let again = held.as_ref().map_or(quiet_since, |held| held.again);
+            let next = self.held.as_ref().map_or(self.line + 1, |held| held.line);
+            let nothing_waits = self.held.is_none() && self.in_flight.is_empty() && self.out.is_empty();
+            let (asking, again) = match &self.held {
+                Some(Held { to: To::Unknown(..), again, .. }) => (true, *again),
+                Some(held) => (false, held.again),
+                None => (false, self.quiet_since),
+            };
             tokio::select! {
                 // What is ready is gathered before it is written: many answers, one write.
                 biased;
-                Some(done) = in_flight.next(), if !in_flight.is_empty() => {
-                    bytes -= done.bytes;
-                    quiet_since = Instant::now();
-                    let line = done.line;
-                    if let Err(problem) = answer(&mut out, &mut counts, done) {
-                        (reading, refusal) = (false, Some((line, problem)));
-                        untold = std::mem::take(&mut in_flight);
-                    }
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.done(done);
+                    self.all_done().await;
                 }
-                Some(_) = untold.next(), if !untold.is_empty() => {}
-                permit = answers.reserve(), if !out.is_empty() => match permit {
+                Some(_) = self.untold.next(), if !self.untold.is_empty() => {}
+                permit = answers.reserve(), if !self.out.is_empty() => match permit {
                     Ok(permit) => {
-                        quiet_since = Instant::now();
-                        permit.send(std::mem::take(&mut out).into());
+                        self.quiet_since = Instant::now();
+                        permit.send(std::mem::take(&mut self.out).into());
                     }
                     Err(_) => break,
                 },
-                () = answers.closed(), if reading => break,
-                () = closing.as_mut(), if reading => {
-                    (reading, refusal) = (false, Some((next, draining())));
-                }
-                () = sleep_until(again), if reading && held.is_some() => {
-                    if let Some(again) = held.take() {
-                        let at = again.line;
-                        match self.offer(again, &mut in_flight).await {
-                            Ok(None) => {}
-                            Ok(waits) => held = waits,
-                            Err(problem) => (reading, refusal) = (false, Some((at, problem))),
-                        }
-                    }
-                }
-                read = lines.next(), if reading && room => {
-                    quiet_since = Instant::now();
+                () = answers.closed(), if self.reading => break,
+                () = closing.as_mut(), if self.reading => self.refuse_from(next, draining()),
+                answered = asked(&mut self.held), if self.reading && asking => match answered {
+                    Ok(()) => self.opened(),
+                    Err(denied) => self.refuse_from(next, denied.into()),
+                },
+                () = sleep_until(again), if self.reading && self.held.is_some() && !asking => self.go_on(),
+                read = lines.next(), if self.reading && self.has_room() => {
+                    self.quiet_since = Instant::now();
                     match read {
                         Some(read) => {
-                            line += 1;
-                            match self.take(line, read) {
-                                Ok(None) => {}
-                                Ok(Some(taken)) => {
-                                    bytes += taken.bytes;
-                                    match self.offer(taken, &mut in_flight).await {
-                                        Ok(waits) => held = waits,
-                                        Err(problem) => (reading, refusal) = (false, Some((line, problem))),
-                                    }
-                                }
-                                Err(problem) => (reading, refusal) = (false, Some((line, problem))),
+                            self.take(read);
+                            // What came along with it, as far as it is whole.
+                            while self.reading && self.has_room() && let Some(read) = lines.next_here() {
+                                self.take(read);
                             }
                         }
-                        None => (reading, whole) = (false, true),
+                        None => (self.reading, self.whole) = (false, true),
                     }
                 }
-                () = sleep_until(quiet_since + self.patience), if reading && nothing_waits => {
-                    let detail = format!("no line arrived within {} s", self.patience.as_secs());
-                    let late = Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail);
-                    (reading, refusal) = (false, Some((next, late)));
+                () = sleep_until(self.quiet_since + patience), if self.reading && nothing_waits => {
+                    let detail = format!("no line arrived within {} s", patience.as_secs());
+                    self.refuse_from(next, Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
                 }
                 else => break,
             }
         }
         let vanished = answers.is_closed();
         drop(answers);
-        let Counts { written, duplicates, conflicts } = counts;
+        let Self { stream, mut in_flight, mut untold, line, whole, code, .. } = self;
+        let Counts { written, duplicates, conflicts } = self.counts;
+        let topic = stream.one.as_ref().map(|opened| tracing::field::display(&opened.topic));
         tracing::debug!(
-            request_id = self.request_id, topic = %self.topic, lines = line, written, duplicates, conflicts, code, vanished,
+            request_id = stream.request_id,
+            topic,
+            lines = line,
+            written,
+            duplicates,
+            conflicts,
+            code,
+            vanished,
             "a stream of updates ended"
         );
         // What was handed over is seen through, so that it is announced.
@@ -268,8 +331,148 @@ impl Stream {
         tokio::join!(linger, see_through);
     }
 
+    /// Whether another line may be read.
+    fn has_room(&self) -> bool {
+        self.held.is_none()
+            && self.in_flight.len() < LINES_IN_FLIGHT
+            && self.bytes < BYTES_IN_FLIGHT
+            && self.out.len() < ANSWER_BYTES
+    }
+
+    /// Reads no more: from that line on nothing is stored. It is said once all before it is answered.
+    fn refuse_from(&mut self, line: u64, problem: Problem) {
+        (self.reading, self.refusal) = (false, Some((line, problem)));
+    }
+
+    /// Takes a line that was read.
+    fn take(&mut self, read: Result<Bytes, LineFault>) {
+        self.line += 1;
+        match self.stream.parse(self.line, read, &self.known) {
+            Ok(None) => {}
+            Ok(Some(taken)) => {
+                self.bytes += taken.bytes;
+                let held = self.held.insert(taken);
+                // Most need not be asked for long.
+                let cx = &mut Context::from_waker(Waker::noop());
+                match &mut held.to {
+                    To::Opened(_) => self.go_on(),
+                    To::Unknown(_, asking) => match asking.as_mut().poll(cx) {
+                        Poll::Ready(Ok(())) => self.opened(),
+                        Poll::Ready(Err(denied)) => self.refuse_from(self.line, denied.into()),
+                        Poll::Pending => {}
+                    },
+                }
+            }
+            Err(problem) => self.refuse_from(self.line, problem),
+        }
+    }
+
+    /// The topic of what is held is open.
+    fn opened(&mut self) {
+        if let Some(held) = &mut self.held
+            && let To::Unknown(topic, _) = &held.to
+        {
+            let opened = Opened::new(&self.stream.server, topic.clone());
+            if self.known.len() >= TOPICS_KNOWN {
+                self.known.clear();
+            }
+            self.known.insert(topic.clone(), Arc::clone(&opened));
+            held.to = To::Opened(opened);
+        }
+        self.go_on();
+    }
+
+    /// Hands over what is held, unless it has to wait on.
+    fn go_on(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let line = held.line;
+        match self.offer(held) {
+            Ok(waits) => self.held = waits,
+            Err(problem) => self.refuse_from(line, problem),
+        }
+    }
+
+    /// Hands a line to the journal, or gives it back if the class's rate does not let it through yet.
+    fn offer(&mut self, mut held: Held) -> Result<Option<Held>, Problem> {
+        let To::Opened(to) = &held.to else { return Ok(Some(held)) };
+        let to = Arc::clone(to);
+        let khala = &self.stream.server.0.khala;
+        khala.check(&self.stream.grant)?;
+        match khala.check_publish(&to.topic, &held.batch) {
+            Ok(()) => {}
+            Err(limited @ PublishLimited::TooFast { retry_after, .. }) => {
+                held.again = Instant::now() + retry_after;
+                return if held.again > held.since + self.stream.patience {
+                    Err(limited.into())
+                } else {
+                    Ok(Some(held))
+                };
+            }
+            Err(limited) => return Err(limited.into()),
+        }
+        if to.hashes {
+            publish::check_hashes(&held.batch)?;
+        }
+        let Held { line, bytes, batch, .. } = held;
+        let khala = khala.clone();
+        // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
+        // Without the runtime's budget, which could send it away before it has reached the store's queue.
+        self.in_flight.set_out(unconstrained(async move {
+            let answer = khala.publish(&to.topic, batch).await;
+            Done { line, bytes, to, answer }
+        }));
+        Ok(None)
+    }
+
+    /// Answers all lines whose fate is known, and that of all before them.
+    async fn all_done(&mut self) {
+        while let Some(done) = poll_fn(|cx| match self.in_flight.poll_next(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+        {
+            self.done(done);
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        self.bytes -= done.bytes;
+        self.quiet_since = Instant::now();
+        let line = done.line;
+        if let Err(problem) = self.answer(done) {
+            self.refuse_from(line, problem);
+            self.untold = std::mem::replace(&mut self.in_flight, UnderWay::new());
+        }
+    }
+
+    /// Answers a line whose fate is known. After a fault of the store there is no going on.
+    fn answer(&mut self, Done { line, to, answer, .. }: Done) -> Result<(), Problem> {
+        let (receipt, duplicate) = match answer? {
+            Append::Written(receipt) => (receipt, false),
+            Append::Duplicate(receipt) => (receipt, true),
+            Append::Conflict(conflict) => {
+                self.counts.conflicts += 1;
+                refuse(&mut self.out, line, &Problem::conflict(&conflict));
+                return Ok(());
+            }
+        };
+        *if duplicate { &mut self.counts.duplicates } else { &mut self.counts.written } += 1;
+        let topic = self.stream.one.is_none().then_some(&to.topic);
+        write(&mut self.out, &Acknowledged { line, topic, receipt: receipt.into(), duplicate });
+        Ok(())
+    }
+}
+
+impl Stream {
     /// What a line asks for; nothing if it is blank.
-    fn take(&self, line: u64, read: Result<Bytes, LineFault>) -> Result<Option<Held>, Problem> {
+    fn parse(
+        &self,
+        line: u64,
+        read: Result<Bytes, LineFault>,
+        known: &HashMap<Topic, Arc<Opened>>,
+    ) -> Result<Option<Held>, Problem> {
+        let khala = &self.server.0.khala;
         let text = read.map_err(|fault| match fault {
             LineFault::Broken => Problem::invalid("incomplete_body", "the body ended before it was whole"),
             LineFault::TooLong => {
@@ -278,62 +481,38 @@ impl Stream {
             }
         })?;
         if text.iter().all(u8::is_ascii_whitespace) {
-            self.server.0.khala.check(&self.grant)?;
+            khala.check(&self.grant)?;
             return Ok(None);
         }
-        let batch = publish::line(&text, self.trace.as_ref())?;
+        let (topic, batch) = publish::line(&text, self.trace.as_ref(), self.one.is_none())?;
+        let to = match (&self.one, topic) {
+            (Some(one), _) => To::Opened(Arc::clone(one)),
+            (None, None) => return Err(body::invalid("topic", "missing field `topic`")),
+            (None, Some(topic)) => match known.get(&topic) {
+                Some(opened) => To::Opened(Arc::clone(opened)),
+                None => {
+                    khala.check(&self.grant)?;
+                    To::Unknown(topic.clone(), self.ask(topic))
+                }
+            },
+        };
         let now = Instant::now();
-        Ok(Some(Held { line, bytes: text.len(), batch, since: now, again: now }))
+        Ok(Some(Held { line, bytes: text.len(), to, batch, since: now, again: now }))
     }
 
-    /// Hands a line to the journal, or gives it back if the class's rate does not let it through yet.
-    async fn offer(&self, mut held: Held, in_flight: &mut InFlight) -> Result<Option<Held>, Problem> {
-        let khala = &self.server.0.khala;
-        khala.check(&self.grant)?;
-        match khala.check_publish(&self.topic, &held.batch) {
-            Ok(()) => {}
-            Err(limited @ PublishLimited::TooFast { retry_after, .. }) => {
-                held.again = Instant::now() + retry_after;
-                return if held.again > held.since + self.patience {
-                    Err(limited.into())
-                } else {
-                    Ok(Some(held))
-                };
-            }
-            Err(limited) => return Err(limited.into()),
-        }
-        if self.hashes {
-            publish::check_hashes(&held.batch)?;
-        }
-        let Held { line, bytes, batch, .. } = held;
-        let (khala, topic) = (khala.clone(), self.topic.clone());
-        // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
-        // Without the runtime's budget, which could send it away before it has reached the store's queue.
-        let mut published: BoxFuture<'static, Done> = Box::pin(unconstrained(async move {
-            Done { line, bytes, answer: khala.publish(&topic, batch).await }
-        }));
-        in_flight.push_back(match poll!(&mut published) {
-            std::task::Poll::Ready(done) => Box::pin(std::future::ready(done)),
-            std::task::Poll::Pending => published,
-        });
-        Ok(None)
+    /// Asks whether a topic is open to who streams.
+    fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<(), Denied>> {
+        let (khala, grant) = (self.server.0.khala.clone(), self.grant.clone());
+        Box::pin(async move { khala.authorize(&grant, &topic, Access::Publish).await })
     }
 }
 
-/// Answers a line whose fate is known. After a fault of the store there is no going on.
-fn answer(out: &mut Vec<u8>, counts: &mut Counts, Done { line, answer, .. }: Done) -> Result<(), Problem> {
-    let (receipt, duplicate) = match answer? {
-        Append::Written(receipt) => (receipt, false),
-        Append::Duplicate(receipt) => (receipt, true),
-        Append::Conflict(conflict) => {
-            counts.conflicts += 1;
-            refuse(out, line, &Problem::conflict(&conflict));
-            return Ok(());
-        }
-    };
-    *if duplicate { &mut counts.duplicates } else { &mut counts.written } += 1;
-    write(out, &Acknowledged { line, receipt: receipt.into(), duplicate });
-    Ok(())
+/// The answer to what is being asked about the line that is held.
+async fn asked(held: &mut Option<Held>) -> Result<(), Denied> {
+    match held {
+        Some(Held { to: To::Unknown(_, asking), .. }) => asking.await,
+        _ => pending().await,
+    }
 }
 
 fn refuse(out: &mut Vec<u8>, line: u64, problem: &Problem) {

@@ -5,12 +5,15 @@
 //! wrote. A topic's row is read once and written back once, by [`Group::finish`]: a head is never stored without
 //! the updates up to it (J1, J7).
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
 use khala_core::{
     Append, Batch, Bounds, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
 };
-use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Statement, ToSql, Transaction, params};
 
 use crate::{
     fault::{Fault, error},
@@ -66,10 +69,40 @@ pub fn append_in(
 /// The appends of one transaction.
 #[derive(Debug)]
 pub(crate) struct Group<'c> {
-    conn: &'c Connection,
     seed: &'c [u8; 16],
     topics: HashMap<Topic, Standing>,
     updates: usize,
+    statements: Statements<'c>,
+}
+
+/// The statements of an append, each looked up once for the whole group.
+#[derive(Debug)]
+struct Statements<'c> {
+    conn: &'c Connection,
+    add_update: Held<'c>,
+    document_version: Held<'c>,
+    put_document: Held<'c>,
+    receipt: Held<'c>,
+    topic: Held<'c>,
+}
+
+/// A statement, once it was needed.
+#[derive(Default)]
+struct Held<'c>(Option<CachedStatement<'c>>);
+
+impl fmt::Debug for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.0.is_some()).finish()
+    }
+}
+
+impl<'c> Held<'c> {
+    fn get(&mut self, conn: &'c Connection, sql: &str) -> Result<&mut CachedStatement<'c>, Fault> {
+        Ok(match &mut self.0 {
+            Some(statement) => statement,
+            none => none.insert(conn.prepare_cached(sql)?),
+        })
+    }
 }
 
 /// Where a topic stands, inside the transaction.
@@ -99,7 +132,15 @@ impl Standing {
 impl<'c> Group<'c> {
     /// Appends in the transaction that is open on `conn`.
     pub(crate) fn new(conn: &'c Connection, seed: &'c [u8; 16]) -> Self {
-        Self { conn, seed, topics: HashMap::new(), updates: 0 }
+        let statements = Statements {
+            conn,
+            add_update: Held::default(),
+            document_version: Held::default(),
+            put_document: Held::default(),
+            receipt: Held::default(),
+            topic: Held::default(),
+        };
+        Self { seed, topics: HashMap::new(), updates: 0, statements }
     }
 
     /// How many updates were written so far.
@@ -109,7 +150,7 @@ impl<'c> Group<'c> {
 
     /// The connection whose transaction it is.
     pub(crate) fn conn(&self) -> &'c Connection {
-        self.conn
+        self.statements.conn
     }
 
     /// Checks a batch and writes it if nothing speaks against it.
@@ -122,16 +163,17 @@ impl<'c> Group<'c> {
         batch: &Batch,
         now: Timestamp,
     ) -> Result<Result<Append, Error>, Fault> {
-        let conn = self.conn;
+        let statements = &mut self.statements;
+        let conn = statements.conn;
         let standing = match self.topics.entry(topic.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let row = TopicRow::read(&mut *conn.prepare_cached(sql::TOPIC)?, topic)?;
+                let row = TopicRow::read(statements.topic.get(conn, sql::TOPIC)?, topic)?;
                 let untouched = || Standing::Untouched(Epoch::derive(self.seed, topic));
                 unknown.insert(row.map_or_else(untouched, Standing::Unmoved))
             }
         };
-        if let Some(answer) = objection(conn, standing, batch)? {
+        if let Some(answer) = objection(statements, standing, batch)? {
             return Ok(Ok(answer));
         }
         let Bounds { epoch, head, .. } = standing.bounds();
@@ -146,7 +188,7 @@ impl<'c> Group<'c> {
                 TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0 }
             }
         };
-        row.bytes += write(conn, row.id, batch, &receipt, now)?;
+        row.bytes += write(statements, row.id, batch, &receipt, now)?;
         row.bounds.head = receipt.last.watermark();
         *standing = Standing::Moved(row);
         self.updates += batch.updates().len();
@@ -163,8 +205,9 @@ impl<'c> Group<'c> {
         if moved.peek().is_none() {
             return Ok(());
         }
-        let mark: i64 = self.conn.prepare_cached(sql::NEXT_MARK)?.query_row([], |row| row.get(0))?;
-        let mut move_head = self.conn.prepare_cached(sql::MOVE_HEAD)?;
+        let conn = self.statements.conn;
+        let mark: i64 = conn.prepare_cached(sql::NEXT_MARK)?.query_row([], |row| row.get(0))?;
+        let mut move_head = conn.prepare_cached(sql::MOVE_HEAD)?;
         for row in moved {
             move_head.execute(params![row.id, int(row.bounds.head.as_u64()), int(row.bytes), mark])?;
         }
@@ -173,10 +216,15 @@ impl<'c> Group<'c> {
 }
 
 /// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
-fn objection(conn: &Connection, standing: &Standing, batch: &Batch) -> Result<Option<Append>, Fault> {
+fn objection(
+    statements: &mut Statements<'_>,
+    standing: &Standing,
+    batch: &Batch,
+) -> Result<Option<Append>, Fault> {
+    let conn = statements.conn;
     let (row, head) = (standing.row(), standing.bounds().head);
     if let (Some(key), Some(row)) = (&batch.dedup, row) {
-        let mut find = conn.prepare_cached(sql::RECEIPT)?;
+        let find = statements.receipt.get(conn, sql::RECEIPT)?;
         let found = find.query_row(params![row.id, key.as_str()], |row| Ok(receipt_from(row))).optional()?;
         if let Some(receipt) = found.transpose()? {
             return Ok(Some(Append::Duplicate(receipt)));
@@ -186,7 +234,9 @@ fn objection(conn: &Connection, standing: &Standing, batch: &Batch) -> Result<Op
         return Ok(Some(Append::Conflict(Conflict::Head { expected, found: head })));
     }
     let version = |key: &DocKey| match row {
-        Some(row) => document_version(conn, row.id, key),
+        Some(row) => {
+            document_version(statements.document_version.get(conn, sql::DOCUMENT_VERSION)?, row.id, key)
+        }
         None => Ok(None),
     };
     Ok(batch.version_conflict(head, version)?.map(Append::Conflict))
@@ -196,23 +246,22 @@ fn receipt_from(row: &rusqlite::Row<'_>) -> Result<Receipt, Fault> {
     Ok(Receipt { epoch: row::epoch(row, 0)?, first: row::seq(row, 1)?, last: row::seq(row, 2)? })
 }
 
-fn document_version(conn: &Connection, topic: i64, key: &DocKey) -> Result<Option<u64>, Fault> {
-    let mut find = conn.prepare_cached(sql::DOCUMENT_VERSION)?;
+fn document_version(find: &mut Statement<'_>, topic: i64, key: &DocKey) -> Result<Option<u64>, Fault> {
     let version = find.query_row(params![topic, key.as_str()], |row| row.get::<_, i64>(0)).optional()?;
     Ok(version.map(i64::cast_unsigned))
 }
 
 /// Writes a batch that nothing speaks against, and says what it counts in bytes.
 fn write(
-    conn: &Connection,
+    statements: &mut Statements<'_>,
     topic: i64,
     batch: &Batch,
     receipt: &Receipt,
     now: Timestamp,
 ) -> Result<u64, Fault> {
     let now = int(now.as_millis());
-    let mut add = conn.prepare_cached(sql::ADD_UPDATE)?;
-    let mut put = None;
+    let conn = statements.conn;
+    let add = statements.add_update.get(conn, sql::ADD_UPDATE)?;
     let mut bytes = 0;
     for (update, seq) in batch.updates().iter().zip(receipt.first.as_u64()..) {
         let doc_key = update.doc_key.as_ref().map(DocKey::as_str);
@@ -233,11 +282,7 @@ fn write(
         ];
         add.execute(&columns[..])?;
         if doc_key.is_some() {
-            let put = match &mut put {
-                Some(put) => put,
-                None => put.insert(conn.prepare_cached(sql::PUT_DOCUMENT)?),
-            };
-            put.execute(&columns[..])?;
+            statements.put_document.get(conn, sql::PUT_DOCUMENT)?.execute(&columns[..])?;
         }
         bytes += update.size() as u64;
     }

@@ -1,7 +1,8 @@
 //! The one writer of this process: a thread with a connection of its own, and group commit.
 //!
 //! It drains what waits, in order, and commits it once; nobody is answered before that commit. While it commits,
-//! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that fails is
+//! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that is smaller than the
+//! last ones waits a moment for those who were just answered; who publishes alone waits for nobody. A group that fails is
 //! rolled back as a whole; if the fault may be one request's own, each then gets a transaction to itself, so that
 //! no request can fail its neighbours. What is rare, a revocation say, has a transaction to itself from the start.
 
@@ -35,6 +36,10 @@ use crate::{
 const GROUP_REQUESTS: usize = 1_024;
 const GROUP_UPDATES: usize = 4_096;
 const GROUP_BYTES: usize = 8 << 20;
+
+/// How long a group that is smaller than expected waits for more: a quarter of what the last one took, and no longer than
+/// this.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// A commit that takes longer is worth a log line.
 const SLOW: Duration = Duration::from_secs(1);
@@ -83,6 +88,8 @@ impl Writer {
             waiting: VecDeque::new(),
             changes: VecDeque::new(),
             trims: VecDeque::new(),
+            expected: 0,
+            took: Duration::ZERO,
             counts: Arc::clone(&counts),
         };
         let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || desk.run());
@@ -98,8 +105,11 @@ impl Writer {
 
     pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
         let (answer, answered) = Answer::new();
-        let _handed = self.send(Request::Write(Waiting::Append { topic, batch, now, answer }))?;
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        let handed = self.send(Request::Write(Waiting::Append { topic, batch, now, answer }))?;
+        let answer = answered.await.unwrap_or_else(|_| Err(shutting_down()));
+        // It was taken, so there is nothing to take out again.
+        handed.leave();
+        answer
     }
 
     pub(crate) async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
@@ -155,6 +165,10 @@ struct Desk {
     waiting: VecDeque<Waiting>,
     changes: VecDeque<Change>,
     trims: VecDeque<Trim>,
+    /// How many requests the last group and those that waited behind it were: so many are expected again.
+    expected: usize,
+    /// How long the last group took.
+    took: Duration,
     counts: Arc<Counts>,
 }
 
@@ -170,9 +184,14 @@ impl Desk {
         let mut fresh = Vec::new();
         let mut group = Vec::new();
         while self.receive(&mut fresh) {
+            self.gather(&mut fresh);
             self.take_group(&mut group);
             if !group.is_empty() {
+                let (size, begun) = (group.len(), Instant::now());
                 self.write(&mut group);
+                self.took = begun.elapsed();
+                self.drain(&mut fresh);
+                self.expected = size + self.waiting.len();
             }
             if let Some(Change(change)) = self.changes.pop_front() {
                 change(&self.conn);
@@ -185,14 +204,18 @@ impl Desk {
 
     /// Waits until there is something to do; says no once there never will be again.
     fn receive(&mut self, fresh: &mut Vec<Request>) -> bool {
-        if self.waiting.is_empty() && self.changes.is_empty() && self.trims.is_empty() {
-            if !self.inbox.blocking_receive(fresh, GROUP_REQUESTS) {
-                return false;
-            }
-        } else {
-            let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
-            fresh.extend((0..room).map_while(|_| self.inbox.try_next()));
+        let nothing = self.waiting.is_empty() && self.changes.is_empty() && self.trims.is_empty();
+        if nothing && !self.inbox.blocking_receive(fresh, GROUP_REQUESTS) {
+            return false;
         }
+        self.drain(fresh);
+        true
+    }
+
+    /// Sorts out what has come, without waiting.
+    fn drain(&mut self, fresh: &mut Vec<Request>) {
+        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len() + fresh.len());
+        self.inbox.take(fresh, room);
         for request in fresh.drain(..) {
             match request {
                 Request::Change(change) => self.changes.push_back(change),
@@ -200,7 +223,17 @@ impl Desk {
                 Request::Write(write) => self.waiting.push_back(write),
             }
         }
-        true
+    }
+
+    /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
+    /// waits for a whole commit, and each of two half groups costs nearly as much as one.
+    fn gather(&mut self, fresh: &mut Vec<Request>) {
+        let expected = self.expected.min(GROUP_REQUESTS);
+        if self.waiting.is_empty() || self.waiting.len() >= expected {
+            return;
+        }
+        self.inbox.blocking_gather(expected - self.waiting.len(), (self.took / 4).min(GATHER));
+        self.drain(fresh);
     }
 
     /// Moves what may share the next transaction into `group`.
@@ -382,6 +415,8 @@ mod tests {
             waiting: VecDeque::new(),
             changes: VecDeque::new(),
             trims: VecDeque::new(),
+            expected: 0,
+            took: Duration::ZERO,
             counts: Arc::default(),
         };
         desk.work();

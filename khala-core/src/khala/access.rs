@@ -1,6 +1,8 @@
 //! The handle's answers to who may do what: verifies, authorizes, revokes, and keeps up with what others revoked.
 
-use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
+use std::{
+    hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, task::Poll, time::Duration,
+};
 
 use futures::{
     FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select_biased, stream,
@@ -41,7 +43,7 @@ impl Khala {
             return Err(Denied::TokenExpired);
         }
         let names = [Some(grant.subject()), grant.session_id(), grant.token_id()];
-        if names.into_iter().flatten().any(|name| RevocationId::parse(name).is_err()) {
+        if names.into_iter().flatten().any(|name| RevocationId::check(name).is_err()) {
             return Err(Denied::InvalidToken("it has a name that no revocation could name"));
         }
         let not_older_than = now.minus(2 * POLL_EVERY);
@@ -258,8 +260,13 @@ impl Khala {
 
     /// Waits for a check, and not for ever.
     async fn within<T>(&self, check: impl Future<Output = Result<T, Denied>> + Send) -> Result<T, Denied> {
-        let (check, sleep) = (check.fuse(), self.clock().sleep(CHECK_WITHIN).fuse());
-        pin_mut!(check, sleep);
+        let mut check = pin!(check.fuse());
+        // Most need not wait at all.
+        if let Poll::Ready(checked) = futures::poll!(&mut check) {
+            return checked;
+        }
+        let sleep = self.clock().sleep(CHECK_WITHIN).fuse();
+        pin_mut!(sleep);
         select_biased! {
             checked = check => checked,
             () = sleep => {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::support::{Answer, Running, running_on, running_with, topic};
 
 const UPDATES: &str = "/v1/topics/{topic}/updates";
+const MANY: &str = "/v1/updates";
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
 
 /// What was found to be served: pattern, method, status.
@@ -172,6 +173,18 @@ async fn what_is_documented_is_served() {
         );
     }
 
+    let stream = [authorized[0], ("content-type", "application/x-ndjson")];
+    for headers in [
+        stream.as_slice(),
+        &[stream[0], stream[1], ("idempotency-key", "once")],
+        &[stream[1]],
+        &[stream[0], stream[1], stranger],
+        &authorized,
+    ] {
+        let answer = sent(&server, &post, MANY, headers, "").await;
+        served.note(MANY, &post, &answer, &document);
+    }
+
     let get = Method::GET;
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         served.note(path, &get, &sent(&server, &get, path, &[], "").await, &document);
@@ -204,6 +217,7 @@ async fn what_is_documented_is_served() {
     server.server.drain();
     let Err(answer) = server.handshake(vsn, &[authorized[0]]).await else { panic!("it is draining") };
     served.note(websocket, &get, &answer, &document);
+    served.note(MANY, &post, &sent(&server, &post, MANY, &stream, "").await, &document);
 
     // What has tests of its own, and there every answer.
     let elsewhere =

@@ -1,5 +1,6 @@
 //! `POST /v1/topics/{topic}/updates` line by line.
 
+mod many;
 mod producer;
 
 use std::{

@@ -14,6 +14,7 @@ mod options;
 mod pem;
 #[cfg(test)]
 mod testing;
+mod verified;
 mod verifier;
 
 pub use self::{

@@ -7,24 +7,29 @@ use async_trait::async_trait;
 use jsonwebtoken::decode_header;
 
 use super::{
-    JwtOptions, Key, KeyError, KeySet, KeySource, MAX_TOKEN, StaticKeys, claims::Claims, keys::check_kid,
+    JwtOptions, Key, KeyError, KeySet, KeySource, MAX_TOKEN, StaticKeys,
+    claims::Claims,
+    keys::check_kid,
+    verified::{Known, Verified},
 };
 use crate::{
     auth::{Denied, Grant, Token, Verifier},
     update::Timestamp,
 };
 
-/// Checks JSON Web Tokens.
+/// Checks JSON Web Tokens. A token that was good lately, under a key that is still the same, is known again for as long as
+/// it is good. Cloning it gives another handle to what it knows.
 #[derive(Clone, Debug)]
 pub struct JwtVerifier {
     keys: Arc<dyn KeySource>,
     options: JwtOptions,
+    verified: Arc<Verified>,
 }
 
 impl JwtVerifier {
     /// Checks tokens with the keys that `keys` trusts at that time.
     pub fn new(keys: Arc<dyn KeySource>, options: JwtOptions) -> Self {
-        Self { keys, options }
+        Self { keys, options, verified: Arc::default() }
     }
 
     /// Checks tokens with these keys for ever.
@@ -115,6 +120,13 @@ impl Verifier for JwtVerifier {
         if token.len() > MAX_TOKEN {
             return Err(Denied::InvalidToken("it is longer than 8 KiB"));
         }
+        if let Some(known) = self.verified.find(token) {
+            let kid = known.key.kid();
+            let keys = self.keys.keys(kid, now).await.map_err(Denied::Unavailable)?;
+            if known.holds(now) && keys.key(kid) == Some(&known.key) {
+                return Ok(known.grant.clone());
+            }
+        }
         let header = decode_header(token).map_err(|_| {
             Denied::InvalidToken("it is not a JSON Web Token, or not one of an algorithm that is accepted")
         })?;
@@ -132,10 +144,12 @@ impl Verifier for JwtVerifier {
             None => Denied::InvalidToken("it names no key"),
         })?;
         let grant = self.grant(&key.open(token)?, now)?;
-        Ok(match key.kid() {
+        let grant = match key.kid() {
             Some(kid) => grant.with_key_id(kid),
             None => grant,
-        })
+        };
+        self.verified.keep(token, Known { key: key.clone(), grant: grant.clone(), at: now });
+        Ok(grant)
     }
 }
 
@@ -320,6 +334,44 @@ mod tests {
             shown.contains("Hs256") && !shown.contains("01234567") && !shown.contains("48, 49"),
             "{shown}"
         );
+    }
+
+    /// Has the keys that it was given last, or none now.
+    #[derive(Debug)]
+    struct Turning(Mutex<Option<KeySet>>);
+
+    #[async_trait]
+    impl KeySource for Turning {
+        async fn keys(&self, _: Option<&str>, _: Timestamp) -> Result<Arc<KeySet>, Error> {
+            let keys = self.0.lock().unwrap().clone().map(Arc::new);
+            keys.ok_or_else(|| Error::new(ErrorKind::Unavailable, "keys", "none now"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_known_is_judged_as_if_it_were_new() {
+        let set = |secret: &[u8]| KeySet::new().with_key(Key::hs256(Some("hs"), secret).unwrap()).unwrap();
+        let source = Arc::new(Turning(Mutex::new(Some(set(SECRET)))));
+        let verifier = JwtVerifier::new(Arc::clone(&source) as Arc<dyn KeySource>, JwtOptions::default());
+        let other = JwtVerifier::with_keys(set(SECRET), JwtOptions::default());
+        let token = signed(HEADER, &claims(json!({ "nbf": T - 10 })));
+        let first = verifier.verify(&token, at(T)).await.unwrap();
+        for seconds in [T, T + 3_599, T + 3_600, T + 90_000, T - 1, T - 11, T + 5] {
+            let (known, new) = (verifier.verify(&token, at(seconds)).await, other.clone());
+            let new = JwtVerifier { verified: Arc::default(), ..new }.verify(&token, at(seconds)).await;
+            let code = |denied: Denied| denied.code();
+            assert_eq!(known.map_err(code), new.map_err(code), "{seconds}");
+        }
+        *source.0.lock().unwrap() = None;
+        assert_eq!(verifier.verify(&token, at(T)).await.unwrap_err().code(), Code::Unavailable);
+        *source.0.lock().unwrap() = Some(set(&[9; 32]));
+        assert_eq!(verifier.verify(&token, at(T)).await.unwrap_err().code(), Code::InvalidToken);
+        *source.0.lock().unwrap() = Some(KeySet::new());
+        assert_eq!(verifier.verify(&token, at(T)).await.unwrap_err().code(), Code::UnknownKid);
+        *source.0.lock().unwrap() = Some(set(SECRET));
+        assert_eq!(verifier.verify(&token, at(T)).await.unwrap(), first);
+        let forged = format!("{}x", token.reveal());
+        assert_eq!(verifier.verify(&Token::new(forged), at(T)).await.unwrap_err().code(), Code::InvalidToken);
     }
 
     /// Notes what it is asked, and has no keys now.
