@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Debug,
     fs::{self, File},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -22,6 +23,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Server {
     children: Vec<Child>,
+    /// Processes that somebody else started and ends, and whoever does.
+    guests: Vec<(u32, Box<dyn Debug>)>,
     folder: TempDir,
 }
 
@@ -29,7 +32,7 @@ impl Server {
     /// No process yet; a folder below `target`, where a disk is a disk.
     pub(super) fn new(target: &Path) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("beside-").tempdir_in(target);
-        Ok(Self { children: Vec::new(), folder: folder.during("making a folder")? })
+        Ok(Self { children: Vec::new(), guests: Vec::new(), folder: folder.during("making a folder")? })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -73,7 +76,32 @@ impl Server {
 
     /// What all its processes use.
     pub(super) fn usage(&self) -> Result<Usage, Failure> {
-        Processes::new(self.children.iter().map(Child::id).collect()).usage()
+        let guests = self.guests.iter().map(|(id, _)| *id);
+        Processes::new(self.children.iter().map(Child::id).chain(guests).collect()).usage()
+    }
+
+    /// Measures that process, too, which ends with `owner`.
+    pub(super) fn add(&mut self, id: u32, owner: impl Debug + 'static) {
+        self.guests.push((id, Box::new(owner)));
+    }
+
+    /// Ends what was started, as whoever runs it would; its folder stays, and it can be started again.
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
+        for child in &self.children {
+            let id = rustix::process::Pid::from_child(child);
+            // One that has ended need not be told.
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        let until = Instant::now() + READY_WITHIN;
+        for mut child in self.children.drain(..) {
+            while child.try_wait().during("looking at a server")?.is_none() {
+                if Instant::now() > until {
+                    child.kill().during("ending a server")?;
+                }
+                sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! What must stay true: everybody gets the same payloads, subscribers and pace; what was lost is said; nothing that a
 //! contestant does not do (storing, history) is left unsaid.
 
+pub mod alone;
 mod child;
 mod cli;
 mod contest;
@@ -15,8 +16,10 @@ mod figures;
 mod files;
 pub mod floor;
 mod generator;
+mod keepers;
 pub mod load;
 mod peers;
+mod pgbench;
 mod report;
 mod row;
 mod rows;

@@ -15,12 +15,14 @@ pub struct Programs {
     pub load: PathBuf,
     /// `khala-floor`.
     pub floor: PathBuf,
+    /// `khala-alone`.
+    pub alone: PathBuf,
 }
 
 impl Programs {
     /// Those at these paths, as cargo tells them to benches and tests.
-    pub fn new(load: impl Into<PathBuf>, floor: impl Into<PathBuf>) -> Self {
-        Self { load: load.into(), floor: floor.into() }
+    pub fn new(load: impl Into<PathBuf>, floor: impl Into<PathBuf>, alone: impl Into<PathBuf>) -> Self {
+        Self { load: load.into(), floor: floor.into(), alone: alone.into() }
     }
 }
 

@@ -7,6 +7,10 @@ use khala_benches::{
 
 #[test]
 fn every_row_works_with_floors_and_khala() -> Result<(), Failure> {
-    let programs = Programs::new(env!("CARGO_BIN_EXE_khala-load"), env!("CARGO_BIN_EXE_khala-floor"));
+    let programs = Programs::new(
+        env!("CARGO_BIN_EXE_khala-load"),
+        env!("CARGO_BIN_EXE_khala-floor"),
+        env!("CARGO_BIN_EXE_khala-alone"),
+    );
     beside::tiny(&Tools::new(programs, Program::beside_this()?))
 }

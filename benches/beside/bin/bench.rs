@@ -8,5 +8,9 @@ use std::process::ExitCode;
 use khala_benches::beside::{self, Programs};
 
 fn main() -> ExitCode {
-    beside::bench(Programs::new(env!("CARGO_BIN_EXE_khala-load"), env!("CARGO_BIN_EXE_khala-floor")))
+    beside::bench(Programs::new(
+        env!("CARGO_BIN_EXE_khala-load"),
+        env!("CARGO_BIN_EXE_khala-floor"),
+        env!("CARGO_BIN_EXE_khala-alone"),
+    ))
 }

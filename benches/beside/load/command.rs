@@ -14,6 +14,8 @@ pub(in crate::beside) enum Command {
     Publish(Publish),
     /// Cut all subscribers' connections, at once.
     Cut,
+    /// Of servers that keep what they are given: see there.
+    Log(super::log::command::Command),
     /// Connect them again, at once; wait until all are ready, and have what they missed where the server keeps it.
     Return,
 }

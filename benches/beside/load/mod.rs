@@ -7,6 +7,7 @@
 pub(super) mod command;
 mod crowd;
 mod link;
+pub(super) mod log;
 mod marker;
 mod publisher;
 mod run;
@@ -30,9 +31,9 @@ use crate::crowd::Failure;
 /// What the generator's program does: commands from standard input, a line each, until that ends.
 #[must_use]
 pub fn main() -> ExitCode {
-    let mut crowd = None;
+    let (mut crowd, mut desk) = (None, None);
     for line in io::stdin().lock().lines() {
-        let answer = line.map_err(Failure::new).and_then(|line| obey(&mut crowd, &line));
+        let answer = line.map_err(Failure::new).and_then(|line| obey(&mut crowd, &mut desk, &line));
         let answer = match answer {
             Ok(done) => Answer::Done(done),
             Err(failure) => Answer::Failed(failure.to_string()),
@@ -46,11 +47,12 @@ pub fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn obey(crowd: &mut Option<Crowd>, line: &str) -> Result<Done, Failure> {
+fn obey(crowd: &mut Option<Crowd>, desk: &mut Option<log::Desk>, line: &str) -> Result<Done, Failure> {
     let command: Command = serde_json::from_str(line).map_err(Failure::new)?;
     let own = Processes::this();
     let before = own.usage()?;
     let mut done = match (command, crowd) {
+        (Command::Log(command), _) => log::obey(desk, command)?,
         (Command::Open(open), crowd) => {
             files::raise_limit()?;
             crowd.insert(Crowd::new(&open)?).open(&open)?

@@ -1,6 +1,6 @@
 //! `khala-server` as it is released, on an SQLite file with `synchronous=FULL`.
 
-use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, process::Command, time::Duration};
 
 use khala_core::{Clock as _, JwtIssuer, JwtOptions, Mandate, SystemClock};
 
@@ -43,7 +43,7 @@ fn start(tools: &Tools, publishing: Publishing) -> Result<(Server, Speech), Fail
     Ok((server, Speech::Khala { address, token: token()?, publishing }))
 }
 
-fn settings(listen: SocketAddr, database: &Path) -> String {
+pub(in crate::beside) fn settings(listen: SocketAddr, database: impl Debug) -> String {
     format!(
         r#"listen = "{listen}"
 database = {database:?}
@@ -71,7 +71,7 @@ filter = "warn"
     )
 }
 
-fn token() -> Result<String, Failure> {
+pub(in crate::beside) fn token() -> Result<String, Failure> {
     let issuer = JwtIssuer::hs256(KEY.as_bytes(), JwtOptions::default()).during("making tokens")?;
     let mandate = Mandate::new("beside", ["khala:read", "khala:publish"]);
     let issued = issuer.sign(&mandate, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;

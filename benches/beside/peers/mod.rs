@@ -4,9 +4,10 @@
 //! buffers and rates), and so that there are no pings meanwhile, which the generator does not answer.
 
 mod floor;
-mod khala;
+pub(super) mod khala;
 mod mosquitto;
 mod nats;
+pub(super) mod nodes;
 mod redis;
 mod scripts;
 mod sockudo;

@@ -24,11 +24,11 @@ pub(super) const AT_ONCE: usize = 100;
 pub(super) const DROPPED: &str = "handshakes dropped";
 
 #[derive(Clone, Copy, Debug)]
-struct Params {
-    topics: usize,
-    subscribers: usize,
-    pace: Pace,
-    seconds: f64,
+pub(super) struct Params {
+    pub(super) topics: usize,
+    pub(super) subscribers: usize,
+    pub(super) pace: Pace,
+    pub(super) seconds: f64,
 }
 
 pub(super) fn rows(scale: &Scale) -> Vec<Row> {
@@ -70,7 +70,7 @@ pub(super) fn rows(scale: &Scale) -> Vec<Row> {
     ]
 }
 
-fn row(name: &'static str, title: String, note: String, peers: Vec<Peer>, params: Params) -> Row {
+pub(super) fn row(name: &'static str, title: String, note: String, peers: Vec<Peer>, params: Params) -> Row {
     let contestants = peers.into_iter().map(|peer| Contestant {
         name: peer.name,
         role: peer.role,

@@ -1,7 +1,13 @@
 //! All rows, and how large they are.
 
+mod append;
+mod contention;
 mod fanout;
 mod idle;
+mod kept;
+mod library;
+mod nodes;
+mod replay;
 mod storm;
 
 use super::row::Row;
@@ -39,5 +45,10 @@ impl Scale {
 pub(super) fn all(scale: &Scale) -> Vec<Row> {
     let mut rows = fanout::rows(scale);
     rows.extend([idle::row(scale), storm::row(scale)]);
+    rows.extend(append::rows(scale));
+    rows.extend(library::rows(scale));
+    rows.extend(replay::rows(scale));
+    rows.push(contention::row(scale));
+    rows.extend(nodes::rows(scale));
     rows
 }

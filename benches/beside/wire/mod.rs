@@ -4,8 +4,10 @@
 //! What must stay true: a server is spoken to over the quickest way that it offers to anybody, with payloads of the same
 //! bytes as all others.
 
+mod apart;
 mod floor;
 mod khala;
+pub(super) mod log;
 mod mqtt;
 mod nats;
 mod redis;
@@ -24,6 +26,8 @@ pub(super) use self::{khala::Publishing, sockudo::App};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "speaks", rename_all = "snake_case")]
 pub(super) enum Speech {
+    /// Several nodes of the same.
+    Apart { subscribers: Box<Speech>, publisher: Box<Speech> },
     /// The floor: WebSocket to subscribers; lines of text from the publisher.
     Floor { address: SocketAddr },
     /// Khala: Phoenix channels; HTTP from the publisher.
@@ -46,6 +50,10 @@ impl Speech {
     /// The bytes of it, where there are that many topics.
     pub(super) fn wire(self, topics: usize) -> Box<dyn Wire> {
         match self {
+            Self::Apart { subscribers, publisher } => Box::new(apart::Apart {
+                subscribers: subscribers.wire(topics),
+                publisher: publisher.wire(topics),
+            }),
             Self::Floor { address } => Box::new(floor::Floor { address }),
             Self::Khala { address, token, publishing } => {
                 Box::new(khala::Khala { address, token, publishing, many: topics > 1 })
