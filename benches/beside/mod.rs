@@ -10,6 +10,7 @@
 
 mod child;
 mod cli;
+mod conditions;
 mod contest;
 mod figures;
 mod files;
