@@ -1,12 +1,13 @@
 //! The command line of the bench: which rows, with whom, how often.
 
-use std::{fmt::Display, fs, process::ExitCode};
+use std::{collections::BTreeSet, fmt::Display, fs, process::ExitCode};
 
 use clap::Parser;
 
 use super::{
+    conditions,
     contest::{self, Outcome},
-    files, report,
+    files, peers, report,
     row::{Role, Row},
     rows::{self, Scale},
     tools::{Programs, Tools},
@@ -66,6 +67,11 @@ fn run(arguments: &Arguments, programs: Programs) -> Result<(), Failure> {
     let folder = tools.target().join(if arguments.quick { "beside/quick" } else { "beside" });
     fs::create_dir_all(&folder).during("making a folder for reports")?;
     let rounds = arguments.rounds.unwrap_or(scale.rounds).max(1);
+    let names: BTreeSet<&str> =
+        rows.iter().flat_map(|row| &row.contestants).map(|contestant| contestant.name).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    peers::try_out(&tools, &names)?;
+    let conditions = conditions::of_run(&tools, &names);
     let mut outcomes: Vec<Outcome> = Vec::new();
     for row in rows {
         let outcome = contest::run(row, rounds, &tools, |row, who, figures| {
@@ -79,8 +85,9 @@ fn run(arguments: &Arguments, programs: Programs) -> Result<(), Failure> {
         tell(&format_args!("\n{}", report::table(&outcome)));
         report::write_json(&folder, &outcome)?;
         outcomes.push(outcome);
+        // After each row, so that what ends early leaves what it found.
+        report::write_all(&folder, &conditions, &outcomes)?;
     }
-    report::write_all(&folder, &outcomes)?;
     tell(&format_args!("tables, JSON and a plot: {}", folder.display()));
     Ok(())
 }

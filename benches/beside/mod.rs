@@ -11,6 +11,7 @@
 pub mod alone;
 mod child;
 mod cli;
+mod conditions;
 mod contest;
 mod figures;
 mod files;

@@ -13,7 +13,7 @@ mod scripts;
 mod sockudo;
 
 use super::{child::Server, row::Role, tools::Tools, wire::Speech};
-use crate::crowd::Failure;
+use crate::crowd::{During as _, Failure};
 
 /// A server that fans updates out.
 #[derive(Clone, Copy, Debug)]
@@ -49,4 +49,12 @@ pub(super) fn all() -> Vec<Peer> {
         redis::REDIS,
         mosquitto::MOSQUITTO,
     ]
+}
+
+/// Starts each of these once, and ends it: so that what is missing is found out before hours were spent on the others.
+pub(super) fn try_out(tools: &Tools, names: &[&str]) -> Result<(), Failure> {
+    for peer in all().into_iter().filter(|peer| names.contains(&peer.name)) {
+        (peer.start)(tools).during(peer.name)?;
+    }
+    Ok(())
 }

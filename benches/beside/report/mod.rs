@@ -14,9 +14,10 @@ pub(super) fn write_json(folder: &Path, outcome: &Outcome) -> Result<(), Failure
     fs::write(folder.join(format!("{}.json", outcome.row)), text).during("writing JSON")
 }
 
-/// The tables of all rows in one file, and their plots in another.
-pub(super) fn write_all(folder: &Path, outcomes: &[Outcome]) -> Result<(), Failure> {
+/// The tables of all rows in one file, under the conditions of the run, and their plots in another.
+pub(super) fn write_all(folder: &Path, conditions: &str, outcomes: &[Outcome]) -> Result<(), Failure> {
     let tables: Vec<String> = outcomes.iter().map(table).collect();
-    fs::write(folder.join("tables.md"), tables.join("\n")).during("writing tables")?;
+    fs::write(folder.join("tables.md"), format!("{conditions}\n{}", tables.join("\n")))
+        .during("writing tables")?;
     plot::write(&folder.join("plot.svg"), outcomes)
 }

@@ -101,6 +101,10 @@ pub(super) trait Wire: Debug {
     fn publisher_address(&self) -> SocketAddr;
     /// What the publisher says before its first update.
     fn open_publisher(&self) -> Vec<Step>;
+    /// How many updates go into one request, where each takes a connection of its own, which the server closes after it.
+    fn updates_a_connection(&self) -> Option<usize> {
+        None
+    }
     /// Appends to `out` what publishes these, in their order.
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]);
     /// The text that stands once for each update in the answers, where there are such.

@@ -1,4 +1,5 @@
-//! Sockudo: subscribers over Pusher's protocol; the publisher over Pusher's HTTP API, up to ten events a request, signed.
+//! Sockudo: subscribers over Pusher's protocol; the publisher over Pusher's HTTP API, signed, many events a request. The server
+//! closes each connection of that API after its answer, so each request is sent on a new one.
 
 use std::{
     io::Write as _,
@@ -13,8 +14,8 @@ use sha2::Sha256;
 
 use super::{Step, Update, Wire, topic_name, websocket};
 
-/// What Pusher's API takes at once.
-const BATCH: usize = 10;
+/// What its API takes at once, where nothing else was set.
+const BATCH: usize = 100;
 
 /// Who may publish.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,27 +78,29 @@ impl Wire for Sockudo {
     }
 
     fn open_publisher(&self) -> Vec<Step> {
-        vec![Step::new(format!("GET /up HTTP/1.1\r\nHost: {}\r\n\r\n", self.address), b"HTTP/1.1 ")]
+        Vec::new()
+    }
+
+    fn updates_a_connection(&self) -> Option<usize> {
+        Some(BATCH)
     }
 
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]) {
-        for updates in updates.chunks(BATCH) {
-            let event = |update: &Update<'_>| {
-                let data = String::from_utf8_lossy(update.payload);
-                let data = serde_json::to_string(&data).expect("text is JSON");
-                format!(r#"{{"name":"update","channel":"{}","data":{data}}}"#, channel(update.topic))
-            };
-            let events: Vec<String> = updates.iter().map(event).collect();
-            let body = format!(r#"{{"batch":[{}]}}"#, events.join(","));
-            write!(
-                out,
-                "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                self.signed_path(&body),
-                self.address,
-                body.len()
-            )
-            .expect("a Vec takes every write");
-        }
+        let event = |update: &Update<'_>| {
+            let data = String::from_utf8_lossy(update.payload);
+            let data = serde_json::to_string(&data).expect("text is JSON");
+            format!(r#"{{"name":"update","channel":"{}","data":{data}}}"#, channel(update.topic))
+        };
+        let events: Vec<String> = updates.iter().map(event).collect();
+        let body = format!(r#"{{"batch":[{}]}}"#, events.join(","));
+        let path = self.signed_path(&body);
+        write!(
+            out,
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .expect("a Vec takes every write");
     }
 
     fn acknowledgement(&self) -> Option<&'static [u8]> {
