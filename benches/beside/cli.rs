@@ -7,7 +7,7 @@ use clap::Parser;
 use super::{
     conditions,
     contest::{self, Outcome},
-    files, peers, report,
+    files, keepers, peers, report,
     row::{Role, Row},
     rows::{self, Scale},
     tools::{Programs, Tools},
@@ -71,6 +71,7 @@ fn run(arguments: &Arguments, programs: Programs) -> Result<(), Failure> {
         rows.iter().flat_map(|row| &row.contestants).map(|contestant| contestant.name).collect();
     let names: Vec<&str> = names.into_iter().collect();
     peers::try_out(&tools, &names)?;
+    keepers::try_out(&tools, &names)?;
     let conditions = conditions::of_run(&tools, &names);
     let mut outcomes: Vec<Outcome> = Vec::new();
     for row in rows {

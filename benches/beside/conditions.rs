@@ -5,9 +5,16 @@ use std::{fmt::Write as _, fs, process::Command};
 use super::tools::Tools;
 
 /// How programs tell their version: who takes part, the program, and what it is asked.
-const ASKED: [(&str, &str, &str); 6] = [
+const ASKED: [(&str, &str, &str); 13] = [
     ("nats", "nats-server", "--version"),
+    ("nats-cluster", "nats-server", "--version"),
+    ("khala-nats", "nats-server", "--version"),
     ("redis", "redis-server", "--version"),
+    ("redis-always", "redis-server", "--version"),
+    ("redis-everysec", "redis-server", "--version"),
+    ("socket.io-redis", "redis-server", "--version"),
+    ("postgres", "psql", "--version"),
+    ("@durable-streams/server", "node", "--version"),
     ("mosquitto", "mosquitto", "-h"),
     ("ws", "node", "--version"),
     ("socket.io", "node", "--version"),
@@ -45,9 +52,14 @@ fn version(tools: &Tools, name: &str) -> Option<String> {
         let package: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         Some(format!("{name} {}", package.get("version")?.as_str()?))
     };
-    if name == "sockudo" {
-        return said(&tools.installed_program("sockudo").ok()?, "--version");
-    }
+    let installed = |name| said(&tools.installed_program(name).ok()?, "--version");
+    let name = match name {
+        "sockudo" => return installed("sockudo"),
+        "jetstream" | "jetstream-synced" => return installed("nats-server"),
+        // As the package is called.
+        "durable-streams" => "@durable-streams/server",
+        other => other,
+    };
     let (_, program, argument) = ASKED.into_iter().find(|(who, ..)| *who == name)?;
     let path = if program == "bun" { Tools::npm_program(program) } else { Tools::system_program(program) };
     let said = said(&path.ok()?, argument)?;

@@ -15,7 +15,7 @@ pub(super) use self::{
     redis::{REDIS, REDIS_ALWAYS, REDIS_EVERYSEC},
 };
 use super::{child::Server, row::Role, tools::Tools, wire::log::Speech};
-use crate::crowd::Failure;
+use crate::crowd::{During as _, Failure};
 
 /// A server that keeps updates.
 #[derive(Clone, Copy, Debug)]
@@ -35,4 +35,25 @@ pub(super) struct Keeper {
     pub(super) fill_batch: usize,
     /// Starts it; gives how it is spoken to.
     pub(super) start: fn(&Tools, &mut Server) -> Result<Speech, Failure>,
+}
+
+/// Everybody.
+const ALL: [Keeper; 8] = [
+    KHALA,
+    KHALA_POSTGRES,
+    REDIS,
+    REDIS_ALWAYS,
+    REDIS_EVERYSEC,
+    JETSTREAM,
+    JETSTREAM_SYNCED,
+    DURABLE_STREAMS,
+];
+
+/// Starts each of these once, and ends it: what is missing is found out before hours were spent on the others.
+pub(super) fn try_out(tools: &Tools, names: &[&str]) -> Result<(), Failure> {
+    for keeper in ALL.into_iter().filter(|keeper| names.contains(&keeper.name)) {
+        let mut server = Server::new(tools.target())?;
+        (keeper.start)(tools, &mut server).during(keeper.name)?;
+    }
+    Ok(())
 }

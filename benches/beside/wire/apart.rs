@@ -31,6 +31,10 @@ impl Wire for Apart {
         self.publisher.open_publisher()
     }
 
+    fn updates_a_connection(&self) -> Option<usize> {
+        self.publisher.updates_a_connection()
+    }
+
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]) {
         self.publisher.publish(out, updates);
     }
