@@ -6,7 +6,7 @@ use crate::{
         figures::Figures,
         generator::Generator,
         keepers::{self, Keeper},
-        load::log::command::{Amount, Open, Order, Read, Work},
+        load::log::command::{Again, Amount, Open, Order, Read, Work},
         row::{Contestant, Headline, Row},
         tools::Tools,
     },
@@ -25,12 +25,33 @@ struct Params {
     kept: u64,
     readers: usize,
     seconds: f64,
+    again: Again,
 }
 
-pub(super) fn row(scale: &Scale) -> Row {
-    let crowd = scale.crowd;
-    let params =
-        Params { kept: crowd as u64 * 20, readers: crowd.div_ceil(10), seconds: scale.seconds / 2.0 };
+pub(super) fn rows(scale: &Scale) -> Vec<Row> {
+    let Scale { crowd, seconds, .. } = *scale;
+    let readers = crowd.div_ceil(10);
+    let (kept, paced) = (crowd as u64 * 20, crowd as u64 * 10);
+    vec![
+        row(
+            "append-while-read",
+            format!(
+                "{APPENDERS} connections that append, while {readers} clients read {kept} old updates over and over"
+            ),
+            "Readers read as quickly as they can, and so take more of the machine where a server serves them better: see how much \
+             was read.",
+            Params { kept, readers, seconds: seconds / 2.0, again: Again::AtOnce },
+        ),
+        row(
+            "append-while-read-paced",
+            format!("the same, while {readers} clients read {paced} old updates every {seconds} seconds"),
+            "Readers begin one after the other, so that everybody is asked for as much in the same time.",
+            Params { kept: paced, readers, seconds, again: Again::Every(seconds) },
+        ),
+    ]
+}
+
+fn row(name: &'static str, title: String, note: &str, params: Params) -> Row {
     let keepers = [
         keepers::KHALA,
         keepers::REDIS_ALWAYS,
@@ -45,24 +66,21 @@ pub(super) fn row(scale: &Scale) -> Row {
         durability: keeper.durability,
         measure: Box::new(move |tools| measure(tools, keeper, params)),
     });
-    let Params { kept, readers, .. } = params;
     Row {
-        name: "append-while-read",
-        title: format!("{APPENDERS} connections that append, while {readers} clients read {kept} old updates over and over"),
+        name,
+        title,
         unit: "an update that was acknowledged while others read; cost is that of both",
         headline: Headline::More(LOSS, "percent"),
-        notes: vec![
+        notes: vec![format!(
             "Appends are measured alone, beside readers, and alone again; compared is the rate beside readers with the mean of \
-             the other two. Readers read another topic of the same server, each as quickly as it can, and so take more of \
-             the machine where a server serves them better: see how much was read. Khala's limit of replays is off."
-                .to_owned(),
-        ],
+             the other two. Readers read another topic of the same server. {note} Khala's limit of replays is off."
+        )],
         contestants: contestants.into(),
     }
 }
 
 fn measure(tools: &Tools, keeper: Keeper, params: Params) -> Result<Figures, Failure> {
-    let Params { kept, readers, seconds } = params;
+    let Params { kept, readers, seconds, again } = params;
     let (server, speech) = kept::filled(tools, keeper, kept)?;
     let mut generator = Generator::start(tools)?;
     let open = Open { appenders: APPENDERS, append_to: OTHER, readers, ..kept::open(&speech) };
@@ -73,7 +91,7 @@ fn measure(tools: &Tools, keeper: Keeper, params: Params) -> Result<Figures, Fai
     };
     let warm = phase(seconds.min(1.0), None)?;
     let before = phase(seconds, None)?;
-    let read = Read { first: 0, count: kept, order: Order::ByNumber, again: true };
+    let read = Read { first: 0, count: kept, order: Order::ByNumber, again };
     let mut figures = phase(seconds, Some(read))?;
     let after = phase(seconds, None)?;
     drop(generator);

@@ -9,7 +9,7 @@ use crate::{
         keepers::Keeper,
         load::{
             command,
-            log::command::{Amount, Command, Open, Order, Read, Work},
+            log::command::{Again, Amount, Command, Open, Order, Read, Work},
         },
         tools::Tools,
         wire::log::Speech,
@@ -55,7 +55,7 @@ pub(super) fn read(
     first: u64,
     count: u64,
 ) -> Result<Figures, Failure> {
-    let read = Read { first, count, order: Order::ByNumber, again: false };
+    let read = Read { first, count, order: Order::ByNumber, again: Again::Never };
     let work = Work { read: Some(read), append: None };
     let mut figures = generator.measure(server, &command::Command::Log(Command::Work(work)))?;
     figures.more.clear();
@@ -66,7 +66,7 @@ pub(super) fn read(
 pub(super) fn missing(tools: &Tools, speech: &Speech, topic: usize, count: u64) -> Result<u64, Failure> {
     let mut generator = Generator::start(tools)?;
     connect(&mut generator, Open { readers: 1, read_from: topic, ..open(speech) })?;
-    let read = Read { first: 0, count, order: Order::Any, again: false };
+    let read = Read { first: 0, count, order: Order::Any, again: Again::Never };
     let work = Work { read: Some(read), append: None };
     let done = generator.ask(&command::Command::Log(Command::Work(work)))?;
     Ok(done.lost + done.disordered)

@@ -48,7 +48,7 @@ pub(super) fn all(scale: &Scale) -> Vec<Row> {
     rows.extend(append::rows(scale));
     rows.extend(library::rows(scale));
     rows.extend(replay::rows(scale));
-    rows.push(contention::row(scale));
+    rows.extend(contention::rows(scale));
     rows.extend(nodes::rows(scale));
     rows
 }

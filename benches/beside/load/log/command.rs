@@ -52,7 +52,7 @@ pub(in crate::beside) struct Read {
     pub(in crate::beside) count: u64,
     pub(in crate::beside) order: Order,
     /// Whether whoever has all begins anew, for as long as updates are appended.
-    pub(in crate::beside) again: bool,
+    pub(in crate::beside) again: Again,
 }
 
 /// In which order updates were appended.
@@ -63,4 +63,14 @@ pub(in crate::beside) enum Order {
     Any,
     /// In that of their numbers.
     ByNumber,
+}
+
+/// When a reader that has everything begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::beside) enum Again {
+    AtOnce,
+    /// So many seconds after it began, or at once if that is over; readers begin one after the other within that time.
+    Every(f64),
+    Never,
 }

@@ -17,7 +17,7 @@ use mio::{Events, Poll, Token};
 
 use self::{
     appender::Appender,
-    command::{Amount, Command, Open, Read, Work},
+    command::{Again, Amount, Command, Open, Read, Work},
     line::Line,
     reader::Reader,
 };
@@ -61,8 +61,6 @@ struct Task {
     read: Option<Read>,
     acknowledged: u64,
     delivered: u64,
-    /// Readers that have everything.
-    ready: usize,
     appends: Histogram,
     reads: Histogram,
     /// When it began, and when the last append was acknowledged.
@@ -147,10 +145,14 @@ impl Desk {
         };
         self.task = Task { to_send, read: work.read, begin, progress: begin, ..Task::default() };
         if let Some(read) = &work.read {
-            for reader in &mut self.readers {
-                reader.begin(self.log.as_ref(), read).during("reading")?;
+            let count = self.readers.len() as f64;
+            for (place, reader) in self.readers.iter_mut().enumerate() {
+                let after =
+                    if let Again::Every(seconds) = read.again { seconds * place as f64 / count } else { 0.0 };
+                reader.due = begin + (after * 1e6) as u64;
             }
         }
+        self.begin_readers().during("reading")?;
         for number in 0..self.appenders.len() {
             self.fill(number).during("appending")?;
         }
@@ -165,13 +167,32 @@ impl Desk {
             if appended && self.task.appended == 0 {
                 self.task.appended = now;
             }
+            if self.task.appended == 0 {
+                self.begin_readers().during("reading")?;
+            }
             // Who has begun once more comes to the end.
-            let read = work.read.is_none() || self.task.ready == self.readers.len();
+            let read = self.readers.iter().all(|reader| !reader.busy);
             if appended && read || now - self.task.progress > PATIENCE.as_micros() as u64 {
                 break;
             }
         }
         self.done(work)
+    }
+
+    /// Has every reader begin that is to.
+    fn begin_readers(&mut self) -> io::Result<()> {
+        let now = self.now();
+        let Self { readers, log, task, .. } = self;
+        let Some(read) = &task.read else { return Ok(()) };
+        for reader in readers.iter_mut().filter(|reader| !reader.busy && reader.due <= now) {
+            reader.due = match read.again {
+                Again::AtOnce => now,
+                Again::Every(seconds) => now.max(reader.due + (seconds * 1e6) as u64),
+                Again::Never => u64::MAX,
+            };
+            reader.begin(log.as_ref(), read)?;
+        }
+        Ok(())
     }
 
     fn done(&mut self, work: Work) -> Result<Done, Failure> {
@@ -181,7 +202,10 @@ impl Desk {
         let under_way: usize = self.appenders.iter().map(Appender::under_way).sum();
         ensure(under_way == 0, || format!("{under_way} appends were not acknowledged"))?;
         let expected = work.read.map_or(0, |read| read.count);
-        let lost: u64 = self.readers.iter().map(|reader| expected.saturating_sub(reader.received())).sum();
+        let missing =
+            |reader: &Reader| if reader.busy { expected.saturating_sub(reader.received()) } else { 0 };
+        let lost = self.readers.iter().map(missing).sum();
+        self.readers.iter_mut().for_each(|reader| reader.busy = false);
         let disordered = self.readers.iter_mut().map(|reader| std::mem::take(&mut reader.disordered)).sum();
         Ok(Done {
             published: acknowledged * self.batch as u64,
@@ -282,18 +306,16 @@ impl Desk {
         if more == 0 {
             return Ok(());
         }
-        let read_on = task.read.is_some_and(|read| read.again);
         // What comes when nobody appends any more was not read beside appends.
-        if !read_on || task.appended == 0 {
+        if task.appended == 0 || task.read.is_some_and(|read| read.again == Again::Never) {
             task.delivered += more;
         }
         task.progress = clock.elapsed().as_micros() as u64;
         let Some(read) = task.read.filter(|read| read.count == reader.received()) else { return Ok(()) };
         task.reads.add(task.progress - task.begin, 1);
-        if read.again && task.to_send > 0 {
+        reader.busy = false;
+        if read.again == Again::AtOnce && task.to_send > 0 {
             reader.begin(log.as_ref(), &read)?;
-        } else {
-            task.ready += 1;
         }
         Ok(())
     }

@@ -19,6 +19,10 @@ pub(super) struct Reader {
     topic: usize,
     round: u32,
     received: u64,
+    /// Whether it has asked for what it does not have yet.
+    pub(super) busy: bool,
+    /// When it is to begin next, in microseconds.
+    pub(super) due: u64,
     /// What came although it was not the next, or came again.
     pub(super) disordered: u64,
     /// Which have come, where the order is not known.
@@ -27,7 +31,17 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(line: Line, number: usize, topic: usize) -> Self {
-        Self { line, number, topic, round: 0, received: 0, disordered: 0, seen: Vec::new() }
+        Self {
+            line,
+            number,
+            topic,
+            round: 0,
+            received: 0,
+            busy: false,
+            due: 0,
+            disordered: 0,
+            seen: Vec::new(),
+        }
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -37,6 +51,7 @@ impl Reader {
     /// Begins to read.
     pub(super) fn begin(&mut self, log: &dyn Log, read: &Read) -> io::Result<()> {
         self.received = 0;
+        self.busy = true;
         self.seen = if read.order == Order::Any { vec![false; read.count as usize] } else { Vec::new() };
         self.ask(log, read)?;
         self.round += 1;
