@@ -72,13 +72,17 @@ pub(super) fn run(tools: &Tools, task: Task, seconds: f64) -> Result<Figures, Fa
 pub fn main() -> ExitCode {
     let order = env::args().nth(1).unwrap_or_default();
     let done = serde_json::from_str(&order).map_err(Failure::new).and_then(|order| obey(&order));
-    let told = match done {
-        Ok(figures) => io::stdout().write_all(&serde_json::to_vec(&figures).expect("figures are JSON")),
-        Err(failure) => {
-            io::stderr().write_all(failure.to_string().as_bytes()).and(Err(io::ErrorKind::Other.into()))
+    match done {
+        Ok(figures) => {
+            let text = serde_json::to_vec(&figures).expect("figures are JSON");
+            if io::stdout().write_all(&text).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-    };
-    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Err(failure) => {
+            // Whoever started it reads this, if it still does.
+            let _ = io::stderr().write_all(failure.to_string().as_bytes());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn obey(order: &Order) -> Result<Figures, Failure> {

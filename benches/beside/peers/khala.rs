@@ -36,7 +36,7 @@ const TOKEN_FOR: Duration = Duration::from_secs(60 * 60);
 
 fn start(tools: &Tools, publishing: Publishing) -> Result<(Server, Speech), Failure> {
     let (mut server, address) = (Server::new(tools.target())?, free_address()?);
-    let settings = server.file("khala.toml", &settings(address, &server.folder().join("khala.db")))?;
+    let settings = server.file("khala.toml", &settings(address, server.folder().join("khala.db")))?;
     let mut command = Command::new(tools.khala.path());
     command.arg("--config").arg(settings);
     server.start(command, address)?;

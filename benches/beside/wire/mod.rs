@@ -27,7 +27,7 @@ pub(super) use self::{khala::Publishing, sockudo::App};
 #[serde(tag = "speaks", rename_all = "snake_case")]
 pub(super) enum Speech {
     /// Several nodes of the same.
-    Apart { subscribers: Box<Speech>, publisher: Box<Speech> },
+    Apart { subscribers: Box<Self>, publisher: Box<Self> },
     /// The floor: WebSocket to subscribers; lines of text from the publisher.
     Floor { address: SocketAddr },
     /// Khala: Phoenix channels; HTTP from the publisher.
