@@ -44,13 +44,12 @@ fn start(tools: &Tools) -> Result<(Server, Speech), Failure> {
         ("METRICS_ENABLED", "false"),
         ("LOG_LEVEL", "error"),
         ("RUST_LOG", "error"),
-        // Its limits on rates and numbers of connections, and on what waits for a connection.
+        // Its limits on rates and numbers of connections. What may wait for a connection, 1,000 messages, is more than the
+        // load leaves there, and is allocated for each: more of it would be memory and time that its default does not take.
         ("RATE_LIMITER_ENABLED", "false"),
         ("SOCKUDO_DEFAULT_APP_MAX_CONNECTIONS", "100000"),
         ("SOCKUDO_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SECOND", NO_LIMIT),
         ("SOCKUDO_DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SECOND", NO_LIMIT),
-        ("WEBSOCKET_MAX_MESSAGES", "100000"),
-        ("WEBSOCKET_MAX_BACKPRESSURE", "67108864"),
         // The generator answers no pings.
         ("WEBSOCKET_AUTO_PING", "false"),
         ("WEBSOCKET_IDLE_TIMEOUT", "3600"),
