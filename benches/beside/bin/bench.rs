@@ -1,4 +1,5 @@
-//! Khala beside floors and peers, in one run: fan-out, many topics, idle connections, a reconnect storm.
+//! Khala beside floors and peers, in one run: fan-out, many topics, idle connections, a reconnect storm, appends, replays,
+//! and two nodes.
 //!
 //! `scripts/beside` installs the peers and runs this; `cargo bench -p khala-benches --bench beside -- --quick` is a minute
 //! of it, `-- --list` says what there is.

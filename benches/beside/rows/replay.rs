@@ -78,9 +78,11 @@ fn measure(tools: &Tools, keeper: Keeper, params: Params) -> Result<Figures, Fai
     let (mut server, mut speech) = kept::filled(tools, keeper, kept)?;
     let khala = keeper.role == Role::Khala;
     // Whether the journal is read more often for more clients is Khala's to show.
-    let few: &[usize] = if khala && clients > 1 { &[1, 20] } else { &[] };
+    let few: &[usize] = if khala { &[1, 20] } else { &[] };
+    let few = few.iter().copied().filter(|few| *few < clients);
     let mut more = Vec::new();
-    for clients in few.iter().copied().filter(|few| *few < clients).chain([clients]) {
+    let last = clients;
+    for clients in few.chain([last]) {
         let mut generator = Generator::start(tools)?;
         kept::connect(&mut generator, Open { readers: clients, ..kept::open(&speech) })?;
         let before = if khala { keepers::journal_reads(&speech)? } else { 0.0 };
@@ -95,7 +97,7 @@ fn measure(tools: &Tools, keeper: Keeper, params: Params) -> Result<Figures, Fai
                 keepers::journal_reads(&speech)? - before,
             ));
         }
-        if more.len() > few.len() || !khala {
+        if clients == last {
             figures.more = more.into_iter().collect();
             return Ok(figures);
         }
