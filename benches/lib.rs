@@ -1,5 +1,6 @@
 //! What the benchmarks share: updates of a realistic size, filled journals, and crowds of clients of a real server.
 
+pub mod beside;
 pub mod crowd;
 
 use khala_core::{Batch, Journal, Kind, NewUpdate, Payload, Timestamp, Topic};

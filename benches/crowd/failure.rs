@@ -28,7 +28,7 @@ impl Debug for Failure {
 impl std::error::Error for Failure {}
 
 /// Says what was being done when something failed.
-pub(super) trait During<T> {
+pub(crate) trait During<T> {
     fn during(self, what: impl Display) -> Result<T, Failure>;
 }
 
@@ -39,6 +39,6 @@ impl<T, E: Display> During<T> for Result<T, E> {
 }
 
 /// Fails with `message` unless it holds.
-pub(super) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(crate) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure(message())) }
 }

@@ -9,7 +9,7 @@ const BUCKETS: usize = 27 * PARTS as usize;
 
 /// Durations, in microseconds.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<AtomicU64>,
     max: AtomicU64,
 }
@@ -41,23 +41,23 @@ fn top(bucket: usize) -> u64 {
 
 impl Histogram {
     /// Adds that many of the same.
-    pub(super) fn add(&self, micros: u64, times: u64) {
+    pub(crate) fn add(&self, micros: u64, times: u64) {
         self.counts[bucket(micros)].fetch_add(times, Ordering::Relaxed);
         self.max.fetch_max(micros, Ordering::Relaxed);
     }
 
     /// How many were added.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// The largest.
-    pub(super) fn max(&self) -> u64 {
+    pub(crate) fn max(&self) -> u64 {
         self.max.load(Ordering::Relaxed)
     }
 
     /// The value at or below which that share lies; 0 of nothing.
-    pub(super) fn quantile(&self, share: f64) -> u64 {
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
         let rank = ((share * self.count() as f64).ceil() as u64).max(1);
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {

@@ -33,3 +33,9 @@ pub mod storm;
 mod swarm;
 
 pub use self::{failure::Failure, report::Range, run::bench, site::Program};
+pub(crate) use self::{
+    failure::{During, ensure},
+    histogram::Histogram,
+    process::dropped_handshakes,
+    site::free_address,
+};

@@ -51,7 +51,7 @@ pub(super) async fn signal(id: u32, name: &str) -> Result<(), Failure> {
 /// How often the system had no room for a connection that wanted to be accepted, on the whole machine since it started.
 ///
 /// A client whose handshake is dropped so comes again after a second: the system's doing, which no client sees.
-pub(super) fn dropped_handshakes() -> u64 {
+pub(crate) fn dropped_handshakes() -> u64 {
     let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };

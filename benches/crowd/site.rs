@@ -64,7 +64,7 @@ impl Program {
         Self::beside_this()
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -156,7 +156,7 @@ pub(super) fn topics(count: usize) -> Vec<String> {
 /// A free port on the loopback address, below those that outgoing connections are given: while the server is down,
 /// one of these could otherwise sit on its port, or a client be connected to itself. Scenarios of one process get
 /// different ones.
-fn free_address() -> Result<SocketAddr, Failure> {
+pub(crate) fn free_address() -> Result<SocketAddr, Failure> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 600) as u16 * 16;
     let ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000).take(200);

@@ -1,9 +1,8 @@
 //! Parts of the wire: frames written and read, by both serializers.
 
-use bytes::Bytes;
 use khala_core::{
     Journal, Page, ReadLimit, Replay, Start,
-    wire::{Frame, Joined, Serializer, event, write_page},
+    wire::{Encoded, Frame, Joined, Serializer, event, write_page},
 };
 
 use super::{Part, memory, now, topic};
@@ -24,9 +23,9 @@ impl EncodePage {
 }
 
 impl Part for EncodePage {
-    type Made = Bytes;
+    type Made = Encoded;
 
-    fn run(&mut self) -> Bytes {
+    fn run(&mut self) -> Encoded {
         let write = |out: &mut Vec<u8>| write_page(out, &self.page, None);
         self.serializer.encode(None, None, "run:7:events", event::UPDATE_BATCH, write)
     }
@@ -47,9 +46,9 @@ impl EncodeReply {
 }
 
 impl Part for EncodeReply {
-    type Made = Bytes;
+    type Made = Encoded;
 
-    fn run(&mut self) -> Bytes {
+    fn run(&mut self) -> Encoded {
         self.serializer.encode_value(Some("1"), Some("2"), "run:7:events", event::REPLY, &self.joined)
     }
 }

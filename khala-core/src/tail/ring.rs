@@ -170,6 +170,15 @@ impl Ring {
                 }
             }
         }
+        self.join_early();
+        if self.end() == self.bounds.head {
+            self.confirm(now);
+        }
+        self.fresh.len() >= ReadLimit::PAGE.updates.get() || self.fresh_bytes >= ReadLimit::PAGE.bytes
+    }
+
+    /// Takes in what has waited for what is here now, and forgets what was read meanwhile.
+    fn join_early(&mut self) {
         while let Some((after, updates)) = self.early.pop_first() {
             if after > self.end() {
                 self.early.insert(after, updates);
@@ -180,10 +189,6 @@ impl Ring {
                 self.add(updates);
             }
         }
-        if self.end() == self.bounds.head {
-            self.confirm(now);
-        }
-        self.fresh.len() >= ReadLimit::PAGE.updates.get() || self.fresh_bytes >= ReadLimit::PAGE.bytes
     }
 
     fn add(&mut self, updates: Vec<Update>) {
@@ -205,6 +210,7 @@ impl Ring {
         }
         self.learn(*bounds);
         self.confirm(now);
+        self.join_early();
         true
     }
 
@@ -234,5 +240,102 @@ impl Ring {
         self.start = oldest.page().end();
         self.bytes -= oldest.bytes();
         oldest.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        position::{Epoch, Seq},
+        topic::Topic,
+        update::{Kind, NewUpdate, Payload},
+    };
+
+    fn at(watermark: u64) -> Watermark {
+        Watermark::new(watermark).unwrap()
+    }
+
+    fn bounds(head: u64) -> Bounds {
+        Bounds { epoch: Epoch::from_bits(1), floor: Watermark::ORIGIN, head: at(head) }
+    }
+
+    fn update(seq: u64) -> Update {
+        let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null());
+        update.stored(Seq::new(seq).unwrap(), Timestamp::default())
+    }
+
+    fn share(page: Page) -> SharedPage {
+        SharedPage::new(Topic::parse("t").unwrap(), page, None)
+    }
+
+    /// What a reader is given after `after`, page by page, as far as it is here.
+    fn read(ring: &mut Ring, mut after: u64) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        while let Lookup::Found(Followed::Page { page, .. }) =
+            ring.follow(Cursor::new(Epoch::from_bits(1), at(after)), &Wanted::default(), share)
+        {
+            assert_eq!(page.page().after, at(after));
+            seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
+            after = page.page().end().as_u64();
+        }
+        seqs
+    }
+
+    proptest! {
+        /// Batches are acknowledged in any order, some never, and some stretches come by reading; whatever is here is dense.
+        #[test]
+        fn what_is_appended_in_any_order_is_given_dense_and_once(
+            sizes in prop::collection::vec(1_u64..4, 1..40),
+            order in any::<prop::sample::Index>(),
+            swaps in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..40),
+            lost in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+            look_every in 1_usize..5,
+        ) {
+            let mut batches = Vec::new();
+            let mut end = 0;
+            for size in sizes {
+                batches.push((end, size));
+                end += size;
+            }
+            for (one, other) in swaps {
+                let (one, other) = (one.index(batches.len()), other.index(batches.len()));
+                batches.swap(one, other);
+            }
+            let lost: Vec<_> = lost.iter().map(|index| index.index(batches.len())).collect();
+            let read_at = order.index(batches.len());
+            let mut ring = Ring::at_head(bounds(0), Timestamp::default());
+            let mut known = 0;
+            for (count, (after, size)) in batches.iter().enumerate() {
+                known = known.max(after + size);
+                if count == read_at && known > ring.end().as_u64() {
+                    // Somebody found that there is more, and read it.
+                    let start = ring.end();
+                    let updates = (start.as_u64() + 1..=known).map(update).collect();
+                    ring.seal(share);
+                    let page = Arc::new(share(Page { after: start, updates, bounds: bounds(known) }));
+                    prop_assert!(ring.extend(&page, Timestamp::default()));
+                }
+                if !lost.contains(&count) {
+                    let updates = (after + 1..=after + size).map(update).collect();
+                    ring.append(at(*after), updates, bounds(after + size), Timestamp::default());
+                }
+                if count % look_every == 0 {
+                    let seqs = read(&mut ring, 0);
+                    prop_assert_eq!(&seqs, &(1..=ring.end().as_u64()).collect::<Vec<_>>());
+                }
+            }
+            let seqs = read(&mut ring, 0);
+            prop_assert_eq!(seqs.len() as u64, ring.end().as_u64());
+            if lost.is_empty() {
+                prop_assert_eq!(ring.end(), at(end));
+                prop_assert!(ring.early.is_empty() && ring.early_bytes == 0);
+            }
+            ring.seal(share);
+            prop_assert_eq!(ring.bytes(), ring.pages.iter().map(|page| page.bytes()).sum::<usize>());
+            prop_assert_eq!(ring.fresh_bytes, 0);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Batch, Classes, Cursor, DocKey, Journal as _, Keep, Kind, NewUpdate, Payload, TopicClass,
+    Access, Append, Batch, Classes, Clock as _, Cursor, DocKey, Journal as _, Keep, Kind, NewUpdate, Payload, TopicClass,
     TopicPattern,
 };
 use serde_json::{Value, json};
@@ -62,7 +62,14 @@ fn a_crowd_at_the_head_costs_one_read_of_the_bounds() {
     assert_eq!((after.0 - before.0, after.1 - before.1), (0, 1));
     put(&host, 50);
     assert!(crowd.iter_mut().all(|peer| peer.sent().len() == 1), "and all of them are live");
-    assert_eq!(host.store.reads() - before.0, 1, "a new update is read once");
+    assert_eq!(host.store.reads() - before.0, 0, "what was appended here is known");
+    let batch = Batch::new(vec![NewUpdate::new(Kind::parse("k").unwrap(), Payload::null())]).unwrap();
+    let now = host.clock.now();
+    let append = host.store.journal().append(&topic("t"), batch, now).now_or_never().unwrap().unwrap();
+    let Append::Written(receipt) = append else { panic!("nothing conflicts") };
+    host.khala.announce(&topic("t"), &receipt).now_or_never().unwrap();
+    assert!(crowd.iter_mut().all(|peer| peer.sent().len() == 1));
+    assert_eq!(host.store.reads() - before.0, 1, "what another node appended is read once");
 }
 
 #[test]

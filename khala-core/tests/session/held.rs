@@ -167,6 +167,13 @@ fn updates(count: usize) -> Batch {
     Batch::new(vec![update; count]).unwrap()
 }
 
+/// Another node appends, and tells this one.
+async fn append_elsewhere(journal: &Gated, khala: &Khala) {
+    let append = journal.append(&topic(), updates(1), NOW).await.unwrap();
+    let Append::Written(receipt) = append else { panic!("nothing conflicts") };
+    khala.announce(&topic(), &receipt).await;
+}
+
 async fn follow(khala: &Khala) -> Subscription {
     match khala.subscribe(&topic(), JoinRequest::default()).await.unwrap() {
         Subscribed::Following(subscription) => subscription,
@@ -201,7 +208,7 @@ async fn a_client_that_takes_nothing_holds_up_nobody() {
     let mut other = follow(&khala).await;
     // The client begins the read that all share, and takes nothing while its heartbeat is to be answered.
     journal.close();
-    khala.publish(&topic(), updates(1)).await.unwrap();
+    append_elsewhere(&journal, &khala).await;
     journal.reading.notified().await;
     stuck.store(true, Ordering::SeqCst);
     say.send(Received::Text(r#"[null,"2","phoenix","heartbeat",{}]"#.into())).unwrap();
@@ -220,7 +227,7 @@ async fn a_stream_that_is_not_polled_on_holds_up_nobody() {
     assert!(idle.next().now_or_never().is_none());
     let mut other = follow(&khala).await;
     journal.close();
-    khala.publish(&topic(), updates(1)).await.unwrap();
+    append_elsewhere(&journal, &khala).await;
     assert!(idle.next().now_or_never().is_none(), "it began the read, and is left alone with it");
     journal.open();
     timeout(LONG, other.next()).await.expect("another subscriber gets the update").unwrap();

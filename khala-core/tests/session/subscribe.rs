@@ -61,9 +61,12 @@ impl Rig {
         Self::new(Arc::new(LocalFanout::new()))
     }
 
+    /// As another node does: what is published here need not be read.
     fn publish(&self, updates: Vec<NewUpdate>) -> Cursor {
-        let append = self.khala.publish(&self.topic, Batch::new(updates).unwrap()).now_or_never();
+        let (journal, batch) = (self.store.journal(), Batch::new(updates).unwrap());
+        let append = journal.append(&self.topic, batch, self.khala.now()).now_or_never();
         let Append::Written(receipt) = append.unwrap().unwrap() else { panic!("nothing conflicts") };
+        self.khala.announce(&self.topic, &receipt).now_or_never().unwrap();
         receipt.cursor()
     }
 

@@ -222,8 +222,35 @@ fn the_tail_catches_up_with_a_log_that_went_on_and_was_trimmed_without_it() {
         rig.tail.append(&topic("t"), updates(1, 10), START).now_or_never().unwrap().unwrap();
         let pages: Vec<_> = (0..20).map(|_| page(rig.follow("t", at(start, n - 1), ANY_AGE))).collect();
         assert!(pages.iter().all(|page| seqs(page) == [n]));
-        assert_eq!(rig.store.reads() - before, 1, "at {n}");
+        assert_eq!(rig.store.reads() - before, 0, "at {n}");
     }
+}
+
+#[test]
+fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(START));
+    let own = |count| rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
+    let read = |after, before: usize| (seqs(&page(rig.follow("t", at(start, after), ANY_AGE))), rig.store.reads() - before);
+    let before = rig.store.reads();
+    (own(1), own(2));
+    assert_eq!(read(0, before), (vec![1, 2, 3], 0), "one page of all there is");
+    own(1);
+    assert_eq!(read(3, before), (vec![4], 0));
+    assert_eq!(read(1, before), (vec![2, 3], 0), "what is in a page stays there");
+    // Somebody else's comes between: from there on it is read.
+    rig.append("t", updates(1, 10));
+    own(1);
+    assert_eq!(read(4, before), (vec![5, 6], 1));
+    own(1);
+    assert_eq!(read(6, before), (vec![7], 1), "and then it goes on by itself");
+    for _ in 0..150 {
+        own(2);
+    }
+    assert_eq!(read(7, before).0.len(), 200, "no page is larger than one that is sent at once");
+    assert_eq!(read(207, before).0.len(), 100);
+    assert_eq!(rig.store.reads() - before, 1);
 }
 
 #[test]
