@@ -29,6 +29,9 @@ struct Arguments {
     /// How often each is measured.
     #[arg(long)]
     rounds: Option<usize>,
+    /// For how many seconds each time, where it is not until something is done.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// About a minute: small crowds, one round, and the floor, Khala and Bun unless told otherwise.
     #[arg(long)]
     quick: bool,
@@ -53,7 +56,11 @@ pub fn bench(programs: Programs) -> ExitCode {
 }
 
 fn run(arguments: &Arguments, programs: Programs) -> Result<(), Failure> {
-    let scale = if arguments.quick { Scale::quick() } else { Scale::full() };
+    let mut scale = if arguments.quick { Scale::quick() } else { Scale::full() };
+    if let Some(seconds) = arguments.seconds {
+        ensure(seconds > 0.0, || format!("--seconds {seconds}: it takes some time to measure anything"))?;
+        scale.seconds = seconds;
+    }
     let rows = chosen(arguments, &scale)?;
     if arguments.list {
         for Row { name, title, contestants, .. } in &rows {

@@ -36,7 +36,14 @@ pub(crate) struct Wire<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, queue: VecDeque::with_capacity(1), queued: 0, interrupted: false, waits: false, progress: Progress::new() }
+        Self {
+            io,
+            queue: VecDeque::with_capacity(1),
+            queued: 0,
+            interrupted: false,
+            waits: false,
+            progress: Progress::new(),
+        }
     }
 
     pub(crate) fn progress(&self) -> Progress {

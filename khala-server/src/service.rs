@@ -25,8 +25,7 @@ use khala_core::{
 use serde::Serialize;
 
 use crate::{
-    Server,
-    admin, documents, history,
+    Server, admin, documents, history,
     mint::mint,
     operations, origins,
     problem::Problem,

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::bell::{Bell, Why};
 use self::{
     access::Refresh,
     answers::News,
@@ -39,7 +40,6 @@ pub use self::{
     options::SessionOptions,
     transport::{Progress, Received, Sent, Transport},
 };
-pub(crate) use self::bell::{Bell, Why};
 use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant},

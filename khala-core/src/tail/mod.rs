@@ -26,8 +26,8 @@ use std::{
 use async_trait::async_trait;
 use futures::FutureExt as _;
 
-pub use self::page::SharedPage;
 pub(crate) use self::lead::{Lead, Part};
+pub use self::page::SharedPage;
 use self::{
     lead::Leads,
     reads::{Done, Found, Reads, Target},

@@ -80,7 +80,10 @@ mod tests {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let text = vec![b'x'; length];
             let encoded = Encoded::new(|out| out.extend_from_slice(&text));
-            assert_eq!((&*encoded, &*encoded.text(), encoded.framed_len()), (&*text, &*text, header + length));
+            assert_eq!(
+                (&*encoded, &*encoded.text(), encoded.framed_len()),
+                (&*text, &*text, header + length)
+            );
             let framed = encoded.into_framed();
             let stated = match framed[1] {
                 126 => usize::from(u16::from_be_bytes([framed[2], framed[3]])),

@@ -4,8 +4,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Append, Batch, Classes, Clock as _, Cursor, DocKey, Journal as _, Keep, Kind, NewUpdate, Payload, TopicClass,
-    TopicPattern,
+    Access, Append, Batch, Classes, Clock as _, Cursor, DocKey, Journal as _, Keep, Kind, NewUpdate, Payload,
+    TopicClass, TopicPattern,
 };
 use serde_json::{Value, json};
 

@@ -231,8 +231,11 @@ fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
     rig.follow("t", start, since(START));
-    let own = |count| rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
-    let read = |after, before: usize| (seqs(&page(rig.follow("t", at(start, after), ANY_AGE))), rig.store.reads() - before);
+    let own =
+        |count| rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
+    let read = |after, before: usize| {
+        (seqs(&page(rig.follow("t", at(start, after), ANY_AGE))), rig.store.reads() - before)
+    };
     let before = rig.store.reads();
     (own(1), own(2));
     assert_eq!(read(0, before), (vec![1, 2, 3], 0), "one page of all there is");
