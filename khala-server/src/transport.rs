@@ -28,8 +28,8 @@ use tokio_tungstenite::{
 
 use crate::outgoing::Wire;
 
-/// Bytes that the socket is read with, which each connection holds. Clients say little, and seldom: what is larger grows
-/// the buffer for its own time.
+/// Bytes that the socket is read with, which each connection holds. Clients say little, and seldom; who has sent something
+/// larger, as a fresh token, holds as much until it goes.
 const READ_BUFFER: usize = 512;
 /// Bytes of control frames that may wait: pongs and a close.
 const CONTROL_BUFFER: usize = 4 << 10;

@@ -63,8 +63,13 @@ impl Pace {
         now.plus(wait)
     }
 
-    /// Gives a place back that is not needed any more.
-    pub(crate) fn give_back(&self) {
+    /// The same, given back when it is dropped and was not kept.
+    pub(crate) fn take_place(&self, now: Timestamp) -> Place<'_> {
+        let taken = self.rate.is_some() && self.holds(now);
+        Place { pace: taken.then_some(self), at: self.place(now) }
+    }
+
+    fn give_back(&self) {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).give_back();
     }
 
@@ -72,6 +77,34 @@ impl Pace {
     pub(crate) fn rest(&self, place: Timestamp, now: Timestamp) -> Option<Duration> {
         let left = place.since(now);
         (!left.is_zero() && self.holds(now)).then(|| left.min(BESIDE))
+    }
+}
+
+/// The place of a page.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// Who gets it back; none where nothing was taken.
+    pace: Option<&'a Pace>,
+    at: Timestamp,
+}
+
+impl Place<'_> {
+    /// When it is.
+    pub(crate) fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// Uses it.
+    pub(crate) fn keep(mut self) {
+        self.pace = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = self.pace {
+            pace.give_back();
+        }
     }
 }
 

@@ -74,19 +74,21 @@ impl Khala {
                 _ => {}
             }
             let lag = cursor.watermark.distance_to(bounds.head);
-            if lag > 0
-                && matches!(self.0.tail.look(topic, cursor, wanted, now), Peek::Cold)
-                && let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now)
-            {
-                return Ok(Answer::Deferred(limited));
+            if lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted, now), Peek::Cold) {
+                if let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now) {
+                    return Ok(Answer::Deferred(limited));
+                }
+                if lag >= ReadLimit::PAGE.updates.get() as u64 {
+                    // What answers the join does not rest; those after it do, for its sake too.
+                    self.0.pace.place(now);
+                }
             }
         }
-        // What answers the join does not rest; those after it do, for its sake too.
-        self.0.pace.place(now);
-        self.read_now(waiter, topic, cursor, wanted).await
+        self.read_now(waiter, topic, cursor, wanted, None).await
     }
 
-    /// What follows a cursor. Behind the tail, it rests beside appends.
+    /// What follows a cursor. Behind the tail it waits for a turn, and with that it rests beside appends: so turns decide who
+    /// comes next, and nobody waits for the rest of more than those who have one.
     async fn read(
         &self,
         waiter: Waiter,
@@ -94,55 +96,60 @@ impl Khala {
         cursor: Cursor,
         wanted: Wanted,
     ) -> Result<Answer, Error> {
-        self.rest(topic, cursor, wanted).await;
-        self.read_now(waiter, topic, cursor, wanted).await
+        let mut turn = None;
+        if self.rests(topic, cursor, wanted, self.now()) {
+            turn = Some(self.turn(waiter).await);
+            self.rest(topic, cursor, wanted).await;
+        }
+        self.read_now(waiter, topic, cursor, wanted, turn).await
     }
 
-    /// Rests, if what follows the cursor is history and somebody appends.
-    pub(crate) async fn rest(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
-        let now = self.now();
+    /// Whether what follows the cursor is history that rests, because somebody appends.
+    fn rests(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> bool {
         // Who misses less than a page, or follows a topic of which nothing is known here, may only be late for what is new.
         let lags = |bounds: Bounds| {
             let lag = cursor.watermark.distance_to(bounds.head);
             bounds.epoch == cursor.epoch && lag >= ReadLimit::PAGE.updates.get() as u64
         };
-        let rests = |now| {
-            self.0.tail.known_bounds(topic).is_some_and(lags)
-                && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
-        };
-        if self.0.pace.holds(now) && rests(now) {
-            // Until somebody else has read it, if it is young.
-            self.rest_while(rests).await;
-        }
+        self.0.pace.holds(now)
+            && self.0.tail.known_bounds(topic).is_some_and(lags)
+            && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
     }
 
-    async fn rest_while(&self, rests: impl Fn(Timestamp) -> bool + Send) {
+    /// Rests, until somebody else has read it if it is young. A dropped future has taken nobody's place.
+    pub(crate) async fn rest(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
         let mut now = self.now();
-        let place = self.0.pace.place(now);
-        if place > now {
+        if !self.rests(topic, cursor, wanted, now) {
+            return;
+        }
+        let place = self.0.pace.take_place(now);
+        if place.at() > now {
             telemetry::replay_rested();
         }
-        while let Some(rest) = self.0.pace.rest(place, now) {
+        while let Some(rest) = self.0.pace.rest(place.at(), now) {
             self.clock().sleep(rest).await;
             now = self.now();
-            if !rests(now) {
-                return self.0.pace.give_back();
+            if !self.rests(topic, cursor, wanted, now) {
+                return;
             }
         }
+        place.keep();
     }
 
-    /// What follows a cursor. Behind the tail, it waits for a turn.
+    /// What follows a cursor. Behind the tail, it waits for a turn, unless it has one.
     async fn read_now(
         &self,
         waiter: Waiter,
         topic: &Topic,
         cursor: Cursor,
         wanted: Wanted,
+        turn: Option<Turn>,
     ) -> Result<Answer, Error> {
-        let _turn = match self.0.tail.look(topic, cursor, wanted, self.now()) {
-            Peek::Found(followed) => return Ok(Answer::Read(followed)),
-            Peek::Hot => None,
-            Peek::Cold => Some(self.turn(waiter).await),
+        let _turn = match (self.0.tail.look(topic, cursor, wanted, self.now()), turn) {
+            (Peek::Found(followed), _) => return Ok(Answer::Read(followed)),
+            (Peek::Hot, _) => None,
+            (Peek::Cold, Some(turn)) => Some(turn),
+            (Peek::Cold, None) => Some(self.turn(waiter).await),
         };
         Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.now()).await?))
     }
@@ -175,7 +182,6 @@ impl Khala {
     pub async fn history_turn(&self, grant: &Grant) -> HistoryTurn {
         // Its requests are one connection among those of the same holder.
         let waiter = Waiter { principal: self.0.hasher.hash_one(grant.subject()), connection: 0 };
-        self.rest_while(|_| true).await;
         HistoryTurn { _turn: self.turn(waiter).await }
     }
 

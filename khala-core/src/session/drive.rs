@@ -103,8 +103,8 @@ struct Driver {
 #[derive(Debug, Default)]
 struct Held {
     watch: Option<(Watch, Arc<ChannelCord>)>,
-    /// A question that waits until somebody else has read.
-    waiting: Option<Box<(Topic, Question)>>,
+    /// A question that waits until somebody else has read: the lead of that number.
+    waiting: Option<Box<(Topic, Question, u64)>>,
     /// Where the client stands, for those who ask whom a trim would leave behind.
     place: Option<Place>,
     /// What the tail has of its topic, once it has something.
@@ -238,7 +238,7 @@ impl Driver {
                         }
                         return Ended::Closed(close);
                     }
-                    Action::Ask { channel, topic, question } => self.ask(channel, topic, question),
+                    Action::Ask { channel, topic, question } => self.ask(channel, topic, question, None),
                     Action::Watch { channel, topic } => {
                         if let Err(close) = self.watch(&patience, channel, &topic).await {
                             return self.give_up(&patience, transport, Ended::Closed(close)).await;
@@ -249,7 +249,7 @@ impl Driver {
                         self.followed -= usize::from(held.place.is_some());
                         self.connected.card().follows(self.followed);
                         // The session counts what it has asked.
-                        if let Some((topic, question)) = held.waiting.map(|waiting| *waiting) {
+                        if let Some((topic, question, _)) = held.waiting.map(|waiting| *waiting) {
                             self.ask_khala(channel, topic, question, None);
                         }
                     }
@@ -303,9 +303,8 @@ impl Driver {
         {
             let now = self.khala.now();
             self.session.handle_drain(now.plus(close_after), now);
-        } else if let Poll::Ready(heard) = self.hear(transport) {
-            return Poll::Ready(if heard { Looked::Found } else { Looked::Gone });
         } else if !self.questions.asked.is_empty()
+            // Before what came in: others may wait for a read of this one, and a client may have much to say.
             && let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context)
         {
             self.questions.answered.push(answered);
@@ -313,6 +312,8 @@ impl Driver {
                 self.questions.answered.push(answered);
             }
             self.take_answers();
+        } else if let Poll::Ready(heard) = self.hear(transport) {
+            return Poll::Ready(if heard { Looked::Found } else { Looked::Gone });
         } else if self.rung.remove(Why::MOVED) {
             self.take_moves();
         } else if !more {
@@ -431,19 +432,20 @@ impl Driver {
         }
     }
 
-    fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question) {
+    /// Has a question answered, which has waited for that lead, if for any.
+    fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question, waited_for: Option<u64>) {
         let now = self.khala.now();
         let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
         if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
             match self.peek(channel, &topic, *cursor, *wanted, now) {
                 Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
                 Peek::Cold => waits = true,
-                Peek::Hot => match self.take_part(channel) {
+                Peek::Hot => match self.take_part(channel, waited_for) {
                     Part::Alone => {}
                     Part::Leads(leads) => lead = Some(leads),
-                    Part::Waits => {
+                    Part::Waits(lead) => {
                         let held = self.channels.get_or_insert_with(channel, Held::default);
-                        held.waiting = Some(Box::new((topic, question)));
+                        held.waiting = Some(Box::new((topic, question, lead)));
                         return;
                     }
                 },
@@ -468,10 +470,10 @@ impl Driver {
     }
 
     /// What to do for a channel whose newest updates are not in memory yet.
-    fn take_part(&self, channel: ChannelId) -> Part {
+    fn take_part(&self, channel: ChannelId, waited_for: Option<u64>) -> Part {
         let held = self.channels.get(channel);
         match held.and_then(|held| held.watch.as_ref().zip(held.tail.as_ref())) {
-            Some(((_, cord), tail)) => tail.take_part(&Waker::from(Arc::clone(cord))),
+            Some(((_, cord), tail)) => tail.take_part(waited_for, &Waker::from(Arc::clone(cord))),
             // Nothing would wake it.
             None => Part::Alone,
         }
@@ -540,12 +542,17 @@ impl Driver {
             let Some(held) = self.channels.get_mut(channel) else { continue };
             let Some((watch, cord)) = &mut held.watch else { continue };
             cord.release();
-            let waiting = held.waiting.take();
             if let Some(head) = watch.news() {
                 self.session.handle_moved(channel, head);
             }
-            if let Some((topic, question)) = waiting.map(|waiting| *waiting) {
-                self.ask(channel, topic, question);
+            // One more announcement ends no waiting: the end of the lead does.
+            let ended = |waiting: &Box<(Topic, Question, u64)>| {
+                held.tail.as_ref().is_none_or(|tail| !tail.is_led(waiting.2))
+            };
+            if held.waiting.as_ref().is_some_and(ended)
+                && let Some((topic, question, lead)) = held.waiting.take().map(|waiting| *waiting)
+            {
+                self.ask(channel, topic, question, Some(lead));
             }
         }
     }

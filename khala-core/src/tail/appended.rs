@@ -31,7 +31,7 @@ impl TailJournal {
             let mut ring = entry.ring();
             if let Some(ring) = ring.as_mut() {
                 let before = ring.bytes();
-                if ring.append(after, updates, receipt.bounds(), now) {
+                if ring.append(after, updates, receipt.bounds()) {
                     ring.seal(|page| entry.share(page));
                 }
                 self.account(before, ring.bytes());

@@ -2,7 +2,8 @@
 //!
 //! A thousand followers wake together, and the first of them reads. For those who come before that read is done, waiting for
 //! it as futures would cost more than their delivery. What must stay true: whoever waits is woken when the one who reads is
-//! done, has failed or is gone; and after a failure nobody waits, so that one fault is not met by each in turn.
+//! done, has failed or is gone; nobody waits twice for the same, nor after a failure, so that one fault, or a head that is
+//! not there, is not met by each in turn.
 
 use std::{
     mem,
@@ -17,8 +18,8 @@ pub(crate) enum Part {
     Alone,
     /// Read, and tell the others by dropping this.
     Leads(Lead),
-    /// Wait to be woken, and look again.
-    Waits,
+    /// Wait to be woken when this lead has ended, and look again.
+    Waits(u64),
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub(super) struct Leads(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     led: bool,
+    /// How many leads there were.
+    leads: u64,
     /// The last who led failed, and nobody succeeded since.
     failed: bool,
     waiting: Vec<Waker>,
@@ -37,18 +40,25 @@ impl Leads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The part of one who would be woken by `waker`.
-    pub(super) fn take_part(self: &Arc<Self>, waker: &Waker) -> Part {
+    /// The part of one who would be woken by `waker`, and who has waited for that lead in vain, if for any.
+    pub(super) fn take_part(self: &Arc<Self>, waited_for: Option<u64>, waker: &Waker) -> Part {
         let mut state = self.lock();
-        if state.led {
-            state.waiting.push(waker.clone());
-            return Part::Waits;
-        }
-        if state.failed {
+        if state.failed || waited_for.is_some() {
             return Part::Alone;
         }
+        if state.led {
+            state.waiting.push(waker.clone());
+            return Part::Waits(state.leads);
+        }
         state.led = true;
+        state.leads += 1;
         Part::Leads(Lead { leads: Arc::clone(self), failed: false })
+    }
+
+    /// Whether the lead of that number goes on.
+    pub(super) fn is_led(&self, number: u64) -> bool {
+        let state = self.lock();
+        state.led && state.leads == number
     }
 
     /// A read has succeeded, whoever did it.
@@ -105,20 +115,23 @@ mod tests {
     fn one_leads_and_its_end_wakes_the_others_whatever_it_is() {
         let (leads, count) = (Arc::new(Leads::default()), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
-        for failed in [false, true] {
-            let Part::Leads(mut lead) = leads.take_part(&waker) else { panic!("nobody leads") };
+        for (number, failed) in [(1, false), (2, true)] {
+            let Part::Leads(mut lead) = leads.take_part(None, &waker) else { panic!("nobody leads") };
             for _ in 0..3 {
-                assert!(matches!(leads.take_part(&waker), Part::Waits));
+                assert!(matches!(leads.take_part(None, &waker), Part::Waits(led) if led == number));
             }
+            assert!(leads.is_led(number) && !leads.is_led(number - 1));
             if failed {
                 lead.fail();
             }
             drop(lead);
+            assert!(!leads.is_led(number));
             assert_eq!(count.0.swap(0, Ordering::Relaxed), 3);
+            assert!(matches!(leads.take_part(Some(number), &waker), Part::Alone), "nobody waits twice");
         }
-        assert!(matches!(leads.take_part(&waker), Part::Alone), "the last one failed");
+        assert!(matches!(leads.take_part(None, &waker), Part::Alone), "the last one failed");
         leads.succeeded();
-        assert!(matches!(leads.take_part(&waker), Part::Leads(_)));
-        assert!(matches!(leads.take_part(&waker), Part::Leads(_)), "who is gone leads no longer");
+        assert!(matches!(leads.take_part(None, &waker), Part::Leads(_)));
+        assert!(matches!(leads.take_part(None, &waker), Part::Leads(_)), "who is gone leads no longer");
     }
 }

@@ -6,6 +6,8 @@
 //! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all.
 
 mod appended;
+mod held;
+mod history;
 mod lead;
 mod page;
 mod reads;
@@ -19,27 +21,28 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Waker,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
 
+pub(crate) use self::held::HeldTopic;
 pub(crate) use self::lead::{Lead, Part};
 pub use self::page::SharedPage;
 use self::{
+    history::ReadOn,
     lead::Leads,
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
-    shelf::{Shelf, grid, rest_after},
+    shelf::{Shelf, rest_after},
 };
 use crate::{
     admission::Pace,
     class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
-    position::{Bounds, Cursor, Epoch, Stale},
+    position::{Bounds, Cursor, Stale, Watermark},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -169,23 +172,27 @@ struct Entry {
     shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
     leads: Arc<Leads>,
-}
-
-/// What the tail holds of one topic.
-#[derive(Debug)]
-pub(crate) struct HeldTopic(Arc<Entry>);
-
-impl HeldTopic {
-    /// What one does who peeked and was told [`Peek::Hot`]; `waker` is woken if it is to wait.
-    pub(crate) fn take_part(&self, waker: &Waker) -> Part {
-        self.0.leads.take_part(waker)
-    }
+    /// A read that was begun for whoever replays, and that nobody waits for yet. Reads are not to hold it: it holds them.
+    next: Mutex<Option<ReadOn>>,
 }
 
 impl Entry {
     fn new(topic: Topic, inline: Option<usize>) -> Self {
         let (ring, shelf) = (Mutex::default(), Mutex::default());
-        Self { topic, inline, ring, shelf, reads: Arc::default(), leads: Arc::default() }
+        Self {
+            topic,
+            inline,
+            ring,
+            shelf,
+            reads: Arc::default(),
+            leads: Arc::default(),
+            next: Mutex::default(),
+        }
+    }
+
+    /// Whether the tail has what follows `watermark`.
+    fn holds(&self, watermark: Watermark) -> bool {
+        self.ring().as_ref().is_some_and(|ring| ring.holds(watermark))
     }
 
     /// A page of its topic that is shared.
@@ -246,7 +253,7 @@ impl TailJournal {
                 Lookup::Cold => true,
             };
             let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
-            let Done { found, number, began_at } = self.read_page(&entry, topic, start, behind, now).await?;
+            let Done { found, number, began_at } = self.read_pages(&entry, topic, start, behind, now).await?;
             let pages = match found {
                 Found::Pages(pages) => pages,
                 Found::Stale(stale) => {
@@ -270,6 +277,9 @@ impl TailJournal {
                     exact = true;
                     continue;
                 };
+                if behind {
+                    self.read_on(&entry, topic, start, &pages, &bounds, now);
+                }
                 // Whoever has reached the head follows the tail from now on.
                 let behind = behind && page.page().end() < bounds.head;
                 return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
@@ -298,12 +308,12 @@ impl TailJournal {
 
     /// What is held of a topic that is followed here, for who follows it and peeks often: it stays for as long.
     pub(crate) fn held(&self, topic: &Topic) -> Option<HeldTopic> {
-        self.known(topic).map(HeldTopic)
+        self.known(topic).map(HeldTopic::new)
     }
 
     /// [`peek`](Self::peek) without looking for the topic.
     pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
-        match self.look_at(&held.0, cursor, wanted, now) {
+        match self.look_at(held.entry(), cursor, wanted, now) {
             Peek::Found(Followed::Page { behind: true, page, .. })
                 if self.pace.as_ref().is_some_and(|pace| pace.holds_back(page.published_at(), now)) =>
             {
@@ -378,24 +388,29 @@ impl TailJournal {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry of `topic`. Looks for idle ones now and then, so that entries stay in proportion to the topics
-    /// that are followed.
+    /// Looks for idle entries now and then, so that they stay in proportion to the topics that are followed.
+    fn sweep(&self, topics: &mut Topics, now: Timestamp) {
+        if now.since(topics.swept_at) <= self.options.idle {
+            return;
+        }
+        topics.swept_at = now;
+        let recent = now.minus(self.options.idle);
+        topics.entries.retain(|_, entry| {
+            let in_use = Arc::strong_count(entry) > 1;
+            let mut ring = entry.ring();
+            let stays = in_use || ring.as_ref().is_some_and(|ring| ring.confirmed_at() >= recent);
+            if !stays {
+                self.replace(&mut ring, None);
+                self.account(entry.shelf().bytes(), 0);
+            }
+            stays
+        });
+    }
+
+    /// The entry of `topic`.
     fn entry(&self, topic: &Topic, now: Timestamp) -> Arc<Entry> {
         let mut topics = self.topics();
-        if now.since(topics.swept_at) > self.options.idle {
-            topics.swept_at = now;
-            let recent = now.minus(self.options.idle);
-            topics.entries.retain(|_, entry| {
-                let in_use = Arc::strong_count(entry) > 1;
-                let mut ring = entry.ring();
-                let stays = in_use || ring.as_ref().is_some_and(|ring| ring.confirmed_at() >= recent);
-                if !stays {
-                    self.replace(&mut ring, None);
-                    self.account(entry.shelf().bytes(), 0);
-                }
-                stays
-            });
-        }
+        self.sweep(&mut topics, now);
         match topics.entries.get(topic) {
             Some(entry) => Arc::clone(entry),
             None => {
@@ -422,84 +437,6 @@ impl TailJournal {
                 None => Lookup::Cold,
             },
             found => found,
-        }
-    }
-
-    /// Where to read for who stands at `cursor`, behind the tail.
-    fn start_for(&self, entry: &Entry, cursor: Cursor) -> Cursor {
-        let known = entry.ring().as_ref().map(Ring::bounds).filter(|bounds| bounds.epoch == cursor.epoch);
-        let Some(bounds) = known.filter(|bounds| bounds.admit(cursor).is_ok()) else { return cursor };
-        let start = grid(cursor.watermark, bounds.floor, ReadLimit::PAGE.updates.get());
-        Cursor::new(cursor.epoch, start)
-    }
-
-    /// Reads the page after `cursor`, and from behind the tail some more for which there is room on the shelf; whoever
-    /// wants the same meanwhile shares the read, and the pages.
-    async fn read_page(
-        &self,
-        entry: &Entry,
-        topic: &Topic,
-        cursor: Cursor,
-        behind: bool,
-        now: Timestamp,
-    ) -> Result<Done, Error> {
-        let begin = || {
-            telemetry::journal_read(if behind { "cold" } else { "hot" });
-            let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
-            let inline = self.classes.of(&topic).and_then(|class| class.inline_bytes);
-            let most = ReadLimit::PAGE.updates.get();
-            let (mut first, mut limit) = (most, ReadLimit::PAGE);
-            if behind {
-                // Up to where the pages of all others end.
-                let next = cursor.watermark.as_u64() % most as u64;
-                first = most - usize::try_from(next).unwrap_or(0);
-                let ahead = self.ahead(entry, cursor.epoch);
-                limit.updates = NonZeroUsize::new(first + ahead * most).unwrap_or(limit.updates);
-            }
-            let read = async move {
-                Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
-                    Replay::Page(page) => {
-                        let pages = SharedPage::split(&topic, page, first, most, inline);
-                        Found::Pages(pages.into_iter().map(Arc::new).collect())
-                    }
-                    Replay::Stale(stale) => Found::Stale(stale),
-                })
-            };
-            read.boxed()
-        };
-        entry.reads.share(Target::PageAfter(cursor), now, begin).await
-    }
-
-    /// How many pages a read behind the tail may bring beside the one that is asked for.
-    fn ahead(&self, entry: &Entry, epoch: Epoch) -> usize {
-        // Where nothing is known of the topic yet, nothing is kept.
-        let known = entry.ring().as_ref().is_some_and(|ring| ring.bounds().epoch == epoch);
-        let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes;
-        if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
-    }
-
-    /// Keeps pages from behind the tail, unless the tail has them, or whoever shared their read kept them already, or
-    /// there is no room.
-    fn keep_for_others(&self, entry: &Entry, pages: &[Arc<SharedPage>]) {
-        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
-        for (index, page) in pages.iter().enumerate() {
-            let start = Cursor::new(page.page().bounds.epoch, page.page().after);
-            let held = entry.ring().as_ref().is_none_or(|ring| ring.holds(start.watermark));
-            let mut shelf = entry.shelf();
-            let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
-            if held || !wanted || shelf.has(start) {
-                continue;
-            }
-            let before = shelf.bytes();
-            shelf.put(page, index > 0, self.options.history_bytes);
-            self.account(before, shelf.bytes());
-            while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
-                let before = shelf.bytes();
-                if !shelf.forget_oldest() {
-                    break;
-                }
-                self.account(before, shelf.bytes());
-            }
         }
     }
 
@@ -596,7 +533,13 @@ impl Journal for TailJournal {
         if let Some(pace) = &self.pace {
             pace.appends(now);
         }
-        let followed = self.known(topic).map(|entry| (entry, batch.clone()));
+        let known = {
+            let mut topics = self.topics();
+            // Where all that is new comes by appends, nobody else may look for long.
+            self.sweep(&mut topics, now);
+            topics.entries.get(topic).cloned()
+        };
+        let followed = known.map(|entry| (entry, batch.clone()));
         let answer = self.journal.append(topic, batch, now).await?;
         if let Append::Written(receipt) = &answer {
             match followed {

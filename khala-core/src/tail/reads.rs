@@ -48,6 +48,8 @@ pub(super) struct Done {
 }
 
 type Read = BoxFuture<'static, Result<Done, Error>>;
+/// A read that whoever has it may drive.
+pub(super) type SharedRead = Shared<Read>;
 
 #[derive(Debug, Default)]
 pub(super) struct Reads(Mutex<UnderWay>);
@@ -74,7 +76,7 @@ impl Reads {
         target: Target,
         now: Timestamp,
         begin: impl FnOnce() -> BoxFuture<'static, Result<Found, Error>>,
-    ) -> Shared<Read> {
+    ) -> SharedRead {
         let mut under_way = self.lock();
         if let Some(read) = under_way.reads.get(&target).and_then(WeakShared::upgrade) {
             return read;

@@ -64,7 +64,7 @@ impl Ring {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.early_bytes
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -143,15 +143,10 @@ impl Ring {
         self.bytes -= mem::take(&mut self.fresh_bytes);
     }
 
-    /// Takes in what the journal has acknowledged as appended after `after`, at `now` or later, when the topic ended with
-    /// it. Says whether there is enough for a page.
-    pub(super) fn append(
-        &mut self,
-        after: Watermark,
-        updates: Vec<Update>,
-        bounds: Bounds,
-        now: Timestamp,
-    ) -> bool {
+    /// Takes in what the journal has acknowledged as appended after `after`; says whether there is enough for a page.
+    ///
+    /// It confirms nothing: it knows of no floor, and whoever only appends would never look again.
+    pub(super) fn append(&mut self, after: Watermark, updates: Vec<Update>, bounds: Bounds) -> bool {
         if bounds.epoch != self.bounds.epoch {
             return false;
         }
@@ -171,9 +166,6 @@ impl Ring {
             }
         }
         self.join_early();
-        if self.end() == self.bounds.head {
-            self.confirm(now);
-        }
         self.fresh.len() >= ReadLimit::PAGE.updates.get() || self.fresh_bytes >= ReadLimit::PAGE.bytes
     }
 
@@ -200,13 +192,16 @@ impl Ring {
 
     /// Takes in a page that was read at `now` if it continues the ring, all of which is in pages.
     pub(super) fn extend(&mut self, page: &Arc<SharedPage>, now: Timestamp) -> bool {
-        let Page { after, updates, bounds } = page.page();
-        if bounds.epoch != self.bounds.epoch || *after != self.end() {
+        let (Page { after, updates, bounds }, end) = (page.page(), self.end());
+        if bounds.epoch != self.bounds.epoch || !(self.start..=end).contains(after) || page.page().end() < end
+        {
             return false;
         }
-        if !updates.is_empty() {
+        if !updates.is_empty() && page.page().end() > end {
+            // Some of it may have been appended here while it was read.
+            let page = if *after == end { Arc::clone(page) } else { Arc::new(page.rest(end)) };
             self.bytes += page.bytes();
-            self.pages.push_back(Arc::clone(page));
+            self.pages.push_back(page);
         }
         self.learn(*bounds);
         self.confirm(now);
@@ -232,6 +227,11 @@ impl Ring {
 
     /// Lets the oldest page go unless it is the only one; says how many bytes went.
     pub(super) fn shrink(&mut self) -> Option<usize> {
+        if self.early_bytes > 0 {
+            // It will be read.
+            self.early.clear();
+            return Some(mem::take(&mut self.early_bytes));
+        }
         (self.pages.len() > 1).then(|| self.forget_oldest())
     }
 
@@ -293,6 +293,7 @@ mod tests {
             swaps in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..40),
             lost in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
             look_every in 1_usize..5,
+            back in 0_u64..4,
         ) {
             let mut batches = Vec::new();
             let mut end = 0;
@@ -312,15 +313,17 @@ mod tests {
                 known = known.max(after + size);
                 if count == read_at && known > ring.end().as_u64() {
                     // Somebody found that there is more, and read it.
-                    let start = ring.end();
+                    let back = back.min(ring.end().as_u64());
+                    let start = at(ring.end().as_u64() - back);
                     let updates = (start.as_u64() + 1..=known).map(update).collect();
                     ring.seal(share);
                     let page = Arc::new(share(Page { after: start, updates, bounds: bounds(known) }));
                     prop_assert!(ring.extend(&page, Timestamp::default()));
+                    prop_assert_eq!(ring.start, Watermark::ORIGIN, "it goes on where it was");
                 }
                 if !lost.contains(&count) {
                     let updates = (after + 1..=after + size).map(update).collect();
-                    ring.append(at(*after), updates, bounds(after + size), Timestamp::default());
+                    ring.append(at(*after), updates, bounds(after + size));
                 }
                 if count % look_every == 0 {
                     let seqs = read(&mut ring, 0);
@@ -334,7 +337,7 @@ mod tests {
                 prop_assert!(ring.early.is_empty() && ring.early_bytes == 0);
             }
             ring.seal(share);
-            prop_assert_eq!(ring.bytes(), ring.pages.iter().map(|page| page.bytes()).sum::<usize>());
+            prop_assert_eq!(ring.bytes() - ring.early_bytes, ring.pages.iter().map(|page| page.bytes()).sum::<usize>());
             prop_assert_eq!(ring.fresh_bytes, 0);
         }
     }

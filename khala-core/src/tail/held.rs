@@ -1,0 +1,31 @@
+//! What the tail holds of one topic, in the hands of somebody who follows it: it stays for as long, and is not looked for at
+//! every turn.
+
+use std::{sync::Arc, task::Waker};
+
+use super::{Entry, Part};
+
+/// What the tail holds of one topic.
+#[derive(Debug)]
+pub(crate) struct HeldTopic(Arc<Entry>);
+
+impl HeldTopic {
+    pub(super) fn new(entry: Arc<Entry>) -> Self {
+        Self(entry)
+    }
+
+    pub(super) fn entry(&self) -> &Entry {
+        &self.0
+    }
+
+    /// What one does who peeked and was told [`Peek::Hot`], after it has waited for the lead of that number, if it has;
+    /// `waker` is woken if it is to wait.
+    pub(crate) fn take_part(&self, waited_for: Option<u64>, waker: &Waker) -> Part {
+        self.0.leads.take_part(waited_for, waker)
+    }
+
+    /// Whether the lead of that number goes on.
+    pub(crate) fn is_led(&self, number: u64) -> bool {
+        self.0.leads.is_led(number)
+    }
+}

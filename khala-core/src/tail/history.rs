@@ -1,0 +1,155 @@
+//! What lies behind the tail: read for all who want the same, some pages at a time, which wait on the shelf.
+//!
+//! What must stay true: a page that is kept lies where the tail has none, and within what the topic still holds.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+
+use super::{
+    Entry, Ring, SharedPage, TailJournal,
+    reads::{Done, Found, SharedRead, Target},
+    shelf::grid,
+};
+use crate::{
+    journal::{ReadLimit, Replay, Start},
+    position::{Bounds, Cursor, Epoch},
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
+};
+
+/// A read on that nobody came for is forgotten after that long, when there is another one to begin.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(2);
+
+/// A read that was begun for whoever replays.
+#[derive(Debug)]
+pub(super) struct ReadOn {
+    start: Cursor,
+    begun_at: Timestamp,
+    /// Held, or it would end.
+    _read: SharedRead,
+}
+
+impl TailJournal {
+    /// Where to read for who stands at `cursor`, behind the tail.
+    pub(super) fn start_for(&self, entry: &Entry, cursor: Cursor) -> Cursor {
+        let known = entry.ring().as_ref().map(Ring::bounds).filter(|bounds| bounds.epoch == cursor.epoch);
+        let Some(bounds) = known.filter(|bounds| bounds.admit(cursor).is_ok()) else { return cursor };
+        let start = grid(cursor.watermark, bounds.floor, ReadLimit::PAGE.updates.get());
+        Cursor::new(cursor.epoch, start)
+    }
+
+    /// Begins to read what follows several pages that were read from `start` on, so that it is there by the time that whoever
+    /// replays has sent them. Nobody waits for it, so it is one a topic: those who replay far apart read for themselves.
+    pub(super) fn read_on(
+        &self,
+        entry: &Entry,
+        topic: &Topic,
+        start: Cursor,
+        pages: &[Arc<SharedPage>],
+        bounds: &Bounds,
+        now: Timestamp,
+    ) {
+        let mut slot = entry.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = slot.take_if(|next| next.start == start || now.since(next.begun_at) > FORGOTTEN_AFTER);
+        let next = pages.last().map(|last| Cursor::new(last.page().bounds.epoch, last.page().end()));
+        let next = next.filter(|next| {
+            let more = next.epoch == bounds.epoch && next.watermark < bounds.head;
+            slot.is_none()
+                && more
+                && pages.len() > 1
+                && !entry.holds(next.watermark)
+                && !entry.shelf().has(*next)
+        });
+        if let Some(next) = next {
+            let mut read = self.read_pages(entry, topic, next, true, now);
+            // The first poll begins it; whoever comes for it polls it on.
+            match read.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => *slot = Some(ReadOn { start: next, begun_at: now, _read: read }),
+                Poll::Ready(Ok(Done { found: Found::Pages(pages), .. })) => {
+                    self.keep_for_others(entry, &pages);
+                }
+                Poll::Ready(_) => {}
+            }
+        }
+        drop(slot);
+        // Not under the lock: who lets go of a read last ends it.
+        drop(taken);
+    }
+
+    /// Reads the page after `cursor`, and from behind the tail some more for which there is room on the shelf; whoever
+    /// wants the same meanwhile shares the read, and the pages.
+    pub(super) fn read_pages(
+        &self,
+        entry: &Entry,
+        topic: &Topic,
+        cursor: Cursor,
+        behind: bool,
+        now: Timestamp,
+    ) -> SharedRead {
+        let begin = || {
+            telemetry::journal_read(if behind { "cold" } else { "hot" });
+            let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
+            let inline = entry.inline;
+            let most = ReadLimit::PAGE.updates.get();
+            let (mut first, mut limit) = (most, ReadLimit::PAGE);
+            if behind {
+                // Up to where the pages of all others end.
+                let next = cursor.watermark.as_u64() % most as u64;
+                first = most - usize::try_from(next).unwrap_or(0);
+                let ahead = self.ahead(entry, cursor.epoch);
+                limit.updates = NonZeroUsize::new(first + ahead * most).unwrap_or(limit.updates);
+            }
+            let read = async move {
+                Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
+                    Replay::Page(page) => {
+                        let pages = SharedPage::split(&topic, page, first, most, inline);
+                        Found::Pages(pages.into_iter().map(Arc::new).collect())
+                    }
+                    Replay::Stale(stale) => Found::Stale(stale),
+                })
+            };
+            read.boxed()
+        };
+        entry.reads.share(Target::PageAfter(cursor), now, begin)
+    }
+
+    /// How many pages a read behind the tail may bring beside the one that is asked for.
+    fn ahead(&self, entry: &Entry, epoch: Epoch) -> usize {
+        // Where nothing is known of the topic yet, nothing is kept.
+        let known = entry.ring().as_ref().is_some_and(|ring| ring.bounds().epoch == epoch);
+        let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes;
+        if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
+    }
+
+    /// Keeps pages from behind the tail, unless the tail has them, or whoever shared their read kept them already, or
+    /// there is no room.
+    pub(super) fn keep_for_others(&self, entry: &Entry, pages: &[Arc<SharedPage>]) {
+        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
+        for (index, page) in pages.iter().enumerate() {
+            let start = Cursor::new(page.page().bounds.epoch, page.page().after);
+            let held = entry.ring().as_ref().is_none_or(|ring| ring.holds(start.watermark));
+            let mut shelf = entry.shelf();
+            let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
+            if held || !wanted || shelf.has(start) {
+                continue;
+            }
+            let before = shelf.bytes();
+            shelf.put(page, index > 0, self.options.history_bytes);
+            self.account(before, shelf.bytes());
+            while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
+                let before = shelf.bytes();
+                if !shelf.forget_oldest() {
+                    break;
+                }
+                self.account(before, shelf.bytes());
+            }
+        }
+    }
+}
