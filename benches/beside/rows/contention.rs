@@ -1,5 +1,7 @@
 //! Appending while others read history over and over: what that costs those who append.
 
+use std::{thread, time::Duration};
+
 use super::{Scale, kept};
 use crate::{
     beside::{
@@ -26,12 +28,15 @@ struct Params {
     readers: usize,
     seconds: f64,
     again: Again,
+    /// For how long what is read has been there. What Khala took in the last ten seconds counts as new, and is not held back.
+    age: Duration,
 }
 
 pub(super) fn rows(scale: &Scale) -> Vec<Row> {
     let Scale { crowd, seconds, .. } = *scale;
     let readers = crowd.div_ceil(10);
     let (kept, paced) = (crowd as u64 * 20, crowd as u64 * 10);
+    let age = Duration::from_secs(if seconds < 1.0 { 0 } else { 11 });
     vec![
         row(
             "append-while-read",
@@ -40,13 +45,13 @@ pub(super) fn rows(scale: &Scale) -> Vec<Row> {
             ),
             "Readers read as quickly as they can, and so take more of the machine where a server serves them better: see how much \
              was read.",
-            Params { kept, readers, seconds: seconds / 2.0, again: Again::AtOnce },
+            Params { kept, readers, seconds: seconds / 2.0, again: Again::AtOnce, age },
         ),
         row(
             "append-while-read-paced",
             format!("the same, while {readers} clients read {paced} old updates every {seconds} seconds"),
             "Readers begin one after the other, so that everybody is asked for as much in the same time.",
-            Params { kept: paced, readers, seconds, again: Again::Every(seconds) },
+            Params { kept: paced, readers, seconds, again: Again::Every(seconds), age },
         ),
     ]
 }
@@ -73,15 +78,17 @@ fn row(name: &'static str, title: String, note: &str, params: Params) -> Row {
         headline: Headline::More(LOSS, "percent"),
         notes: vec![format!(
             "Appends are measured alone, beside readers, and alone again; compared is the rate beside readers with the mean of \
-             the other two. Readers read another topic of the same server. {note} Khala's limit of replays is off."
+             the other two. Readers read another topic of the same server, of {} s before. {note} Khala's limit of replays is off.",
+            params.age.as_secs()
         )],
         contestants: contestants.into(),
     }
 }
 
 fn measure(tools: &Tools, keeper: Keeper, params: Params) -> Result<Figures, Failure> {
-    let Params { kept, readers, seconds, again } = params;
+    let Params { kept, readers, seconds, again, age } = params;
     let (server, speech) = kept::filled(tools, keeper, kept)?;
+    thread::sleep(age);
     let mut generator = Generator::start(tools)?;
     let open = Open { appenders: APPENDERS, append_to: OTHER, readers, ..kept::open(&speech) };
     kept::connect(&mut generator, open)?;

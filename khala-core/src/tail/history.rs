@@ -4,37 +4,23 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, PoisonError, atomic::Ordering},
-    task::{Context, Poll, Waker},
-    time::Duration,
+    sync::{Arc, atomic::Ordering},
 };
 
 use futures::FutureExt as _;
 
 use super::{
     Entry, Ring, SharedPage, TailJournal,
-    reads::{Done, Found, SharedRead, Target},
+    reads::{Found, SharedRead, Target},
     shelf::grid,
 };
 use crate::{
     journal::{ReadLimit, Replay, Start},
-    position::{Bounds, Cursor, Epoch},
+    position::{Cursor, Epoch},
     telemetry,
     topic::Topic,
     update::Timestamp,
 };
-
-/// A read on that nobody came for is forgotten after that long, when there is another one to begin.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(2);
-
-/// A read that was begun for whoever replays.
-#[derive(Debug)]
-pub(super) struct ReadOn {
-    start: Cursor,
-    begun_at: Timestamp,
-    /// Held, or it would end.
-    _read: SharedRead,
-}
 
 impl TailJournal {
     /// Where to read for who stands at `cursor`, behind the tail.
@@ -43,44 +29,6 @@ impl TailJournal {
         let Some(bounds) = known.filter(|bounds| bounds.admit(cursor).is_ok()) else { return cursor };
         let start = grid(cursor.watermark, bounds.floor, ReadLimit::PAGE.updates.get());
         Cursor::new(cursor.epoch, start)
-    }
-
-    /// Begins to read what follows several pages that were read from `start` on, so that it is there by the time that whoever
-    /// replays has sent them. Nobody waits for it, so it is one a topic: those who replay far apart read for themselves.
-    pub(super) fn read_on(
-        &self,
-        entry: &Entry,
-        topic: &Topic,
-        start: Cursor,
-        pages: &[Arc<SharedPage>],
-        bounds: &Bounds,
-        now: Timestamp,
-    ) {
-        let mut slot = entry.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = slot.take_if(|next| next.start == start || now.since(next.begun_at) > FORGOTTEN_AFTER);
-        let next = pages.last().map(|last| Cursor::new(last.page().bounds.epoch, last.page().end()));
-        let next = next.filter(|next| {
-            let more = next.epoch == bounds.epoch && next.watermark < bounds.head;
-            slot.is_none()
-                && more
-                && pages.len() > 1
-                && !entry.holds(next.watermark)
-                && !entry.shelf().has(*next)
-        });
-        if let Some(next) = next {
-            let mut read = self.read_pages(entry, topic, next, true, now);
-            // The first poll begins it; whoever comes for it polls it on.
-            match read.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-                Poll::Pending => *slot = Some(ReadOn { start: next, begun_at: now, _read: read }),
-                Poll::Ready(Ok(Done { found: Found::Pages(pages), .. })) => {
-                    self.keep_for_others(entry, &pages);
-                }
-                Poll::Ready(_) => {}
-            }
-        }
-        drop(slot);
-        // Not under the lock: who lets go of a read last ends it.
-        drop(taken);
     }
 
     /// Reads the page after `cursor`, and from behind the tail some more for which there is room on the shelf; whoever

@@ -31,7 +31,6 @@ pub(crate) use self::held::HeldTopic;
 pub(crate) use self::lead::{Lead, Part};
 pub use self::page::SharedPage;
 use self::{
-    history::ReadOn,
     lead::Leads,
     reads::{Done, Found, Reads, Target},
     ring::{Lookup, Ring},
@@ -172,22 +171,12 @@ struct Entry {
     shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
     leads: Arc<Leads>,
-    /// A read that was begun for whoever replays, and that nobody waits for yet. Reads are not to hold it: it holds them.
-    next: Mutex<Option<ReadOn>>,
 }
 
 impl Entry {
     fn new(topic: Topic, inline: Option<usize>) -> Self {
         let (ring, shelf) = (Mutex::default(), Mutex::default());
-        Self {
-            topic,
-            inline,
-            ring,
-            shelf,
-            reads: Arc::default(),
-            leads: Arc::default(),
-            next: Mutex::default(),
-        }
+        Self { topic, inline, ring, shelf, reads: Arc::default(), leads: Arc::default() }
     }
 
     /// Whether the tail has what follows `watermark`.
@@ -277,9 +266,6 @@ impl TailJournal {
                     exact = true;
                     continue;
                 };
-                if behind {
-                    self.read_on(&entry, topic, start, &pages, &bounds, now);
-                }
                 // Whoever has reached the head follows the tail from now on.
                 let behind = behind && page.page().end() < bounds.head;
                 return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
