@@ -41,7 +41,7 @@ use crate::{
     class::Classes,
     error::Error,
     journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
-    position::{Bounds, Cursor, Stale, Watermark},
+    position::{Bounds, Cursor, Stale},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -177,11 +177,6 @@ impl Entry {
     fn new(topic: Topic, inline: Option<usize>) -> Self {
         let (ring, shelf) = (Mutex::default(), Mutex::default());
         Self { topic, inline, ring, shelf, reads: Arc::default(), leads: Arc::default() }
-    }
-
-    /// Whether the tail has what follows `watermark`.
-    fn holds(&self, watermark: Watermark) -> bool {
-        self.ring().as_ref().is_some_and(|ring| ring.holds(watermark))
     }
 
     /// A page of its topic that is shared.
