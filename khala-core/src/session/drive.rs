@@ -546,10 +546,8 @@ impl Driver {
                 self.session.handle_moved(channel, head);
             }
             // One more announcement ends no waiting: the end of the lead does.
-            let ended = |waiting: &Box<(Topic, Question, u64)>| {
-                held.tail.as_ref().is_none_or(|tail| !tail.is_led(waiting.2))
-            };
-            if held.waiting.as_ref().is_some_and(ended)
+            let led = |lead| held.tail.as_ref().is_some_and(|tail| tail.is_led(lead));
+            if held.waiting.as_ref().is_some_and(|waiting| !led(waiting.2))
                 && let Some((topic, question, lead)) = held.waiting.take().map(|waiting| *waiting)
             {
                 self.ask(channel, topic, question, Some(lead));

@@ -237,7 +237,8 @@ fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
         (seqs(&page(rig.follow("t", at(start, after), ANY_AGE))), rig.store.reads() - before)
     };
     let before = rig.store.reads();
-    (own(1), own(2));
+    own(1);
+    own(2);
     assert_eq!(read(0, before), (vec![1, 2, 3], 0), "one page of all there is");
     own(1);
     assert_eq!(read(3, before), (vec![4], 0));
