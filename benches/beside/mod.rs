@@ -1,8 +1,8 @@
 //! Khala beside others: in one run, on one machine, floors (the least that the work can cost) and peers (what somebody
 //! might use instead), each in turn in every round, each as a process of its own, under the same load.
 //!
-//! A [`row::Row`] is a kind of work with its contestants. A contestant is a function that does the work once and gives
-//! [`figures::Figures`]: most start a server from `peers`, have the generator (`load`) speak its protocol (`wire`), and
+//! A `row::Row` is a kind of work with its contestants. A contestant is a function that does the work once and gives
+//! `figures::Figures`: most start a server from `peers`, have the generator (`load`) speak its protocol (`wire`), and
 //! read what it used meanwhile. Rows whose work is of another kind (appends, replays) bring functions of their own.
 //!
 //! What must stay true: everybody gets the same payloads, subscribers and pace; what was lost is said; nothing that a
