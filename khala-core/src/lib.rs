@@ -13,6 +13,7 @@ pub mod conformance;
 mod documents;
 mod error;
 mod fanout;
+pub mod health;
 mod inbox;
 mod journal;
 mod khala;

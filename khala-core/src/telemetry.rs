@@ -121,6 +121,11 @@ pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
 /// From the head of an HTTP request to that of its answer, in seconds, by `route`.
 pub const HTTP_SECONDS: &str = "khala_http_request_seconds";
 
+/// Whether a long-lived part of this node works, 1 or 0, by `part`.
+pub const PART_HEALTHY: &str = "khala_part_healthy";
+/// Supervised tasks that ended or panicked and were started again, by `part`.
+pub const TASK_RESTARTS: &str = "khala_task_restarts_total";
+
 /// Every name, for the test that holds documentation and dashboards against it.
 pub const ALL: &[&str] = &[
     JOURNAL_READS,
@@ -173,6 +178,8 @@ pub const ALL: &[&str] = &[
     SWEEP_STALE_CURSORS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
+    PART_HEALTHY,
+    TASK_RESTARTS,
 ];
 
 /// What was asked for when something was refused.
@@ -419,4 +426,12 @@ pub(crate) fn revocation_poll_found(revocations: usize) {
 
 pub(crate) fn poll_found(updates: usize) {
     counter!(POLL_FINDS).increment(updates as u64);
+}
+
+pub(crate) fn part_healthy(part: &'static str, healthy: bool) {
+    gauge!(PART_HEALTHY, "part" => part).set(if healthy { 1.0 } else { 0.0 });
+}
+
+pub(crate) fn task_restarted(part: &'static str) {
+    counter!(TASK_RESTARTS, "part" => part).increment(1);
 }

@@ -25,14 +25,26 @@ pub(crate) fn health() -> Result<Response<Full<Bytes>>, Problem> {
 
 /// `GET /readyz`: the journal answers, and the server is not about to stop. What it does without is noted.
 pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Problem> {
-    let notes: Vec<&str> = server.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
-    let unready = |code, reason: &str, detail: String| {
-        let problem = Problem::unavailable(code, detail).with("reasons", vec![reason.to_owned()]);
+    let health = server.0.khala.health();
+    let notes = server.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
+    let notes: Vec<String> = notes
+        .into_iter()
+        .map(str::to_owned)
+        .chain(health.notes().into_iter().map(|(_, note)| note))
+        .collect();
+    let unready = |code, reasons: Vec<String>, detail: String| {
+        let problem = Problem::unavailable(code, detail).with("reasons", reasons);
         if notes.is_empty() { problem } else { problem.with("notes", notes.clone()) }
     };
     if server.is_draining() {
         let reason = "the server is shutting down";
-        return Err(unready("draining", reason, reason.to_owned()));
+        return Err(unready("draining", vec![reason.to_owned()], reason.to_owned()));
+    }
+    let failures = health.failures();
+    if !failures.is_empty() {
+        let reasons = failures.into_iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        let detail = "a part of this server has failed; the reasons name it".to_owned();
+        return Err(unready("part_failed", reasons, detail));
     }
     let read = server.0.khala.journal().topics("", None, NonZeroUsize::MIN);
     match timeout(PROBE, read).await {
@@ -41,11 +53,11 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
         Ok(Err(error)) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "not ready: the journal fails");
             let detail = format!("the journal does not answer ({}); the server's log says why", error.kind());
-            Err(unready("journal_unavailable", reason(error.kind()), detail))
+            Err(unready("journal_unavailable", vec![reason(error.kind()).to_owned()], detail))
         }
         Err(_) => {
             let detail = format!("the journal did not answer within {} s", PROBE.as_secs());
-            Err(unready("journal_unavailable", reason(ErrorKind::Unavailable), detail))
+            Err(unready("journal_unavailable", vec![reason(ErrorKind::Unavailable).to_owned()], detail))
         }
     }
 }

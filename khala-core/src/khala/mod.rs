@@ -41,6 +41,7 @@ use crate::{
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
+    health::Health,
     journal::Journal,
     ledger::Ledger,
     session::SessionOptions,
@@ -98,6 +99,7 @@ struct Inner {
     hasher: RandomState,
     sweeper: Sweeper,
     published: Published,
+    health: Health,
 }
 
 /// Makes a [`Khala`].
@@ -116,6 +118,7 @@ pub struct KhalaBuilder {
     revocations: Option<Arc<dyn Revocations>>,
     replays: ReplayOptions,
     sweeper: SweeperBuilder,
+    health: Health,
 }
 
 impl KhalaBuilder {
@@ -189,6 +192,13 @@ impl KhalaBuilder {
         self
     }
 
+    /// Has the handle's tasks report to `health`, as the store and the fanout may; without it, to one of its own.
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
     /// The handle.
     ///
     /// # Panics
@@ -224,6 +234,7 @@ impl KhalaBuilder {
             cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
             sweeper: self.sweeper.build(),
             published: Published::new(),
+            health: self.health,
         }))
     }
 }
@@ -245,6 +256,7 @@ impl Khala {
             revocations: None,
             replays: ReplayOptions::default(),
             sweeper: SweeperBuilder::default(),
+            health: Health::new(),
         }
     }
 
@@ -279,6 +291,11 @@ impl Khala {
     /// How many replays this node takes on.
     pub fn replay_options(&self) -> ReplayOptions {
         self.0.gate.options()
+    }
+
+    /// What the long-lived parts of this node say of themselves.
+    pub fn health(&self) -> &Health {
+        &self.0.health
     }
 
     /// The topic classes.
