@@ -188,6 +188,17 @@ impl Cluster {
         server.process = Some(process);
     }
 
+    /// Starts it again if it has ended by itself, as it may on a full disk.
+    pub fn ensure_running(&self) {
+        let mut server = self.server();
+        let ended = |process: &mut Child| process.try_wait().expect("it is ours").is_some();
+        if server.process.as_mut().is_none_or(ended) {
+            server.process = None;
+            drop(server);
+            self.restart();
+        }
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.with_file_name("log")).unwrap_or_default()

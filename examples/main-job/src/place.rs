@@ -77,6 +77,20 @@ impl Place {
     pub async fn mint(&self, ttl: &str) -> Result<(), Failure> {
         let mut khala = self.command("khala");
         khala.args(["token", "--sub", self.name, "--ttl", ttl]).env("KHALA_AUTH__HS256_KEY", KEY);
+        self.keep_token(khala).await
+    }
+
+    /// The same with the HS256 key of that name in a JWK Set, which a server trusts by its `auth.keys_file`.
+    ///
+    /// # Errors
+    /// `khala token` fails, or the file cannot be written.
+    pub async fn mint_with(&self, keys: &Path, kid: &str, ttl: &str) -> Result<(), Failure> {
+        let mut khala = self.command("khala");
+        khala.args(["token", "--sub", self.name, "--ttl", ttl, "--kid", kid, "--key-file"]).arg(keys);
+        self.keep_token(khala).await
+    }
+
+    async fn keep_token(&self, mut khala: Command) -> Result<(), Failure> {
         let minted = khala.stdout(Stdio::piped()).stderr(Stdio::piped()).output().await;
         let minted = minted.during("running khala token")?;
         if !minted.status.success() {

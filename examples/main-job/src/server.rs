@@ -85,6 +85,11 @@ impl Server {
         Ok(started.elapsed())
     }
 
+    /// The id of its process, while there is one.
+    pub fn process(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Looks whether it is there.
     ///
     /// # Errors

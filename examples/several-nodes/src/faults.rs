@@ -1,6 +1,11 @@
 //! What is done to the nodes and to what they stand on, and undone.
 
-use std::sync::Arc;
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::ValueEnum;
 use main_job::failure::{During as _, Failure};
@@ -32,6 +37,8 @@ pub(crate) enum Fault {
     SilentNats,
     /// PostgreSQL is killed for good; its standby takes over
     Failover,
+    /// The file system under PostgreSQL is full, and empties
+    FillDisk,
 }
 
 impl Fault {
@@ -51,6 +58,7 @@ impl Fault {
             }
             Self::KillNats | Self::SilentNats => options.fanout == Fanout::Nats,
             Self::Failover => false,
+            Self::FillDisk => options.disk.is_some(),
         };
         Self::value_variants().iter().copied().filter(fits).collect()
     }
@@ -65,6 +73,7 @@ impl Fault {
             Self::KillNats => "NATS is killed",
             Self::SilentNats => "NATS falls silent",
             Self::Failover => "PostgreSQL is lost, its standby takes over",
+            Self::FillDisk => "PostgreSQL's disk is full",
         }
     }
 
@@ -73,7 +82,7 @@ impl Fault {
         match self {
             Self::KillServer | Self::PauseServer => (0..NODES).filter(|node| *node != victim).collect(),
             Self::DropListen | Self::SilentListen | Self::KillNats | Self::SilentNats => (0..NODES).collect(),
-            Self::Failover | Self::KillPostgres => Vec::new(),
+            Self::Failover | Self::FillDisk | Self::KillPostgres => Vec::new(),
         }
     }
 
@@ -85,6 +94,10 @@ impl Fault {
             Self::KillPostgres | Self::Failover => {
                 let cluster = Arc::clone(&postgres(setting)?.cluster);
                 spawn_blocking(move || cluster.kill()).await.during("killing PostgreSQL")?;
+            }
+            Self::FillDisk => {
+                let ballast = ballast(setting)?;
+                spawn_blocking(move || fill(&ballast)).await.during("filling the disk")??;
             }
             Self::DropListen => postgres(setting)?.listen.refuse(),
             Self::SilentListen => postgres(setting)?.listen.silent(),
@@ -105,6 +118,11 @@ impl Fault {
             Self::KillPostgres => {
                 let cluster = Arc::clone(&postgres(setting)?.cluster);
                 spawn_blocking(move || cluster.restart()).await.during("starting PostgreSQL")?;
+            }
+            Self::FillDisk => {
+                fs::remove_file(ballast(setting)?).during("emptying the disk")?;
+                let cluster = Arc::clone(&postgres(setting)?.cluster);
+                spawn_blocking(move || cluster.ensure_running()).await.during("starting PostgreSQL")?;
             }
             Self::DropListen | Self::SilentListen => postgres(setting)?.listen.pass(),
             Self::KillNats => {
@@ -128,6 +146,29 @@ impl Fault {
 
 fn postgres(setting: &Setting) -> Result<&Postgres, Failure> {
     setting.postgres.as_ref().ok_or_else(|| Failure::new("there is no PostgreSQL in this run"))
+}
+
+/// What the small disk is filled up with.
+fn ballast(setting: &Setting) -> Result<PathBuf, Failure> {
+    let disk = setting.disk.as_ref().ok_or_else(|| Failure::new("there is no small disk; give --disk"))?;
+    Ok(disk.join("ballast"))
+}
+
+/// Writes until there is no more room.
+fn fill(ballast: &Path) -> Result<(), Failure> {
+    let mut file = File::create(ballast).during("making the ballast")?;
+    // Smaller pieces at the end, so that nothing else finds room.
+    for piece in [1 << 20, 4 << 10] {
+        let zeros = vec![0; piece];
+        loop {
+            match file.write_all(&zeros) {
+                Ok(()) => {}
+                Err(fault) if fault.kind() == ErrorKind::StorageFull => break,
+                Err(fault) => return Err(fault).during("filling the disk"),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn nats(setting: &Setting) -> Result<&Middle, Failure> {

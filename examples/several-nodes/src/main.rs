@@ -9,13 +9,15 @@
 mod book;
 mod crowd;
 mod faults;
+mod load;
 mod plot;
 mod publishers;
 mod report;
 mod setting;
 mod sql;
+mod watch;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use main_job::{
@@ -54,6 +56,17 @@ struct Options {
     /// Lose the database for good, and go on with its standby
     #[arg(long)]
     failover: bool,
+    /// Everything at once, for so many minutes: several of the faults at a time, at random, while keys rotate, history is
+    /// swept, slow readers and unfinished requests load the nodes, and readiness and memory are watched
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..), requires = "memory")]
+    soak: Option<u64>,
+    /// With --soak: how many MiB of memory a node may have
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// The folder that a small file system is mounted on, which is filled up now and then. It must be what TMPDIR names, for
+    /// PostgreSQL's data lies there
+    #[arg(long, value_name = "FOLDER")]
+    disk: Option<PathBuf>,
     /// Only these faults, in this order
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Vec<Fault>,
@@ -96,12 +109,21 @@ async fn run(options: &Options) -> Result<bool, Failure> {
     let mut terminated = signal(SignalKind::terminate()).during("listening for signals")?;
     let mut outcomes = Vec::new();
     let mut plot = Plot::begin(options, seed, story, Setting::prepare(options).await?).await?;
-    let played = tokio::select! {
-        played = plot.play(&mut outcomes) => played,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new("it was interrupted")),
-        _ = terminated.recv() => Err(Failure::new("it was told to end")),
+    let play = async {
+        let Some(minutes) = options.soak else { return (None, plot.play(&mut outcomes).await) };
+        let lasts = Duration::from_secs(minutes * 60);
+        let (soaked, played) = plot.soak(lasts, options.memory.unwrap_or(u64::MAX)).await;
+        (Some(soaked), played)
+    };
+    let (soaked, played) = tokio::select! {
+        played = play => played,
+        _ = tokio::signal::ctrl_c() => (None, Err(Failure::new("it was interrupted"))),
+        _ = terminated.recv() => (None, Err(Failure::new("it was told to end"))),
     };
     let report = Report::new(options, seed, outcomes, plot.book().counts(), &played);
+    if let Some(soaked) = &soaked {
+        soaked.tell();
+    }
     report.tell(&story);
     if let Some(file) = &options.json {
         report.write(file)?;

@@ -1,5 +1,7 @@
 //! What happens in a run: the faults in turn, what is waited for after each, and what is compared.
 
+mod soak;
+
 use std::{sync::Arc, time::Duration};
 
 use main_job::{

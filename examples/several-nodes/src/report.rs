@@ -161,7 +161,7 @@ impl<'a> Report<'a> {
         if self.is_good() {
             say(format_args!(
                 "\nNothing lost, nothing doubled, nothing reordered, nothing that was rolled back is seen: {}, {seconds:.0} s.",
-                named(outcomes.len()),
+                if outcomes.is_empty() { "rounds of faults".to_owned() } else { named(outcomes.len()) },
             ));
         }
         if !differences.is_empty() {

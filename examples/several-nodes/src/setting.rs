@@ -1,6 +1,6 @@
 //! What takes part in a run beside the clients: the database, what stands in front of it, the fanout, the nodes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use khala_testing::{Cluster, Nats, Pgbouncer, Proxy};
 use main_job::{
@@ -9,7 +9,7 @@ use main_job::{
     server::Server,
 };
 use sqlx::postgres::PgConnectOptions;
-use tokio::process::Command;
+use tokio::{process::Command, time::sleep};
 
 use crate::{Fanout, Options, Store};
 
@@ -17,13 +17,22 @@ use crate::{Fanout, Options, Store};
 pub(crate) const NODES: usize = 3;
 /// Connections of a pooler to the database: fewer than its clients have to it.
 const POOLED: u16 = 20;
-/// Longer than any run.
+/// The JWK Set that the nodes trust in a long run.
+const KEYS: &str = "keys.json";
+/// How many rotations a key stays: tokens that it signed end before.
+const KEYS_KEPT: u64 = 5;
+const KEY_READ_WITHIN: Duration = Duration::from_secs(3);
+const TOKEN_OF_A_ROTATION: &str = "60s";
+/// Longer than any run but a long one, which rotates its keys.
 const TOKEN_ENDS_AFTER: &str = "1h";
 
 /// Everything is kept, and nobody is held to a rate: what is lost here is lost by a fault.
-const CLASSES: &str = r#"[{ name = "several", pattern = "several:**", read = ["khala:read"],
+const SEVERAL: &str = r#"{ name = "several", pattern = "several:**", read = ["khala:read"],
     publish = ["khala:publish"], tier = "warm", publish_per_second = "none", replay_budget = "none",
-    retain_for_seconds = "none", retain_updates = "none", retain_bytes = "none" }]"#;
+    retain_for_seconds = "none", retain_updates = "none", retain_bytes = "none" }"#;
+/// What loads the nodes' memory in a long run: of this only the newest updates are kept.
+const BULK: &str = r#"{ name = "bulk", pattern = "bulk:**", read = ["khala:read"], publish = ["khala:publish"], tier = "warm",
+    publish_per_second = "none", replay_budget = "none", retain_for_seconds = "none", retain_updates = 60, retain_bytes = "none" }"#;
 /// Limits that stand against one user with hundreds of connections, which is what the crowd looks like.
 const UNLIMITED: [&str; 8] = [
     "CONNECTIONS_PER_PRINCIPAL",
@@ -43,6 +52,8 @@ pub(crate) struct Setting {
     pub(crate) servers: Vec<Server>,
     pub(crate) postgres: Option<Postgres>,
     pub(crate) nats: Option<Middle>,
+    /// The small file system that PostgreSQL's data is on, where it is to be filled up.
+    pub(crate) disk: Option<PathBuf>,
 }
 
 /// PostgreSQL, and the ways to it.
@@ -70,6 +81,9 @@ impl Setting {
     pub(crate) async fn prepare(options: &Options) -> Result<Self, Failure> {
         let place = Arc::new(Place::prepare("several-nodes")?);
         place.mint(TOKEN_ENDS_AFTER).await?;
+        if options.soak.is_some() {
+            rotate(&place, 0).await?;
+        }
         let postgres = (options.store == Store::Postgres).then(|| Postgres::start(options));
         let nats = (options.fanout == Fanout::Nats).then(|| {
             let nats = Arc::new(Nats::start());
@@ -77,7 +91,9 @@ impl Setting {
             Middle { nats, way }
         });
         let addresses = free_addresses::<NODES>()?;
-        let mut settings = vec![("KHALA_CLASSES".to_owned(), CLASSES.to_owned())];
+        let classes =
+            if options.soak.is_some() { format!("[{SEVERAL}, {BULK}]") } else { format!("[{SEVERAL}]") };
+        let mut settings = vec![("KHALA_CLASSES".to_owned(), classes)];
         settings.extend(UNLIMITED.iter().map(|limit| (format!("KHALA_LIMITS__{limit}"), "none".to_owned())));
         match &postgres {
             Some(postgres) => settings.extend(postgres.settings()),
@@ -91,6 +107,11 @@ impl Setting {
             settings.push(("KHALA_NATS__SERVERS".to_owned(), servers));
             // What is appended by SQL is announced by PostgreSQL alone.
             settings.push(("KHALA_NATS__LISTEN".to_owned(), "true".to_owned()));
+        }
+        if options.soak.is_some() {
+            let keys = place.path(KEYS).display().to_string();
+            let soak = [("AUTH__KEYS_FILE", keys.as_str()), ("SWEEP__EVERY_SECONDS", "5")];
+            settings.extend(soak.map(|(name, value)| (format!("KHALA_{name}"), value.to_owned())));
         }
         let mut servers = Vec::new();
         for (number, address) in addresses.into_iter().enumerate() {
@@ -106,7 +127,7 @@ impl Setting {
         for server in &mut servers {
             server.ready().await?;
         }
-        Ok(Self { place, servers, postgres, nats })
+        Ok(Self { place, servers, postgres, nats, disk: options.disk.clone() })
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -155,4 +176,29 @@ impl Postgres {
 
 fn url(port: u16, database: &str) -> String {
     format!("postgres://khala@127.0.0.1:{port}/{database}")
+}
+
+/// Adds a key of that number to those that the nodes trust, takes an old one out, and mints the token of the moment with
+/// the new one. A token is good for a minute, and its key for longer.
+pub(crate) async fn rotate(place: &Place, number: u64) -> Result<(), Failure> {
+    let keys = place.path(KEYS);
+    let key = async |arguments: &[&str], kid: u64| {
+        let mut khala = place.command("khala");
+        khala.args(["key", arguments[0]]).arg(&keys).args(&arguments[1..]).arg(format!("k{kid}"));
+        let done = khala.output().await.during("running khala key")?;
+        if done.status.success() {
+            Ok(())
+        } else {
+            Err(Failure::new(String::from_utf8_lossy(&done.stderr).trim()))
+        }
+    };
+    key(&["add", "--kid"], number).await?;
+    if let Some(old) = number.checked_sub(KEYS_KEPT) {
+        key(&["remove", "--kid"], old).await?;
+    }
+    if number > 0 {
+        // Every node reads the file each second.
+        sleep(KEY_READ_WITHIN).await;
+    }
+    place.mint_with(&keys, &format!("k{number}"), TOKEN_OF_A_ROTATION).await
 }

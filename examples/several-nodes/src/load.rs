@@ -1,0 +1,292 @@
+//! What loads the nodes in a long run: large updates of which only the newest are kept, followers that check that these
+//! come without a hole, readers that hardly read, and requests that are never finished.
+//!
+//! # Invariants
+//! A follower takes each update that continues the one before, or is told that it is stale and starts again at the floor.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use khala_client::{Client, Event};
+use khala_core::{
+    Batch, DedupKey, Kind, NewUpdate, Payload, Token, Topic,
+    wire::{JoinRequest, Resume},
+};
+use main_job::{chance::Chance, place::Place};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{publishers::index, setting::Setting};
+
+const TOPICS: usize = 8;
+/// Bytes of a payload.
+const LARGE: usize = 48 << 10;
+/// How often one is published.
+const EVERY: Duration = Duration::from_millis(60);
+const FOLLOWERS: usize = 6;
+/// Readers that take some kilobytes a second, for each of the crowd's clients.
+const SLOW_SHARE: u64 = 2;
+/// Requests whose body never ends, at a time.
+const UNFINISHED: usize = 24;
+/// How long a slow reader or an unfinished request stays.
+const STAYS: Duration = Duration::from_secs(20);
+
+/// The load of a run, while it lasts.
+#[derive(Debug)]
+pub(crate) struct Load {
+    counts: Arc<Counts>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    published: AtomicU64,
+    delivered: AtomicU64,
+    stale: AtomicU64,
+    slow: AtomicU64,
+    unfinished: AtomicU64,
+    faults: Mutex<Vec<String>>,
+}
+
+/// What it came to.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    published: u64,
+    delivered: u64,
+    stale: u64,
+    slow: u64,
+    unfinished: u64,
+    faults: Vec<String>,
+}
+
+/// What everybody of the load has.
+#[derive(Clone, Debug)]
+struct Common {
+    counts: Arc<Counts>,
+    place: Arc<Place>,
+    nodes: Vec<SocketAddr>,
+}
+
+impl Load {
+    pub(crate) fn begin(setting: &Setting, clients: u64) -> Self {
+        let counts: Arc<Counts> = Arc::default();
+        let common = Common {
+            counts: Arc::clone(&counts),
+            place: Arc::clone(&setting.place),
+            nodes: setting.addresses(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(common.clone().publish());
+        for number in 0..FOLLOWERS {
+            tasks.spawn(common.clone().follow(number));
+        }
+        for number in 0..clients / SLOW_SHARE {
+            tasks.spawn(common.clone().read_slowly(Chance::new(number)));
+        }
+        for number in 0..UNFINISHED {
+            tasks.spawn(common.clone().never_finish(number));
+        }
+        Self { counts, _tasks: tasks }
+    }
+
+    pub(crate) fn published(&self) -> u64 {
+        self.counts.published.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn end(self) -> Loaded {
+        let Counts { published, delivered, stale, slow, unfinished, faults } = &*self.counts;
+        let [published, delivered, stale, slow, unfinished] =
+            [published, delivered, stale, slow, unfinished].map(|count| count.load(Ordering::Relaxed));
+        let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Loaded { published, delivered, stale, slow, unfinished, faults }
+    }
+}
+
+impl Common {
+    fn client(&self, node: usize) -> Option<Client> {
+        let place = Arc::clone(&self.place);
+        let token = move || {
+            let token = place.token().map(Token::new).map_err(|failure| failure.to_string().into());
+            async move { token }
+        };
+        Client::builder(format!("http://{}", self.nodes[node % self.nodes.len()]))
+            .token_from(token)
+            .retry_for(Some(Duration::from_secs(2)))
+            .build()
+            .ok()
+    }
+
+    fn topic(number: usize) -> Option<Topic> {
+        Topic::parse(&format!("bulk:{number}")).ok()
+    }
+
+    fn fault(&self, what: String) {
+        self.counts.faults.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    async fn publish(self) {
+        let clients: Vec<_> = (0..self.nodes.len()).filter_map(|node| self.client(node)).collect();
+        let payload = Payload::parse(&format!("\"{}\"", "x".repeat(LARGE)));
+        let (Ok(payload), Ok(kind)) = (payload, Kind::parse("bulk")) else { return };
+        for number in 0_usize.. {
+            let Some(topic) = Self::topic(number % TOPICS) else { return };
+            let Ok(batch) = Batch::new(vec![NewUpdate::new(kind.clone(), payload.clone())]) else { return };
+            let Ok(key) = DedupKey::parse(&format!("bulk-{number}")) else { return };
+            let batch = batch.with_dedup(key);
+            let mut node = number;
+            // Again at another node until one has it: the key says that it is the same.
+            while clients[node % clients.len()].publish(&topic, batch.clone()).await.is_err() {
+                node += 1;
+                sleep(EVERY).await;
+            }
+            self.counts.published.fetch_add(1, Ordering::Relaxed);
+            sleep(EVERY).await;
+        }
+    }
+
+    /// Follows a topic for ever.
+    async fn follow(self, number: usize) {
+        let Some(topic) = Self::topic(number % TOPICS) else { return };
+        let mut last = None;
+        for node in number.. {
+            let Some(client) = self.client(node) else { return };
+            let resume = match last {
+                Some(cursor) => Resume::After(cursor),
+                None => Resume::Floor,
+            };
+            let mut subscription = client.subscribe(&topic, JoinRequest { resume, ..JoinRequest::default() });
+            let began = Instant::now();
+            // Now and then it moves on to another node.
+            while began.elapsed() < STAYS {
+                let Ok(Some(event)) = timeout(STAYS, subscription.next()).await else { break };
+                match event {
+                    Ok(Event::Updates(arrived)) => {
+                        let seqs = arrived.updates.iter().map(|update| update.seq.as_u64());
+                        let first = last
+                            .map_or(arrived.updates[0].seq.as_u64(), |cursor| cursor.watermark.as_u64() + 1);
+                        if !seqs.eq((first..).take(arrived.updates.len())) {
+                            self.fault(format!(
+                                "{topic}: updates that do not continue {last:?}: {:?}",
+                                arrived.cursor
+                            ));
+                        }
+                        last = Some(arrived.cursor);
+                        self.counts.delivered.fetch_add(arrived.updates.len() as u64, Ordering::Relaxed);
+                    }
+                    Ok(Event::Stale(stale)) => {
+                        // Only a follower that was away while much was published may be stale, and only for the floor.
+                        if !stale
+                            .reason_codes
+                            .iter()
+                            .all(|reason| reason.as_str() == "retention_floor_breach")
+                        {
+                            self.fault(format!("{topic} at {last:?}: {:?}", stale.reason_codes));
+                        }
+                        last = None;
+                        self.counts.stale.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    /// Joins all large topics at the floor, again and again, and reads some kilobytes a second of them.
+    async fn read_slowly(self, mut chance: Chance) {
+        loop {
+            let node = self.nodes[index(&mut chance, self.nodes.len())];
+            sleep(Duration::from_millis(chance.number(100..=2_000))).await;
+            if let Ok(token) = self.place.token() {
+                self.counts.slow.fetch_add(1, Ordering::Relaxed);
+                // However it ends, the next one comes.
+                let _ = timeout(STAYS, slow_reader(node, &token)).await;
+            }
+        }
+    }
+
+    /// Sends half of a body, again and again.
+    async fn never_finish(self, number: usize) {
+        loop {
+            let node = self.nodes[number % self.nodes.len()];
+            sleep(Duration::from_millis(200)).await;
+            if let Ok(token) = self.place.token() {
+                self.counts.unfinished.fetch_add(1, Ordering::Relaxed);
+                let _ = timeout(STAYS, half_a_body(node, &token)).await;
+            }
+        }
+    }
+}
+
+async fn slow_reader(node: SocketAddr, token: &str) -> std::io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(8 << 10)?;
+    let mut stream = socket.connect(node).await?;
+    let head = format!(
+        "GET /sync/v1/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: {node}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    for number in 0..TOPICS {
+        let frame = format!(r#"["{number}","{number}","bulk:{number}","phx_join",{{"from":"floor"}}]"#);
+        // Masked with zeros; shorter than 126 bytes.
+        let mut bytes = vec![0x81, 0x80 | u8::try_from(frame.len()).unwrap_or_default(), 0, 0, 0, 0];
+        bytes.extend(frame.as_bytes());
+        stream.write_all(&bytes).await?;
+    }
+    let mut taken = vec![0; 16 << 10];
+    loop {
+        if stream.read(&mut taken).await? == 0 {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn half_a_body(node: SocketAddr, token: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(node).await?;
+    let half = vec![b' '; 2 << 20];
+    let head = format!(
+        "POST /v1/topics/bulk:0/updates HTTP/1.1\r\nHost: {node}\r\nContent-Type: application/json\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+        2 * half.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&half).await?;
+    // It is cut off, or answered.
+    stream.read(&mut [0; 1]).await.map(drop)
+}
+
+impl Loaded {
+    /// What is not as it has to be.
+    pub(crate) fn objection(&self) -> Option<String> {
+        self.faults
+            .first()
+            .map(|first| format!("{} faults of followers, the first: {first}", self.faults.len()))
+    }
+}
+
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { published, delivered, stale, slow, unfinished, faults } = self;
+        write!(
+            f,
+            "load: {published} large updates, {delivered} deliveries of them without a hole, {stale} stale cursors, {slow} slow \
+             readers, {unfinished} unfinished requests, {} faults",
+            faults.len()
+        )
+    }
+}
