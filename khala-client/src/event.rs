@@ -53,7 +53,7 @@ pub struct Arrived {
     pub cursor: Cursor,
     /// The newest update that the server knew of when it sent them.
     pub head: Watermark,
-    /// Whether they reach that head.
+    /// Whether the replay of this join has ended: they reach the head that [`Event::Joined`] named, or come after it.
     pub complete: bool,
 }
 

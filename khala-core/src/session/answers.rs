@@ -64,10 +64,11 @@ impl Session {
         }
         channel.cursor = page.page().cursor();
         channel.spoke_at = now;
+        let complete = channel.cursor.watermark >= channel.replay_until;
         // A shared page may have been complete when it was read, and the tail have read on since.
         let more = channel.cursor.watermark < news.bounds.head || channel.has_news();
         self.counts.sent(page.page().updates.len(), &self.ledger, now);
-        self.actions.push_back(Action::Send(page.frame(self.serializer)));
+        self.actions.push_back(Action::Send(page.frame(self.serializer, complete)));
         if more {
             self.enqueue(id);
         }
@@ -139,6 +140,9 @@ impl Session {
         let page = shared.page();
         let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
+        if matches!(next, SnapshotFrom::Start) {
+            channel.replay_until = page.bounds.head;
+        }
         *next = page.next().unwrap_or(SnapshotFrom::Start);
         if let Some((reference, stale)) = unanswered.take() {
             let Cursor { epoch, watermark } = page.at;
@@ -206,6 +210,7 @@ impl Session {
             return;
         };
         channel.cursor = cursor;
+        channel.replay_until = bounds.head;
         channel.spoke_at = now;
         telemetry::joined(match resume {
             Resume::After(_) => "cursor",

@@ -111,6 +111,9 @@ pub(super) struct Channel {
     behind: Option<Behind>,
     /// What the client was sent; means something once it is live.
     pub(super) cursor: Cursor,
+    /// Where its replay ends: at the head which the reply to its join named, or which the topic had when a later snapshot
+    /// began.
+    pub(super) replay_until: Watermark,
     /// The newest announced head.
     pub(super) heard: Option<Cursor>,
     /// When the journal last confirmed what is known.
@@ -165,6 +168,7 @@ impl Channel {
             watched: false,
             behind: None,
             cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
+            replay_until: Watermark::ORIGIN,
             heard: None,
             confirmed_at: now,
             spoke_at: now,

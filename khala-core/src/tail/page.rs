@@ -1,4 +1,5 @@
-//! A page that many subscribers share: encoded for the wire at most once per serializer.
+//! A page that many subscribers share: encoded for the wire at most once per serializer, for those whose replay goes on
+//! and for those whose replay has ended.
 
 use std::sync::OnceLock;
 
@@ -7,7 +8,7 @@ use crate::{
     position::Watermark,
     topic::Topic,
     update::{Timestamp, Update},
-    wire::{Encoded, Serializer, event, write_page},
+    wire::{Encoded, Serializer, event, write_batch},
 };
 
 /// What an update takes in memory beside its texts, roughly. Without it, small updates that came one by one would
@@ -22,13 +23,13 @@ pub struct SharedPage {
     bytes: usize,
     /// Bytes of a payload that travels in the frame; a larger one is fetched.
     inline: Option<usize>,
-    frames: [OnceLock<Encoded>; 2],
+    frames: [[OnceLock<Encoded>; 2]; 2],
 }
 
 impl SharedPage {
     pub(crate) fn new(topic: Topic, page: Page, inline: Option<usize>) -> Self {
         let bytes = page.updates.iter().map(Self::weigh).sum();
-        Self { topic, page, bytes, inline, frames: [OnceLock::new(), OnceLock::new()] }
+        Self { topic, page, bytes, inline, frames: Default::default() }
     }
 
     /// The pages that a read of several gave: each but the last of `most` updates, but for the first, which ends where
@@ -82,14 +83,17 @@ impl SharedPage {
         self.bytes
     }
 
-    /// The page as a `sync:update_batch` frame. Its `join_ref` is null, which lets one frame serve everybody.
-    pub fn frame(&self, serializer: Serializer) -> Encoded {
-        let slot = match serializer {
+    /// The page as a `sync:update_batch` frame, for a subscriber whose replay it ends or follows, or for one whose replay
+    /// goes on. Its `join_ref` is null, which lets one frame serve everybody of whom the same is true: all who follow the
+    /// live tail.
+    pub fn frame(&self, serializer: Serializer, replay_complete: bool) -> Encoded {
+        let serializers = match serializer {
             Serializer::V1 => &self.frames[0],
             Serializer::V2 => &self.frames[1],
         };
+        let slot = &serializers[usize::from(replay_complete)];
         let encode = || {
-            let write = |out: &mut Vec<u8>| write_page(out, &self.page, self.inline);
+            let write = |out: &mut Vec<u8>| write_batch(out, &self.page, self.inline, replay_complete);
             serializer.encode(None, None, self.topic.as_str(), event::UPDATE_BATCH, write)
         };
         slot.get_or_init(encode).clone()

@@ -89,13 +89,19 @@ fn write_updates(out: &mut Vec<u8>, updates: &[Update], inline: Option<usize>) {
     out.push(b']');
 }
 
-/// Writes a page of the log as the payload of `sync:update_batch`, without payloads of more than `inline` bytes.
+/// Writes a page of the log as it is read on its own, without payloads of more than `inline` bytes: its
+/// `replay_complete` says whether it reaches the head of its moment.
 pub fn write_page(out: &mut Vec<u8>, page: &Page, inline: Option<usize>) {
+    write_batch(out, page, inline, page.is_complete());
+}
+
+/// Writes a page of the log as the payload of `sync:update_batch`, without payloads of more than `inline` bytes.
+pub(crate) fn write_batch(out: &mut Vec<u8>, page: &Page, inline: Option<usize>, replay_complete: bool) {
     out.reserve(PAGE_ROOM + page.updates.iter().map(|update| room(update, inline)).sum::<usize>());
     write_number(out, "{\"after\":", page.after.as_u64());
     write_number(out, ",\"head\":", page.bounds.head.as_u64());
     out.extend_from_slice(b",\"replay_complete\":");
-    write_json(out, &page.is_complete());
+    write_json(out, &replay_complete);
     out.extend_from_slice(b",\"updates\":");
     write_updates(out, &page.updates, inline);
     out.push(b'}');

@@ -267,7 +267,8 @@ pub struct UpdateBatch {
     pub after: Watermark,
     /// The newest update when it was read.
     pub head: Watermark,
-    /// Whether it reached the head when it was read.
+    /// Whether the replay of this join ends with it, or ended before: it reached the head that the join's reply named. Of
+    /// an HTTP page: whether it reaches `head`.
     pub replay_complete: bool,
     /// The updates, dense from `after`.
     pub updates: Vec<WireUpdate>,

@@ -9,6 +9,7 @@ mod frame;
 mod json;
 mod messages;
 
+pub(crate) use self::json::write_batch;
 pub use self::{
     codes::{Close, Code},
     encoded::Encoded,

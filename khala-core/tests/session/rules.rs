@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use khala_core::{
-    Access, DocKey, Kind, NewUpdate, TailJournal, TailOptions,
+    Access, Batch, DocKey, Journal as _, Kind, NewUpdate, TailJournal, TailOptions,
     session::SessionOptions,
     wire::{Close, Serializer},
 };
 use serde_json::{Value, json};
 
 use crate::{
+    host::topic,
     rig::{Rig, START, document, seconds, seqs, update},
     store::Store,
 };
@@ -31,6 +33,42 @@ fn a_join_is_answered_with_its_refs_in_both_serializers() {
         let batch = json!({"after": 0, "head": 2, "replay_complete": true, "updates": updates});
         assert_eq!(sent[1..], [json!([null, null, "t", "sync:update_batch", batch])]);
     }
+}
+
+#[test]
+fn a_replay_is_complete_from_the_batch_that_reaches_the_head_of_the_reply() {
+    // Pages that were made for the live tail, each with the head of its moment.
+    let mut rig = Rig::new();
+    rig.join("1", "t", &json!({"from": "floor"}));
+    rig.run();
+    let mut live = Vec::new();
+    for number in 1..=6 {
+        let update = Batch::new(vec![update(number)]).unwrap();
+        let append = rig.tail.append(&topic("t"), update, rig.now).now_or_never().unwrap().unwrap();
+        let khala_core::Append::Written(receipt) = append else { panic!("nothing conflicts") };
+        rig.session.handle_moved(rig.channel(), receipt.cursor());
+        live.extend(rig.run());
+    }
+    let complete = |sent: &[Value]| {
+        let batches = sent.iter().filter(|frame| frame[3] == "sync:update_batch");
+        batches.map(|batch| batch[4]["replay_complete"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(complete(&live), [true; 6], "there was nothing to replay");
+    let epoch = rig.epoch("t");
+    for (reference, start, expected) in [
+        ("2", json!({"after": 1, "epoch": epoch}), &[false, false, false, false, true][..]),
+        ("3", json!({"from": "floor"}), &[false, false, false, false, false, true]),
+        ("4", json!({"after": 5, "epoch": epoch}), &[true]),
+    ] {
+        rig.join(reference, "t", &start);
+        let sent = rig.run();
+        let reply = sent.iter().find(|frame| frame[3] == "phx_reply").unwrap();
+        assert_eq!(reply[4]["response"]["head"], 6);
+        assert_eq!(complete(&sent), expected, "{start}");
+    }
+    let head = rig.publish("t", vec![update(7), update(8)]);
+    rig.session.handle_moved(rig.channel(), head);
+    assert_eq!(complete(&rig.run()), [true], "and so are all that follow");
 }
 
 #[test]
