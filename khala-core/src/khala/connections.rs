@@ -58,7 +58,8 @@ impl Khala {
         open
     }
 
-    /// Tells every connection that the server stops, and closes them one after the other within `over`.
+    /// Tells every connection that the server stops, and closes them one after the other within `over`: the first at once, and
+    /// each of the others 100 ms after the one before, or sooner where there are too many for that.
     ///
     /// Returns at once; [`connections`](Self::connections) says how many are left.
     pub fn drain(&self, over: Duration) {
@@ -69,6 +70,9 @@ impl Khala {
         }
     }
 }
+
+/// Closes that are further apart than this spare nobody anything: few connections need less than the time that a drain may take.
+const EACH_CLOSE: Duration = Duration::from_millis(100);
 
 /// The open connections of a handle.
 #[derive(Debug, Default)]
@@ -194,12 +198,13 @@ impl Connected {
         self.seat.check(grant)
     }
 
-    /// This connection's share of the time over which all are to end, so that closes are spread evenly; none without
-    /// such an order. To be asked once.
+    /// When this connection is to be closed, so that the closes of all are spread evenly over the drain time or the part of it
+    /// that they need; none without such an order. To be asked once.
     pub(crate) fn drained(&self) -> Option<Duration> {
         let Drain { over, among } = *self.connections.drain.get()?;
         let turn = self.connections.drained.fetch_add(1, Ordering::Relaxed) % among.max(1);
-        Some(over.mul_f64((turn + 1) as f64 / among.max(1) as f64))
+        let over = over.min(EACH_CLOSE.saturating_mul(u32::try_from(among).unwrap_or(u32::MAX)));
+        Some(over.mul_f64(turn as f64 / among.max(1) as f64))
     }
 }
 

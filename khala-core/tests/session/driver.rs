@@ -168,7 +168,7 @@ fn a_drain_spreads_the_closes_evenly() {
         peer.join("t", &json!({}));
     }
     assert_eq!(host.khala.connections(), 10);
-    host.khala.drain(seconds(20));
+    host.khala.drain(Duration::from_millis(500));
     let mut told = Vec::new();
     for peer in &mut peers {
         let sent = peer.sent();
@@ -176,9 +176,9 @@ fn a_drain_spreads_the_closes_evenly() {
         told.push(sent[0][4]["retry_after_ms"].as_u64().unwrap());
     }
     told.sort_unstable();
-    assert_eq!(told, (1..=10).map(|turn| turn * 2_000).collect::<Vec<_>>());
-    for turn in 1..=10 {
-        host.pass(seconds(2), &mut peers.iter_mut().collect::<Vec<_>>());
+    assert_eq!(told, (0..10).map(|turn| turn * 50).collect::<Vec<_>>());
+    for turn in 2..=10 {
+        host.pass(Duration::from_millis(50), &mut peers.iter_mut().collect::<Vec<_>>());
         let closed =
             peers.iter().filter(|peer| peer.task.done == Some(Ended::Closed(Close::Restart))).count();
         assert_eq!(closed, turn);
@@ -187,6 +187,19 @@ fn a_drain_spreads_the_closes_evenly() {
     assert_eq!(host.khala.connections(), 0);
     let mut late = host.connect(HOUR);
     assert_eq!(late.sent()[0][3], "sync:drain", "who comes now is told at once");
+}
+
+#[test]
+fn few_connections_do_not_wait_for_the_whole_drain() {
+    let mut host = Host::new(200);
+    let mut peers: Vec<_> = (0..3).map(|_| host.connect(HOUR)).collect();
+    for peer in &mut peers {
+        peer.join("t", &json!({}));
+    }
+    host.khala.drain(HOUR);
+    host.pass(Duration::from_millis(1), &mut peers.iter_mut().collect::<Vec<_>>());
+    host.pass(Duration::from_millis(200), &mut peers.iter_mut().collect::<Vec<_>>());
+    assert!(peers.iter().all(|peer| peer.task.done == Some(Ended::Closed(Close::Restart))));
 }
 
 #[test]

@@ -195,7 +195,7 @@ impl Host {
 
     /// Lets time pass in small steps, and these peers run.
     pub fn pass(&mut self, time: Duration, peers: &mut [&mut Peer]) {
-        let step = Duration::from_millis(500);
+        let step = time.min(Duration::from_millis(500));
         for _ in 0..time.as_millis() / step.as_millis() {
             self.clock.pass(step);
             self.keeper.run();

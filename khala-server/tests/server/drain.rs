@@ -207,6 +207,16 @@ mod of_the_command {
     }
 
     #[tokio::test]
+    async fn a_lone_client_is_closed_at_once() {
+        let (_folder, started) = started("0", "600").await;
+        let mut socket = started.connect().await.unwrap();
+        started.signal("TERM").await;
+        assert_eq!(hear(&mut socket).await[3], "sync:drain");
+        assert_eq!(closed(&mut socket).await, (1012, "restart".to_owned()));
+        assert_eq!(started.ended().await.0.code(), Some(0));
+    }
+
+    #[tokio::test]
     async fn without_clients_it_ends_at_once() {
         let (_folder, started) = started("0", "600").await;
         started.signal("TERM").await;
