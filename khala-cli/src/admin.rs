@@ -4,7 +4,7 @@
 //! sees what happened and tries again. What must stay true: the token comes from the environment or a file, and is in
 //! no output.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
@@ -23,7 +23,7 @@ use tokio::{
 };
 use url::{Host, Url};
 
-use crate::exit::Failure;
+use crate::{exit::Failure, file};
 
 /// How long one request may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -91,7 +91,7 @@ impl Admin {
 
     fn token(&self) -> Result<HeaderValue, Failure> {
         let text = match &self.admin_token_file {
-            Some(path) => fs::read_to_string(path).map_err(|cause| {
+            Some(path) => file::read_text(path).map_err(|cause| {
                 Failure::usage(format!("the admin token file {} cannot be read: {cause}", path.display()))
             })?,
             None => std::env::var("KHALA_ADMIN_TOKEN").map_err(|_| {
@@ -109,6 +109,12 @@ impl Admin {
 
     fn address(&self) -> Result<Url, Failure> {
         let text = &self.url;
+        // Of `localhost:4510` a parser of URLs takes the name for a scheme.
+        if !text.contains("://") && !text.contains('@') {
+            return Err(Failure::usage(format!(
+                "{text:?} is not a URL, because it has no scheme; write http://{text} or https://{text}"
+            )));
+        }
         let url = Url::parse(text).map_err(|cause| {
             Failure::usage(format!(
                 "{text:?} is not a URL ({cause}); a server's URL looks like http://127.0.0.1:4510"

@@ -1,6 +1,6 @@
 //! Where the server is and what to show it: the flags that most commands share.
 
-use std::{error::Error as StdError, fs, path::Path, path::PathBuf, time::Duration};
+use std::{error::Error as StdError, path::Path, path::PathBuf, time::Duration};
 
 use clap::Args;
 use khala_client::{Client, ClientBuilder};
@@ -8,6 +8,7 @@ use khala_core::Token;
 
 use crate::{
     exit::Failure,
+    file,
     mint::{DEV_KEY, of_dev_key},
     notice::Notices,
 };
@@ -61,7 +62,7 @@ impl Connection {
 }
 
 fn read_token(path: &Path) -> Result<Token, Box<dyn StdError + Send + Sync>> {
-    let text = fs::read_to_string(path)
+    let text = file::read_text(path)
         .map_err(|cause| format!("the token file {} cannot be read: {cause}", path.display()))?;
     match text.trim() {
         "" => Err(format!("the token file {} is empty", path.display()).into()),

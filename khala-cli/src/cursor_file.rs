@@ -1,21 +1,31 @@
 //! The file that `khala tail` keeps its cursor in: one line of JSON, replaced as a whole or not at all.
 
-use std::{
-    fs::{self, File},
-    io::{ErrorKind, Write as _},
-    path::{Path, PathBuf},
-};
+use std::{io::ErrorKind, path::PathBuf};
 
 use khala_core::{Cursor, Topic};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
+use crate::{
+    exit::Failure,
+    file::{self, Replaced},
+};
 
 /// A cursor, kept for one topic.
 #[derive(Debug)]
 pub(crate) struct CursorFile {
+    /// As it was given, to be shown.
     path: PathBuf,
+    file: Replaced,
     topic: Topic,
+}
+
+/// What is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Cursor(Cursor),
+    /// Nothing: it was made to be mounted, say.
+    Empty,
+    NoFile,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -27,20 +37,31 @@ struct Kept {
 }
 
 impl CursorFile {
-    pub(crate) fn new(path: PathBuf, topic: Topic) -> Self {
-        Self { path, topic }
+    /// The file at `path`, or where a link there leads to.
+    pub(crate) fn open(path: PathBuf, topic: Topic) -> Result<Self, Failure> {
+        let file = Replaced::at(&path).map_err(|cause| {
+            Failure::io(format!("the cursor file {} cannot be used: {cause}", path.display()))
+        })?;
+        Ok(Self { path, file, topic })
     }
 
-    /// The cursor that was kept; none if there is no file.
-    pub(crate) fn load(&self) -> Result<Option<Cursor>, Failure> {
+    /// What was kept, if it can be kept again: who finds that out after lines were printed has them twice.
+    pub(crate) fn load(&self) -> Result<Found, Failure> {
         let shown = self.path.display();
-        let text = match fs::read_to_string(&self.path) {
+        let text = match file::read_text(self.file.path()) {
             Ok(text) => text,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                self.file.check().map_err(|cause| self.unwritable(&cause))?;
+                return Ok(Found::NoFile);
+            }
             Err(cause) => {
                 return Err(Failure::io(format!("the cursor file {shown} cannot be read: {cause}")));
             }
         };
+        if text.trim().is_empty() {
+            self.file.check().map_err(|cause| self.unwritable(&cause))?;
+            return Ok(Found::Empty);
+        }
         let Kept { topic, cursor } = serde_json::from_str(&text).map_err(|fault| {
             Failure::usage(format!(
                 "{shown} is not a cursor file ({fault}); remove it to start where --from says"
@@ -51,27 +72,18 @@ impl CursorFile {
                 "the cursor file {shown} is for the topic {topic}; use another"
             )));
         }
-        Ok(Some(cursor))
+        self.file.check().map_err(|cause| self.unwritable(&cause))?;
+        Ok(Found::Cursor(cursor))
     }
 
     /// Keeps `cursor`. A reader of the file, and a crash in between, find the old one or the new one.
     pub(crate) fn store(&self, cursor: Cursor) -> Result<(), Failure> {
-        self.replace(cursor).map_err(|cause| {
-            Failure::io(format!("the cursor file {} cannot be written: {cause}", self.path.display()))
-        })
+        let kept = Kept { topic: self.topic.clone(), cursor };
+        let text = serde_json::to_string(&kept).expect("a cursor has a JSON form") + "\n";
+        self.file.write(text.as_bytes()).map_err(|cause| self.unwritable(&cause))
     }
 
-    fn replace(&self, cursor: Cursor) -> std::io::Result<()> {
-        let mut text = serde_json::to_vec(&Kept { topic: self.topic.clone(), cursor })?;
-        text.push(b'\n');
-        // Beside the file, because a rename does not cross file systems.
-        let mut temporary = self.path.clone().into_os_string();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = Path::new(&temporary);
-        let mut file = File::create(temporary)?;
-        file.write_all(&text)?;
-        // Else a power failure after the rename could leave an empty file under the name.
-        file.sync_data()?;
-        fs::rename(temporary, &self.path)
+    fn unwritable(&self, cause: &std::io::Error) -> Failure {
+        Failure::io(format!("the cursor file {} cannot be written: {cause}", self.path.display()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap, io};
 
-use khala_core::{DocKey, Kind, NewUpdate, Payload};
+use khala_core::{Batch, BatchError, DocKey, Kind, NewUpdate, Payload, TextError, without_byte_order_mark};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
@@ -77,10 +77,23 @@ impl<R: AsyncBufRead + Unpin> Input<R> {
         let update = if text.len() > MAX_LINE {
             Err(format!("is longer than {} MiB", MAX_LINE >> 20))
         } else {
-            self.shape.update(&text).transpose()?
+            // A byte order mark stands before the first line only.
+            let text = if self.number == 1 { without_byte_order_mark(&text) } else { &text };
+            self.shape.update(text).and_then(checked).transpose()?
         };
         Some(Line { number: self.number, bytes, update })
     }
+}
+
+/// Holds an update to the rules of a batch now, while its line is known: later it would take its whole batch along.
+fn checked(update: Option<NewUpdate>) -> Result<Option<NewUpdate>, String> {
+    if let Some(update) = &update {
+        Batch::new(vec![update.clone()]).map_err(|fault| match fault {
+            BatchError::TooDeep { .. } => format!("is nested more than {} levels deep", Batch::MAX_DEPTH),
+            fault => format!("makes no update: {fault}"),
+        })?;
+    }
+    Ok(update)
 }
 
 impl Shape {
@@ -90,7 +103,7 @@ impl Shape {
         if text.is_empty() {
             return Ok(None);
         }
-        let payload = Payload::parse(text).map_err(|_| explain(text))?;
+        let payload = Payload::parse(text).map_err(|fault| explain(text, &fault))?;
         if self.kind_field.is_none() && self.doc_key_field.is_none() {
             return Ok(Some(NewUpdate::new(self.kind.clone(), payload)));
         }
@@ -115,10 +128,10 @@ impl Shape {
     }
 }
 
-/// What keeps a text from being JSON. Its line is always the first, so only the column is worth telling.
-fn explain(text: &str) -> String {
+/// What keeps a text from being a payload. Its line is always the first, so only the column is worth telling.
+fn explain(text: &str, fault: &TextError) -> String {
     match serde_json::from_str::<&RawValue>(text) {
-        Ok(_) => "is not JSON".to_owned(),
+        Ok(_) => format!("is refused: its {fault}"),
         Err(fault) => {
             format!("is not JSON: {}", fault.to_string().replace(" at line 1 column", " at column"))
         }

@@ -2,12 +2,7 @@
 //!
 //! What must stay true: nothing that it prints holds a secret or a private key.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::{ErrorKind, IsTerminal as _, Write as _},
-    path::PathBuf,
-};
+use std::{fmt::Write as _, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use clap::{Args, Subcommand};
@@ -17,8 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     exit::Failure,
+    file,
     key_file::{self, KeyFile, Set},
-    pem,
+    notice, output, pem,
 };
 
 /// Keep the keys that a server trusts: the JWK Set of its auth.keys_file.
@@ -80,14 +76,14 @@ impl Add {
             Failure::usage(format!("a server would not take {shown} with that key: {fault}"))
         })?;
         file.store()?;
-        eprintln!("khala: {shown} trusts {}", line(&key));
+        notice::tell(format_args!("{shown} trusts {}", line(&key)));
         Ok(())
     }
 
     fn key(&self) -> Result<Key, Failure> {
         let Some(path) = &self.pem else { return self.fresh() };
         let shown = path.display();
-        let text = fs::read_to_string(path)
+        let text = file::read_text(path)
             .map_err(|cause| Failure::usage(format!("the key {shown} cannot be read: {cause}")))?;
         let kid = Some(self.kid.as_str());
         let key = pem::made(self.algorithm, |algorithm| match pem::is_private(&text) {
@@ -132,18 +128,8 @@ impl List {
         let (set, left_out) = KeySet::from_jwks_in_part(&text).map_err(unusable)?;
         let keys: Vec<_> =
             set.key(None).into_iter().chain(set.kids().filter_map(|kid| set.key(Some(kid)))).collect();
-        let mut stdout = std::io::stdout().lock();
-        let text = if self.json || !stdout.is_terminal() {
-            keys.iter().map(|key| line(key) + "\n").collect()
-        } else {
-            table(&keys)
-        };
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
-                return Err(Failure::io(format!("standard output cannot be written: {cause}")));
-            }
-            _ => {}
-        }
+        let lines = || keys.iter().map(|key| line(key) + "\n").collect();
+        output::print(&if output::wants_json(self.json) { lines() } else { table(&keys) })?;
         left_out.into_iter().next().map_or(Ok(()), |fault| Err(unusable(fault)))
     }
 }
@@ -182,7 +168,7 @@ impl Remove {
             )));
         }
         file.store()?;
-        eprintln!("khala: {shown} trusts {:?} no longer", self.kid);
+        notice::tell(format_args!("{shown} trusts {:?} no longer", self.kid));
         Ok(())
     }
 }

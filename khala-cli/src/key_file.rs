@@ -1,19 +1,23 @@
 //! The JWK Set file (RFC 7517) that a server reads as `auth.keys_file`: read, and replaced as a whole or not at all.
 //!
 //! What must stay true: what is not asked for stays as it is, byte for byte within each key and each further member;
-//! whoever reads meanwhile finds the old set or the new one; and nobody can read the file who could not before.
+//! whoever reads meanwhile finds the old set or the new one, where the file can be replaced; and nobody can read the
+//! file who could not before.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write as _},
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
 use khala_core::{KeyError, KeySet};
 use serde_json::{Value, value::RawValue};
 
-use crate::exit::Failure;
+use crate::{
+    exit::Failure,
+    file::{self, Replaced},
+};
 
 /// A JWK Set, of which nothing but the names of its keys is understood.
 #[derive(Debug, Default)]
@@ -35,7 +39,9 @@ impl Set {
 /// A key set file, held so that no other `khala key` changes it meanwhile.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
+    /// As it was given, to be shown.
     path: PathBuf,
+    file: Replaced,
     exists: bool,
     set: Set,
     _held: Option<File>,
@@ -44,24 +50,19 @@ pub(crate) struct KeyFile {
 impl KeyFile {
     /// Opens the file to change it. One that is not there is an empty set.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        // Through a link the file itself is replaced, and not the link.
-        let path = match fs::canonicalize(path) {
-            Ok(path) => path,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => path.to_owned(),
-            Err(cause) => return Err(unreadable(path, &cause)),
-        };
-        let held = hold(folder(&path)).map_err(|cause| {
+        let file = Replaced::at(path).map_err(|cause| unreadable(path, &cause))?.private();
+        let held = hold(file.folder()).map_err(|cause| {
             Failure::io(format!("the folder of {} cannot be held: {cause}", path.display()))
         })?;
         // Only now: whoever was waited for may have made it.
-        let exists = path.try_exists().map_err(|cause| unreadable(&path, &cause))?;
+        let exists = file.path().try_exists().map_err(|cause| unreadable(path, &cause))?;
         let set = if exists {
-            let set = Set::parse(&read(&path)?);
+            let set = Set::parse(&read(path)?);
             set.ok_or_else(|| Failure::usage(format!("{} is not a JWK Set", path.display())))?
         } else {
             Set::default()
         };
-        Ok(Self { path, exists, set, _held: held })
+        Ok(Self { path: path.to_owned(), file, exists, set, _held: held })
     }
 
     /// Whether there is such a file.
@@ -108,41 +109,16 @@ impl KeyFile {
 
     /// Replaces the file. A new one can be read by its owner alone; an old one keeps its mode and its owner.
     pub(crate) fn store(&self) -> Result<(), Failure> {
-        // Beside the file, because a rename does not cross file systems.
-        let mut temporary = self.path.clone().into_os_string();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let replaced = self.write(&temporary).and_then(|()| fs::rename(&temporary, &self.path));
-        if replaced.is_err() {
-            // It may hold a secret.
-            let _ = fs::remove_file(&temporary);
-        }
-        replaced.and_then(|()| sync_folder(folder(&self.path))).map_err(|cause| {
+        let replaced = self.file.write(self.text().as_bytes());
+        replaced.and_then(|()| sync_folder(self.file.folder())).map_err(|cause| {
             Failure::io(format!("the key file {} cannot be written: {cause}", self.path.display()))
         })
-    }
-
-    fn write(&self, temporary: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(temporary)?;
-        if self.exists {
-            let old = fs::metadata(&self.path)?;
-            #[cfg(unix)]
-            give(&file, &old)?;
-            file.set_permissions(old.permissions())?;
-        }
-        file.write_all(self.text().as_bytes())?;
-        // Else a power failure after the rename could leave an empty file under the name.
-        file.sync_all()
     }
 }
 
 /// The file's text.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|cause| unreadable(path, &cause))
+    file::read_text(path).map_err(|cause| unreadable(path, &cause))
 }
 
 fn unreadable(path: &Path, cause: &io::Error) -> Failure {
@@ -153,10 +129,6 @@ fn unreadable(path: &Path, cause: &io::Error) -> Failure {
 pub(crate) fn kid(key: &RawValue) -> Option<String> {
     let key: Value = serde_json::from_str(key.get()).ok()?;
     Some(key.get("kid")?.as_str()?.to_owned())
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 /// Keeps others who do the same waiting: two that read before either has written would lose one's change.
@@ -171,18 +143,6 @@ fn hold(folder: &Path) -> io::Result<Option<File>> {
 #[cfg(not(unix))]
 fn hold(_: &Path) -> io::Result<Option<File>> {
     Ok(None)
-}
-
-/// Gives the new file to the owner of the old one: who runs this as root must not lock the server out.
-#[cfg(unix)]
-fn give(file: &File, old: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, fchown};
-
-    let new = file.metadata()?;
-    if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
-        return Ok(());
-    }
-    fchown(file, Some(old.uid()), Some(old.gid()))
 }
 
 /// Else a power failure could undo the rename.

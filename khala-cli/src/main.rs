@@ -9,6 +9,7 @@ mod cursor_file;
 mod drain;
 mod duration;
 mod exit;
+mod file;
 mod input;
 mod key;
 mod key_file;
@@ -23,7 +24,9 @@ mod revoke;
 mod tail;
 mod topics;
 
-use clap::{Parser, Subcommand};
+use std::io::{ErrorKind, Write as _};
+
+use clap::{Parser, Subcommand, error::ErrorKind as Asked};
 
 use crate::exit::Failure;
 
@@ -48,16 +51,26 @@ enum Command {
 }
 
 fn main() {
-    let Cli { command } = Cli::parse();
-    let code = match run(command) {
-        Ok(()) => 0,
-        Err(failure) => {
-            eprintln!("khala: {failure}");
-            failure.code()
-        }
+    let done = match Cli::try_parse() {
+        Ok(Cli { command }) => run(command).map(|()| 0),
+        Err(said) => say(&said),
     };
+    let code = done.unwrap_or_else(|failure| {
+        notice::tell(&failure);
+        failure.code()
+    });
     // A read of standard input or a write to a full pipe may hang in a thread of the runtime: exit past it.
     std::process::exit(code);
+}
+
+/// Prints the help or the version that was asked for, or what is wrong with the command line.
+fn say(said: &clap::Error) -> Result<i32, Failure> {
+    let printed = said.print().and_then(|()| std::io::stdout().flush());
+    let asked_for = matches!(said.kind(), Asked::DisplayHelp | Asked::DisplayVersion);
+    match printed {
+        Err(cause) if asked_for && cause.kind() != ErrorKind::BrokenPipe => Err(output::unwritable(&cause)),
+        _ => Ok(said.exit_code()),
+    }
 }
 
 fn run(command: Command) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `khala token`: mints a token, and finds the key that a development server left in the working directory.
 
-use std::{fs, path::Path, path::PathBuf, time::Duration};
+use std::{path::Path, path::PathBuf, time::Duration};
 
 use clap::Args;
 use khala_core::{
@@ -10,8 +10,9 @@ use khala_core::{
 use crate::{
     duration::{Patience, duration, patience},
     exit::Failure,
+    file,
     key::secret_in_set,
-    pem,
+    output, pem,
 };
 
 /// The key that `khala-server` makes for itself when it is given none: one line of text, whose bytes are the key.
@@ -73,7 +74,6 @@ fn scope(text: &str) -> String {
 }
 
 impl Mint {
-    #[expect(clippy::print_stdout, reason = "the token is what was asked for")]
     pub(crate) fn run(self) -> Result<(), Failure> {
         let Self { ttl, max_age: Patience(max_age), .. } = self;
         if let Some(age) = max_age.filter(|age| ttl > *age) {
@@ -95,8 +95,7 @@ impl Mint {
             Mandate::new(self.sub, self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope));
         mandate.session_id = self.sid;
         mandate.organisation = self.org;
-        println!("{}", sign(&issuer, &mandate, ttl)?.reveal());
-        Ok(())
+        output::print(&format!("{}\n", sign(&issuer, &mandate, ttl)?.reveal()))
     }
 
     fn signer(&self, options: JwtOptions) -> Result<JwtIssuer, Failure> {
@@ -160,9 +159,9 @@ fn sign(issuer: &JwtIssuer, mandate: &Mandate, ttl: Duration) -> Result<Token, F
     })
 }
 
-/// Takes the file as the server does: its bytes, without a line end after them.
+/// Takes the file as the server does: its bytes, without a byte order mark before and a line end after them.
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = fs::read(path).map_err(|cause| {
+    let bytes = file::read(path).map_err(|cause| {
         Failure::usage(format!("the key file {} cannot be read: {cause}", path.display()))
     })?;
     Ok(bytes.trim_ascii_end().to_vec())

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    io::Write as _,
     sync::{Mutex, Once, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,6 +13,13 @@ use khala_client::Error;
 
 /// How often the same trouble is told of.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// Says something on standard error. Nobody may be there to read it, and the disk that it goes to may be full: that
+/// ends no command.
+pub(crate) fn tell(what: impl fmt::Display) {
+    // As one text, so that lines of several processes do not mix.
+    let _ = std::io::stderr().write_all(format!("khala: {what}\n").as_bytes());
+}
 
 /// Where notices go.
 #[derive(Debug)]
@@ -34,7 +42,7 @@ impl Notices {
     }
 
     pub(crate) fn say(&self, what: impl fmt::Display) {
-        self.bar.suspend(|| eprintln!("khala: {what}"));
+        self.bar.suspend(|| tell(what));
     }
 
     /// Something failed and is tried again.

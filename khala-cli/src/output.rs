@@ -12,11 +12,13 @@ pub(crate) fn wants_json(asked: bool) -> bool {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::io(format!("standard output cannot be written: {cause}")))
-        }
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(unwritable(&cause)),
         _ => Ok(()),
     }
+}
+
+pub(crate) fn unwritable(cause: &std::io::Error) -> Failure {
+    Failure::io(format!("standard output cannot be written: {cause}"))
 }
 
 /// Columns as wide as their widest cell: text to the left, numbers to the right.

@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,7 @@ use crate::{
     exit::Failure,
     input::{Input, Line, Shape},
     notice::Notices,
+    output,
 };
 
 /// Updates of one batch.
@@ -41,7 +42,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// A line is out within milliseconds; what comes faster is batched. While the server is away, or busy, the batch is
 /// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, it
 /// goes on at the pace that the server sets. A line that is not JSON, or that the server
-/// refuses, is named and ends the command with 65, after what came before it was published.
+/// refuses, is named and ends the command with 65, after what came before it was published. A byte order mark before the
+/// first line is left out, and lines may end as on Windows.
 #[derive(Debug, Args)]
 #[command(after_help = crate::exit::HELP)]
 pub(crate) struct Publish {
@@ -76,7 +78,8 @@ pub(crate) struct Publish {
     /// `{"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}`
     ///
     /// `lines` are the numbers of its first and last line; blank and skipped lines in between are not in it.
-    /// `duplicate` says that it was stored before: by an earlier run, or by an attempt whose answer was lost.
+    /// `duplicate` says that it was stored before: by an earlier run, or by an attempt whose answer was lost. Publishing
+    /// goes on when nobody reads these lines any more.
     #[arg(long)]
     ack: bool,
 }
@@ -297,11 +300,7 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
         let line = format!(
             "{{\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\",\"lines\":[{from},{to}],\"duplicate\":{duplicate}}}\n"
         );
-        let mut stdout = io::stdout().lock();
-        self.notices
-            .bar()
-            .suspend(|| stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
-            .map_err(|cause| Failure::io(format!("standard output cannot be written: {cause}")))
+        self.notices.bar().suspend(|| output::print(&line))
     }
 
     /// The server stored nothing of this batch, because of at least one update in it: looks for the first such one.

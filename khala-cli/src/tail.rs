@@ -25,10 +25,11 @@ use tokio::{
 
 use crate::{
     connection::Connection,
-    cursor_file::CursorFile,
+    cursor_file::{CursorFile, Found},
     duration::{Patience, patience},
     exit::Failure,
     notice::Notices,
+    output,
 };
 
 /// How long a cursor that moves on and on is left unstored: each time waits for the disk.
@@ -39,7 +40,8 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Print a topic's updates, one a line, and follow it.
 ///
 /// A line is an update: {"seq":1,"kind":"…","payload":…,"published_at":…} and, where it has them, doc_key,
-/// doc_version, payload_hash and deleted. The payload is printed byte for byte as it was published.
+/// doc_version, payload_hash and deleted. The payload is printed byte for byte as it was published, except that the line
+/// breaks between its parts are left out.
 ///
 /// A document of a snapshot is a line {"snapshot":{"epoch":"…","watermark":7,"document":{…}}}, its document shaped
 /// like an update; after the last one comes {"snapshot":{"epoch":"…","watermark":7,"complete":true}}. A line of another
@@ -57,7 +59,9 @@ pub(crate) struct Tail {
     /// Keep the cursor in this file, and start from it if it is there
     ///
     /// It is written after the lines were, so a line may be printed again after a crash, and none is left out. It is
-    /// replaced as a whole, and holds {"topic":"…","epoch":"…","watermark":7}.
+    /// replaced as a whole, and holds {"topic":"…","epoch":"…","watermark":7}. Where a symbolic link leads to the file,
+    /// the link stays. A file that cannot be replaced, as one that is mounted by itself in a container, is written in
+    /// place. A file that cannot be written is said before the first line.
     #[arg(long, value_name = "FILE")]
     cursor_file: Option<PathBuf>,
     /// Where to start without a cursor: the oldest update that is kept, only what is new, or the documents and then
@@ -102,8 +106,16 @@ impl Tail {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let notices = Notices::beside(ProgressBar::hidden());
         let client = self.connection.client(&notices)?.build()?;
-        let file = self.cursor_file.map(|path| CursorFile::new(path, self.topic.clone()));
-        let kept = file.as_ref().map(CursorFile::load).transpose()?.flatten();
+        let topic = self.topic.clone();
+        let file = self.cursor_file.map(|path| CursorFile::open(path, topic)).transpose()?;
+        let kept = match file.as_ref().map(CursorFile::load).transpose()? {
+            Some(Found::Cursor(cursor)) => Some(cursor),
+            Some(Found::Empty) => {
+                notices.say("the cursor file is empty; starting where --from says");
+                None
+            }
+            Some(Found::NoFile) | None => None,
+        };
         let resume = match (kept, self.from) {
             (Some(cursor), _) => Resume::After(cursor),
             (None, From::Floor) => Resume::Floor,
@@ -223,7 +235,7 @@ impl Printer {
         let shown = &updates[..self.room(updates.len())];
         let Some(last) = shown.last() else { return Ok(Then::End) };
         for update in shown {
-            write_update(&mut self.buffer, update);
+            write_in_line(&mut self.buffer, update);
             self.buffer.push(b'\n');
         }
         if self.print(shown.len()).await? == Then::End {
@@ -238,7 +250,7 @@ impl Printer {
         for document in shown {
             self.head_of_snapshot(snapshot.at);
             self.buffer.extend_from_slice(b"\"document\":");
-            write_update(&mut self.buffer, document);
+            write_in_line(&mut self.buffer, document);
             self.buffer.extend_from_slice(b"}}\n");
         }
         let whole = snapshot.complete && shown.len() == snapshot.documents.len();
@@ -289,7 +301,7 @@ impl Printer {
         match written {
             Ok(()) => {}
             Err(cause) if cause.kind() == ErrorKind::BrokenPipe => return Ok(Then::End),
-            Err(cause) => return Err(Failure::io(format!("standard output cannot be written: {cause}"))),
+            Err(cause) => return Err(output::unwritable(&cause)),
         }
         if let Some(left) = &mut self.left {
             *left -= lines as u64;
@@ -318,6 +330,23 @@ impl Printer {
         }
         Ok(())
     }
+}
+
+/// Writes an update without the line breaks that its payload may have. JSON has them between its tokens only: within a
+/// text they are escaped.
+fn write_in_line(out: &mut Vec<u8>, update: &Update) {
+    let start = out.len();
+    write_update(out, update);
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let Some(first) = out[start..].iter().position(is_break).map(|at| start + at) else { return };
+    let mut end = first;
+    for at in first..out.len() {
+        if !is_break(&out[at]) {
+            out[end] = out[at];
+            end += 1;
+        }
+    }
+    out.truncate(end);
 }
 
 fn explain(stale: &StaleCursor) -> Failure {

@@ -21,6 +21,13 @@ pub(crate) struct Address {
 impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let fault = |what: String| Error::Settings(what);
+        // Of `localhost:4510` a parser of URLs takes the name for a scheme.
+        if !text.contains("://") {
+            let written = if text.contains('@') { "127.0.0.1:4510" } else { text };
+            return Err(fault(format!(
+                "{written:?} is not a URL, because it has no scheme; write http://{written} or https://{written}"
+            )));
+        }
         let url = Url::parse(text).map_err(|cause| {
             fault(format!("{text:?} is not a URL ({cause}); a server's URL looks like http://127.0.0.1:4510"))
         })?;
@@ -94,7 +101,7 @@ mod tests {
     fn what_is_no_address_is_refused_with_its_fault() {
         for (text, named) in [
             ("127.0.0.1:4510", "not a URL"),
-            ("localhost:4510", "scheme \"localhost\""),
+            ("localhost:4510", "write http://localhost:4510"),
             ("ftp://host", "scheme \"ftp\""),
             ("http://user:word@host", "no user"),
             ("http://host/?token=x", "no query"),

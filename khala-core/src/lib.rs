@@ -71,7 +71,7 @@ pub use self::{
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
-    text::TextError,
+    text::{TextError, without_byte_order_mark},
     topic::Topic,
     update::{
         DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Timestamp, TraceContext, TraceField, Update,

@@ -23,6 +23,12 @@ impl TextError {
     }
 }
 
+/// A text without the byte order mark that Windows tools begin files with. The mark says how a text is encoded and is
+/// no part of it. Only one at the very beginning is a mark.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// The rule of most texts: 1 to `max` bytes of UTF-8 without control characters.
 pub(crate) fn plain(field: &'static str, text: &str, max: usize) -> Result<(), TextError> {
     if text.is_empty() {

@@ -1,6 +1,7 @@
 //! The `khala` binary, as a user runs it, against a server that misbehaves on command.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod edges;
 #[path = "../../../khala-client/tests/client/fake.rs"]
 mod fake;
 mod key;

@@ -30,7 +30,7 @@ use crate::{Ended, end, khala};
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// A server in this process that sets no pace; its address.
-async fn start() -> SocketAddr {
+pub(crate) async fn start() -> SocketAddr {
     start_with(None).await
 }
 
@@ -52,7 +52,7 @@ async fn start_with(rate: Option<Rate>) -> SocketAddr {
     address
 }
 
-fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
     let mandate = Mandate::new("test", [Access::Publish.scope(), Access::Read.scope()]);
     let issued = issuer.sign(&mandate, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
@@ -61,7 +61,7 @@ fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Comman
     command
 }
 
-async fn publish(address: SocketAddr, directory: &Path, flags: &[&str], input: String) -> Ended {
+pub(crate) async fn publish(address: SocketAddr, directory: &Path, flags: &[&str], input: String) -> Ended {
     let arguments = [&["publish", "run:7/a", "--ack"], flags].concat();
     let mut child = khala_at(address, directory, &arguments).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -79,7 +79,7 @@ fn lines(numbers: impl IntoIterator<Item = u64>) -> String {
 }
 
 /// Everything that the topic holds, payload by payload.
-async fn read(address: SocketAddr, directory: &Path) -> String {
+pub(crate) async fn read(address: SocketAddr, directory: &Path) -> String {
     let arguments = ["tail", "run:7/a", "--from", "floor", "--until-head"];
     let ended = end(khala_at(address, directory, &arguments).spawn().unwrap()).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
