@@ -63,7 +63,7 @@ pub use self::{
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
     node::NodeId,
-    position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark},
+    position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{
         ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,

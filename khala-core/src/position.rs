@@ -5,7 +5,7 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use sha2::{Digest, Sha256};
 
 use crate::{text::TextError, topic::Topic};
@@ -93,7 +93,7 @@ macro_rules! number_on_the_wire {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let number = u64::deserialize(deserializer)?;
+                let WholeNumber(number) = WholeNumber::deserialize(deserializer)?;
                 Self::new(number).ok_or_else(|| D::Error::custom(format!("{number} is not a position")))
             }
         }
@@ -101,6 +101,75 @@ macro_rules! number_on_the_wire {
 }
 
 number_on_the_wire!(Seq, Watermark);
+
+/// A whole number from 0 to 2^53 - 1 as a JSON reader holds it exactly, however it is written: JSON has one kind of
+/// number, so `1.0` and `1e0` are the number `1`. Every whole number that a client sends is read as this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WholeNumber(u64);
+
+impl WholeNumber {
+    /// The number.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = WholeNumber;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number from 0 to 2^53 - 1")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<WholeNumber, E> {
+                let good = number <= MAX_POSITION;
+                good.then_some(WholeNumber(number)).ok_or_else(|| not_whole(number))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<WholeNumber, E> {
+                u64::try_from(number).map_err(|_| not_whole(number)).and_then(|number| self.visit_u64(number))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<WholeNumber, E> {
+                let good = number.fract() == 0.0 && (0.0..=MAX_POSITION as f64).contains(&number);
+                good.then_some(WholeNumber(number as u64)).ok_or_else(|| not_whole(number))
+            }
+        }
+
+        fn not_whole<E: Error>(number: impl fmt::Display) -> E {
+            E::custom(format_args!("{number} is not a whole number from 0 to 2^53 - 1"))
+        }
+
+        // Formats for machines say the type of a number only where it is asked for.
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_any(Visitor)
+        } else {
+            deserializer.deserialize_u64(Visitor)
+        }
+    }
+}
+
+impl FromStr for WholeNumber {
+    type Err = TextError;
+
+    /// Reads digits, or a number as JSON writes it.
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let is_digit = |byte: &u8| byte.is_ascii_digit();
+        let number = if !text.is_empty() && text.bytes().all(|byte| is_digit(&byte)) {
+            // Perhaps with zeros before it, which JSON does not have.
+            text.parse().ok().filter(|number| *number <= MAX_POSITION).map(Self)
+        } else {
+            let of_number = |byte: &u8| is_digit(byte) || b".eE+-".contains(byte);
+            let json = Some(text).filter(|text| text.as_bytes().iter().all(of_number));
+            json.and_then(|text| serde_json::from_str(text).ok())
+        };
+        number.ok_or_else(|| TextError::new("number", "is not a whole number from 0 to 2^53 - 1"))
+    }
+}
 
 /// The identity of one history of a topic: 64 random bits, written as 16 lower-case hexadecimal digits.
 ///
@@ -361,6 +430,42 @@ mod tests {
             prop_assert_eq!(Seq::new(number).is_some(), number != 0 && number < 1 << 53);
             prop_assert_eq!(Watermark::new(number).is_some(), number < 1 << 53);
         }
+    }
+
+    #[test]
+    fn a_number_is_whole_however_it_is_written() {
+        for (text, number) in [
+            ("0", 0),
+            ("1.0", 1),
+            ("1e0", 1),
+            ("-0.0", 0),
+            ("2.5e1", 25),
+            ("9007199254740991.0", MAX_POSITION),
+        ] {
+            assert_eq!(serde_json::from_str::<WholeNumber>(text).unwrap(), WholeNumber(number), "{text}");
+            assert_eq!(text.parse(), Ok(WholeNumber(number)), "{text}");
+            assert_eq!(serde_json::from_str::<Watermark>(text).unwrap().as_u64(), number, "{text}");
+        }
+        for bad in
+            ["1.5", "-1", "9007199254740992", "9007199254740992.0", "1e300", "\"1\"", "null", "[1]", "true"]
+        {
+            let fault = serde_json::from_str::<Watermark>(bad).unwrap_err().to_string();
+            assert!(fault.contains("whole number from 0 to 2^53 - 1"), "{bad}: {fault}");
+            assert!(bad.parse::<WholeNumber>().is_err(), "{bad}");
+        }
+        assert_eq!("007".parse(), Ok(WholeNumber(7)));
+        for bad in ["", " 1", "1 ", "+1", "0x1", "1.", "NaN", "1e400", "99999999999999999999"] {
+            assert!(bad.parse::<WholeNumber>().is_err(), "{bad}");
+        }
+        // Within another type, and where serde has buffered the value.
+        #[derive(Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            cursor: Cursor,
+        }
+        let Flat { cursor } =
+            serde_json::from_str(r#"{"epoch":"0000000000000001","watermark":5.0}"#).unwrap();
+        assert_eq!(cursor.watermark.as_u64(), 5);
     }
 
     #[test]

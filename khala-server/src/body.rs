@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
-use khala_core::MAX_POSITION;
-use serde::{Deserialize, Deserializer, de};
+use khala_core::{WholeNumber, without_byte_order_mark};
+use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use crate::{Limits, problem::Problem};
@@ -72,7 +72,7 @@ fn unsupported() -> Problem {
 
 /// The body as a `T`, which is a JSON object. A fault names its field.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    parse_part("body", body)
+    parse_part("body", without_byte_order_mark(body))
 }
 
 /// The same for a part of a body; `part` is what faults call it.
@@ -107,25 +107,9 @@ pub(crate) fn invalid(field: &str, detail: impl Into<String>) -> Problem {
     Problem::invalid("invalid", detail).with("field", field)
 }
 
-/// A whole number, or null for none. JSON has one kind of number, so `5.0` is one too.
+/// A whole number, or null for none.
 pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Whole(u64),
-        Float(f64),
-        None,
-    }
-    match Number::deserialize(deserializer) {
-        Ok(Number::Whole(number)) => Ok(Some(number)),
-        Ok(Number::Float(number))
-            if number.fract() == 0.0 && (0.0..=MAX_POSITION as f64).contains(&number) =>
-        {
-            Ok(Some(number as u64))
-        }
-        Ok(Number::None) => Ok(None),
-        Ok(Number::Float(_)) | Err(_) => Err(de::Error::custom("is not a whole number from 0 to 2^53 - 1")),
-    }
+    Ok(Option::<WholeNumber>::deserialize(deserializer)?.map(WholeNumber::as_u64))
 }
 
 /// A field that may be left out, and that is not `null` where it is there.
@@ -135,8 +119,7 @@ pub(crate) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
-/// [`whole`], within what every JSON reader holds exactly, and not `null`.
+/// The same, and not null.
 pub(crate) fn given_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let number = whole(deserializer)?.filter(|number| *number <= MAX_POSITION);
-    number.map(Some).ok_or_else(|| de::Error::custom("is not a whole number from 0 to 2^53 - 1"))
+    Ok(given::<WholeNumber, D>(deserializer)?.map(WholeNumber::as_u64))
 }

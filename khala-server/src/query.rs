@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt::Display, num::NonZeroUsize, str::FromStr};
 
-use khala_core::{Cursor, Epoch, Watermark};
+use khala_core::{Cursor, Epoch, Watermark, WholeNumber};
 
 use crate::problem::Problem;
 
@@ -53,9 +53,8 @@ impl<'a> Query<'a> {
 
     fn number(&self, name: &str, most: u64) -> Result<Option<u64>, Problem> {
         let read = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            let number = if digits { text.parse().ok() } else { None };
-            number.filter(|n| *n <= most).ok_or_else(|| fault(name, format!("is not a number up to {most}")))
+            let number = text.parse().ok().map(WholeNumber::as_u64).filter(|number| *number <= most);
+            number.ok_or_else(|| fault(name, format!("is not a whole number up to {most}")))
         };
         self.text(name).map(read).transpose()
     }
@@ -149,6 +148,7 @@ mod tests {
             |text| query(text).unwrap().limit().map_err(|problem| problem.code()).map(NonZeroUsize::get);
         assert_eq!(limit(""), Ok(200));
         assert_eq!(limit("limit=1000"), Ok(1000));
+        assert_eq!(limit("limit=5.0"), Ok(5));
         for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "limit=", "limit=99999999999999999999"] {
             assert!(limit(bad).is_err(), "{bad}");
         }

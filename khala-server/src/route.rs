@@ -1,6 +1,8 @@
 //! The routes: which path is which, and what may be done there.
 //!
-//! Paths are split before they are percent-decoded, so a `/` within a topic or a key is written `%2F`.
+//! Paths are split before they are percent-decoded, so a `/` within a topic or a key is written `%2F`, and a path that is
+//! written so says exactly what it means. Many proxies decode the paths that they pass on. A path with more parts than
+//! its route has is therefore read from its end: [`Route::of_decoded`] has the rule.
 
 use std::borrow::Cow;
 
@@ -39,7 +41,8 @@ impl<'a> Route<'a> {
         let mut parts = [""; 6];
         let mut count = 0;
         for part in path.strip_prefix('/')?.split('/') {
-            *parts.get_mut(count)? = part;
+            let Some(place) = parts.get_mut(count) else { return Self::of_decoded(path) };
+            *place = part;
             count += 1;
         }
         Some(match &parts[..count] {
@@ -63,7 +66,27 @@ impl<'a> Route<'a> {
             ["v1", "topics", topic, "updates"] => Self::Updates { topic },
             ["v1", "topics", topic, "snapshot"] => Self::Snapshot { topic },
             ["v1", "topics", topic, "documents", doc_key] => Self::Document { topic, doc_key },
-            _ => return None,
+            _ => return Self::of_decoded(path),
+        })
+    }
+
+    /// The route of a path in which the `/` of a topic or a document key is not escaped any more.
+    ///
+    /// A path that ends in `/updates` or `/snapshot` is that of the topic before it. Else what follows the last
+    /// `/documents/` is a document key. Else the whole is a topic. Empty parts are a mistake: proxies merge slashes.
+    fn of_decoded(path: &'a str) -> Option<Self> {
+        let rest = path.strip_prefix("/v1/topics/")?;
+        if rest.split('/').any(str::is_empty) {
+            return None;
+        }
+        Some(if let Some(topic) = rest.strip_suffix("/updates") {
+            Self::Updates { topic }
+        } else if let Some(topic) = rest.strip_suffix("/snapshot") {
+            Self::Snapshot { topic }
+        } else if let Some((topic, doc_key)) = rest.rsplit_once("/documents/") {
+            Self::Document { topic, doc_key }
+        } else {
+            Self::Bounds { topic: rest }
         })
     }
 
@@ -145,7 +168,31 @@ mod tests {
         let route = Route::of("/v1/topics/a%2Fb/updates").unwrap();
         assert_eq!(route, Route::Updates { topic: "a%2Fb" });
         assert_eq!(topic("a%2Fb").unwrap().as_str(), "a/b");
-        assert!(Route::of("/v1/topics/a/b/updates").is_none());
+    }
+
+    #[test]
+    fn a_decoded_path_is_read_from_its_end() {
+        for (path, route) in [
+            ("a/b", Route::Bounds { topic: "a/b" }),
+            ("a/b/c/d/e/f/g/h", Route::Bounds { topic: "a/b/c/d/e/f/g/h" }),
+            ("a/b/updates", Route::Updates { topic: "a/b" }),
+            ("a/b/c/d/e/f/updates", Route::Updates { topic: "a/b/c/d/e/f" }),
+            ("a/updates/updates", Route::Updates { topic: "a/updates" }),
+            ("a/b/snapshot", Route::Snapshot { topic: "a/b" }),
+            ("a/b/documents/k", Route::Document { topic: "a/b", doc_key: "k" }),
+            ("a/b/documents/k/l", Route::Document { topic: "a/b", doc_key: "k/l" }),
+            ("a/documents/b/documents/k", Route::Document { topic: "a/documents/b", doc_key: "k" }),
+            ("documents/k/l", Route::Bounds { topic: "documents/k/l" }),
+            // What is escaped wins: these are whole without the rule.
+            ("a/updates", Route::Updates { topic: "a" }),
+            ("a/documents/updates", Route::Document { topic: "a", doc_key: "updates" }),
+            ("a%2Fdocuments%2Fk", Route::Bounds { topic: "a%2Fdocuments%2Fk" }),
+        ] {
+            assert_eq!(Route::of(&format!("/v1/topics/{path}")), Some(route), "{path}");
+        }
+        for path in ["a//b", "a/b/", "a/b//updates", "/a/b", "a/b/documents/"] {
+            assert_eq!(Route::of(&format!("/v1/topics/{path}")), None, "{path}");
+        }
     }
 
     #[test]

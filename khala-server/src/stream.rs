@@ -22,6 +22,7 @@ use hyper::body::Body;
 use khala_core::{
     Access, Append, Appended, Batch, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
     telemetry::{self, Surface},
+    without_byte_order_mark,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -517,11 +518,13 @@ impl Stream {
                 Problem::too_large("body_too_large", detail)
             }
         })?;
+        // A byte order mark stands before the first line only.
+        let text = if line == 1 { without_byte_order_mark(&text) } else { &text };
         if text.iter().all(u8::is_ascii_whitespace) {
             khala.check(&self.grant)?;
             return Ok(None);
         }
-        let (topic, batch) = publish::line(&text, self.trace.as_ref(), self.one.is_none())?;
+        let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
         let to = match (&self.one, topic) {
             (Some(one), _) => To::Opened(Arc::clone(one)),
             (None, None) => return Err(body::invalid("topic", "missing field `topic`")),

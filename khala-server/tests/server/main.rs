@@ -8,6 +8,7 @@ mod binary;
 mod compatibility;
 mod documents;
 mod drain;
+mod edges;
 mod evidence;
 mod fanout;
 mod history;
