@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use khala_core::{WholeNumber, without_byte_order_mark};
@@ -54,6 +54,18 @@ where
         }
     };
     if untyped && !body.is_empty() { Err(unsupported()) } else { Ok(body) }
+}
+
+/// Refuses a body that is encoded: bodies are taken as they are, and a compressed one would be taken for broken JSON.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if codings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).all(is_identity) {
+        return Ok(());
+    }
+    let detail = "a body is taken without a Content-Encoding: send it uncompressed";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", detail)
+        .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// Whether the Content-Type is `media_type`, with whatever parameters.

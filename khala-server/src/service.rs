@@ -25,7 +25,7 @@ use khala_core::{
 use serde::Serialize;
 
 use crate::{
-    Server, admin, documents, history,
+    Server, admin, body, documents, history,
     mint::mint,
     operations, origins,
     problem::Problem,
@@ -143,6 +143,9 @@ impl Server {
         }
         let query = head.uri.query();
         let headers = &head.headers;
+        if head.method == Method::POST {
+            body::check_encoding(headers)?;
+        }
         let whole = match route {
             Route::AdminConnections => {
                 admin::admit(self, headers)?;

@@ -308,3 +308,31 @@ async fn a_token_that_ends_while_the_body_comes_publishes_nothing() {
         assert_eq!(bounds.head, Watermark::ORIGIN);
     }
 }
+
+/// A body that is compressed, or says so, is refused with what is taken, on every route that reads one.
+#[tokio::test]
+async fn an_encoded_body_is_refused() {
+    let server = running().await;
+    let body = r#"{"kind":"k","payload":1}"#;
+    for path in [
+        "/v1/topics/t/updates",
+        "/v1/updates",
+        "/v1/token",
+        "/internal/v1/khala/drain",
+        "/internal/v1/khala/retention",
+        "/internal/v1/khala/revocations",
+    ] {
+        for media_type in ["application/json", "application/x-ndjson"] {
+            for encoding in ["gzip", "identity, br", "x"] {
+                let request = server.request(Method::POST, path).header("content-type", media_type);
+                let request = request.header("content-encoding", encoding);
+                let answer = server.send(request.body(Full::from(body)).unwrap()).await;
+                answer.problem(415, "unsupported_content_encoding");
+                assert_eq!(answer.header("accept-encoding"), "identity");
+            }
+        }
+    }
+    let plain = server.post_with("/v1/topics/t/updates", body, &[("content-encoding", "Identity")]).await;
+    assert_eq!(plain.status, 201, "{plain:?}");
+    assert_eq!(plain.json()["last"], 1, "{plain:?}");
+}
