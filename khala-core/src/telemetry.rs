@@ -126,6 +126,9 @@ pub const PART_HEALTHY: &str = "khala_part_healthy";
 /// Supervised tasks that ended or panicked and were started again, by `part`.
 pub const TASK_RESTARTS: &str = "khala_task_restarts_total";
 
+/// Lines of the log that were dropped because nobody read them.
+pub const LOG_LINES_DROPPED: &str = "khala_log_lines_dropped_total";
+
 /// Every name, for the test that holds documentation and dashboards against it.
 pub const ALL: &[&str] = &[
     JOURNAL_READS,
@@ -180,6 +183,7 @@ pub const ALL: &[&str] = &[
     HTTP_SECONDS,
     PART_HEALTHY,
     TASK_RESTARTS,
+    LOG_LINES_DROPPED,
 ];
 
 /// What was asked for when something was refused.
@@ -434,4 +438,9 @@ pub(crate) fn part_healthy(part: &'static str, healthy: bool) {
 
 pub(crate) fn task_restarted(part: &'static str) {
     counter!(TASK_RESTARTS, "part" => part).increment(1);
+}
+
+/// Lines of the log found no room. For whoever writes the log.
+pub fn log_lines_dropped(lines: u64) {
+    counter!(LOG_LINES_DROPPED).increment(lines);
 }

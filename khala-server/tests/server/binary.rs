@@ -153,6 +153,49 @@ async fn with_nothing_configured_it_prints_what_to_paste() {
     assert!(!log.contains("token="), "a query is in the log");
 }
 
+/// A log collector that stands still: the pipe is full after 64 KiB, and nothing that is logged may wait for it.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut verbose = command(folder.path());
+    verbose.env("KHALA_LOG__FILTER", "trace");
+    let mut started = Started::new(verbose).await;
+    let path: &'static str = format!("/{}", "x".repeat(500)).leak();
+    let dropped = async {
+        loop {
+            for _ in 0..50 {
+                assert_eq!(started.get(path, "").await, 404);
+            }
+            let metrics = started.send(http::Method::GET, "/metrics", "", "").await.1;
+            if !metrics.lines().any(|line| line == "khala_log_lines_dropped_total 0") {
+                return assert!(metrics.contains("\nkhala_log_lines_dropped_total "), "{metrics}");
+            }
+        }
+    };
+    timeout(3 * LONG, dropped).await.expect("more is logged than is kept");
+    let body = r#"{"kind":"a-kind","payload":1}"#;
+    assert_eq!(started.send(http::Method::POST, "/v1/topics/t/updates", &started.token, body).await.0, 201);
+
+    // It is told once somebody reads again.
+    let mut log = BufReader::new(started.child.stderr.take().unwrap());
+    let told = async {
+        let mut line = String::new();
+        while !line.contains("log lines were dropped") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).await.unwrap(), 0);
+        }
+    };
+    timeout(LONG, told).await.expect("it says that lines were dropped");
+
+    // And where nobody does, it stops all the same.
+    for _ in 0..100 {
+        assert_eq!(started.get(path, "").await, 404);
+    }
+    started.signal("TERM").await;
+    let status = timeout(LONG, started.child.wait()).await.expect("it stops in time").unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
 /// Promise 9: no identifier of unbounded range is a label.
 #[tokio::test]
 async fn no_label_is_of_unbounded_range() {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use khala_core::{Classes, JwtVerifier, Rate, Retain};
+use khala_core::{Classes, JwtVerifier, Rate, Retain, telemetry};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(fault) => {
-            let _ = writeln!(io::stderr(), "khala-server: {fault}");
+            log_lines::write_briefly(move || writeln!(io::stderr(), "khala-server: {fault}"));
             ExitCode::from(2)
         }
     }
@@ -116,7 +116,8 @@ fn runtime() -> Result<Runtime, String> {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|fault| format!("the setting log.filter is wrong: {fault}"))?;
-    let lines = fmt::layer().with_writer(log_lines::start());
+    let writer = log_lines::start().map_err(|fault| format!("the log cannot be started: {fault}"))?;
+    let lines = fmt::layer().with_writer(writer);
     let lines = match settings.format {
         LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -255,6 +256,7 @@ fn record_metrics() -> Result<PrometheusHandle, String> {
         .map_err(fault)?
         .install_recorder()
         .map_err(fault)?;
+    telemetry::log_lines_dropped(0); // so that it is there from the first scrape
     let upkeep = handle.clone();
     tokio::spawn(async move {
         let mut ticks = interval(UPKEEP);

@@ -9,7 +9,7 @@ use std::{
 
 use khala_core::{Access, JwtIssuer, JwtOptions, Mandate, Timestamp};
 
-use crate::{key::Key, settings::Database};
+use crate::{key::Key, log_lines, settings::Database};
 
 /// How long the printed token is good.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,8 +64,7 @@ Ctrl-C stops it.
             )
         }
     };
-    // Nobody may be there to read it.
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+    log_lines::write_briefly(move || io::stdout().lock().write_all(text.as_bytes()));
     Ok(())
 }
 
