@@ -5,8 +5,8 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryJournal, Page, Peek, ReadLimit, Replay, Start, TailJournal, TailOptions,
-    Timestamp, Topic, Wanted, Watermark, wire,
+    Cursor, Followed, Journal, MemoryJournal, Moment, Page, Peek, ReadLimit, Replay, Start, TailJournal,
+    TailOptions, Topic, Wanted, Watermark, wire,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
@@ -36,14 +36,14 @@ fn page(c: &mut Criterion) {
 
     // The tail holds the pages that a follower read; all who come after share them.
     let tail = TailJournal::new(memory, TailOptions::default());
-    let now = Timestamp::from_millis(1);
+    let steady = Moment::from_millis(1);
     let start = runtime.block_on(async {
         let bounds = tail.bounds(&topic).await.expect("bounds");
         let mut cursor = bounds.at_head();
-        tail.follow(&topic, cursor, Wanted::default(), now).await.expect("a tail at the head");
+        tail.follow(&topic, cursor, Wanted::default(), steady).await.expect("a tail at the head");
         fill(&tail, &topic, 200).await;
         while let Followed::Page { page, .. } =
-            tail.follow(&topic, cursor, Wanted::default(), now).await.expect("a page")
+            tail.follow(&topic, cursor, Wanted::default(), steady).await.expect("a page")
         {
             cursor = page.page().cursor();
         }
@@ -51,7 +51,7 @@ fn page(c: &mut Criterion) {
     });
     group.bench_function("tail", |bencher| {
         bencher.iter(|| {
-            let followed = tail.peek(&topic, start, Wanted::default(), now);
+            let followed = tail.peek(&topic, start, Wanted::default(), steady);
             let Peek::Found(Followed::Page { page, .. }) = followed else { panic!("the tail holds it") };
             assert_eq!(page.page().updates.len(), 200);
             page

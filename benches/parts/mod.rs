@@ -12,7 +12,7 @@ use std::future::Future;
 
 use futures::FutureExt as _;
 use khala_benches::update;
-use khala_core::{Batch, Journal, MemoryJournal, Timestamp, Topic};
+use khala_core::{Batch, Journal, MemoryJournal, Moment, Now, Timestamp, Topic};
 
 pub(crate) use self::{
     journal::{AppendIn, Page, SqlitePage},
@@ -23,6 +23,8 @@ pub(crate) use self::{
 
 /// The time, as far as these parts are told.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+pub(crate) const STEADY: Moment = Moment::from_millis(1_000_000);
+pub(crate) const BOTH: Now = Now { wall: NOW, steady: STEADY };
 
 /// A hot part.
 pub(crate) trait Part {

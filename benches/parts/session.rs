@@ -10,7 +10,7 @@ use khala_core::{
     wire::Serializer,
 };
 
-use super::{NOW, Part, append, now, topic};
+use super::{BOTH, NOW, Part, STEADY, append, now, topic};
 
 /// A session that follows one topic, whose log is empty.
 fn following(bounds: Bounds) -> (Session, ChannelId) {
@@ -18,18 +18,18 @@ fn following(bounds: Bounds) -> (Session, ChannelId) {
     let pattern = TopicPattern::parse("**").expect("a pattern");
     let class = TopicClass::new("all", pattern).with_read([Access::Read.scope()]);
     let admitted = Admitted::unlimited();
-    let mut session = Session::new(grant, admitted, Serializer::V2, SessionOptions::default(), NOW)
+    let mut session = Session::new(grant, admitted, Serializer::V2, SessionOptions::default(), STEADY)
         .with_classes(Classes::new(vec![class]).expect("a class"));
-    session.handle_text(r#"["1","1","run:7:events","phx_join",{}]"#, NOW);
+    session.handle_text(r#"["1","1","run:7:events","phx_join",{}]"#, BOTH);
     let mut follows = None;
     while let Some(action) = session.poll_action() {
         let Action::Ask { channel, question, .. } = action else { continue };
         let answer = match question {
             Question::Access(_) => Answer::Access(Ok(())),
-            Question::Bounds { .. } => Answer::Bounds(bounds, NOW),
-            _ => Answer::Read(Followed::CaughtUp { bounds, confirmed_at: NOW }),
+            Question::Bounds { .. } => Answer::Bounds(bounds, STEADY),
+            _ => Answer::Read(Followed::CaughtUp { bounds, confirmed_at: STEADY }),
         };
-        session.handle_answer(channel, Ok(answer), NOW);
+        session.handle_answer(channel, Ok(answer), BOTH);
         follows = Some(channel);
     }
     (session, follows.expect("it joined"))
@@ -62,8 +62,8 @@ impl Part for Moved {
         let asked = self.session.poll_action();
         assert!(matches!(asked, Some(Action::Ask { .. })));
         // What it asked for is not there yet, so that the next run finds it as this one did.
-        let answer = Answer::Read(Followed::CaughtUp { bounds: self.bounds, confirmed_at: NOW });
-        self.session.handle_answer(self.channel, Ok(answer), NOW);
+        let answer = Answer::Read(Followed::CaughtUp { bounds: self.bounds, confirmed_at: STEADY });
+        self.session.handle_answer(self.channel, Ok(answer), BOTH);
         asked
     }
 }
@@ -83,7 +83,7 @@ impl Answered {
         let tail = TailJournal::new(std::sync::Arc::new(super::memory(0)), TailOptions::default());
         let topic = topic();
         let empty = now(tail.bounds(&topic)).expect("bounds");
-        now(tail.follow(&topic, empty.at_head(), Wanted::default(), NOW)).expect("nothing");
+        now(tail.follow(&topic, empty.at_head(), Wanted::default(), STEADY)).expect("nothing");
         append(&tail, 200);
         let mut part = Self { tail, topic, sessions: Vec::new(), empty };
         // The page is read and encoded by the first, and shared by all others.
@@ -106,8 +106,8 @@ impl Part for Answered {
 
     fn run(&mut self) -> Self::Made {
         let (mut session, channel) = self.sessions.pop().unwrap_or_else(|| self.asking());
-        let followed = now(self.tail.follow(&self.topic, self.empty.at_head(), Wanted::default(), NOW));
-        session.handle_answer(channel, Ok(Answer::Read(followed.expect("a page"))), NOW);
+        let followed = now(self.tail.follow(&self.topic, self.empty.at_head(), Wanted::default(), STEADY));
+        session.handle_answer(channel, Ok(Answer::Read(followed.expect("a page"))), BOTH);
         let sent = session.poll_action();
         assert!(matches!(sent, Some(Action::Send(_))));
         (sent, session)

@@ -6,17 +6,17 @@ use khala_core::{
     Cursor, Followed, Journal, MemoryJournal, Peek, TailJournal, TailOptions, Topic, Wanted, Watermark,
 };
 
-use super::{NOW, Part, append, memory, now, topic};
+use super::{Part, STEADY, append, memory, now, topic};
 
 fn peek(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
-    let Peek::Found(followed) = tail.peek(topic, cursor, Wanted::default(), NOW) else {
+    let Peek::Found(followed) = tail.peek(topic, cursor, Wanted::default(), STEADY) else {
         panic!("the tail knows it")
     };
     followed
 }
 
 fn follow(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
-    now(tail.follow(topic, cursor, Wanted::default(), NOW)).expect("memory can be read")
+    now(tail.follow(topic, cursor, Wanted::default(), STEADY)).expect("memory can be read")
 }
 
 /// A follower at the head asks whether there is anything new.
@@ -119,7 +119,7 @@ impl Part for Ahead {
     fn run(&mut self) -> Self::Made {
         let journal: Arc<dyn Journal> = Arc::<MemoryJournal>::clone(&self.journal);
         let tail = TailJournal::new(journal, TailOptions::default());
-        now(tail.recent_bounds(&self.topic, NOW, NOW)).expect("bounds");
+        now(tail.recent_bounds(&self.topic, STEADY, STEADY)).expect("bounds");
         let mut cursor = self.start;
         for _ in 0..5 {
             let Followed::Page { page, .. } = follow(&tail, &self.topic, cursor) else {

@@ -170,13 +170,13 @@ pub async fn supervise<Fut: Future<Output = ()>>(
 ) {
     let (mut rest, most) = RESTS;
     loop {
-        let begun = clock.now();
+        let begun = clock.moment();
         let ended = AssertUnwindSafe(task()).catch_unwind().await;
         let how = match &ended {
             Ok(()) => "ended by itself".to_owned(),
             Err(panic) => format!("panicked: {}", panic_message(&**panic)),
         };
-        if clock.now().since(begun) >= RAN_WELL {
+        if clock.moment().since(begun) >= RAN_WELL {
             rest = RESTS.0;
         }
         telemetry::task_restarted(part.name());
@@ -204,7 +204,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::update::Timestamp;
+    use crate::{clock::Moment, update::Timestamp};
 
     #[derive(Debug, Default)]
     struct Rests(Mutex<Vec<Duration>>);
@@ -213,6 +213,10 @@ mod tests {
     impl Clock for Rests {
         fn now(&self) -> Timestamp {
             Timestamp::default()
+        }
+
+        fn moment(&self) -> Moment {
+            Moment::default()
         }
 
         async fn sleep(&self, duration: Duration) {

@@ -13,7 +13,13 @@ use std::{
 };
 
 use crate::{
-    class::TopicClass, position::StaleReason, recent::Recent, telemetry, topic::Topic, update::Timestamp,
+    class::TopicClass,
+    clock::{Moment, Now},
+    position::StaleReason,
+    recent::Recent,
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
 };
 
 /// Topics whose violations are remembered, at least.
@@ -178,7 +184,7 @@ fn one(count: &AtomicU64) {
 pub struct Ledger {
     tally: Tally,
     topics: Mutex<Recent<Topic, Violations>>,
-    stale: Mutex<Recent<u64, Option<Timestamp>>>,
+    stale: Mutex<Recent<u64, Option<Moment>>>,
     hasher: RandomState,
 }
 
@@ -230,18 +236,18 @@ impl Ledger {
         topic: &Topic,
         class: Option<&TopicClass>,
         reasons: &[StaleReason],
-        now: Timestamp,
+        now: Now,
     ) {
         one(&self.tally.stale_cursors);
-        self.violated(topic, Violation::StaleCursor, now);
+        self.violated(topic, Violation::StaleCursor, now.wall);
         let class = telemetry::class_label(class);
         for reason in reasons {
             telemetry::stale_cursor(&class, reason.as_str());
         }
         let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = stale.touch(&self.hasher.hash_one((holder, topic))).replace(now);
+        let last = stale.touch(&self.hasher.hash_one((holder, topic))).replace(now.steady);
         drop(stale);
-        if last.is_some_and(|last| now.since(last) <= LOOP_WITHIN) {
+        if last.is_some_and(|last| now.steady.since(last) <= LOOP_WITHIN) {
             one(&self.tally.stale_loops);
             telemetry::stale_loop(&class);
         }
@@ -335,7 +341,13 @@ mod tests {
         let at = Timestamp::from_millis;
         let stale = |holder, topic, now| {
             let topic = Topic::parse(topic).unwrap();
-            ledger.stale(holder, &topic, None, &[StaleReason::EpochMismatch], at(now));
+            ledger.stale(
+                holder,
+                &topic,
+                None,
+                &[StaleReason::EpochMismatch],
+                Now { wall: at(now), steady: Moment::from_millis(now) },
+            );
             let totals = ledger.totals();
             (totals.stale_cursors, totals.stale_loops)
         };

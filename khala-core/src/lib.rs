@@ -47,7 +47,7 @@ pub use self::{
         Named, Revocation, RevocationId, Revocations, Token, Verifier,
     },
     class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
-    clock::Clock,
+    clock::{Clock, Moment, Now, within},
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     fanout::{Fanout, LocalFanout, Watch},

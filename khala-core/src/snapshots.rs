@@ -16,12 +16,13 @@ use futures::{
 };
 
 use crate::{
+    clock::Moment,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::Error,
     journal::ReadLimit,
     position::{Bounds, Cursor, Stale},
     topic::Topic,
-    update::{DocKey, Timestamp},
+    update::DocKey,
     wire::{Encoded, Serializer, event, write_document_page},
 };
 
@@ -106,7 +107,7 @@ struct Runs {
 struct Run {
     topic: Topic,
     number: u64,
-    started_at: Timestamp,
+    started_at: Moment,
     /// Where the log continues; none until page one is there.
     at: Option<Cursor>,
     /// By the key that they follow.
@@ -117,8 +118,8 @@ struct Run {
 
 impl Run {
     /// Whether somebody who starts now may read along.
-    fn may_be_joined(&self, bounds: Option<&Bounds>, now: Timestamp) -> bool {
-        let young = now >= self.started_at && now.since(self.started_at) <= JOINED_WITHIN;
+    fn may_be_joined(&self, bounds: Option<&Bounds>, now: Moment) -> bool {
+        let young = now.since(self.started_at) <= JOINED_WITHIN;
         // Its head may be older than what is known by now; only its own floor and epoch matter.
         let continues =
             |at: Cursor| bounds.is_none_or(|bounds| at.epoch == bounds.epoch && at.watermark >= bounds.floor);
@@ -146,7 +147,7 @@ impl Run {
 }
 
 impl Runs {
-    fn start(&mut self, topic: &Topic, now: Timestamp) -> &mut Run {
+    fn start(&mut self, topic: &Topic, now: Moment) -> &mut Run {
         let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || !run.under_way.is_empty();
         self.runs.retain(kept);
         while self.runs.len() >= KEPT_RUNS
@@ -207,7 +208,7 @@ impl Snapshots {
         topic: &Topic,
         from: &SnapshotFrom,
         bounds: Option<&Bounds>,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<Read> {
         let mut runs = Self::lock(&self.runs);
         match from {
@@ -219,7 +220,7 @@ impl Snapshots {
     }
 
     /// Reads a page. Whoever looks for the same meanwhile finds this read.
-    pub(crate) fn read(&self, topic: &Topic, from: SnapshotFrom, now: Timestamp) -> Read {
+    pub(crate) fn read(&self, topic: &Topic, from: SnapshotFrom, now: Moment) -> Read {
         let mut runs = Self::lock(&self.runs);
         let (run, key) = match &from {
             SnapshotFrom::Start => (Some(runs.start(topic, now)), None),

@@ -174,7 +174,7 @@ impl Opened {
     {
         let Self { server, connection, grant, request_id, peer, client, _open } = self;
         let mut transport = WebSocket::new(io, read, server.0.limits.frame_bytes).boxed().await;
-        let opened_at = server.0.khala.now();
+        let opened = server.0.khala.moment();
         let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
         let subject = grant.subject();
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, "websocket opened");
@@ -183,7 +183,7 @@ impl Opened {
             Ended::Closed(close) => ("server", Some(close.code()), close.reason()),
             Ended::Gone => ("client", transport.client_code(), "gone"),
         };
-        let ms = server.0.khala.now().since(opened_at).as_millis() as u64;
+        let ms = server.0.khala.moment().since(opened).as_millis() as u64;
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, by, code, reason, ms, "websocket closed");
         transport.finish().boxed().await;
     }

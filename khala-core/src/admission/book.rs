@@ -12,7 +12,7 @@ use super::{
     options::Limits,
     rate::{Bucket, Rate},
 };
-use crate::update::Timestamp;
+use crate::clock::Moment;
 
 /// What one principal or one address has taken.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(super) struct Usage {
 
 impl Usage {
     /// Whether it is as if it had never been here.
-    pub(super) fn is_spent(&mut self, limits: Limits, now: Timestamp) -> bool {
+    pub(super) fn is_spent(&mut self, limits: Limits, now: Moment) -> bool {
         let empty = |bucket: &mut Bucket, rate: Option<Rate>| {
             rate.is_none_or(|rate| {
                 bucket.drain(rate, now);

@@ -18,7 +18,7 @@ use super::{
     rate::{Bucket, Rate},
     turns::Waiter,
 };
-use crate::{journal::ReadLimit, position::Cursor, recent::Recent, topic::Topic, update::Timestamp};
+use crate::{clock::Moment, journal::ReadLimit, position::Cursor, recent::Recent, topic::Topic};
 
 /// How long those who come after a replay that was let in share its pages.
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
@@ -103,9 +103,9 @@ struct State {
     /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
     put_off: Bucket,
     /// Where replays of a topic start that were let in a moment ago: those after them read the same pages.
-    let_in: Recent<Topic, Option<(Timestamp, Cursor)>>,
+    let_in: Recent<Topic, Option<(Moment, Cursor)>>,
     /// When connections of late were told to come back: one that does not wait is told the same again.
-    told: Recent<u64, Timestamp>,
+    told: Recent<u64, Moment>,
     /// How many were turned away.
     turned_away: u64,
 }
@@ -142,12 +142,12 @@ impl Gate {
         topic: &Topic,
         from: Cursor,
         lag: u64,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(), Limited> {
         let page = ReadLimit::PAGE.updates.get() as u64;
         let before = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let young = |at: Timestamp| now >= at && now.since(at) <= SHARED_WITHIN;
+            let young = |at: Moment| now.since(at) <= SHARED_WITHIN;
             let last =
                 state.let_in.touch(topic).filter(|(at, start)| young(*at) && start.epoch == from.epoch);
             last.map(|(_, start)| start.watermark)
@@ -167,7 +167,7 @@ impl Gate {
     ///
     /// While there is room, whoever comes first is let in. When there is none, a principal may still have its equal share
     /// of the rate: otherwise one that asks again and again would have all of it.
-    pub(crate) fn enter(&self, waiter: Waiter, pages: u64, now: Timestamp) -> Result<(), Limited> {
+    pub(crate) fn enter(&self, waiter: Waiter, pages: u64, now: Moment) -> Result<(), Limited> {
         let Some(rate) = self.options.pages else { return Ok(()) };
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;

@@ -31,7 +31,7 @@ pub(crate) use self::{
     turns::{Turn, Turns, Waiter},
 };
 pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};
-use crate::{update::Timestamp, wire::Code};
+use crate::{clock::Moment, wire::Code};
 
 /// Whose limit it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,7 +137,7 @@ impl Admission {
         &self,
         principal: &str,
         address: Option<IpAddr>,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Admitted, Limited> {
         let place = match &self.shared {
             Some(shared) => Some(Shared::connect(shared, principal, address.map(host), now)?),
@@ -157,7 +157,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Limited`] with [`Code::TooManyConnections`].
-    pub fn may_try(&self, address: Option<IpAddr>, now: Timestamp) -> Result<(), Limited> {
+    pub fn may_try(&self, address: Option<IpAddr>, now: Moment) -> Result<(), Limited> {
         let Some((shared, address, rate)) = self.address_rate(address) else { return Ok(()) };
         let mut guard = shared.lock();
         let state = &mut *guard;
@@ -171,7 +171,7 @@ impl Admission {
     }
 
     /// Counts a try of `address` that was refused, as a connect is counted.
-    pub fn failed(&self, address: Option<IpAddr>, now: Timestamp) {
+    pub fn failed(&self, address: Option<IpAddr>, now: Moment) {
         let Some((shared, address, rate)) = self.address_rate(address) else { return };
         let mut guard = shared.lock();
         let state = &mut *guard;
@@ -223,7 +223,7 @@ impl Admitted {
     ///
     /// # Errors
     /// [`Limited`] with [`Code::FrameRateLimited`]. It has taken nothing.
-    pub fn frame(&mut self, now: Timestamp) -> Result<(), Limited> {
+    pub fn frame(&mut self, now: Moment) -> Result<(), Limited> {
         let own = self.frame_rate.map(|rate| (rate, &mut self.frames));
         through(
             Code::FrameRateLimited,
@@ -239,7 +239,7 @@ impl Admitted {
     ///
     /// # Errors
     /// [`Limited`] with [`Code::JoinRateLimited`]. It has taken nothing.
-    pub fn join(&mut self, now: Timestamp) -> Result<(), Limited> {
+    pub fn join(&mut self, now: Moment) -> Result<(), Limited> {
         let own = self.join_rate.map(|rate| (rate, &mut self.joins));
         through(
             Code::JoinRateLimited,
@@ -256,7 +256,7 @@ impl Admitted {
 type Asked<'a> = Option<(LimitedBy, Rate, &'a mut Bucket)>;
 
 /// Takes one from each bucket, or from none: then the longest wait is told.
-fn take_all<const N: usize>(code: Code, now: Timestamp, mut asked: [Asked<'_>; N]) -> Result<(), Limited> {
+fn take_all<const N: usize>(code: Code, now: Moment, mut asked: [Asked<'_>; N]) -> Result<(), Limited> {
     let mut longest: Option<Limited> = None;
     for (by, rate, bucket) in asked.iter_mut().flatten() {
         let retry_after = bucket.wait(*rate, now);
@@ -276,7 +276,7 @@ fn take_all<const N: usize>(code: Code, now: Timestamp, mut asked: [Asked<'_>; N
 /// Takes one from the connection's bucket and from those that it shares, which takes the lock only if there are any.
 fn through(
     code: Code,
-    now: Timestamp,
+    now: Moment,
     own: Option<(Rate, &mut Bucket)>,
     place: Option<&Place>,
     rate: fn(&Limits) -> Option<Rate>,

@@ -16,7 +16,7 @@ use super::{
     options::Limits,
     take_all,
 };
-use crate::{update::Timestamp, wire::Code};
+use crate::{clock::Moment, wire::Code};
 
 /// The wait that is told where the number of open connections is the limit.
 pub(super) const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ pub(super) struct State {
     pub(super) principals: Book<Arc<str>, Usage>,
     pub(super) addresses: Book<IpAddr, Usage>,
     /// The time as the latest call told it, for a drop, which is told none.
-    pub(super) latest: Timestamp,
+    pub(super) latest: Moment,
 }
 
 impl Shared {
@@ -80,7 +80,7 @@ impl Shared {
                 open: 0,
                 principals: Book::new(),
                 addresses: Book::new(),
-                latest: Timestamp::from_millis(0),
+                latest: Moment::from_millis(0),
             }),
         }
     }
@@ -94,7 +94,7 @@ impl Shared {
         this: &Arc<Self>,
         principal: &str,
         address: Option<IpAddr>,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Place, Limited> {
         let principal: Option<Arc<str>> = this.of_principals.any().then(|| principal.into());
         let address = address.filter(|_| this.of_addresses.any());

@@ -1,8 +1,16 @@
 //! The clock: where a running host gets its time from. The engine asks it; nothing else in the core knows one.
+//!
+//! There are two times. What is a date, such as the end of a token or the moment of an update, is a [`Timestamp`] of the
+//! wall clock. What is judged by how much time has passed is a [`Moment`] of a clock that nobody can set.
+//!
+//! # Invariants
+//! - A step of the wall clock makes nobody silent, late, due or fresh: only dates move with it.
+//! - Whoever is given a limit of time is given it while this process runs: a pause uses up no more than a part of it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, pin::pin, time::Duration};
 
 use async_trait::async_trait;
+use futures::{FutureExt as _, select_biased};
 
 use crate::update::Timestamp;
 
@@ -12,12 +20,102 @@ mod system;
 #[cfg(feature = "system-clock")]
 pub use self::system::SystemClock;
 
+/// In how many parts [`within`] waits: a pause counts for one of them at most.
+const PARTS: u32 = 4;
+
 /// Time for the engine: what it is, and waiting for it.
 #[async_trait]
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The time now.
+    /// The date now, by the wall clock. It may be set forward and back.
     fn now(&self) -> Timestamp;
+
+    /// The moment now, by a clock that never goes back and that nobody sets.
+    fn moment(&self) -> Moment;
 
     /// Ready once that much time has passed. Cancel safe.
     async fn sleep(&self, duration: Duration);
+}
+
+impl dyn Clock {
+    /// What both clocks say now.
+    pub fn read(&self) -> Now {
+        Now { wall: self.now(), steady: self.moment() }
+    }
+}
+
+/// A moment of this process, by a clock that never goes back: milliseconds since a fixed origin that lies long before the
+/// process began.
+///
+/// Moments of two processes cannot be compared, and one is no date. The default is the origin: before any moment that a
+/// clock gives, by more than any interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The moment that many milliseconds after the origin.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the origin.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// How long after `earlier` this moment is; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment that much later.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The moment that much earlier.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What both clocks say at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "there are two clocks")]
+pub struct Now {
+    /// The date.
+    pub wall: Timestamp,
+    /// The moment.
+    pub steady: Moment,
+}
+
+impl Now {
+    /// When the wall clock will show `date` if nobody sets it; now, if it did already.
+    pub fn moment_of(self, date: Timestamp) -> Moment {
+        self.steady.plus(date.since(self.wall))
+    }
+}
+
+/// Waits for `work`, and gives none if it is not done within `limit`.
+///
+/// The limit is waited for in parts, and `work` is looked at after each. So when the process or the machine stood still,
+/// what has come meanwhile is seen before the limit is over.
+///
+/// # Cancellation
+/// As that of `work`.
+pub async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work.fuse());
+    // Most need not wait at all.
+    if let Some(done) = work.as_mut().now_or_never() {
+        return Some(done);
+    }
+    for _ in 0..PARTS {
+        let mut part = clock.sleep((limit / PARTS).max(Duration::from_millis(1))).fuse();
+        select_biased! {
+            done = work => return Some(done),
+            () = part => {}
+        }
+    }
+    work.now_or_never()
 }

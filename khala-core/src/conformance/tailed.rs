@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use super::{Capabilities, Harness, Place};
 use crate::{
+    clock::Moment,
     documents::Documents,
     error::Error,
     journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
@@ -84,7 +85,7 @@ impl Journal for FollowedJournal {
             Start::After(cursor) => cursor,
             Start::Origin => start.cursor(&self.tail.bounds(topic).await?),
         };
-        let now = Timestamp::from_millis(self.ticks.fetch_add(1, Ordering::SeqCst));
+        let now = Moment::from_millis(self.ticks.fetch_add(1, Ordering::SeqCst));
         let wanted = Wanted { head: None, not_older_than: now };
         Ok(match self.tail.follow(topic, cursor, wanted, now).await? {
             Followed::CaughtUp { bounds, .. } => {

@@ -12,12 +12,12 @@ use super::{Connected, Khala};
 use crate::{
     admission::Limited,
     auth::{Access, Denied, Grant, Revocation, RevocationId, Token},
+    clock::Moment,
     error::{Error, ErrorKind},
     fanout::Watch,
     position::Watermark,
     session::{Bell, Connection, Session},
     topic::Topic,
-    update::Timestamp,
     wire::Serializer,
 };
 
@@ -38,16 +38,15 @@ impl Khala {
     /// the revocations were never read.
     pub async fn verify(&self, token: &Token) -> Result<Grant, Denied> {
         let grant = self.within(self.0.verifier.verify(token, self.now())).await?;
-        let now = self.now();
-        if grant.expires_at() <= now {
+        if grant.expires_at() <= self.now() {
             return Err(Denied::TokenExpired);
         }
         let names = [Some(grant.subject()), grant.session_id(), grant.token_id()];
         if names.into_iter().flatten().any(|name| RevocationId::check(name).is_err()) {
             return Err(Denied::InvalidToken("it has a name that no revocation could name"));
         }
-        let not_older_than = now.minus(2 * POLL_EVERY);
-        if !self.0.revoked.is_fresh(not_older_than, now)
+        let not_older_than = self.moment().minus(2 * POLL_EVERY);
+        if !self.0.revoked.is_fresh(not_older_than)
             && let Err(unavailable) = self.catch_up(Some(not_older_than)).await
         {
             if !self.0.revoked.is_loaded() {
@@ -78,12 +77,12 @@ impl Khala {
     /// # Errors
     /// [`Limited`], by [`AdmissionOptions::connects_per_address`](crate::AdmissionOptions).
     pub fn may_try(&self, address: Option<IpAddr>) -> Result<(), Limited> {
-        self.0.admission.may_try(address, self.now())
+        self.0.admission.may_try(address, self.moment())
     }
 
     /// Counts a try of `address` that was refused.
     pub fn failed(&self, address: Option<IpAddr>) {
-        self.0.admission.failed(address, self.now());
+        self.0.admission.failed(address, self.moment());
     }
 
     /// Whether `grant` was revoked, by `jti`, `sid` or `sub`, as the store says now.
@@ -95,7 +94,7 @@ impl Khala {
     /// [`Denied::TokenRevoked`], or [`Denied::Unavailable`] where the revocations cannot be read within five seconds.
     pub async fn check_revoked(&self, grant: &Grant) -> Result<(), Denied> {
         // A read that began later than this call will do, whoever began it.
-        self.catch_up(Some(self.now().plus(Duration::from_millis(1)))).await?;
+        self.catch_up(Some(self.moment().plus(Duration::from_millis(1)))).await?;
         self.0.revoked.check_names(grant)
     }
 
@@ -182,7 +181,7 @@ impl Khala {
                 Ok(_) | Err(_) => {}
             }
             failing = read.is_err();
-            self.0.revoked.report(self.now());
+            self.0.revoked.report(self.moment());
             let mut sleep = self.clock().sleep(POLL_EVERY).fuse();
             polled = select_biased! {
                 announced = hints.next() => {
@@ -231,7 +230,7 @@ impl Khala {
         }
     }
 
-    async fn catch_up(&self, not_older_than: Option<Timestamp>) -> Result<usize, Denied> {
+    async fn catch_up(&self, not_older_than: Option<Moment>) -> Result<usize, Denied> {
         let clock = &**self.clock();
         self.within(self.0.revoked.catch_up(not_older_than, clock).map_err(Denied::Unavailable)).await
     }
@@ -247,14 +246,14 @@ impl Khala {
         address: Option<IpAddr>,
         serializer: Serializer,
     ) -> Result<Connection, Limited> {
-        let now = self.now();
-        let admitted = self.0.admission.connect(grant.subject(), address, now)?;
+        let now = self.clock().read();
+        let admitted = self.0.admission.connect(grant.subject(), address, now.steady)?;
         let principal = self.0.hasher.hash_one(grant.subject());
         let who = (grant.clone(), address);
         let bell = Arc::<Bell>::default();
         let seat = self.0.revoked.seat(&grant, Arc::clone(&bell));
-        let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now);
-        let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now)
+        let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now.wall);
+        let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now.steady)
             .with_classes(self.0.classes.clone())
             .with_ledger(Arc::clone(&self.0.ledger));
         Ok(Connection::new(self.clone(), session, connected))

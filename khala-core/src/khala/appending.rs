@@ -105,7 +105,7 @@ impl Khala {
 
     async fn announce_head(&self, topic: &Topic, head: Cursor) {
         // What was appended in a transaction of the caller's own is noted here.
-        self.0.pace.appends(self.now());
+        self.0.pace.appends(self.moment());
         let announced = self.0.fanout.announce(topic, head).await;
         self.0.ledger.announced(announced.is_ok());
         if let Err(error) = announced {

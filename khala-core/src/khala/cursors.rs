@@ -15,9 +15,9 @@ use std::{
 };
 
 use crate::{
+    clock::Moment,
     position::{Cursor, Epoch, Watermark},
     topic::Topic,
-    update::Timestamp,
 };
 
 /// How many cursors of those who went are kept, in all. Past it the oldest are forgotten.
@@ -96,7 +96,7 @@ impl Spot {
 #[derive(Debug)]
 struct Seen {
     cursor: Cursor,
-    at: Timestamp,
+    at: Moment,
 }
 
 impl Cursors {
@@ -115,7 +115,7 @@ impl Cursors {
         topic: &Topic,
         holder: Option<&str>,
         cursor: Cursor,
-        now: Timestamp,
+        now: Moment,
     ) -> Place {
         let holder = holder.map(|holder| self.hasher.hash_one(holder));
         let spot = Arc::new(Spot {
@@ -139,7 +139,7 @@ impl Cursors {
     }
 
     /// How many followers of `topic` a floor at `floor` would leave behind. Those of another epoch are so already.
-    pub(crate) fn left_behind(&self, topic: &Topic, floor: Cursor, now: Timestamp) -> LeftBehind {
+    pub(crate) fn left_behind(&self, topic: &Topic, floor: Cursor, now: Moment) -> LeftBehind {
         let below = |cursor: Cursor| cursor.epoch == floor.epoch && cursor.watermark < floor.watermark;
         let (here, gone) = self.of(topic, now);
         LeftBehind {
@@ -149,7 +149,7 @@ impl Cursors {
     }
 
     /// Who follows `topic` in that epoch.
-    pub(crate) fn followers(&self, topic: &Topic, epoch: Epoch, now: Timestamp) -> Followers {
+    pub(crate) fn followers(&self, topic: &Topic, epoch: Epoch, now: Moment) -> Followers {
         let (here, gone) = self.of(topic, now);
         let slowest = |cursors: &[Cursor]| {
             cursors.iter().filter(|cursor| cursor.epoch == epoch).map(|cursor| cursor.watermark).min()
@@ -174,7 +174,7 @@ impl Cursors {
     }
 
     /// The cursors of those who are here, and of those who went not too long ago.
-    fn of(&self, topic: &Topic, now: Timestamp) -> (Vec<Cursor>, Vec<Cursor>) {
+    fn of(&self, topic: &Topic, now: Moment) -> (Vec<Cursor>, Vec<Cursor>) {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(entry) = state.topics.get_mut(topic) else { return Default::default() };
@@ -195,7 +195,7 @@ impl Cursors {
         let Some(entry) = state.topics.get_mut(topic) else { return };
         entry.here.remove(number);
         if let Some(holder) = *holder {
-            let at = Timestamp::from_millis(spot.moved_at.load(Ordering::Relaxed));
+            let at = Moment::from_millis(spot.moved_at.load(Ordering::Relaxed));
             entry.gone.insert((holder, *number), Seen { cursor: spot.cursor(), at });
             state.order.push_back((topic.clone(), (holder, *number)));
             state.gone += 1;
@@ -236,7 +236,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The follower has everything up to here.
-    pub(crate) fn moved(&self, cursor: Cursor, now: Timestamp) {
+    pub(crate) fn moved(&self, cursor: Cursor, now: Moment) {
         self.spot.epoch.store(cursor.epoch.bits(), Ordering::Relaxed);
         self.spot.watermark.store(cursor.watermark.as_u64(), Ordering::Relaxed);
         self.spot.moved_at.store(now.as_millis(), Ordering::Relaxed);
@@ -257,8 +257,8 @@ mod tests {
         Cursor::new(Epoch::from_bits(epoch), Watermark::new(watermark).unwrap())
     }
 
-    fn ms(millis: u64) -> Timestamp {
-        Timestamp::from_millis(millis)
+    fn ms(millis: u64) -> Moment {
+        Moment::from_millis(millis)
     }
 
     #[test]

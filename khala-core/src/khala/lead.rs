@@ -4,10 +4,9 @@
 
 use std::{fmt::Display, time::Duration};
 
-use futures::{FutureExt as _, pin_mut, select_biased};
-
 use super::{Khala, sweep::Sweeper};
 use crate::{
+    clock::{Moment, within},
     error::{Error, ErrorKind},
     retention::Lead,
     update::Timestamp,
@@ -30,7 +29,11 @@ impl Khala {
     }
 
     /// Renews the lead for as long as it can; ready, with the reason, when it is lost.
-    pub(super) async fn keep_lead(&self, mut until: Timestamp) -> Error {
+    ///
+    /// Whether it holds is judged here by how much time has passed since it was asked for, so that a step of this node's
+    /// wall clock neither ends nor lengthens it. What the store has is a date, for the clocks of others: whichever of them is
+    /// ahead takes a lead sooner, which costs a second sweep and nothing else.
+    pub(super) async fn keep_lead(&self, mut until: Moment) -> Error {
         let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
         let lost = |why: &dyn Display| {
             Error::new(ErrorKind::Unavailable, "sweep", format!("the lead was lost: {why}"))
@@ -38,22 +41,19 @@ impl Khala {
         let third = (options.lead_for / 3).max(Duration::from_millis(1));
         loop {
             self.clock().sleep(third).await;
-            let now = self.now();
-            let renewed = now.plus(options.lead_for);
-            let (lead, patience) = (sweeps.lead(node, now, renewed).fuse(), self.clock().sleep(third).fuse());
-            pin_mut!(lead, patience);
-            let led = select_biased! {
-                led = lead => led,
-                () = patience => return lost(&"it could not be renewed in time"),
+            let now = self.clock().read();
+            let date = now.wall.plus(options.lead_for);
+            let Some(led) = within(&**self.clock(), third, sweeps.lead(node, now.wall, date)).await else {
+                return lost(&"it could not be renewed in time");
             };
             match led {
                 Ok(Lead::Mine) => {
-                    until = renewed;
-                    self.0.sweeper.leads(until);
+                    until = now.steady.plus(options.lead_for);
+                    self.0.sweeper.leads(date);
                 }
                 Ok(Lead::Theirs { node, .. }) => return lost(&format!("{node} leads")),
                 // It still holds; the next third may do better.
-                Err(error) if self.now().plus(third) < until => {
+                Err(error) if self.moment().plus(third) < until => {
                     tracing::debug!(%error, "the lead was not renewed")
                 }
                 Err(error) => return lost(&error),

@@ -37,7 +37,7 @@ use crate::{
     admission::{Admission, AdmissionOptions, Gate, Pace, ReplayOptions, Turns},
     auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
     class::{Classes, TopicClass},
-    clock::Clock,
+    clock::{Clock, Moment},
     documents::Documents,
     error::Error,
     fanout::{Fanout, LocalFanout},
@@ -209,17 +209,18 @@ impl KhalaBuilder {
         #[cfg(not(feature = "system-clock"))]
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
+        let clock = self.clock.unwrap_or_else(system);
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
             tail: TailJournal::new(self.journal, self.tail)
                 .with_classes(self.classes.clone())
-                .with_pace(Arc::clone(&pace)),
+                .with_pace(Arc::clone(&pace), Arc::clone(&clock)),
             pace,
             snapshots: Snapshots::new(Arc::clone(&self.documents)),
             documents: self.documents,
             fanout: self.fanout,
-            clock: self.clock.unwrap_or_else(system),
+            clock,
             sessions: self.sessions.into(),
             connections: Arc::default(),
             admission: Admission::new(self.admission),
@@ -303,9 +304,14 @@ impl Khala {
         &self.0.classes
     }
 
-    /// The time now, by the clock of this handle.
+    /// The date now, by the wall clock of this handle.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// The moment now, by the clock of this handle that nobody sets.
+    pub fn moment(&self) -> Moment {
+        self.0.clock.moment()
     }
 
     pub(crate) fn shared_ledger(&self) -> &Arc<Ledger> {

@@ -14,11 +14,11 @@ use super::Khala;
 use crate::{
     admission::{Book, Bucket, Rate},
     class::{Tier, TopicClass},
+    clock::Moment,
     journal::Batch,
     ledger::Violation,
     telemetry,
     topic::Topic,
-    update::Timestamp,
     wire::Code,
 };
 
@@ -92,7 +92,7 @@ struct Flow {
 }
 
 impl Flow {
-    fn is_spent(&mut self, now: Timestamp) -> bool {
+    fn is_spent(&mut self, now: Moment) -> bool {
         self.rate.is_none_or(|rate| {
             self.bucket.drain(rate, now);
             self.bucket.is_empty()
@@ -117,7 +117,7 @@ impl Published {
         class: &TopicClass,
         topic: &Topic,
         batch: &Batch,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(), PublishLimited> {
         if let Some(limit) = class.payload_bytes {
             let sizes = batch.updates().iter().map(|update| update.payload.as_str().len()).enumerate();
@@ -155,11 +155,10 @@ impl Khala {
     /// [`PublishLimited`], with the limit, and with the time to wait where that helps. It has taken nothing.
     pub fn check_publish(&self, topic: &Topic, batch: &Batch) -> Result<(), PublishLimited> {
         let Some(class) = self.class_of(topic) else { return Ok(()) };
-        let now = self.now();
-        let taken = self.0.published.take(class, topic, batch, now);
+        let taken = self.0.published.take(class, topic, batch, self.moment());
         if let Err(limited) = &taken {
             telemetry::publish_refused(class, limited.code());
-            self.0.ledger.violated(topic, limited.violation(), now);
+            self.0.ledger.violated(topic, limited.violation(), self.now());
         }
         taken
     }
@@ -193,8 +192,8 @@ mod tests {
         Topic::parse(name).unwrap()
     }
 
-    fn at(millis: u64) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + millis)
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(1_700_000_000_000 + millis)
     }
 
     fn rate(per_second: u32, burst: u32) -> Option<Rate> {

@@ -10,6 +10,7 @@ use super::Khala;
 use crate::{
     admission::{Turn, Waiter},
     auth::{Access, Grant},
+    clock::Moment,
     documents::SnapshotFrom,
     error::Error,
     journal::ReadLimit,
@@ -18,7 +19,6 @@ use crate::{
     tail::{Followed, Peek, Wanted},
     telemetry,
     topic::Topic,
-    update::Timestamp,
 };
 
 /// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
@@ -38,7 +38,7 @@ impl Khala {
         topic: &Topic,
         question: Question,
     ) -> Result<Answer, Error> {
-        let now = self.now();
+        let now = self.moment();
         Ok(match question {
             Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
             Question::Bounds { not_older_than } => {
@@ -62,7 +62,7 @@ impl Khala {
         wanted: Wanted,
         budget: Option<u64>,
     ) -> Result<Answer, Error> {
-        let now = self.now();
+        let now = self.moment();
         let (bounds, _) = self.0.tail.recent_bounds(topic, wanted.not_older_than, now).await?;
         if cursor.epoch == bounds.epoch {
             match bounds.admit_within(cursor, budget) {
@@ -74,7 +74,7 @@ impl Khala {
                 _ => {}
             }
             let lag = cursor.watermark.distance_to(bounds.head);
-            if lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted, now), Peek::Cold) {
+            if lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold) {
                 if let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now) {
                     return Ok(Answer::Deferred(limited));
                 }
@@ -97,7 +97,7 @@ impl Khala {
         wanted: Wanted,
     ) -> Result<Answer, Error> {
         let mut turn = None;
-        if self.rests(topic, cursor, wanted, self.now()) {
+        if self.rests(topic, cursor, wanted, self.moment()) {
             turn = Some(self.turn(waiter).await);
             self.rest(topic, cursor, wanted).await;
         }
@@ -105,7 +105,7 @@ impl Khala {
     }
 
     /// Whether what follows the cursor is history that rests, because somebody appends.
-    fn rests(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> bool {
+    fn rests(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> bool {
         // Who misses less than a page, or follows a topic of which nothing is known here, may only be late for what is new.
         let lags = |bounds: Bounds| {
             let lag = cursor.watermark.distance_to(bounds.head);
@@ -118,7 +118,7 @@ impl Khala {
 
     /// Rests, until somebody else has read it if it is young. A dropped future has taken nobody's place.
     pub(crate) async fn rest(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
-        let mut now = self.now();
+        let mut now = self.moment();
         if !self.rests(topic, cursor, wanted, now) {
             return;
         }
@@ -128,7 +128,7 @@ impl Khala {
         }
         while let Some(rest) = self.0.pace.rest(place.at(), now) {
             self.clock().sleep(rest).await;
-            now = self.now();
+            now = self.moment();
             if !self.rests(topic, cursor, wanted, now) {
                 return;
             }
@@ -145,32 +145,32 @@ impl Khala {
         wanted: Wanted,
         turn: Option<Turn>,
     ) -> Result<Answer, Error> {
-        let _turn = match (self.0.tail.look(topic, cursor, wanted, self.now()), turn) {
+        let _turn = match (self.0.tail.look(topic, cursor, wanted), turn) {
             (Peek::Found(followed), _) => return Ok(Answer::Read(followed)),
             (Peek::Hot, _) => None,
             (Peek::Cold, Some(turn)) => Some(turn),
             (Peek::Cold, None) => Some(self.turn(waiter).await),
         };
-        Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.now()).await?))
+        Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.moment()).await?))
     }
 
     /// A page of a snapshot: that of somebody else who reads the same, or one of its own.
     async fn snapshot(&self, waiter: Waiter, topic: &Topic, from: SnapshotFrom) -> Result<Answer, Error> {
         let find = || {
-            let (bounds, now) = (self.0.tail.known_bounds(topic), self.now());
+            let (bounds, now) = (self.0.tail.known_bounds(topic), self.moment());
             self.0.snapshots.find(topic, &from, bounds.as_ref(), now)
         };
         if let Some(read) = find() {
             return Ok(Answer::Snapshot(read.await?));
         }
         if from == SnapshotFrom::Start
-            && let Err(limited) = self.0.gate.enter(waiter, SNAPSHOT_PAGES, self.now())
+            && let Err(limited) = self.0.gate.enter(waiter, SNAPSHOT_PAGES, self.moment())
         {
             return Ok(Answer::Deferred(limited));
         }
         let _turn = self.turn(waiter).await;
         // Somebody may have begun it meanwhile.
-        let read = find().unwrap_or_else(|| self.0.snapshots.read(topic, from.clone(), self.now()));
+        let read = find().unwrap_or_else(|| self.0.snapshots.read(topic, from.clone(), self.moment()));
         Ok(Answer::Snapshot(read.await?))
     }
 

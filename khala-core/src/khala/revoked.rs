@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     auth::{Denied, Grant, Named, Revocation, RevocationId, Revocations},
-    clock::Clock,
+    clock::{Clock, Moment},
     error::Error,
     position::Watermark,
     session::{Bell, Why},
@@ -42,7 +42,7 @@ struct Known {
     /// How far the log was read.
     upto: Watermark,
     /// When its end was last seen; none if it never was.
-    confirmed_at: Option<Timestamp>,
+    confirmed_at: Option<Moment>,
     by_name: HashMap<Named, Revocation>,
     /// Keys that are no longer trusted, by this node's own key set.
     withdrawn: HashSet<String>,
@@ -77,12 +77,12 @@ impl Revoked {
     /// What was read stays, also when the future is dropped or the rest cannot be read.
     pub(super) async fn catch_up(
         &self,
-        not_older_than: Option<Timestamp>,
+        not_older_than: Option<Moment>,
         clock: &dyn Clock,
     ) -> Result<usize, Error> {
         let _reading = self.reading.lock().await;
-        let now = clock.now();
-        if not_older_than.is_some_and(|moment| self.is_fresh(moment, now)) {
+        let now = clock.moment();
+        if not_older_than.is_some_and(|moment| self.is_fresh(moment)) {
             return Ok(0);
         }
         let mut read = 0;
@@ -101,10 +101,9 @@ impl Revoked {
         }
     }
 
-    /// Whether the log's end was seen at `not_older_than` or later, and not later than `now`: a clock that went
-    /// back makes nothing fresh.
-    pub(super) fn is_fresh(&self, not_older_than: Timestamp, now: Timestamp) -> bool {
-        self.known().confirmed_at.is_some_and(|at| (not_older_than..=now).contains(&at))
+    /// Whether the log's end was seen at `not_older_than` or later.
+    pub(super) fn is_fresh(&self, not_older_than: Moment) -> bool {
+        self.known().confirmed_at.is_some_and(|at| at >= not_older_than)
     }
 
     /// Whether the log was ever read to its end.
@@ -179,7 +178,7 @@ impl Revoked {
     }
 
     /// Tells the metrics.
-    pub(super) fn report(&self, now: Timestamp) {
+    pub(super) fn report(&self, now: Moment) {
         let known = self.known();
         let (mut jti, mut sid, mut sub) = (0, 0, 0);
         for named in known.by_name.keys() {

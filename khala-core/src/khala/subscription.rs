@@ -10,6 +10,7 @@ use futures::{Stream, future::Either, stream};
 
 use super::{Khala, Place};
 use crate::{
+    clock::Moment,
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
     error::Error,
     fanout::Watch,
@@ -17,7 +18,6 @@ use crate::{
     position::{Cursor, Stale},
     tail::{Followed, SharedPage, Wanted},
     topic::Topic,
-    update::Timestamp,
     wire::{JoinRequest, OnStale, Resume},
 };
 
@@ -57,9 +57,9 @@ pub struct Subscription {
     at_floor: bool,
     stale: Option<Stale>,
     /// The announced head that could not be read, and when that was first tried.
-    doubted: Option<(Cursor, Timestamp)>,
+    doubted: Option<(Cursor, Moment)>,
     /// The journal failed, and is not asked before this.
-    retry_at: Option<Timestamp>,
+    retry_at: Option<Moment>,
     /// Counts among those whom a trim would leave behind.
     place: Box<Place>,
 }
@@ -84,7 +84,7 @@ impl Subscription {
             Resume::Head => (bounds.at_head(), None),
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
-        let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.now()));
+        let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.moment()));
         Ok(Subscribed::Following(Self {
             place,
             khala,
@@ -125,20 +125,14 @@ impl Subscription {
         self.wait_after_error().await;
         let next = self.look().await;
         if next.is_err() {
-            self.retry_at = Some(self.khala.now().plus(self.khala.sessions().retry_after));
+            self.retry_at = Some(self.khala.moment().plus(self.khala.sessions().retry_after));
         }
         next
     }
 
     async fn wait_after_error(&mut self) {
         let Some(retry_at) = self.retry_at else { return };
-        let now = self.khala.now();
-        // A clock that went back makes it no longer.
-        let retry_at = retry_at.min(now.plus(self.khala.sessions().retry_after));
-        self.retry_at = Some(retry_at);
-        if retry_at > now {
-            self.khala.clock().sleep(retry_at.since(now)).await;
-        }
+        self.khala.clock().sleep(retry_at.since(self.khala.moment())).await;
         self.retry_at = None;
     }
 
@@ -147,7 +141,7 @@ impl Subscription {
             if let Some(from) = self.snapshot.clone() {
                 return self.next_documents(from).await;
             }
-            let now = self.khala.now();
+            let now = self.khala.moment();
             let poll_every = self.khala.sessions().poll_every;
             // What was in doubt has to be read later than it could not be.
             let doubted = self.doubted.map(|(_, at)| at.plus(Duration::from_millis(1)).min(now));
@@ -186,7 +180,7 @@ impl Subscription {
             match self.khala.documents().snapshot(&self.topic, from, ReadLimit::PAGE).await? {
                 Snapshot::Page(page) => {
                     self.cursor = page.at;
-                    self.place.moved(self.cursor, self.khala.now());
+                    self.place.moved(self.cursor, self.khala.moment());
                     self.snapshot = page.next();
                     return Ok(Delivery::Snapshot(page));
                 }
@@ -199,7 +193,7 @@ impl Subscription {
     /// How soon to look again, if more was announced than the journal had at `now`.
     ///
     /// Once per head: one that is not there then either may never be, and is left to polling.
-    fn doubt(&mut self, now: Timestamp) -> Option<Duration> {
+    fn doubt(&mut self, now: Moment) -> Option<Duration> {
         let announced = self.watch.head().filter(|head| head.is_news_to(self.cursor));
         let known = self.doubted.filter(|(head, _)| Some(*head) == announced);
         self.doubted = known.or_else(|| announced.map(|head| (head, now)));

@@ -19,6 +19,7 @@ use futures::{FutureExt as _, pin_mut, select_biased};
 use super::{Khala, KhalaBuilder, LeftBehind};
 use crate::{
     class::TopicClass,
+    clock::{Moment, Now},
     error::Error,
     journal::{DEDUP_FOR, Journal as _, Keep, Trimmed},
     node::NodeId,
@@ -58,7 +59,7 @@ struct State {
     /// Until when this node leads, while a sweep of its own is under way.
     leads_until: Option<Timestamp>,
     /// When topics were last trimmed that had nothing to lose but old dedup keys.
-    tidied_at: Option<Timestamp>,
+    tidied_at: Option<Moment>,
     /// Records that could not be stored yet, as on a full disk; oldest first.
     unrecorded: VecDeque<SweepRecord>,
 }
@@ -231,7 +232,7 @@ impl Khala {
     /// # Errors
     /// An [`Error`] when it is not known who leads, so that nothing was begun.
     pub async fn sweep(&self, order: SweepOrder) -> Result<Swept, Error> {
-        let (sweeper, began_at) = (&self.0.sweeper, self.now());
+        let (sweeper, Now { wall: began_at, steady: began }) = (&self.0.sweeper, self.clock().read());
         let until = began_at.plus(sweeper.options.lead_for);
         let _turn = match sweeper.turn(until) {
             Ok(turn) => turn,
@@ -252,7 +253,10 @@ impl Khala {
 
         let mut tally = Tally::new(&self.0.classes);
         let ended = {
-            let (run, lost) = (self.run(order, began_at, &mut tally).fuse(), self.keep_lead(until).fuse());
+            let (run, lost) = (
+                self.run(order, began_at, &mut tally).fuse(),
+                self.keep_lead(began.plus(sweeper.options.lead_for)).fuse(),
+            );
             pin_mut!(run, lost);
             select_biased! {
                 ended = run => ended,
@@ -271,7 +275,7 @@ impl Khala {
         let mut record = SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, outcome);
         tally.write_into(&mut record);
         let now = self.now();
-        record.took_ms = u64::try_from(now.since(began_at).as_millis()).unwrap_or(u64::MAX);
+        record.took_ms = u64::try_from(self.moment().since(began).as_millis()).unwrap_or(u64::MAX);
         telemetry::swept(&record, now);
         self.record(record.clone()).await;
         // Until long ago, by whatever clock somebody else goes.
@@ -337,8 +341,8 @@ impl Khala {
     /// Plans, asks the guard, trims. What was done is in `tally`, however it ends.
     async fn run(&self, order: SweepOrder, now: Timestamp, tally: &mut Tally) -> Result<Ended, Error> {
         let sweeper = &self.0.sweeper;
-        let tidied_at = sweeper.state().tidied_at;
-        let tidies = tidied_at.is_none_or(|at| now.since(at) >= DEDUP_FOR);
+        let (tidied_at, moment) = (sweeper.state().tidied_at, self.moment());
+        let tidies = tidied_at.is_none_or(|at| moment.since(at) >= DEDUP_FOR);
         let is_due =
             |plan: &Trimmed, floor: Watermark| plan.updates > 0 || (tidies && floor > Watermark::ORIGIN);
 
@@ -386,7 +390,7 @@ impl Khala {
             .await?;
         }
         if tidies && tally.error.is_none() {
-            sweeper.state().tidied_at = Some(now);
+            sweeper.state().tidied_at = Some(moment);
         }
         Ok(Ended::Done)
     }
@@ -468,7 +472,7 @@ impl Khala {
 
     fn keep(&self, topic: &Topic, class: Option<&TopicClass>, bounds: Bounds, now: Timestamp) -> Keep {
         let Some(class) = class else { return Keep::everything() };
-        let followers = self.0.cursors.followers(topic, bounds.epoch, now);
+        let followers = self.0.cursors.followers(topic, bounds.epoch, self.moment());
         let facts = Facts::new(bounds, now)
             .with_slowest_connected(followers.slowest_connected)
             .with_slowest_seen(followers.slowest_seen);
@@ -477,7 +481,7 @@ impl Khala {
 
     /// Whom a floor that rises from `before` to `after` leaves behind.
     fn newly_behind(&self, topic: &Topic, before: Watermark, after: Cursor) -> LeftBehind {
-        let (cursors, now) = (&self.0.cursors, self.now());
+        let (cursors, now) = (&self.0.cursors, self.moment());
         let already = cursors.left_behind(topic, Cursor::new(after.epoch, before), now);
         let all = cursors.left_behind(topic, after, now);
         LeftBehind {

@@ -63,7 +63,7 @@ impl Khala {
     }
 
     fn lag(&self, topic: &Topic, bounds: &Bounds) -> (u64, Followers) {
-        let followers = self.0.cursors.followers(topic, bounds.epoch, self.now());
+        let followers = self.0.cursors.followers(topic, bounds.epoch, self.moment());
         let lag = followers.slowest_connected.map_or(0, |slowest| slowest.distance_to(bounds.head));
         (lag, followers)
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Action, ChannelId, Session, say::Status};
 use crate::{
     auth::{Denied, Grant, Token},
+    clock::Now,
     telemetry::{self, Surface},
     update::Timestamp,
     wire::{Close, Code, Frame, Refusal, event},
@@ -37,7 +38,7 @@ impl Session {
     /// The token that the client handed over, which is being checked, was accepted or refused.
     ///
     /// A refused one changes nothing: the grant that the session has holds until its own end.
-    pub fn handle_verified(&mut self, verified: Result<Grant, Denied>, now: Timestamp) {
+    pub fn handle_verified(&mut self, verified: Result<Grant, Denied>, now: Now) {
         let Some(Refresh { join_ref, reference, topic }) = self.refresh.take() else { return };
         if !self.goes_on(now) {
             return;
@@ -46,7 +47,7 @@ impl Session {
             if grant.subject() != self.grant.subject() {
                 return Err(Denied::ClaimMismatch { claim: "sub" });
             }
-            if grant.expires_at() <= now { Err(Denied::TokenExpired) } else { Ok(grant) }
+            if grant.expires_at() <= now.wall { Err(Denied::TokenExpired) } else { Ok(grant) }
         });
         let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
         match verdict {

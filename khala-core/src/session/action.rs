@@ -7,12 +7,12 @@ use super::ChannelId;
 use crate::{
     admission::Limited,
     auth::{Denied, Grant, Token},
+    clock::Moment,
     documents::SnapshotFrom,
     position::{Bounds, Cursor},
     snapshots::SharedSnapshot,
     tail::{Followed, Wanted},
     topic::Topic,
-    update::Timestamp,
     wire::{Close, Encoded},
 };
 
@@ -56,7 +56,7 @@ pub enum Question {
     /// What did it hold at this moment or later?
     Bounds {
         /// The moment.
-        not_older_than: Timestamp,
+        not_older_than: Moment,
     },
     /// What follows the cursor?
     Read {
@@ -85,7 +85,7 @@ pub enum Answer {
     /// Whether the holder may read it.
     Access(Result<(), Denied>),
     /// What it holds, and when the journal last confirmed it.
-    Bounds(Bounds, Timestamp),
+    Bounds(Bounds, Moment),
     /// It is put off: too much is read from the journal as it is.
     Deferred(Limited),
     /// What follows.

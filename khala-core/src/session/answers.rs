@@ -3,13 +3,13 @@
 use super::{Action, ChannelId, Session, channel::Phase, say::Status};
 use crate::{
     admission::Limited,
+    clock::{Moment, Now},
     documents::SnapshotFrom,
     error::Error,
     position::{Bounds, Cursor, Stale},
     snapshots::SharedSnapshotPage,
     tail::SharedPage,
     telemetry,
-    update::Timestamp,
     wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
 
@@ -18,19 +18,13 @@ pub(super) struct News {
     /// What the topic holds.
     pub(super) bounds: Bounds,
     /// When the journal last confirmed that.
-    pub(super) confirmed_at: Timestamp,
+    pub(super) confirmed_at: Moment,
     /// The page lies behind what the tail holds.
     pub(super) behind: bool,
 }
 
 impl Session {
-    pub(super) fn answer_bounds(
-        &mut self,
-        id: ChannelId,
-        bounds: Bounds,
-        confirmed_at: Timestamp,
-        now: Timestamp,
-    ) {
+    pub(super) fn answer_bounds(&mut self, id: ChannelId, bounds: Bounds, confirmed_at: Moment, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = confirmed_at;
         match channel.phase {
@@ -43,7 +37,7 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_page(&mut self, id: ChannelId, page: &SharedPage, news: &News, now: Timestamp) {
+    pub(super) fn answer_page(&mut self, id: ChannelId, page: &SharedPage, news: &News, now: Now) {
         if let Err(stale) = self.within_budget(id, &news.bounds) {
             return self.answer_stale(id, stale, now);
         }
@@ -51,7 +45,7 @@ impl Session {
         channel.confirmed_at = news.confirmed_at;
         let was_live = matches!(channel.phase, Phase::Live);
         if let Phase::Opening { .. } = channel.phase {
-            self.go_live(id, Cursor::new(news.bounds.epoch, page.page().after), &news.bounds, now);
+            self.go_live(id, Cursor::new(news.bounds.epoch, page.page().after), &news.bounds, now.steady);
         }
         let Some(channel) = self.channels.get_mut(id) else { return };
         if channel.cursor.watermark != page.page().after {
@@ -63,18 +57,18 @@ impl Session {
             self.ledger.poll_found(page.page().updates.len());
         }
         channel.cursor = page.page().cursor();
-        channel.spoke_at = now;
+        channel.spoke_at = now.steady;
         let complete = channel.cursor.watermark >= channel.replay_until;
         // A shared page may have been complete when it was read, and the tail have read on since.
         let more = channel.cursor.watermark < news.bounds.head || channel.has_news();
-        self.counts.sent(page.page().updates.len(), &self.ledger, now);
+        self.counts.sent(page.page().updates.len(), &self.ledger, now.steady);
         self.actions.push_back(Action::Send(page.frame(self.serializer, complete)));
         if more {
             self.enqueue(id);
         }
     }
 
-    pub(super) fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Timestamp) {
+    pub(super) fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = news.confirmed_at;
         if let Phase::Opening { .. } = channel.phase {
@@ -105,18 +99,18 @@ impl Session {
     }
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
-    pub(super) fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Timestamp) {
+    pub(super) fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
-        self.ledger.deferred(&channel.topic, channel.class.as_deref(), now);
+        self.ledger.deferred(&channel.topic, channel.class.as_deref(), now.wall);
         if channel.unanswered().is_some() {
             let refusal = Refusal::limited(limited);
             return self.end_channel(id, refusal.code, &refusal, event::ERROR);
         }
-        self.retry(id, limited.retry_after, now);
+        self.retry(id, limited.retry_after, now.steady);
     }
 
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
-    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Timestamp) {
+    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
             // Trimmed between the two questions; the floor is where it is now.
@@ -136,7 +130,7 @@ impl Session {
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
     }
 
-    pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Timestamp) {
+    pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Moment) {
         let page = shared.page();
         let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
@@ -162,7 +156,7 @@ impl Session {
         self.enqueue(id);
     }
 
-    pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Timestamp) {
+    pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         let refusal = if error.is_retryable() {
             tracing::warn!(topic = %channel.topic, %error, "a read failed");
@@ -203,7 +197,7 @@ impl Session {
     }
 
     /// Answers the join and starts to follow.
-    fn go_live(&mut self, id: ChannelId, cursor: Cursor, bounds: &Bounds, now: Timestamp) {
+    fn go_live(&mut self, id: ChannelId, cursor: Cursor, bounds: &Bounds, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Opening { reference, resume, .. } = std::mem::replace(&mut channel.phase, Phase::Live)
         else {
@@ -227,7 +221,7 @@ impl Session {
     }
 
     /// Tells a quiet channel where its topic stands, now and then.
-    fn speak_of_head(&mut self, id: ChannelId, now: Timestamp) {
+    fn speak_of_head(&mut self, id: ChannelId, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         if !matches!(channel.phase, Phase::Live) || now.since(channel.spoke_at) < self.options.head_every {
             return;

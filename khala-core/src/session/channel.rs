@@ -6,13 +6,13 @@ use super::Question;
 use crate::{
     auth::Grant,
     class::TopicClass,
+    clock::Moment,
     documents::SnapshotFrom,
     ledger::Ledger,
     position::{Cursor, Epoch, Watermark},
     tail::Wanted,
     telemetry::Surface,
     topic::Topic,
-    update::Timestamp,
     wire::{Frame, JoinRequest, OnStale, Resume, StaleCursor},
 };
 
@@ -117,15 +117,15 @@ pub(super) struct Channel {
     /// The newest announced head.
     pub(super) heard: Option<Cursor>,
     /// When the journal last confirmed what is known.
-    pub(super) confirmed_at: Timestamp,
+    pub(super) confirmed_at: Moment,
     /// When anything was last sent on this channel.
-    pub(super) spoke_at: Timestamp,
+    pub(super) spoke_at: Moment,
     /// A question is under way.
     pub(super) asking: bool,
     /// How often the session's grant had been replaced when it asked last.
     pub(super) asked_in: u64,
     /// When to ask again, after something could not be read or was put off.
-    pub(super) retry_at: Option<Timestamp>,
+    pub(super) retry_at: Option<Moment>,
     /// How many reads in a row have failed.
     failures: u32,
     /// Its question was withdrawn: it asks nothing until the session lets it.
@@ -135,7 +135,7 @@ pub(super) struct Channel {
     /// There is something to ask once the answer that is under way has come.
     again: bool,
     /// How old "nothing new" may be; raised by polling, and by doubt.
-    not_older_than: Timestamp,
+    not_older_than: Moment,
     /// The question under way is a poll.
     polling: bool,
 }
@@ -146,8 +146,8 @@ impl Channel {
         class: Option<Arc<TopicClass>>,
         frame: &Frame<'_>,
         request: JoinRequest,
-        not_older_than: Timestamp,
-        now: Timestamp,
+        not_older_than: Moment,
+        now: Moment,
     ) -> Self {
         let own = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
         let reference = own(&frame.reference);
@@ -207,16 +207,9 @@ impl Channel {
     }
 
     /// What was announced could not be read at that moment: it is to be read again, later than that.
-    pub(super) fn doubt(&mut self, confirmed_at: Timestamp) {
+    pub(super) fn doubt(&mut self, confirmed_at: Moment) {
         self.heard = None;
         self.not_older_than = self.not_older_than.max(confirmed_at.plus(Duration::from_millis(1)));
-    }
-
-    /// The wall clock went back: nothing that happened was later than now, and nothing newer than now can be had.
-    pub(super) fn go_back(&mut self, now: Timestamp) {
-        self.confirmed_at = self.confirmed_at.min(now);
-        self.spoke_at = self.spoke_at.min(now);
-        self.not_older_than = self.not_older_than.min(now);
     }
 
     /// Whether more was announced than was sent.
@@ -263,7 +256,7 @@ impl Channel {
     }
 
     /// Whether it is time to ask again.
-    pub(super) fn retries(&mut self, now: Timestamp) -> bool {
+    pub(super) fn retries(&mut self, now: Moment) -> bool {
         self.retry_at.take_if(|at| *at <= now).is_some()
     }
 
@@ -273,7 +266,7 @@ impl Channel {
     }
 
     /// Wants to hear from the journal unless it has since that moment; says whether it does.
-    pub(super) fn poll(&mut self, not_older_than: Timestamp) -> bool {
+    pub(super) fn poll(&mut self, not_older_than: Moment) -> bool {
         let due = matches!(self.phase, Phase::Live) && self.confirmed_at < not_older_than;
         if due {
             self.not_older_than = self.not_older_than.max(not_older_than);

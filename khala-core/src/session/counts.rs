@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{ledger::Ledger, telemetry, update::Timestamp};
+use crate::{clock::Moment, ledger::Ledger, telemetry};
 
 /// How often it is told while more comes.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ pub(super) struct Counts {
     heard: u64,
     batches: u64,
     updates: u64,
-    told_at: Timestamp,
+    told_at: Moment,
 }
 
 impl Counts {
@@ -26,10 +26,10 @@ impl Counts {
     }
 
     /// A batch of so many updates is sent.
-    pub(super) fn sent(&mut self, updates: usize, ledger: &Ledger, now: Timestamp) {
+    pub(super) fn sent(&mut self, updates: usize, ledger: &Ledger, now: Moment) {
         self.batches += 1;
         self.updates += updates as u64;
-        if now.since(self.told_at) >= TELL_EVERY || now < self.told_at {
+        if now.since(self.told_at) >= TELL_EVERY {
             self.told_at = now;
             self.tell(ledger);
         }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     auth::{Denied, Grant},
+    clock::{Moment, Now},
     error::Error,
     fanout::Watch,
     khala::{Connected, Khala, Place},
@@ -35,7 +36,6 @@ use crate::{
     tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
     telemetry,
     topic::Topic,
-    update::Timestamp,
     wire::Close,
 };
 
@@ -158,7 +158,7 @@ pub(super) fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> 
 
 /// The next moment that the session wants to be told of.
 struct Timer {
-    at: Timestamp,
+    at: Moment,
     sleep: Option<BoxFuture<'static, ()>>,
     waker: Waker,
 }
@@ -171,7 +171,7 @@ impl fmt::Debug for Timer {
 
 impl Timer {
     fn new(bell: &Arc<Bell>) -> Self {
-        Self { at: Timestamp::from_millis(u64::MAX), sleep: None, waker: bell.waker(Why::TIMER) }
+        Self { at: Moment::from_millis(u64::MAX), sleep: None, waker: bell.waker(Why::TIMER) }
     }
 
     /// Whether it went off, which it does once.
@@ -179,7 +179,7 @@ impl Timer {
         let Some(sleep) = &mut self.sleep else { return false };
         let due = sleep.poll_unpin(&mut Context::from_waker(&self.waker)).is_ready();
         if due {
-            (self.at, self.sleep) = (Timestamp::from_millis(u64::MAX), None);
+            (self.at, self.sleep) = (Moment::from_millis(u64::MAX), None);
         }
         due
     }
@@ -297,12 +297,11 @@ impl Driver {
                     Poll::Pending => break,
                 }
             }
-            self.session.handle_timeout(self.khala.now());
+            self.session.handle_timeout(self.khala.clock().read());
         } else if self.rung.remove(Why::DRAIN)
             && let Some(close_after) = self.connected.drained()
         {
-            let now = self.khala.now();
-            self.session.handle_drain(now.plus(close_after), now);
+            self.session.handle_drain(close_after, self.khala.clock().read());
         } else if !self.questions.asked.is_empty()
             // Before what came in: others may wait for a read of this one, and a client may have much to say.
             && let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context)
@@ -412,7 +411,7 @@ impl Driver {
 
     fn take_answers(&mut self) {
         for told in mem::take(&mut self.questions.answered) {
-            let now = self.khala.now();
+            let now = self.khala.clock().read();
             match told {
                 Told::Answer(channel, answer) => self.tell(channel, answer, now),
                 Told::Verified(verified) => {
@@ -428,16 +427,16 @@ impl Driver {
     fn receive(&mut self, received: Received) {
         match received {
             Received::Fault(close) => self.session.handle_fault(close),
-            Received::Text(text) => self.session.handle_text(&text, self.khala.now()),
+            Received::Text(text) => self.session.handle_text(&text, self.khala.clock().read()),
         }
     }
 
     /// Has a question answered, which has waited for that lead, if for any.
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question, waited_for: Option<u64>) {
-        let now = self.khala.now();
+        let now = self.khala.clock().read();
         let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
         if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
-            match self.peek(channel, &topic, *cursor, *wanted, now) {
+            match self.peek(channel, &topic, *cursor, *wanted, now.steady) {
                 Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
                 Peek::Cold => waits = true,
                 Peek::Hot => match self.take_part(channel, waited_for) {
@@ -486,7 +485,7 @@ impl Driver {
         topic: &Topic,
         cursor: Cursor,
         wanted: Wanted,
-        now: Timestamp,
+        now: Moment,
     ) -> Peek {
         let (tail, held) = (self.khala.journal(), self.channels.get_or_insert_with(channel, Held::default));
         held.tail = held.tail.take().or_else(|| tail.held(topic));
@@ -497,16 +496,16 @@ impl Driver {
     }
 
     /// Tells the session an answer, and the handle where the client stands then.
-    fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
+    fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Now) {
         self.session.handle_answer(channel, answer, now);
         let Some(cursor) = self.session.cursor(channel) else { return };
         let Some(topic) = self.session.topic(channel) else { return };
         let held = self.channels.get_or_insert_with(channel, Held::default);
         match &held.place {
-            Some(place) => place.moved(cursor, now),
+            Some(place) => place.moved(cursor, now.steady),
             None => {
                 let holder = Some(self.session.grant().subject());
-                held.place = Some(self.khala.cursors().place(topic, holder, cursor, now));
+                held.place = Some(self.khala.cursors().place(topic, holder, cursor, now.steady));
                 self.followed += 1;
                 self.connected.card().follows(self.followed);
             }
@@ -557,9 +556,10 @@ impl Driver {
 
     /// Makes the timer go off no later than the session wants. One that goes off early does no harm.
     fn set_timer(&mut self) {
-        let wanted = self.session.poll_timeout();
+        let now = self.khala.clock().read();
+        let wanted = self.session.poll_timeout(now);
         if wanted < self.timer.at {
-            let (clock, wait) = (Arc::clone(self.khala.clock()), wanted.since(self.khala.now()));
+            let (clock, wait) = (Arc::clone(self.khala.clock()), wanted.since(now.steady));
             let sleep = async move { clock.sleep(wait.max(Duration::from_millis(1))).await };
             (self.timer.at, self.timer.sleep) = (wanted, Some(sleep.boxed()));
             // It is to be looked at once before it wakes anybody.

@@ -44,6 +44,7 @@ use crate::{
     admission::{Admitted, Limited},
     auth::{Denied, Grant},
     class::{Classes, TopicClass},
+    clock::{Moment, Now},
     documents::SnapshotFrom,
     error::Error,
     ledger::Ledger,
@@ -92,12 +93,10 @@ pub struct Session {
     malformed: u32,
     /// Frames in a row that were too many.
     too_many: u32,
-    /// When anything was handled last.
-    told_at: Timestamp,
-    heard_at: Timestamp,
-    poll_at: Timestamp,
-    retry_at: Option<Timestamp>,
-    drain_at: Option<Timestamp>,
+    heard_at: Moment,
+    poll_at: Moment,
+    retry_at: Option<Moment>,
+    drain_at: Option<Moment>,
     ended: bool,
 }
 
@@ -108,7 +107,7 @@ impl Session {
         admitted: Admitted,
         serializer: Serializer,
         options: impl Into<Arc<SessionOptions>>,
-        now: Timestamp,
+        now: Moment,
     ) -> Self {
         let options = options.into();
         Self {
@@ -132,7 +131,6 @@ impl Session {
             later: VecDeque::new(),
             malformed: 0,
             too_many: 0,
-            told_at: now,
             heard_at: now,
             poll_at: now.plus(options.poll_every),
             retry_at: None,
@@ -174,11 +172,11 @@ impl Session {
         None
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout), at the latest.
-    pub fn poll_timeout(&self) -> Timestamp {
+    /// When to call [`handle_timeout`](Self::handle_timeout), at the latest, unless the wall clock is set meanwhile.
+    pub fn poll_timeout(&self, now: Now) -> Moment {
         let hung_up = self.heard_at.plus(self.options.heartbeat_timeout);
-        let soonest = self.poll_at.min(self.expires_at).min(hung_up);
-        [self.retry_at, self.drain_at].into_iter().flatten().fold(soonest, Timestamp::min)
+        let soonest = self.poll_at.min(now.moment_of(self.expires_at)).min(hung_up);
+        [self.retry_at, self.drain_at].into_iter().flatten().fold(soonest, Moment::min)
     }
 
     /// Whether [`Action::Close`] was given or is about to be.
@@ -225,11 +223,11 @@ impl Session {
     }
 
     /// The client sent a text frame.
-    pub fn handle_text(&mut self, text: &str, now: Timestamp) {
+    pub fn handle_text(&mut self, text: &str, now: Now) {
         if !self.goes_on(now) {
             return;
         }
-        self.heard_at = now;
+        self.heard_at = now.steady;
         let Ok(frame) = self.serializer.decode(text) else {
             // The fault's own text would repeat a part of what was sent, which may hold a token.
             return self.malformed(format!("the frame is not {}", shape_of(self.serializer)));
@@ -240,7 +238,7 @@ impl Session {
         if too_long(&frame.join_ref) || too_long(&frame.reference) {
             return self.malformed(format!("a ref has more than {MAX_REF_BYTES} bytes"));
         }
-        if let Err(limited) = self.admitted.frame(now) {
+        if let Err(limited) = self.admitted.frame(now.steady) {
             return self.too_many(&frame, &limited);
         }
         self.too_many = 0;
@@ -248,7 +246,7 @@ impl Session {
             (PHOENIX, event::ACCESS_TOKEN) => self.take_token(&frame),
             (_, event::ACCESS_TOKEN) if self.current(&frame).is_some() => self.take_token(&frame),
             (PHOENIX, event::HEARTBEAT) => self.reply_ok(&frame, &Empty {}),
-            (_, event::JOIN) => self.join(&frame, now),
+            (_, event::JOIN) => self.join(&frame, now.steady),
             (_, event::LEAVE) => self.leave(&frame),
             _ => self.unknown(&frame),
         }
@@ -288,7 +286,7 @@ impl Session {
     }
 
     /// A question was answered, or could not be.
-    pub fn handle_answer(&mut self, id: ChannelId, answer: Result<Answer, Error>, now: Timestamp) {
+    pub fn handle_answer(&mut self, id: ChannelId, answer: Result<Answer, Error>, now: Now) {
         if self.waiting.remove(&id) {
             self.ask_later();
         } else {
@@ -311,21 +309,20 @@ impl Session {
             Err(error) if !channel.granted => self.answer_access(id, Err(Denied::Unavailable(error))),
             // What was not asked for gets nobody past the check.
             Ok(_) if !channel.granted => self.enqueue(id),
-            // What was confirmed before a clock went back is not newer than now.
             Ok(Answer::Bounds(bounds, confirmed_at)) => {
-                self.answer_bounds(id, bounds, confirmed_at.min(now), now);
+                self.answer_bounds(id, bounds, confirmed_at, now.steady);
             }
             Ok(Answer::Deferred(limited)) => self.answer_deferred(id, &limited, now),
             Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at, behind })) => {
-                let news = News { bounds, confirmed_at: confirmed_at.min(now), behind };
+                let news = News { bounds, confirmed_at, behind };
                 self.answer_page(id, &page, &news, now);
             }
             Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
-                let news = News { bounds, confirmed_at: confirmed_at.min(now), behind: false };
-                self.answer_caught_up(id, &news, now);
+                let news = News { bounds, confirmed_at, behind: false };
+                self.answer_caught_up(id, &news, now.steady);
             }
             Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
-            Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now),
+            Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now.steady),
             Ok(Answer::Snapshot(SharedSnapshot::Stale(stale))) => {
                 // The client is told by the page that starts it anew; operators are by this.
                 let class = channel.class.as_deref();
@@ -333,7 +330,7 @@ impl Session {
                 channel.phase.restart_snapshot();
                 self.enqueue(id);
             }
-            Err(error) => self.answer_error(id, &error, now),
+            Err(error) => self.answer_error(id, &error, now.steady),
         }
         if self.channels.get(id).is_some_and(|channel| channel.asks_again()) {
             self.enqueue(id);
@@ -341,11 +338,12 @@ impl Session {
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Timestamp) {
+    pub fn handle_timeout(&mut self, now: Now) {
         self.counts.tell(&self.ledger);
         if !self.goes_on(now) {
             return;
         }
+        let now = now.steady;
         if self.heard_at.plus(self.options.heartbeat_timeout) <= now {
             return self.end(Close::HeartbeatTimeout);
         }
@@ -364,47 +362,26 @@ impl Session {
         }
     }
 
-    /// The server stops: the client is told now, and its connection closed at `close_at`.
-    pub fn handle_drain(&mut self, close_at: Timestamp, now: Timestamp) {
+    /// The server stops: the client is told now, and its connection closed after `wait`.
+    pub fn handle_drain(&mut self, wait: Duration, now: Now) {
         if !self.goes_on(now) || self.drain_at.is_some() {
             return;
         }
-        self.drain_at = Some(close_at);
+        self.drain_at = Some(now.steady.plus(wait));
         #[derive(serde::Serialize)]
         struct Drain {
             retry_after_ms: u64,
         }
-        let wait = close_at.since(now);
         let payload = Drain { retry_after_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) };
         self.push(None, PHOENIX, event::DRAIN, &payload);
     }
 
     /// Takes in the time, and ends the session if its grant has run out; says whether it goes on.
-    fn goes_on(&mut self, now: Timestamp) -> bool {
-        if now < self.told_at {
-            self.go_back(now);
-        }
-        self.told_at = now;
-        if self.expires_at <= now {
+    fn goes_on(&mut self, now: Now) -> bool {
+        if self.expires_at <= now.wall {
             self.cut_off(Close::TokenExpired);
         }
         !self.ended
-    }
-
-    /// The wall clock went back: what happened was not later than now, and what is due comes within its interval.
-    ///
-    /// Otherwise nobody would poll, hear of a head or miss a dead client until the old time has come again.
-    fn go_back(&mut self, now: Timestamp) {
-        self.heard_at = self.heard_at.min(now);
-        self.poll_at = self.poll_at.min(now.plus(self.options.poll_every));
-        // Their interval is what was left of it.
-        let back = |at: Timestamp| at.min(now.plus(at.since(self.told_at)));
-        self.retry_at = self.retry_at.map(back);
-        self.drain_at = self.drain_at.map(back);
-        for (_, channel) in self.channels.iter_mut() {
-            channel.retry_at = channel.retry_at.map(back);
-            channel.go_back(now);
-        }
     }
 
     fn end(&mut self, close: Close) {
@@ -442,7 +419,7 @@ impl Session {
         }
     }
 
-    fn join(&mut self, frame: &Frame<'_>, now: Timestamp) {
+    fn join(&mut self, frame: &Frame<'_>, now: Moment) {
         let topic = match Topic::parse(&frame.topic) {
             Ok(topic) => topic,
             Err(fault) => {
@@ -533,7 +510,7 @@ impl Session {
     }
 
     /// Has a channel ask again after `wait`.
-    fn retry(&mut self, id: ChannelId, wait: Duration, now: Timestamp) {
+    fn retry(&mut self, id: ChannelId, wait: Duration, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         let at = now.plus(wait);
         channel.retry_at = Some(channel.retry_at.map_or(at, |before| before.min(at)));

@@ -15,11 +15,11 @@ use super::{
     shelf::grid,
 };
 use crate::{
+    clock::Moment,
     journal::{ReadLimit, Replay, Start},
     position::{Cursor, Epoch},
     telemetry,
     topic::Topic,
-    update::Timestamp,
 };
 
 impl TailJournal {
@@ -39,7 +39,7 @@ impl TailJournal {
         topic: &Topic,
         cursor: Cursor,
         behind: bool,
-        now: Timestamp,
+        now: Moment,
     ) -> SharedRead {
         let begin = || {
             telemetry::journal_read(if behind { "cold" } else { "hot" });

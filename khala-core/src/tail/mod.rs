@@ -39,6 +39,7 @@ use self::{
 use crate::{
     admission::Pace,
     class::Classes,
+    clock::{Clock, Moment},
     error::Error,
     journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
     position::{Bounds, Cursor, Stale},
@@ -102,7 +103,7 @@ pub struct Wanted {
     /// The head that it has heard of.
     pub head: Option<Cursor>,
     /// "Nothing new" must have been true at this moment or later.
-    pub not_older_than: Timestamp,
+    pub not_older_than: Moment,
 }
 
 /// The answer to a subscriber that follows a topic.
@@ -114,7 +115,7 @@ pub enum Followed {
         /// What the topic held.
         bounds: Bounds,
         /// When the journal last confirmed it.
-        confirmed_at: Timestamp,
+        confirmed_at: Moment,
     },
     /// What follows the cursor; never empty.
     Page {
@@ -123,7 +124,7 @@ pub enum Followed {
         /// What the topic held, as far as the tail knows: the page may be older, and there may be more.
         bounds: Bounds,
         /// When the journal last confirmed the head.
-        confirmed_at: Timestamp,
+        confirmed_at: Moment,
         /// It lies behind what the tail holds: the follower reads history.
         behind: bool,
     },
@@ -149,8 +150,8 @@ pub struct TailJournal {
     journal: Arc<dyn Journal>,
     classes: Classes,
     options: TailOptions,
-    /// How fast history goes on beside appends.
-    pace: Option<Arc<Pace>>,
+    /// How fast history goes on beside appends, by which clock.
+    pace: Option<(Arc<Pace>, Arc<dyn Clock>)>,
     topics: Mutex<Topics>,
     held: AtomicUsize,
 }
@@ -159,7 +160,7 @@ pub struct TailJournal {
 struct Topics {
     entries: HashMap<Topic, Arc<Entry>>,
     /// When idle entries were last looked for.
-    swept_at: Timestamp,
+    swept_at: Moment,
 }
 
 #[derive(Debug)]
@@ -209,8 +210,8 @@ impl TailJournal {
     }
 
     /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::peek).
-    pub(crate) fn with_pace(mut self, pace: Arc<Pace>) -> Self {
-        self.pace = Some(pace);
+    pub(crate) fn with_pace(mut self, pace: Arc<Pace>, clock: Arc<dyn Clock>) -> Self {
+        self.pace = Some((pace, clock));
         self
     }
 
@@ -225,13 +226,13 @@ impl TailJournal {
         topic: &Topic,
         cursor: Cursor,
         wanted: Wanted,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Followed, Error> {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         let mut exact = false;
         loop {
-            let behind = match self.lookup(&entry, cursor, &wanted, now) {
+            let behind = match self.lookup(&entry, cursor, &wanted) {
                 Lookup::Found(followed) => return Ok(followed),
                 Lookup::Hot => false,
                 Lookup::Cold => true,
@@ -280,7 +281,7 @@ impl TailJournal {
 
     /// The same without reading the journal, or what reading it would take. While history keeps to a pace, what is old of
     /// it is [`Cold`](Peek::Cold).
-    pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+    pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
         match self.held(topic) {
             Some(held) => self.peek_held(&held, cursor, wanted, now),
             None => Peek::Cold,
@@ -293,10 +294,12 @@ impl TailJournal {
     }
 
     /// [`peek`](Self::peek) without looking for the topic.
-    pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
-        match self.look_at(held.entry(), cursor, wanted, now) {
+    pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
+        match self.look_at(held.entry(), cursor, wanted) {
             Peek::Found(Followed::Page { behind: true, page, .. })
-                if self.pace.as_ref().is_some_and(|pace| pace.holds_back(page.published_at(), now)) =>
+                if self.pace.as_ref().is_some_and(|(pace, clock)| {
+                    pace.holds_back(|| clock.now().since(page.published_at()), now)
+                }) =>
             {
                 Peek::Cold
             }
@@ -305,15 +308,15 @@ impl TailJournal {
     }
 
     /// [`peek`](Self::peek) at any pace.
-    pub(crate) fn look(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
+    pub(crate) fn look(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) -> Peek {
         match self.known(topic) {
-            Some(entry) => self.look_at(&entry, cursor, wanted, now),
+            Some(entry) => self.look_at(&entry, cursor, wanted),
             None => Peek::Cold,
         }
     }
 
-    fn look_at(&self, entry: &Entry, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Peek {
-        match self.lookup(entry, cursor, &wanted, now) {
+    fn look_at(&self, entry: &Entry, cursor: Cursor, wanted: Wanted) -> Peek {
+        match self.lookup(entry, cursor, &wanted) {
             Lookup::Found(followed) => Peek::Found(followed),
             Lookup::Hot => Peek::Hot,
             Lookup::Cold => Peek::Cold,
@@ -334,14 +337,13 @@ impl TailJournal {
     pub async fn recent_bounds(
         &self,
         topic: &Topic,
-        not_older_than: Timestamp,
-        now: Timestamp,
-    ) -> Result<(Bounds, Timestamp), Error> {
+        not_older_than: Moment,
+        now: Moment,
+    ) -> Result<(Bounds, Moment), Error> {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         loop {
-            let recent = not_older_than..=now.plus(self.options.idle);
-            if let Some(ring) = entry.ring().as_ref().filter(|ring| recent.contains(&ring.confirmed_at())) {
+            if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.confirmed_at() >= not_older_than) {
                 return Ok((ring.bounds(), ring.confirmed_at()));
             }
             let begin = || {
@@ -370,7 +372,7 @@ impl TailJournal {
     }
 
     /// Looks for idle entries now and then, so that they stay in proportion to the topics that are followed.
-    fn sweep(&self, topics: &mut Topics, now: Timestamp) {
+    fn sweep(&self, topics: &mut Topics, now: Moment) {
         if now.since(topics.swept_at) <= self.options.idle {
             return;
         }
@@ -389,7 +391,7 @@ impl TailJournal {
     }
 
     /// The entry of `topic`.
-    fn entry(&self, topic: &Topic, now: Timestamp) -> Arc<Entry> {
+    fn entry(&self, topic: &Topic, now: Moment) -> Arc<Entry> {
         let mut topics = self.topics();
         self.sweep(&mut topics, now);
         match topics.entries.get(topic) {
@@ -403,13 +405,9 @@ impl TailJournal {
         }
     }
 
-    fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Wanted, now: Timestamp) -> Lookup {
+    fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Wanted) -> Lookup {
         let mut ring = entry.ring();
         let Some(ring) = &mut *ring else { return Lookup::Cold };
-        // A clock that was set back would let what is known count as new until it has caught up.
-        if ring.confirmed_at() > now.plus(self.options.idle) {
-            ring.confirm(Timestamp::default());
-        }
         let lookup = ring.follow(cursor, wanted, |page| entry.share(page));
         let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
         match lookup {
@@ -422,7 +420,7 @@ impl TailJournal {
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
-    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], began_at: Timestamp) -> Bounds {
+    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], began_at: Moment) -> Bounds {
         entry.leads.succeeded();
         for page in pages {
             self.extend(entry, page, began_at);
@@ -435,7 +433,7 @@ impl TailJournal {
         bounds
     }
 
-    fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Timestamp) {
+    fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Moment) {
         let mut ring = entry.ring();
         let before = ring.as_ref().map_or(0, Ring::bytes);
         if let Some(ring) = ring.as_mut() {
@@ -493,7 +491,7 @@ impl TailJournal {
                 ring.bounds()
             }
             None => {
-                self.replace(&mut ring, Some(Ring::at_head(bounds, Timestamp::default())));
+                self.replace(&mut ring, Some(Ring::at_head(bounds, Moment::default())));
                 bounds
             }
         };
@@ -511,13 +509,17 @@ impl TailJournal {
 #[deny(clippy::missing_trait_methods)]
 impl Journal for TailJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        if let Some(pace) = &self.pace {
-            pace.appends(now);
-        }
+        let moment = self.pace.as_ref().map(|(pace, clock)| {
+            let moment = clock.moment();
+            pace.appends(moment);
+            moment
+        });
         let known = {
             let mut topics = self.topics();
             // Where all that is new comes by appends, nobody else may look for long.
-            self.sweep(&mut topics, now);
+            if let Some(moment) = moment {
+                self.sweep(&mut topics, moment);
+            }
             topics.entries.get(topic).cloned()
         };
         let followed = known.map(|entry| (entry, batch.clone()));

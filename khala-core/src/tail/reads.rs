@@ -16,9 +16,9 @@ use futures::{
 
 use super::SharedPage;
 use crate::{
+    clock::Moment,
     error::Error,
     position::{Bounds, Cursor, Stale},
-    update::Timestamp,
 };
 
 /// What is read.
@@ -44,7 +44,7 @@ pub(super) struct Done {
     /// Which read of this topic it was: those that began later have higher numbers.
     pub(super) number: u64,
     /// The time of the one who began it.
-    pub(super) began_at: Timestamp,
+    pub(super) began_at: Moment,
 }
 
 type Read = BoxFuture<'static, Result<Done, Error>>;
@@ -74,7 +74,7 @@ impl Reads {
     pub(super) fn share(
         self: &Arc<Self>,
         target: Target,
-        now: Timestamp,
+        now: Moment,
         begin: impl FnOnce() -> BoxFuture<'static, Result<Found, Error>>,
     ) -> SharedRead {
         let mut under_way = self.lock();

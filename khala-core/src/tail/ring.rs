@@ -12,9 +12,10 @@ use std::{
 
 use super::{Followed, SharedPage, Wanted};
 use crate::{
+    clock::Moment,
     journal::{Page, ReadLimit},
     position::{Bounds, Cursor, Watermark},
-    update::{Timestamp, Update},
+    update::Update,
 };
 
 /// Bytes of updates that wait for those before them.
@@ -44,12 +45,12 @@ pub(super) struct Ring {
     early_bytes: usize,
     bytes: usize,
     /// When the journal was last known to end at `bounds.head`.
-    confirmed_at: Timestamp,
+    confirmed_at: Moment,
 }
 
 impl Ring {
     /// A ring that knows these bounds, and no update.
-    pub(super) fn at_head(bounds: Bounds, confirmed_at: Timestamp) -> Self {
+    pub(super) fn at_head(bounds: Bounds, confirmed_at: Moment) -> Self {
         Self {
             bounds,
             start: bounds.head,
@@ -71,7 +72,7 @@ impl Ring {
         self.bounds
     }
 
-    pub(super) fn confirmed_at(&self) -> Timestamp {
+    pub(super) fn confirmed_at(&self) -> Moment {
         self.confirmed_at
     }
 
@@ -191,7 +192,7 @@ impl Ring {
     }
 
     /// Takes in a page that was read at `now` if it continues the ring, all of which is in pages.
-    pub(super) fn extend(&mut self, page: &Arc<SharedPage>, now: Timestamp) -> bool {
+    pub(super) fn extend(&mut self, page: &Arc<SharedPage>, now: Moment) -> bool {
         let (Page { after, updates, bounds }, end) = (page.page(), self.end());
         if bounds.epoch != self.bounds.epoch || !(self.start..=end).contains(after) || page.page().end() < end
         {
@@ -210,7 +211,7 @@ impl Ring {
     }
 
     /// Notes that the journal ended at `bounds.head` at that moment.
-    pub(super) fn confirm(&mut self, now: Timestamp) {
+    pub(super) fn confirm(&mut self, now: Moment) {
         self.confirmed_at = now;
     }
 
@@ -251,7 +252,7 @@ mod tests {
     use crate::{
         position::{Epoch, Seq},
         topic::Topic,
-        update::{Kind, NewUpdate, Payload},
+        update::{Kind, NewUpdate, Payload, Timestamp},
     };
 
     fn at(watermark: u64) -> Watermark {
@@ -307,7 +308,7 @@ mod tests {
             }
             let lost: Vec<_> = lost.iter().map(|index| index.index(batches.len())).collect();
             let read_at = order.index(batches.len());
-            let mut ring = Ring::at_head(bounds(0), Timestamp::default());
+            let mut ring = Ring::at_head(bounds(0), Moment::default());
             let mut known = 0;
             for (count, (after, size)) in batches.iter().enumerate() {
                 known = known.max(after + size);
@@ -318,7 +319,7 @@ mod tests {
                     let updates = (start.as_u64() + 1..=known).map(update).collect();
                     ring.seal(share);
                     let page = Arc::new(share(Page { after: start, updates, bounds: bounds(known) }));
-                    prop_assert!(ring.extend(&page, Timestamp::default()));
+                    prop_assert!(ring.extend(&page, Moment::default()));
                     prop_assert_eq!(ring.start, Watermark::ORIGIN, "it goes on where it was");
                 }
                 if !lost.contains(&count) {

@@ -10,6 +10,7 @@ use khala_core::{
 use serde_json::{Value, json};
 
 use crate::{
+    clock::steady,
     guards::Mood,
     rig::{Rig, START, document, grant, seconds, seqs, update},
     store::Store,
@@ -258,7 +259,7 @@ fn one_token_is_checked_at_a_time() {
 fn a_token_that_ends_sooner_ends_the_connection_sooner() {
     let mut rig = rig(&[READ]);
     rig.refresh(Ok(grant(&[READ], seconds(10))));
-    assert!(rig.session.poll_timeout() <= START.plus(seconds(10)));
+    assert!(rig.session.poll_timeout(rig.both()) <= steady(START.plus(seconds(10))));
     rig.pass(seconds(10));
     assert_eq!((rig.closed, rig.now), (Some(Close::TokenExpired), START.plus(seconds(10))));
 }
@@ -322,7 +323,7 @@ fn a_check_that_fails_in_any_other_way_is_unavailable_too() {
     rig.join("1", "t", &json!({}));
     rig.run();
     let (channel, ..) = rig.asked.pop().unwrap();
-    rig.session.handle_answer(channel, Err(down()), rig.now);
+    rig.session.handle_answer(channel, Err(down()), rig.both());
     let sent = rig.run();
     assert_eq!(sent[0][4]["response"]["code"], "unavailable");
     assert_eq!(sent[0][4]["response"]["retry_after_ms"], 1_000);
@@ -480,7 +481,7 @@ fn a_drain_goes_on_through_a_refresh() {
     let mut rig = rig(&[READ]);
     rig.join("1", "t", &json!({}));
     rig.run();
-    rig.session.handle_drain(rig.now.plus(seconds(5)), rig.now);
+    rig.session.handle_drain(seconds(5), rig.both());
     rig.run();
     assert_eq!(rig.refresh(Ok(grant(&[READ], seconds(7_200))))[0][4]["status"], "ok");
     rig.pass(seconds(5));
@@ -514,7 +515,7 @@ fn what_a_close_has_left_to_send_is_cut_off_by_the_end_of_the_grant() {
             rig.session.handle_revoked(Close::TokenRevoked);
         } else {
             rig.now = START.plus(seconds(3_600));
-            rig.session.handle_timeout(rig.now);
+            rig.session.handle_timeout(rig.both());
         }
         assert!(rig.act().is_empty());
         assert_eq!(rig.closed, Some(Close::Hostile), "it was closed before, for that");

@@ -11,6 +11,7 @@ use khala_core::{
     TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
 };
 
+use crate::clock::steady;
 use crate::store::Store;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -33,7 +34,7 @@ impl Rig {
             let batch = Batch::new(vec![update.clone(); 1_000]).unwrap();
             rig.store.journal().append(&rig.topic, batch, NOW).now_or_never().unwrap().unwrap();
         }
-        rig.tail.recent_bounds(&rig.topic, NOW, NOW).now_or_never().unwrap().unwrap();
+        rig.tail.recent_bounds(&rig.topic, steady(NOW), steady(NOW)).now_or_never().unwrap().unwrap();
         rig
     }
 
@@ -43,7 +44,7 @@ impl Rig {
     }
 
     fn follow(&self, cursor: Cursor) -> Followed {
-        self.tail.follow(&self.topic, cursor, Wanted::default(), NOW).now_or_never().unwrap().unwrap()
+        self.tail.follow(&self.topic, cursor, Wanted::default(), steady(NOW)).now_or_never().unwrap().unwrap()
     }
 
     /// Reads one page, and says how many updates it holds.

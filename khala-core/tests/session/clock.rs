@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
-use khala_core::{Clock, Timestamp};
+use khala_core::{Clock, Moment, Now, Timestamp};
 
 /// A clock that stands still until it is moved.
 #[derive(Debug)]
@@ -24,14 +24,15 @@ struct State {
     /// What the wall clock shows.
     now: Timestamp,
     /// What has really passed, which is what sleepers wait for.
-    passed: Timestamp,
-    sleepers: Vec<(Timestamp, oneshot::Sender<()>)>,
+    passed: Moment,
+    sleepers: Vec<(Moment, oneshot::Sender<()>)>,
 }
 
 impl TestClock {
     pub fn new() -> Arc<Self> {
         let now = Timestamp::from_millis(1_000_000);
-        Arc::new(Self(Mutex::new(State { now, passed: now, sleepers: Vec::new() })))
+        let passed = Moment::from_millis(5_000_000);
+        Arc::new(Self(Mutex::new(State { now, passed, sleepers: Vec::new() })))
     }
 
     pub fn pass(&self, time: Duration) {
@@ -44,7 +45,7 @@ impl TestClock {
             .filter(|(_, sleeper)| !sleeper.is_canceled())
             .partition(|(until, _)| *until <= passed);
         state.sleepers = later;
-        let due: Vec<(Timestamp, oneshot::Sender<()>)> = due;
+        let due: Vec<(Moment, oneshot::Sender<()>)> = due;
         for (_, sleeper) in due {
             let _ = sleeper.send(());
         }
@@ -54,6 +55,12 @@ impl TestClock {
     pub fn set_back(&self, time: Duration) {
         let mut state = self.0.lock().unwrap();
         state.now = state.now.minus(time);
+    }
+
+    /// Somebody sets the wall clock forward.
+    pub fn set_forward(&self, time: Duration) {
+        let mut state = self.0.lock().unwrap();
+        state.now = state.now.plus(time);
     }
 
     /// Those who sleep and still want to be woken.
@@ -66,6 +73,10 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         self.0.lock().unwrap().now
+    }
+
+    fn moment(&self) -> Moment {
+        self.0.lock().unwrap().passed
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -118,4 +129,14 @@ impl<T> Task<T> {
         }
         panic!("it spins");
     }
+}
+
+/// What both clocks say where nobody has set one.
+pub fn both(now: Timestamp) -> Now {
+    Now { wall: now, steady: steady(now) }
+}
+
+/// The moment of that date, where nobody has set a clock.
+pub const fn steady(now: Timestamp) -> Moment {
+    Moment::from_millis(now.as_millis())
 }

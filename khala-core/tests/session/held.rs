@@ -32,6 +32,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::clock::steady;
+
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 /// Far longer than anything here takes; only a failure waits for it.
 const LONG: Duration = Duration::from_secs(20);
@@ -239,15 +241,15 @@ async fn a_read_that_somebody_holds_answers_nobody_who_came_later() {
     let tail = TailJournal::new(journal.clone(), TailOptions::default().with_topic_bytes(10_000));
     let (start, topic) = (origin(&tail).await, topic());
     journal.close();
-    let mut held = Box::pin(tail.follow(&topic, start, Wanted::default(), NOW));
+    let mut held = Box::pin(tail.follow(&topic, start, Wanted::default(), steady(NOW)));
     assert!((&mut held).now_or_never().is_none());
     journal.open();
     // An hour passes, others follow from the head, and the ring moves on.
-    let later = NOW.plus(Duration::from_secs(3600));
+    let later = steady(NOW).plus(Duration::from_secs(3600));
     let wanted = Wanted { head: None, not_older_than: later };
     let mut cursor = tail.recent_bounds(&topic, later, later).await.unwrap().0.at_head();
     for _ in 0..50 {
-        tail.append(&topic, updates(50), later).await.unwrap();
+        tail.append(&topic, updates(50), NOW).await.unwrap();
         let Followed::Page { page, .. } = tail.follow(&topic, cursor, wanted, later).await.unwrap() else {
             panic!("there are 50 updates")
         };
@@ -265,11 +267,12 @@ async fn a_read_that_somebody_holds_answers_nobody_who_came_later() {
 async fn a_large_exact_read_is_no_frame() {
     let tail = TailJournal::new(Arc::new(MemoryJournal::new()), TailOptions::default());
     let topic = topic();
-    let start = tail.recent_bounds(&topic, NOW, NOW).await.unwrap().0.at_head();
+    let start = tail.recent_bounds(&topic, steady(NOW), steady(NOW)).await.unwrap().0.at_head();
     tail.append(&topic, updates(600), NOW).await.unwrap();
     let limit = ReadLimit::new(NonZeroUsize::new(1_000).unwrap(), 2 << 20);
     tail.read(&topic, start.into(), limit).await.unwrap();
-    let Followed::Page { page, .. } = tail.follow(&topic, start, Wanted::default(), NOW).await.unwrap()
+    let Followed::Page { page, .. } =
+        tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap()
     else {
         panic!("there are 600 updates")
     };
@@ -283,7 +286,7 @@ async fn a_head_that_was_told_is_not_taken_back_by_a_read_that_began_before() {
     tail.append(&topic, updates(5), NOW).await.unwrap();
     let start = origin(&tail).await;
     journal.close();
-    let mut cold = Box::pin(tail.follow(&topic, start, Wanted::default(), NOW));
+    let mut cold = Box::pin(tail.follow(&topic, start, Wanted::default(), steady(NOW)));
     assert!((&mut cold).now_or_never().is_none());
     tail.append(&topic, updates(2), NOW).await.unwrap();
     let seen = tail.bounds(&topic).await.unwrap().head;
@@ -298,10 +301,11 @@ async fn a_head_that_a_listing_told_is_not_taken_back() {
     let (tail, topic) = (TailJournal::new(journal.clone(), TailOptions::default()), topic());
     tail.append(&topic, updates(5), NOW).await.unwrap();
     let start = origin(&tail).await;
-    tail.follow(&topic, start, Wanted::default(), NOW).await.unwrap();
+    tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap();
     journal.append(&topic, updates(2), NOW).await.unwrap(); // another process
     let seen = tail.topics("", None, NonZeroUsize::MIN).await.unwrap()[0].1.head;
-    let Followed::Page { bounds, .. } = tail.follow(&topic, start, Wanted::default(), NOW).await.unwrap()
+    let Followed::Page { bounds, .. } =
+        tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap()
     else {
         panic!("there are updates")
     };

@@ -10,6 +10,7 @@ use khala_core::{
 use serde_json::json;
 
 use crate::{
+    clock::steady,
     rig::{Rig, START, seconds},
     store::Store,
 };
@@ -19,7 +20,7 @@ const READ: &str = "khala:read";
 fn limited(options: AdmissionOptions) -> Rig {
     let store = Store::new(200, 200);
     let tail = Arc::new(TailJournal::new(Arc::<Store>::clone(&store), TailOptions::default()));
-    let admitted = Admission::new(options).connect("somebody", None, START).unwrap();
+    let admitted = Admission::new(options).connect("somebody", None, steady(START)).unwrap();
     Rig::admitted(store, tail, Serializer::V2, SessionOptions::default(), &[READ], admitted)
 }
 
@@ -114,6 +115,6 @@ fn nothing_that_is_printed_holds_a_token() {
     assert!(!format!("{:?}", rig.session).contains("s3cret"));
     let action = rig.session.poll_action().unwrap();
     assert!(!format!("{action:?}").contains("s3cret"), "{action:?}");
-    rig.session.handle_verified(Err(Denied::InvalidToken("it is none")), rig.now);
+    rig.session.handle_verified(Err(Denied::InvalidToken("it is none")), rig.both());
     assert!(!format!("{:?}", rig.session).contains("s3cret"));
 }

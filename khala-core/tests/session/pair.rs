@@ -20,6 +20,7 @@ use khala_core::{
 
 use crate::{
     client::{Client, State, Truth},
+    clock::{both, steady},
     coverage::{Saw, saw},
     guards::{Doorman, Mood},
     store::Store,
@@ -80,14 +81,14 @@ async fn answer(
             Answer::Access(doorman.authorize(&grant, &topic, Access::Read).await)
         }
         Question::Bounds { not_older_than } => {
-            let (bounds, confirmed_at) = tail.recent_bounds(&topic, not_older_than, now).await?;
+            let (bounds, confirmed_at) = tail.recent_bounds(&topic, not_older_than, steady(now)).await?;
             Answer::Bounds(bounds, confirmed_at)
         }
         Question::Resume { .. } | Question::Snapshot(SnapshotFrom::Start) if doorman.defers() => {
             Answer::Deferred(Limited::replay_deferred(Duration::from_millis(300)))
         }
         Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-            Answer::Read(tail.follow(&topic, cursor, wanted, now).await?)
+            Answer::Read(tail.follow(&topic, cursor, wanted, steady(now)).await?)
         }
         Question::Snapshot(from) => {
             Answer::Snapshot(shared(&topic, store.snapshot(&topic, from, ReadLimit::PAGE).await?))
@@ -232,7 +233,7 @@ impl World {
         }
         let expires_at = self.now.plus(lifetime);
         let (grant, serializer) = (grant(expires_at), self.clients[client].serializer);
-        let session = Session::new(grant, Admitted::unlimited(), serializer, self.options, self.now)
+        let session = Session::new(grant, Admitted::unlimited(), serializer, self.options, steady(self.now))
             .with_classes(self.classes.clone());
         let mut up = VecDeque::new();
         for channel in 0..self.topics.len() {
@@ -290,7 +291,7 @@ impl World {
     pub fn drain(&mut self, client: usize, over: Duration) {
         if let Some(Line { session: Some(session), .. }) = &mut self.lines[client] {
             saw(Saw::Drained);
-            session.handle_drain(self.now.plus(over), self.now);
+            session.handle_drain(over, both(self.now));
         }
     }
 
@@ -309,7 +310,7 @@ impl World {
             return false;
         }
         let verdict = lifetime.map(|lifetime| grant(self.now.plus(lifetime)));
-        session.handle_verified(verdict.ok_or(Denied::TokenTooOld), self.now);
+        session.handle_verified(verdict.ok_or(Denied::TokenTooOld), both(self.now));
         line.expires_at = session.expires_at();
         true
     }
@@ -333,7 +334,7 @@ impl World {
         let Some(session) = &mut line.session else { return false };
         let frames = frames.min(line.up.len());
         for text in line.up.drain(..frames) {
-            session.handle_text(&text, self.now);
+            session.handle_text(&text, both(self.now));
         }
         frames > 0
     }
@@ -374,9 +375,12 @@ impl World {
                 session.handle_moved(*id, head);
             }
         }
-        if session.poll_timeout() <= self.now {
-            session.handle_timeout(self.now);
-            assert!(session.poll_timeout() > self.now || session.is_ended(), "a timeout is handled once");
+        if session.poll_timeout(both(self.now)) <= steady(self.now) {
+            session.handle_timeout(both(self.now));
+            assert!(
+                session.poll_timeout(both(self.now)) > steady(self.now) || session.is_ended(),
+                "a timeout is handled once"
+            );
         }
         let (mut done, mut asked) = (false, false);
         for _ in 0..actions {
@@ -412,10 +416,14 @@ impl World {
                     assert!(!line.asked.contains_key(&channel), "one question at a time");
                     let waits = match &question {
                         Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-                            match self.tail.peek(&topic, *cursor, *wanted, self.now) {
+                            match self.tail.peek(&topic, *cursor, *wanted, steady(self.now)) {
                                 Peek::Found(followed) => {
                                     asked = false;
-                                    session.handle_answer(channel, Ok(Answer::Read(followed)), self.now);
+                                    session.handle_answer(
+                                        channel,
+                                        Ok(Answer::Read(followed)),
+                                        both(self.now),
+                                    );
                                     continue;
                                 }
                                 Peek::Hot => false,
@@ -462,7 +470,7 @@ impl World {
             if answer.is_err() {
                 saw(Saw::Failure);
             }
-            session.handle_answer(id, answer, self.now);
+            session.handle_answer(id, answer, both(self.now));
         }
         true
     }

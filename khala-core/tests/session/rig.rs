@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use khala_core::{
     Access, Admitted, Authorizer as _, Batch, Cursor, Denied, DocKey, Documents as _, Epoch, Error,
-    ErrorKind, Grant, Journal as _, Keep, Kind, NewUpdate, Payload, ReadLimit, TailJournal, TailOptions,
+    ErrorKind, Grant, Journal as _, Keep, Kind, NewUpdate, Now, Payload, ReadLimit, TailJournal, TailOptions,
     Timestamp, Token, Topic,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     wire::{Close, Encoded, Serializer},
@@ -13,6 +13,7 @@ use khala_core::{
 use serde_json::{Value, json};
 
 use crate::{
+    clock::steady,
     guards::{Doorman, Mood},
     store::Store,
 };
@@ -25,6 +26,9 @@ pub struct Rig {
     pub store: Arc<Store>,
     pub tail: Arc<TailJournal>,
     pub now: Timestamp,
+    /// How far somebody has set the wall clock forward, and back.
+    pub set_forward: Duration,
+    pub set_back: Duration,
     pub doorman: Doorman,
     /// The token that waits to be verified.
     pub token: Option<Token>,
@@ -82,11 +86,13 @@ impl Rig {
     ) -> Self {
         let grant = grant(scopes, seconds(3_600));
         Self {
-            session: Session::new(grant, admitted, serializer, options, START),
+            session: Session::new(grant, admitted, serializer, options, steady(START)),
             serializer,
             store,
             tail,
             now: START,
+            set_forward: Duration::ZERO,
+            set_back: Duration::ZERO,
             doorman: Doorman::default(),
             token: None,
             asked: Vec::new(),
@@ -94,6 +100,11 @@ impl Rig {
             closed: None,
             questions: 0,
         }
+    }
+
+    /// What both clocks say now.
+    pub fn both(&self) -> Now {
+        Now { wall: self.now.plus(self.set_forward).minus(self.set_back), steady: steady(self.now) }
     }
 
     /// Appends as another process does.
@@ -116,7 +127,7 @@ impl Rig {
     }
 
     pub fn text(&mut self, text: &str) {
-        self.session.handle_text(text, self.now);
+        self.session.handle_text(text, self.both());
     }
 
     /// Sends a frame, in whichever serializer.
@@ -158,7 +169,7 @@ impl Rig {
         if let Question::Access(grant) = &question {
             let asked = self.doorman.authorize(grant, &topic, Access::Read).now_or_never();
             if let Some(verdict) = asked {
-                return self.session.handle_answer(channel, Ok(Answer::Access(verdict)), self.now);
+                return self.session.handle_answer(channel, Ok(Answer::Access(verdict)), self.both());
             }
         } else {
             self.questions += 1;
@@ -177,13 +188,13 @@ impl Rig {
 
     pub fn verified(&mut self, verified: Result<Grant, Denied>) {
         self.token.take().expect("a token is to be verified");
-        self.session.handle_verified(verified, self.now);
+        self.session.handle_verified(verified, self.both());
     }
 
     /// Answers the questions that wait.
     pub fn answer(&mut self) {
         for (channel, topic, question) in std::mem::take(&mut self.asked) {
-            let (tail, now) = (&self.tail, self.now);
+            let (tail, now, both) = (&self.tail, self.now, self.both());
             let answer = match question {
                 Question::Access(grant) => {
                     let asked = self.doorman.authorize(&grant, &topic, Access::Read).now_or_never();
@@ -194,12 +205,12 @@ impl Rig {
                     Ok(Answer::Access(verdict))
                 }
                 Question::Bounds { not_older_than } => tail
-                    .recent_bounds(&topic, not_older_than, now)
+                    .recent_bounds(&topic, not_older_than, steady(now))
                     .now_or_never()
                     .unwrap()
                     .map(|(bounds, at)| Answer::Bounds(bounds, at)),
                 Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-                    tail.follow(&topic, cursor, wanted, now).now_or_never().unwrap().map(Answer::Read)
+                    tail.follow(&topic, cursor, wanted, steady(now)).now_or_never().unwrap().map(Answer::Read)
                 }
                 Question::Snapshot(from) => {
                     let snapshot = self.store.snapshot(&topic, from, ReadLimit::PAGE);
@@ -207,7 +218,7 @@ impl Rig {
                     snapshot.now_or_never().unwrap().map(shared)
                 }
             };
-            self.session.handle_answer(channel, answer, now);
+            self.session.handle_answer(channel, answer, both);
         }
     }
 
@@ -217,7 +228,7 @@ impl Rig {
         assert!(!self.asked.is_empty(), "something is asked");
         for (channel, _, _) in std::mem::take(&mut self.asked) {
             let error = Error::new(ErrorKind::Corrupt, "test", "a row is not what it was");
-            self.session.handle_answer(channel, Err(error), self.now);
+            self.session.handle_answer(channel, Err(error), self.both());
         }
         self.run()
     }
@@ -247,9 +258,10 @@ impl Rig {
     pub fn pass(&mut self, time: Duration) -> Vec<Value> {
         let (until, mut sent) = (self.now.plus(time), Vec::new());
         while self.now < until && self.closed.is_none() {
-            self.now = until.min(self.session.poll_timeout().max(self.now.plus(Duration::from_millis(1))));
-            if self.session.poll_timeout() <= self.now {
-                self.session.handle_timeout(self.now);
+            let wait = self.session.poll_timeout(self.both()).since(steady(self.now));
+            self.now = until.min(self.now.plus(wait.max(Duration::from_millis(1))));
+            if self.session.poll_timeout(self.both()) <= steady(self.now) {
+                self.session.handle_timeout(self.both());
             }
             sent.extend(self.run());
         }

@@ -11,6 +11,7 @@ use khala_core::{
 use serde_json::{Value, json};
 
 use crate::{
+    clock::steady,
     host::topic,
     rig::{Rig, START, document, seconds, seqs, update},
     store::Store,
@@ -401,13 +402,13 @@ fn nothing_comes_after_expiry_not_even_what_was_ready() {
     // It hears a beat and has an answer ready when its time comes.
     rig.now = START.plus(seconds(3_599));
     rig.say(None, Some("2"), "phoenix", "heartbeat", &json!({}));
-    assert!(rig.session.poll_timeout() <= rig.session.expires_at());
+    assert!(rig.session.poll_timeout(rig.both()) <= steady(rig.session.expires_at()));
     rig.now = START.plus(seconds(3_600));
-    rig.session.handle_timeout(rig.now);
+    rig.session.handle_timeout(rig.both());
     assert!(rig.act().is_empty());
     assert_eq!(rig.closed, Some(Close::TokenExpired));
     rig.say(None, Some("3"), "phoenix", "heartbeat", &json!({}));
-    rig.session.handle_drain(rig.now, rig.now);
+    rig.session.handle_drain(Duration::ZERO, rig.both());
     assert!(rig.act().is_empty() && rig.session.is_ended());
 }
 
@@ -426,10 +427,10 @@ fn an_answer_after_expiry_ends_the_connection_too() {
 #[test]
 fn a_drain_is_told_and_comes_at_its_time() {
     let mut rig = Rig::new();
-    let close_at = rig.now.plus(seconds(5));
-    rig.session.handle_drain(close_at, rig.now);
+
+    rig.session.handle_drain(seconds(5), rig.both());
     assert_eq!(rig.run(), [json!([null, null, "phoenix", "sync:drain", {"retry_after_ms": 5_000}])]);
-    rig.session.handle_drain(rig.now, rig.now);
+    rig.session.handle_drain(Duration::ZERO, rig.both());
     assert!(rig.run().is_empty(), "once");
     rig.pass(Duration::from_millis(4_999));
     assert_eq!(rig.closed, None);

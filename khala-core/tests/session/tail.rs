@@ -8,16 +8,17 @@ use std::{
 
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, NewUpdate, Payload, Peek, ReadLimit,
-    Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
-    wire::Serializer,
+    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, Moment, NewUpdate, Payload, Peek,
+    ReadLimit, Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted,
+    Watermark, wire::Serializer,
 };
 
 use crate::store::Store;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
+const NOW: Moment = Moment::from_millis(1_000_000);
 /// Nobody asks for news that are fresher than this.
-const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Timestamp::from_millis(0) };
+const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Moment::from_millis(0) };
 
 fn topic(name: &str) -> Topic {
     Topic::parse(name).unwrap()
@@ -33,7 +34,7 @@ fn at(epoch: Cursor, watermark: u64) -> Cursor {
     Cursor::new(epoch.epoch, Watermark::new(watermark).unwrap())
 }
 
-fn since(now: Timestamp) -> Wanted {
+fn since(now: Moment) -> Wanted {
     Wanted { head: None, not_older_than: now }
 }
 
@@ -72,10 +73,10 @@ impl Rig {
     }
 
     fn follow(&self, name: &str, cursor: Cursor, wanted: Wanted) -> Followed {
-        self.follow_at(name, cursor, wanted, START)
+        self.follow_at(name, cursor, wanted, NOW)
     }
 
-    fn follow_at(&self, name: &str, cursor: Cursor, wanted: Wanted, now: Timestamp) -> Followed {
+    fn follow_at(&self, name: &str, cursor: Cursor, wanted: Wanted, now: Moment) -> Followed {
         let topic = topic(name);
         self.tail.follow(&topic, cursor, wanted, now).now_or_never().expect("nothing pauses").unwrap()
     }
@@ -91,7 +92,7 @@ impl Rig {
     }
 
     fn in_memory(&self, name: &str, cursor: Cursor) -> bool {
-        matches!(self.tail.peek(&topic(name), cursor, ANY_AGE, Timestamp::default()), Peek::Found(_))
+        matches!(self.tail.peek(&topic(name), cursor, ANY_AGE, Moment::default()), Peek::Found(_))
     }
 }
 
@@ -108,7 +109,7 @@ fn seqs(page: &SharedPage) -> Vec<u64> {
 fn an_update_is_read_once_and_encoded_once_however_many_follow() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     for n in 1..=5 {
         let head = rig.append("t", updates(1, 10));
         let before = rig.store.reads();
@@ -128,13 +129,13 @@ fn followers_that_come_together_share_the_read() {
         let rig = Rig::new(TailOptions::default());
         let start = rig.bounds("t").at_head();
         if !behind {
-            rig.follow("t", start, since(START));
+            rig.follow("t", start, since(NOW));
         }
         let head = rig.append("t", updates(1, 10));
         rig.store.pause(u64::MAX);
         let before = rig.store.reads();
         let topic = topic("t");
-        let mut followers = join_all((0..50).map(|_| rig.tail.follow(&topic, start, heard(head), START)));
+        let mut followers = join_all((0..50).map(|_| rig.tail.follow(&topic, start, heard(head), NOW)));
         let mut context = Context::from_waker(noop_waker_ref());
         let pages: Vec<_> = loop {
             if let Poll::Ready(followed) = followers.poll_unpin(&mut context) {
@@ -152,14 +153,14 @@ fn a_reader_who_goes_away_takes_nobodys_read_along() {
         let rig = Rig::new(TailOptions::default());
         let start = rig.bounds("t").at_head();
         if !behind {
-            rig.follow("t", start, since(START));
+            rig.follow("t", start, since(NOW));
         }
         let head = rig.append("t", updates(1, 10));
         rig.store.pause(u64::MAX);
         let topic = topic("t");
         let mut context = Context::from_waker(noop_waker_ref());
-        let mut first = rig.tail.follow(&topic, start, heard(head), START).boxed();
-        let mut second = rig.tail.follow(&topic, start, heard(head), START).boxed();
+        let mut first = rig.tail.follow(&topic, start, heard(head), NOW).boxed();
+        let mut second = rig.tail.follow(&topic, start, heard(head), NOW).boxed();
         assert!(first.poll_unpin(&mut context).is_pending() && second.poll_unpin(&mut context).is_pending());
         drop(first);
         let followed = (0..10).find_map(|_| match second.poll_unpin(&mut context) {
@@ -177,18 +178,18 @@ fn fresh_cursors_cost_one_read_per_topic() {
         let head = rig.append(name, updates(3, 10));
         let before = rig.store.reads();
         for _ in 0..100 {
-            assert!(matches!(rig.follow(name, head, since(START)), Followed::CaughtUp { .. }));
+            assert!(matches!(rig.follow(name, head, since(NOW)), Followed::CaughtUp { .. }));
         }
         assert_eq!(rig.store.reads() - before, 1);
     }
     let asked = rig.store.bounds.load(Ordering::Relaxed);
     for _ in 0..100 {
-        let bounds = rig.tail.recent_bounds(&topic("d"), START, START).now_or_never().unwrap().unwrap();
-        assert_eq!(bounds, (rig.bounds("d"), START));
+        let bounds = rig.tail.recent_bounds(&topic("d"), NOW, NOW).now_or_never().unwrap().unwrap();
+        assert_eq!(bounds, (rig.bounds("d"), NOW));
     }
     assert_eq!(rig.store.bounds.load(Ordering::Relaxed) - asked, 1);
     let before = rig.store.reads();
-    assert!(matches!(rig.follow("d", rig.bounds("d").at_head(), since(START)), Followed::CaughtUp { .. }));
+    assert!(matches!(rig.follow("d", rig.bounds("d").at_head(), since(NOW)), Followed::CaughtUp { .. }));
     assert_eq!(rig.store.reads(), before, "the bounds are enough");
 }
 
@@ -196,13 +197,13 @@ fn fresh_cursors_cost_one_read_per_topic() {
 fn nothing_new_is_never_older_than_was_asked_for() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    let later = START.plus(Duration::from_secs(9));
-    rig.follow("t", start, since(START));
+    let later = NOW.plus(Duration::from_secs(9));
+    rig.follow("t", start, since(NOW));
     rig.append("t", updates(1, 10));
-    let Followed::CaughtUp { confirmed_at, .. } = rig.follow_at("t", start, since(START), later) else {
+    let Followed::CaughtUp { confirmed_at, .. } = rig.follow_at("t", start, since(NOW), later) else {
         panic!("nothing was announced, and this is new enough")
     };
-    assert_eq!(confirmed_at, START);
+    assert_eq!(confirmed_at, NOW);
     assert_eq!(seqs(&page(rig.follow_at("t", start, since(later), later))), [1]);
 }
 
@@ -210,7 +211,7 @@ fn nothing_new_is_never_older_than_was_asked_for() {
 fn the_tail_catches_up_with_a_log_that_went_on_and_was_trimmed_without_it() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     // Nobody follows while it grows, and is trimmed to nothing, through the tail.
     for _ in 0..3 {
         rig.tail.append(&topic("t"), updates(1, 10), START).now_or_never().unwrap().unwrap();
@@ -230,7 +231,7 @@ fn the_tail_catches_up_with_a_log_that_went_on_and_was_trimmed_without_it() {
 fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     let own =
         |count| rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
     let read = |after, before: usize| {
@@ -261,7 +262,7 @@ fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
 fn a_ring_holds_so_many_bytes() {
     let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     for n in 0..100 {
         let head = rig.append("t", updates(1, 1_000));
         rig.follow("t", at(start, n), heard(head));
@@ -277,7 +278,7 @@ fn a_ring_holds_so_many_bytes() {
 fn small_updates_count_for_what_they_take() {
     let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     for n in 0..200 {
         let head = rig.append("t", updates(1, 0));
         rig.follow("t", at(start, n), heard(head));
@@ -291,7 +292,7 @@ fn all_rings_together_hold_so_many_bytes() {
     let rig = Rig::new(TailOptions::default().with_total_bytes(50_000));
     let names: Vec<_> = (0..10).map(|n| format!("t{n}")).collect();
     for name in &names {
-        rig.follow(name, rig.bounds(name).at_head(), since(START));
+        rig.follow(name, rig.bounds(name).at_head(), since(NOW));
     }
     for n in 0..30 {
         for name in &names {
@@ -313,9 +314,9 @@ fn all_rings_together_hold_so_many_bytes() {
 fn topics_that_nobody_follows_are_forgotten() {
     let rig = Rig::new(TailOptions::default());
     let head = rig.append("idle", updates(1, 10));
-    rig.follow("idle", head, since(START));
+    rig.follow("idle", head, since(NOW));
     assert!(rig.in_memory("idle", head));
-    let later = START.plus(Duration::from_secs(61));
+    let later = NOW.plus(Duration::from_secs(61));
     for n in 0..2_000 {
         let name = format!("t{n}");
         rig.follow_at(&name, rig.bounds(&name).at_head(), since(later), later);
@@ -337,7 +338,7 @@ fn reading_a_topic_does_not_make_it_followed() {
 fn a_head_that_was_seen_is_never_taken_back() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     let head = rig.append("t", updates(10, 10));
     rig.follow("t", start, heard(head));
     rig.append("t", updates(500, 10));
@@ -358,10 +359,10 @@ fn a_head_that_was_seen_is_never_taken_back() {
 fn a_new_epoch_underneath_is_noticed() {
     let rig = Rig::new(TailOptions::default());
     let head = rig.append("t", updates(3, 10));
-    rig.follow("t", head, since(START));
+    rig.follow("t", head, since(NOW));
     rig.store.wipe();
     let new = rig.append("t", updates(2, 10));
-    let later = START.plus(Duration::from_secs(9));
+    let later = NOW.plus(Duration::from_secs(9));
     // By an announcement, and by polling.
     for wanted in [heard(new), since(later)] {
         let Followed::Stale(stale) = rig.follow_at("t", head, wanted, later) else { panic!("it is over") };
@@ -375,7 +376,7 @@ fn a_new_epoch_underneath_is_noticed() {
 fn a_trim_underneath_is_noticed() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     let head = rig.append("t", updates(10, 10));
     rig.trim("t", 4);
     let Followed::Stale(stale) = rig.follow("t", start, heard(head)) else { panic!("it is left behind") };
@@ -392,7 +393,7 @@ fn a_trim_underneath_is_noticed() {
 fn a_reader_behind_the_ring_is_promoted_back() {
     let rig = Rig::new(TailOptions::default().with_topic_bytes(4_000));
     let start = rig.bounds("t").at_head();
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     for n in 0..50 {
         let head = rig.append("t", updates(1, 500));
         rig.follow("t", at(start, n), heard(head));
@@ -408,7 +409,7 @@ fn a_page_that_starts_within_a_ring_page_is_its_rest() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
     rig.append("t", updates(10, 10));
-    rig.follow("t", start, since(START));
+    rig.follow("t", start, since(NOW));
     let before = rig.store.reads();
     let rest = page(rig.follow("t", at(start, 7), ANY_AGE));
     assert_eq!((seqs(&rest), rest.page().after.as_u64()), (vec![8, 9, 10], 7));
@@ -419,10 +420,10 @@ fn a_page_that_starts_within_a_ring_page_is_its_rest() {
 fn a_failed_read_is_reported_and_the_next_one_works() {
     let rig = Rig::new(TailOptions::default());
     let start = rig.bounds("t").at_head();
-    for wanted in [since(START), since(START.plus(Duration::from_secs(1)))] {
+    for wanted in [since(NOW), since(NOW.plus(Duration::from_secs(1)))] {
         rig.store.fail(1);
         let topic = topic("t");
-        let failed = rig.tail.follow(&topic, start, wanted, START).now_or_never().unwrap();
+        let failed = rig.tail.follow(&topic, start, wanted, NOW).now_or_never().unwrap();
         assert!(failed.unwrap_err().is_retryable());
         rig.follow("t", start, wanted);
     }

@@ -11,7 +11,8 @@ use khala_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    rig::{Rig, START, document, seconds, seqs, update},
+    clock::steady,
+    rig::{Rig, document, seconds, seqs, update},
     store::Store,
 };
 
@@ -79,50 +80,64 @@ fn a_channel_that_waiting_does_not_mend_is_told_and_ends() {
 }
 
 #[test]
-fn a_clock_that_goes_back_stops_neither_polling_nor_heads_nor_the_heartbeat() {
-    let mut rig = Rig::new();
-    rig.now = START.plus(seconds(1));
-    rig.join("1", "t", &json!({}));
-    rig.run();
-    let back = |rig: &mut Rig, time| {
-        rig.now = rig.now.minus(time);
-        rig.session.handle_timeout(rig.now);
-        rig.run()
-    };
-    back(&mut rig, seconds(900));
-    rig.publish("t", vec![update(1)]);
-    let sent = rig.pass(seconds(20));
-    assert_eq!(seqs(&sent[0]), [1], "it is found by polling, though nothing told of it");
-    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
-    rig.run();
-    back(&mut rig, seconds(60));
-    let sent = rig.pass(seconds(45));
-    assert_eq!(sent.iter().map(|frame| &frame[3]).collect::<Vec<_>>(), ["sync:head"]);
-    assert!(sent[0][4]["age_ms"].as_u64().unwrap() <= 10_000, "{sent:?}");
-    assert_eq!(rig.closed, None);
-    rig.pass(seconds(15));
-    assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+fn a_step_of_the_wall_clock_stops_neither_polling_nor_heads_and_makes_nobody_silent() {
+    let steps: [fn(&mut Rig); 2] = [|rig| rig.set_back = seconds(900), |rig| rig.set_forward = seconds(900)];
+    for step in steps {
+        let mut rig = Rig::new();
+        rig.join("1", "t", &json!({}));
+        rig.run();
+        step(&mut rig);
+        rig.session.handle_timeout(rig.both());
+        assert!(rig.run().is_empty());
+        assert_eq!(rig.closed, None);
+        rig.publish("t", vec![update(1)]);
+        let sent = rig.pass(seconds(20));
+        assert_eq!(seqs(&sent[0]), [1], "it is found by polling, though nothing told of it");
+        rig.say(None, None, "phoenix", "heartbeat", &json!({}));
+        rig.run();
+        let sent = rig.pass(seconds(45));
+        assert_eq!(sent.iter().map(|frame| &frame[3]).collect::<Vec<_>>(), ["sync:head"]);
+        assert!(sent[0][4]["age_ms"].as_u64().unwrap() <= 10_000, "{sent:?}");
+        assert_eq!(rig.closed, None);
+        rig.pass(seconds(15));
+        assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+    }
 }
 
 #[test]
-fn a_clock_that_goes_back_postpones_neither_a_retry_nor_a_drain() {
+fn a_step_of_the_wall_clock_moves_neither_a_retry_nor_a_drain() {
+    let steps: [fn(&mut Rig); 2] = [|rig| rig.set_back = seconds(900), |rig| rig.set_forward = seconds(900)];
+    for step in steps {
+        let mut rig = Rig::new();
+        rig.join("1", "t", &json!({}));
+        rig.run();
+        let head = rig.publish("t", vec![update(1)]);
+        rig.store.fail(1);
+        rig.session.handle_moved(rig.channel(), head);
+        assert!(rig.run().is_empty());
+        rig.session.handle_drain(seconds(5), rig.both());
+        rig.run();
+        step(&mut rig);
+        rig.session.handle_timeout(rig.both());
+        assert!(rig.run().is_empty());
+        let sent = rig.pass(seconds(1));
+        assert_eq!(seqs(&sent[0]), [1]);
+        rig.pass(Duration::from_millis(3_999));
+        assert_eq!(rig.closed, None);
+        rig.pass(Duration::from_millis(1));
+        assert_eq!(rig.closed, Some(Close::Restart));
+    }
+}
+
+#[test]
+fn a_wall_clock_that_passes_the_end_of_a_grant_ends_it() {
     let mut rig = Rig::new();
     rig.join("1", "t", &json!({}));
     rig.run();
-    let head = rig.publish("t", vec![update(1)]);
-    rig.store.fail(1);
-    rig.session.handle_moved(rig.channel(), head);
-    assert!(rig.run().is_empty());
-    rig.session.handle_drain(rig.now.plus(seconds(5)), rig.now);
+    rig.set_forward = seconds(3_600);
+    rig.say(None, None, "phoenix", "heartbeat", &json!({}));
     rig.run();
-    rig.now = rig.now.minus(seconds(900));
-    rig.session.handle_timeout(rig.now);
-    let sent = rig.pass(seconds(1));
-    assert_eq!(seqs(&sent[0]), [1]);
-    rig.pass(Duration::from_millis(3_999));
-    assert_eq!(rig.closed, None);
-    rig.pass(Duration::from_millis(1));
-    assert_eq!(rig.closed, Some(Close::Restart));
+    assert_eq!(rig.closed, Some(Close::TokenExpired));
 }
 
 #[test]
@@ -220,11 +235,11 @@ fn a_late_announcement_does_not_hide_a_newer_one() {
     // While the first is being read, the second is announced, and then the first again.
     let question = rig.asked.pop().unwrap();
     let (_, ref topic, Question::Read { cursor, wanted }) = question else { panic!("it reads") };
-    let answer = rig.tail.follow(topic, cursor, wanted, rig.now).now_or_never().unwrap().unwrap();
+    let answer = rig.tail.follow(topic, cursor, wanted, steady(rig.now)).now_or_never().unwrap().unwrap();
     let second = rig.publish("t", vec![update(2)]);
     rig.session.handle_moved(rig.channel(), second);
     rig.session.handle_moved(rig.channel(), first);
-    rig.session.handle_answer(question.0, Ok(Answer::Read(answer)), rig.now);
+    rig.session.handle_answer(question.0, Ok(Answer::Read(answer)), rig.both());
     let sent = rig.run();
     assert_eq!(sent.iter().flat_map(seqs).collect::<Vec<_>>(), [1, 2]);
 }
@@ -315,7 +330,7 @@ fn a_snapshot_that_is_put_off_keeps_no_other_topic_waiting() {
     let (channel, _, question) = rig.asked.pop().unwrap();
     assert!(matches!(question, Question::Snapshot(_)), "{question:?}");
     let later = Answer::Deferred(Limited::replay_deferred(seconds(30)));
-    rig.session.handle_answer(channel, Ok(later), rig.now);
+    rig.session.handle_answer(channel, Ok(later), rig.both());
     assert!(rig.run().is_empty());
     // A read of `b` fails once. It is tried again after `retry_after`, which is a second.
     let head = rig.publish("b", vec![update(1)]);

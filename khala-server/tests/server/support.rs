@@ -19,9 +19,9 @@ use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use khala_core::{
     Access, Append, Batch, Bounds, Clock, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
-    JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, NewUpdate, Payload,
-    ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed, Update,
-    session::SessionOptions,
+    JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment, NewUpdate,
+    Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed,
+    Update, session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
@@ -206,6 +206,10 @@ impl Hand {
 impl Clock for Hand {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::from_millis(self.0.load(Ordering::SeqCst))
     }
 
     async fn sleep(&self, _: Duration) {
