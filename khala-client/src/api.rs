@@ -115,6 +115,7 @@ struct Published {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Conflicting {
+    Dedup { epoch: Epoch, first: Seq, last: Seq },
     DocVersion { doc_key: DocKey, given: u64, found: u64 },
     Head { expected: Watermark, found: Watermark },
 }
@@ -122,6 +123,9 @@ enum Conflicting {
 pub(crate) fn published(answer: &Answer) -> Result<Append, Error> {
     if answer.status.as_u16() == 409 {
         return match serde_json::from_slice(&answer.body) {
+            Ok(Conflicting::Dedup { epoch, first, last }) => {
+                Ok(Append::Conflict(Conflict::Dedup { first: Receipt { epoch, first, last } }))
+            }
             Ok(Conflicting::DocVersion { doc_key, given, found }) => {
                 Ok(Append::Conflict(Conflict::DocVersion { doc_key, given, found }))
             }

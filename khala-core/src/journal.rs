@@ -6,6 +6,7 @@
 use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
 
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::Error,
@@ -304,11 +305,60 @@ impl Batch {
         self
     }
 
-    /// Names this publish, so that a retry gets the first receipt and stores nothing.
+    /// Names this publish, so that a retry gets the first receipt and stores nothing. Another batch under the same name is a
+    /// [`Conflict::Dedup`].
     #[must_use]
     pub fn with_dedup(mut self, key: DedupKey) -> Self {
         self.dedup = Some(key);
         self
+    }
+
+    /// Binds the dedup key, where there is one, to its publisher: the same key of somebody else is another key.
+    ///
+    /// An application that takes batches from others calls it with what it knows them by, so that nobody can take a key away
+    /// from another. `khala-server` does so with the token's subject.
+    #[must_use]
+    pub fn published_by(mut self, publisher: &str) -> Self {
+        self.dedup = self.dedup.map(|key| key.of_publisher(publisher));
+        self
+    }
+
+    /// What tells whether a batch under a known dedup key is the same one: a hash of kind, payload, document key, version and
+    /// tombstone of each update. A retry may carry another trace context and expect another head.
+    ///
+    /// For implementers: it is kept with the receipt, and [`repeats`](Self::repeats) compares it. The first 16 bytes of SHA-256
+    /// over, for each update: kind, payload and document key, each as its length (4 bytes, big-endian; `ff ff ff ff` for no key)
+    /// and its bytes; the version given (8 bytes, big-endian; all `ff` for none); 1 for a tombstone, else 0.
+    pub fn content_hash(&self) -> [u8; 16] {
+        fn text(digest: &mut Sha256, text: &str) {
+            digest.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+            digest.update(text);
+        }
+        let mut digest = Sha256::new();
+        for update in &self.updates {
+            text(&mut digest, update.kind.as_str());
+            text(&mut digest, update.payload.as_str());
+            match &update.doc_key {
+                Some(key) => text(&mut digest, key.as_str()),
+                None => digest.update([0xff; 4]),
+            }
+            digest.update(update.doc_version.unwrap_or(u64::MAX).to_be_bytes());
+            digest.update([u8::from(update.deleted)]);
+        }
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest.finalize()[..16]);
+        hash
+    }
+
+    /// The answer to this batch where its dedup key is known (J10): `first` and `content` are what was kept under it. A receipt of
+    /// before content was kept has none, and counts as that of the same batch.
+    ///
+    /// For implementers.
+    pub fn repeats(&self, first: Receipt, content: Option<[u8; 16]>) -> Append {
+        match content.filter(|content| *content != self.content_hash()) {
+            None => Append::Duplicate(first),
+            Some(_) => Append::Conflict(Conflict::Dedup { first }),
+        }
     }
 
     /// Gives each update that has no hash the hash of its payload, where that has one.
@@ -378,7 +428,7 @@ impl TryFrom<NewUpdate> for Batch {
 pub enum Append {
     /// It is stored, now.
     Written(Receipt),
-    /// It was stored before under the same dedup key; here is the first receipt.
+    /// The same batch was stored before under the same dedup key; here is the first receipt.
     Duplicate(Receipt),
     /// It is not stored.
     Conflict(Conflict),
@@ -407,6 +457,11 @@ impl Receipt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conflict {
+    /// Another batch was stored under the same dedup key.
+    Dedup {
+        /// The receipt of that one.
+        first: Receipt,
+    },
     /// A document has a version that is not lower.
     DocVersion {
         /// The document.

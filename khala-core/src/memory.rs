@@ -56,7 +56,7 @@ struct Log {
     bounds: Bounds,
     updates: VecDeque<Update>,
     documents: BTreeMap<DocKey, Update>,
-    receipts: HashMap<DedupKey, (Receipt, Timestamp)>,
+    receipts: HashMap<DedupKey, (Receipt, [u8; 16], Timestamp)>,
 }
 
 impl State {
@@ -70,8 +70,8 @@ impl State {
         let untouched = || Log::new(Epoch::derive(seed, topic));
         let log = self.logs.entry(topic.clone()).or_insert_with(untouched);
         let head = log.bounds.head;
-        if let Some((receipt, _)) = batch.dedup.as_ref().and_then(|key| log.receipts.get(key)) {
-            return Ok(Append::Duplicate(*receipt));
+        if let Some((receipt, content, _)) = batch.dedup.as_ref().and_then(|key| log.receipts.get(key)) {
+            return Ok(batch.repeats(*receipt, Some(*content)));
         }
         if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
             return Ok(Append::Conflict(Conflict::Head { expected, found: head }));
@@ -84,7 +84,7 @@ impl State {
             return Err(Error::new(ErrorKind::Invalid, "memory", format!("topic {topic} has no seqs left")));
         };
         if let Some(key) = &batch.dedup {
-            log.receipts.insert(key.clone(), (receipt, now));
+            log.receipts.insert(key.clone(), (receipt, batch.content_hash(), now));
         }
         let mut seq = Some(receipt.first);
         for update in batch.into_updates() {
@@ -227,7 +227,7 @@ impl Journal for MemoryJournal {
             log.updates.pop_front();
         }
         log.bounds.floor = floor;
-        log.receipts.retain(|_, (receipt, at)| !floor.covers(receipt.last) || now.since(*at) < DEDUP_FOR);
+        log.receipts.retain(|_, (receipt, _, at)| !floor.covers(receipt.last) || now.since(*at) < DEDUP_FOR);
         Ok(plan)
     }
 

@@ -56,6 +56,17 @@ text! {
     DedupKey, "dedup", |field, text| plain(field, text, 255)
 }
 
+impl DedupKey {
+    /// The key of the same name that belongs to `publisher`: another one than that name alone, and than that of anybody else.
+    #[must_use]
+    pub fn of_publisher(&self, publisher: &str) -> Self {
+        let digest = Sha256::digest(publisher);
+        let whose: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        // No key that was parsed holds a control character, so none is mistaken for this one.
+        Self(format!("{whose}\u{1f}{}", self.0).into())
+    }
+}
+
 text! {
     /// A header of the publish request that is carried along: 1 to 512 bytes without control characters.
     TraceField, "trace", |field, text| plain(field, text, 512)

@@ -93,6 +93,15 @@ impl Problem {
                     .with("expected", expected.as_u64())
                     .with("found", found.as_u64())
             }
+            Conflict::Dedup { first } => {
+                let detail =
+                    "another batch was stored under this key; a retry repeats its batch byte for byte";
+                Self::new(StatusCode::CONFLICT, "dedup_mismatch", detail.to_owned())
+                    .with("conflict", "dedup")
+                    .with("epoch", first.epoch.to_string())
+                    .with("first", first.first.as_u64())
+                    .with("last", first.last.as_u64())
+            }
             Conflict::DocVersion { doc_key, given, found } => problem(format!(
                 "the document {doc_key:?} has version {found}; the version {given} does not exceed it"
             ))

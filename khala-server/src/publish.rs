@@ -44,7 +44,7 @@ where
     let body = body::read(&head.headers, body, limits, limits.body_bytes, Empty::Refused).await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
-        Some(key) => batch.with_dedup(key),
+        Some(key) => batch.with_dedup(key).published_by(grant.subject()),
         None => batch,
     };
     let khala = &server.0.khala;

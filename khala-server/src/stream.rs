@@ -525,6 +525,7 @@ impl Stream {
             return Ok(None);
         }
         let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
+        let batch = batch.published_by(self.grant.subject());
         let to = match (&self.one, topic) {
             (Some(one), _) => To::Opened(Arc::clone(one)),
             (None, None) => return Err(body::invalid("topic", "missing field `topic`")),

@@ -242,13 +242,23 @@ async fn lock(
 struct Group<'r> {
     topics: HashMap<String, Standing>,
     /// First receipts, by topic and dedup key.
-    receipts: HashMap<(i64, &'r str), Receipt>,
+    receipts: HashMap<(i64, &'r str), (Receipt, Option<[u8; 16]>)>,
     /// Versions of documents, by topic and key.
     versions: HashMap<(i64, &'r str), u64>,
     updates: Columns<'r>,
     /// Where among the updates the newest state of each document is.
     documents: HashMap<(i64, &'r str), usize>,
-    added_receipts: Vec<(i64, &'r str, Receipt, Timestamp)>,
+    added_receipts: Vec<AddedReceipt<'r>>,
+}
+
+/// What is to be remembered of a batch under its dedup key.
+#[derive(Debug)]
+struct AddedReceipt<'r> {
+    topic_id: i64,
+    key: &'r str,
+    receipt: Receipt,
+    content: [u8; 16],
+    at: Timestamp,
 }
 
 /// Where a topic stands, inside the transaction.
@@ -295,7 +305,11 @@ impl<'r> Group<'r> {
         let keys: Vec<(i64, &'r str)> = keys.into_iter().collect();
         let mut receipts = HashMap::new();
         for found in ask_for(conn, &sql.receipts, &dedups).await? {
-            receipts.insert(asked(&dedups, &found)?, row::receipt(&found, 1)?);
+            let content: Option<&[u8]> = column(&found, 4)?;
+            let content = content.map(|content| {
+                content.try_into().map_err(|_| Fault::corrupt("a content hash is not of 16 bytes"))
+            });
+            receipts.insert(asked(&dedups, &found)?, (row::receipt(&found, 1)?, content.transpose()?));
         }
         let mut versions = HashMap::new();
         for found in ask_for(conn, &sql.document_versions, &keys).await? {
@@ -335,8 +349,8 @@ impl<'r> Group<'r> {
     /// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
     fn objection(&self, id: i64, head: Watermark, batch: &'r Batch) -> Option<Append> {
         let receipt = batch.dedup.as_ref().and_then(|key| self.receipts.get(&(id, key.as_str())));
-        if let Some(receipt) = receipt {
-            return Some(Append::Duplicate(*receipt));
+        if let Some((receipt, content)) = receipt {
+            return Some(batch.repeats(*receipt, *content));
         }
         if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
             return Some(Append::Conflict(Conflict::Head { expected, found: head }));
@@ -380,8 +394,9 @@ impl<'r> Group<'r> {
             bytes += update.size() as u64;
         }
         if let Some(key) = &batch.dedup {
-            self.receipts.insert((id, key.as_str()), *receipt);
-            self.added_receipts.push((id, key.as_str(), *receipt, now));
+            let (key, receipt, content) = (key.as_str(), *receipt, batch.content_hash());
+            self.receipts.insert((id, key), (receipt, Some(content)));
+            self.added_receipts.push(AddedReceipt { topic_id: id, key, receipt, content, at: now });
         }
         Ok(bytes)
     }
@@ -398,7 +413,7 @@ impl<'r> Group<'r> {
         let newest: Vec<bool> = (0..columns.seq.len()).map(|row| newest.contains(&row)).collect();
         let receipts = &self.added_receipts;
         let number = |of: fn(&Receipt) -> u64| -> Vec<i64> {
-            receipts.iter().map(|(_, _, receipt, _)| int(of(receipt))).collect()
+            receipts.iter().map(|added| int(of(&added.receipt))).collect()
         };
         query(&sql.write)
             .bind(moved.iter().map(|standing| standing.row.id).collect::<Vec<_>>())
@@ -415,12 +430,13 @@ impl<'r> Group<'r> {
             .bind(&columns.trace)
             .bind(&columns.payload)
             .bind(newest)
-            .bind(receipts.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
-            .bind(receipts.iter().map(|(_, key, ..)| *key).collect::<Vec<_>>())
+            .bind(receipts.iter().map(|added| added.topic_id).collect::<Vec<_>>())
+            .bind(receipts.iter().map(|added| added.key).collect::<Vec<_>>())
             .bind(number(|receipt| receipt.epoch.bits()))
             .bind(number(|receipt| receipt.first.as_u64()))
             .bind(number(|receipt| receipt.last.as_u64()))
-            .bind(receipts.iter().map(|(.., now)| int(now.as_millis())).collect::<Vec<_>>())
+            .bind(receipts.iter().map(|added| int(added.at.as_millis())).collect::<Vec<_>>())
+            .bind(receipts.iter().map(|added| &added.content[..]).collect::<Vec<_>>())
             .execute(conn)
             .await?;
         Ok(())

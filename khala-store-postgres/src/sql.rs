@@ -8,8 +8,10 @@ use std::{sync::Arc, time::Duration};
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 
 /// The migrations, oldest first, and from which version of the schema on code can still work after each.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { text: include_str!("migrations/1.sql"), works_since: 1 }];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration { text: include_str!("migrations/1.sql"), works_since: 1 },
+    Migration { text: include_str!("migrations/2.sql"), works_since: 1 },
+];
 
 /// One step of the schema.
 pub(crate) struct Migration {
@@ -201,7 +203,7 @@ statements! {
          SELECT place, epoch, head FROM moved";
 
     /// First receipts under dedup keys (J10).
-    receipts = "SELECT k.place, r.epoch, r.first_seq, r.last_seq FROM {khala}.receipt r
+    receipts = "SELECT k.place, r.epoch, r.first_seq, r.last_seq, r.content FROM {khala}.receipt r
          JOIN unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS k (topic_id, dedup, place) USING (topic_id, dedup)";
 
     /// The versions that documents' next ones must exceed (D1).
@@ -229,8 +231,9 @@ statements! {
                  doc_version = excluded.doc_version, deleted = excluded.deleted, payload_hash = excluded.payload_hash,
                  trace = excluded.trace, payload = excluded.payload),
          receipts AS (
-             INSERT INTO {khala}.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
-             SELECT * FROM unnest($15::bigint[], $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[]))
+             INSERT INTO {khala}.receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at, content)
+             SELECT * FROM unnest($15::bigint[], $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[],
+                                  $21::bytea[]))
          INSERT INTO {khala}.update (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash,
                                      trace, payload)
          SELECT topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload FROM u";

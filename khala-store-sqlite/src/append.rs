@@ -225,9 +225,11 @@ fn objection(
     let (row, head) = (standing.row(), standing.bounds().head);
     if let (Some(key), Some(row)) = (&batch.dedup, row) {
         let find = statements.receipt.get(conn, sql::RECEIPT)?;
-        let found = find.query_row(params![row.id, key.as_str()], |row| Ok(receipt_from(row))).optional()?;
-        if let Some(receipt) = found.transpose()? {
-            return Ok(Some(Append::Duplicate(receipt)));
+        let found = find.query_row(params![row.id, key.as_str()], |row| {
+            Ok((receipt_from(row), row.get::<_, Option<[u8; 16]>>(3)?))
+        });
+        if let Some((receipt, content)) = found.optional()? {
+            return Ok(Some(batch.repeats(receipt?, content)));
         }
     }
     if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
@@ -293,7 +295,8 @@ fn write(
             int(receipt.epoch.bits()),
             int(receipt.first.as_u64()),
             int(receipt.last.as_u64()),
-            now
+            now,
+            batch.content_hash()
         ])?;
     }
     Ok(bytes)

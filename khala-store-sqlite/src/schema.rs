@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// Each takes the schema from the version that is its index to the next.
-const MIGRATIONS: [&str; 4] = [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3, sql::MIGRATE_4];
+const MIGRATIONS: [&str; 5] =
+    [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3, sql::MIGRATE_4, sql::MIGRATE_5];
 
 /// The version that this code works with.
 const VERSION: usize = MIGRATIONS.len();

@@ -123,6 +123,10 @@ CREATE TABLE khala_checkpoint (
 ) WITHOUT ROWID;
 ";
 
+/// Schema version 5: what was stored under a dedup key, so that another batch under it is told from the same one (J10). NULL for
+/// receipts of before.
+pub(crate) const MIGRATE_5: &str = "ALTER TABLE khala_receipt ADD COLUMN content BLOB";
+
 /// Records the version that a migration reached, in the migration's own transaction.
 pub(crate) const SET_VERSION: &str = "INSERT INTO khala_meta (name, value) VALUES ('schema_version', ?1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -217,12 +221,12 @@ pub(crate) const DOCUMENT_VERSION: &str =
 
 /// The first receipt under a dedup key (J10).
 pub(crate) const RECEIPT: &str =
-    "SELECT epoch, first_seq, last_seq FROM khala_receipt WHERE topic_id = ?1 AND dedup = ?2";
+    "SELECT epoch, first_seq, last_seq, content FROM khala_receipt WHERE topic_id = ?1 AND dedup = ?2";
 
 /// Remembers a dedup key, in the transaction that stores its batch (J10).
 pub(crate) const ADD_RECEIPT: &str =
-    "INSERT INTO khala_receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    "INSERT INTO khala_receipt (topic_id, dedup, epoch, first_seq, last_seq, written_at, content)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// A page of the log, exclusive of its cursor (J3), in order of seq (J4).
 pub(crate) const PAGE: &str =

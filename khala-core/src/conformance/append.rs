@@ -129,7 +129,7 @@ pub async fn j9_a_failed_expect_writes_nothing<H: Harness>(store: H) {
     assert_eq!(head.distance_to(found), 1, "J9: updates after many expected head {head}");
 }
 
-/// J10: a repeated dedup key gives the first receipt and writes nothing.
+/// J10: a repeated dedup key gives the first receipt and writes nothing, and another batch under it is a conflict.
 pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J10", "j10");
     let named =
@@ -137,21 +137,37 @@ pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
     let first = subject.write(named()).await;
     let other = single("something else").with_dedup(dedup("name"));
     // In this order: the key, before the expected head, before the versions of documents.
-    for (what, again) in [
-        ("the same batch", named()),
-        ("another batch", other.clone()),
-        ("one that expects another head", named().with_expect(watermark(40))),
-    ] {
+    for (what, again) in
+        [("the same batch", named()), ("one that expects another head", named().with_expect(watermark(40)))]
+    {
         repeated(&subject, what, again, first).await;
     }
+    let first_state = || state("doc", "state").with_doc_version(7);
+    for (what, changed) in [
+        ("something else", other.clone()),
+        ("a part of it", single("plain").with_dedup(dedup("name"))),
+        ("another order", batch([first_state(), update("plain")]).with_dedup(dedup("name"))),
+        ("another version", batch([update("plain"), state("doc", "state")]).with_dedup(dedup("name"))),
+        ("one that expects another head", other.clone().with_expect(watermark(40))),
+    ] {
+        let conflict = subject.conflict(changed).await;
+        assert_eq!(conflict, Conflict::Dedup { first }, "J10: the answer to {what} under a known name");
+    }
     assert_eq!(texts(&subject.log().await), ["plain", "state"], "J10: the log after repeats");
+
+    // Somebody else's key of that name is another key, and so is that of nobody.
+    let theirs = |whose: &str| single("theirs").with_dedup(dedup("theirs")).published_by(whose);
+    let receipts = [subject.write(theirs("ada")).await, subject.write(theirs("bob")).await];
+    repeated(&subject, "the batch of the first publisher", theirs("ada"), receipts[0]).await;
+    repeated(&subject, "the batch of the second publisher", theirs("bob"), receipts[1]).await;
+    subject.write(single("theirs").with_dedup(dedup("theirs"))).await;
 
     // The key names a publish to one topic.
     subject.beside("j10.beside").write(other.clone()).await;
 
-    let racers = (0..12).map(|racer| {
+    let racers = (0..12).map(|_| {
         let subject = subject.clone();
-        async move { subject.append(single(&racer.to_string()).with_dedup(dedup("race")), NOW).await }
+        async move { subject.append(single("race").with_dedup(dedup("race")), NOW).await }
     });
     let (mut receipts, mut written) = (Vec::new(), 0);
     for answer in at_once(racers).await {
@@ -170,15 +186,16 @@ pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
         "J10: one name, many receipts: {receipts:?}"
     );
     let found = subject.log().await.len();
-    assert_eq!(found, 3, "J10: updates after 12 appends of one name");
+    assert_eq!(found, 6, "J10: updates after 12 appends of one name");
 
     // As long as the updates are there, and for a day at least when they are not.
     let late = NOW.plus(100 * DEDUP_FOR);
     subject.trim(Keep::everything(), late).await;
-    repeated(&subject, "a batch whose updates are kept", other.clone(), first).await;
+    repeated(&subject, "a batch whose updates are kept", named(), first).await;
     let almost = NOW.plus(DEDUP_FOR - Duration::from_millis(1));
     subject.trim(Keep::everything().with_updates(0), almost).await;
-    repeated(&subject, "a batch whose updates were trimmed within a day", other, first).await;
+    repeated(&subject, "a batch whose updates were trimmed within a day", named(), first).await;
+    assert_eq!(subject.conflict(other).await, Conflict::Dedup { first }, "J10: another batch then");
 }
 
 async fn repeated(subject: &Subject, what: &str, batch: Batch, first: Receipt) {

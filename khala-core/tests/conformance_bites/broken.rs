@@ -250,6 +250,16 @@ impl Journal for Inner {
                 state.names.extend(name.zip(receipt));
                 Ok(answer)
             }
+            Fault::NamesWithoutContent => match whole.append(topic, batch, now).await? {
+                Append::Conflict(Conflict::Dedup { first }) => Ok(Append::Duplicate(first)),
+                answer => Ok(answer),
+            },
+            Fault::NamesWithoutPublisher => {
+                let name = batch.dedup.take();
+                let bare = name.as_ref().and_then(|name| name.as_str().rsplit('\u{1f}').next());
+                batch.dedup = bare.and_then(|bare| DedupKey::parse(bare).ok());
+                whole.append(topic, batch, now).await
+            }
             Fault::ConflictWrites => {
                 let answer = whole.append(topic, batch.clone(), now).await?;
                 if let Append::Conflict(Conflict::Head { expected, found }) = answer

@@ -72,6 +72,10 @@ bites! {
     a_race_for_a_name: NameRace => "J10",
     /// The expected head is looked at before the name.
     expect_before_name: ExpectBeforeName => "J10",
+    /// A name is enough, whatever is in the batch.
+    names_without_content: NamesWithoutContent => "J10",
+    /// A name is the same whose ever it is.
+    names_without_publisher: NamesWithoutPublisher => "J10",
     /// A name holds for all topics.
     names_across_topics: NamesAcrossTopics => "J10",
     /// Names are trimmed with the updates.

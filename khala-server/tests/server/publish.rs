@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
     Access, Classes, ErrorKind, Journal as _, Named, ReadLimit, Replay, Revocation, RevocationId, Start,
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Begun, Hand, LONG, running, running_on, running_with, token, topic};
+use crate::support::{Begun, Hand, LONG, running, running_on, running_with, token, token_of, topic};
 
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
 
@@ -55,6 +55,30 @@ async fn payloads_keep_their_bytes_and_traces_are_carried() {
     assert_ne!(page.header("x-request-id"), "", "a request without an id gets one");
 }
 
+/// Nobody can take a key away from somebody else, over either route.
+#[tokio::test]
+async fn a_key_of_another_subject_is_another_key() {
+    let server = running().await;
+    let body = |whose: &str| format!(r#"{{"kind":"k","payload":"{whose}","dedup":"once"}}"#);
+    for (number, whose) in [(1, "mallory"), (2, "ada")] {
+        let token = token_of(whose, &[Access::Publish], LONG);
+        let post = |path| {
+            Request::post(path)
+                .header("host", &server.address)
+                .header("authorization", format!("Bearer {token}"))
+        };
+        let request = post("/v1/topics/lines/updates").header("content-type", "application/x-ndjson");
+        let answer = server.send(request.body(Full::from(body(whose))).unwrap()).await;
+        assert_eq!(answer.json()["last"], number, "{answer:?}");
+        let request = post("/v1/topics/plain/updates")
+            .header("content-type", "application/json")
+            .header("idempotency-key", "once");
+        let plain = format!(r#"{{"kind":"k","payload":"{whose}"}}"#);
+        let answer = server.send(request.body(Full::from(plain)).unwrap()).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["last"]), (201, &json!(number)), "{answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_idempotency_key_stores_once() {
     let server = running().await;
@@ -64,6 +88,11 @@ async fn an_idempotency_key_stores_once() {
     assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 200));
     assert_eq!(again.json()["duplicate"], true);
     assert_eq!(again.json()["last"], 1);
+    let other = r#"{"kind":"k","payload":"other"}"#;
+    let mismatch = server.post_with("/v1/topics/t/updates", other, &headers).await;
+    let mismatch = mismatch.problem(409, "dedup_mismatch");
+    assert_eq!((&mismatch["conflict"], &mismatch["first"]), (&json!("dedup"), &json!(1)));
+    assert_eq!(server.get("/v1/topics/t").await.json()["head"], 1, "it is not stored");
     for bad in ["", "x\u{e9}"] {
         let answer = server.post_with("/v1/topics/t/updates", ONE, &[("idempotency-key", bad)]).await;
         answer.problem(400, "invalid_idempotency_key");

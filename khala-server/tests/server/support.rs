@@ -176,7 +176,11 @@ impl Answer {
 }
 
 pub(crate) fn token(scopes: &[Access], ttl: Duration) -> String {
-    let mandate = Mandate::new("ada", scopes.iter().map(|access| access.scope()));
+    token_of("ada", scopes, ttl)
+}
+
+pub(crate) fn token_of(subject: &str, scopes: &[Access], ttl: Duration) -> String {
+    let mandate = Mandate::new(subject, scopes.iter().map(|access| access.scope()));
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
     issuer.sign(&mandate, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
 }

@@ -118,16 +118,18 @@ async fn dedup_expect_and_versions_mean_the_same_on_all_ways_in() {
     // The first receipt, whatever else is asked.
     let told = sql(
         &url,
-        "SELECT outcome, epoch, first_seq, last_seq FROM khala.append('t', 'k', '2', dedup => 'once', expect => 9)",
+        "SELECT outcome, epoch, first_seq, last_seq FROM khala.append('t', 'test', '1', dedup => 'once', expect => 9)",
     );
     assert_eq!(told, format!("duplicate|{}|1|1", first.epoch));
     let mut transaction = conn.begin().await.unwrap();
-    let answer = append_in(&mut transaction, &t, &once(3), NOW).await.unwrap();
+    let answer = append_in(&mut transaction, &t, &once(1), NOW).await.unwrap();
     assert_eq!(answer, Append::Duplicate(first));
+    let answer = append_in(&mut transaction, &t, &once(3), NOW).await.unwrap();
+    assert_eq!(answer, Append::Conflict(Conflict::Dedup { first }));
     transaction.commit().await.unwrap();
     // And the other way round.
-    sql(&url, "SELECT khala.append('t', 'k', '2', dedup => 'twice')");
-    let again = batch([4]).with_dedup(DedupKey::parse("twice").unwrap());
+    sql(&url, "SELECT khala.append('t', 'test', '2', dedup => 'twice')");
+    let again = batch([2]).with_dedup(DedupKey::parse("twice").unwrap());
     assert!(
         matches!(store.append(&t, again, NOW).await.unwrap(), Append::Duplicate(of) if of.last.as_u64() == 2)
     );
@@ -141,6 +143,8 @@ async fn dedup_expect_and_versions_mean_the_same_on_all_ways_in() {
             (said.code().unwrap().into_owned(), said.message().to_owned())
         }
     };
+    let (code, message) = refused("SELECT khala.append('t', 'k', '9', dedup => 'once')").await;
+    assert_eq!((&*code, &*message), ("KH003", "something else was appended to t under the dedup key 'once'"));
     let (code, message) = refused("SELECT khala.append('t', 'k', '3', expect => 1)").await;
     assert_eq!((&*code, &*message), ("KH001", "the head of t is 2 and not 1"));
     let expecting = batch([3]).with_expect(Watermark::new(1).unwrap());

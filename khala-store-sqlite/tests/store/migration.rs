@@ -25,6 +25,9 @@ const EARLIER: [(&[u8], i64, usize, usize); 3] = [
     (include_bytes!("version-3.db"), 3, 1, 1),
 ];
 
+/// The version that every file is migrated to.
+const NEWEST: i64 = 5;
+
 fn version_1() -> Place {
     written_by(EARLIER[0].0)
 }
@@ -48,7 +51,7 @@ async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
         // The first opening migrates it, the second finds it done.
         for already in 0..2 {
             let store = place.open();
-            assert_eq!(version(&place), 4);
+            assert_eq!(version(&place), NEWEST);
             is_whole(&store).await;
 
             let held = revocations + already;
@@ -112,7 +115,7 @@ fn a_migration_that_fails_leaves_version_1() {
     assert_eq!(version(&place), 1);
     assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);
     drop(place.open());
-    assert_eq!(version(&place), 4);
+    assert_eq!(version(&place), NEWEST);
 }
 
 #[test]
@@ -121,8 +124,9 @@ fn an_application_prepares_its_file_itself() {
     let mut own = place.connect();
     let error = verify_schema(&own).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
-    assert!(error.to_string().contains("version 1 and this is version 4: call `prepare`"), "{error}");
+    let told = format!("version 1 and this is version {NEWEST}: call `prepare`");
+    assert!(error.to_string().contains(&told), "{error}");
     prepare(&mut own).unwrap();
     verify_schema(&own).unwrap();
-    assert_eq!(version(&place), 4);
+    assert_eq!(version(&place), NEWEST);
 }
