@@ -11,7 +11,7 @@ use async_nats::{
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
 };
-use khala_core::{Error, ErrorKind};
+use khala_core::{Error, ErrorKind, without_byte_order_mark};
 use nkeys::{KeyPair, KeyPairType};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -159,7 +159,7 @@ fn tls(options: &NatsOptions, secured: bool) -> Result<Option<ClientConfig>, Err
         return Ok(Some(builder.with_no_client_auth()));
     };
     let chain = certificates("the client certificate", certificate)?;
-    let read = PrivateKeyDer::from_pem_file(key);
+    let read = PrivateKeyDer::from_pem_slice(text("the client key", key)?.as_bytes());
     let read =
         read.map_err(|cause| wrong("the client key", key, "cannot be read as a private key, PEM", cause))?;
     let config = builder.with_client_auth_cert(chain, read);
@@ -169,7 +169,8 @@ fn tls(options: &NatsOptions, secured: bool) -> Result<Option<ClientConfig>, Err
 }
 
 fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let text = text(what, path)?;
+    let read = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
     let read = read.map_err(|cause| wrong(what, path, "cannot be read as certificates, PEM", cause))?;
     if read.is_empty() {
         return Err(invalid(format!("{what} {} holds no certificate, PEM", path.display())));
@@ -177,8 +178,11 @@ fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     Ok(read)
 }
 
+/// What is in a file, without a byte order mark before it.
 fn text(what: &str, path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|cause| wrong(what, path, "cannot be read", cause))
+    let bytes = fs::read(path).map_err(|cause| wrong(what, path, "cannot be read", cause))?;
+    let text = std::str::from_utf8(without_byte_order_mark(&bytes));
+    text.map(str::to_owned).map_err(|cause| wrong(what, path, "is not UTF-8", cause))
 }
 
 fn invalid(what: impl Into<String>) -> Error {

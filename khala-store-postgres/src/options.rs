@@ -165,6 +165,13 @@ pub(crate) fn address(url: &str, purpose: &str) -> Result<PgConnectOptions, Erro
         let form = "postgres://user:password@host:port/database";
         Error::new(ErrorKind::Invalid, BACKEND, format!("the address is not of the form {form}"))
     })?;
+    // A literal of IPv6 stands in brackets in a URL, and sqlx would look it up with them.
+    let host =
+        options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
+    let options = match host {
+        Some(host) => options.host(&host),
+        None => options,
+    };
     // A pooler refuses what it does not know at the start of a connection.
     Ok(options.extra_float_digits(None).application_name(purpose))
 }

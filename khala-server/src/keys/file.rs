@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Error, KeySet, KeySource, Timestamp};
+use khala_core::{Error, KeySet, KeySource, Timestamp, without_byte_order_mark};
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
@@ -142,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn parse(content: &[u8]) -> Result<KeySet, String> {
-    let text = str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
+    let text = str::from_utf8(without_byte_order_mark(content)).map_err(|_| "it is not UTF-8".to_owned())?;
     let set = KeySet::from_jwks(text).map_err(|fault| fault.to_string())?;
     if set.is_empty() { Err("it holds no key".to_owned()) } else { Ok(set) }
 }

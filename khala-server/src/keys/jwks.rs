@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp};
+use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, without_byte_order_mark};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -244,7 +244,7 @@ async fn done(mut running: watch::Receiver<()>) {
 }
 
 fn parse(content: &[u8]) -> Result<(KeySet, Vec<khala_core::KeyError>), String> {
-    let text = str::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
+    let text = str::from_utf8(without_byte_order_mark(content)).map_err(|_| "it is not UTF-8".to_owned())?;
     let (set, left_out) = KeySet::from_foreign_jwks(text).map_err(|fault| fault.to_string())?;
     match left_out.first() {
         _ if !set.is_empty() => Ok((set, left_out)),

@@ -119,3 +119,162 @@ async fn a_topic_with_slashes_is_found_in_a_decoded_path() {
         server.request(Method::PUT, "/v1/topics/a/b/updates").body(Full::<Bytes>::default()).unwrap();
     assert_eq!(server.send(request).await.header("allow"), "GET, HEAD, POST");
 }
+
+#[cfg(feature = "binary")]
+mod command {
+    use std::{fs, process::Stdio};
+
+    use crate::{
+        binary::{Started, command, ended, refused},
+        support::SECRET,
+    };
+
+    /// What is no file name is refused with what to write instead, and never becomes one.
+    #[tokio::test]
+    async fn what_is_no_database_is_not_taken_for_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for (database, named) in [
+            (
+                "host=db.example user=khala dbname=khala password=s3cret",
+                "postgres://user:password@host:port/database",
+            ),
+            ("dbname = khala", "postgres://user:password@host:port/database"),
+            ("service=khala", "postgres://user:password@host:port/database"),
+            ("sqlite:x.db", "the path of the file alone"),
+            ("sqlite://x.db?key=s3cret", "the path of the file alone"),
+            ("sqlite:///x.db", "the path of the file alone"),
+            ("file:x.db?mode=rwc", "the path of the file alone"),
+            ("file:///tmp/x.db", "the path of the file alone"),
+            ("x.db?mode=ro", "no parameters"),
+            (":memory:", "keeps nothing"),
+            ("mysql://khala:s3cret@db/khala", "postgres://"),
+            ("jdbc:postgresql://db/khala", "postgres://"),
+            ("postgres:khala", "postgres://"),
+            ("localhost:5432/khala", "postgres://"),
+            ("", "postgres://"),
+        ] {
+            for subcommand in [&[][..], &["migrate", "--check"]] {
+                let mut command = command(folder.path());
+                command.env("KHALA_LISTEN", "127.0.0.1:0").env("KHALA_DATABASE", database).args(subcommand);
+                let end = ended(command).await;
+                assert!(!end.2.contains("s3cret"), "{}", end.2);
+                refused(end, &["database", named]);
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a file was made");
+        // A file may have any name that says that it is one.
+        let mut odd = command(folder.path());
+        odd.env("KHALA_DATABASE", "./sqlite:x=1.db").arg("migrate");
+        assert_eq!(ended(odd).await.0, Some(0));
+        assert!(folder.path().join("sqlite:x=1.db").exists());
+    }
+
+    #[tokio::test]
+    async fn files_of_windows_tools_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = std::str::from_utf8(SECRET).unwrap();
+        let write = |name: &str, text: &str| {
+            fs::write(folder.path().join(name), format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+        };
+        write("key", &format!("{secret}\n"));
+        write(
+            "keys.json",
+            r#"{"keys": [{"kid": "a", "kty": "oct", "alg": "HS256", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}"#,
+        );
+        write(
+            "khala.toml",
+            "listen = \"127.0.0.1:0\"\n[auth]\nhs256_key_file = \"key\"\nkeys_file = \"keys.json\"\n",
+        );
+        let mut config = command(folder.path());
+        config.args(["--config", "khala.toml", "config"]);
+        let (code, output, log) = ended(config).await;
+        assert_eq!(code, Some(0), "{log}");
+        assert!(output.contains("hs256_key_file = \"key\""), "{output}");
+        let mut serving = command(folder.path());
+        serving.args(["--config", "khala.toml"]);
+        let url = address(serving).await;
+        let server = tokio::net::TcpStream::connect(url.1.strip_prefix("http://").unwrap()).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(server)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("/v1/topics")
+            .header("host", "x")
+            .header("authorization", format!("Bearer {}", crate::support::good_token()))
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+
+        // The key that is made for development.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("khala.dev.key"), format!("\u{feff}{}\r\n", secret.repeat(2))).unwrap();
+        let started = Started::new(command(folder.path())).await;
+        assert_eq!(started.get("/v1/topics", &started.token).await, 200);
+    }
+
+    /// A server that prints no token, and its address.
+    async fn address(mut command: tokio::process::Command) -> (tokio::process::Child, String) {
+        use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        tokio::time::timeout(crate::support::LONG, output.read_line(&mut line)).await.unwrap().unwrap();
+        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        let url = url.unwrap_or_else(|| panic!("no address: {line:?}")).trim_end_matches(',').to_owned();
+        (child, url)
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_address_is_listened_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = command(folder.path());
+        command.env("KHALA_LISTEN", "[::1]:0");
+        let (_child, url) = address(command).await;
+        assert!(url.starts_with("http://[::1]:"), "{url}");
+        tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    }
+
+    /// A development key that is a link is made where the link leads to.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_development_key_is_made_where_its_link_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("keep")).unwrap();
+        std::os::unix::fs::symlink("keep/key", folder.path().join("khala.dev.key")).unwrap();
+        let started = Started::new(command(folder.path())).await;
+        assert_eq!(started.get("/v1/topics", &started.token).await, 200);
+        assert!(fs::symlink_metadata(folder.path().join("khala.dev.key")).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(folder.path().join("keep/key")).unwrap().trim().len(), 64);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn an_output_that_is_closed_or_full_is_told_by_the_exit_code() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+        let closed = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            Stdio::from(writer)
+        };
+        for arguments in
+            [&["--help"][..], &["--version"], &["config"], &["migrate"], &["new-epochs", "--yes"]]
+        {
+            for (stdout, wanted) in [(closed(), 0), (full(), 74)] {
+                let mut command = command(folder.path());
+                command.args(arguments).stdout(stdout);
+                // tokio's `output` would put pipes of its own in their place.
+                let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+                let (code, log) = (output.status.code(), String::from_utf8(output.stderr).unwrap());
+                assert_eq!(code, Some(wanted), "{arguments:?}: {log}");
+                assert!(!log.contains("panicked"), "{log}");
+                assert_eq!(log.contains("standard output cannot be written"), wanted == 74, "{log}");
+            }
+        }
+        for stderr in [closed(), full()] {
+            let mut command = command(folder.path());
+            command.arg("nonsense").stderr(stderr);
+            assert_eq!(command.spawn().unwrap().wait().await.unwrap().code(), Some(2));
+        }
+    }
+}

@@ -176,3 +176,14 @@ async fn a_false_head_silences_nobody() {
     sql(&url, "SELECT khala.append('t', 'k', '1')");
     soon(watch.moved()).await;
 }
+
+/// The literal of an IPv6 address stands in brackets in a URL, and nowhere else.
+#[tokio::test]
+async fn a_server_is_reached_by_its_ipv6_address() {
+    let settings = ["fsync=off", "full_page_writes=off", "listen_addresses=127.0.0.1,::1"];
+    let cluster = tokio::task::spawn_blocking(move || Cluster::start_with(&settings)).await.unwrap();
+    let url = cluster.database().replace("127.0.0.1", "[::1]");
+    assert!(url.contains("@[::1]:"), "{url}");
+    let (store, _listens) = node(&url).await;
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+}

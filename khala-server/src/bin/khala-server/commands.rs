@@ -1,7 +1,7 @@
 //! The commands that prepare a database, look at it, or set it right after a restore, and end.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, ErrorKind, Write as _},
     path::Path,
     process::ExitCode,
 };
@@ -24,8 +24,7 @@ pub(crate) async fn migrate(settings: &Settings) -> Result<ExitCode, String> {
         Database::Sqlite(path) => blocking(path, khala_store_sqlite::migrate).await,
     };
     migrated.map_err(|fault| format!("the database {database} was not migrated: {fault}"))?;
-    say(&format!("The database {database} is up to date.\n"));
-    Ok(ExitCode::SUCCESS)
+    Ok(say(&format!("The database {database} is up to date.\n"), ExitCode::SUCCESS))
 }
 
 /// Says what of the tables differs from what this version works with, a line each: 0 if nothing does, else 1.
@@ -41,8 +40,8 @@ pub(crate) async fn check(settings: &Settings) -> Result<ExitCode, String> {
         Database::Sqlite(path) => blocking(path, khala_store_sqlite::check).await,
     };
     let differences = found.map_err(|fault| format!("the database {database} was not checked: {fault}"))?;
-    say(&differences.iter().map(|line| format!("{line}\n")).collect::<String>());
-    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let code = if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    Ok(say(&differences.iter().map(|line| format!("{line}\n")).collect::<String>(), code))
 }
 
 /// Draws new epochs.
@@ -64,8 +63,7 @@ pub(crate) async fn new_epochs(settings: &Settings, assent: bool) -> Result<Exit
         Database::Sqlite(path) => blocking(path, khala_store_sqlite::new_epochs).await,
     };
     let topics = drawn.map_err(|fault| format!("the database {database} has no new epochs: {fault}"))?;
-    say(&format!("The database {database} has new epochs: {topics} topics.\n"));
-    Ok(ExitCode::SUCCESS)
+    Ok(say(&format!("The database {database} has new epochs: {topics} topics.\n"), ExitCode::SUCCESS))
 }
 
 /// Does what blocks on a file.
@@ -78,7 +76,19 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-fn say(text: &str) {
-    // Whoever reads it may have read enough.
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+/// Prints what a command is for, and gives the exit code that it ends with: `code`, or 74 where that cannot be written.
+pub(crate) fn say(text: &str, code: ExitCode) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()), code)
+}
+
+/// The exit code after something was written. Who closed the pipe has read enough.
+pub(crate) fn written(written: io::Result<()>, code: ExitCode) -> ExitCode {
+    match written {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "khala-server: standard output cannot be written: {cause}");
+            ExitCode::from(74)
+        }
+        _ => code,
+    }
 }

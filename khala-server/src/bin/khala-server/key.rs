@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use khala_core::without_byte_order_mark;
+
 use crate::settings::{AuthSettings, Database};
 
 /// The file beside the database that keeps a development key.
@@ -56,11 +58,11 @@ pub(crate) fn given(auth: &AuthSettings, addresses: &[SocketAddr]) -> Result<Opt
     }
 }
 
-/// What is in the file of the setting `key`, without a line end after it.
+/// What is in the file of the setting `key`, without a byte order mark before and a line end after it.
 pub(crate) fn read(key: &str, file: &Path) -> Result<Vec<u8>, String> {
     let content =
         fs::read(file).map_err(|fault| format!("{key} {} cannot be read: {fault}", file.display()))?;
-    Ok(content.trim_ascii_end().to_vec())
+    Ok(without_byte_order_mark(content.trim_ascii_end()).to_vec())
 }
 
 /// The development key beside the file of `database`, or where the server was started; made now if there is none.
@@ -72,9 +74,10 @@ pub(crate) fn development(database: &Database) -> Result<Key, String> {
     let fault = |what: &str, fault: io::Error| {
         format!("the development key {} cannot be {what}: {fault}", file.display())
     };
-    match fs::read_to_string(&file) {
-        Ok(text) if text.trim_end().len() >= 64 => {
-            Ok(Key::Development { secret: text.trim_end().as_bytes().to_vec(), file })
+    match fs::read(&file) {
+        Ok(text) if without_byte_order_mark(&text).trim_ascii_end().len() >= 64 => {
+            let secret = without_byte_order_mark(&text).trim_ascii_end().to_vec();
+            Ok(Key::Development { secret, file })
         }
         Ok(_) => Err(format!(
             "the development key {} is not whole: delete it, and a new one is made",
@@ -84,21 +87,41 @@ pub(crate) fn development(database: &Database) -> Result<Key, String> {
             let mut random = [0; 32];
             getrandom::fill(&mut random).map_err(|error| fault("made", error.into()))?;
             let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            create(&file, &text).map_err(|error| fault("written", error))?;
+            let made = followed(&file).and_then(|file| create(&file, &text));
+            made.map_err(|error| fault("written", error))?;
             Ok(Key::Development { secret: text.into_bytes(), file })
         }
         Err(error) => Err(fault("read", error)),
     }
 }
 
-/// Writes a file that only its owner may read, and that was not there before.
+/// Where the links at `path` lead to, which need not be there yet.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    /// As Linux follows.
+    const MOST_LINKS: usize = 40;
+
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or_else(|| Path::new("")).join(target),
+            // It is no link, or nothing is there.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// Writes a file that only its owner may read, and that was not there before. A file that was not written whole is not
+/// left behind.
 fn create(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file: File = options.open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()
+    let written = file.write_all(format!("{text}\n").as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
 }

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use khala_core::{Classes, JwtVerifier, Rate, Retain, telemetry};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -81,13 +81,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Arguments { config, command } = Arguments::parse();
+    let Arguments { config, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(said) => return say(&said),
+    };
     let done = Settings::load(config.as_deref(), std::env::vars_os()).and_then(|settings| match command {
-        Some(Command::Config) => {
-            // Whoever reads it may have read enough.
-            let _ = io::stdout().lock().write_all(settings.to_toml().as_bytes());
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Config) => Ok(commands::say(&settings.to_toml(), ExitCode::SUCCESS)),
         Some(Command::Migrate { check: true }) => runtime()?.block_on(commands::check(&settings)),
         Some(Command::Migrate { check: false }) => runtime()?.block_on(commands::migrate(&settings)),
         Some(Command::NewEpochs { yes }) => runtime()?.block_on(commands::new_epochs(&settings, yes)),
@@ -100,6 +99,17 @@ fn main() -> ExitCode {
             log_lines::write_briefly(move || writeln!(io::stderr(), "khala-server: {fault}"));
             ExitCode::from(2)
         }
+    }
+}
+
+/// Prints the help or the version that was asked for, or what is wrong with the command line.
+fn say(said: &clap::Error) -> ExitCode {
+    let printed = said.print();
+    match said.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            commands::written(printed.and_then(|()| io::stdout().flush()), ExitCode::SUCCESS)
+        }
+        _ => ExitCode::from(2),
     }
 }
 

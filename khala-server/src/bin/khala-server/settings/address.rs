@@ -120,13 +120,67 @@ impl<'de> Deserialize<'de> for Database {
             return Ok(Self::Postgres(address));
         }
         let Address(path) = address;
-        if path.is_empty() || path.contains("://") {
-            return Err(de::Error::custom(
-                "it is the path of a file, or an address that begins with postgres://",
-            ));
-        }
-        Ok(Self::Sqlite(path.into()))
+        // It may be an address with a password in it, and is not repeated.
+        no_file(&path).map_or_else(|| Ok(Self::Sqlite(path.into())), |fault| Err(de::Error::custom(fault)))
     }
+}
+
+/// The words with which a connection string of libpq's other form begins.
+const CONNINFO: [&str; 14] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "service",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+];
+
+/// Why a text is not taken for the path of a file. Whatever is meant by it, an SQLite file of that name is not: each
+/// node would have a history of its own, without a word.
+fn no_file(text: &str) -> Option<&'static str> {
+    let first_word = |text: &str| text.split('=').next().map(|word| word.trim().to_ascii_lowercase());
+    if text.contains('=') && first_word(text).is_some_and(|word| CONNINFO.contains(&&*word)) {
+        return Some(
+            "it looks like libpq's key=value form, which is not taken: write it as \
+             postgres://user:password@host:port/database",
+        );
+    }
+    // A scheme has at least two letters, because one alone is a drive of Windows.
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| {
+        scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    });
+    match scheme.map(str::to_ascii_lowercase).as_deref() {
+        Some("file" | "sqlite" | "sqlite3") => {
+            return Some(
+                "an SQLite file is named without a scheme: write the path of the file alone, as khala.db",
+            );
+        }
+        Some(_) => {
+            return Some(
+                "it is the path of a file, or an address that begins with postgres:// (a file whose name has a colon \
+                 is written as ./name)",
+            );
+        }
+        None => {}
+    }
+    if text.is_empty() || text.contains("://") {
+        return Some("it is the path of a file, or an address that begins with postgres://");
+    }
+    if text == ":memory:" {
+        return Some("SQLite's :memory: keeps nothing; name a file");
+    }
+    if text.split_once('?').is_some_and(|(_, parameters)| parameters.contains('=')) {
+        return Some("the path of a file takes no parameters after a question mark");
+    }
+    None
 }
 
 impl Serialize for Database {

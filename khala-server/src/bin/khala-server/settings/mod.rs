@@ -14,7 +14,7 @@ mod values;
 
 use std::{ffi::OsString, num::NonZeroU64, path::Path, time::Duration};
 
-use khala_core::{NodeId, TailOptions, session::SessionOptions};
+use khala_core::{NodeId, TailOptions, session::SessionOptions, without_byte_order_mark};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -302,8 +302,10 @@ fn one_line(text: &str) -> String {
 
 fn read(file: &Path) -> Result<Table, String> {
     let name = file.display();
-    let text = std::fs::read_to_string(file)
-        .map_err(|fault| format!("the settings file {name} cannot be read: {fault}"))?;
+    let text =
+        std::fs::read(file).map_err(|fault| format!("the settings file {name} cannot be read: {fault}"))?;
+    let text = str::from_utf8(without_byte_order_mark(&text))
+        .map_err(|_| format!("the settings file {name} is not UTF-8"))?;
     let table: Table = text.parse().map_err(|fault: toml::de::Error| {
         let line = fault.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("the settings file {name} is not TOML, line {line}: {}", one_line(fault.message()))
