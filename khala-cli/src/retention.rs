@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hyper::Method;
-use khala_core::{SweepPlan, SweepRecord, Timestamp};
+use khala_core::{FailedTopic, SweepPlan, SweepRecord, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -220,6 +220,9 @@ fn plan_in_words(plan: &SweepPlan) -> String {
     }
     if let Some(error) = &plan.error {
         let _ = writeln!(out, "{} topics cannot be read: {error}", plan.topics_failed);
+        for FailedTopic { topic, error, .. } in plan.failed.iter().skip(1) {
+            let _ = writeln!(out, "  {topic:?}: {error}");
+        }
     }
     out
 }

@@ -154,13 +154,13 @@ struct TopicJson {
 #[derive(Deserialize)]
 struct TopicsJson {
     topics: Vec<TopicJson>,
-    complete: bool,
+    next: Option<String>,
 }
 
-/// Some topics, and whether there are no more of them.
-pub(crate) fn topics(answer: &Answer) -> Result<(Vec<(Topic, Bounds)>, bool), Error> {
-    let TopicsJson { topics, complete } = read(answer)?;
-    Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), complete))
+/// Some topics, and where the next ones are, if there may be more.
+pub(crate) fn topics(answer: &Answer) -> Result<(Vec<(Topic, Bounds)>, Option<String>), Error> {
+    let TopicsJson { topics, next } = read(answer)?;
+    Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), next))
 }
 
 fn history(answer: &Answer, cursor: Cursor) -> Result<History, Error> {

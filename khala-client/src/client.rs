@@ -236,19 +236,16 @@ impl Client {
     /// [`Error`]: it was refused, or there was no answer for too long.
     pub async fn topics(&self, prefix: &str) -> Result<Vec<(Topic, Bounds)>, Error> {
         let mut all: Vec<(Topic, Bounds)> = Vec::new();
+        let prefix = utf8_percent_encode(prefix, NON_ALPHANUMERIC);
+        let mut path = format!("/v1/topics?prefix={prefix}&limit={TOPICS}");
         loop {
-            let query = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-            let mut path = format!("/v1/topics?prefix={}&limit={TOPICS}", query(prefix));
-            if let Some((topic, _)) = all.last() {
-                path.push_str("&after=");
-                path.push_str(&query(topic.as_str()));
-            }
-            let (page, complete) = api::topics(&self.http.call(&Call::read(path), &[]).await?)?;
-            // An empty page would be asked for forever.
-            let last = complete || page.is_empty();
+            // A page may be empty and not the last: the server looks at so many topics at a time, others' too.
+            let (page, next) = api::topics(&self.http.call(&Call::read(path.clone()), &[]).await?)?;
             all.extend(page);
-            if last {
-                return Ok(all);
+            match next {
+                // The same page would be asked for forever.
+                Some(next) if next != path => path = next,
+                _ => return Ok(all),
             }
         }
     }

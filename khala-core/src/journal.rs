@@ -28,7 +28,8 @@ use crate::{
 ///
 /// use async_trait::async_trait;
 /// use khala_core::{
-///     Append, Batch, Bounds, Error, Journal, Keep, ReadLimit, Replay, Start, Timestamp, Topic, Trimmed,
+///     Append, Batch, Bounds, Error, Journal, Keep, ReadLimit, Replay, Start, Timestamp, Topic, TopicPage,
+///     Trimmed,
 /// };
 ///
 /// #[derive(Debug)]
@@ -63,9 +64,9 @@ use crate::{
 ///     async fn topics(
 ///         &self,
 ///         prefix: &str,
-///         after: Option<&Topic>,
+///         after: Option<&str>,
 ///         limit: NonZeroUsize,
-///     ) -> Result<Vec<(Topic, Bounds)>, Error> {
+///     ) -> Result<TopicPage, Error> {
 ///         self.inner.topics(prefix, after, limit).await
 ///     }
 /// }
@@ -119,14 +120,17 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Topics that were written at least once, in byte order of their names: those that start with `prefix`
     /// and follow `after`, at most `limit`.
     ///
+    /// It looks at no more than `limit` of them, whatever else is stored. Each is judged by itself: what is stored of a
+    /// topic and cannot be true is named in the page, and spoils no other.
+    ///
     /// # Errors
     /// An [`Error`] when they cannot be read now.
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error>;
+    ) -> Result<TopicPage, Error>;
 }
 
 /// Where a read starts.
@@ -217,6 +221,28 @@ impl Page {
     pub fn is_complete(&self) -> bool {
         self.end() >= self.bounds.head
     }
+}
+
+/// Some topics, in byte order of their names.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct TopicPage {
+    /// The topics, with what each holds.
+    pub topics: Vec<(Topic, Bounds)>,
+    /// What is stored of a topic and cannot be true.
+    pub corrupt: Vec<CorruptTopic>,
+    /// The last name that was looked at, whoever's it was: the next page follows it. None where this page is the last.
+    pub next: Option<String>,
+}
+
+/// A topic of which something is stored that no store has written.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct CorruptTopic {
+    /// Its name as it is stored, which may be what is wrong.
+    pub name: String,
+    /// What is wrong.
+    pub error: Error,
 }
 
 /// Updates that are appended as a whole or not at all.

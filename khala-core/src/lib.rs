@@ -53,8 +53,8 @@ pub use self::{
     fanout::{Fanout, LocalFanout, Watch},
     inbox::{Arrivals, Handed, Inbox, InboxClosed},
     journal::{
-        Append, Batch, BatchError, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay,
-        Start, Trimmed,
+        Append, Batch, BatchError, Conflict, CorruptTopic, DEDUP_FOR, Journal, Keep, Page, ReadLimit,
+        Receipt, Replay, Start, TopicPage, Trimmed,
     },
     khala::{
         Appended, Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection,
@@ -66,8 +66,9 @@ pub use self::{
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{
-        ClassRetention, ClassSwept, Facts, Lead, MemorySweeps, Retention, SWEEPS_KEPT, SweepOptions,
-        SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, TopicPlan,
+        ClassRetention, ClassSwept, Facts, FailedTopic, Lead, MemorySweeps, Retention, SWEEPS_KEPT,
+        SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept,
+        TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},

@@ -17,7 +17,8 @@ use crate::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     journal::{
-        Append, Batch, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start, Trimmed,
+        Append, Batch, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start,
+        TopicPage, Trimmed,
     },
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -242,17 +243,19 @@ impl Journal for MemoryJournal {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         let state = self.state();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let written = state
-            .logs
-            .range::<Topic, _>((from, Bound::Unbounded))
-            .filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
-        let matching = written.filter(|(topic, _)| topic.as_str().starts_with(prefix));
-        Ok(matching.take(limit.get()).map(|(topic, log)| (topic.clone(), log.bounds)).collect())
+        let from = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
+        let from_there = state.logs.range::<str, _>((from, Bound::Unbounded));
+        let matching = from_there.take_while(|(topic, _)| topic.as_str().starts_with(prefix));
+        let written = matching.filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
+        let topics: Vec<_> =
+            written.take(limit.get()).map(|(topic, log)| (topic.clone(), log.bounds)).collect();
+        let next = topics.last().filter(|_| topics.len() == limit.get());
+        let next = next.map(|(topic, _)| topic.as_str().to_owned());
+        Ok(TopicPage { topics, corrupt: Vec::new(), next })
     }
 }
 

@@ -113,6 +113,8 @@ pub const SWEPT_BYTES: &str = "khala_swept_bytes_total";
 pub const SWEEP_LAST: &str = "khala_sweep_last_timestamp_seconds";
 /// How old the oldest update was that the last sweep of this node kept, in seconds, by `class`.
 pub const OLDEST_KEPT_AGE: &str = "khala_oldest_kept_age_seconds";
+/// Topics that the last sweep of this node could not look at or trim. Its record names the first of them.
+pub const SWEEP_FAILED_TOPICS: &str = "khala_sweep_failed_topics";
 /// Cursors that the sweep which was planned last makes stale.
 pub const SWEEP_STALE_CURSORS: &str = "khala_sweep_stale_cursors";
 
@@ -178,6 +180,7 @@ pub const ALL: &[&str] = &[
     SWEPT_BYTES,
     SWEEP_LAST,
     OLDEST_KEPT_AGE,
+    SWEEP_FAILED_TOPICS,
     SWEEP_STALE_CURSORS,
     HTTP_REQUESTS,
     HTTP_SECONDS,
@@ -275,6 +278,7 @@ pub(crate) fn sweep_planned(cursors: u64) {
 pub(crate) fn swept(record: &SweepRecord, now: Timestamp) {
     counter!(SWEEPS, "outcome" => record.outcome.as_str()).increment(1);
     histogram!(SWEEP_SECONDS).record(record.took_ms as f64 / 1000.0);
+    gauge!(SWEEP_FAILED_TOPICS).set(record.topics_failed as f64);
     let whole = record.outcome == SweepOutcome::Swept;
     for swept in &record.classes {
         let class = || SharedString::from(swept.class.clone());

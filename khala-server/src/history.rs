@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale, Start, Topic,
-    wire::write_page,
+    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale, Start,
+    Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
 use tokio::{task::yield_now, time::timeout};
@@ -22,7 +22,9 @@ use crate::{
 /// Topics that the store is asked for at once.
 const LOOK_AT: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
-/// How long topics are looked for: between those that are open to a reader there may be any number of others'.
+/// Topics that one request looks at, about: between those that are open to a reader there may be any number of others'.
+const LOOK_AT_MOST: usize = 20_000;
+/// How long topics are looked for: an authorizer may take its time over each.
 const LIST_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
@@ -107,7 +109,11 @@ pub(crate) fn extended(mut object: Vec<u8>, beside: &impl Serialize) -> Vec<u8> 
     object
 }
 
-/// `GET /v1/topics`: those that the holder of `grant` may read. Nothing tells of the others.
+/// `GET /v1/topics`: those that the holder of `grant` may read. Nothing tells of the others, so a page goes on only after
+/// a topic that is open.
+///
+/// It needs a scope that reads something. It looks at a bounded number of topics, and reads each thousand of them in the
+/// turn of the holder among all who read history: what a list costs others does not grow with the topics that there are.
 pub(crate) async fn topics(
     server: &Server,
     grant: &Grant,
@@ -120,18 +126,22 @@ pub(crate) async fn topics(
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
+    let khala = &server.0.khala;
+    khala.authorize_any(grant, Access::Read)?;
     let query = Query::parse(query, &["prefix", "after", "limit"])?;
     let (prefix, after, limit) =
         (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
     let mut open = Vec::new();
-    let found = timeout(LIST_WITHIN, find(&server.0.khala, grant, prefix, after, limit, &mut open)).await;
+    let found = timeout(LIST_WITHIN, find(khala, grant, prefix, after.as_ref(), limit, &mut open)).await;
     let complete = match found {
-        Ok(complete) => complete?,
-        Err(_) if open.is_empty() => {
+        Ok(Found::Complete) => true,
+        Ok(Found::Full) => false,
+        Ok(Found::Failed(problem)) => return Err(problem),
+        Ok(Found::EnoughLooked) | Err(_) if open.is_empty() => {
             let detail = "no topic that is open to you was found in time: name a longer prefix";
             return Err(Problem::unavailable("unavailable", detail));
         }
-        Err(_) => false,
+        Ok(Found::EnoughLooked) | Err(_) => false,
     };
     open.truncate(limit.get());
     let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
@@ -139,33 +149,58 @@ pub(crate) async fn topics(
     json(StatusCode::OK, &Topics { topics, complete, next })
 }
 
+/// How a search for topics ended.
+enum Found {
+    /// There are no others.
+    Complete,
+    /// As many were looked at as one request may.
+    EnoughLooked,
+    Failed(Problem),
+    /// There is one more than was asked for.
+    Full,
+}
+
 /// Adds to `open`, one by one, the topics that the holder of `grant` may read, until there is one more than `limit`.
-/// Gives whether there are no others.
 async fn find(
     khala: &Khala,
     grant: &Grant,
     prefix: &str,
-    mut after: Option<Topic>,
+    after: Option<&Topic>,
     limit: NonZeroUsize,
     open: &mut Vec<(Topic, Bounds)>,
-) -> Result<bool, Problem> {
+) -> Found {
     let mut size = limit.saturating_add(1);
+    let (mut after, mut looked_at) = (after.map(|topic| topic.as_str().to_owned()), 0);
     loop {
-        let page = khala.journal().topics(prefix, after.as_ref(), size).await?;
-        let last = page.len() < size.get();
-        after = page.last().map(|(topic, _)| topic.clone());
-        for (topic, bounds) in page {
+        let page = {
+            let _turn = khala.history_turn(grant).await;
+            khala.journal().topics(prefix, after.as_deref(), size).await
+        };
+        let TopicPage { topics, corrupt, next } = match page {
+            Ok(page) => page,
+            Err(error) => return Found::Failed(error.into()),
+        };
+        for CorruptTopic { name, error } in &corrupt {
+            let error = error as &dyn std::error::Error;
+            tracing::error!(topic = name.as_str(), error, "a topic cannot be listed; the others are");
+        }
+        for (topic, bounds) in topics {
             match khala.authorize(grant, &topic, Access::Read).await {
                 Ok(()) => open.push((topic, bounds)),
-                Err(denied @ Denied::Unavailable(_)) => return Err(denied.into()),
+                Err(denied @ Denied::Unavailable(_)) => return Found::Failed(denied.into()),
                 Err(_) => {}
             }
             if open.len() > limit.get() {
-                return Ok(false);
+                return Found::Full;
             }
         }
-        if last {
-            return Ok(true);
+        if next.is_none() {
+            return Found::Complete;
+        }
+        after = next;
+        looked_at += size.get();
+        if looked_at >= LOOK_AT_MOST {
+            return Found::EnoughLooked;
         }
         // Most are others': fewer questions to the store.
         size = size.saturating_mul(TWO).min(LOOK_AT.max(size));

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom, SnapshotPage, Start,
-    Topic, Update, Watermark,
+    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom,
+    SnapshotPage, Start, Topic, TopicPage, Update, Watermark,
 };
 use sqlx::postgres::PgRow;
 
@@ -65,19 +65,33 @@ impl Reader<'_> {
         prefix: &str,
         after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Fault> {
+    ) -> Result<TopicPage, Fault> {
         // No topic has such a prefix, and PostgreSQL has no text with a zero byte.
-        if !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Ok(Vec::new());
+        if !prefix.bytes().all(|byte| byte.is_ascii_graphic())
+            || after.is_some_and(|after| after.contains('\0'))
+        {
+            return Ok(TopicPage::default());
         }
         let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
-        // No topic holds a byte as high as DEL, so this is past every topic with the prefix.
-        let past = format!("{prefix}\u{7f}");
+        // No topic holds a byte as high as DEL, so this is past every topic with the prefix. Without a prefix, what is
+        // stored and no topic is listed too, so that it is named.
+        let past = if prefix.is_empty() { "\u{10ffff}".to_owned() } else { format!("{prefix}\u{7f}") };
         let sql = &self.database.sql;
         let rows = self
             .database
             .rows(|| query(&sql.topics).bind(from).bind(past.as_str()).bind(after).bind(most(limit.get())));
-        rows.await?.iter().map(|found| Ok((row::topic(found, 0)?, row::bounds(found, 1)?))).collect()
+        let mut page = TopicPage::default();
+        for (found, looked_at) in rows.await?.iter().zip(1..) {
+            let name: &str = row::column(found, 0)?;
+            if looked_at == limit.get() {
+                page.next = Some(name.to_owned());
+            }
+            match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
+                Ok(topic) => page.topics.push(topic),
+                Err(fault) => page.corrupt.push(CorruptTopic { name: name.to_owned(), error: fault.into() }),
+            }
+        }
+        Ok(page)
     }
 
     pub(crate) async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Fault> {

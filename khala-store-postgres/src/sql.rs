@@ -188,7 +188,7 @@ statements! {
              SELECT t.topic_id, w.updates, w.bytes, w.place
              FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (topic, updates, bytes, place),
                   LATERAL (SELECT topic_id FROM {khala}.topic t
-                           WHERE t.topic = w.topic AND t.head <= 9007199254740991 - w.updates
+                           WHERE t.topic = w.topic AND t.floor <= t.head AND t.head <= 9007199254740991 - w.updates
                            FOR NO KEY UPDATE SKIP LOCKED) AS t),
          moved AS (
              UPDATE {khala}.topic t SET head = t.head + l.updates, bytes = t.bytes + l.bytes
@@ -271,7 +271,7 @@ statements! {
 
     /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
     topics = "SELECT topic, epoch, floor, head FROM {khala}.topic
-         WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND head > 0 ORDER BY topic LIMIT $4";
+         WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND head <> 0 ORDER BY topic LIMIT $4";
 
     /// A document, a tombstone too (D1).
     document = "SELECT d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted, d.payload_hash, d.trace,

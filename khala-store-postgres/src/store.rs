@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
     Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
-    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update, Watermark, telemetry,
+    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
+    telemetry,
 };
 
 use crate::{
@@ -136,10 +137,10 @@ impl Journal for PostgresStore {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        Ok(self.reader().topics(prefix, after.map(Topic::as_str), limit).await?)
+    ) -> Result<TopicPage, Error> {
+        Ok(self.reader().topics(prefix, after, limit).await?)
     }
 }
 

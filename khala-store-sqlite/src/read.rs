@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom, SnapshotPage, Start,
-    Topic, Update,
+    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom,
+    SnapshotPage, Start, Topic, TopicPage, Update,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -102,17 +102,29 @@ pub(crate) fn topics(
     prefix: &str,
     after: Option<&str>,
     limit: NonZeroUsize,
-) -> Result<Vec<(Topic, Bounds)>, Fault> {
+) -> Result<TopicPage, Fault> {
     let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
-    // No topic holds a byte as high as DEL, so this is past every topic with the prefix.
-    let past = format!("{prefix}\u{7f}");
+    // No topic holds a byte as high as DEL, so this is past every topic with the prefix. Without a prefix, what is
+    // stored and no topic is listed too, so that it is named.
+    let past = if prefix.is_empty() { "\u{10ffff}".to_owned() } else { format!("{prefix}\u{7f}") };
     let mut list = conn.prepare_cached(sql::TOPICS)?;
     let mut rows = list.query(params![from, past, after, most(limit)])?;
-    let mut topics = Vec::new();
+    let (mut page, mut looked_at) = (TopicPage::default(), 0);
     while let Some(found) = rows.next()? {
-        topics.push((row::topic(found, 0)?, row::bounds(found, 1)?));
+        looked_at += 1;
+        // Told whatever it holds; SQLite has no table that a text of no UTF-8 could not get into.
+        let name = || -> Result<String, Fault> {
+            Ok(String::from_utf8_lossy(row::text_bytes(found, 0)?).into_owned())
+        };
+        if looked_at == limit.get() {
+            page.next = Some(name()?);
+        }
+        match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
+            Ok(topic) => page.topics.push(topic),
+            Err(fault) => page.corrupt.push(CorruptTopic { name: name()?, error: fault.into() }),
+        }
     }
-    Ok(topics)
+    Ok(page)
 }
 
 pub(crate) fn document(conn: &Connection, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Fault> {

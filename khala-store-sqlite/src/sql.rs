@@ -235,7 +235,7 @@ pub(crate) const PAGE: &str =
 
 /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
 pub(crate) const TOPICS: &str = "SELECT topic, epoch, floor, head FROM khala_topic
-     WHERE topic >= ?1 AND topic < ?2 AND topic IS NOT ?3 AND head > 0 ORDER BY topic LIMIT ?4";
+     WHERE topic >= ?1 AND topic < ?2 AND topic IS NOT ?3 AND head <> 0 ORDER BY topic LIMIT ?4";
 
 /// A document, a tombstone too (D1).
 pub(crate) const DOCUMENT: &str =

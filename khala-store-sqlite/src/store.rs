@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, Entity,
     Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
-    Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, Trimmed, Update,
-    Watch, Watermark,
+    Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed,
+    Update, Watch, Watermark,
 };
 
 use crate::{
@@ -158,14 +158,11 @@ impl Journal for SqliteStore {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        let (prefix, after) = (prefix.to_owned(), after.cloned());
-        self.0
-            .readers
-            .ask(move |conn| read::topics(conn, &prefix, after.as_ref().map(Topic::as_str), limit))
-            .await
+    ) -> Result<TopicPage, Error> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        self.0.readers.ask(move |conn| read::topics(conn, &prefix, after.as_deref(), limit)).await
     }
 }
 

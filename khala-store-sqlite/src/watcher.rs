@@ -159,8 +159,10 @@ impl Lookout {
             let mark = conn.prepare_cached(sql::LAST_MARK)?.query_row([], |row| row.get(0))?;
             let mut standing = conn.prepare_cached(sql::TOPIC)?;
             for topic in fanout.watched() {
-                if let Some(row) = TopicRow::read(&mut standing, &topic)? {
-                    fanout.raise(&topic, row.bounds.at_head());
+                match TopicRow::read(&mut standing, &topic) {
+                    Ok(Some(row)) => fanout.raise(&topic, row.bounds.at_head()),
+                    Ok(None) => {}
+                    Err(fault) => report_one(fault)?,
                 }
             }
             raise_revoked(conn, fanout)?;
@@ -179,8 +181,14 @@ impl Lookout {
         let mut rows = moved.query(params![self.mark])?;
         let mut mark = self.mark;
         while let Some(found) = rows.next()? {
-            let topic = row::topic(found, 0)?;
-            self.fanout.raise(&topic, Cursor::new(row::epoch(found, 1)?, row::watermark(found, 2)?));
+            let head = || -> Result<_, Fault> {
+                let head = Cursor::new(row::epoch(found, 1)?, row::watermark(found, 2)?);
+                Ok((row::topic(found, 0)?, head))
+            };
+            match head() {
+                Ok((topic, head)) => self.fanout.raise(&topic, head),
+                Err(fault) => report_one(fault)?,
+            }
             mark = found.get(3)?;
         }
         raise_revoked(&self.conn, &self.fanout)?;
@@ -203,6 +211,13 @@ fn raise_revoked(conn: &Connection, fanout: &LocalFanout) -> Result<(), Fault> {
 
 fn data_version(conn: &Connection) -> Result<i64, Fault> {
     Ok(conn.prepare_cached(sql::DATA_VERSION)?.query_row([], |row| row.get(0))?)
+}
+
+/// A topic of which something corrupt is stored is in nobody's way; who reads it is told. Gives back any other fault.
+fn report_one(fault: Fault) -> Result<(), Fault> {
+    let Fault::Said(error) = fault else { return Err(fault) };
+    tracing::warn!(%error, "a topic that moved cannot be watched; the others are");
+    Ok(())
 }
 
 fn report(fault: Fault) {

@@ -268,13 +268,17 @@ impl Shared {
     async fn topics(&self, query: &str) -> Value {
         let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
         let plain = |text: &str| text.replace("%3A", ":").replace("%2F", "/");
-        let after = field("after=").map(|text| Topic::parse(&plain(text)).unwrap());
+        let after = field("after=").map(plain);
         let prefix = plain(field("prefix=").unwrap_or_default());
-        let topics = self.journal.topics(&prefix, after.as_ref(), 3.try_into().unwrap()).await.unwrap();
-        let shown = topics.iter().take(2).map(|(topic, bounds)| {
+        let page = self.journal.topics(&prefix, after.as_deref(), 2.try_into().unwrap()).await.unwrap();
+        let shown = page.topics.iter().map(|(topic, bounds)| {
             json!({"topic": topic, "epoch": bounds.epoch, "floor": bounds.floor, "head": bounds.head})
         });
-        json!({"topics": shown.collect::<Vec<_>>(), "complete": topics.len() <= 2})
+        let mut body = json!({"topics": shown.collect::<Vec<_>>(), "complete": page.next.is_none()});
+        if let Some(after) = &page.next {
+            body["next"] = format!("/v1/topics?prefix={prefix}&limit=2&after={after}").into();
+        }
+        body
     }
 }
 

@@ -268,6 +268,21 @@ impl Classes {
         self.bound.contains(placeholder)
     }
 
+    /// Whether the grant's scopes give `access` to any class at all, whatever its topics are.
+    ///
+    /// # Errors
+    /// [`Denied::MissingScope`], with every scope that would give it, if they do not; [`Denied::ForbiddenTopic`] if no class
+    /// gives it to anybody.
+    pub fn check_any(&self, grant: &Grant, access: Access) -> Result<(), Denied> {
+        let mut scopes: Vec<String> = self.iter().flat_map(|class| class.scopes(access)).cloned().collect();
+        if scopes.iter().any(|scope| grant.allows(scope)) {
+            return Ok(());
+        }
+        scopes.sort_unstable();
+        scopes.dedup();
+        Err(if scopes.is_empty() { Denied::ForbiddenTopic } else { Denied::MissingScope { scopes } })
+    }
+
     /// Whether the topic's class lets the holder of `grant` have `access`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::{
     auth::{Revocation, Revocations},
     documents::{Documents, Snapshot, SnapshotFrom},
     error::Error,
-    journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, Trimmed},
+    journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, TopicPage, Trimmed},
     node::NodeId,
     position::{Bounds, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -96,9 +96,9 @@ impl<W: Ways> Journal for InTurn<W> {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.store().topics(prefix, after, limit).await
     }
 }

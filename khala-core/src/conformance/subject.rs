@@ -7,7 +7,9 @@ use std::{fmt, num::NonZeroUsize, ops::RangeInclusive, sync::Arc};
 
 use crate::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
-    journal::{Append, Batch, Conflict, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start, Trimmed},
+    journal::{
+        Append, Batch, Conflict, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start, TopicPage, Trimmed,
+    },
     position::{Bounds, Cursor, Stale, Watermark},
     topic::Topic,
     update::{DedupKey, DocKey, Kind, NewUpdate, Payload, Timestamp, Update},
@@ -146,10 +148,18 @@ impl Subject {
         after: Option<&str>,
         limit: usize,
     ) -> Vec<(Topic, Bounds)> {
-        let (after, limit) = (after.map(topic), NonZeroUsize::new(limit));
-        let limit = limit.expect("a law asks for some topics");
-        match self.journal.topics(prefix, after.as_ref(), limit).await {
-            Ok(topics) => topics,
+        let limit = NonZeroUsize::new(limit).expect("a law asks for some topics");
+        match self.journal.topics(prefix, after, limit).await {
+            Ok(TopicPage { topics, corrupt, next }) if corrupt.is_empty() => {
+                // A page says that there may be more exactly where it is full.
+                let last = topics.last().filter(|_| topics.len() == limit.get());
+                let last = last.map(|(topic, _)| topic.as_str().to_owned());
+                if next != last {
+                    self.broken("a page of topics goes on at the wrong place", &(topics, next));
+                }
+                topics
+            }
+            Ok(page) => self.broken("good topics were called corrupt", &page.corrupt),
             Err(error) => self.broken("topics could not be listed", &error),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     clock::Moment,
     documents::Documents,
     error::Error,
-    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
+    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, TopicPage, Trimmed},
     position::Bounds,
     tail::{Followed, TailJournal, TailOptions, Wanted},
     topic::Topic,
@@ -121,9 +121,9 @@ impl Journal for FollowedJournal {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.tail.topics(prefix, after, limit).await
     }
 }

@@ -109,6 +109,16 @@ impl Khala {
         self.within(self.0.authorizer.authorize(grant, topic, access)).await
     }
 
+    /// Whether the holder of `grant` may have `access` to any topic at all, by the scopes of the classes.
+    ///
+    /// For what is asked of no topic, as which ones there are.
+    ///
+    /// # Errors
+    /// [`Denied`], with the scopes that would give it.
+    pub fn authorize_any(&self, grant: &Grant, access: Access) -> Result<(), Denied> {
+        self.0.classes.check_any(grant, access)
+    }
+
     /// Takes grants back: stores the revocation, ends the connections of this node that it names, and tells the
     /// other nodes.
     ///

@@ -20,12 +20,12 @@ use super::{Khala, KhalaBuilder, LeftBehind};
 use crate::{
     class::TopicClass,
     clock::{Moment, Now},
-    error::Error,
-    journal::{DEDUP_FOR, Journal as _, Keep, Trimmed},
+    error::{Error, ErrorKind},
+    journal::{CorruptTopic, DEDUP_FOR, Journal as _, Keep, Trimmed},
     node::NodeId,
     position::{Bounds, Cursor, Watermark},
     retention::{
-        ClassRetention, Facts, Lead, MemorySweeps, Planned, Retention, SweepOptions, SweepOrder,
+        ClassRetention, Facts, FailedTopic, Lead, MemorySweeps, Planned, Retention, SweepOptions, SweepOrder,
         SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, Tally, is_too_much,
     },
     telemetry,
@@ -212,7 +212,8 @@ impl Khala {
         self.look(now, None, |seen| {
             match seen {
                 Seen::Topic(planned, _) => tally.plan(&planned),
-                Seen::Unread(class, error) => tally.unread(class, error),
+                Seen::Corrupt(name, error) => tally.corrupt(name, error),
+                Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
             }
             ControlFlow::Continue(())
         })
@@ -274,6 +275,13 @@ impl Khala {
         };
         let mut record = SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, outcome);
         tally.write_into(&mut record);
+        for FailedTopic { topic, error } in &record.failed {
+            tracing::error!(
+                topic = topic.as_str(),
+                error = error.as_str(),
+                "a topic cannot be swept; the others are"
+            );
+        }
         let now = self.now();
         record.took_ms = u64::try_from(self.moment().since(began).as_millis()).unwrap_or(u64::MAX);
         telemetry::swept(&record, now);
@@ -356,7 +364,8 @@ impl Khala {
                     dues.take(&planned, keep);
                 }
                 Seen::Topic(planned, _) => tally.plan(&planned),
-                Seen::Unread(class, error) => tally.unread(class, error),
+                Seen::Corrupt(name, error) => tally.corrupt(name, error),
+                Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
             }
             ControlFlow::Continue(())
         })
@@ -369,7 +378,7 @@ impl Khala {
 
         loop {
             let Dues { due, more } = std::mem::take(&mut dues);
-            let last = due.last().map(|due| due.topic.clone());
+            let last = due.last().map(|due| due.topic.as_str().to_owned());
             self.trim_all(due, now, tally).await?;
             if !more {
                 break;
@@ -383,7 +392,9 @@ impl Khala {
                         }
                     }
                     Seen::Topic(planned, _) => tally.trimmed(planned.class, &planned.plan),
-                    Seen::Unread(_, error) => tally.failed(error),
+                    // It was counted when all were planned for.
+                    Seen::Corrupt(..) => {}
+                    Seen::Unread(topic, _, error) => tally.failed(topic.as_str(), error),
                 }
                 ControlFlow::Continue(())
             })
@@ -412,12 +423,13 @@ impl Khala {
                     }
                     if epoch == planned.epoch && reached < planned.watermark {
                         let to = planned.watermark;
-                        tally.failed(&format!("the trim of {topic} ended at {reached}, and not at {to}"));
+                        let short = format!("its trim ended at {reached}, and not at {to}");
+                        tally.failed(topic.as_str(), &short);
                     }
                 }
                 Err(error) => {
-                    failures += 1;
-                    tally.failed(&error);
+                    failures = failed_in_a_row(failures, &error);
+                    tally.failed(topic.as_str(), &error);
                     if failures == FAILURES_IN_A_ROW {
                         return Err(error);
                     }
@@ -432,13 +444,18 @@ impl Khala {
     async fn look(
         &self,
         now: Timestamp,
-        mut after: Option<Topic>,
+        mut after: Option<String>,
         mut see: impl FnMut(Seen<'_>) -> ControlFlow<()> + Send,
     ) -> Result<(), Error> {
         let mut failures = 0;
         loop {
-            let page = self.0.tail.topics("", after.as_ref(), PAGE).await?;
-            for (topic, bounds) in &page {
+            let page = self.0.tail.topics("", after.as_deref(), PAGE).await?;
+            for CorruptTopic { name, error } in &page.corrupt {
+                if see(Seen::Corrupt(name, error)).is_break() {
+                    return Ok(());
+                }
+            }
+            for (topic, bounds) in &page.topics {
                 let class = self.0.classes.of(topic).map(|class| &**class);
                 let keep = self.keep(topic, class, *bounds, now);
                 let seen = match self.0.tail.plan_trim(topic, keep, now).await {
@@ -451,11 +468,11 @@ impl Khala {
                         see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep))
                     }
                     Err(error) => {
-                        failures += 1;
+                        failures = failed_in_a_row(failures, &error);
                         if failures == FAILURES_IN_A_ROW {
                             return Err(error);
                         }
-                        see(Seen::Unread(class, &error))
+                        see(Seen::Unread(topic, class, &error))
                     }
                 };
                 if seen.is_break() {
@@ -463,8 +480,8 @@ impl Khala {
                 }
                 breathe().await;
             }
-            match page.into_iter().next_back() {
-                Some((last, _)) => after = Some(last),
+            match page.next {
+                Some(next) => after = Some(next),
                 None => return Ok(()),
             }
         }
@@ -516,8 +533,10 @@ impl Khala {
 enum Seen<'a> {
     /// What would go of it, under what is to be kept.
     Topic(Planned<'a>, Keep),
+    /// Something that no store has written, under a name that may be none.
+    Corrupt(&'a str, &'a Error),
     /// Nothing: it could not be read.
-    Unread(Option<&'a TopicClass>, &'a Error),
+    Unread(&'a Topic, Option<&'a TopicClass>, &'a Error),
 }
 
 impl Dues {
@@ -561,6 +580,11 @@ impl Turned {
 
 fn left_behind(record: &SweepRecord) -> LeftBehind {
     LeftBehind { connected: record.stale_connected, seen: record.stale_seen }
+}
+
+/// How many topics in a row failed, with this one. What is corrupt is one topic's own trouble, however many there are.
+fn failed_in_a_row(before: u32, error: &Error) -> u32 {
+    if error.kind() == ErrorKind::Corrupt { before } else { before + 1 }
 }
 
 /// Lets others run: a journal in memory never waits.

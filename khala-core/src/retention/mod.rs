@@ -14,7 +14,7 @@ pub(crate) use self::plan::{Planned, Tally, is_too_much};
 pub use self::{
     order::{SweepOptions, SweepOrder, Swept},
     plan::{SweepPlan, TopicPlan},
-    record::{ClassSwept, SweepOutcome, SweepRecord, SweepTrigger},
+    record::{ClassSwept, FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
     sweeps::{Lead, MemorySweeps, SWEEPS_KEPT, Sweeps},
 };
 use crate::{

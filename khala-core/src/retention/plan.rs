@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassSwept, SweepRecord};
+use super::{ClassSwept, FailedTopic, SweepRecord};
 use crate::{
     class::{Classes, NO_CLASS, TopicClass},
     journal::Trimmed,
@@ -16,6 +16,8 @@ use crate::{
 
 /// How many topics a plan names.
 const WORST: usize = 20;
+/// How many topics that failed are named.
+const NAMED: usize = 20;
 
 /// What the next sweep would do, as far as is known now. Nothing was changed by making it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct SweepPlan {
     /// The topics that would lose the most, at most twenty: those that leave the most cursors behind first, then those
     /// that lose the most bytes.
     pub worst: Vec<TopicPlan>,
+    /// The topics of which nothing is known, and why: the first twenty.
+    #[serde(default)]
+    pub failed: Vec<FailedTopic>,
     /// The first thing that could not be read.
     pub error: Option<String>,
 }
@@ -112,6 +117,7 @@ pub(crate) struct Tally {
     updates: u64,
     bytes: u64,
     pub(crate) stale: LeftBehind,
+    failed: Vec<FailedTopic>,
     pub(crate) error: Option<String>,
     classes: Vec<ClassTally>,
     worst: Vec<TopicPlan>,
@@ -135,6 +141,7 @@ impl Tally {
             updates: 0,
             bytes: 0,
             stale: LeftBehind::default(),
+            failed: Vec::new(),
             error: None,
             classes: classes.iter().map(line).collect(),
             worst: Vec::new(),
@@ -178,15 +185,25 @@ impl Tally {
     }
 
     /// A topic that could not be looked at.
-    pub(crate) fn unread(&mut self, class: Option<&TopicClass>, error: &impl ToString) {
+    pub(crate) fn unread(&mut self, topic: &Topic, class: Option<&TopicClass>, error: &impl ToString) {
         self.expect(class);
-        self.failed(error);
+        self.failed(topic.as_str(), error);
+    }
+
+    /// A topic that is stored in a form that no store has written, perhaps under a name that is none: of no class.
+    pub(crate) fn corrupt(&mut self, name: &str, error: &impl ToString) {
+        self.topics += 1;
+        self.failed(name, error);
     }
 
     /// A topic that could not be looked at or trimmed, so that what it keeps stays unknown.
-    pub(crate) fn failed(&mut self, error: &impl ToString) {
+    pub(crate) fn failed(&mut self, topic: &str, error: &impl ToString) {
         self.topics_failed += 1;
-        self.note(error);
+        let (topic, error) = (topic.to_owned(), error.to_string());
+        self.note(&format!("{topic:?}: {error}"));
+        if self.failed.len() < NAMED {
+            self.failed.push(FailedTopic { topic, error });
+        }
     }
 
     /// Something that went wrong; the first is remembered.
@@ -219,6 +236,7 @@ impl Tally {
         record.bytes = self.bytes;
         record.stale_connected = self.stale.connected;
         record.stale_seen = self.stale.seen;
+        record.failed = self.failed;
         record.error = self.error;
     }
 
@@ -239,6 +257,7 @@ impl Tally {
             held_back: is_too_much(self.stale, guard),
             classes: self.classes(),
             worst: self.worst,
+            failed: self.failed,
             error: self.error,
         }
     }
@@ -334,7 +353,7 @@ mod tests {
         assert_eq!(oldest(&tally), Some(40));
         tally.trimmed(None, &trimmed(0, None));
         assert_eq!(oldest(&tally), Some(40), "a topic of which nothing is kept has no oldest");
-        tally.unread(None, &"out of order");
+        tally.unread(&topic(1), None, &"out of order");
         assert_eq!(oldest(&tally), None);
     }
 }

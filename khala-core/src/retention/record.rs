@@ -1,7 +1,7 @@
 //! The record of a sweep: what an operator looks up afterwards, and what the next node reads of the last.
 //!
-//! It is written once, when the run has ended, and never changed. It names classes, never topics: of those there are
-//! as many as are configured.
+//! It is written once, when the run has ended, and never changed. It names classes, of which there are as many as are
+//! configured, and the first few topics that failed.
 
 use std::time::Duration;
 
@@ -39,8 +39,21 @@ pub struct SweepRecord {
     pub stale_seen: u64,
     /// What went, by class.
     pub classes: Vec<ClassSwept>,
+    /// The topics that failed, and why: the first twenty.
+    #[serde(default)]
+    pub failed: Vec<FailedTopic>,
     /// The first thing that went wrong.
     pub error: Option<String>,
+}
+
+/// A topic that a sweep could not look at or trim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FailedTopic {
+    /// Its name as it is stored, which may be what is wrong.
+    pub topic: String,
+    /// What is wrong.
+    pub error: String,
 }
 
 impl SweepRecord {
@@ -60,6 +73,7 @@ impl SweepRecord {
             stale_connected: 0,
             stale_seen: 0,
             classes: Vec::new(),
+            failed: Vec::new(),
             error: None,
         }
     }

@@ -41,7 +41,7 @@ use crate::{
     class::Classes,
     clock::{Clock, Moment},
     error::Error,
-    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, Trimmed},
+    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, TopicPage, Trimmed},
     position::{Bounds, Cursor, Stale},
     telemetry,
     topic::Topic,
@@ -565,13 +565,13 @@ impl Journal for TailJournal {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
-        let topics = self.journal.topics(prefix, after, limit).await?;
-        for (topic, bounds) in &topics {
+    ) -> Result<TopicPage, Error> {
+        let page = self.journal.topics(prefix, after, limit).await?;
+        for (topic, bounds) in &page.topics {
             self.learn(topic, *bounds);
         }
-        Ok(topics)
+        Ok(page)
     }
 }

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, Error, Journal, Keep, Kind,
     MemoryJournal, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Snapshot, SnapshotFrom, Stale,
-    StaleReason, Start, Timestamp, Topic, Trimmed, Update, Watermark,
+    StaleReason, Start, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
     conformance::{Capabilities, Harness, Place},
 };
 use tokio::{sync::Mutex, time::sleep};
@@ -501,20 +501,25 @@ impl Journal for Inner {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         let state = self.state.lock().await;
         match self.fault {
             Fault::LateCommit => {
-                let topics = self.whole.topics(prefix, after, limit).await?.into_iter();
-                Ok(topics.map(|(topic, bounds)| (topic.clone(), state.visible(&topic, bounds))).collect())
+                let mut page = self.whole.topics(prefix, after, limit).await?;
+                for (topic, bounds) in &mut page.topics {
+                    *bounds = state.visible(topic, *bounds);
+                }
+                Ok(page)
             }
             Fault::PrefixIsPattern => {
-                let mut topics = self.whole.topics("", after, NonZeroUsize::MAX).await?;
-                topics.retain(|(topic, _)| matches(topic.as_str(), prefix));
-                topics.truncate(limit.get());
-                Ok(topics)
+                let mut page = self.whole.topics("", after, NonZeroUsize::MAX).await?;
+                page.topics.retain(|(topic, _)| matches(topic.as_str(), prefix));
+                page.topics.truncate(limit.get());
+                let last = page.topics.last().filter(|_| page.topics.len() == limit.get());
+                page.next = last.map(|(topic, _)| topic.as_str().to_owned());
+                Ok(page)
             }
             _ => self.whole.topics(prefix, after, limit).await,
         }

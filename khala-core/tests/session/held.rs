@@ -22,7 +22,8 @@ use futures::{FutureExt as _, Sink, Stream, StreamExt as _};
 use khala_core::{
     Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Followed, Grant, JoinRequest, Journal, Keep,
     Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start,
-    Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, Trimmed, Update, Wanted, Watermark,
+    Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage, Trimmed, Update, Wanted,
+    Watermark,
     session::{Progress, Received, Sent, Transport},
     wire::Serializer,
 };
@@ -88,9 +89,9 @@ impl Journal for Gated {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.inner.topics(prefix, after, limit).await
     }
 }
@@ -303,7 +304,7 @@ async fn a_head_that_a_listing_told_is_not_taken_back() {
     let start = origin(&tail).await;
     tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap();
     journal.append(&topic, updates(2), NOW).await.unwrap(); // another process
-    let seen = tail.topics("", None, NonZeroUsize::MIN).await.unwrap()[0].1.head;
+    let seen = tail.topics("", None, NonZeroUsize::MIN).await.unwrap().topics[0].1.head;
     let Followed::Page { bounds, .. } =
         tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap()
     else {

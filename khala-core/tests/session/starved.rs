@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use khala_core::{
     Access, Append, Batch, Bounds, Classes, DocKey, Documents, Error, Grant, Journal, Keep, Khala,
     MemoryJournal, Rate, ReadLimit, Replay, ReplayOptions, Snapshot, SnapshotFrom, Start, TailOptions,
-    Timestamp, Topic, TopicClass, TopicPattern, Trimmed, Update,
+    Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -65,9 +65,9 @@ impl Journal for Holding {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.inner.topics(prefix, after, limit).await
     }
 }

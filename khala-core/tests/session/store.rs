@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
-    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
+    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
 };
 
 /// A memory journal in a bad neighbourhood.
@@ -153,9 +153,9 @@ impl Journal for Store {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.journal().topics(prefix, after, limit).await
     }
 }

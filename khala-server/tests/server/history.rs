@@ -226,6 +226,22 @@ async fn others_topics_are_in_nobodys_way() {
     assert_eq!(server.get("/v1/topics?prefix=b").await.json(), json!({"topics": [], "complete": true}));
 }
 
+#[tokio::test]
+async fn a_list_looks_at_a_bounded_number_of_topics() {
+    let class = |name: &str, pattern: &str, scope: &str| {
+        TopicClass::new(name, TopicPattern::parse(pattern).unwrap()).with_read([scope])
+    };
+    let classes =
+        Classes::new(vec![class("last", "z:*", Access::Read.scope()), class("others", "**", "others")]);
+    let server = running_on(|khala| khala.with_classes(classes.unwrap()), |server| server).await;
+    for n in 0..22_000 {
+        server.publish(&format!("b:{n}"), "1").await;
+    }
+    server.publish("z:1", "1").await;
+    server.get("/v1/topics").await.problem(503, "unavailable");
+    assert_eq!(server.get("/v1/topics?prefix=z").await.json()["topics"][0]["topic"], "z:1");
+}
+
 /// Takes two seconds to say who may read what.
 #[derive(Debug)]
 struct Slow {
@@ -290,11 +306,12 @@ async fn reading_takes_its_scope() {
         assert_eq!(problem["scope"], "khala:read");
         server.send(request("Bearer ")).await.problem(401, "missing_token");
     }
-    // A list is of what its reader may read.
+    // A list is for those who may read something.
     let request = Request::builder().uri("/v1/topics").header("host", "x");
     let request =
         request.header("authorization", format!("Bearer {publisher}")).body(Full::default()).unwrap();
-    assert_eq!(server.send(request).await.json()["topics"], serde_json::json!([]));
+    let problem = server.send(request).await.problem(403, "missing_scope");
+    assert_eq!(problem["scope"], "khala:read");
     assert_eq!(server.get("/v1/topics").await.json()["topics"][0]["topic"], "t");
 }
 

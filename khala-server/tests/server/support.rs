@@ -20,8 +20,8 @@ use hyper_util::rt::TokioIo;
 use khala_core::{
     Access, Append, Batch, Bounds, Clock, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
     JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment, NewUpdate,
-    Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, Trimmed,
-    Update, session::SessionOptions,
+    Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage,
+    Trimmed, Update, session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
@@ -106,9 +106,9 @@ impl Journal for Store {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         self.check()?;
         self.journal.topics(prefix, after, limit).await
     }

@@ -272,7 +272,8 @@ async fn a_checkpoint_that_is_removed_while_it_moves_does_not_come_back() {
 async fn a_prefix_that_no_topic_has_lists_none() {
     let (_, store) = fresh().await;
     for prefix in ["é", "a b", "\u{0}"] {
-        assert_eq!(store.topics(prefix, None, std::num::NonZeroUsize::MIN).await.unwrap(), [], "{prefix:?}");
+        let page = store.topics(prefix, None, std::num::NonZeroUsize::MIN).await.unwrap();
+        assert!(page.topics.is_empty() && page.corrupt.is_empty() && page.next.is_none(), "{prefix:?}");
     }
 }
 
@@ -378,4 +379,28 @@ async fn what_advances_write_is_counted() {
     let (_, store) = fresh().await;
     store.advance(step("e", "t"), NOW).await.unwrap();
     assert_eq!(store.stats().updates, 1);
+}
+
+#[tokio::test]
+async fn what_is_corrupt_of_one_topic_spoils_no_other() {
+    let (url, store) = fresh().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    sql(&url, "UPDATE khala.topic SET floor = 9 WHERE topic = 'b'");
+    sql(&url, "UPDATE khala.topic SET topic = 'c c' WHERE topic = 'c'");
+    sql(&url, "UPDATE khala.topic SET head = -1 WHERE topic = 'd'");
+    let page = store.topics("", None, 4.try_into().unwrap()).await.unwrap();
+    let names: Vec<_> = page.topics.iter().map(|(topic, _)| topic.as_str()).collect();
+    let corrupt: Vec<_> = page.corrupt.iter().map(|corrupt| corrupt.name.as_str()).collect();
+    assert_eq!((names, corrupt, page.next.as_deref()), (vec!["a"], vec!["b", "c c", "d"], Some("d")));
+    assert!(page.corrupt.iter().all(|corrupt| corrupt.error.kind() == ErrorKind::Corrupt), "{page:?}");
+    let rest = store.topics("", page.next.as_deref(), 4.try_into().unwrap()).await.unwrap();
+    assert_eq!((rest.topics[0].0.as_str(), rest.topics.len(), rest.next), ("e", 1, None));
+
+    let (good, bad) = (topic("a"), topic("b"));
+    let (good, bad) =
+        tokio::join!(store.append(&good, batch([1]), NOW), soon(store.append(&bad, batch([1]), NOW)));
+    written(good.unwrap());
+    assert_eq!(bad.unwrap_err().kind(), ErrorKind::Corrupt);
 }

@@ -207,3 +207,32 @@ mod read_only {
         }
     }
 }
+
+#[tokio::test]
+async fn what_is_corrupt_of_one_topic_spoils_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("k.db");
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    for name in ["a", "b", "c", "d", "e"] {
+        written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
+    }
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.execute_batch(
+        "UPDATE khala_topic SET floor = 9 WHERE topic = 'b'; UPDATE khala_topic SET topic = 'c c' WHERE topic = 'c';
+         UPDATE khala_topic SET head = -1 WHERE topic = 'd'",
+    )
+    .unwrap();
+    let page = store.topics("", None, 4.try_into().unwrap()).await.unwrap();
+    let names: Vec<_> = page.topics.iter().map(|(topic, _)| topic.as_str()).collect();
+    let corrupt: Vec<_> = page.corrupt.iter().map(|corrupt| corrupt.name.as_str()).collect();
+    assert_eq!((names, corrupt, page.next.as_deref()), (vec!["a"], vec!["b", "c c", "d"], Some("d")));
+    assert!(page.corrupt.iter().all(|corrupt| corrupt.error.kind() == ErrorKind::Corrupt), "{page:?}");
+    let rest = store.topics("", page.next.as_deref(), 4.try_into().unwrap()).await.unwrap();
+    assert_eq!((rest.topics[0].0.as_str(), rest.topics.len(), rest.next), ("e", 1, None));
+
+    let (good, bad) = (topic("a"), topic("b"));
+    let (good, bad) = tokio::join!(store.append(&good, batch([1]), NOW), store.append(&bad, batch([1]), NOW));
+    written(good.unwrap());
+    assert_eq!(bad.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.bounds(&topic("b")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}

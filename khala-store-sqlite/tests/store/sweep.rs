@@ -212,3 +212,29 @@ async fn a_sweep_that_is_given_up_does_not_hold_up_whoever_closes_the_store() {
     let steps = (stands() - before) / 500;
     assert!(steps <= 5, "closing waited for {steps} steps more of a sweep that nobody waits for");
 }
+
+#[tokio::test]
+async fn a_topic_that_is_corrupt_fails_alone_and_is_named() {
+    let place = Place::new();
+    let store = place.open();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        written(store.append(&topic(name), batch([0; 5]), NOW).await.unwrap());
+    }
+    place
+        .connect()
+        .execute_batch(
+            "UPDATE khala_topic SET floor = 99 WHERE topic IN ('a', 'b', 'd');
+             UPDATE khala_topic SET topic = 'c c' WHERE topic = 'c'",
+        )
+        .unwrap();
+    let khala = khala(&store, "n", 1);
+    let plan = soon(khala.plan_sweep()).await.unwrap();
+    assert_eq!((plan.topics, plan.topics_failed, plan.updates), (6, 4, 2 * 4));
+    let swept = soon(khala.sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap();
+    let Swept::Failed(record) = swept else { panic!("it hides what failed: {swept:?}") };
+    assert_eq!((record.topics, record.topics_failed, record.topics_trimmed), (6, 4, 2));
+    let failed: Vec<_> = record.failed.iter().map(|failed| failed.topic.as_str()).collect();
+    assert_eq!(failed, ["a", "b", "c c", "d"]);
+    assert!(record.error.unwrap().contains("\"a\": "), "the first is named");
+    assert_eq!(store.bounds(&topic("f")).await.unwrap().floor.as_u64(), 4);
+}

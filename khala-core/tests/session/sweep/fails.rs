@@ -15,11 +15,14 @@ fn a_topic_that_cannot_be_trimmed_fails_the_run_and_does_not_end_it() {
     node.journal.fail(&["few:1", "one:1", "unread:1"]);
     let plan = node.plan();
     assert_eq!((plan.topics, plan.topics_failed, plan.updates), (5, 1, 2 * 7 + 2 * 9));
-    assert_eq!(plan.error.as_deref(), Some("test: no space is left"));
+    assert_eq!(plan.error.as_deref(), Some("\"unread:1\": test: no space is left"));
 
     let record = failed(node.sweep());
     assert_eq!((record.topics, record.topics_trimmed, record.topics_failed), (5, 2, 3));
-    assert_eq!((record.updates, record.error.as_deref()), (7 + 9, Some("test: no space is left")));
+    assert_eq!(
+        (record.updates, record.error.as_deref()),
+        (7 + 9, Some("\"unread:1\": test: no space is left"))
+    );
     let oldest: Vec<bool> = record.classes.iter().map(|class| class.oldest_kept.is_some()).collect();
     assert_eq!(oldest, [false; 4], "of no class with a topic that failed it is known");
     assert_eq!(node.records(), [record]);
@@ -72,7 +75,7 @@ fn a_trim_that_ends_early_fails_the_run() {
     let record = failed(node.sweep());
     assert_eq!(
         record.error.as_deref(),
-        Some("the trim of few:1 ended at 5, and not at 10"),
+        Some("\"few:1\": its trim ended at 5, and not at 10"),
         "as when the disk is full amid its steps"
     );
     assert_eq!((record.updates, node.bounds("few:1")), (5, (5, 13)));

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
-    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, Trimmed, Update,
+    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
 };
 use tokio::sync::watch;
 
@@ -98,9 +98,9 @@ impl Journal for Trimming {
     async fn topics(
         &self,
         prefix: &str,
-        after: Option<&Topic>,
+        after: Option<&str>,
         limit: NonZeroUsize,
-    ) -> Result<Vec<(Topic, Bounds)>, Error> {
+    ) -> Result<TopicPage, Error> {
         if self.failing.lock().unwrap().contains("(topics)") {
             return Err(Error::new(ErrorKind::Unavailable, "test", "out of order"));
         }
