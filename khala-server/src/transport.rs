@@ -36,6 +36,8 @@ const CONTROL_BUFFER: usize = 4 << 10;
 /// How long a closed connection is still read from. Without it, what the client has under way would make the
 /// network drop the close frame that says why.
 const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that it is read for at most.
+const LINGER_BYTES: usize = 1 << 20;
 
 /// A WebSocket connection after its handshake, the server's end.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct WebSocket<S> {
     client_code: Option<u16>,
     /// Whether the library was given a close.
     closing: bool,
+    /// What was received and comes after the frames beside it.
+    held: Option<Option<Received>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
@@ -58,10 +62,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
             .max_frame_size(Some(frame_bytes));
         // Copied, for it lies in a larger buffer that would live as long as the connection.
         let read = read.to_vec();
-        let wire = Wire::new(io);
+        let mut wire = Wire::new(io);
+        wire.received(&read);
         let progress = wire.progress();
         let frames = WebSocketStream::from_partially_read(wire, read, Role::Server, Some(config)).await;
-        Self { frames, progress, client_code: None, closing: false }
+        Self { frames, progress, client_code: None, closing: false, held: None }
     }
 
     /// The code that the client closed with, if it did.
@@ -72,10 +77,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
     /// Says that nothing more comes, and reads on for a moment until the client is gone.
     pub(crate) async fn finish(mut self) {
         let part = async {
-            let wire = self.frames.get_mut();
-            wire.shutdown().await?;
-            let mut rest = [0; 1024];
-            while wire.read(&mut rest).await? > 0 {}
+            let io = self.frames.get_mut().io();
+            io.shutdown().await?;
+            let (mut rest, mut left) = ([0; 1024], LINGER_BYTES);
+            while left > 0 {
+                match io.read(&mut rest).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
             io::Result::Ok(())
         };
         // However it ends, it is over.
@@ -87,6 +97,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for WebSocket<S> {
     type Item = Received;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Received>> {
+        if let Some(held) = self.held.take() {
+            return Poll::Ready(held);
+        }
+        let received = self.poll_message(cx);
+        // What the library takes without a word is charged before what it hands over.
+        match self.frames.get_mut().take_unseen() {
+            0 => received,
+            frames => {
+                if let Poll::Ready(received) = received {
+                    self.held = Some(received);
+                }
+                Poll::Ready(Some(Received::Frames(frames)))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
         loop {
             let received = match ready!(self.frames.poll_next_unpin(cx)) {
                 None => None,

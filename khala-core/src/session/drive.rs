@@ -427,6 +427,7 @@ impl Driver {
     fn receive(&mut self, received: Received) {
         match received {
             Received::Fault(close) => self.session.handle_fault(close),
+            Received::Frames(frames) => self.session.handle_frames(frames, self.khala.clock().read()),
             Received::Text(text) => self.session.handle_text(&text, self.khala.clock().read()),
         }
     }

@@ -252,6 +252,24 @@ impl Session {
         }
     }
 
+    /// The client sent that many frames beside text: they are charged as text frames are, and have no answer that could
+    /// say so.
+    pub fn handle_frames(&mut self, frames: u32, now: Now) {
+        if !self.goes_on(now) {
+            return;
+        }
+        for _ in 0..frames {
+            if self.admitted.frame(now.steady).is_ok() {
+                continue;
+            }
+            self.note_refusal(Code::FrameRateLimited.as_str(), Surface::Frame, PHOENIX);
+            self.too_many += 1;
+            if self.too_many > self.options.malformed_frames {
+                return self.end(Close::TooManyFrames);
+            }
+        }
+    }
+
     /// The client broke the WebSocket's rules.
     pub fn handle_fault(&mut self, close: Close) {
         self.end(close);

@@ -21,6 +21,9 @@ use crate::wire::{Close, Encoded};
 pub enum Received {
     /// It broke the transport's rules, and is to be closed with this.
     Fault(Close),
+    /// That many frames came beside the text: pings, pongs, and fragments but for the last of each message. They cost what
+    /// a text frame costs.
+    Frames(u32),
     /// A text frame.
     Text(String),
 }
@@ -29,6 +32,7 @@ impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(close) => f.debug_tuple("Fault").field(close).finish(),
+            Self::Frames(frames) => f.debug_tuple("Frames").field(frames).finish(),
             Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
         }
     }
