@@ -92,9 +92,12 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes of a WebSocket message, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
-    /// How long [`serve`] waits for the head of a request, also of the next one on a connection that is kept
-    /// alive. Default: 10 s.
+    /// How long [`serve`] waits for the head of a request: from the start of a connection, and from the first byte of
+    /// each other head. Default: 10 s.
     pub header_timeout: Duration,
+    /// How long [`serve`] keeps a connection open that rests between two requests. Default: 75 s, which is more than load
+    /// balancers do: they should be the ones to close it, for they know whether they are about to use it.
+    pub keep_alive_timeout: Duration,
     /// Bytes that [`serve`] lets the system buffer for one client. None: as many as it likes. Default: 256 KiB.
     ///
     /// The system takes from the server in steps of about a third of its buffer. With megabytes of it a client that reads
@@ -111,6 +114,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             frame_bytes: 64 << 10,
             header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
             send_buffer: Some(256 << 10),
             stall_timeout: Duration::from_secs(30),
         }
@@ -143,6 +147,13 @@ impl Limits {
     #[must_use]
     pub fn with_header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
+        self
+    }
+
+    /// Keeps a connection open for that long between two requests.
+    #[must_use]
+    pub fn with_keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.keep_alive_timeout = timeout;
         self
     }
 

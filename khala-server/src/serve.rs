@@ -3,20 +3,35 @@
 //! What must stay true: no client can hold memory for longer than the limits say by sending half of something, and
 //! no fault of one connection, nor a lack of file descriptors, ends the loop.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use http::Request;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::{Server, accepted::Accepted};
+use crate::{
+    Server,
+    accepted::{Accepted, Requests, linger},
+    response::ResponseBody,
+};
 
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 64 << 10;
@@ -97,27 +112,67 @@ async fn connection(
     {
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
     }
-    let stream = Accepted::new(stream, limits.stall_timeout);
+    let (requests, (back, handed_back)) = (Requests::default(), oneshot::channel());
+    let stream = Accepted::new(stream, limits.header_timeout, limits.stall_timeout, requests.clone(), back);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let server = server.clone();
+        let (server, requests) = (server.clone(), requests.clone());
+        requests.begun();
         request.extensions_mut().insert(address);
-        async move { Ok::<_, Infallible>(server.handle(request).await) }
+        async move { Ok::<_, Infallible>(server.handle(request).await.map(|body| Counted { body, requests })) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // It counts from the end of the last answer. That of a head is judged by the socket, from its first byte.
+            .header_read_timeout(limits.keep_alive_timeout.max(limits.header_timeout))
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            _ = stopped.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(peer = %address, %error, "a connection broke");
         }
-    };
-    if let Err(error) = served {
-        tracing::debug!(peer = %address, %error, "a connection broke");
+    }
+    if let Ok(stream) = handed_back.await {
+        linger(stream).await;
+    }
+}
+
+/// The body of an answer, which says when it is over.
+struct Counted {
+    body: ResponseBody,
+    requests: Requests,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.requests.answered();
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -276,7 +276,8 @@ async fn until_hung_up(server: &Running, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn half_a_request_is_not_waited_for() {
-    let limits = Limits::default().with_header_timeout(Duration::from_millis(300));
+    let short = Duration::from_millis(300);
+    let limits = Limits::default().with_header_timeout(short).with_keep_alive_timeout(short);
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let mut witness = Witness::new(&server).await;
     let halves: [&[u8]; 3] = [b"", b"GET /v1/topics HT", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "];
@@ -291,6 +292,84 @@ async fn half_a_request_is_not_waited_for() {
         futures::future::join_all((0..100).map(|_| until_hung_up(&server, b"GET / HTTP/1.1\r\nx"))).await;
     assert!(many.iter().all(String::is_empty));
     witness.check(&server).await;
+}
+
+/// A connection that rests between two requests is none that sends half of one.
+#[tokio::test]
+async fn a_connection_may_rest_between_two_requests() {
+    const ASK: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    async fn answered(stream: &mut TcpStream) {
+        stream.write_all(ASK).await.unwrap();
+        let mut answer = [0; 4_096];
+        let read = timeout(LONG, stream.read(&mut answer)).await.expect("an answer in time").unwrap();
+        assert!(
+            answer[..read].starts_with(b"HTTP/1.1 200"),
+            "{:?}",
+            String::from_utf8_lossy(&answer[..read])
+        );
+    }
+    let limits = Limits::default().with_header_timeout(Duration::from_millis(300));
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let mut resting = TcpStream::connect(&server.address).await.unwrap();
+    answered(&mut resting).await;
+    // As long as the head of a request may take, and longer.
+    for _ in 0..2 {
+        assert_eq!(until_hung_up(&server, b"GET /heal").await, "");
+    }
+    answered(&mut resting).await;
+    // The head of a later request may take no longer than that of the first.
+    resting.write_all(b"GET /heal").await.unwrap();
+    let end = timeout(LONG, resting.read(&mut [0; 16])).await.expect("it is hung up in time");
+    assert_eq!(end.unwrap_or(0), 0);
+}
+
+/// A request that meets the close of a connection that rested too long finds an end, and no reset.
+#[tokio::test]
+async fn a_connection_that_rested_is_closed_without_a_reset() {
+    let short = Duration::from_millis(300);
+    let limits = Limits::default().with_header_timeout(short).with_keep_alive_timeout(short);
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let mut resting = TcpStream::connect(&server.address).await.unwrap();
+    resting.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    timeout(LONG, resting.read_to_end(&mut answer)).await.expect("it is closed in time").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    resting.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(timeout(LONG, resting.read(&mut [0; 16])).await.expect("an end in time").unwrap(), 0);
+}
+
+/// Each frame is charged, also those that the WebSocket library takes without a word.
+#[tokio::test]
+async fn who_sends_too_many_frames_of_any_kind_is_closed() {
+    let server = running().await;
+    let mut witness = Witness::new(&server).await;
+    let (ping, pong, fragment) = (frame(0x89, 0, b""), frame(0x8a, 0, b""), frame(0, 0, b""));
+    for (first, each) in [(vec![], &ping), (vec![], &pong), (frame(0x01, 0, b""), &fragment)] {
+        // As many as may be sent at once, and what a client may send is not limited further by being empty.
+        let mut few = server.connect().await.into_inner();
+        few.write_all(&[first.clone(), each.repeat(1_000)].concat()).await.unwrap();
+        if !first.is_empty() {
+            few.write_all(&frame(0x80, 0, b"")).await.unwrap();
+        }
+        let mut few = WebSocketStream::from_raw_socket(few, Role::Client, None).await;
+        let answer = async {
+            say(&mut few, json!([null, "7", "phoenix", "heartbeat", {}])).await;
+            loop {
+                let heard = hear(&mut few).await;
+                if heard[1] == "7" {
+                    return heard;
+                }
+            }
+        };
+        assert_eq!(answer.await[4]["status"], "ok");
+
+        let mut stream = server.connect().await.into_inner();
+        // The server may hang up before all of it is sent.
+        let _ = stream.write_all(&[first, each.repeat(30_000)].concat()).await;
+        let mut many = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        assert_eq!(closed(&mut many).await.1, "too_many_frames");
+        witness.check(&server).await;
+    }
 }
 
 #[tokio::test]

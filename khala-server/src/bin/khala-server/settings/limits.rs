@@ -20,6 +20,7 @@ pub(crate) struct LimitSettings {
     pub(crate) body_seconds: u32,
     pub(crate) frame_bytes: u32,
     pub(crate) header_seconds: u32,
+    pub(crate) keep_alive_seconds: u32,
     /// Bytes that the system may buffer for one client.
     pub(crate) send_buffer_bytes: Limit<NonZeroU32>,
     /// Connections open at once, of everybody.
@@ -65,6 +66,7 @@ impl Default for LimitSettings {
             body_seconds: seconds(limits.body_timeout),
             frame_bytes: bytes(limits.frame_bytes),
             header_seconds: seconds(limits.header_timeout),
+            keep_alive_seconds: seconds(limits.keep_alive_timeout),
             send_buffer_bytes: Limit(limits.send_buffer.map(bytes).and_then(NonZeroU32::new)),
             connections: Limit(admission.connections),
             outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),

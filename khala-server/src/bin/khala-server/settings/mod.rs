@@ -219,6 +219,7 @@ impl Settings {
             .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
             .with_frame_bytes(limits.frame_bytes as usize)
             .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
+            .with_keep_alive_timeout(Duration::from_secs(limits.keep_alive_seconds.into()))
             .with_send_buffer(limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize))
             // The same patience over HTTP as over a WebSocket.
             .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
@@ -256,6 +257,7 @@ impl Settings {
             ("limits.body_seconds", limits.body_seconds),
             ("limits.frame_bytes", limits.frame_bytes),
             ("limits.header_seconds", limits.header_seconds),
+            ("limits.keep_alive_seconds", limits.keep_alive_seconds),
             ("sync.topics", sync.topics),
             ("sync.heartbeat_timeout_seconds", sync.heartbeat_timeout_seconds),
             ("sync.poll_seconds", sync.poll_seconds),

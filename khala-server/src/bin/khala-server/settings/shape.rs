@@ -163,6 +163,7 @@ const LIMITS: Keys = &[
     ("body_seconds", Whole),
     ("frame_bytes", Whole),
     ("header_seconds", Whole),
+    ("keep_alive_seconds", Whole),
     ("send_buffer_bytes", Amount),
     ("connections", Amount),
     ("outbox_bytes", Amount),
