@@ -11,7 +11,10 @@ mod wakers;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Waker,
 };
 
@@ -133,6 +136,8 @@ struct Levels {
     heads: Mutex<HashMap<Topic, Head>>,
     revoked: watch::Sender<Level<Watermark>>,
     unwatched: Option<Hook>,
+    /// How often a topic began to be watched that nobody watched before.
+    generation: AtomicU64,
 }
 
 /// The head of one topic, and who is woken when it moves.
@@ -151,7 +156,7 @@ impl Default for Head {
 impl Default for Levels {
     fn default() -> Self {
         let revoked = watch::Sender::new(Level::new(|newest, known| newest > known));
-        Self { heads: Mutex::default(), revoked, unwatched: None }
+        Self { heads: Mutex::default(), revoked, unwatched: None, generation: AtomicU64::new(0) }
     }
 }
 
@@ -203,7 +208,10 @@ impl LocalFanout {
     /// Watches `topic` in this process.
     pub fn observe(&self, topic: &Topic) -> Watch {
         let mut heads = self.0.lock();
-        let Head { level, wakers } = heads.entry(topic.clone()).or_default();
+        let Head { level, wakers } = heads.entry(topic.clone()).or_insert_with(|| {
+            self.0.generation.fetch_add(1, Ordering::Relaxed);
+            Head::default()
+        });
         let watcher = Watcher {
             levels: Arc::clone(&self.0),
             topic: topic.clone(),
@@ -232,6 +240,14 @@ impl LocalFanout {
     /// Whether anybody in this process watches `topic`.
     pub fn watches(&self, topic: &Topic) -> bool {
         self.0.lock().contains_key(topic)
+    }
+
+    /// Grows whenever a topic begins to be watched that nobody watched: what was derived from [`watched`](Self::watched) before
+    /// lacks it.
+    pub fn generation(&self) -> u64 {
+        // The lock orders it with what `watched` gives.
+        let _heads = self.0.lock();
+        self.0.generation.load(Ordering::Relaxed)
     }
 
     /// The topics that somebody in this process watches.

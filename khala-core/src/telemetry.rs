@@ -42,6 +42,9 @@ pub const ANNOUNCE_FAILURES: &str = "khala_announce_failures_total";
 pub const FANOUT_CONNECTED: &str = "khala_fanout_connected";
 /// How often that connection was lost and made again, by `transport`.
 pub const FANOUT_RECONNECTS: &str = "khala_fanout_reconnects_total";
+/// Announcements that were heard and not made by a node of this cluster, by `transport`; somebody else writes to where nodes
+/// announce.
+pub const FANOUT_FOREIGN: &str = "khala_fanout_foreign_total";
 /// Open connections.
 pub const CONNECTIONS: &str = "khala_connections";
 /// Connections closed by the server, by `reason`.
@@ -147,6 +150,7 @@ pub const ALL: &[&str] = &[
     ANNOUNCE_FAILURES,
     FANOUT_CONNECTED,
     FANOUT_RECONNECTS,
+    FANOUT_FOREIGN,
     CONNECTIONS,
     CLOSES,
     CHANNELS,
@@ -358,6 +362,11 @@ pub(crate) fn announce_failed() {
 /// A fanout between nodes has a connection now, or has none. For implementers of a fanout.
 pub fn fanout_connected(transport: &'static str, connected: bool) {
     gauge!(FANOUT_CONNECTED, "transport" => transport).set(f64::from(u8::from(connected)));
+}
+
+/// An announcement was heard that no node made. For implementers of fanouts.
+pub fn fanout_foreign(transport: &'static str) {
+    counter!(FANOUT_FOREIGN, "transport" => transport).increment(1);
 }
 
 /// A fanout between nodes has made a lost connection again. For implementers of a fanout.

@@ -17,7 +17,6 @@ use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow
 
 use crate::{
     database::{Database, Work},
-    fanout::touched,
     fault::{Fault, error},
     options::Schema,
     row::{self, TopicRow, column, int},
@@ -104,8 +103,8 @@ async fn append_with(
             return Err(Fault::corrupt("a topic was added and is not there"));
         };
         if let Ok(Append::Written(_)) = &answer {
-            let payload = touched(topic);
-            query(&sql.notify_in).bind(schema.as_str()).bind(payload).execute(&mut *savepoint).await?;
+            let named = query(&sql.notify_in).bind(schema.as_str()).bind(topic.as_str().to_owned());
+            named.execute(&mut *savepoint).await?;
         }
         savepoint.commit().await?;
         Ok(answer)

@@ -33,11 +33,10 @@ use crate::{
     fault::{Fault, error},
     options::address,
     row,
+    sealed::{Mark, Marks, SEALED_BYTES, Seal, mark_in},
     sql::{self, query, rare},
 };
 
-/// PostgreSQL takes less than 8,000 bytes.
-const PAYLOAD_BYTES: usize = 7_900;
 /// Topics that may wait to be told of.
 const PENDING: usize = 65_536;
 /// Payloads that one statement tells.
@@ -154,7 +153,7 @@ impl PostgresFanout {
             None => database.connect_options().application_name("khala listen"),
         };
         let channel = database.options.schema.as_str().to_owned();
-        let news = Arc::new(News::new(database, levels));
+        let news = Arc::new(News::new(database, levels, store.seed()));
         let ear = Ear { news: Arc::clone(&news), connect, channel, options };
         let tasks = [tokio::spawn(Arc::clone(&news).tell()), tokio::spawn(ear.hear())];
         Ok(Self { news, tasks })
@@ -191,6 +190,8 @@ impl Fanout for PostgresFanout {
 struct News {
     database: Arc<Database>,
     local: LocalFanout,
+    seal: Seal,
+    marks: Mutex<Marks>,
     pending: Mutex<Pending>,
     came: Notify,
     /// Whether the last announcement went out.
@@ -228,13 +229,13 @@ impl Pending {
         self.revoked = self.revoked.max(told.revoked);
     }
 
-    /// The payloads that tell it: a line each, as many lines to a payload as PostgreSQL takes.
+    /// What tells it, before it is sealed: a line each, as many lines to a payload as PostgreSQL takes.
     fn payloads(&self) -> Vec<String> {
         let heads = self.heads.iter().map(|(topic, head)| moved(topic, *head));
         let mut payloads: Vec<String> = Vec::new();
         for line in heads.chain(self.revoked.map(|newest| format!("r {newest}"))) {
             match payloads.last_mut() {
-                Some(last) if last.len() + 1 + line.len() <= PAYLOAD_BYTES => {
+                Some(last) if last.len() + 1 + line.len() <= SEALED_BYTES => {
                     last.push('\n');
                     last.push_str(&line);
                 }
@@ -250,17 +251,13 @@ fn moved(topic: &Topic, head: Cursor) -> String {
     format!("u {topic} {} {}", head.epoch, head.watermark)
 }
 
-/// The line that tells that a topic has moved, and not where to: what a transaction says of it many times, PostgreSQL says
-/// once.
-pub(crate) fn touched(topic: &Topic) -> String {
-    format!("t {topic}")
-}
-
 impl News {
-    fn new(database: Arc<Database>, local: LocalFanout) -> Self {
+    fn new(database: Arc<Database>, local: LocalFanout, seed: &[u8; 16]) -> Self {
         Self {
             database,
             local,
+            seal: Seal::new(seed),
+            marks: Mutex::new(Marks::new(*seed)),
             pending: Mutex::default(),
             came: Notify::new(),
             tells: AtomicBool::new(true),
@@ -295,7 +292,7 @@ impl News {
         loop {
             self.came.notified().await;
             let told = std::mem::take(&mut *self.pending());
-            let payloads = told.payloads();
+            let payloads: Vec<String> = told.payloads().iter().map(|text| self.seal.seal(text)).collect();
             if payloads.is_empty() {
                 continue;
             }
@@ -322,10 +319,15 @@ impl News {
         Ok(())
     }
 
-    /// Raises what a payload tells; `moved` gets the topics that are watched here and have moved nobody says where to. A line
-    /// that this version does not know is somebody else's.
-    fn heard(&self, payload: &str, moved: &mut BTreeSet<Topic>) {
-        for line in payload.lines() {
+    /// Raises what a payload tells; `moved` gets the marks of topics that have moved nobody says where to. A line that this
+    /// version does not know is a later one's.
+    fn heard(&self, payload: &str, moved: &mut BTreeSet<Mark>) {
+        if let Some(mark) = mark_in(payload) {
+            moved.insert(mark);
+            return;
+        }
+        let Some(text) = self.seal.open(payload) else { return telemetry::fanout_foreign(TRANSPORT) };
+        for line in text.lines() {
             let mut words = line.split(' ');
             match (words.next(), words.next(), words.next(), words.next()) {
                 (Some("u"), Some(topic), Some(epoch), Some(head)) => {
@@ -335,10 +337,6 @@ impl News {
                     {
                         self.local.raise(&topic, Cursor::new(epoch, head));
                     }
-                }
-                (Some("t"), Some(topic), None, None) => {
-                    let topic = Topic::parse(topic).ok();
-                    moved.extend(topic.filter(|topic| self.local.watches(topic)));
                 }
                 (Some("r"), Some(newest), None, None) => {
                     if let Some(newest) = newest.parse().ok().and_then(Watermark::new) {
@@ -464,7 +462,8 @@ impl Ear {
                 // Once nothing more has come, or much has.
                 () = std::future::ready(()), if !moved.is_empty() => {
                     heard_since = 0;
-                    let topics: Vec<Topic> = std::mem::take(&mut moved).into_iter().collect();
+                    let marks = std::mem::take(&mut moved);
+                    let topics = self.news.marks.lock().unwrap_or_else(PoisonError::into_inner).topics(marks, &self.news.local);
                     if let Err(fault) = self.news.look_at(&topics).await {
                         return fault;
                     }

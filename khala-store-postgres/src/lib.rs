@@ -35,6 +35,7 @@ mod read;
 mod revocation;
 mod row;
 mod schema;
+mod sealed;
 mod sql;
 mod store;
 mod sweep;

@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { text: include_str!("migrations/1.sql"), works_since: 1 },
     Migration { text: include_str!("migrations/2.sql"), works_since: 1 },
+    Migration { text: include_str!("migrations/3.sql"), works_since: 1 },
 ];
 
 /// One step of the schema.
@@ -243,8 +244,11 @@ statements! {
          WHERE projection = $1 AND entity = $2 FOR UPDATE";
 
     /// What the SQL function says by itself: that a topic has moved, once the caller's transaction commits. Without its head:
-    /// what a transaction says twice is said once.
-    notify_in = "SELECT pg_notify($1, $2) FROM {khala}.meta WHERE notify";
+    /// what a transaction says twice is said once. And by a mark that only those know who know the seed: every role of the
+    /// database may listen.
+    notify_in = "SELECT pg_notify($1, 't ' || encode(substring(sha256(convert_to('khala topic ', 'UTF8') || m.seed
+             || convert_to($2, 'UTF8')) FROM 1 FOR 16), 'hex'))
+         FROM {khala}.meta m WHERE m.notify";
 
     /// Whether appends in the transactions of applications NOTIFY.
     set_notify = "UPDATE {khala}.meta SET notify = $1";

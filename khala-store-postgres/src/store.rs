@@ -107,6 +107,10 @@ impl PostgresStore {
         &self.0.database
     }
 
+    pub(crate) fn seed(&self) -> &[u8; 16] {
+        &self.0.seed
+    }
+
     fn reader(&self) -> Reader<'_> {
         Reader { database: &self.0.database, seed: &self.0.seed }
     }
