@@ -1,9 +1,9 @@
 //! `khala publish`: lines in, updates out, each stored once.
 //!
 //! One batch is under way at a time, because updates keep the order of their lines. A batch's dedup key is the run
-//! id and the number of its first update. That makes a restarted run exact whatever the batches were: the first
-//! batch that it repeats is answered with the receipt of the first run's batch that began at the same update, the
-//! receipt says how many updates that one held, and the next batch begins right after them, as it did then.
+//! id and the number of its first update. That makes a restarted run exact whatever the batches were: where the first
+//! run's batch that began at the same update was another one, the server says which updates that one became. Their
+//! number is its length; a batch of that length is the same one, and the next begins right after it, as it did then.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use khala_client::{Client, Error};
-use khala_core::{Append, Batch, DedupKey, Kind, NewUpdate, Receipt, Topic, wire::Code};
+use khala_core::{Append, Batch, Conflict, DedupKey, Kind, NewUpdate, Receipt, Topic, wire::Code};
 use tokio::{
     io::{AsyncBufRead, BufReader},
     time::{Instant, timeout_at},
@@ -140,6 +140,7 @@ impl Publish {
             published: 0,
             skipped: 0,
             most: MAX_UPDATES,
+            repeats: None,
         };
         let result = publisher.run().await;
         notices.bar().finish_and_clear();
@@ -179,6 +180,8 @@ struct Publisher<R> {
     skipped: u64,
     /// Updates of the next batch; less than usual while a bad one is being looked for.
     most: usize,
+    /// How many updates an earlier run's batch under the next key has.
+    repeats: Option<usize>,
 }
 
 impl<R: AsyncBufRead + Unpin> Publisher<R> {
@@ -200,9 +203,18 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
         }
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.update.size()).sum()
+    }
+
+    /// Whether nothing more is read before something is published.
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_UPDATES || self.waiting_bytes() >= MAX_BYTES
+    }
+
     /// Reads until a batch is full, or nothing more comes for now. Waits for the first line only.
     async fn fill(&mut self) {
-        let mut bytes: usize = self.waiting.iter().map(|waiting| waiting.update.size()).sum();
+        let mut bytes = self.waiting_bytes();
         let mut until = None;
         while self.end.is_none() && self.waiting.len() < MAX_UPDATES && bytes < MAX_BYTES {
             let next = match until {
@@ -242,7 +254,17 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
             bytes += waiting.update.size();
             bytes <= MAX_BYTES
         };
-        let count = self.waiting.iter().take(self.most).take_while(fits).count().max(1);
+        let count = match self.repeats.take() {
+            Some(count) => count,
+            None => self.waiting.iter().take(self.most).take_while(fits).count().max(1),
+        };
+        // An earlier run's batch was read within the same bounds, so there is room for all of it.
+        while self.waiting.len() < count {
+            if self.end.is_some() || self.is_full() {
+                return Err(self.not_its_input());
+            }
+            self.fill().await;
+        }
         let updates = self.waiting.iter().take(count).map(|waiting| waiting.update.clone()).collect();
         let key = DedupKey::parse(&format!("{}:{}", self.run_id, self.next));
         let key = key.map_err(|fault| Failure::usage(fault.to_string()))?;
@@ -255,6 +277,14 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
             .into()),
             Ok(Append::Written(receipt)) => self.acknowledged(receipt, false).await,
             Ok(Append::Duplicate(receipt)) => self.acknowledged(receipt, true).await,
+            Ok(Append::Conflict(Conflict::Dedup { first })) => {
+                let stored = usize::try_from(length_of(&first)).unwrap_or(usize::MAX);
+                if stored == count {
+                    return Err(self.not_its_input());
+                }
+                self.repeats = Some(stored);
+                Ok(())
+            }
             Ok(Append::Conflict(conflict)) => {
                 self.refused(count, format!("conflicts with what is stored: {conflict:?}"));
                 Ok(())
@@ -276,10 +306,7 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
                 self.fill().await;
             }
             let Some(Waiting { line, bytes, .. }) = self.waiting.pop_front() else {
-                return Err(Failure::bad_input(format!(
-                    "an earlier run with the id {} has stored more updates than there are lines: this is not its input",
-                    self.run_id
-                )));
+                return Err(self.not_its_input());
             };
             lines = Some((lines.map_or(line, |(first, _)| first), line));
             self.notices.bar().inc(bytes);
@@ -293,6 +320,13 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
             Some(lines) => self.print_ack(&receipt, lines, duplicate),
             None => Ok(()),
         }
+    }
+
+    fn not_its_input(&self) -> Failure {
+        Failure::bad_input(format!(
+            "an earlier run with the id {} has stored other updates than these lines: this is not its input",
+            self.run_id
+        ))
     }
 
     fn print_ack(&self, receipt: &Receipt, (from, to): (u64, u64), duplicate: bool) -> Result<(), Failure> {

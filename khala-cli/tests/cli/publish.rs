@@ -152,6 +152,11 @@ async fn a_killed_run_repeated_under_its_id_stores_each_line_once() {
     let fewer = publish(&fake, &["--run-id", "night"], &numbers(7)).await;
     assert_eq!(fewer.code, Some(65), "{}", fewer.stderr);
     assert!(fewer.stderr.contains("this is not its input"), "{}", fewer.stderr);
+    // Neither are lines that differ from those which were stored.
+    let other = publish(&fake, &["--run-id", "night"], &numbers(501).replace("\n7\n", "\n8\n")).await;
+    assert_eq!(other.code, Some(65), "{}", other.stderr);
+    assert!(other.stderr.contains("this is not its input"), "{}", other.stderr);
+    assert_eq!(fake.payloads(&topic()).await.join("\n") + "\n", numbers(501));
 }
 
 #[tokio::test]

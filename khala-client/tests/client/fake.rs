@@ -20,8 +20,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Append, Batch, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit,
-    Replay, Seq, Start, Timestamp, Topic, Update,
+    Append, Batch, Conflict, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryJournal, NewUpdate, Payload,
+    ReadLimit, Receipt, Replay, Seq, Start, Timestamp, Topic, Update,
     wire::{JoinRequest, Serializer},
 };
 use serde_json::{Value, json, value::RawValue};
@@ -236,6 +236,11 @@ impl Shared {
             match self.journal.append(topic, batch, Timestamp::from_millis(1)).await.unwrap() {
                 Append::Written(receipt) => (receipt, false),
                 Append::Duplicate(receipt) => (receipt, true),
+                Append::Conflict(Conflict::Dedup { first: Receipt { epoch, first, last } }) => {
+                    let code =
+                        json!({"code": "dedup_mismatch", "epoch": epoch, "first": first, "last": last});
+                    return (409, code);
+                }
                 Append::Conflict(_) => {
                     return (409, json!({"code": "conflict", "expected": body.expect, "found": 1}));
                 }
