@@ -380,10 +380,10 @@ mod tests {
         struct Count(std::sync::atomic::AtomicUsize);
         impl std::task::Wake for Count {
             fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let woken = |count: &Count| count.0.swap(0, std::sync::atomic::Ordering::Relaxed);
+        let woken = |count: &Count| count.0.swap(0, Ordering::Relaxed);
         let fanout = LocalFanout::new();
         let topic = Topic::parse("t").unwrap();
         let (one, other) = (Arc::new(Count(0.into())), Arc::new(Count(0.into())));

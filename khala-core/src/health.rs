@@ -225,6 +225,8 @@ mod tests {
                 std::future::pending::<()>().await;
             }
         }
+
+        fn finish(&self, _: futures::future::BoxFuture<'static, ()>) {}
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The clock: where a running host gets its time from. The engine asks it; nothing else in the core knows one.
+//! The clock: where a running host gets its time from, and its hands for what nobody waits for any more. The engine asks it;
+//! nothing else in the core knows one.
 //!
 //! There are two times. What is a date, such as the end of a token or the moment of an update, is a [`Timestamp`] of the
 //! wall clock. What is judged by how much time has passed is a [`Moment`] of a clock that nobody can set.
@@ -10,7 +11,7 @@
 use std::{fmt, pin::pin, time::Duration};
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, select_biased};
+use futures::{FutureExt as _, future::BoxFuture, select_biased};
 
 use crate::update::Timestamp;
 
@@ -34,6 +35,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Ready once that much time has passed. Cancel safe.
     async fn sleep(&self, duration: Duration);
+
+    /// Drives `work` to its end, beside everything else: somebody has begun it and stopped waiting for it.
+    ///
+    /// It is called where a future is dropped, perhaps outside of any runtime. Work that cannot be driven any more, as when the
+    /// process ends, may be dropped: what it was to tell of is then found by polling.
+    fn finish(&self, work: BoxFuture<'static, ()>);
 }
 
 impl dyn Clock {

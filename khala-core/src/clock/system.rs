@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use super::{Clock, Moment};
 use crate::update::Timestamp;
@@ -14,7 +15,7 @@ use crate::update::Timestamp;
 /// Where the moments of a process begin: more than thirty years after their origin.
 const BEGIN: Moment = Moment::from_millis(1 << 40);
 
-/// The operating system's wall clock and monotonic clock, and tokio's timer.
+/// The operating system's wall clock and monotonic clock, tokio's timer, and the runtime in which something was dropped.
 ///
 /// On Linux the monotonic clock goes on while the process is stopped, and stands still while the machine sleeps. So does
 /// tokio's timer.
@@ -44,5 +45,11 @@ impl Clock for SystemClock {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    fn finish(&self, work: BoxFuture<'static, ()>) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(work);
+        }
     }
 }

@@ -8,7 +8,7 @@ use futures::{
     FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select_biased, stream,
 };
 
-use super::{Connected, Khala};
+use super::{Connected, Khala, finish::Finish};
 use crate::{
     admission::Limited,
     auth::{Access, Denied, Grant, Revocation, RevocationId, Token},
@@ -122,12 +122,20 @@ impl Khala {
     /// Takes grants back: stores the revocation, ends the connections of this node that it names, and tells the
     /// other nodes.
     ///
-    /// Ready when it is on stable storage. A dropped future may have stored it or not; other nodes find it then by
-    /// polling, within half a second.
+    /// Ready when it is on stable storage.
+    ///
+    /// # Cancellation
+    /// What was begun is finished: a future that is dropped after it was polled still revokes, and tells of it, by the host's
+    /// runtime ([`Clock::finish`](crate::Clock::finish)).
     ///
     /// # Errors
     /// The store's [`Error`]. That the other nodes could not be told is no error: they poll.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        let khala = self.clone();
+        Finish::new(self.clock(), async move { khala.revoke_and_announce(revocation).await }).await
+    }
+
+    async fn revoke_and_announce(&self, revocation: Revocation) -> Result<Watermark, Error> {
         let by = revocation.named.by();
         let watermark = self.0.revoked.store().revoke(revocation.clone()).await?;
         self.0.revoked.learn(None, revocation);

@@ -3,7 +3,7 @@
 //! What must stay true: whatever was stored is announced by whoever appended it, once it is on stable storage; that several
 //! appends to a topic share an announcement is no loss, for it says how far the head is.
 
-use super::Khala;
+use super::{Khala, finish::Finish};
 use crate::{
     error::Error,
     journal::{Append, Batch, Journal as _, Receipt},
@@ -32,12 +32,18 @@ impl Khala {
     /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
     /// [`check_publish`](Self::check_publish) first.
     ///
-    /// A dropped future may have stored the batch or not, and may not have announced it: delivery then completes
-    /// by polling, and a retry under the same dedup key stores nothing twice.
+    /// # Cancellation
+    /// What was begun is finished: a future that is dropped after it was polled still has the batch stored and announced, by
+    /// the host's runtime ([`Clock::finish`](crate::Clock::finish)). A retry under the same dedup key stores nothing twice.
     ///
     /// # Errors
     /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.
     pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        let (khala, topic) = (self.clone(), topic.clone());
+        Finish::new(self.clock(), async move { khala.append_and_announce(&topic, batch).await }).await
+    }
+
+    async fn append_and_announce(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let (answer, appended) = self.append(topic, batch).await;
         telemetry::appended([&appended]);
         self.tell_class(topic, appended.updates);
@@ -67,7 +73,8 @@ impl Khala {
 
     /// Counts and announces what was appended: of appends to one topic that stand next to each other, the furthest head.
     ///
-    /// Dropping the future may lose announcements: delivery then completes by polling.
+    /// Dropping the future may lose announcements: delivery then completes by polling. Whoever calls it from a request that may
+    /// be dropped gives it a task of its own, together with the appends.
     pub async fn tell(&self, appended: &[(Topic, Appended)]) {
         telemetry::appended(appended.iter().map(|(_, appended)| appended));
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
@@ -93,8 +100,12 @@ impl Khala {
     }
 
     /// Announces what was appended within the caller's own transaction, after its commit.
+    ///
+    /// # Cancellation
+    /// What was begun is finished, as by [`publish`](Self::publish).
     pub async fn announce(&self, topic: &Topic, receipt: &Receipt) {
-        self.announce_head(topic, receipt.cursor()).await;
+        let (khala, topic, head) = (self.clone(), topic.clone(), receipt.cursor());
+        Finish::new(self.clock(), async move { khala.announce_head(&topic, head).await }).await;
     }
 
     fn tell_class(&self, topic: &Topic, updates: u64) {

@@ -276,7 +276,7 @@ async fn a_body_that_does_not_come_is_given_up() {
 async fn publishing_takes_its_scope() {
     let server = running().await;
     let request = |authorization: Option<String>| {
-        let mut request = http::Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri("/v1/topics/t/updates")
             .header("host", "x")

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _, stream};
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame};
@@ -218,6 +218,10 @@ impl Clock for Hand {
 
     async fn sleep(&self, _: Duration) {
         std::future::pending().await
+    }
+
+    fn finish(&self, work: BoxFuture<'static, ()>) {
+        tokio::spawn(work);
     }
 }
 

@@ -1,10 +1,10 @@
 //! The fanout by LISTEN and NOTIFY: heads and revocations cross, and whatever happens to the connection that listens, what
 //! was missed is found.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use khala_core::{Fanout, Journal, Named, Revocation, RevocationId, Revocations, Topic, Watermark};
+use khala_core::{Fanout, Journal, Khala, Named, Revocation, RevocationId, Revocations, Topic, Watermark};
 use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore, append_in};
 use khala_testing::{Cluster, Pgbouncer, Proxy};
 use sqlx::{Connection as _, PgConnection, postgres::PgListener};
@@ -162,6 +162,27 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
 fn no_password_is_in_what_debug_prints() {
     let options = ListenOptions::new().with_url("postgres://khala:s3cret@db.example/khala");
     assert!(!format!("{options:?}").contains("s3cret"), "{options:?}");
+}
+
+/// A publisher that goes away once it has begun leaves nothing unannounced, whenever that is.
+#[tokio::test]
+async fn a_publish_that_nobody_waits_for_is_stored_and_announced() {
+    let (url, store) = fresh().await;
+    let ((_, here), (_, there)) = (node(&url).await, node(&url).await);
+    let khala = Khala::builder(Arc::new(store)).with_fanout(Arc::new(here)).build();
+    let t = topic("t");
+    let mut watch = there.watch(&t).await.unwrap();
+    for patience in 0..60 {
+        let publish = khala.publish(&t, batch([patience]));
+        // It is polled once at least.
+        let _ = tokio::time::timeout(Duration::from_micros(100 * patience), publish).await;
+    }
+    // By announcements alone: nobody polls.
+    soon(async { while watch.moved().await.watermark.as_u64() < 60 {} }).await;
+    let never = khala.publish(&t, batch([61]));
+    drop(never);
+    let last = written(khala.publish(&t, batch([62])).await.unwrap());
+    assert_eq!(last.last.as_u64(), 61, "what was never begun is not stored");
 }
 
 /// Every role of a database may LISTEN: what is heard tells neither topics nor heads, whichever way an update came.
