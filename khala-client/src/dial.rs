@@ -2,10 +2,10 @@
 
 use std::{fmt, io, time::Duration};
 
+use khala_core::{SystemClock, within};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
 };
 
 use crate::{address::Address, error::Error};
@@ -41,9 +41,9 @@ impl Dialer {
 
     /// Opens a stream, TLS handshake included.
     pub(crate) async fn dial(&self) -> Result<Box<dyn Link>, Error> {
-        match timeout(self.within, self.open()).await {
-            Ok(opened) => opened.map_err(|cause| self.unreachable(cause)),
-            Err(_) => Err(self.unreachable(format!("no connection within {:?}", self.within))),
+        match within(&SystemClock::new(), self.within, self.open()).await {
+            Some(opened) => opened.map_err(|cause| self.unreachable(cause)),
+            None => Err(self.unreachable(format!("no connection within {:?}", self.within))),
         }
     }
 

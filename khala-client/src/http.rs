@@ -17,8 +17,8 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use khala_core::Token;
-use tokio::time::{Instant, sleep, timeout};
+use khala_core::{SystemClock, Token, within};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     backoff::{Backoff, random},
@@ -146,7 +146,9 @@ impl Http {
 
     async fn exchange(&self, call: &Call, token: Option<&Token>) -> Result<Answer, Error> {
         let late = || self.dialer.unreachable(format!("no answer within {:?}", self.answer_within));
-        timeout(self.answer_within, self.send(call, token)).await.unwrap_or_else(|_| Err(late()))
+        within(&SystemClock::new(), self.answer_within, self.send(call, token))
+            .await
+            .unwrap_or_else(|| Err(late()))
     }
 
     async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer, Error> {

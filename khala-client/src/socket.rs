@@ -3,8 +3,7 @@
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, client::conn::http1, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use khala_core::{Token, wire};
-use tokio::time::timeout;
+use khala_core::{SystemClock, Token, wire, within};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -27,7 +26,9 @@ const MAX_FRAME: usize = 64 << 20;
 /// Opens a connection, Phoenix V2, with `token`.
 pub(crate) async fn open(http: &Http, token: Option<&Token>) -> Result<Socket, Error> {
     let late = || http.dialer.unreachable(format!("no answer within {:?}", http.answer_within));
-    timeout(http.answer_within, handshake(http, token)).await.unwrap_or_else(|_| Err(late()))
+    within(&SystemClock::new(), http.answer_within, handshake(http, token))
+        .await
+        .unwrap_or_else(|| Err(late()))
 }
 
 async fn handshake(http: &Http, token: Option<&Token>) -> Result<Socket, Error> {

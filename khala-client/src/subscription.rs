@@ -33,6 +33,8 @@ use crate::{
     socket::{self, Socket},
 };
 
+/// How long after a first look a server that is silent is looked at again.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Faults of the protocol in a row, with nothing delivered in between, before the subscription ends.
 const MAX_FAULTS: u32 = 5;
 /// How long a goodbye may take.
@@ -212,6 +214,9 @@ impl Driver {
         // By when anything has to be heard, and by when the join has to be answered.
         let mut heard_by: Option<Instant> = None;
         let mut joined_by: Option<Instant> = None;
+        // They are over only by a second look: at the first one after a pause of this process, what came meanwhile may not
+        // have been read yet.
+        let mut doubted = false;
         loop {
             let reading = held.is_none();
             // What is not read cannot be heard: the limits rest while the application is busy.
@@ -230,7 +235,7 @@ impl Driver {
                     joined_by = joined_by.map(|_| now + self.http.answer_within);
                 }
                 frame = socket.next(), if reading => {
-                    heard_by = None;
+                    (heard_by, doubted) = (None, false);
                     let step = match frame {
                         Some(Ok(Message::Text(text))) => self.channel.handle(&text),
                         Some(Ok(Message::Close(frame))) => return self.closed(frame, not_before),
@@ -309,6 +314,11 @@ impl Driver {
                 () = sleep_until(timer) => {
                     let now = Instant::now();
                     let due = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+                    if reading && (due(heard_by) || due(joined_by)) && !std::mem::replace(&mut doubted, true) {
+                        let later = |by: Option<Instant>| by.map(|by| by.max(now + SECOND_LOOK));
+                        (heard_by, joined_by) = (later(heard_by), later(joined_by));
+                        continue;
+                    }
                     if reading && due(heard_by) {
                         return Ended::Lost(self.lost(&"a heartbeat was not answered"), not_before);
                     }

@@ -24,8 +24,10 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::oneshot,
-    time::{Sleep, sleep, timeout},
+    time::timeout,
 };
+
+use crate::patience::InParts;
 
 /// How long a closed connection is still read from.
 const LINGER: Duration = Duration::from_millis(500);
@@ -60,9 +62,9 @@ pub(crate) struct Accepted {
     head_timeout: Duration,
     requests: Requests,
     /// Set while the client takes nothing.
-    patience: Option<Pin<Box<Sleep>>>,
+    patience: Option<Pin<Box<InParts>>>,
     /// Set while a head is expected: from the start, and from the first byte of each other one.
-    head: Option<Pin<Box<Sleep>>>,
+    head: Option<Pin<Box<InParts>>>,
     back: Option<oneshot::Sender<TcpStream>>,
 }
 
@@ -81,7 +83,7 @@ impl Accepted {
             head_timeout,
             requests,
             patience: None,
-            head: Some(Box::pin(sleep(head_timeout))),
+            head: Some(Box::pin(InParts::new(head_timeout))),
             back: Some(back),
         }
     }
@@ -100,7 +102,7 @@ impl Accepted {
             self.patience = None;
             return written;
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(self.stall_timeout)));
+        let patience = self.patience.get_or_insert_with(|| Box::pin(InParts::new(self.stall_timeout)));
         patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -123,7 +125,7 @@ impl AsyncRead for Accepted {
             return Poll::Pending;
         };
         if self.head.is_none() && !self.requests.under_way() && buffer.filled().len() > before {
-            self.head = Some(Box::pin(sleep(self.head_timeout)));
+            self.head = Some(Box::pin(InParts::new(self.head_timeout)));
         }
         Poll::Ready(read)
     }

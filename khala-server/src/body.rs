@@ -8,9 +8,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use khala_core::{WholeNumber, without_byte_order_mark};
 use serde::{Deserialize, Deserializer};
-use tokio::time::timeout;
 
-use crate::{Limits, problem::Problem};
+use crate::{Limits, patience::timeout, problem::Problem};
 
 /// Whether a request without any body is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

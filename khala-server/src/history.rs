@@ -10,10 +10,11 @@ use khala_core::{
     Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
-use tokio::{task::yield_now, time::timeout};
+use tokio::task::yield_now;
 
 use crate::{
     Server,
+    patience::timeout,
     problem::Problem,
     query::Query,
     service::{json, json_bytes},

@@ -40,6 +40,7 @@ mod mint;
 mod operations;
 mod origins;
 mod outgoing;
+mod patience;
 mod problem;
 mod proxies;
 mod publish;

@@ -7,10 +7,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{ErrorKind, Journal as _};
 use serde_json::json;
-use tokio::time::timeout;
 
 use crate::{
     OPENAPI, Server,
+    patience::timeout,
     problem::Problem,
     service::{json, json_bytes},
 };

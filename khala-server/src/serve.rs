@@ -18,7 +18,7 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -30,6 +30,7 @@ use tokio::{
 use crate::{
     Server,
     accepted::{Accepted, Requests, linger},
+    patience::PatientTimer,
     response::ResponseBody,
 };
 
@@ -122,7 +123,7 @@ async fn connection(
     });
     {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(PatientTimer)
             // It counts from the end of the last answer. That of a head is judged by the socket, from its first byte.
             .header_read_timeout(limits.keep_alive_timeout.max(limits.header_timeout))
             .max_buf_size(HEAD_BYTES)

@@ -35,6 +35,7 @@ use tokio::{
 use crate::{
     Server, body,
     lines::{LineFault, Lines},
+    patience::PARTS,
     problem::Problem,
     publish::{self, IDEMPOTENCY_KEY, Stored},
     response::ResponseBody,
@@ -222,6 +223,8 @@ struct Run {
     refusal: Option<(u64, Problem)>,
     code: Option<&'static str>,
     quiet_since: Instant,
+    /// Of how many parts of its patience nothing was heard: a pause of this process uses up one at most.
+    quiet_parts: u32,
 }
 
 impl Run {
@@ -243,6 +246,7 @@ impl Run {
             refusal: None,
             code: None,
             quiet_since: Instant::now(),
+            quiet_parts: 0,
         }
     }
 
@@ -283,7 +287,7 @@ impl Run {
                 Some(()) = self.telling.next(), if !self.telling.is_empty() => {}
                 permit = answers.reserve(), if !self.out.is_empty() => match permit {
                     Ok(permit) => {
-                        self.quiet_since = Instant::now();
+                        (self.quiet_since, self.quiet_parts) = (Instant::now(), 0);
                         // The next ones will hardly be more.
                         let room = Vec::with_capacity(self.out.len().min(OUT_ROOM));
                         permit.send(std::mem::replace(&mut self.out, room).into());
@@ -298,7 +302,7 @@ impl Run {
                 },
                 () = sleep_until(again), if self.reading && self.held.is_some() && !asking => self.go_on(),
                 read = lines.next(), if self.reading && self.has_room() => {
-                    self.quiet_since = Instant::now();
+                    (self.quiet_since, self.quiet_parts) = (Instant::now(), 0);
                     match read {
                         Some(read) => {
                             self.take(read);
@@ -310,7 +314,11 @@ impl Run {
                         None => (self.reading, self.whole) = (false, true),
                     }
                 }
-                () = sleep_until(self.quiet_since + patience), if self.reading && nothing_waits => {
+                () = sleep_until(self.quiet_since + patience / PARTS), if self.reading && nothing_waits => {
+                    (self.quiet_since, self.quiet_parts) = (Instant::now(), self.quiet_parts + 1);
+                    if self.quiet_parts < PARTS {
+                        continue;
+                    }
                     let detail = format!("no line arrived within {} s", patience.as_secs());
                     self.refuse_from(next, Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
                 }
@@ -476,7 +484,7 @@ impl Run {
 
     fn done(&mut self, done: Done) {
         self.bytes -= done.bytes;
-        self.quiet_since = Instant::now();
+        (self.quiet_since, self.quiet_parts) = (Instant::now(), 0);
         let line = done.line;
         if let Err(problem) = self.answer(done) {
             self.refuse_from(line, problem);

@@ -22,7 +22,7 @@ mod system;
 pub use self::system::SystemClock;
 
 /// In how many parts [`within`] waits: a pause counts for one of them at most.
-const PARTS: u32 = 4;
+const PARTS: u32 = 5;
 
 /// Time for the engine: what it is, and waiting for it.
 #[async_trait]

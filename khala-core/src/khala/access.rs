@@ -1,18 +1,14 @@
 //! The handle's answers to who may do what: verifies, authorizes, revokes, and keeps up with what others revoked.
 
-use std::{
-    hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, task::Poll, time::Duration,
-};
+use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, pin_mut, select_biased, stream,
-};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, select_biased, stream};
 
 use super::{Connected, Khala, finish::Finish};
 use crate::{
     admission::Limited,
     auth::{Access, Denied, Grant, Revocation, RevocationId, Token},
-    clock::Moment,
+    clock::{self, Moment},
     error::{Error, ErrorKind},
     fanout::Watch,
     position::Watermark,
@@ -279,19 +275,9 @@ impl Khala {
 
     /// Waits for a check, and not for ever.
     async fn within<T>(&self, check: impl Future<Output = Result<T, Denied>> + Send) -> Result<T, Denied> {
-        let mut check = pin!(check.fuse());
-        // Most need not wait at all.
-        if let Poll::Ready(checked) = futures::poll!(&mut check) {
-            return checked;
-        }
-        let sleep = self.clock().sleep(CHECK_WITHIN).fuse();
-        pin_mut!(sleep);
-        select_biased! {
-            checked = check => checked,
-            () = sleep => {
-                let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
-                Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
-            }
-        }
+        clock::within(&**self.clock(), CHECK_WITHIN, check).await.unwrap_or_else(|| {
+            let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
+            Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
+        })
     }
 }

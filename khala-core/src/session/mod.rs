@@ -57,6 +57,8 @@ use crate::{
     wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
 };
 
+/// How long after a first look a client that is silent is looked at again.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Topic of the connection itself.
 const PHOENIX: &str = "phoenix";
 /// A ref is a counter, written out. What is much longer is not one, and would be kept for as long as the channel.
@@ -94,6 +96,8 @@ pub struct Session {
     /// Frames in a row that were too many.
     too_many: u32,
     heard_at: Moment,
+    /// When a look found that nothing was heard for too long.
+    silent_at: Option<Moment>,
     poll_at: Moment,
     retry_at: Option<Moment>,
     drain_at: Option<Moment>,
@@ -132,6 +136,7 @@ impl Session {
             malformed: 0,
             too_many: 0,
             heard_at: now,
+            silent_at: None,
             poll_at: now.plus(options.poll_every),
             retry_at: None,
             drain_at: None,
@@ -174,7 +179,10 @@ impl Session {
 
     /// When to call [`handle_timeout`](Self::handle_timeout), at the latest, unless the wall clock is set meanwhile.
     pub fn poll_timeout(&self, now: Now) -> Moment {
-        let hung_up = self.heard_at.plus(self.options.heartbeat_timeout);
+        let hung_up = match self.silent_at {
+            Some(at) => at.plus(self.second_look()),
+            None => self.heard_at.plus(self.options.heartbeat_timeout),
+        };
         let soonest = self.poll_at.min(now.moment_of(self.expires_at)).min(hung_up);
         [self.retry_at, self.drain_at].into_iter().flatten().fold(soonest, Moment::min)
     }
@@ -227,7 +235,7 @@ impl Session {
         if !self.goes_on(now) {
             return;
         }
-        self.heard_at = now.steady;
+        (self.heard_at, self.silent_at) = (now.steady, None);
         let Ok(frame) = self.serializer.decode(text) else {
             // The fault's own text would repeat a part of what was sent, which may hold a token.
             return self.malformed(format!("the frame is not {}", shape_of(self.serializer)));
@@ -362,7 +370,7 @@ impl Session {
             return;
         }
         let now = now.steady;
-        if self.heard_at.plus(self.options.heartbeat_timeout) <= now {
+        if self.is_silent(now) {
             return self.end(Close::HeartbeatTimeout);
         }
         if self.drain_at.is_some_and(|at| at <= now) {
@@ -400,6 +408,27 @@ impl Session {
             self.cut_off(Close::TokenExpired);
         }
         !self.ended
+    }
+
+    /// Whether nothing was heard for too long, by a second look: at the first one after a pause of this process, what the
+    /// client sent meanwhile may not have been read yet. A second look that comes late is a first one.
+    fn is_silent(&mut self, now: Moment) -> bool {
+        if now < self.heard_at.plus(self.options.heartbeat_timeout) {
+            return false;
+        }
+        let wait = self.second_look();
+        match self.silent_at {
+            Some(at) if now < at.plus(wait) => false,
+            Some(at) if now < at.plus(2 * wait) => true,
+            Some(_) | None => {
+                self.silent_at = Some(now);
+                false
+            }
+        }
+    }
+
+    fn second_look(&self) -> Duration {
+        SECOND_LOOK.min(self.options.heartbeat_timeout / 2)
     }
 
     fn end(&mut self, close: Close) {

@@ -113,7 +113,8 @@ impl Patience {
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));
             }
-            let slice = LOOK_EVERY.min(limit - stalled);
+            // Two looks at least: at the first one after a pause nothing may have been taken yet.
+            let slice = LOOK_EVERY.min(limit / 2).min(limit - stalled).max(Duration::from_millis(1));
             connected.card().stalls(stalled);
             match self.wait(write.as_mut(), slice, grant, connected, questions).await {
                 Ok(Some(written)) => {
@@ -128,7 +129,8 @@ impl Patience {
         }
     }
 
-    /// Waits for `work` as long as the grant stands; gives none if it is not done within `limit`.
+    /// Waits for `work` as long as the grant stands; gives none if it is not done within `limit`, of which a pause uses up a
+    /// second at most.
     pub(super) async fn wait<T>(
         &self,
         mut work: Pin<&mut Fuse<impl Future<Output = T> + Send>>,
@@ -137,23 +139,29 @@ impl Patience {
         connected: &Connected,
         questions: &mut Questions,
     ) -> Result<Option<T>, Close> {
-        let wait = limit.min(grant.expires_at().since(self.clock.now()));
-        let mut sleep = self.clock.sleep(wait).fuse();
+        let mut left = limit;
         loop {
-            let mut woken = pin!(connected.bell().wait_for(Why::GRANT).fuse());
-            // The end of the grant comes before whatever has become possible at the same moment.
-            select_biased! {
-                () = woken => if let Some(close) = taken_back(connected, grant) {
-                    return Err(close);
-                },
-                () = sleep => break,
-                done = work => return Ok(Some(done)),
-                answered = questions.asked.select_next_some() => questions.answered.push(answered),
+            let part = LOOK_EVERY.min(left).min(grant.expires_at().since(self.clock.now()));
+            left -= part;
+            let mut sleep = self.clock.sleep(part).fuse();
+            loop {
+                let mut woken = pin!(connected.bell().wait_for(Why::GRANT).fuse());
+                // The end of the grant comes before whatever has become possible at the same moment.
+                select_biased! {
+                    () = woken => if let Some(close) = taken_back(connected, grant) {
+                        return Err(close);
+                    },
+                    () = sleep => break,
+                    done = work => return Ok(Some(done)),
+                    answered = questions.asked.select_next_some() => questions.answered.push(answered),
+                }
+            }
+            if grant.expires_at() <= self.clock.now() {
+                return Err(Close::TokenExpired);
+            }
+            if left.is_zero() {
+                return Ok(work.now_or_never());
             }
         }
-        if grant.expires_at() <= self.clock.now() {
-            return Err(Close::TokenExpired);
-        }
-        Ok(work.now_or_never())
     }
 }

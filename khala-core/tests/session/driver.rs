@@ -125,11 +125,45 @@ fn a_slow_reader_that_beats_is_not_silent() {
 }
 
 #[test]
+fn what_was_said_during_a_pause_is_read_before_silence_is_judged() {
+    let mut host = Host::new(200);
+    let mut peer = host.connect(HOUR);
+    peer.join("t", &json!({}));
+    peer.task.run();
+    // Every timer is due, and the system has not told yet what there is in the sockets.
+    host.clock.pass(seconds(66));
+    peer.task.run();
+    peer.beat();
+    host.pass(seconds(30), &mut [&mut peer]);
+    assert_eq!(peer.task.done, None);
+    host.pass(seconds(40), &mut [&mut peer]);
+    assert_eq!(peer.task.done, Some(Ended::Closed(Close::HeartbeatTimeout)));
+}
+
+#[test]
+fn a_step_of_the_wall_clock_closes_nobody() {
+    let mut host = Host::new(200);
+    let mut peer = host.connect(HOUR);
+    peer.join("t", &json!({}));
+    host.pass(seconds(25), &mut [&mut peer]);
+    host.clock.set_forward(seconds(120));
+    for _ in 0..4 {
+        peer.beat();
+        host.pass(seconds(25), &mut [&mut peer]);
+    }
+    assert_eq!(peer.task.done, None);
+    // But for whom the date is past the end of the grant.
+    host.clock.set_forward(HOUR);
+    host.pass(seconds(25), &mut [&mut peer]);
+    assert_eq!(peer.task.done, Some(Ended::Closed(Close::TokenExpired)));
+}
+
+#[test]
 fn silence_ends_a_connection() {
     let mut host = Host::new(200);
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
-    host.pass(seconds(60), &mut [&mut peer]);
+    host.pass(seconds(61), &mut [&mut peer]);
     assert_eq!(peer.task.done, Some(Ended::Closed(Close::HeartbeatTimeout)));
 }
 

@@ -204,8 +204,30 @@ fn a_heartbeat_is_answered_and_silence_ends_the_connection() {
         let answer = json!([null, reference, "phoenix", "phx_reply", {"status": "ok", "response": {}}]);
         assert_eq!(rig.run(), [answer]);
     }
+    rig.pass(seconds(60));
+    assert_eq!(rig.closed, None);
+    rig.pass(seconds(1));
+    assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+}
+
+#[test]
+fn a_pause_is_no_silence() {
+    let mut rig = Rig::new();
+    let pause = |rig: &mut Rig| {
+        rig.now = rig.now.plus(seconds(66));
+        rig.session.handle_timeout(rig.both());
+        rig.run();
+        assert_eq!(rig.closed, None);
+    };
+    pause(&mut rig);
+    // What it said meanwhile is read now.
+    rig.say(None, Some("1"), "phoenix", "heartbeat", &json!({}));
+    rig.run();
     rig.pass(seconds(59));
     assert_eq!(rig.closed, None);
+    // Two pauses, and silence.
+    pause(&mut rig);
+    pause(&mut rig);
     rig.pass(seconds(1));
     assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
 }

@@ -99,7 +99,7 @@ fn a_step_of_the_wall_clock_stops_neither_polling_nor_heads_and_makes_nobody_sil
         assert_eq!(sent.iter().map(|frame| &frame[3]).collect::<Vec<_>>(), ["sync:head"]);
         assert!(sent[0][4]["age_ms"].as_u64().unwrap() <= 10_000, "{sent:?}");
         assert_eq!(rig.closed, None);
-        rig.pass(seconds(15));
+        rig.pass(seconds(16));
         assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{error::Error as StdError, fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use crate::patience::timeout;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -14,7 +15,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinSet,
-    time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,

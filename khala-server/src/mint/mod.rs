@@ -15,7 +15,6 @@ use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{Denied, Error, ErrorKind, Issued, Issuer, Khala, Mandate, Timestamp, telemetry};
 use serde::Serialize;
-use tokio::time::timeout;
 
 use self::holder::{Asked, Refused};
 pub use self::{
@@ -25,6 +24,7 @@ pub use self::{
 use crate::{
     Limits, Server,
     body::{self, Empty},
+    patience::timeout,
     problem::Problem,
     query::Query,
     service::json,

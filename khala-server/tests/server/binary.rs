@@ -401,6 +401,43 @@ async fn config_prints_what_is_in_force() {
     }
 }
 
+/// The process is stopped for longer than silence may last, and goes on.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_server_that_was_stopped_reads_before_it_judges() {
+    use std::time::Duration;
+
+    use futures::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = command(folder.path());
+    settings.env("KHALA_SYNC__HEARTBEAT_TIMEOUT_SECONDS", "2");
+    let started = Started::new(settings).await;
+    let beat = || Message::Text(r#"[null,"1","phoenix","heartbeat",{}]"#.into());
+    for _ in 0..3 {
+        let mut sockets = Vec::new();
+        for _ in 0..8 {
+            let mut socket = started.connect().await.unwrap();
+            socket.send(beat()).await.unwrap();
+            timeout(LONG, socket.next()).await.unwrap().unwrap().unwrap();
+            sockets.push(socket);
+        }
+        started.signal("STOP").await;
+        // What is tested is a pause of that length.
+        tokio::time::sleep(Duration::from_millis(3_300)).await;
+        for socket in &mut sockets {
+            socket.send(beat()).await.unwrap();
+        }
+        started.signal("CONT").await;
+        for socket in &mut sockets {
+            let heard = timeout(LONG, socket.next()).await.unwrap().unwrap().unwrap();
+            assert!(heard.to_text().unwrap().contains("phx_reply"), "{heard:?}");
+        }
+    }
+    started.signal("KILL").await;
+}
+
 #[tokio::test]
 async fn the_log_can_be_json() {
     let folder = tempfile::tempdir().unwrap();
