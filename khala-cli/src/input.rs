@@ -89,7 +89,7 @@ impl<R: AsyncBufRead + Unpin> Input<R> {
 fn checked(update: Option<NewUpdate>) -> Result<Option<NewUpdate>, String> {
     if let Some(update) = &update {
         Batch::new(vec![update.clone()]).map_err(|fault| match fault {
-            BatchError::TooDeep { .. } => format!("is nested more than {} levels deep", Batch::MAX_DEPTH),
+            BatchError::Payload { fault, .. } => fault.to_string(),
             fault => format!("makes no update: {fault}"),
         })?;
     }

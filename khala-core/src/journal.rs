@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
+    strict::{self, PayloadFault},
     topic::Topic,
     update::{DedupKey, DocKey, NewUpdate, PayloadHash, Timestamp, Update},
 };
@@ -277,11 +278,13 @@ pub enum BatchError {
     /// No update at all.
     #[error("a batch holds at least one update")]
     Empty,
-    /// A payload of more than [`Batch::MAX_DEPTH`] levels.
-    #[error("the payload of update {index} is nested more than {} levels deep", Batch::MAX_DEPTH)]
-    TooDeep {
+    /// A payload that is JSON and that readers would refuse, or read each in its own way.
+    #[error("the payload of update {index} {fault}")]
+    Payload {
         /// Which update, from zero.
         index: usize,
+        /// What is wrong with it, and where.
+        fault: PayloadFault,
     },
     /// More than [`Batch::MAX`] updates.
     #[error("a batch holds at most {} updates, not {found}", Batch::MAX)]
@@ -296,9 +299,14 @@ impl Batch {
     pub const MAX: usize = 1_000;
 
     /// The deepest that a payload may be nested: what every subscriber's JSON reader can take.
-    pub const MAX_DEPTH: usize = 128;
+    pub const MAX_DEPTH: usize = strict::MAX_DEPTH;
 
     /// A batch of these updates.
+    ///
+    /// Each payload must be I-JSON (RFC 7493): no unpaired surrogates and no noncharacters, no name twice in one object, no
+    /// number out of the range of a double; and at most [`MAX_DEPTH`](Self::MAX_DEPTH) levels deep. Nothing is appended but as
+    /// a batch, so nothing else is stored. Integers past 2^53 are taken: RFC 7493 advises against them, and a reader that
+    /// needs each digit can read the text.
     ///
     /// # Errors
     /// A [`BatchError`] that names the rule that they break.
@@ -309,13 +317,12 @@ impl Batch {
         if updates.len() > Self::MAX {
             return Err(BatchError::TooMany { found: updates.len() });
         }
+        let mut checker = strict::Checker::default();
         for (index, update) in updates.iter().enumerate() {
             if update.doc_version.is_some_and(|version| version > crate::position::MAX_POSITION) {
                 return Err(BatchError::DocVersionTooLarge { index });
             }
-            if update.payload.is_deeper_than(Self::MAX_DEPTH) {
-                return Err(BatchError::TooDeep { index });
-            }
+            checker.check(update.payload.as_str()).map_err(|fault| BatchError::Payload { index, fault })?;
             if update.doc_key.is_none() && (update.deleted || update.doc_version.is_some()) {
                 let field = if update.deleted { "deleted" } else { "doc_version" };
                 return Err(BatchError::DocKeyMissing { index, field });
@@ -387,7 +394,7 @@ impl Batch {
         }
     }
 
-    /// Gives each update that has no hash the hash of its payload, where that has one.
+    /// Gives each update that has no hash the hash of its payload. Each payload of a batch has one.
     #[must_use]
     pub fn with_hashes(mut self) -> Self {
         for update in &mut self.updates {

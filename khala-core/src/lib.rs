@@ -26,6 +26,7 @@ mod recent;
 mod retention;
 pub mod session;
 mod snapshots;
+mod strict;
 mod tail;
 pub mod telemetry;
 mod text;
@@ -71,6 +72,7 @@ pub use self::{
         TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
+    strict::PayloadFault,
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::{TextError, without_byte_order_mark},
     topic::Topic,

@@ -41,7 +41,8 @@ text! {
 }
 
 impl PayloadHash {
-    /// The hash of `payload`; none for one without a canonical form: a number that no double holds, as `1e400`.
+    /// The hash of `payload`; none for one without a canonical form, as `1e400`. A payload that [`Batch`](crate::Batch) takes
+    /// has one.
     pub fn of(payload: &Payload) -> Option<Self> {
         let value: serde_json::Value = serde_json::from_str(payload.as_str()).ok()?;
         let digest = Sha256::digest(serde_json_canonicalizer::to_vec(&value).ok()?);
@@ -123,6 +124,9 @@ impl Timestamp {
 
 /// JSON text, known to be well-formed, kept byte for byte.
 ///
+/// What is appended is held to more than that, as its [`Batch`](crate::Batch) is made: I-JSON, so that every reader takes it
+/// and takes it alike. What was stored before there was that rule, and what a subscriber receives, stays readable.
+///
 /// Payloads that were read together may share one allocation: whoever keeps a single one of them for long keeps the
 /// page that it came with, which is at most a few MiB.
 #[derive(Clone)]
@@ -188,33 +192,6 @@ impl Payload {
     /// The JSON text.
     pub fn as_str(&self) -> &str {
         &self.text[self.start..self.end]
-    }
-
-    /// Whether more than `most` arrays and objects stand within each other at its deepest place.
-    pub(crate) fn is_deeper_than(&self, most: usize) -> bool {
-        // Nearly none has so many at all, which is quick to see: each needs two bytes.
-        let openers = || self.as_str().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-        self.as_str().len() > 2 * most && openers() > most && self.depth() > most
-    }
-
-    /// How many arrays and objects stand within each other at its deepest place.
-    fn depth(&self) -> usize {
-        let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-        for byte in self.as_str().bytes() {
-            match (in_string, byte) {
-                (true, _) if escaped => escaped = false,
-                (true, b'\\') => escaped = true,
-                (_, b'"') => in_string = !in_string,
-                (false, b'[' | b'{') => {
-                    depth += 1;
-                    deepest = deepest.max(depth);
-                }
-                // Well-formed text closes only what it opened.
-                (false, b']' | b'}') => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-        deepest
     }
 }
 
@@ -399,19 +376,6 @@ mod tests {
         assert_eq!(second, Payload::parse("[1]").unwrap());
         for bad in [0..7, 12..14] {
             assert!(std::panic::catch_unwind(|| Payload::from_stored_within(&text, bad)).is_err());
-        }
-    }
-
-    #[test]
-    fn depth_counts_what_stands_within_each_other() {
-        for (json, depth) in
-            [("1", 0), ("[]", 1), (r#"[{"a":[1]},[2]]"#, 3), (r#"["[[[\"[["]"#, 1), (r#""\\""#, 0)]
-        {
-            let payload = Payload::parse(json).unwrap();
-            assert_eq!(payload.depth(), depth, "{json}");
-            for most in 0..=depth + 1 {
-                assert_eq!(payload.is_deeper_than(most), depth > most, "{json}: {most}");
-            }
         }
     }
 

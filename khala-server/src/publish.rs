@@ -1,6 +1,6 @@
 //! `POST /v1/topics/{topic}/updates`: from a request body to a batch, and from the journal's answer to a response.
 //!
-//! The body is parsed once. A payload is kept as the bytes that it came in as, and never looked into.
+//! The body is parsed once. A payload is kept as the bytes that it came in as; its batch looks for what readers differ about.
 
 use std::{error::Error as StdError, fmt};
 
@@ -264,6 +264,13 @@ fn batch_of(updates: Vec<One<'_>>, trace: Option<&TraceContext>, field: &str) ->
     Batch::new(updates.into_iter().map(update).collect()).map_err(|fault| match fault {
         BatchError::DocKeyMissing { .. } => invalid("doc_key", fault.to_string()),
         BatchError::DocVersionTooLarge { .. } => invalid("doc_version", fault.to_string()),
+        BatchError::Payload { index, fault: why } => {
+            Problem::invalid("invalid_payload", BatchError::Payload { index, fault: why.clone() }.to_string())
+                .with("field", "payload")
+                .with("index", index)
+                .with("fault", why.as_str())
+                .with("at", why.at())
+        }
         fault => invalid(field, fault.to_string()),
     })
 }
@@ -305,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_kept_byte_for_byte() {
-        for payload in ["null", r#"{ "a":1.0e0, "a":"\u00e9" }"#, "[ ]", "\"x\"", "12345678901234567890.0"] {
+        for payload in ["null", r#"{ "a":1.0e0, "A":"\u00e9" }"#, "[ ]", "\"x\"", "12345678901234567890.0"] {
             let one = parse(&format!(r#"{{"kind":"k","payload": {payload} }}"#)).unwrap();
             let many = parse(&format!(r#"{{"updates":[{{"payload":{payload},"kind":"k"}}]}}"#)).unwrap();
             assert_eq!(one.updates()[0].payload.as_str(), payload);

@@ -207,9 +207,37 @@ async fn a_class_that_carries_hashes_adds_them_and_refuses_wrong_ones() {
     let hashes: Vec<_> =
         page["updates"].as_array().unwrap().iter().map(|one| one["payload_hash"].as_str()).collect();
     assert_eq!(hashes, [Some(good), Some(good)]);
-    // What has no canonical form is taken as it is, and has no hash.
-    assert_eq!(server.post(route, r#"{"kind":"k","payload":1e400}"#).await.status, 201);
-    assert!(server.get(route).await.text.contains(r#""payload":1e400,"published_at""#));
+    // What has no canonical form is no payload.
+    let problem = server.post(route, r#"{"kind":"k","payload":1e400}"#).await;
+    assert_eq!(problem.problem(400, "invalid_payload")["fault"], "number_out_of_range");
+}
+
+#[tokio::test]
+async fn a_payload_that_readers_differ_about_is_refused_and_its_fault_named() {
+    let server = running().await;
+    let route = "/v1/topics/t/updates";
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    for (payload, fault, at) in [
+        (r#""\ud800""#, "unpaired_surrogate", 1),
+        (r#"["\ufdd0"]"#, "noncharacter", 2),
+        ("1e400", "number_out_of_range", 0),
+        (r#"{"a":1,"\u0061":2}"#, "duplicate_name", 7),
+        (&*deep(101), "too_deep", 100),
+        (&*deep(128), "too_deep", 100),
+    ] {
+        let one = format!(r#"{{"kind":"k","payload":{payload}}}"#);
+        let problem = server.post(route, &one).await.problem(400, "invalid_payload");
+        let facts = [&problem["field"], &problem["index"], &problem["fault"], &problem["at"]];
+        assert_eq!(facts, [&json!("payload"), &json!(0), &json!(fault), &json!(at)], "{payload}");
+        let many = format!(r#"{{"updates":[{ONE},{one}]}}"#);
+        let problem = server.post(route, &many).await.problem(400, "invalid_payload");
+        assert_eq!((&problem["index"], &problem["fault"]), (&json!(1), &json!(fault)), "{payload}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("update 1") && detail.contains(&format!("at byte {at}")), "{detail}");
+    }
+    assert_eq!(server.get(route).await.json()["updates"], json!([]), "nothing was stored");
+    let good = format!(r#"{{"kind":"k","payload":[{},"\ud83d\ude00",12345678901234567890]}}"#, deep(99));
+    assert_eq!(server.post(route, &good).await.status, 201);
 }
 
 #[tokio::test]

@@ -250,7 +250,7 @@ async fn a_payload_that_is_nested_too_deep_is_refused() {
     let deep = khala_core::Batch::MAX_DEPTH + 1;
     let deep = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
     let answers = Producer::all(&server.address, [line(1), line(deep), line(2)].concat()).await;
-    assert_eq!((answers.len(), code(&answers[1])), (2, "invalid"), "{answers:?}");
+    assert_eq!((answers.len(), code(&answers[1])), (2, "invalid_payload"), "{answers:?}");
     assert_eq!(answers[1]["error"]["field"], "payload");
     assert_eq!(payloads(&server).await, ["1"]);
 }
