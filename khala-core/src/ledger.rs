@@ -33,6 +33,8 @@ const LOOP_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Violation {
+    /// The journal went back: it has lost updates that were acknowledged.
+    JournalRegressed,
     /// A payload was larger than the class allows.
     PayloadTooLarge,
     /// More was published than the class allows.
@@ -49,6 +51,7 @@ impl Violation {
     /// The violation as operators read it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::JournalRegressed => "journal_regressed",
             Self::PayloadTooLarge => "payload_too_large",
             Self::PublishRateLimited => "publish_rate_limited",
             Self::ReplayDeferred => "replay_deferred",
@@ -62,6 +65,8 @@ impl Violation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violations {
+    /// Times that the journal went back.
+    pub journal_regressed: u64,
     /// Payloads that were too large.
     pub payload_too_large: u64,
     /// Publishes that were too many.
@@ -79,6 +84,7 @@ pub struct Violations {
 impl Violations {
     fn add(&mut self, violation: Violation, now: Timestamp) {
         let count = match violation {
+            Violation::JournalRegressed => &mut self.journal_regressed,
             Violation::PayloadTooLarge => &mut self.payload_too_large,
             Violation::PublishRateLimited => &mut self.publish_rate_limited,
             Violation::ReplayDeferred => &mut self.replay_deferred,
@@ -91,7 +97,8 @@ impl Violations {
 
     /// All of them together.
     pub fn sum(&self) -> u64 {
-        self.payload_too_large
+        self.journal_regressed
+            + self.payload_too_large
             + self.publish_rate_limited
             + self.replay_deferred
             + self.slow_consumer_evicted

@@ -46,13 +46,13 @@ pub struct MemoryJournal {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     logs: BTreeMap<Topic, Log>,
     checkpoints: BTreeMap<ProjectionName, BTreeMap<Entity, Checkpoint>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Log {
     bounds: Bounds,
     updates: VecDeque<Update>,
@@ -166,6 +166,13 @@ impl Log {
 impl Default for MemoryJournal {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A copy as it is at that moment, of the same epochs: what a backup is.
+impl Clone for MemoryJournal {
+    fn clone(&self) -> Self {
+        Self { seed: self.seed, state: Mutex::new(self.state().clone()) }
     }
 }
 

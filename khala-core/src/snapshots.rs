@@ -108,6 +108,9 @@ struct Run {
     topic: Topic,
     number: u64,
     started_at: Moment,
+    /// The newest evidence of a journal that went back, as it was when this was started: what was read before newer
+    /// evidence is joined by nobody.
+    evidence: u64,
     /// Where the log continues; none until page one is there.
     at: Option<Cursor>,
     /// By the key that they follow.
@@ -118,12 +121,12 @@ struct Run {
 
 impl Run {
     /// Whether somebody who starts now may read along.
-    fn may_be_joined(&self, bounds: Option<&Bounds>, now: Moment) -> bool {
+    fn may_be_joined(&self, bounds: Option<&Bounds>, evidence: u64, now: Moment) -> bool {
         let young = now.since(self.started_at) <= JOINED_WITHIN;
         // Its head may be older than what is known by now; only its own floor and epoch matter.
         let continues =
             |at: Cursor| bounds.is_none_or(|bounds| at.epoch == bounds.epoch && at.watermark >= bounds.floor);
-        young && self.at.is_none_or(continues)
+        young && self.evidence == evidence && self.at.is_none_or(continues)
     }
 
     /// The page after `key`, as it is there or on its way.
@@ -147,7 +150,7 @@ impl Run {
 }
 
 impl Runs {
-    fn start(&mut self, topic: &Topic, now: Moment) -> &mut Run {
+    fn start(&mut self, topic: &Topic, evidence: u64, now: Moment) -> &mut Run {
         let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || !run.under_way.is_empty();
         self.runs.retain(kept);
         while self.runs.len() >= KEPT_RUNS
@@ -160,6 +163,7 @@ impl Runs {
             topic: topic.clone(),
             number: self.next,
             started_at: now,
+            evidence,
             at: None,
             under_way: HashMap::new(),
             pages: VecDeque::new(),
@@ -174,8 +178,9 @@ impl Runs {
     }
 
     /// The newest snapshot of a topic that the log continues from at `at`.
-    fn at(&mut self, topic: &Topic, at: Cursor) -> Option<&mut Run> {
-        self.runs.iter_mut().rev().find(|run| run.topic == *topic && run.at == Some(at))
+    fn at(&mut self, topic: &Topic, at: Cursor, evidence: u64) -> Option<&mut Run> {
+        let is = |run: &&mut Run| run.topic == *topic && run.at == Some(at) && run.evidence == evidence;
+        self.runs.iter_mut().rev().find(is)
     }
 
     /// Takes in what the read of a run's page gave.
@@ -208,23 +213,24 @@ impl Snapshots {
         topic: &Topic,
         from: &SnapshotFrom,
         bounds: Option<&Bounds>,
+        evidence: u64,
         now: Moment,
     ) -> Option<Read> {
         let mut runs = Self::lock(&self.runs);
         match from {
             SnapshotFrom::Start => {
-                runs.newest(topic).filter(|run| run.may_be_joined(bounds, now))?.find(&None)
+                runs.newest(topic).filter(|run| run.may_be_joined(bounds, evidence, now))?.find(&None)
             }
-            SnapshotFrom::After { at, key } => runs.at(topic, *at)?.find(&Some(key.clone())),
+            SnapshotFrom::After { at, key } => runs.at(topic, *at, evidence)?.find(&Some(key.clone())),
         }
     }
 
     /// Reads a page. Whoever looks for the same meanwhile finds this read.
-    pub(crate) fn read(&self, topic: &Topic, from: SnapshotFrom, now: Moment) -> Read {
+    pub(crate) fn read(&self, topic: &Topic, from: SnapshotFrom, evidence: u64, now: Moment) -> Read {
         let mut runs = Self::lock(&self.runs);
         let (run, key) = match &from {
-            SnapshotFrom::Start => (Some(runs.start(topic, now)), None),
-            SnapshotFrom::After { at, key } => (runs.at(topic, *at), Some(key.clone())),
+            SnapshotFrom::Start => (Some(runs.start(topic, evidence, now)), None),
+            SnapshotFrom::After { at, key } => (runs.at(topic, *at, evidence), Some(key.clone())),
         };
         let number = run.as_ref().map(|run| run.number);
         let (documents, topic, after) = (Arc::clone(&self.documents), topic.clone(), key.clone());

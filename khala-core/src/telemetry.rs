@@ -15,6 +15,8 @@ use crate::{
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
 /// the tail), `exact` (HTTP and embedding callers), `bounds`.
 pub const JOURNAL_READS: &str = "khala_journal_reads_total";
+/// Times that the journal was found to have gone back within an epoch: it lost updates that were acknowledged.
+pub const JOURNAL_REGRESSIONS: &str = "khala_journal_regressions_total";
 /// Appends, by `outcome`: `written`, `duplicate`, `conflict`, `error`.
 pub const APPENDS: &str = "khala_appends_total";
 /// Updates that were stored.
@@ -137,6 +139,7 @@ pub const LOG_LINES_DROPPED: &str = "khala_log_lines_dropped_total";
 /// Every name, for the test that holds documentation and dashboards against it.
 pub const ALL: &[&str] = &[
     JOURNAL_READS,
+    JOURNAL_REGRESSIONS,
     APPENDS,
     UPDATES,
     CLASS_UPDATES,
@@ -306,6 +309,10 @@ pub(crate) fn last_sweep(at: Timestamp) {
 
 pub(crate) fn journal_read(temperature: &'static str) {
     counter!(JOURNAL_READS, "temperature" => temperature).increment(1);
+}
+
+pub(crate) fn journal_regressed() {
+    counter!(JOURNAL_REGRESSIONS).increment(1);
 }
 
 /// Counts appends; many at once cost little more than one.

@@ -47,7 +47,7 @@ use crate::{
     ledger::Ledger,
     session::SessionOptions,
     snapshots::Snapshots,
-    tail::{TailJournal, TailOptions},
+    tail::{Alarm, TailJournal, TailOptions},
     topic::Topic,
     update::Timestamp,
     wire::JoinRequest,
@@ -211,12 +211,18 @@ impl KhalaBuilder {
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let clock = self.clock.unwrap_or_else(system);
+        let ledger = Arc::<Ledger>::default();
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
             tail: TailJournal::new(self.journal, self.tail)
                 .with_classes(self.classes.clone())
-                .with_pace(Arc::clone(&pace), Arc::clone(&clock)),
+                .with_pace(Arc::clone(&pace), Arc::clone(&clock))
+                .with_alarm(Alarm {
+                    ledger: Arc::clone(&ledger),
+                    part: self.health.part("history"),
+                    clock: Arc::clone(&clock),
+                }),
             pace,
             snapshots: Snapshots::new(Arc::clone(&self.documents)),
             documents: self.documents,
@@ -229,7 +235,7 @@ impl KhalaBuilder {
             classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
-            ledger: Arc::default(),
+            ledger,
             gate: Gate::new(self.replays),
             turns: Turns::new(self.replays.reads_at_once),
             hasher: RandomState::new(),

@@ -158,7 +158,7 @@ impl Khala {
     async fn snapshot(&self, waiter: Waiter, topic: &Topic, from: SnapshotFrom) -> Result<Answer, Error> {
         let find = || {
             let (bounds, now) = (self.0.tail.known_bounds(topic), self.moment());
-            self.0.snapshots.find(topic, &from, bounds.as_ref(), now)
+            self.0.snapshots.find(topic, &from, bounds.as_ref(), self.0.tail.evidence(topic), now)
         };
         if let Some(read) = find() {
             return Ok(Answer::Snapshot(read.await?));
@@ -170,7 +170,9 @@ impl Khala {
         }
         let _turn = self.turn(waiter).await;
         // Somebody may have begun it meanwhile.
-        let read = find().unwrap_or_else(|| self.0.snapshots.read(topic, from.clone(), self.moment()));
+        let read = find().unwrap_or_else(|| {
+            self.0.snapshots.read(topic, from.clone(), self.0.tail.evidence(topic), self.moment())
+        });
         Ok(Answer::Snapshot(read.await?))
     }
 

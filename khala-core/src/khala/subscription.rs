@@ -16,10 +16,13 @@ use crate::{
     fanout::Watch,
     journal::{Journal as _, ReadLimit},
     position::{Cursor, Stale},
-    tail::{Followed, SharedPage, Wanted},
+    tail::{Followed, SharedPage, Wanted, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},
 };
+
+/// How often one call starts over, for the log may be trimmed between two reads.
+const RESTARTS: u32 = 8;
 
 /// The one answer to a subscribe.
 #[derive(Debug)]
@@ -137,6 +140,7 @@ impl Subscription {
     }
 
     async fn look(&mut self) -> Result<Delivery, Error> {
+        let mut restarts = 0;
         loop {
             if let Some(from) = self.snapshot.clone() {
                 return self.next_documents(from).await;
@@ -157,6 +161,10 @@ impl Subscription {
                 }
                 // Trimmed since the bounds were read; the floor is where it is now.
                 Followed::Stale(stale) if self.at_floor => {
+                    restarts += 1;
+                    if restarts > RESTARTS {
+                        return Err(inconclusive(&self.topic));
+                    }
                     self.cursor = stale.bounds.at_floor();
                     self.place.moved(self.cursor, now);
                 }
@@ -176,7 +184,7 @@ impl Subscription {
 
     async fn next_documents(&mut self, from: SnapshotFrom) -> Result<Delivery, Error> {
         let mut from = from;
-        loop {
+        for _ in 0..=RESTARTS {
             match self.khala.documents().snapshot(&self.topic, from, ReadLimit::PAGE).await? {
                 Snapshot::Page(page) => {
                     self.cursor = page.at;
@@ -188,6 +196,7 @@ impl Subscription {
                 Snapshot::Stale(_) => from = SnapshotFrom::Start,
             }
         }
+        Err(inconclusive(&self.topic))
     }
 
     /// How soon to look again, if more was announced than the journal had at `now`.

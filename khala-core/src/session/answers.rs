@@ -52,6 +52,7 @@ impl Session {
             // It answers a question that this channel no longer has; what is wanted is asked for again.
             return self.enqueue(id);
         }
+        channel.continues();
         channel.reads(news.behind, was_live, &self.ledger);
         if channel.polled() {
             self.ledger.poll_found(page.page().updates.len());
@@ -74,6 +75,7 @@ impl Session {
         if let Phase::Opening { .. } = channel.phase {
             return self.go_live(id, news.bounds.at_head(), &news.bounds, now);
         }
+        channel.continues();
         channel.reads(false, true, &self.ledger);
         // Polling found nothing.
         channel.polled();
@@ -115,7 +117,7 @@ impl Session {
         if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
             // Trimmed between the two questions; the floor is where it is now.
             channel.phase.open_at(stale.bounds.at_floor());
-            return self.enqueue(id);
+            return self.start_over(id, now);
         }
         let stale = stale.within(channel.budget());
         let class = channel.class.as_deref();
@@ -125,9 +127,18 @@ impl Session {
             let (surface, topic) = (channel.surface(), channel.topic.clone());
             channel.phase.start_snapshot(answer);
             self.note_refusal(Code::StaleCursor.as_str(), surface, topic.as_str());
-            return self.enqueue(id);
+            return self.start_over(id, now);
         }
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
+    }
+
+    /// Has a channel ask from a new start: at once, but for one that did so again and again.
+    pub(super) fn start_over(&mut self, id: ChannelId, now: Now) {
+        let Some(channel) = self.channels.get_mut(id) else { return };
+        if channel.starts_over() {
+            return self.enqueue(id);
+        }
+        self.retry(id, self.options.retry_after, now.steady);
     }
 
     pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Moment) {

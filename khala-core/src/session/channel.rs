@@ -16,6 +16,9 @@ use crate::{
     wire::{Frame, JoinRequest, OnStale, Resume, StaleCursor},
 };
 
+/// How often in a row a channel starts over at once, for the log may be trimmed between two of its questions.
+const RESTARTS: u32 = 8;
+
 /// Names a channel within its session; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelId(u64);
@@ -128,6 +131,8 @@ pub(super) struct Channel {
     pub(super) retry_at: Option<Moment>,
     /// How many reads in a row have failed.
     failures: u32,
+    /// How often in a row it had to start over, because the log no longer continued from where it started.
+    restarts: u32,
     /// Its question was withdrawn: it asks nothing until the session lets it.
     withdrawn: bool,
     /// It is in the session's queue.
@@ -176,6 +181,7 @@ impl Channel {
             asked_in: 0,
             retry_at: None,
             failures: 0,
+            restarts: 0,
             withdrawn: false,
             queued: false,
             again: false,
@@ -248,6 +254,18 @@ impl Channel {
         let wait = shortest.saturating_mul(1 << self.failures.min(16));
         self.failures += 1;
         wait.min(longest.max(shortest))
+    }
+
+    /// Whether it may start over at once: a journal that never continues from what it has just said itself is asked again
+    /// later.
+    pub(super) fn starts_over(&mut self) -> bool {
+        self.restarts += 1;
+        self.restarts <= RESTARTS
+    }
+
+    /// The log continues from where it started.
+    pub(super) fn continues(&mut self) {
+        self.restarts = 0;
     }
 
     /// It was answered.

@@ -354,7 +354,7 @@ impl Session {
                 let class = channel.class.as_deref();
                 self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
                 channel.phase.restart_snapshot();
-                self.enqueue(id);
+                self.start_over(id, now);
             }
             Err(error) => self.answer_error(id, &error, now.steady),
         }

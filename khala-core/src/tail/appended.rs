@@ -1,7 +1,8 @@
 //! What is appended through the tail: known to it as soon as the journal has acknowledged it, and so not read again.
 //!
 //! What must stay true: only what continues what the tail holds, update by update, is taken in; where anything else was
-//! appended in between, by whomever, it is left to be read.
+//! appended in between, by whomever, it is left to be read. An append that was given seqs which were taken when it began
+//! shows that the journal went back.
 
 use std::sync::atomic::Ordering;
 
@@ -20,18 +21,30 @@ impl Receipt {
 }
 
 impl TailJournal {
-    /// Takes in a batch that was appended to the topic of `entry` at `now`.
-    pub(super) fn take_in(&self, entry: &Entry, receipt: &Receipt, batch: Batch, now: Timestamp) {
+    /// Takes in a batch that was appended to the topic of `entry` at `now`; `number` says when that began.
+    pub(super) fn take_in(
+        &self,
+        entry: &Entry,
+        receipt: &Receipt,
+        batch: Batch,
+        number: u64,
+        now: Timestamp,
+    ) {
+        if entry.distrusts(number) {
+            // It may be stored or lost, and will be read.
+            return;
+        }
+        let after = receipt.first.as_u64() - 1;
+        let after = Watermark::new(after).expect("what is below a seq is a watermark");
+        self.notice(entry, Bounds { head: after, ..receipt.bounds() }, number);
         let seqs = std::iter::successors(Some(receipt.first), |seq| seq.watermark().next());
         let updates = batch.into_updates().into_iter().zip(seqs);
         let updates = updates.map(|(update, seq)| update.stored(seq, now)).collect();
-        let after = receipt.first.as_u64() - 1;
-        let after = Watermark::new(after).expect("what is below a seq is a watermark");
         {
             let mut ring = entry.ring();
             if let Some(ring) = ring.as_mut() {
                 let before = ring.bytes();
-                if ring.append(after, updates, receipt.bounds()) {
+                if ring.append(after, updates, receipt.bounds(), entry.reads.begun()) {
                     ring.seal(|page| entry.share(page));
                 }
                 self.account(before, ring.bytes());
@@ -39,7 +52,7 @@ impl TailJournal {
             }
         }
         // Of another epoch, or where nothing was known: as if it had been heard of.
-        self.learn_for(entry, receipt.bounds());
+        self.learn_for(entry, receipt.bounds(), number);
     }
 
     /// Lets old pages go while there is too much.

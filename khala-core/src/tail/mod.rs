@@ -3,7 +3,8 @@
 //! It is filled by reading the journal, and by what is appended through it once the journal has acknowledged that; never
 //! by what was announced: an announcement only says that there is something to read. However many subscribers wait for an update, one of them reads it and all share the page.
 //! What must stay true: `read` and `bounds` are exact, as the laws demand; `follow` may answer "nothing new"
-//! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all.
+//! from knowledge as old as its caller allows, which is how fresh cursors cost no read at all. A journal that went back is
+//! believed (`regression.rs`), and each question looks at the journal a bounded number of times.
 
 mod appended;
 mod held;
@@ -11,6 +12,7 @@ mod history;
 mod lead;
 mod page;
 mod reads;
+mod regression;
 mod ring;
 mod shelf;
 
@@ -19,7 +21,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +32,7 @@ use futures::FutureExt as _;
 pub(crate) use self::held::HeldTopic;
 pub(crate) use self::lead::{Lead, Part};
 pub use self::page::SharedPage;
+pub(crate) use self::regression::{Alarm, inconclusive};
 use self::{
     lead::Leads,
     reads::{Done, Found, Reads, Target},
@@ -42,11 +45,15 @@ use crate::{
     clock::{Clock, Moment},
     error::Error,
     journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, TopicPage, Trimmed},
-    position::{Bounds, Cursor, Stale},
+    position::{Bounds, Cursor, Stale, StaleReason},
     telemetry,
     topic::Topic,
     update::Timestamp,
 };
+
+/// How often one question looks at the journal. Each look but the first begins after the question was asked, so a journal
+/// that keeps its laws answers the third at the latest, unless it is trimmed meanwhile.
+const LOOKS: usize = 8;
 
 /// How much the tail may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +159,8 @@ pub struct TailJournal {
     options: TailOptions,
     /// How fast history goes on beside appends, by which clock.
     pace: Option<(Arc<Pace>, Arc<dyn Clock>)>,
+    /// Who is told of a journal that went back.
+    alarm: Option<Alarm>,
     topics: Mutex<Topics>,
     held: AtomicUsize,
 }
@@ -171,13 +180,24 @@ struct Entry {
     ring: Mutex<Option<Ring>>,
     shelf: Mutex<Shelf>,
     reads: Arc<Reads>,
+    /// The number of the last read that showed that the journal went back; zero if none did. What began before it says
+    /// nothing of what the journal has now.
+    evidence: AtomicU64,
     leads: Arc<Leads>,
 }
 
 impl Entry {
     fn new(topic: Topic, inline: Option<usize>) -> Self {
         let (ring, shelf) = (Mutex::default(), Mutex::default());
-        Self { topic, inline, ring, shelf, reads: Arc::default(), leads: Arc::default() }
+        Self {
+            topic,
+            inline,
+            ring,
+            shelf,
+            reads: Arc::default(),
+            evidence: AtomicU64::new(0),
+            leads: Arc::default(),
+        }
     }
 
     /// A page of its topic that is shared.
@@ -199,7 +219,15 @@ impl TailJournal {
     /// The tail over `journal`. Every payload travels in its page's frames.
     pub fn new(journal: Arc<dyn Journal>, options: TailOptions) -> Self {
         let classes = Classes::new(Vec::new()).expect("no class is no mistake");
-        Self { journal, classes, options, pace: None, topics: Mutex::default(), held: AtomicUsize::new(0) }
+        Self {
+            journal,
+            classes,
+            options,
+            pace: None,
+            alarm: None,
+            topics: Mutex::default(),
+            held: AtomicUsize::new(0),
+        }
     }
 
     /// Leaves payloads out of frames that are over the bound of their class.
@@ -231,7 +259,7 @@ impl TailJournal {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         let mut exact = false;
-        loop {
+        for _ in 0..LOOKS {
             let behind = match self.lookup(&entry, cursor, &wanted) {
                 Lookup::Found(followed) => return Ok(followed),
                 Lookup::Hot => false,
@@ -239,11 +267,16 @@ impl TailJournal {
             };
             let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
             let Done { found, number, began_at } = self.read_pages(&entry, topic, start, behind, now).await?;
+            if entry.distrusts(number) {
+                continue;
+            }
             let pages = match found {
                 Found::Pages(pages) => pages,
                 Found::Stale(stale) => {
-                    self.learn_for(&entry, stale.bounds);
-                    if start != cursor {
+                    self.learn_for(&entry, stale.bounds, number);
+                    // A read that began before this cursor was brought may show a head that was lower then.
+                    let early = number <= begun && stale.reasons.contains(&StaleReason::CursorAhead);
+                    if start != cursor || early {
                         // That others' pages were trimmed says nothing of this cursor.
                         exact = true;
                         continue;
@@ -252,7 +285,7 @@ impl TailJournal {
                 }
                 Found::Bounds(_) => continue, // no answer to this question
             };
-            let bounds = self.absorb(&entry, &pages, began_at);
+            let bounds = self.absorb(&entry, &pages, number, began_at);
             if pages.iter().any(|page| !page.page().updates.is_empty()) {
                 if behind {
                     self.keep_for_others(&entry, &pages);
@@ -277,6 +310,7 @@ impl TailJournal {
                 return Ok(Followed::CaughtUp { bounds, confirmed_at: began_at });
             }
         }
+        Err(inconclusive(topic))
     }
 
     /// The same without reading the journal, or what reading it would take. While history keeps to a pace, what is old of
@@ -342,7 +376,7 @@ impl TailJournal {
     ) -> Result<(Bounds, Moment), Error> {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
-        loop {
+        for _ in 0..LOOKS {
             if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.confirmed_at() >= not_older_than) {
                 return Ok((ring.bounds(), ring.confirmed_at()));
             }
@@ -353,7 +387,10 @@ impl TailJournal {
             };
             let Done { found, number, began_at } = entry.reads.share(Target::Bounds, now, begin).await?;
             let Found::Bounds(bounds) = found else { continue };
-            let bounds = self.learn_for(&entry, bounds);
+            if entry.distrusts(number) {
+                continue;
+            }
+            let bounds = self.learn_for(&entry, bounds, number);
             if let Some(ring) = entry.ring().as_mut() {
                 ring.confirm(began_at);
             }
@@ -361,6 +398,7 @@ impl TailJournal {
                 return Ok((bounds, began_at));
             }
         }
+        Err(inconclusive(topic))
     }
 
     fn known(&self, topic: &Topic) -> Option<Arc<Entry>> {
@@ -420,8 +458,9 @@ impl TailJournal {
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
-    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], began_at: Moment) -> Bounds {
+    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], number: u64, began_at: Moment) -> Bounds {
         entry.leads.succeeded();
+        self.notice(entry, pages[0].page().bounds, number);
         for page in pages {
             self.extend(entry, page, began_at);
         }
@@ -439,22 +478,23 @@ impl TailJournal {
         if let Some(ring) = ring.as_mut() {
             ring.seal(|page| entry.share(page));
         }
-        if !ring.as_mut().is_some_and(|ring| ring.extend(page, now)) {
+        let begun = entry.reads.begun();
+        if !ring.as_mut().is_some_and(|ring| ring.extend(page, begun, now)) {
             // It does not continue the ring. If it reaches further, it starts a new one at the end of the log.
             let bounds = page.page().bounds;
-            let known = ring.as_ref().map(Ring::bounds);
+            let known = ring.as_ref().map(|ring| (ring.bounds(), ring.learned()));
             let further = ring
                 .as_ref()
                 .is_none_or(|ring| ring.bounds().epoch != bounds.epoch || ring.end() < page.page().end());
             if further && page.page().is_complete() {
-                let mut fresh = Ring::at_head(Bounds { head: page.page().after, ..bounds }, now);
-                fresh.extend(page, now);
+                let mut fresh = Ring::at_head(Bounds { head: page.page().after, ..bounds }, begun, now);
+                fresh.extend(page, begun, now);
                 // What was known of the same epoch stays known, or a head would go back (J6).
-                known.into_iter().for_each(|known| fresh.learn(known));
+                known.into_iter().for_each(|(known, learned)| fresh.learn(known, learned));
                 *ring = Some(fresh);
             } else {
                 // Whoever replays a topic that nobody follows makes its end known too.
-                ring.get_or_insert_with(|| Ring::at_head(bounds, now)).learn(bounds);
+                ring.get_or_insert_with(|| Ring::at_head(bounds, begun, now)).learn(bounds, begun);
             }
         }
         let Some(ring) = ring.as_mut() else { return };
@@ -472,26 +512,36 @@ impl TailJournal {
         *ring = with;
     }
 
-    /// Takes in bounds that the journal gave, if the topic is followed.
-    fn learn(&self, topic: &Topic, bounds: Bounds) {
+    /// The number of a read or an append of `topic` that begins now.
+    fn begin(&self, topic: &Topic) -> u64 {
+        self.known(topic).map_or(0, |entry| entry.reads.begin())
+    }
+
+    /// Takes in bounds that the journal gave to what has that [number](Self::begin), if the topic is followed.
+    fn learn(&self, topic: &Topic, bounds: Bounds, number: u64) {
         if let Some(entry) = self.known(topic) {
-            self.learn_for(&entry, bounds);
+            self.learn_for(&entry, bounds, number);
         }
     }
 
-    /// Takes in bounds that the journal gave, so that no head is ever taken back (J6); those of another epoch end
-    /// the ring. Says what is known by now.
-    fn learn_for(&self, entry: &Entry, bounds: Bounds) -> Bounds {
+    /// Takes in bounds that the journal gave to what has that number, so that no head is taken back (J6) unless the journal
+    /// itself went back; those of another epoch end the ring. Says what is known by now.
+    fn learn_for(&self, entry: &Entry, bounds: Bounds, number: u64) -> Bounds {
+        if entry.distrusts(number) {
+            return entry.ring().as_ref().map_or(bounds, Ring::bounds);
+        }
+        self.notice(entry, bounds, number);
+        let begun = entry.reads.begun();
         let mut ring = entry.ring();
         let known = match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             Some(ring) => {
                 let before = ring.bytes();
-                ring.learn(bounds);
+                ring.learn(bounds, begun);
                 self.account(before, ring.bytes());
                 ring.bounds()
             }
             None => {
-                self.replace(&mut ring, Some(Ring::at_head(bounds, Moment::default())));
+                self.replace(&mut ring, Some(Ring::at_head(bounds, begun, Moment::default())));
                 bounds
             }
         };
@@ -522,13 +572,13 @@ impl Journal for TailJournal {
             }
             topics.entries.get(topic).cloned()
         };
-        let followed = known.map(|entry| (entry, batch.clone()));
+        let followed = known.map(|entry| (entry.reads.begin(), entry, batch.clone()));
         let answer = self.journal.append(topic, batch, now).await?;
         if let Append::Written(receipt) = &answer {
             match followed {
-                Some((entry, batch)) => self.take_in(&entry, receipt, batch, now),
+                Some((number, entry, batch)) => self.take_in(&entry, receipt, batch, number, now),
                 // That there is something must be known at once, or a head would go back (J6).
-                None => self.learn(topic, receipt.bounds()),
+                None => self.learn(topic, receipt.bounds(), 0),
             }
         }
         Ok(answer)
@@ -536,24 +586,27 @@ impl Journal for TailJournal {
 
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
         telemetry::journal_read("exact");
+        let number = self.begin(topic);
         let replay = self.journal.read(topic, start, limit).await?;
         // Its updates are not taken in: the page may be larger than what a subscriber is sent at once.
         match &replay {
-            Replay::Page(page) => self.learn(topic, page.bounds),
-            Replay::Stale(stale) => self.learn(topic, stale.bounds),
+            Replay::Page(page) => self.learn(topic, page.bounds, number),
+            Replay::Stale(stale) => self.learn(topic, stale.bounds, number),
         }
         Ok(replay)
     }
 
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
+        let number = self.begin(topic);
         let bounds = self.journal.bounds(topic).await?;
-        self.learn(topic, bounds);
+        self.learn(topic, bounds, number);
         Ok(bounds)
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
+        let number = self.begin(topic);
         let trimmed = self.journal.trim(topic, keep, now).await?;
-        self.learn(topic, trimmed.bounds);
+        self.learn(topic, trimmed.bounds, number);
         Ok(trimmed)
     }
 
@@ -570,7 +623,8 @@ impl Journal for TailJournal {
     ) -> Result<TopicPage, Error> {
         let page = self.journal.topics(prefix, after, limit).await?;
         for (topic, bounds) in &page.topics {
-            self.learn(topic, *bounds);
+            // One read of many topics is evidence of none.
+            self.learn(topic, *bounds, 0);
         }
         Ok(page)
     }

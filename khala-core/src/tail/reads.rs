@@ -2,11 +2,14 @@
 //!
 //! Any of those who wait for a read drives it, so one who stops waiting holds nobody up. What must stay true: a
 //! read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and
-//! who needs a later one asks again.
+//! who needs a later one asks again. Reads and appends that are not shared are numbered with them.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures::{
@@ -51,23 +54,28 @@ type Read = BoxFuture<'static, Result<Done, Error>>;
 /// A read that whoever has it may drive.
 pub(super) type SharedRead = Shared<Read>;
 
-#[derive(Debug, Default)]
-pub(super) struct Reads(Mutex<UnderWay>);
+type UnderWay = HashMap<Target, WeakShared<Read>>;
 
 #[derive(Debug, Default)]
-struct UnderWay {
-    begun: u64,
-    reads: HashMap<Target, WeakShared<Read>>,
+pub(super) struct Reads {
+    /// How many have begun, of those that are shared and those that are not.
+    begun: AtomicU64,
+    under_way: Mutex<UnderWay>,
 }
 
 impl Reads {
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many reads have begun.
+    /// How many have begun.
     pub(super) fn begun(&self) -> u64 {
-        self.lock().begun
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// The number of one that begins now.
+    pub(super) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// The read of `target` that is under way, or the one that `begin` begins `now`.
@@ -78,20 +86,19 @@ impl Reads {
         begin: impl FnOnce() -> BoxFuture<'static, Result<Found, Error>>,
     ) -> SharedRead {
         let mut under_way = self.lock();
-        if let Some(read) = under_way.reads.get(&target).and_then(WeakShared::upgrade) {
+        if let Some(read) = under_way.get(&target).and_then(WeakShared::upgrade) {
             return read;
         }
         // Those that nobody waits for any more were given up unfinished.
-        under_way.reads.retain(|_, read| read.upgrade().is_some());
-        under_way.begun += 1;
-        let (number, reads, read) = (under_way.begun, Arc::clone(self), begin());
+        under_way.retain(|_, read| read.upgrade().is_some());
+        let (number, reads, read) = (self.begin(), Arc::clone(self), begin());
         let read = async move {
             let found = read.await;
-            reads.lock().reads.remove(&target);
+            reads.lock().remove(&target);
             found.map(|found| Done { found, number, began_at: now })
         };
         let read = read.boxed().shared();
-        under_way.reads.extend(read.downgrade().map(|read| (target, read)));
+        under_way.extend(read.downgrade().map(|read| (target, read)));
         read
     }
 }

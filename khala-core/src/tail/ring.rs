@@ -35,6 +35,8 @@ pub(super) enum Lookup {
 #[derive(Debug)]
 pub(super) struct Ring {
     bounds: Bounds,
+    /// How many reads had begun when `bounds.head` was learned: those with higher numbers began later.
+    learned: u64,
     start: Watermark,
     pages: VecDeque<Arc<SharedPage>>,
     /// What was appended after the last page and is in none yet: whoever comes for it first makes one of all there is.
@@ -50,9 +52,10 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring that knows these bounds, and no update.
-    pub(super) fn at_head(bounds: Bounds, confirmed_at: Moment) -> Self {
+    pub(super) fn at_head(bounds: Bounds, learned: u64, confirmed_at: Moment) -> Self {
         Self {
             bounds,
+            learned,
             start: bounds.head,
             pages: VecDeque::new(),
             fresh: Vec::new(),
@@ -70,6 +73,17 @@ impl Ring {
 
     pub(super) fn bounds(&self) -> Bounds {
         self.bounds
+    }
+
+    /// Whether the journal went back within the epoch, if the read of that number found `found` in it: what is known was
+    /// known before that read began.
+    pub(super) fn is_ahead_of(&self, found: Bounds, number: u64) -> bool {
+        found.epoch == self.bounds.epoch && found.head < self.bounds.head && number > self.learned
+    }
+
+    /// When its head was learned, in reads that had begun.
+    pub(super) fn learned(&self) -> u64 {
+        self.learned
     }
 
     pub(super) fn confirmed_at(&self) -> Moment {
@@ -147,11 +161,17 @@ impl Ring {
     /// Takes in what the journal has acknowledged as appended after `after`; says whether there is enough for a page.
     ///
     /// It confirms nothing: it knows of no floor, and whoever only appends would never look again.
-    pub(super) fn append(&mut self, after: Watermark, updates: Vec<Update>, bounds: Bounds) -> bool {
+    pub(super) fn append(
+        &mut self,
+        after: Watermark,
+        updates: Vec<Update>,
+        bounds: Bounds,
+        begun: u64,
+    ) -> bool {
         if bounds.epoch != self.bounds.epoch {
             return false;
         }
-        self.learn(bounds);
+        self.learn(bounds, begun);
         match after.cmp(&self.end()) {
             // It was read meanwhile.
             Ordering::Less => return false,
@@ -191,8 +211,8 @@ impl Ring {
         self.fresh.extend(updates);
     }
 
-    /// Takes in a page that was read at `now` if it continues the ring, all of which is in pages.
-    pub(super) fn extend(&mut self, page: &Arc<SharedPage>, now: Moment) -> bool {
+    /// Takes in a page that was read at `now`, of those that have `begun`, if it continues the ring, all of which is in pages.
+    pub(super) fn extend(&mut self, page: &Arc<SharedPage>, begun: u64, now: Moment) -> bool {
         let (Page { after, updates, bounds }, end) = (page.page(), self.end());
         if bounds.epoch != self.bounds.epoch || !(self.start..=end).contains(after) || page.page().end() < end
         {
@@ -204,7 +224,7 @@ impl Ring {
             self.bytes += page.bytes();
             self.pages.push_back(page);
         }
-        self.learn(*bounds);
+        self.learn(*bounds, begun);
         self.confirm(now);
         self.join_early();
         true
@@ -215,10 +235,12 @@ impl Ring {
         self.confirmed_at = now;
     }
 
-    /// Takes in bounds of the same epoch: heads and floors only go forward.
-    pub(super) fn learn(&mut self, bounds: Bounds) {
+    /// Takes in bounds of the same epoch when so many reads have begun: heads and floors only go forward.
+    pub(super) fn learn(&mut self, bounds: Bounds, begun: u64) {
         if bounds.epoch == self.bounds.epoch {
-            self.bounds.head = self.bounds.head.max(bounds.head);
+            if bounds.head > self.bounds.head {
+                (self.bounds.head, self.learned) = (bounds.head, begun);
+            }
             self.bounds.floor = self.bounds.floor.max(bounds.floor);
             while self.pages.front().is_some_and(|page| page.page().end() <= self.bounds.floor) {
                 self.forget_oldest();
@@ -308,7 +330,7 @@ mod tests {
             }
             let lost: Vec<_> = lost.iter().map(|index| index.index(batches.len())).collect();
             let read_at = order.index(batches.len());
-            let mut ring = Ring::at_head(bounds(0), Moment::default());
+            let mut ring = Ring::at_head(bounds(0), 0, Moment::default());
             let mut known = 0;
             for (count, (after, size)) in batches.iter().enumerate() {
                 known = known.max(after + size);
@@ -319,12 +341,12 @@ mod tests {
                     let updates = (start.as_u64() + 1..=known).map(update).collect();
                     ring.seal(share);
                     let page = Arc::new(share(Page { after: start, updates, bounds: bounds(known) }));
-                    prop_assert!(ring.extend(&page, Moment::default()));
+                    prop_assert!(ring.extend(&page, 0, Moment::default()));
                     prop_assert_eq!(ring.start, Watermark::ORIGIN, "it goes on where it was");
                 }
                 if !lost.contains(&count) {
                     let updates = (after + 1..=after + size).map(update).collect();
-                    ring.append(at(*after), updates, bounds(after + size));
+                    ring.append(at(*after), updates, bounds(after + size), 0);
                 }
                 if count % look_every == 0 {
                     let seqs = read(&mut ring, 0);

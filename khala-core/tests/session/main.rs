@@ -21,6 +21,7 @@ mod limits;
 mod log;
 mod model;
 mod pair;
+mod regression;
 mod revoked;
 mod rig;
 mod rules;

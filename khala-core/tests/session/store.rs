@@ -79,6 +79,16 @@ impl Store {
         *self.journal.lock().unwrap() = Arc::new(MemoryJournal::new());
     }
 
+    /// The journal as it is now: what a backup is.
+    pub fn backup(&self) -> MemoryJournal {
+        (*self.journal()).clone()
+    }
+
+    /// The journal goes back to what it was: what a crash does that loses commits, or a backup that is restored.
+    pub fn go_back(&self, backup: MemoryJournal) {
+        *self.journal.lock().unwrap() = Arc::new(backup);
+    }
+
     /// How many of the next reads fail.
     pub fn failing(&self) -> usize {
         self.failing.load(Ordering::Relaxed)

@@ -8,9 +8,9 @@ use std::{
 
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, Moment, NewUpdate, Payload, Peek,
-    ReadLimit, Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp, Topic, Wanted,
-    Watermark, wire::Serializer,
+    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, MemoryJournal, Moment, NewUpdate,
+    Payload, Peek, ReadLimit, Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp,
+    Topic, Wanted, Watermark, wire::Serializer,
 };
 
 use crate::store::Store;
@@ -427,4 +427,123 @@ fn a_failed_read_is_reported_and_the_next_one_works() {
         assert!(failed.unwrap_err().is_retryable());
         rig.follow("t", start, wanted);
     }
+}
+
+/// Appends five updates through the tail, and five more that `go_back` takes away.
+fn ten_of_which_five_will_be_lost(rig: &Rig) -> (Cursor, MemoryJournal) {
+    let append = |count| {
+        let append = rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
+        let Append::Written(receipt) = append else { panic!("nothing conflicts") };
+        receipt.cursor()
+    };
+    append(5);
+    let backup = rig.store.backup();
+    (append(5), backup)
+}
+
+#[test]
+fn a_journal_that_went_back_is_believed_and_nothing_that_it_lost_is_served() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(NOW));
+    let (lost, backup) = ten_of_which_five_will_be_lost(&rig);
+    assert_eq!(seqs(&page(rig.follow("t", start, ANY_AGE))).len(), 10, "from memory");
+    rig.store.go_back(backup);
+    // A follower at the lost head looks whether there is more.
+    let later = NOW.plus(Duration::from_secs(10));
+    let Followed::Stale(stale) = rig.follow_at("t", lost, since(later), later) else {
+        panic!("it stands ahead of the journal")
+    };
+    assert_eq!((stale.reasons, stale.bounds.head), (vec![StaleReason::CursorAhead], at(start, 5).watermark));
+    let served = page(rig.follow_at("t", start, ANY_AGE, later));
+    assert_eq!(seqs(&served), [1, 2, 3, 4, 5], "what was lost is served to nobody");
+    let end = rig.follow_at("t", at(start, 5), since(later), later);
+    assert!(matches!(end, Followed::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark));
+    // What the journal has regrown is what is served.
+    rig.tail.append(&topic("t"), updates(1, 99), START).now_or_never().unwrap().unwrap();
+    let regrown = page(rig.follow_at("t", at(start, 5), ANY_AGE, later));
+    assert_eq!((seqs(&regrown), regrown.page().updates[0].payload.as_str().len()), (vec![6], 101));
+}
+
+#[test]
+fn a_resume_in_a_journal_that_went_back_is_answered_after_few_reads() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    let (_, backup) = ten_of_which_five_will_be_lost(&rig);
+    let recent = |now| rig.tail.recent_bounds(&topic("t"), now, now).now_or_never().unwrap().unwrap().0.head;
+    assert_eq!(recent(NOW), at(start, 10).watermark, "the tail knows the head, and has no page");
+    rig.store.go_back(backup);
+    let before = rig.store.reads();
+    let topic = topic("t");
+    let mut follow = rig.tail.follow(&topic, at(start, 5), ANY_AGE, NOW).boxed();
+    // A loop without an end would not come back from being polled.
+    rig.store.pause(0xAAAA_AAAA_AAAA_AAAA);
+    let mut context = Context::from_waker(noop_waker_ref());
+    let mut polls = 0..64;
+    let followed = loop {
+        assert!(polls.next().is_some(), "it is answered");
+        if let Poll::Ready(followed) = follow.poll_unpin(&mut context) {
+            break followed.unwrap();
+        }
+    };
+    assert!(matches!(followed, Followed::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark));
+    assert!(rig.store.reads() - before <= 3, "{} reads", rig.store.reads() - before);
+    rig.store.pause(0);
+    assert_eq!(recent(NOW), at(start, 5).watermark);
+}
+
+#[test]
+fn an_append_below_the_known_head_shows_that_the_journal_went_back() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(NOW));
+    let (_, backup) = ten_of_which_five_will_be_lost(&rig);
+    rig.store.go_back(backup);
+    rig.tail.append(&topic("t"), updates(1, 99), START).now_or_never().unwrap().unwrap();
+    let seqs: Vec<_> = rig.follow_all("t", start).iter().flat_map(|page| seqs(page)).collect();
+    assert_eq!(seqs, [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn only_a_read_that_began_later_shows_that_the_journal_went_back() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(NOW));
+    let topic = topic("t");
+    let mut context = Context::from_waker(noop_waker_ref());
+    // It has read that there is nothing, and is on its way while ten are appended.
+    rig.store.pause(1 << 63);
+    let mut early = rig.tail.bounds(&topic);
+    assert!(early.poll_unpin(&mut context).is_pending());
+    rig.store.pause(0);
+    let (_, backup) = ten_of_which_five_will_be_lost(&rig);
+    let Poll::Ready(Ok(bounds)) = early.poll_unpin(&mut context) else { panic!("it arrives") };
+    assert_eq!(bounds.head, Watermark::ORIGIN);
+    assert!(rig.in_memory("t", start), "it says nothing of what came after it began");
+    rig.store.go_back(backup);
+    let bounds = rig.tail.bounds(&topic).now_or_never().expect("nothing pauses").unwrap();
+    assert_eq!(bounds.head, at(start, 5).watermark);
+    assert!(!rig.in_memory("t", start), "what was remembered is gone");
+}
+
+#[test]
+fn a_read_that_began_before_the_evidence_brings_nothing_back() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(NOW));
+    let (lost, backup) = ten_of_which_five_will_be_lost(&rig);
+    let topic = topic("t");
+    let mut context = Context::from_waker(noop_waker_ref());
+    // It has read what is lost then, and is on its way.
+    rig.store.pause(1 << 63);
+    let mut early = rig.tail.bounds(&topic);
+    assert!(early.poll_unpin(&mut context).is_pending());
+    rig.store.pause(0);
+    rig.store.go_back(backup);
+    let later = NOW.plus(Duration::from_secs(10));
+    assert!(matches!(rig.follow_at("t", lost, since(later), later), Followed::Stale(_)));
+    let Poll::Ready(Ok(bounds)) = early.poll_unpin(&mut context) else { panic!("it arrives") };
+    assert_eq!(bounds.head, at(start, 10).watermark);
+    let (known, _) = rig.tail.recent_bounds(&topic, NOW, later).now_or_never().unwrap().unwrap();
+    assert_eq!(known.head, at(start, 5).watermark);
 }

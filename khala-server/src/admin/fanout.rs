@@ -54,6 +54,7 @@ struct Window<'a> {
 /// How often its rules were broken.
 #[derive(Serialize)]
 struct Broken {
+    journal_regressed: u64,
     payload_too_large: u64,
     publish_rate_limited: u64,
     replay_deferred: u64,
@@ -65,6 +66,7 @@ impl<'a> Window<'a> {
     fn of(window: &'a TopicWindow) -> Self {
         let TopicWindow { topic, class, bounds, followers, lag, violations, .. } = window;
         let Violations {
+            journal_regressed,
             payload_too_large,
             publish_rate_limited,
             replay_deferred,
@@ -87,6 +89,7 @@ impl<'a> Window<'a> {
             slowest_seen: followers.slowest_seen,
             limits: class.as_ref().map(|class| Rules::of(class)),
             violations: Broken {
+                journal_regressed,
                 payload_too_large,
                 publish_rate_limited,
                 replay_deferred,
