@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    chain::Chain,
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
     strict::{self, PayloadFault},
@@ -255,6 +256,8 @@ pub struct Batch {
     pub expect: Option<Watermark>,
     /// The name of this publish: a second one of that name stores nothing.
     pub dedup: Option<DedupKey>,
+    /// The chain that it belongs to: a batch behind one that was not stored is not stored.
+    pub chain: Option<Chain>,
 }
 
 /// Why updates do not make a batch.
@@ -328,7 +331,7 @@ impl Batch {
                 return Err(BatchError::DocKeyMissing { index, field });
             }
         }
-        Ok(Self { updates, expect: None, dedup: None })
+        Ok(Self { updates, expect: None, dedup: None, chain: None })
     }
 
     /// Stores it only if the head is exactly there.
@@ -344,6 +347,29 @@ impl Batch {
     pub fn with_dedup(mut self, key: DedupKey) -> Self {
         self.dedup = Some(key);
         self
+    }
+
+    /// Puts it behind the batches of that chain that were handed over before (J22).
+    #[must_use]
+    pub fn with_chain(mut self, chain: Chain) -> Self {
+        self.chain = Some(chain);
+        self
+    }
+
+    /// Whether its chain is broken, so that it must not be stored.
+    ///
+    /// For implementers: to be asked in the turn in which it would be written.
+    pub fn is_cut_off(&self) -> bool {
+        self.chain.as_ref().is_some_and(Chain::is_broken)
+    }
+
+    /// It is not stored because of an error: breaks its chain.
+    ///
+    /// For implementers: before what waits behind it is looked at.
+    pub fn break_chain(&self) {
+        if let Some(chain) = &self.chain {
+            chain.break_off();
+        }
     }
 
     /// Binds the dedup key, where there is one, to its publisher: the same key of somebody else is another key.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod auth;
+mod chain;
 mod class;
 mod clock;
 #[cfg(feature = "conformance")]
@@ -47,6 +48,7 @@ pub use self::{
         Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
         Named, Revocation, RevocationId, Revocations, Token, Verifier,
     },
+    chain::Chain,
     class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
     clock::{Clock, Moment, Now, within},
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},

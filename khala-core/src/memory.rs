@@ -14,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
+    chain::Chain,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     journal::{
@@ -68,6 +69,9 @@ impl State {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Append, Error> {
+        if batch.is_cut_off() {
+            return Err(Chain::error("memory"));
+        }
         let untouched = || Log::new(Epoch::derive(seed, topic));
         let log = self.logs.entry(topic.clone()).or_insert_with(untouched);
         let head = log.bounds.head;
@@ -82,6 +86,7 @@ impl State {
             return Ok(Append::Conflict(conflict));
         }
         let Some(receipt) = batch.receipt_after(log.bounds.epoch, head) else {
+            batch.break_chain();
             return Err(Error::new(ErrorKind::Invalid, "memory", format!("topic {topic} has no seqs left")));
         };
         if let Some(key) = &batch.dedup {

@@ -20,7 +20,7 @@ use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Access, Append, Appended, Batch, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
+    Access, Append, Appended, Batch, Chain, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
     telemetry::{self, Surface},
     without_byte_order_mark,
 };
@@ -137,6 +137,8 @@ struct Stream {
 /// A topic that is open to who streams.
 struct Opened {
     topic: Topic,
+    /// A line that is not stored takes along those behind it: what is stored is a prefix of what was sent.
+    chain: Chain,
     /// Whether its class checks hashes.
     hashes: bool,
 }
@@ -144,7 +146,7 @@ struct Opened {
 impl Opened {
     fn new(server: &Server, topic: Topic) -> Arc<Self> {
         let hashes = server.0.khala.class_of(&topic).is_some_and(|class| class.hashes);
-        Arc::new(Self { topic, hashes })
+        Arc::new(Self { topic, chain: Chain::new(), hashes })
     }
 }
 
@@ -410,7 +412,8 @@ impl Run {
         {
             let opened = Opened::new(&self.stream.server, topic.clone());
             if self.known.len() >= TOPICS_KNOWN {
-                self.known.clear();
+                // But those whose lines are under way: they share a chain with what comes.
+                self.known.retain(|_, opened| Arc::strong_count(opened) > 1);
             }
             self.known.insert(topic.clone(), Arc::clone(&opened));
             held.to = To::Opened(opened);
@@ -454,7 +457,7 @@ impl Run {
         // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
         // Without the runtime's budget, which could send it away before it has reached the store's queue.
         self.in_flight.set_out(unconstrained(async move {
-            let (answer, appended) = khala.append(&to.topic, batch).await;
+            let (answer, appended) = khala.append(&to.topic, batch.with_chain(to.chain.clone())).await;
             lock(&finished).push((to.topic.clone(), appended));
             Done { line, bytes, to, answer }
         }));

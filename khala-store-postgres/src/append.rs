@@ -11,13 +11,13 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
+    Append, Batch, Chain, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
 };
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow};
 
 use crate::{
     database::{Database, Work},
-    fault::{Fault, error},
+    fault::{BACKEND, Fault, error},
     options::Schema,
     row::{self, TopicRow, column, int},
     schema,
@@ -95,6 +95,9 @@ async fn append_with(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
+    if batch.is_cut_off() {
+        return Err(Chain::error(BACKEND));
+    }
     let append = async {
         let mut savepoint = transaction.begin().await?;
         let request = Request { topic: topic.clone(), batch: batch.clone(), now };

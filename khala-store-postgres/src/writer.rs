@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{Append, Arrivals, Batch, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic, telemetry};
+use khala_core::{
+    Append, Arrivals, Batch, Chain, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic, telemetry,
+};
 use tokio::{
     sync::oneshot,
     task::{JoinSet, yield_now},
@@ -25,7 +27,7 @@ use tokio::{
 use crate::{
     append::{AddTopics, AppendGroup, Locking, Outcome, Request},
     database::Database,
-    fault::{Fault, error, shutting_down, too_many_wait},
+    fault::{BACKEND, Fault, error, shutting_down, too_many_wait},
     plain::{self, is_plain},
 };
 
@@ -78,6 +80,29 @@ struct Waiting {
     answer: oneshot::Sender<Result<Append, Error>>,
     /// When its topic was first found to be somebody else's.
     held_since: Option<Instant>,
+}
+
+impl Waiting {
+    /// Gives the answer. Who has stopped waiting learns of it by a dedup key or by reading.
+    fn tell(self, answer: Result<Append, Error>) {
+        if answer.is_err() {
+            self.request.batch.break_chain();
+        }
+        let _ = self.answer.send(answer);
+    }
+
+    /// Itself, unless nobody waits for it any more or its chain is broken. What is left out breaks its chain.
+    fn still_wanted(self) -> Option<Self> {
+        if self.request.batch.is_cut_off() {
+            self.tell(Err(Chain::error(BACKEND)));
+            return None;
+        }
+        if self.answer.is_closed() {
+            self.request.batch.break_chain();
+            return None;
+        }
+        Some(self)
+    }
 }
 
 impl Writers {
@@ -216,7 +241,7 @@ impl Desk {
                 there.push(waiting);
                 self.parked_requests += 1;
             }
-            _ => drop(waiting.answer.send(Err(too_many_wait()))),
+            _ => waiting.tell(Err(too_many_wait())),
         }
     }
 
@@ -238,7 +263,7 @@ impl Desk {
                 return;
             }
             // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
-            group.extend(self.waiting.pop_front().filter(|next| !next.answer.is_closed()));
+            group.extend(self.waiting.pop_front().and_then(Waiting::still_wanted));
         }
     }
 
@@ -303,7 +328,7 @@ impl Pen {
     /// longer than one waits for a lock.
     async fn wait_for(self, topic: Topic, mut waiting: Vec<Waiting>) -> Back {
         let (now, patience) = (Instant::now(), self.database.options.lock_timeout());
-        waiting.retain(|one| !one.answer.is_closed());
+        waiting = waiting.into_iter().filter_map(Waiting::still_wanted).collect();
         for one in &mut waiting {
             one.held_since.get_or_insert(now);
         }
@@ -313,7 +338,7 @@ impl Pen {
                 let over = |one: &Waiting| one.held_since.is_some_and(|since| since.elapsed() > patience);
                 let (over, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(over);
                 for one in over {
-                    let _ = one.answer.send(Err(too_many_wait()));
+                    one.tell(Err(too_many_wait()));
                 }
                 sleep(AGAIN).await;
                 left
@@ -335,7 +360,7 @@ impl Pen {
                 let error = Error::from(fault);
                 tracing::error!(topics = names.len(), %error, source = ?error, "topics could not be added");
                 for waiting in untouched {
-                    let _ = waiting.answer.send(Err(error.clone()));
+                    waiting.tell(Err(error.clone()));
                 }
                 (Vec::new(), false)
             }
@@ -348,8 +373,7 @@ impl Pen {
     async fn write(&self, group: Vec<Waiting>, locking: Locking) -> (Vec<Waiting>, Vec<Waiting>) {
         let (mut held, mut untouched) = (Vec::new(), Vec::new());
         let mut settle = |waiting: Waiting, outcome| match outcome {
-            // Who has stopped waiting learns of it by a dedup key or by reading.
-            Outcome::Answered(answer) => drop(waiting.answer.send(answer)),
+            Outcome::Answered(answer) => waiting.tell(answer),
             Outcome::Held => held.push(waiting),
             Outcome::Untouched => untouched.push(waiting),
         };
@@ -364,6 +388,10 @@ impl Pen {
                     let outcome = match behind.get(&waiting.request.topic) {
                         Some(Outcome::Untouched) => Outcome::Untouched,
                         Some(_) => Outcome::Held,
+                        // One before it may have failed by now.
+                        None if waiting.request.batch.is_cut_off() => {
+                            Outcome::Answered(Err(Chain::error(BACKEND)))
+                        }
                         None => self.commit_one(&waiting, locking).await,
                     };
                     match &outcome {

@@ -11,12 +11,12 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Bounds, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
+    Append, Batch, Bounds, Chain, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Statement, ToSql, Transaction, params};
 
 use crate::{
-    fault::{Fault, error},
+    fault::{BACKEND, Fault, error},
     row::{self, TopicRow, int},
     schema, sql,
 };
@@ -47,6 +47,9 @@ pub fn append_in(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
+    if batch.is_cut_off() {
+        return Err(Chain::error(BACKEND));
+    }
     let conn: &Connection = transaction;
     let seed = schema::seed(conn)?;
     let append = || -> Result<Append, Fault> {

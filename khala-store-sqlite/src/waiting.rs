@@ -1,12 +1,12 @@
 //! What waits to be written in a group with others, and its answer, which is held back until the group's commit.
 
-use khala_core::{Advance, Advanced, Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic};
+use khala_core::{Advance, Advanced, Append, Batch, Chain, Error, ErrorKind, NewUpdate, Timestamp, Topic};
 use tokio::sync::oneshot;
 
 use crate::{
     append::Group,
     checkpoint,
-    fault::{Fault, error},
+    fault::{BACKEND, Fault, error},
 };
 
 /// An append or an advance, and whoever waits for it.
@@ -64,7 +64,14 @@ impl Waiting {
                 answer.held = Some(checkpoint::advance(group, advance, *now)?);
             }
             Self::Append { topic, batch, now, answer } => {
-                answer.held = Some(group.append(topic, batch, *now)?);
+                let answered = match batch.is_cut_off() {
+                    true => Err(Chain::error(BACKEND)),
+                    false => group.append(topic, batch, *now)?,
+                };
+                if answered.is_err() {
+                    batch.break_chain();
+                }
+                answer.held = Some(answered);
             }
         }
         Ok(())
@@ -78,8 +85,16 @@ impl Waiting {
         }
     }
 
+    /// Nothing of it is stored, and so nothing behind it may be.
+    pub(crate) fn give_up(&self) {
+        if let Some(batch) = self.batch() {
+            batch.break_chain();
+        }
+    }
+
     /// Gives an error in the place of whatever answer was held back: nothing was committed.
     pub(crate) fn fail(self, error: Error) {
+        self.give_up();
         match self {
             Self::Advance { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
             Self::Append { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),

@@ -253,7 +253,12 @@ impl Desk {
                 return;
             }
             // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
-            group.extend(self.waiting.pop_front().filter(|next| !next.is_given_up()));
+            let Some(next) = self.waiting.pop_front() else { return };
+            if next.is_given_up() {
+                next.give_up();
+            } else {
+                group.push(next);
+            }
         }
     }
 

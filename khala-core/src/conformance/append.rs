@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
+    chain::Chain,
     journal::{Append, Batch, Conflict, DEDUP_FOR, Keep, Receipt, Start},
     position::Watermark,
     update::Update,
@@ -127,6 +128,28 @@ pub async fn j9_a_failed_expect_writes_nothing<H: Harness>(store: H) {
     assert_eq!(written, 1, "J9: appends that expected head {head} and were written: {answers:?}");
     let found = subject.bounds().await.head;
     assert_eq!(head.distance_to(found), 1, "J9: updates after many expected head {head}");
+}
+
+/// J22: a batch behind one that was not stored is not stored.
+pub async fn j22_nothing_is_stored_behind_what_was_not<H: Harness>(store: H) {
+    let subject = Subject::new(&store, "J22", "j22");
+    let (chain, other) = (Chain::new(), Chain::new());
+    let chained = |name: &str, chain: &Chain| single(name).with_chain(chain.clone());
+    subject.write(chained("one", &chain)).await;
+    let conflict = subject.conflict(chained("two", &chain).with_expect(watermark(40))).await;
+    assert!(matches!(conflict, Conflict::Head { .. }), "J22: {conflict:?}");
+    subject.write(chained("three", &chain)).await;
+    subject.write(chained("four", &other)).await;
+    // As a store does that could not write one of them.
+    chain.break_off();
+    let head = subject.bounds().await.head;
+    for named in [chained("five", &chain), chained("one", &chain).with_dedup(dedup("j22"))] {
+        subject.fail(named).await;
+    }
+    assert_eq!(subject.bounds().await.head, head, "J22: the head after batches of a broken chain");
+    subject.write(chained("six", &other)).await;
+    subject.write(single("seven").with_dedup(dedup("j22"))).await;
+    assert_eq!(texts(&subject.log().await), ["one", "three", "four", "six", "seven"], "J22: the log");
 }
 
 /// J10: a repeated dedup key gives the first receipt and writes nothing, and another batch under it is a conflict.

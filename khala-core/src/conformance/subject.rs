@@ -53,6 +53,13 @@ impl Subject {
         }
     }
 
+    /// Appends what the journal must answer with an error.
+    pub(super) async fn fail(&self, batch: Batch) {
+        if let Ok(answer) = self.journal.append(&self.topic, batch, NOW).await {
+            self.broken("an append that must not be attempted was answered", &answer);
+        }
+    }
+
     /// Appends what nothing stands in the way of.
     pub(super) async fn write(&self, batch: Batch) -> Receipt {
         match self.append(batch, NOW).await {

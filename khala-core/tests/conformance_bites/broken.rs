@@ -250,6 +250,10 @@ impl Journal for Inner {
                 state.names.extend(name.zip(receipt));
                 Ok(answer)
             }
+            Fault::ChainIgnored => {
+                batch.chain = None;
+                whole.append(topic, batch, now).await
+            }
             Fault::NamesWithoutContent => match whole.append(topic, batch, now).await? {
                 Append::Conflict(Conflict::Dedup { first }) => Ok(Append::Duplicate(first)),
                 answer => Ok(answer),

@@ -72,6 +72,8 @@ bites! {
     a_race_for_a_name: NameRace => "J10",
     /// The expected head is looked at before the name.
     expect_before_name: ExpectBeforeName => "J10",
+    /// A batch is stored whatever became of those before it.
+    chain_ignored: ChainIgnored => "J22",
     /// A name is enough, whatever is in the batch.
     names_without_content: NamesWithoutContent => "J10",
     /// A name is the same whose ever it is.

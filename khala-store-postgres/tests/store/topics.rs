@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
 use khala_core::{
-    Advance, Checkpoint, Checkpoints, Cursor, Entity, Epoch, ErrorKind, Journal, Keep, Payload, PayloadHash,
-    ProjectionName, Watermark,
+    Advance, Chain, Checkpoint, Checkpoints, Cursor, Entity, Epoch, ErrorKind, Journal, Keep, Payload,
+    PayloadHash, ProjectionName, Watermark,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
@@ -119,6 +119,27 @@ async fn a_topic_that_stays_locked_is_an_error_that_says_so() {
     assert!(error.is_retryable() && error.to_string().contains("locked by another transaction"), "{error}");
     slow.rollback().await.unwrap();
     written(store.append(&topic("held"), batch([1]), NOW).await.unwrap());
+}
+
+/// Its topic is locked until the first of them has failed: those that queued up behind it find it free.
+#[tokio::test]
+async fn what_fails_takes_along_what_queued_up_behind_it_in_its_chain() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
+    let options = PostgresOptions::new().with_lock_timeout(Duration::from_millis(100));
+    let store = PostgresStore::open(&url, options).await.unwrap();
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let slow = holding(&mut conn, &["held".to_owned()]).await;
+    let (held, chain) = (topic("held"), Chain::new());
+    let chained = |n| store.append(&held, batch([n]).with_chain(chain.clone()), NOW);
+    let mut answers: FuturesOrdered<_> = (1..3_000).map(chained).collect();
+    let first = soon(answers.next()).await.unwrap();
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Unavailable);
+    slow.rollback().await.unwrap();
+    let answers: Vec<_> = soon(answers.collect()).await;
+    assert!(answers.iter().all(Result::is_err), "nothing stands behind what failed");
+    assert_eq!(log(&store, &held).await.len(), 1);
+    written(store.append(&held, batch([1]).with_chain(Chain::new()), NOW).await.unwrap());
 }
 
 /// The first step of an entity, with an update of that topic.

@@ -1,7 +1,9 @@
 //! Group commit: many appends share a transaction, and nothing else.
 
-use futures::future::join_all;
-use khala_core::{Append, Conflict, DedupKey, ErrorKind, Journal, Watermark};
+use std::time::Duration;
+
+use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
+use khala_core::{Append, Chain, Conflict, DedupKey, ErrorKind, Journal, Watermark};
 use khala_store_sqlite::SqliteOptions;
 
 use crate::support::{NOW, Place, batch, log, soon, topic, written};
@@ -23,6 +25,27 @@ async fn concurrent_appends_share_commits() {
         logs.extend(log(&store, topic).await);
     }
     assert_eq!(logs.len(), 1_000);
+}
+
+/// With the file locked until the first of them has failed, those that queued up behind it find it free.
+#[tokio::test]
+async fn what_fails_takes_along_what_queued_up_behind_it_in_its_chain() {
+    let place = Place::new();
+    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let (t, other, chain) = (topic("t"), topic("other"), Chain::new());
+    let own = place.connect();
+    own.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let chained = |n| store.append(&t, batch([n]).with_chain(chain.clone()), NOW);
+    let mut answers: FuturesOrdered<_> = (0..3_000).map(chained).collect();
+    let first = soon(answers.next()).await.unwrap();
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Unavailable);
+    own.execute_batch("COMMIT").unwrap();
+    // Groups of 1,024 are tried one after the other: the last ones after the lock has gone.
+    let answers: Vec<_> = soon(answers.collect()).await;
+    assert!(answers.iter().all(Result::is_err), "nothing stands behind what failed");
+    assert!(log(&store, &t).await.is_empty());
+    written(store.append(&other, batch([1]), NOW).await.unwrap());
+    written(store.append(&t, batch([1]).with_chain(Chain::new()), NOW).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
