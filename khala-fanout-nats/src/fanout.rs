@@ -1,7 +1,7 @@
 //! The fanout itself: levels of this process, one connection, and the tasks that keep the two in step.
 //!
-//! Four kinds of tasks: the wire sends what waits, the ears hear what is announced (one per topic, and one each for
-//! revocations, greetings and echoes), and the watchman looks after the connection. No caller waits for the network, but for
+//! Five kinds of tasks: the wire sends what waits, the ears hear what is announced (one per topic, and one each for
+//! revocations, greetings and echoes), the watchman looks after the connection, and the beat proves that it hears. No caller waits for the network, but for
 //! a bounded while when it begins to watch.
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    BACKEND,
+    BACKEND, beat,
     listening::{Listener, Listening},
     options::NatsOptions,
     outbox::{Outbox, Parcel},
@@ -44,11 +44,11 @@ struct Inner {
 
 /// What the tasks and the handles have in common.
 #[derive(Clone, Debug)]
-struct Shared {
+pub(crate) struct Shared {
     local: LocalFanout,
-    listening: Arc<Listening>,
-    outbox: Arc<Outbox>,
-    station: Arc<Station>,
+    pub(crate) listening: Arc<Listening>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) station: Arc<Station>,
     /// The newest ticket whose echo came back: what was sent before it has reached the server.
     settled: watch::Sender<u64>,
     subjects: Arc<Subjects>,
@@ -118,6 +118,12 @@ impl NatsFanout {
         self.0.shared.station.state()
     }
 
+    /// Whether what others announce is heard: there is a connection, this node's own beat comes back on it, and the server refuses
+    /// none of its subscriptions.
+    pub fn listens(&self) -> bool {
+        self.state().listens()
+    }
+
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.0.shared.station.is_connected()
@@ -169,6 +175,7 @@ impl Inner {
         self.keep(self.shared.clone().wire(client.clone()));
         let (station, outbox) = (Arc::clone(&self.shared.station), Arc::clone(&self.shared.outbox));
         self.keep(state::watch_over(client.clone(), station, outbox));
+        self.keep(beat::beat(self.shared.clone(), client.clone()));
         Ok(())
     }
 
@@ -227,7 +234,7 @@ impl Shared {
     }
 
     /// Waits until the server has taken what goes with `ticket`.
-    async fn echoed(&self, ticket: u64) {
+    pub(crate) async fn echoed(&self, ticket: u64) {
         // It cannot fail: the sender is here.
         let _ = self.settled.subscribe().wait_for(|settled| *settled >= ticket).await;
     }

@@ -47,6 +47,9 @@
 //!   others to do the same, which they do, each at most once a second, from a moment of its own within a quarter of a second
 //!   on, and about a thousand topics every 10 ms. So watchers hear of what they missed, if it was announced
 //!   within the time that is [remembered](NatsOptions::remember), and polling finds the rest.
+//! - **It is proven to hear.** A node publishes a beat to itself every two seconds. When none comes back within eight seconds, or the
+//!   server refuses a subscription or takes one away, the connection is made anew, with growing pauses, until all is heard.
+//!   [`listens`](NatsFanout::listens) says so.
 //!
 //! # What is not promised
 //!
@@ -58,9 +61,10 @@
 //! # For operators
 //!
 //! [`NatsFanout::state`], the metrics `khala_fanout_connected` and `khala_fanout_reconnects_total` (`transport="nats"`), and log
-//! lines when the connection is lost, why it is not to be had, and when it is back: each once. The client below says the same in its own
+//! lines when the connection is lost or nothing is heard on it, why that is, and when it is back: each once. The client below says the same in its own
 //! words, under the target `async_nats`.
 
+mod beat;
 mod fanout;
 mod listening;
 mod options;

@@ -200,7 +200,7 @@ fn wrong(
 }
 
 /// How long to wait before an attempt, of which this is the how-manieth since there was a connection.
-fn pause(attempts: usize) -> Duration {
+pub(crate) fn pause(attempts: usize) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
     // Without randomness all wait the longest.

@@ -26,6 +26,8 @@ use crate::{BACKEND, outbox::Outbox};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon it looks again when the client is just about to say that it is connected.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// What the server's error says of a subscription that it refuses, or takes away when its permissions are reloaded.
+const REFUSED: &str = "permissions violation for subscription";
 /// How many different faults of one outage are logged.
 const TOLD: usize = 8;
 
@@ -37,14 +39,26 @@ pub struct NatsState {
     pub connected: bool,
     /// Without a connection: why, as far as it is known. With one: what the server refused on it last.
     pub fault: Option<String>,
-    /// How often a lost connection was made again.
+    /// With a connection: why this node is not known to hear what others announce, as when the server has taken its subscriptions
+    /// away. None while it hears its own beat.
+    pub deaf: Option<String>,
+    /// How often a connection was made again, because it was lost or because nothing was heard on it.
     pub reconnects: u64,
+}
+
+impl NatsState {
+    /// Whether what others announce is heard.
+    pub fn listens(&self) -> bool {
+        self.connected && self.deaf.is_none()
+    }
 }
 
 /// The state, for all who look at it.
 #[derive(Debug)]
 pub(crate) struct Station {
     state: watch::Sender<NatsState>,
+    /// How many subscriptions the server has refused, or taken away, on any connection.
+    refusals: watch::Sender<u64>,
     /// Faults that were logged since the connection was last well.
     told: Mutex<HashSet<String>>,
     stirred: Notify,
@@ -56,6 +70,7 @@ impl Station {
         telemetry::fanout_connected(BACKEND, false);
         Self {
             state: watch::Sender::new(NatsState::default()),
+            refusals: watch::Sender::new(0),
             told: Mutex::default(),
             stirred: Notify::new(),
             closed: AtomicBool::new(false),
@@ -79,7 +94,14 @@ impl Station {
     /// The client says that something happened.
     pub(crate) fn event(&self, event: &Event) {
         match event {
-            Event::ServerError(fault) => self.fault(fault.to_string()),
+            Event::ServerError(fault) => {
+                let fault = fault.to_string();
+                let refused = fault.to_lowercase().contains(REFUSED);
+                self.fault(fault);
+                if refused {
+                    self.refusals.send_modify(|refusals| *refusals += 1);
+                }
+            }
             // Of other faults the client tells more when it tries again; of this one it does not.
             Event::ClientError(ClientError::Other(kind)) if *kind == ConnectErrorKind::Dns.to_string() => {
                 self.fault(
@@ -118,15 +140,68 @@ impl Station {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// How many subscriptions were refused.
+    pub(crate) fn refusals(&self) -> u64 {
+        *self.refusals.borrow()
+    }
+
+    /// Waits until more are refused than that.
+    pub(crate) async fn refused_more_than(&self, before: u64) {
+        // It cannot fail: the sender is here.
+        let _ = self.refusals.subscribe().wait_for(|refusals| *refusals > before).await;
+    }
+
+    /// A beat came back, and no subscription is refused.
+    pub(crate) fn hears(&self) {
+        self.set_deaf(None);
+    }
+
+    /// Nothing is heard, or not all.
+    pub(crate) fn is_deaf(&self, why: &str) {
+        self.set_deaf(Some(why));
+    }
+
+    fn set_deaf(&self, why: Option<&str>) {
+        let changed = self.state.send_if_modified(|state| {
+            let changed = state.deaf.as_deref() != why;
+            state.deaf = why.map(str::to_owned);
+            if changed && why.is_none() {
+                state.fault = None;
+                self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            changed
+        });
+        if !changed {
+            return;
+        }
+        let state = self.state();
+        telemetry::fanout_connected(BACKEND, state.listens());
+        match why {
+            Some(why) => {
+                let told = state.fault.unwrap_or_else(|| "nothing".to_owned());
+                tracing::warn!(
+                    why,
+                    told,
+                    "does not hear NATS; the connection is made anew, and subscribers poll meanwhile"
+                );
+            }
+            None => tracing::info!("hears NATS again"),
+        }
+    }
+
     fn up(&self, again: bool) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        telemetry::fanout_connected(BACKEND, true);
         if again {
             telemetry::fanout_reconnected(BACKEND);
         }
         self.state.send_modify(|state| {
-            *state =
-                NatsState { connected: true, fault: None, reconnects: state.reconnects + u64::from(again) };
+            state.connected = true;
+            state.reconnects += u64::from(again);
+            // What keeps this node deaf is told once, however often it is tried.
+            if state.deaf.is_none() {
+                state.fault = None;
+                self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            telemetry::fanout_connected(BACKEND, state.listens());
         });
     }
 
@@ -148,7 +223,9 @@ pub(crate) async fn watch_over(client: Client, station: Arc<Station>, outbox: Ar
             known = connects;
             station.up(again);
             outbox.reconnected();
-            if again {
+            if again && station.state().deaf.is_some() {
+                tracing::debug!("connected to NATS anew");
+            } else if again {
                 tracing::info!("connected to NATS again");
             } else {
                 tracing::info!("connected to NATS");

@@ -19,6 +19,9 @@ use crate::{free_port, guardian::Guardian};
 /// How long a server may take to answer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What it logs once it has reloaded.
+const RELOADED: &str = "Reloaded server configuration";
+
 /// A nats-server of its own. Without a configuration, everybody may do everything on it.
 #[derive(Debug)]
 pub struct Nats {
@@ -114,6 +117,19 @@ impl Nats {
             thread::sleep(Duration::from_millis(5));
         }
         server.process = Some(process);
+    }
+
+    /// Has it read its configuration again, as it does on SIGHUP, and waits until it has.
+    pub fn reload(&self) {
+        let before = self.log().matches(RELOADED).count();
+        let pid = self.server().process.as_ref().expect("the server runs").id();
+        let told = Command::new(program()).arg("--signal").arg(format!("reload={pid}")).status();
+        assert!(told.expect("it was started before").success(), "the server was not told to reload");
+        let patience = Instant::now() + PATIENCE;
+        while self.log().matches(RELOADED).count() == before {
+            assert!(Instant::now() < patience, "nats-server does not reload: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What it has logged.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::future::join;
 use khala_core::Fanout as _;
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::Nats;
@@ -148,6 +149,61 @@ async fn a_user_who_may_not_publish_is_told_of_it() {
     })
     .await;
     assert!(fanout.is_connected());
+}
+
+/// What that user may subscribe to.
+fn may_subscribe(what: &str) -> String {
+    format!(
+        "authorization {{ users: [ {{ user: ann, password: right, permissions: {{ publish: \">\", subscribe: {what} }} }} ] }}"
+    )
+}
+
+/// Permissions are taken away from nodes that listen, and given back, while the connections stay.
+async fn hears_again_after(taken: &str) {
+    let nats = Nats::start_with(&may_subscribe("\">\""));
+    let options = options(nats.port()).with_user("ann", "right");
+    let (one, other) = (NatsFanout::connect(options.clone()).await, NatsFanout::connect(options).await);
+    let (one, other) = (one.unwrap(), other.unwrap());
+    within(join(one.connected(), other.connected())).await;
+    let t = topic("t");
+    let mut watch = other.watch(&t).await.unwrap();
+    one.announce(&t, head(1, 1)).await.unwrap();
+    assert_eq!(within(watch.moved()).await, head(1, 1));
+
+    nats.configure(&may_subscribe(taken));
+    nats.reload();
+    until("it is told", || !other.listens()).await;
+    let state = other.state();
+    assert!(state.deaf.is_some_and(|why| why.contains("permissions")));
+    assert!(state.fault.is_some_and(|fault| fault.contains("Permissions Violation for Subscription")));
+
+    nats.configure(&may_subscribe("\">\""));
+    nats.reload();
+    until("it hears again", || one.listens() && other.listens()).await;
+    one.announce(&t, head(1, 2)).await.unwrap();
+    assert_eq!(within(watch.moved()).await, head(1, 2));
+    assert_eq!(other.state().fault, None);
+}
+
+#[tokio::test]
+async fn a_node_hears_again_once_it_may() {
+    hears_again_after("\"nothing\"").await;
+}
+
+#[tokio::test]
+async fn a_topic_is_heard_again_once_it_may_be() {
+    hears_again_after("{ allow: \">\", deny: \"*.head.t\" }").await;
+}
+
+#[tokio::test]
+async fn a_node_whose_beat_is_swallowed_is_told_of_it() {
+    // It may subscribe to everything: nothing is refused that it subscribes to, and nothing of its own comes back.
+    let nats = Nats::start_with(
+        "authorization { users: [ { user: ann, password: right, permissions: { publish: { allow: \">\", deny: \"*.echo.*\" } } } ] }",
+    );
+    let fanout = NatsFanout::connect(options(nats.port()).with_user("ann", "right")).await.unwrap();
+    until("it is told", || fanout.state().deaf.is_some_and(|why| why.contains("does not come back"))).await;
+    assert!(!fanout.listens());
 }
 
 /// An authority, and what it has signed.

@@ -30,10 +30,12 @@ pub(crate) struct Watched {
 impl Watched {
     /// What the server does without now.
     pub(crate) fn notes(&self) -> Vec<&'static str> {
-        let silent = self.nats.as_ref().is_some_and(|fanout| !fanout.is_connected());
+        let nats = self.nats.as_ref().map(NatsFanout::state).filter(|state| !state.listens());
         let deaf = self.listening.as_ref().is_some_and(|fanout| !fanout.listens());
-        let silent =
-            silent.then_some("NATS is not connected: what is new on other nodes is found by polling");
+        let silent = nats.map(|state| match state.connected {
+            true => "NATS is connected and not heard: what is new on other nodes is found by polling; the log says why",
+            false => "NATS is not connected: what is new on other nodes is found by polling",
+        });
         let deaf = deaf.then_some("PostgreSQL is not listened to: what is new there is found by polling");
         silent.into_iter().chain(deaf).collect()
     }
