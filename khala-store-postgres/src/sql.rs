@@ -12,6 +12,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { text: include_str!("migrations/1.sql"), works_since: 1 },
     Migration { text: include_str!("migrations/2.sql"), works_since: 1 },
     Migration { text: include_str!("migrations/3.sql"), works_since: 1 },
+    Migration { text: include_str!("migrations/4.sql"), works_since: 1 },
 ];
 
 /// One step of the schema.

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use khala_core::{
-    Append, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Fanout, Journal, Kind,
+    Append, Batch, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Fanout, Journal, Kind,
     NewUpdate, Payload, Watermark,
 };
 use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, append_in, set_notify};
@@ -84,7 +84,7 @@ async fn one_bad_request_fails_none_of_its_group() {
 #[tokio::test]
 async fn the_function_keeps_what_the_store_keeps() {
     let (url, store) = fresh().await;
-    let odd = r#"{ "b":1.0e0,"a" : "é\u0000 \ud800", "b":[ ] }"#;
+    let odd = r#"{ "b":1.0e0,"a" : "é\u0000 \\ud800", "B":[ ] }"#;
     sql(
         &url,
         &format!(
@@ -192,7 +192,7 @@ async fn the_function_checks_what_it_is_given() {
         ("'t', 'k', NULL".into(), "payload is missing"),
         ("'t', 'k', '{'".into(), "invalid input syntax for type json"),
         ("'t', 'k', ''".into(), "invalid input syntax for type json"),
-        (format!("'t', 'k', '{}'", deep(129)), "nested more than 128 levels"),
+        (format!("'t', 'k', '{}'", deep(101)), "payload is nested more than 100 levels"),
         ("'t', 'k', '1', doc_key => ''".into(), "doc_key is empty"),
         (format!("'t', 'k', '1', doc_key => '{}'", long(513)), "doc_key is 513 bytes long"),
         ("'t', 'k', '1', doc_version => 1".into(), "doc_version needs a doc_key"),
@@ -224,11 +224,71 @@ async fn the_function_checks_what_it_is_given() {
         "SELECT khala.append('{}', '{}', '{}', doc_key => '{}', dedup => '{}')",
         long(255),
         long(128),
-        deep(128),
+        deep(100),
         long(512),
         long(255)
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(good)).execute(&mut conn).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_function_and_a_batch_take_the_same_payloads() {
+    let (url, _store) = fresh().await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let mut rule = async |json: &str| {
+        let appended = sqlx::query("SELECT khala.append('t', 'k', $1::text::json)").bind(json.to_owned());
+        let answer = appended.execute(&mut conn).await.map(|_| ());
+        let by_function = answer.map_err(|fault| fault.as_database_error().unwrap().message().to_owned());
+        let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::parse(json).unwrap());
+        (by_function, Batch::new(vec![update]).map(|_| ()).map_err(|fault| fault.to_string()))
+    };
+    let long = |first: &str, zeros: usize| format!("{first}{}", "0".repeat(zeros));
+    let middle = "17976931348623158079372897140530341507993413271003782693617377898044496829276475094664901797758720709633\
+        02864166928879109465555478519404026306574886715058206819089020007083836762738548458177115317644757302700698555713669\
+        59622842914819860834936475292719074168444365510704342711559699508093042880177904174497792";
+    let ending = |last: &str| format!("{}{last}", &middle[..middle.len() - 2]);
+    for (json, wanted) in [
+        (r#""\ud800""#, "holds an unpaired surrogate"),
+        (r#""\\\uDC00x""#, "holds an unpaired surrogate"),
+        (r#""\ud83d\ud83d\ude00""#, "holds an unpaired surrogate"),
+        (r#"{"\ud800":1}"#, "holds an unpaired surrogate"),
+        (r#""\ufffe""#, "holds the noncharacter"),
+        (r#"["\uFdEf"]"#, "holds the noncharacter"),
+        (r#""\uD83F\udffe""#, "holds the noncharacter"),
+        ("\"\u{fdd0}\"", "holds the noncharacter"),
+        ("\"\u{10ffff}\"", "holds the noncharacter"),
+        ("1e400", "holds a number"),
+        ("[1, -0.1E+310 ]", "holds a number"),
+        ("1.7976931348623159e308", "holds a number"),
+        (&*long("2", 308), "holds a number"),
+        (&*ending("92"), "holds a number"),
+        (&*long("1e", 5).replace("1e", "1e1"), "holds a number"),
+        (r#"{"a":1,"a":2}"#, "has the name \"a\" twice"),
+        (r#"{"a":1,"b":[{"c":1, "\u0063" : 2}]}"#, "has the name \"c\" twice"),
+        (r#"{"\u0000":1,"\\":2,"\u005c":3}"#, "has the name \"\\\\\" twice"),
+        (&*format!("{}{}", "[".repeat(128), "]".repeat(128)), "is nested more than 100 levels deep"),
+    ] {
+        let (by_function, by_batch) = rule(json).await;
+        let (by_function, by_batch) = (by_function.expect_err(json), by_batch.expect_err(json));
+        assert!(by_batch.contains(wanted), "{json}: {by_batch}");
+        // The function names the fault, and not where it stands.
+        let fault =
+            wanted.replace("the noncharacter", "a noncharacter").split(" \"").next().unwrap().to_owned();
+        let fault = fault.replace("has the name", "has a name twice");
+        assert!(by_function.starts_with(&format!("payload {fault}")), "{json}: {by_function}");
+    }
+    for json in [
+        "null",
+        r#""\\ud800 \\\ud83d\ude00 \u0000 1e400 {{ \"a\":1,\"a\":2 ""#,
+        "\"é 😀 \u{fffd}\u{fdcf}\u{fdf0}\u{2028}\"",
+        "[-0, 1E308, 1e-400, 0e999, 0.00001e312, 12345678901234567890, 1.7976931348623157e308]",
+        &*long("1", 308),
+        &*ending("91"),
+        r#"{"a":{"a":[{"a":1},{"a":1}]},"A":1,"":2,"e":1e10}"#,
+        r#"{"\u0000":1,"\ue000":2,"\\u0000":3,"\u0001":4}"#,
+    ] {
+        assert_eq!(rule(json).await, (Ok(()), Ok(())), "{json}");
+    }
 }
 
 #[tokio::test]
