@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    budget::{MemoryBudget, MemoryPart},
     class::TopicClass,
     clock::{Moment, Now},
     position::StaleReason,
@@ -189,6 +190,7 @@ fn one(count: &AtomicU64) {
 /// The ledger of one node.
 #[derive(Debug)]
 pub struct Ledger {
+    memory: MemoryBudget,
     tally: Tally,
     topics: Mutex<Recent<Topic, Violations>>,
     stale: Mutex<Recent<u64, Option<Moment>>>,
@@ -202,9 +204,20 @@ impl Default for Ledger {
 }
 
 impl Ledger {
+    /// A ledger that counts unsent bytes in `memory` too.
+    pub(crate) fn with_memory(self, memory: MemoryBudget) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Whether the node has no memory left, of its budget.
+    pub(crate) fn has_no_memory(&self) -> bool {
+        self.memory.is_spent()
+    }
+
     /// An empty ledger.
     pub fn new() -> Self {
         Self {
+            memory: MemoryBudget::new(None),
             tally: Tally::default(),
             topics: Mutex::new(Recent::new(TOPICS)),
             stale: Mutex::new(Recent::new(HOLDERS)),
@@ -334,6 +347,7 @@ impl Ledger {
     pub(crate) fn holds(&self, change: i64) -> u64 {
         let before = self.tally.outbox_bytes.fetch_add(change, Ordering::Relaxed);
         telemetry::outbox(change as f64);
+        self.memory.change(MemoryPart::Frames, change);
         u64::try_from(before + change).unwrap_or(0)
     }
 }

@@ -6,6 +6,7 @@
 
 mod admission;
 mod auth;
+mod budget;
 mod chain;
 mod class;
 mod clock;
@@ -48,6 +49,7 @@ pub use self::{
         Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
         Named, Revocation, RevocationId, Revocations, Token, Verifier,
     },
+    budget::{MemoryBudget, MemoryPart, MemoryShare, MemorySpent},
     chain::Chain,
     class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
     clock::{Clock, Moment, Now, within},

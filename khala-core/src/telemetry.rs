@@ -4,6 +4,7 @@
 use metrics::{SharedString, counter, gauge, histogram};
 
 use crate::{
+    budget::{MemoryBudget, MemoryPart},
     class::{NO_CLASS, TopicClass},
     error::ErrorKind,
     khala::Appended,
@@ -136,6 +137,13 @@ pub const TASK_RESTARTS: &str = "khala_task_restarts_total";
 /// Lines of the log that were dropped because nobody read them.
 pub const LOG_LINES_DROPPED: &str = "khala_log_lines_dropped_total";
 
+/// Bytes of the node's memory budget that are taken, by `part`: `answers`, `bodies`, `frames`, `tail`.
+pub const MEMORY: &str = "khala_memory_bytes";
+/// The limit of the memory budget, in bytes; without one it is not there.
+pub const MEMORY_LIMIT: &str = "khala_memory_limit_bytes";
+/// What was refused because the memory budget was spent, by `part`: `answers`, `bodies`.
+pub const MEMORY_REFUSALS: &str = "khala_memory_refusals_total";
+
 /// Every name, for the test that holds documentation and dashboards against it.
 pub const ALL: &[&str] = &[
     JOURNAL_READS,
@@ -194,6 +202,9 @@ pub const ALL: &[&str] = &[
     PART_HEALTHY,
     TASK_RESTARTS,
     LOG_LINES_DROPPED,
+    MEMORY,
+    MEMORY_LIMIT,
+    MEMORY_REFUSALS,
 ];
 
 /// What was asked for when something was refused.
@@ -463,4 +474,21 @@ pub(crate) fn task_restarted(part: &'static str) {
 /// Lines of the log found no room. For whoever writes the log.
 pub fn log_lines_dropped(lines: u64) {
     counter!(LOG_LINES_DROPPED).increment(lines);
+}
+
+pub(crate) fn memory(budget: &MemoryBudget) {
+    for part in MemoryPart::ALL {
+        gauge!(MEMORY, "part" => part.as_str()).set(budget.taken_by(part) as f64);
+    }
+    if let Some(limit) = budget.limit() {
+        gauge!(MEMORY_LIMIT).set(limit as f64);
+    }
+    for part in [MemoryPart::Answers, MemoryPart::Bodies] {
+        counter!(MEMORY_REFUSALS, "part" => part.as_str()).increment(0);
+    }
+}
+
+/// Something found no room in the memory budget and was refused. For a server around the core.
+pub fn memory_refused(part: MemoryPart) {
+    counter!(MEMORY_REFUSALS, "part" => part.as_str()).increment(1);
 }

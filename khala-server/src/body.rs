@@ -1,15 +1,22 @@
 //! Request bodies: read within bounds, and parsed once as JSON whose faults are named.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, ops::Deref, pin::pin, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use khala_core::{WholeNumber, without_byte_order_mark};
+use khala_core::{MemoryBudget, MemoryPart, MemoryShare, WholeNumber, telemetry, without_byte_order_mark};
 use serde::{Deserialize, Deserializer};
+use tokio::time::{Instant, sleep};
 
 use crate::{Limits, patience::timeout, problem::Problem};
+
+/// How often a body stands in memory, at most: as it came, as the updates that it holds, and as the store writes them.
+const COPIES: usize = 3;
+/// How long a body waits for memory, and how often it asks.
+const WAIT: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Whether a request without any body is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +31,11 @@ pub(crate) enum Empty {
 pub(crate) async fn read<B>(
     headers: &HeaderMap,
     body: B,
+    memory: &MemoryBudget,
     limits: &Limits,
     most: usize,
     empty: Empty,
-) -> Result<Bytes, Problem>
+) -> Result<Whole, Problem>
 where
     B: Body + Send,
     B::Data: Send,
@@ -43,16 +51,65 @@ where
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    let body = match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(_)) => return Err(Problem::invalid("incomplete_body", "the body ended before it was whole")),
+    let mut share = memory.share(MemoryPart::Bodies);
+    let whole = async {
+        let mut body = pin!(body);
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let broken = |_| Problem::invalid("incomplete_body", "the body ended before it was whole");
+            let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+            if whole.len() + data.remaining() > most {
+                return Err(too_large());
+            }
+            grow(&mut share, (COPIES * data.remaining()) as u64).await?;
+            whole.put(data);
+        }
+        Ok(whole.freeze())
+    };
+    let body = match timeout(limits.body_timeout, whole).await {
+        Ok(body) => body?,
         Err(_) => {
             let detail = format!("the body did not arrive within {} s", limits.body_timeout.as_secs());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
         }
     };
-    if untyped && !body.is_empty() { Err(unsupported()) } else { Ok(body) }
+    if untyped && !body.is_empty() {
+        return Err(unsupported());
+    }
+    Ok(Whole { bytes: body, _share: share })
+}
+
+/// A body, and its share of the memory budget.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    bytes: Bytes,
+    _share: MemoryShare,
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Takes more of the memory budget, and waits a moment for it where there is none: most of what takes memory is brief.
+async fn grow(share: &mut MemoryShare, bytes: u64) -> Result<(), Problem> {
+    let deadline = Instant::now() + WAIT;
+    while share.grow(bytes).is_err() {
+        if Instant::now() >= deadline {
+            return Err(no_memory(MemoryPart::Bodies));
+        }
+        sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+/// What is answered where the memory budget is spent.
+pub(crate) fn no_memory(part: MemoryPart) -> Problem {
+    telemetry::memory_refused(part);
+    Problem::unavailable("memory_limit", "the server has no memory left for this now (limits.memory_bytes)")
 }
 
 /// Refuses a body that is encoded: bodies are taken as they are, and a compressed one would be taken for broken JSON.

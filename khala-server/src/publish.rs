@@ -41,7 +41,9 @@ where
     let dedup = dedup_key(&head.headers)?;
     let trace = trace(&head.headers);
     let limits = &server.0.limits;
-    let body = body::read(&head.headers, body, limits, limits.body_bytes, Empty::Refused).await?;
+    let body =
+        body::read(&head.headers, body, server.0.khala.memory(), limits, limits.body_bytes, Empty::Refused)
+            .await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key).published_by(grant.subject()),

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use khala_core::MemoryShare;
 use tokio::sync::mpsc;
 
 /// What [`Server::handle`](crate::Server::handle) answers with: an [`http_body`](hyper::body::Body) that never fails.
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 /// Nearly all are whole. The answer to a stream of updates comes while the request still does; dropping it ends the
 /// stream.
 #[derive(Debug)]
-pub struct ResponseBody(Inner);
+pub struct ResponseBody(Inner, Option<MemoryShare>);
 
 #[derive(Debug)]
 enum Inner {
@@ -26,13 +27,21 @@ enum Inner {
 
 impl ResponseBody {
     pub(crate) fn pieces(pieces: mpsc::Receiver<Bytes>) -> Self {
-        Self(Inner::Pieces(pieces))
+        Self(Inner::Pieces(pieces), None)
     }
 }
 
 impl From<Full<Bytes>> for ResponseBody {
     fn from(body: Full<Bytes>) -> Self {
-        Self(Inner::Whole(body))
+        Self(Inner::Whole(body), None)
+    }
+}
+
+impl ResponseBody {
+    /// Holds `share` until the client has taken the body, or is gone.
+    pub(crate) fn with_share(mut self, share: Option<MemoryShare>) -> Self {
+        self.1 = share;
+        self
     }
 }
 

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Access, Grant, Topic, TraceField,
+    Access, Grant, MemoryPart, ReadLimit, Topic, TraceField,
     telemetry::{self, Surface},
 };
 use serde::Serialize;
@@ -39,6 +39,8 @@ use crate::{
 
 /// The header by which a request is found again in logs.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// Bytes that a page takes while it is read and written out: its updates, and their text.
+const ANSWER_BYTES: u64 = 2 * ReadLimit::PAGE.bytes as u64;
 /// Longer paths are cut off in the log.
 const LOGGED_PATH: usize = 512;
 
@@ -146,6 +148,18 @@ impl Server {
         if head.method == Method::POST {
             body::check_encoding(headers)?;
         }
+        // The most that a page may be, before it is read; what it is, afterwards.
+        let mut share = None;
+        if head.method != Method::POST
+            && matches!(
+                route,
+                Route::Document { .. } | Route::Snapshot { .. } | Route::Topics | Route::Updates { .. }
+            )
+        {
+            let mut taken = self.0.khala.memory().share(MemoryPart::Answers);
+            taken.grow(ANSWER_BYTES).map_err(|_| body::no_memory(MemoryPart::Answers))?;
+            share = Some(taken);
+        }
         let whole = match route {
             Route::AdminConnections => {
                 admin::admit(self, headers)?;
@@ -216,7 +230,13 @@ impl Server {
             }
             Route::WebSocket => upgrade(self, head, request_id, client).await,
         };
-        whole.map(|response| response.map(ResponseBody::from))
+        whole.map(|response| {
+            let bytes = response.body().size_hint().exact().unwrap_or(ANSWER_BYTES);
+            if let Some(share) = &mut share {
+                share.shrink_to(bytes);
+            }
+            response.map(|body| ResponseBody::from(body).with_share(share))
+        })
     }
 
     /// Who sent the request, as far as that is known.

@@ -367,12 +367,7 @@ impl<'r> Group<'r> {
         let traces =
             batch.updates().iter().map(|update| update.trace.as_ref().map(serde_json::to_string).transpose());
         let traces: Vec<Option<String>> = traces.collect::<Result<_, _>>().map_err(|fault| {
-            Error::caused_by(
-                ErrorKind::Invalid,
-                crate::fault::BACKEND,
-                "a trace context has no JSON form",
-                fault,
-            )
+            Error::caused_by(ErrorKind::Invalid, BACKEND, "a trace context has no JSON form", fault)
         })?;
         let mut bytes = 0;
         for ((update, trace), seq) in batch.updates().iter().zip(traces).zip(receipt.first.as_u64()..) {

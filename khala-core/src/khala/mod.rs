@@ -37,6 +37,7 @@ pub(crate) use self::{
 use crate::{
     admission::{Admission, AdmissionOptions, Gate, Pace, ReplayOptions, Turns},
     auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
+    budget::MemoryBudget,
     class::{Classes, TopicClass},
     clock::{Clock, Moment},
     documents::Documents,
@@ -80,6 +81,7 @@ pub struct Khala(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     tail: TailJournal,
+    memory: MemoryBudget,
     documents: Arc<dyn Documents>,
     fanout: Arc<dyn Fanout>,
     clock: Arc<dyn Clock>,
@@ -120,6 +122,7 @@ pub struct KhalaBuilder {
     replays: ReplayOptions,
     sweeper: SweeperBuilder,
     health: Health,
+    memory: MemoryBudget,
 }
 
 impl KhalaBuilder {
@@ -141,6 +144,13 @@ impl KhalaBuilder {
     #[must_use]
     pub fn with_tail(mut self, options: TailOptions) -> Self {
         self.tail = options;
+        self
+    }
+
+    /// Draws what is kept and sent on `budget`; without it, on one of its own of 1 GiB.
+    #[must_use]
+    pub fn with_memory(mut self, budget: MemoryBudget) -> Self {
+        self.memory = budget;
         self
     }
 
@@ -211,11 +221,12 @@ impl KhalaBuilder {
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let clock = self.clock.unwrap_or_else(system);
-        let ledger = Arc::<Ledger>::default();
+        let ledger = Arc::new(Ledger::default().with_memory(self.memory.clone()));
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
         Khala(Arc::new(Inner {
             tail: TailJournal::new(self.journal, self.tail)
+                .with_memory(self.memory.clone())
                 .with_classes(self.classes.clone())
                 .with_pace(Arc::clone(&pace), Arc::clone(&clock))
                 .with_alarm(Alarm {
@@ -236,6 +247,7 @@ impl KhalaBuilder {
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations)),
             ledger,
+            memory: self.memory,
             gate: Gate::new(self.replays),
             turns: Turns::new(self.replays.reads_at_once),
             hasher: RandomState::new(),
@@ -265,6 +277,7 @@ impl Khala {
             replays: ReplayOptions::default(),
             sweeper: SweeperBuilder::default(),
             health: Health::new(),
+            memory: MemoryBudget::default(),
         }
     }
 
@@ -304,6 +317,11 @@ impl Khala {
     /// What the long-lived parts of this node say of themselves.
     pub fn health(&self) -> &Health {
         &self.0.health
+    }
+
+    /// The budget of memory that this handle draws on.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.0.memory
     }
 
     /// The topic classes.

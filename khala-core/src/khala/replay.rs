@@ -4,7 +4,7 @@
 //! What must stay true: whoever stands at the head costs one read of its topic's bounds at most, shared by all who come
 //! at the same time; and nobody waits for a turn, or rests, to hear what is new.
 
-use std::hash::BuildHasher as _;
+use std::{hash::BuildHasher as _, time::Duration};
 
 use super::Khala;
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
 
 /// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
 const SNAPSHOT_PAGES: u64 = 4;
+
+/// How long a read of history waits before it looks again whether there is memory for it.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
 
 /// The turn to read history, until it is dropped.
 #[derive(Debug)]
@@ -149,7 +152,10 @@ impl Khala {
             (Peek::Found(followed), _) => return Ok(Answer::Read(followed)),
             (Peek::Hot, _) => None,
             (Peek::Cold, Some(turn)) => Some(turn),
-            (Peek::Cold, None) => Some(self.turn(waiter).await),
+            (Peek::Cold, None) => {
+                self.room().await;
+                Some(self.turn(waiter).await)
+            }
         };
         Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.moment()).await?))
     }
@@ -168,6 +174,7 @@ impl Khala {
         {
             return Ok(Answer::Deferred(limited));
         }
+        self.room().await;
         let _turn = self.turn(waiter).await;
         // Somebody may have begun it meanwhile.
         let read = find().unwrap_or_else(|| {
@@ -185,6 +192,13 @@ impl Khala {
         // Its requests are one connection among those of the same holder.
         let waiter = Waiter { principal: self.0.hasher.hash_one(grant.subject()), connection: 0 };
         HistoryTurn { _turn: self.turn(waiter).await }
+    }
+
+    /// Waits while the memory budget is spent: a subscriber that reads history holds a cursor, and has time.
+    async fn room(&self) {
+        while self.0.memory.is_spent() {
+            self.clock().sleep(ROOM_AGAIN).await;
+        }
     }
 
     async fn turn(&self, waiter: Waiter) -> Turn {

@@ -108,7 +108,7 @@ impl Patience {
         let mut before = self.progress.bytes();
         loop {
             let held = outbox.count(&self.progress, questions);
-            let pressed = self.outbox_bytes.is_some_and(|most| held > most);
+            let pressed = self.outbox_bytes.is_some_and(|most| held > most) || outbox.ledger.has_no_memory();
             let limit = if pressed { limit.min(PRESSED) } else { limit };
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));

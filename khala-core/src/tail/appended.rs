@@ -4,7 +4,7 @@
 //! appended in between, by whomever, it is left to be read. An append that was given seqs which were taken when it began
 //! shows that the journal went back.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use super::{Entry, Ring, TailJournal};
 use crate::{
@@ -24,7 +24,7 @@ impl TailJournal {
     /// Takes in a batch that was appended to the topic of `entry` at `now`; `number` says when that began.
     pub(super) fn take_in(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         receipt: &Receipt,
         batch: Batch,
         number: u64,
@@ -40,10 +40,11 @@ impl TailJournal {
         let seqs = std::iter::successors(Some(receipt.first), |seq| seq.watermark().next());
         let updates = batch.into_updates().into_iter().zip(seqs);
         let updates = updates.map(|(update, seq)| update.stored(seq, now)).collect();
+        let mut before = 0;
         {
             let mut ring = entry.ring();
             if let Some(ring) = ring.as_mut() {
-                let before = ring.bytes();
+                before = ring.bytes();
                 if ring.append(after, updates, receipt.bounds(), entry.reads.begun()) {
                     ring.seal(|page| entry.share(page));
                 }
@@ -51,15 +52,14 @@ impl TailJournal {
                 self.shrink(ring);
             }
         }
+        self.filled(entry, before);
         // Of another epoch, or where nothing was known: as if it had been heard of.
         self.learn_for(entry, receipt.bounds(), number);
     }
 
     /// Lets old pages go while there is too much.
     pub(super) fn shrink(&self, ring: &mut Ring) {
-        while ring.bytes() > self.options.topic_bytes
-            || self.held.load(Ordering::Relaxed) > self.options.total_bytes
-        {
+        while ring.bytes() > self.options.topic_bytes || self.is_full() {
             let Some(bytes) = ring.shrink() else { break };
             self.account(bytes, 0);
         }

@@ -17,11 +17,11 @@ mod ring;
 mod shelf;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     admission::Pace,
+    budget::{MemoryBudget, MemoryPart},
     class::Classes,
     clock::{Clock, Moment},
     error::Error,
@@ -63,7 +64,7 @@ pub struct TailOptions {
     pub topic_bytes: usize,
     /// Bytes of memory per topic, roughly, for history behind that which was read of late and others may replay.
     pub history_bytes: usize,
-    /// Bytes of memory in all, roughly. Past it, each topic keeps only its newest page.
+    /// Bytes of memory in all, roughly. Past it topics let go of what they hold, the one that was filled first at first.
     pub total_bytes: usize,
     /// How long a topic is kept that nobody follows.
     pub idle: Duration,
@@ -95,7 +96,7 @@ impl TailOptions {
         self
     }
 
-    /// Holds at most that many bytes in all, beyond the newest page of each topic.
+    /// Holds at most that many bytes in all, beyond what was appended or read last.
     #[must_use]
     pub fn with_total_bytes(mut self, bytes: usize) -> Self {
         self.total_bytes = bytes;
@@ -163,6 +164,9 @@ pub struct TailJournal {
     alarm: Option<Alarm>,
     topics: Mutex<Topics>,
     held: AtomicUsize,
+    memory: MemoryBudget,
+    /// Entries that hold something, the one that has for the longest time first.
+    filled: Mutex<VecDeque<Weak<Entry>>>,
 }
 
 #[derive(Debug, Default)]
@@ -184,6 +188,8 @@ struct Entry {
     /// nothing of what the journal has now.
     evidence: AtomicU64,
     leads: Arc<Leads>,
+    /// It stands among those that hold something.
+    queued: AtomicBool,
 }
 
 impl Entry {
@@ -197,6 +203,7 @@ impl Entry {
             reads: Arc::default(),
             evidence: AtomicU64::new(0),
             leads: Arc::default(),
+            queued: AtomicBool::new(false),
         }
     }
 
@@ -227,7 +234,16 @@ impl TailJournal {
             alarm: None,
             topics: Mutex::default(),
             held: AtomicUsize::new(0),
+            memory: MemoryBudget::new(None),
+            filled: Mutex::default(),
         }
+    }
+
+    /// Counts what is held in `memory`, and holds less while that is spent.
+    #[must_use]
+    pub(crate) fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// Leaves payloads out of frames that are over the bound of their class.
@@ -426,6 +442,7 @@ impl TailJournal {
             }
             stays
         });
+        self.filled_entries().retain(|entry| entry.strong_count() > 0);
     }
 
     /// The entry of `topic`.
@@ -458,18 +475,65 @@ impl TailJournal {
     }
 
     /// Takes in what was read, and says what the topic holds as far as is known by now.
-    fn absorb(&self, entry: &Entry, pages: &[Arc<SharedPage>], number: u64, began_at: Moment) -> Bounds {
+    fn absorb(&self, entry: &Arc<Entry>, pages: &[Arc<SharedPage>], number: u64, began_at: Moment) -> Bounds {
         entry.leads.succeeded();
         self.notice(entry, pages[0].page().bounds, number);
+        let before = entry.ring().as_ref().map_or(0, Ring::bytes);
         for page in pages {
             self.extend(entry, page, began_at);
         }
+        self.filled(entry, before);
         // They are of one moment.
         let mut bounds = pages[0].page().bounds;
         if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             bounds.head = bounds.head.max(ring.bounds().head);
         }
         bounds
+    }
+
+    /// Notes that a topic holds something which held nothing, and lets go of others while there is too much. To be called
+    /// with no ring locked.
+    fn filled(&self, entry: &Arc<Entry>, before: usize) {
+        let after = entry.ring().as_ref().map_or(0, Ring::bytes);
+        if before == 0 && after > 0 && !entry.queued.swap(true, Ordering::Relaxed) {
+            self.filled_entries().push_back(Arc::downgrade(entry));
+        }
+        if after <= before || !self.is_full() {
+            return;
+        }
+        let most = self.filled_entries().len();
+        for _ in 0..most {
+            if !self.is_full() {
+                break;
+            }
+            let Some(oldest) = self.filled_entries().pop_front() else { break };
+            let Some(oldest) = oldest.upgrade() else { continue };
+            oldest.queued.store(false, Ordering::Relaxed);
+            if Arc::ptr_eq(&oldest, entry) {
+                // Its followers have not had it yet.
+                entry.queued.store(true, Ordering::Relaxed);
+                self.filled_entries().push_back(Arc::downgrade(entry));
+                continue;
+            }
+            if let Some(ring) = oldest.ring().as_mut() {
+                let before = ring.bytes();
+                ring.clear();
+                self.account(before, ring.bytes());
+            }
+            let mut shelf = oldest.shelf();
+            let before = shelf.bytes();
+            while shelf.forget_oldest() {}
+            self.account(before, shelf.bytes());
+        }
+    }
+
+    fn filled_entries(&self) -> MutexGuard<'_, VecDeque<Weak<Entry>>> {
+        self.filled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the tail holds more than it may, or the node does.
+    fn is_full(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.options.total_bytes || self.memory.is_spent()
     }
 
     fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Moment) {
@@ -505,6 +569,7 @@ impl TailJournal {
     fn account(&self, before: usize, after: usize) {
         self.held.fetch_add(after, Ordering::Relaxed);
         self.held.fetch_sub(before, Ordering::Relaxed);
+        self.memory.change(MemoryPart::Tail, after.cast_signed() as i64 - before.cast_signed() as i64);
     }
 
     fn replace(&self, ring: &mut Option<Ring>, with: Option<Ring>) {

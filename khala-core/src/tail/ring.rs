@@ -258,6 +258,15 @@ impl Ring {
         (self.pages.len() > 1).then(|| self.forget_oldest())
     }
 
+    /// Lets go of every update; what follows is read from the journal.
+    pub(super) fn clear(&mut self) {
+        self.start = self.end();
+        self.pages.clear();
+        self.fresh = Vec::new();
+        self.early.clear();
+        (self.bytes, self.fresh_bytes, self.early_bytes) = (0, 0, 0);
+    }
+
     fn forget_oldest(&mut self) -> usize {
         let Some(oldest) = self.pages.pop_front() else { return 0 };
         self.start = oldest.page().end();

@@ -43,7 +43,15 @@ where
         already: bool,
     }
     Query::parse(head.uri.query(), &[])?;
-    let body = body::read(&head.headers, body, &server.0.limits, BODY_BYTES, Empty::Allowed).await?;
+    let body = body::read(
+        &head.headers,
+        body,
+        server.0.khala.memory(),
+        &server.0.limits,
+        BODY_BYTES,
+        Empty::Allowed,
+    )
+    .await?;
     if !body.is_empty() {
         let Ordered {} = body::parse(&body)?;
     }

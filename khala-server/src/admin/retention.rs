@@ -115,7 +115,15 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     Query::parse(head.uri.query(), &[])?;
-    let body = body::read(&head.headers, body, &server.0.limits, BODY_BYTES, Empty::Refused).await?;
+    let body = body::read(
+        &head.headers,
+        body,
+        server.0.khala.memory(),
+        &server.0.limits,
+        BODY_BYTES,
+        Empty::Refused,
+    )
+    .await?;
     let Ordered { dry_run, force } = body::parse(&body)?;
     let khala = server.0.khala.clone();
     if dry_run {

@@ -346,7 +346,7 @@ where
     let holder = timeout(CHECK_WITHIN, proof).await.map_err(|_| Failure::Unavailable(late()))??;
     *subject = holder.subject().map(str::to_owned);
     Query::parse(head.uri.query(), COMPATIBILITY)?;
-    let body = body::read(headers, body, limits, BODY_BYTES, Empty::Allowed).await?;
+    let body = body::read(headers, body, khala.memory(), limits, BODY_BYTES, Empty::Allowed).await?;
     let asked: Asked = if body.is_empty() { Asked::default() } else { body::parse(&body)? };
     if subject.is_none() {
         *subject = asked.subject().map(str::to_owned);

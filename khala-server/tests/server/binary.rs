@@ -232,6 +232,7 @@ async fn no_label_is_of_unbounded_range() {
         "method",
         "on",
         "outcome",
+        "part",
         "quantile",
         "reason",
         "resume",

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Classes, ErrorKind, Journal as _, Named, ReadLimit, Replay, Revocation, RevocationId, Start,
-    TopicClass, TopicPattern, Watermark,
+    Access, Classes, ErrorKind, Journal as _, MemoryBudget, MemoryPart, Named, ReadLimit, Replay, Revocation,
+    RevocationId, Start, TopicClass, TopicPattern, Watermark,
 };
 use khala_server::Limits;
 use serde_json::json;
@@ -392,4 +392,28 @@ async fn an_encoded_body_is_refused() {
     let plain = server.post_with("/v1/topics/t/updates", body, &[("content-encoding", "Identity")]).await;
     assert_eq!(plain.status, 201, "{plain:?}");
     assert_eq!(plain.json()["last"], 1, "{plain:?}");
+}
+
+/// Past the budget of memory no more of a body is read, and no page is made; what was taken is given back.
+#[tokio::test]
+async fn without_memory_bodies_and_pages_are_refused() {
+    let server =
+        running_on(|khala| khala.with_memory(MemoryBudget::new(Some(9 << 20))), |server| server).await;
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(40_000));
+    assert_eq!(server.post("/v1/topics/t/updates", &large).await.status, 201);
+    assert_eq!(server.get("/v1/topics/t/updates").await.status, 200);
+    let mut taken = server.khala.memory().share(MemoryPart::Frames);
+    taken.grow((9 << 20) - (64 << 10)).unwrap();
+    let answer = server.post("/v1/topics/t/updates", &large).await;
+    answer.problem(503, "memory_limit");
+    assert_eq!(answer.header("retry-after"), "1");
+    for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
+        server.get(path).await.problem(503, "memory_limit");
+    }
+    assert_eq!(server.post("/v1/topics/t/updates", ONE).await.status, 201, "a small body finds room");
+    drop(taken);
+    assert_eq!(server.post("/v1/topics/t/updates", &large).await.status, 201);
+    for part in [MemoryPart::Answers, MemoryPart::Bodies, MemoryPart::Frames] {
+        crate::support::until(|| server.khala.memory().taken_by(part) == 0).await;
+    }
 }

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{AdmissionOptions, Rate, ReplayOptions, SweepOptions, session::SessionOptions};
+use khala_core::{
+    AdmissionOptions, MemoryBudget, Rate, ReplayOptions, SweepOptions, session::SessionOptions,
+};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ pub(crate) struct LimitSettings {
     pub(crate) connections: Limit<NonZeroU32>,
     /// Bytes that all connections together may hold unsent.
     pub(crate) outbox_bytes: Limit<NonZeroU64>,
+    /// Bytes that tail, bodies, answers and unsent frames may take together.
+    pub(crate) memory_bytes: Limit<NonZeroU64>,
     pub(crate) connections_per_principal: Limit<NonZeroU32>,
     pub(crate) connections_per_address: Limit<NonZeroU32>,
     pub(crate) connects_per_principal: Limit<RateSettings>,
@@ -70,6 +74,7 @@ impl Default for LimitSettings {
             send_buffer_bytes: Limit(limits.send_buffer.map(bytes).and_then(NonZeroU32::new)),
             connections: Limit(admission.connections),
             outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),
+            memory_bytes: Limit(NonZeroU64::new(MemoryBudget::DEFAULT)),
             connections_per_principal: Limit(admission.connections_per_principal),
             connections_per_address: Limit(admission.connections_per_address),
             connects_per_principal: Limit::of(admission.connects_per_principal),
@@ -85,6 +90,11 @@ impl Default for LimitSettings {
 }
 
 impl LimitSettings {
+    /// The node's budget of memory.
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        MemoryBudget::new(self.memory_bytes.0.map(NonZeroU64::get))
+    }
+
     /// The limits on connections, principals and addresses.
     pub(crate) fn admission(&self) -> AdmissionOptions {
         AdmissionOptions::default()

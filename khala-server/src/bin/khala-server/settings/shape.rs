@@ -167,6 +167,7 @@ const LIMITS: Keys = &[
     ("send_buffer_bytes", Amount),
     ("connections", Amount),
     ("outbox_bytes", Amount),
+    ("memory_bytes", Amount),
     ("connections_per_principal", Amount),
     ("connections_per_address", Amount),
     ("connects_per_principal", Rate),
