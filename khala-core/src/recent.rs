@@ -33,6 +33,10 @@ impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.young.values().chain(self.old.values())
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.young.keys().chain(self.old.keys())
     }

@@ -1,6 +1,8 @@
 //! Why somebody is not let in: one reason each, for a client to act on and an operator to count.
 
-use crate::{error::Error, wire::Code};
+use std::time::Duration;
+
+use crate::{error::Error, update::Timestamp, wire::Code};
 
 /// Why no access was given. Its `Display` says what was wrong and never holds the token.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,8 +51,21 @@ pub enum Denied {
     #[error("the token has expired")]
     TokenExpired,
     /// Its time has not come.
-    #[error("the token is not valid yet")]
-    TokenNotYetValid,
+    #[error(
+        "the token is not valid yet: its {claim} is {}, and this server's clock says {}, in seconds since 1970; \
+         they may be {} s apart (auth.leeway_seconds)",
+        begins.as_millis() / 1000, now.as_millis() / 1000, leeway.as_secs()
+    )]
+    TokenNotYetValid {
+        /// `nbf` or `iat`.
+        claim: &'static str,
+        /// What the token says, by the clock of whoever issued it.
+        begins: Timestamp,
+        /// What the clock of the verifier says.
+        now: Timestamp,
+        /// How far they may be apart.
+        leeway: Duration,
+    },
     /// It, its login or its subject was revoked.
     #[error("the token was revoked")]
     TokenRevoked,
@@ -80,7 +95,7 @@ impl Denied {
             Self::OriginNotAllowed => Code::OriginNotAllowed,
             Self::OwnerMismatch { .. } => Code::OwnerMismatch,
             Self::TokenExpired => Code::TokenExpired,
-            Self::TokenNotYetValid => Code::TokenNotYetValid,
+            Self::TokenNotYetValid { .. } => Code::TokenNotYetValid,
             Self::TokenRevoked => Code::TokenRevoked,
             Self::TokenTooOld => Code::TokenTooOld,
             Self::Unavailable(_) => Code::Unavailable,

@@ -52,6 +52,7 @@ impl Khala {
             tracing::warn!(error = ?unavailable, "the revocations cannot be read; the known ones hold");
         }
         self.0.revoked.check(&grant)?;
+        self.0.revoked.saw(&grant, self.moment());
         Ok(grant)
     }
 
@@ -133,8 +134,7 @@ impl Khala {
 
     async fn revoke_and_announce(&self, revocation: Revocation) -> Result<Watermark, Error> {
         let by = revocation.named.by();
-        let watermark = self.0.revoked.store().revoke(revocation.clone()).await?;
-        self.0.revoked.learn(None, revocation);
+        let watermark = self.0.revoked.revoke(revocation, &**self.clock()).await?;
         tracing::info!(by, "a revocation was stored");
         let announced = self.0.fanout.announce_revoked(watermark).await;
         self.0.ledger.revocation_announced(announced.is_ok());
@@ -227,8 +227,10 @@ impl Khala {
     }
 
     async fn keep_pruning(&self) {
+        let began = self.clock().read();
         loop {
-            let now = self.now();
+            // A wall clock that is ahead for a while must not have forgotten what holds when it is put right.
+            let now = self.now().min(began.wall.plus(self.moment().since(began.steady)));
             self.0.revoked.prune(now);
             let mut pruned = self.0.revoked.store().prune(now).fuse();
             let mut sleep = self.clock().sleep(PRUNE_EVERY).fuse();
@@ -265,7 +267,7 @@ impl Khala {
         let principal = self.0.hasher.hash_one(grant.subject());
         let who = (grant.clone(), address);
         let bell = Arc::<Bell>::default();
-        let seat = self.0.revoked.seat(&grant, Arc::clone(&bell));
+        let seat = self.0.revoked.seat(&grant, Arc::clone(&bell), now.steady);
         let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now.wall);
         let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now.steady)
             .with_classes(self.0.classes.clone())

@@ -15,6 +15,7 @@ use super::{Khala, revoked::Seat};
 use crate::{
     admission::Waiter,
     auth::{Denied, Grant},
+    clock::Moment,
     session::{Bell, Why},
     telemetry,
     update::Timestamp,
@@ -184,8 +185,8 @@ impl Connected {
     }
 
     /// Goes on under another grant.
-    pub(crate) fn take(&mut self, grant: &Grant) {
-        self.seat.take(grant);
+    pub(crate) fn take(&mut self, grant: &Grant, now: Moment) {
+        self.seat.take(grant, now);
     }
 
     /// What its task is woken by.

@@ -19,11 +19,14 @@ use crate::{
     clock::{Clock, Moment},
     error::Error,
     position::Watermark,
+    recent::Recent,
     session::{Bell, Why},
     telemetry,
     update::Timestamp,
 };
 
+/// Tokens that are remembered: as many as the last to be verified.
+const SEEN: usize = 4_096;
 /// Revocations read at once.
 const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 
@@ -32,6 +35,8 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 pub(super) struct Revoked {
     store: Arc<dyn Revocations>,
     known: Mutex<Known>,
+    /// Tokens that were verified of late, by their names, and when each was first.
+    seen: Mutex<Recent<u64, Option<Seen>>>,
     /// Held while the log is read, so that many who want to know read it once.
     reading: tokio::sync::Mutex<()>,
     roster: Roster,
@@ -46,6 +51,15 @@ struct Known {
     by_name: HashMap<Named, Revocation>,
     /// Keys that are no longer trusted, by this node's own key set.
     withdrawn: HashSet<String>,
+    /// What follows from revocations and is not stored yet.
+    unstored: Vec<Revocation>,
+}
+
+/// A grant, and since when this node has known it.
+#[derive(Clone, Debug)]
+struct Seen {
+    grant: Grant,
+    since: Moment,
 }
 
 impl Revoked {
@@ -55,10 +69,12 @@ impl Revoked {
             confirmed_at: None,
             by_name: HashMap::new(),
             withdrawn: HashSet::new(),
+            unstored: Vec::new(),
         };
         Self {
             store,
             known: Mutex::new(known),
+            seen: Mutex::new(Recent::new(SEEN)),
             reading: tokio::sync::Mutex::default(),
             roster: Roster::default(),
         }
@@ -81,22 +97,26 @@ impl Revoked {
         clock: &dyn Clock,
     ) -> Result<usize, Error> {
         let _reading = self.reading.lock().await;
+        self.store_what_follows().await;
         let now = clock.moment();
         if not_older_than.is_some_and(|moment| self.is_fresh(moment)) {
             return Ok(0);
         }
         let mut read = 0;
+        // What is read now was stored later than this.
+        let before = self.known().confirmed_at;
         loop {
             let after = self.known().upto;
             let page = self.store.revocations(after, PAGE).await?;
             // Only an empty page is the end: how full the others are is the store's affair.
             if page.is_empty() {
                 self.known().confirmed_at = Some(now);
+                self.store_what_follows().await;
                 return Ok(read);
             }
             read += page.len();
             for (watermark, revocation) in page {
-                self.learn(Some(watermark), revocation);
+                self.learn(Some(watermark), revocation, before);
             }
         }
     }
@@ -111,11 +131,23 @@ impl Revoked {
         self.known().confirmed_at.is_some()
     }
 
-    /// Takes in one revocation, and wakes whom it may name.
+    /// Stores a revocation, and takes it in.
+    pub(super) async fn revoke(&self, revocation: Revocation, clock: &dyn Clock) -> Result<Watermark, Error> {
+        let before = clock.moment();
+        let watermark = self.store.revoke(revocation.clone()).await?;
+        self.learn(None, revocation, Some(before));
+        self.store_what_follows().await;
+        Ok(watermark)
+    }
+
+    /// Takes in one revocation, which was stored later than `before`, and wakes whom it may name.
     ///
     /// With a watermark it came out of the log. Without one it was just stored, and is read again in its turn.
-    pub(super) fn learn(&self, watermark: Option<Watermark>, revocation: Revocation) {
+    fn learn(&self, watermark: Option<Watermark>, revocation: Revocation, before: Option<Moment>) {
         let named = revocation.named.clone();
+        if let (Named::Sub(_), Some(before)) = (&named, before) {
+            self.take_back_what_is_ahead(&revocation, before);
+        }
         {
             let mut known = self.known();
             if let Some(watermark) = watermark {
@@ -128,6 +160,57 @@ impl Revoked {
             known.by_name.insert(named.clone(), revocation);
         }
         self.roster.wake(&Name::of(&named));
+    }
+
+    /// Takes back the grants of a subject that this node knew before its revocation was stored, although they say that they
+    /// were issued later: by a clock that was ahead. Each by its own name, so that it stays taken back on all nodes and
+    /// whatever their clocks say, and nobody's next login is refused; one without a name by a later moment.
+    fn take_back_what_is_ahead(&self, revocation: &Revocation, before: Moment) {
+        let Named::Sub(subject) = &revocation.named else { return };
+        let mut grants = self.roster.grants(&Name::Sub(subject.as_str()), before);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.extend(
+            seen.values().flatten().filter(|seen| seen.since <= before).map(|seen| seen.grant.clone()),
+        );
+        drop(seen);
+        grants.retain(|grant| grant.subject() == subject.as_str() && !revocation.covers(grant));
+        let mut done = HashSet::new();
+        for grant in grants {
+            let (Some(issued_at), until) = (grant.issued_at(), grant.expires_at()) else { continue };
+            let follows = match grant.token_id().map(RevocationId::parse) {
+                Some(Ok(id)) => Revocation::new(Named::Jti(id), revocation.at),
+                _ => Revocation::new(revocation.named.clone(), issued_at),
+            };
+            let follows = follows.with_until(revocation.until.map_or(until, |end| end.max(until)));
+            if !done.insert((follows.named.clone(), follows.at)) {
+                continue;
+            }
+            self.known().unstored.push(follows.clone());
+            self.learn(None, follows, None);
+        }
+    }
+
+    /// Stores what follows from revocations. What cannot be stored now holds on this node, and is tried again with the next
+    /// look at the log.
+    async fn store_what_follows(&self) {
+        loop {
+            let Some(follows) = self.known().unstored.first().cloned() else { return };
+            if let Err(error) = self.store.revoke(follows.clone()).await {
+                tracing::warn!(%error, "a token that a clock issued which was ahead is taken back on this node only, for now");
+                return;
+            }
+            self.known().unstored.retain(|other| *other != follows);
+        }
+    }
+
+    /// Notes a token that was verified.
+    pub(super) fn saw(&self, grant: &Grant, now: Moment) {
+        if grant.issued_at().is_some() {
+            let name = (grant.subject(), grant.token_id(), grant.issued_at());
+            let name = self.roster.hasher.hash_one(name);
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.touch(&name).get_or_insert_with(|| Seen { grant: grant.clone(), since: now });
+        }
     }
 
     /// Ends the grants of a key, or lets that key be trusted again.
@@ -195,10 +278,10 @@ impl Revoked {
     }
 
     /// Seats an open connection in the roster, whose bell is rung for what its grant goes by.
-    pub(super) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>) -> Seat {
+    pub(super) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>, now: Moment) -> Seat {
         let number = self.roster.next_seat.fetch_add(1, Ordering::Relaxed);
         let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), bell };
-        seat.take(grant);
+        seat.take(grant, now);
         seat
     }
 }
@@ -228,20 +311,28 @@ impl<'a> Name<'a> {
 #[derive(Debug, Default)]
 struct Roster {
     hasher: RandomState,
-    seats: Mutex<BTreeMap<(u64, u64), Arc<Bell>>>,
+    seats: Mutex<BTreeMap<(u64, u64), (Arc<Bell>, Seen)>>,
     next_seat: AtomicU64,
 }
 
 impl Roster {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Arc<Bell>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), (Arc<Bell>, Seen)>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self, name: &Name<'_>) {
         let hash = self.hasher.hash_one(name);
-        for (_, bell) in self.lock().range((hash, 0)..=(hash, u64::MAX)) {
+        for (bell, _) in self.lock().range((hash, 0)..=(hash, u64::MAX)).map(|(_, seat)| seat) {
             bell.ring(Why::GRANT);
         }
+    }
+
+    /// The grants of that name that have sat here since `before` or longer.
+    fn grants(&self, name: &Name<'_>, before: Moment) -> Vec<Grant> {
+        let hash = self.hasher.hash_one(name);
+        let seats = self.lock();
+        let seen = seats.range((hash, 0)..=(hash, u64::MAX)).map(|(_, (_, seen))| seen);
+        seen.filter(|seen| seen.since <= before).map(|seen| seen.grant.clone()).collect()
     }
 }
 
@@ -256,7 +347,7 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// Takes the places of another grant.
-    pub(crate) fn take(&mut self, grant: &Grant) {
+    pub(crate) fn take(&mut self, grant: &Grant, now: Moment) {
         self.leave();
         let names = [
             grant.token_id().map(Name::Jti),
@@ -268,7 +359,8 @@ impl Seat {
         self.names = names.into_iter().flatten().map(|name| roster.hasher.hash_one(name)).collect();
         let mut seats = roster.lock();
         for name in &self.names {
-            seats.insert((*name, self.number), Arc::clone(&self.bell));
+            let seen = Seen { grant: grant.clone(), since: now };
+            seats.insert((*name, self.number), (Arc::clone(&self.bell), seen));
         }
     }
 

@@ -416,7 +416,7 @@ impl Driver {
                 Told::Answer(channel, answer) => self.tell(channel, answer, now),
                 Told::Verified(verified) => {
                     self.session.handle_verified(verified, now);
-                    self.connected.take(self.session.grant());
+                    self.connected.take(self.session.grant(), now.steady);
                     // What was revoked while it was verified woke the places of the old grant.
                     self.check_grant();
                 }

@@ -166,6 +166,15 @@ fn an_expired_token_is_refused_and_the_old_end_stays() {
 
 #[test]
 fn every_reason_is_told_and_changes_nothing() {
+    let not_yet = Denied::TokenNotYetValid {
+        claim: "iat",
+        begins: START.plus(seconds(9)),
+        now: START,
+        leeway: seconds(5),
+    };
+    let message = not_yet.to_string();
+    assert!(message.contains("its iat is 1009, and this server's clock says 1000"), "{message}");
+    assert!(message.contains("auth.leeway_seconds"), "{message}");
     let reasons = [
         (Denied::ClaimMismatch { claim: "aud" }, "claim_mismatch"),
         (Denied::ForbiddenTopic, "forbidden_topic"),
@@ -178,7 +187,7 @@ fn every_reason_is_told_and_changes_nothing() {
         (Denied::OriginNotAllowed, "origin_not_allowed"),
         (Denied::OwnerMismatch { claim: "org".into() }, "owner_mismatch"),
         (Denied::TokenExpired, "token_expired"),
-        (Denied::TokenNotYetValid, "token_not_yet_valid"),
+        (not_yet, "token_not_yet_valid"),
         (Denied::TokenRevoked, "token_revoked"),
         (Denied::TokenTooOld, "token_too_old"),
         (Denied::Unavailable(down()), "unavailable"),

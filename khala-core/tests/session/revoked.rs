@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use khala_core::{Access, Denied, Grant, Named, session::Sent, wire::Close};
+use futures::FutureExt as _;
+use khala_core::{
+    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark, session::Sent, wire::Close,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -86,13 +89,68 @@ fn a_subjects_revocation_spares_tokens_of_a_later_second() {
     host.revoke(Named::Sub(id("somebody")));
     let closed = [&mut before, &mut same, &mut never, &mut later].map(Peer::closed);
     let revoked = Some(Close::TokenRevoked);
-    assert_eq!(closed, [revoked, revoked, revoked, None]);
-    host.pass(seconds(2), &mut [&mut later]);
+    assert_eq!(closed, [revoked, revoked, revoked, revoked], "the last one was open, whatever it says");
+    host.pass(seconds(2), &mut []);
     host.token("new", host.grant(HOUR));
     assert!(host.verify("new").unwrap().is_ok());
+    let mut later = host.connect(HOUR);
     host.revoke(Named::Sub(id("somebody")));
     assert_eq!(later.closed(), revoked, "the later one of the same name counts");
     assert!(matches!(host.verify("new"), Some(Err(Denied::TokenRevoked))));
+}
+
+#[test]
+fn a_subjects_revocation_ends_what_a_clock_issued_that_was_ahead() {
+    let revoked = |host: &Host, token: &str| matches!(host.verify(token), Some(Err(Denied::TokenRevoked)));
+    for elsewhere in [false, true] {
+        let mut host = Host::new(200);
+        host.keeper.run();
+        host.clock.set_forward(seconds(600));
+        let (open, used) = (host.grant(HOUR).with_token_id("open"), host.grant(HOUR).with_token_id("used"));
+        host.token("open", open.clone());
+        host.token("used", used);
+        assert!(host.verify("used").unwrap().is_ok());
+        let mut peer = host.admit(open);
+        host.pass(seconds(2), &mut [&mut peer]);
+        // Another node's clock may be right while this one's is wrong still.
+        let put_right = |host: &Host| host.clock.set_back(seconds(600));
+        if elsewhere {
+            let at = host.khala.now().minus(seconds(600));
+            let revocation = Revocation::new(Named::Sub(id("somebody")), at);
+            host.ledger.inner.revoke(revocation).now_or_never().unwrap().unwrap();
+            host.pass(seconds(1), &mut [&mut peer]);
+            put_right(&host);
+        } else {
+            put_right(&host);
+            host.revoke(Named::Sub(id("somebody")));
+        }
+        assert_eq!(peer.closed(), Some(Close::TokenRevoked));
+        host.pass(seconds(2), &mut []);
+        host.token("new", host.grant(HOUR).with_token_id("new"));
+        assert!(host.verify("new").unwrap().is_ok(), "a later login is spared");
+        host.clock.set_forward(seconds(600));
+        // Longer than what has ended is kept.
+        host.pass(seconds(70), &mut []);
+        assert!(revoked(&host, "open") && revoked(&host, "used"), "whatever the clock says");
+        let stored = host.ledger.inner.revocations(Watermark::ORIGIN, 10.try_into().unwrap());
+        assert_eq!(stored.now_or_never().unwrap().unwrap().len(), 3, "each is stored, for all nodes");
+    }
+}
+
+#[test]
+fn a_clock_that_is_ahead_for_a_while_forgets_no_revocation() {
+    let mut host = Host::new(200);
+    host.token("token", host.grant(HOUR).with_token_id("1"));
+    let revocation = Revocation::new(jti("1"), host.khala.now()).with_until(host.khala.now().plus(HOUR));
+    host.khala.revoke(revocation).now_or_never().unwrap().unwrap();
+    host.keeper.run();
+    host.clock.set_forward(2 * HOUR);
+    host.pass(seconds(120), &mut []);
+    host.clock.set_back(2 * HOUR);
+    assert!(matches!(host.verify("token"), Some(Err(Denied::TokenRevoked))));
+    host.pass(HOUR, &mut []);
+    let stored = host.ledger.inner.revocations(Watermark::ORIGIN, 10.try_into().unwrap());
+    assert!(stored.now_or_never().unwrap().unwrap().is_empty());
 }
 
 #[test]

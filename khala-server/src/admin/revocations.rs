@@ -34,7 +34,7 @@ pub struct RevocationTerms {
     /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
     /// until when. Default: a day.
     pub max_age: Option<Duration>,
-    /// How far the clocks of issuers may be off. Default: none, as in [`JwtOptions`](khala_core::JwtOptions).
+    /// How far the clocks of issuers may be off. Default: five seconds, as in [`JwtOptions`](khala_core::JwtOptions).
     ///
     /// A token may say that it is issued that much later than it was. So a revocation by `sub` takes back what says
     /// to be issued until this much after it, a new login's tokens too.
@@ -43,7 +43,7 @@ pub struct RevocationTerms {
 
 impl Default for RevocationTerms {
     fn default() -> Self {
-        Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::ZERO }
+        Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::from_secs(5) }
     }
 }
 

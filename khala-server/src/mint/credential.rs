@@ -139,7 +139,13 @@ impl VerifiedToken {
     /// It should not accept what is minted here: give it another key set, issuer or audience. Where it does, the
     /// leeway has to be told, else each token could be exchanged for one that lasts so much longer.
     pub fn new(verifier: Arc<dyn Verifier>) -> Self {
-        Self { verifier, scopes: Vec::new(), carried: Vec::new(), claims: Vec::new(), leeway: Duration::ZERO }
+        Self {
+            verifier,
+            scopes: Vec::new(),
+            carried: Vec::new(),
+            claims: Vec::new(),
+            leeway: Duration::from_secs(5),
+        }
     }
 
     /// Gives these scopes to every holder, whatever its credential carries: for identity providers that know nothing

@@ -285,7 +285,11 @@ async fn a_refresh_can_neither_end_expiry_nor_change_the_holder() {
         let iat = now() - 1;
         let mut socket = open(&server, &token(&[])).await;
         let answer = refresh(&mut socket, json!(token(&[("iat", json!(iat)), ("exp", endless)]))).await;
-        assert_eq!(answer["response"]["expires_at"], (iat + 86_400) * 1_000, "{answer}");
+        assert_eq!(
+            answer["response"]["expires_at"],
+            (iat + 86_400 + 5) * 1_000,
+            "the leeway is in it: {answer}"
+        );
     }
     witness.check(&server).await;
 }

@@ -17,7 +17,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Begun, Hand, LONG, running, running_on, running_with, token, token_of, topic};
+use crate::support::{
+    Begun, Hand, LONG, expired_token, running, running_on, running_with, token, token_of, topic,
+};
 
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
 
@@ -322,7 +324,7 @@ async fn publishing_takes_its_scope() {
     assert_eq!(answer.header("www-authenticate"), "Bearer");
     server.send(request(Some("Basic x".to_owned()))).await.problem(401, "invalid_authorization_scheme");
     server.send(request(Some("Bearer x".to_owned()))).await.problem(401, "invalid_token");
-    let expired = format!("Bearer {}", token(&[Access::Publish], Duration::ZERO));
+    let expired = format!("Bearer {}", expired_token(&[Access::Publish]));
     server.send(request(Some(expired))).await.problem(401, "token_expired");
 }
 

@@ -183,7 +183,7 @@ const ROWS: &[Row] = &[
         refresh: Ends("phx_close"),
         http: Status(403),
     },
-    token("token_expired", |forge| forge.with("exp", json!(forge.now() - 1))),
+    token("token_expired", |forge| forge.with("exp", json!(forge.now() - 60))),
     token("token_not_yet_valid", |forge| forge.with("nbf", json!(forge.now() + 600))),
     token("token_revoked", |forge| forge.with("jti", json!("revoked"))),
     token("token_too_old", |forge| forge.with("iat", json!(forge.now() - 100_000))),

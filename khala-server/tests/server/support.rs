@@ -185,6 +185,14 @@ pub(crate) fn token_of(subject: &str, scopes: &[Access], ttl: Duration) -> Strin
     issuer.sign(&mandate, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
 }
 
+/// A token that has ended, by any leeway of a few seconds.
+pub(crate) fn expired_token(scopes: &[Access]) -> String {
+    let mandate = Mandate::new("ada", scopes.iter().map(|access| access.scope()));
+    let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
+    let then = SystemClock::new().now().minus(LONG * 100);
+    issuer.sign(&mandate, then, LONG).unwrap().token.reveal().to_owned()
+}
+
 /// A token for everything.
 pub(crate) fn good_token() -> String {
     token(&[Access::Publish, Access::Read], LONG * 100)

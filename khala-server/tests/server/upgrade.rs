@@ -14,7 +14,7 @@ use khala_core::{
 use khala_server::Server;
 use serde_json::json;
 
-use crate::support::{Hand, closed, good_token, hear, join, running, running_on, say, token};
+use crate::support::{Hand, closed, expired_token, good_token, hear, join, running, running_on, say, token};
 
 const PATH: &str = "/sync/v1/websocket?vsn=2.0.0";
 
@@ -68,7 +68,7 @@ async fn refusals_come_before_the_upgrade() {
         let answer = refused(format!("/sync/v1/websocket{vsn}"), vec![("authorization", good.clone())]).await;
         assert_eq!(answer.problem(400, "unsupported_vsn")["supported"], json!(["2.0.x", "1.0.x"]));
     }
-    let expired = token(&[], Duration::ZERO);
+    let expired = expired_token(&[]);
     for (headers, code) in [
         (vec![], "missing_token"),
         (vec![("authorization", "Basic x".to_owned())], "invalid_authorization_scheme"),

@@ -14,7 +14,7 @@ pub struct JwtOptions {
     /// The claims version that tokens must have, and get; unchecked and unset where there is none. A number in a
     /// token compares by its text.
     pub claims_version: Option<String>,
-    /// How far clocks may be apart.
+    /// How far clocks may be apart; five seconds if not said otherwise.
     pub leeway: Duration,
     /// How long after its `iat` a token is good at most, whenever it says that it ends; 24 hours if not said
     /// otherwise. None: as long as it says.
@@ -35,7 +35,7 @@ impl Default for JwtOptions {
             issuer: None,
             audience: None,
             claims_version: None,
-            leeway: Duration::ZERO,
+            leeway: Duration::from_secs(5),
             max_age: Some(Duration::from_secs(24 * 60 * 60)),
             require_iat: false,
             require_jti: true,

@@ -91,9 +91,12 @@ impl JwtVerifier {
     fn times(&self, claims: &Claims, now: Timestamp) -> Result<(Option<Timestamp>, Timestamp), Denied> {
         let JwtOptions { leeway, max_age, require_iat, .. } = self.options;
         let exp = claims.moment("exp")?.ok_or(Denied::InvalidToken("it has no exp"))?;
-        let begun = |moment: Timestamp| moment <= now.plus(leeway);
-        if claims.moment("nbf")?.is_some_and(|nbf| !begun(nbf)) {
-            return Err(Denied::TokenNotYetValid);
+        let check_begun = |claim, begins: Timestamp| {
+            let early = begins > now.plus(leeway);
+            if early { Err(Denied::TokenNotYetValid { claim, begins, now, leeway }) } else { Ok(()) }
+        };
+        if let Some(nbf) = claims.moment("nbf")? {
+            check_begun("nbf", nbf)?;
         }
         if exp.plus(leeway) <= now {
             return Err(Denied::TokenExpired);
@@ -102,9 +105,7 @@ impl JwtVerifier {
             let asked_for = require_iat || max_age.is_some();
             return if asked_for { Err(Denied::MissingIat) } else { Ok((None, exp.plus(leeway))) };
         };
-        if !begun(iat) {
-            return Err(Denied::TokenNotYetValid);
-        }
+        check_begun("iat", iat)?;
         let too_old = max_age.map(|age| iat.plus(age));
         if too_old.is_some_and(|moment| moment.plus(leeway) <= now) {
             return Err(Denied::TokenTooOld);
@@ -177,7 +178,7 @@ mod tests {
         use Code::{
             ClaimMismatch, InvalidToken, MissingIat, MissingJti, TokenExpired, TokenNotYetValid, TokenTooOld,
         };
-        let default = JwtOptions::default;
+        let default = || JwtOptions::default().with_leeway(Duration::ZERO);
         let lenient = || default().with_leeway(Duration::from_secs(60));
         let ageless = || default().with_max_age(None);
         let here = || default().with_issuer("here");

@@ -54,7 +54,7 @@ impl Default for AuthSettings {
             jwks_min_refresh_seconds: 10,
             issuer: None,
             audience: None,
-            leeway_seconds: 0,
+            leeway_seconds: 5,
             max_age_seconds: Limit(max_age.map(super::seconds)),
             require_jti,
             scopes_claim: names.scopes,
