@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, path::PathBuf};
 
-use khala_core::{Cursor, Topic};
+use khala_core::{Cursor, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -22,10 +22,20 @@ pub(crate) struct CursorFile {
 /// What is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    Cursor(Cursor),
+    Cursor(Place),
     /// Nothing: it was made to be mounted, say.
     Empty,
     NoFile,
+}
+
+/// Where a reader of a topic stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Place {
+    #[serde(flatten)]
+    pub(crate) cursor: Cursor,
+    /// When the last update was published that it covers. Files of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) published_at: Option<Timestamp>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -33,7 +43,7 @@ struct Kept {
     /// So that a file is not used for another topic by mistake.
     topic: Topic,
     #[serde(flatten)]
-    cursor: Cursor,
+    place: Place,
 }
 
 impl CursorFile {
@@ -62,7 +72,7 @@ impl CursorFile {
             self.file.check().map_err(|cause| self.unwritable(&cause))?;
             return Ok(Found::Empty);
         }
-        let Kept { topic, cursor } = serde_json::from_str(&text).map_err(|fault| {
+        let Kept { topic, place } = serde_json::from_str(&text).map_err(|fault| {
             Failure::usage(format!(
                 "{shown} is not a cursor file ({fault}); remove it to start where --from says"
             ))
@@ -73,12 +83,12 @@ impl CursorFile {
             )));
         }
         self.file.check().map_err(|cause| self.unwritable(&cause))?;
-        Ok(Found::Cursor(cursor))
+        Ok(Found::Cursor(place))
     }
 
-    /// Keeps `cursor`. A reader of the file, and a crash in between, find the old one or the new one.
-    pub(crate) fn store(&self, cursor: Cursor) -> Result<(), Failure> {
-        let kept = Kept { topic: self.topic.clone(), cursor };
+    /// Keeps `place`. A reader of the file, and a crash in between, find the old one or the new one.
+    pub(crate) fn store(&self, place: Place) -> Result<(), Failure> {
+        let kept = Kept { topic: self.topic.clone(), place };
         let text = serde_json::to_string(&kept).expect("a cursor has a JSON form") + "\n";
         self.file.write(text.as_bytes()).map_err(|cause| self.unwritable(&cause))
     }

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use khala_client::{Error, Event, Snapshot, Subscription};
 use khala_core::{
-    Cursor, Topic, Update,
+    Cursor, Timestamp, Topic, Update,
     wire::{JoinRequest, Joined, OnStale, Resume, StaleCursor, write_update},
 };
 use tokio::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     connection::Connection,
-    cursor_file::{CursorFile, Found},
+    cursor_file::{CursorFile, Found, Place},
     duration::{Patience, patience},
     exit::Failure,
     notice::Notices,
@@ -59,7 +59,8 @@ pub(crate) struct Tail {
     /// Keep the cursor in this file, and start from it if it is there
     ///
     /// It is written after the lines were, so a line may be printed again after a crash, and none is left out. It is
-    /// replaced as a whole, and holds {"topic":"…","epoch":"…","watermark":7}. Where a symbolic link leads to the file,
+    /// replaced as a whole, and holds {"topic":"…","epoch":"…","watermark":7,"published_at":…}: the last is that of the last line, and shows when the
+    /// server was restored from a backup. Where a symbolic link leads to the file,
     /// the link stays. A file that cannot be replaced, as one that is mounted by itself in a container, is written in
     /// place. A file that cannot be written is said before the first line.
     #[arg(long, value_name = "FILE")]
@@ -109,7 +110,7 @@ impl Tail {
         let topic = self.topic.clone();
         let file = self.cursor_file.map(|path| CursorFile::open(path, topic)).transpose()?;
         let kept = match file.as_ref().map(CursorFile::load).transpose()? {
-            Some(Found::Cursor(cursor)) => Some(cursor),
+            Some(Found::Cursor(place)) => Some(place),
             Some(Found::Empty) => {
                 notices.say("the cursor file is empty; starting where --from says");
                 None
@@ -117,11 +118,12 @@ impl Tail {
             Some(Found::NoFile) | None => None,
         };
         let resume = match (kept, self.from) {
-            (Some(cursor), _) => Resume::After(cursor),
+            (Some(place), _) => Resume::After(place.cursor),
             (None, From::Floor) => Resume::Floor,
             (None, From::Head) => Resume::Head,
             (None, From::Snapshot) => Resume::Snapshot,
         };
+        let published_at = kept.and_then(|place| place.published_at);
         let on_stale = match self.on_stale {
             Stale::Error => OnStale::Error,
             Stale::Snapshot => OnStale::Snapshot,
@@ -134,7 +136,7 @@ impl Tail {
             file,
             stop,
             stopped: false,
-            cursor: kept,
+            place: kept,
             stored: kept,
             store_at: None,
             until_head: self.until_head,
@@ -143,7 +145,7 @@ impl Tail {
             trouble_since: None,
             retry_for: self.retry_for.0,
         };
-        let mut subscription = client.subscribe(&self.topic, JoinRequest { resume, on_stale });
+        let mut subscription = client.subscribe(&self.topic, JoinRequest { resume, on_stale, published_at });
         let ended = printer.run(&mut subscription).await;
         // However it ends, what was printed is not printed again.
         let stored = printer.store();
@@ -159,8 +161,8 @@ struct Printer {
     stop: mpsc::Receiver<()>,
     stopped: bool,
     /// Of what was printed.
-    cursor: Option<Cursor>,
-    stored: Option<Cursor>,
+    place: Option<Place>,
+    stored: Option<Place>,
     store_at: Option<Instant>,
     until_head: bool,
     /// The head at the first join.
@@ -219,7 +221,9 @@ impl Printer {
         }
         self.target.get_or_insert_with(|| Cursor::new(joined.epoch, joined.head));
         // From the head, too, a restart goes on from here.
-        self.moved(Cursor::new(joined.epoch, joined.after))
+        let cursor = Cursor::new(joined.epoch, joined.after);
+        let known = self.place.filter(|place| place.cursor == cursor);
+        self.moved(cursor, known.and_then(|place| place.published_at))
     }
 
     fn lost(&mut self, error: Error, wait: Duration) -> Result<Then, Failure> {
@@ -241,7 +245,7 @@ impl Printer {
         if self.print(shown.len()).await? == Then::End {
             return Ok(Then::End);
         }
-        Ok(self.moved(Cursor::new(cursor.epoch, last.seq.watermark())))
+        Ok(self.moved(Cursor::new(cursor.epoch, last.seq.watermark()), Some(last.published_at)))
     }
 
     async fn snapshot(&mut self, snapshot: &Snapshot) -> Result<Then, Failure> {
@@ -263,7 +267,8 @@ impl Printer {
             return Ok(if self.left == Some(0) { Then::End } else { then });
         }
         // Only now: a snapshot that was printed in part is printed again.
-        let moved = self.moved(Cursor::new(epoch, watermark));
+        let newest = snapshot.documents.iter().find(|document| document.seq.watermark() == watermark);
+        let moved = self.moved(Cursor::new(epoch, watermark), newest.map(|document| document.published_at));
         Ok(if then == Then::End { then } else { moved })
     }
 
@@ -309,9 +314,9 @@ impl Printer {
         Ok(Then::GoOn)
     }
 
-    /// Everything up to `cursor` is printed.
-    fn moved(&mut self, cursor: Cursor) -> Then {
-        self.cursor = Some(cursor);
+    /// Everything up to `cursor` is printed, which ends with what was published at that moment.
+    fn moved(&mut self, cursor: Cursor, published_at: Option<Timestamp>) -> Then {
+        self.place = Some(Place { cursor, published_at });
         if self.file.is_some() {
             self.store_at.get_or_insert_with(|| Instant::now() + STORE_EVERY);
         }
@@ -322,11 +327,11 @@ impl Printer {
 
     fn store(&mut self) -> Result<(), Failure> {
         self.store_at = None;
-        if let (Some(file), Some(cursor)) = (&self.file, self.cursor)
-            && self.stored != Some(cursor)
+        if let (Some(file), Some(place)) = (&self.file, self.place)
+            && self.stored != Some(place)
         {
-            file.store(cursor)?;
-            self.stored = Some(cursor);
+            file.store(place)?;
+            self.stored = Some(place);
         }
         Ok(())
     }

@@ -65,6 +65,9 @@ pub(crate) struct Channel {
     /// What is asked for as long as there is no cursor.
     request: JoinRequest,
     reader: Option<Reader>,
+    /// When the last update was published that these cursors cover: the one of before the last batch, and the newest. The
+    /// next join says so, and a server that was restored and has grown past them notices.
+    moments: [Option<(Cursor, Timestamp)>; 2],
     state: State,
     refs: u64,
     /// The ref of the newest join.
@@ -102,6 +105,7 @@ impl Channel {
                 Resume::After(cursor) => Some(Reader::new(cursor)),
                 Resume::Floor | Resume::Head | Resume::Snapshot => None,
             },
+            moments: [None, resumes_with(&request)],
             request,
             state: State::Idle,
             refs: 0,
@@ -136,11 +140,23 @@ impl Channel {
     /// The frame that joins from where the cursor stands.
     pub(crate) fn join(&mut self) -> Bytes {
         let resume = self.reader.map_or(self.request.resume, |reader| Resume::After(reader.cursor()));
-        let request = JoinRequest { resume, ..self.request };
+        let published_at = self.reader.and_then(|reader| self.moment_of(reader.cursor()));
+        let request = JoinRequest { resume, published_at, ..self.request };
         self.join_ref = self.next_ref();
         self.state = State::Joining(self.join_ref.clone());
         let refs = Some(&*self.join_ref);
         Serializer::V2.encode_value(refs, refs, self.topic.as_str(), event::JOIN, &request).text()
+    }
+
+    /// When the last update was published that `cursor` covers, if that was heard.
+    fn moment_of(&self, cursor: Cursor) -> Option<Timestamp> {
+        let known = self.moments.iter().flatten().find(|(at, _)| *at == cursor);
+        known.map(|(_, published_at)| *published_at)
+    }
+
+    /// The cursor has moved on over an update that was published at that moment.
+    fn note_moment(&mut self, cursor: Cursor, published_at: Timestamp) {
+        self.moments = [self.moments[1], Some((cursor, published_at))];
     }
 
     /// The frame that asks whether the server is still there.
@@ -271,6 +287,9 @@ impl Channel {
         if updates.is_empty() {
             return Ok(Step::Nothing);
         }
+        if let Some(last) = updates.last() {
+            self.note_moment(cursor, last.published_at);
+        }
         let arrived = Arrived { updates, cursor, head, complete };
         Ok(match left_out.is_empty() {
             true => Step::Event(Event::Updates(arrived)),
@@ -287,6 +306,10 @@ impl Channel {
             State::Following if self.request.on_stale == OnStale::Snapshot => true,
             _ => return Err(Error::Protocol("a snapshot came that nobody asked for".to_owned())),
         };
+        // The newest update of all is mostly a document's, and tells which history this is.
+        if let Some(newest) = documents.iter().find(|document| document.seq.watermark() == watermark) {
+            self.note_moment(at, newest.published_at);
+        }
         if complete {
             self.reader = Some(Reader::new(at));
             self.state = State::Following;
@@ -317,6 +340,14 @@ impl Channel {
     fn rejoin(&mut self, error: Error) -> Step {
         self.state = State::Idle;
         Step::Rejoin(error)
+    }
+}
+
+/// The cursor that is brought, with what is said of its last update.
+fn resumes_with(request: &JoinRequest) -> Option<(Cursor, Timestamp)> {
+    match request.resume {
+        Resume::After(cursor) => Some((cursor, request.published_at?)),
+        Resume::Floor | Resume::Head | Resume::Snapshot => None,
     }
 }
 

@@ -361,9 +361,15 @@ pub struct Stale {
 }
 
 impl Stale {
+    /// A cursor of a topic with those bounds that was made with another update than the one in its place.
+    pub(crate) fn of_another_history(cursor: Cursor, bounds: Bounds) -> Self {
+        Self { cursor, bounds, reasons: vec![StaleReason::EpochMismatch] }
+    }
+
     /// How many updates lie between the cursor and the head; zero for a cursor of another history.
     pub fn lag(&self) -> u64 {
-        let same = self.cursor.epoch == self.bounds.epoch;
+        let same =
+            self.cursor.epoch == self.bounds.epoch && !self.reasons.contains(&StaleReason::EpochMismatch);
         if same { self.cursor.watermark.distance_to(self.bounds.head) } else { 0 }
     }
 

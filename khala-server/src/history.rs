@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale, Start,
-    Topic, TopicPage, wire::write_page,
+    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale,
+    StaleReason, Start, Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -56,14 +56,23 @@ pub(crate) async fn updates(
     topic: &Topic,
     query: Option<&str>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
-    let query = Query::parse(query, &["after", "epoch", "limit"])?;
+    let query = Query::parse(query, &["after", "epoch", "published_at", "limit"])?;
     let limit = ReadLimit::new(query.limit()?, ReadLimit::PAGE.bytes);
     let khala = &server.0.khala;
     let read = async |start| {
         let _turn = khala.history_turn(grant).await;
         khala.journal().read(topic, start, limit).await
     };
+    let published_at = query.published_at()?;
     if let Some(cursor) = query.cursor("after")? {
+        if let Some(published_at) = published_at {
+            let _turn = khala.history_turn(grant).await;
+            if !khala.is_of_this_history(topic, cursor, published_at).await? {
+                let bounds = khala.journal().bounds(topic).await?;
+                let reasons = vec![StaleReason::EpochMismatch];
+                return Err(server.stale_cursor(topic, Stale { cursor, bounds, reasons }));
+            }
+        }
         return match read(Start::After(cursor)).await? {
             Replay::Page(page) => Ok(written(topic, &page)),
             Replay::Stale(stale) => Err(server.stale_cursor(topic, stale)),

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt::Display, num::NonZeroUsize, str::FromStr};
 
-use khala_core::{Cursor, Epoch, Watermark, WholeNumber};
+use khala_core::{Cursor, Epoch, Timestamp, Watermark, WholeNumber};
 
 use crate::problem::Problem;
 
@@ -87,6 +87,15 @@ impl<'a> Query<'a> {
             Some("true") => Ok(true),
             Some(_) => Err(fault(name, "is neither true nor false")),
         }
+    }
+
+    /// When the update was published that the cursor `after` ends with: only beside that.
+    pub(crate) fn published_at(&self) -> Result<Option<Timestamp>, Problem> {
+        let published_at = self.number("published_at", khala_core::MAX_POSITION)?;
+        if published_at.is_some() && self.text("after").is_none() {
+            return Err(fault("published_at", "means nothing without after"));
+        }
+        Ok(published_at.map(Timestamp::from_millis))
     }
 
     /// The cursor of `watermark` and `epoch`: both or neither.

@@ -63,7 +63,7 @@ test("the subscriber comes back from a hole with its cursor, and gets everything
   });
 
   const epoch = "5f0c1e9a77b3d2e4";
-  assert.deepEqual(joins, [{ from: "floor" }, { epoch, after: 2 }]);
+  assert.deepEqual(joins, [{ from: "floor" }, { epoch, after: 2, published_at: 0 }]);
   assert.deepEqual(applied, [1, 2, 3, 4, 5, 6, 7]);
-  assert.deepEqual(stored, { epoch, after: 7 });
+  assert.deepEqual(stored, { epoch, after: 7, published_at: 0 });
 });

@@ -49,7 +49,10 @@ async fn it_prints_up_to_the_head_and_keeps_its_cursor() {
     }
     assert_eq!(ended.stdout.as_bytes(), whole);
     let kept = std::fs::read_to_string(directory.path().join("cursor")).unwrap();
-    assert_eq!(kept, "{\"topic\":\"run:7:events\",\"epoch\":\"0000000000000001\",\"watermark\":3}\n");
+    assert_eq!(
+        kept,
+        "{\"topic\":\"run:7:events\",\"epoch\":\"0000000000000001\",\"watermark\":3,\"published_at\":3}\n"
+    );
 
     // A file of another topic is not used.
     let arguments = ["tail", "run:8:events", "--cursor-file", "cursor"];
@@ -175,7 +178,7 @@ async fn a_reader_that_goes_away_ends_it_quietly() {
     let ended = end(child).await;
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
     let kept = std::fs::read_to_string(directory.path().join("cursor")).unwrap();
-    assert!(kept.contains("\"watermark\":1}"), "{kept}");
+    assert!(kept.contains("\"watermark\":1,"), "{kept}");
 }
 
 #[cfg(unix)]
@@ -197,6 +200,6 @@ async fn an_interrupt_ends_it_with_its_cursor_stored() {
         let ended = end(child).await;
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{signal}");
         let kept = std::fs::read_to_string(directory.path().join("cursor")).unwrap();
-        assert!(kept.contains(&format!("\"watermark\":{watermark}}}")), "{kept}");
+        assert!(kept.contains(&format!("\"watermark\":{watermark},")), "{kept}");
     }
 }

@@ -187,7 +187,7 @@ async fn document_page(peer: &mut Peer, epoch: u64, watermark: u64, seqs: &[u64]
 #[tokio::test]
 async fn a_snapshot_that_is_cut_off_starts_again_and_stitches() {
     let mut fake = Fake::start().await;
-    let request = JoinRequest { resume: Resume::Snapshot, on_stale: OnStale::Snapshot };
+    let request = JoinRequest { resume: Resume::Snapshot, on_stale: OnStale::Snapshot, published_at: None };
     let mut subscription = follow(&client(&fake).build().unwrap(), request);
     let answer = |after: u64| json!({"epoch": Epoch::from_bits(1), "after": after, "head": after, "floor": 0, "snapshot": true});
     let (mut peer, _) = fake.joining().await;

@@ -14,11 +14,12 @@ use crate::{
     documents::SnapshotFrom,
     error::Error,
     journal::ReadLimit,
-    position::{Bounds, Cursor, StaleReason},
+    position::{Bounds, Cursor, Stale, StaleReason},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
     telemetry,
     topic::Topic,
+    update::Timestamp,
 };
 
 /// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
@@ -49,8 +50,8 @@ impl Khala {
                 Answer::Bounds(bounds, confirmed_at)
             }
             Question::Read { cursor, wanted } => self.read(waiter, topic, cursor, wanted).await?,
-            Question::Resume { cursor, wanted, budget } => {
-                self.resume(waiter, topic, cursor, wanted, budget).await?
+            Question::Resume { cursor, wanted, budget, published_at } => {
+                self.resume(waiter, topic, cursor, wanted, budget, published_at).await?
             }
             Question::Snapshot(from) => self.snapshot(waiter, topic, from).await?,
         })
@@ -64,6 +65,7 @@ impl Khala {
         cursor: Cursor,
         wanted: Wanted,
         budget: Option<u64>,
+        published_at: Option<Timestamp>,
     ) -> Result<Answer, Error> {
         let now = self.moment();
         let (bounds, _) = self.0.tail.recent_bounds(topic, wanted.not_older_than, now).await?;
@@ -75,6 +77,17 @@ impl Khala {
                     return Ok(Answer::Read(Followed::Stale(stale)));
                 }
                 _ => {}
+            }
+            if let Some(published_at) = published_at
+                && bounds.admit(cursor).is_ok()
+            {
+                let _turn = match self.0.tail.known_moment(topic, cursor) {
+                    Some(_) => None,
+                    None => Some(self.turn(waiter).await),
+                };
+                if !self.is_of_this_history(topic, cursor, published_at).await? {
+                    return Ok(Answer::Read(Followed::Stale(Stale::of_another_history(cursor, bounds))));
+                }
             }
             let lag = cursor.watermark.distance_to(bounds.head);
             if lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold) {
@@ -181,6 +194,24 @@ impl Khala {
             self.0.snapshots.read(topic, from.clone(), self.0.tail.evidence(topic), self.moment())
         });
         Ok(Answer::Snapshot(read.await?))
+    }
+
+    /// Whether the last update that `cursor` covers is, as far as can be told, the one that was published at that moment:
+    /// if not, the topic was restored from a backup and has grown past the cursor since.
+    ///
+    /// It cannot be told of an update that was trimmed, or that is not there: then it is taken to be. Reads one update of
+    /// the journal at most, shared by all who ask for the same.
+    ///
+    /// # Errors
+    /// An [`Error`] when the journal had to be read and could not.
+    pub async fn is_of_this_history(
+        &self,
+        topic: &Topic,
+        cursor: Cursor,
+        published_at: Timestamp,
+    ) -> Result<bool, Error> {
+        let stored = self.0.tail.moment_of(topic, cursor, self.moment()).await?;
+        Ok(stored.is_none_or(|stored| stored == published_at))
     }
 
     /// Waits for the turn of `grant`'s holder to read history, as connections do that replay: for a host that reads the

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     fanout::Watch,
     journal::{Journal as _, ReadLimit},
-    position::{Cursor, Stale},
+    position::{Bounds, Cursor, Stale},
     tail::{Followed, SharedPage, Wanted, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},
@@ -75,7 +75,7 @@ impl Subscription {
         let budget = khala.class_of(&topic).and_then(|class| class.replay_budget);
         let mut stale = None;
         let (cursor, snapshot) = match request.resume {
-            Resume::After(cursor) => match bounds.admit_within(cursor, budget) {
+            Resume::After(cursor) => match admit(&khala, &topic, &request, cursor, bounds, budget).await? {
                 Ok(()) => (cursor, None),
                 Err(why) if request.on_stale == OnStale::Error => return Ok(Subscribed::Stale(why)),
                 Err(why) => {
@@ -233,4 +233,22 @@ impl Subscription {
             Some((next, goes_on.then_some(subscription)))
         })
     }
+}
+
+/// Whether a cursor can be resumed from: one that says which update it ends with, only where that is still there.
+async fn admit(
+    khala: &Khala,
+    topic: &Topic,
+    request: &JoinRequest,
+    cursor: Cursor,
+    bounds: Bounds,
+    budget: Option<u64>,
+) -> Result<Result<(), Stale>, Error> {
+    if let Some(published_at) = request.published_at
+        && bounds.admit(cursor).is_ok()
+        && !khala.is_of_this_history(topic, cursor, published_at).await?
+    {
+        return Ok(Err(Stale::of_another_history(cursor, bounds)));
+    }
+    Ok(bounds.admit_within(cursor, budget))
 }

@@ -13,6 +13,7 @@ use crate::{
     snapshots::SharedSnapshot,
     tail::{Followed, Wanted},
     topic::Topic,
+    update::Timestamp,
     wire::{Close, Encoded},
 };
 
@@ -73,6 +74,9 @@ pub enum Question {
         wanted: Wanted,
         /// How far behind the head the cursor may be.
         budget: Option<u64>,
+        /// When the last update that the cursor covers was published, if the client says: another update in its place
+        /// makes the cursor stale.
+        published_at: Option<Timestamp>,
     },
     /// Which documents are there? The first page may be put off.
     Snapshot(SnapshotFrom),

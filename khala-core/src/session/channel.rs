@@ -13,6 +13,7 @@ use crate::{
     tail::Wanted,
     telemetry::Surface,
     topic::Topic,
+    update::Timestamp,
     wire::{Frame, JoinRequest, OnStale, Resume, StaleCursor},
 };
 
@@ -105,6 +106,8 @@ pub(super) struct Channel {
     pub(super) class: Option<Arc<TopicClass>>,
     pub(super) join_ref: Option<String>,
     pub(super) on_stale: OnStale,
+    /// What it said of the update that its cursor ends with.
+    published_at: Option<Timestamp>,
     pub(super) phase: Phase,
     /// It was checked under the session's grant. Until then nothing is asked or sent.
     pub(super) granted: bool,
@@ -168,6 +171,7 @@ impl Channel {
             class,
             join_ref: own(&frame.join_ref),
             on_stale: request.on_stale,
+            published_at: request.published_at,
             phase,
             granted: false,
             watched: false,
@@ -327,6 +331,7 @@ impl Channel {
                 cursor: *cursor,
                 wanted: Wanted { head: self.heard, not_older_than },
                 budget: self.budget().filter(|_| matches!(resume, Resume::After(_))),
+                published_at: self.published_at,
             },
             Phase::Opening { at: None, .. } => Question::Bounds { not_older_than },
             Phase::Snapshot { next, .. } => Question::Snapshot(next.clone()),

@@ -436,7 +436,13 @@ impl Driver {
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question, waited_for: Option<u64>) {
         let now = self.khala.clock().read();
         let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
-        if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question {
+        if let Question::Resume { cursor, published_at: Some(published_at), .. } = &question
+            && self.khala.journal().known_moment(&topic, *cursor) != Some(*published_at)
+        {
+            // Whether the cursor is of this history has to be read.
+            waits = true;
+        } else if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question
+        {
             match self.peek(channel, &topic, *cursor, *wanted, now.steady) {
                 Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
                 Peek::Cold => waits = true,

@@ -10,6 +10,7 @@ mod appended;
 mod held;
 mod history;
 mod lead;
+mod moments;
 mod page;
 mod reads;
 mod regression;
@@ -190,6 +191,8 @@ struct Entry {
     leads: Arc<Leads>,
     /// It stands among those that hold something.
     queued: AtomicBool,
+    /// The update that was looked at last for those who say which one their cursor ends with.
+    moment: Mutex<Option<(Cursor, Timestamp)>>,
 }
 
 impl Entry {
@@ -202,6 +205,7 @@ impl Entry {
             shelf,
             reads: Arc::default(),
             evidence: AtomicU64::new(0),
+            moment: Mutex::default(),
             leads: Arc::default(),
             queued: AtomicBool::new(false),
         }

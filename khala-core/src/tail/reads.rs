@@ -29,6 +29,7 @@ use crate::{
 pub(super) enum Target {
     Bounds,
     PageAfter(Cursor),
+    UpdateAfter(Cursor),
 }
 
 /// What the journal answered.

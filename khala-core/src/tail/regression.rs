@@ -64,6 +64,7 @@ impl TailJournal {
         self.account(shelf.bytes(), 0);
         *shelf = Default::default();
         drop(shelf);
+        entry.note_moment(None);
         entry.evidence.fetch_max(number, Ordering::SeqCst);
         drop(ring);
         self.tell(&entry.topic, known, found);
@@ -79,8 +80,8 @@ impl TailJournal {
         if let Some(alarm) = &self.alarm {
             alarm.ledger.violated(topic, Violation::JournalRegressed, alarm.clock.now());
             alarm.part.degraded(format!(
-                "the journal went back: topic {topic}, epoch {}, from head {} to {}",
-                found.epoch, known.head, found.head
+                "the journal went back from head {} to {} of a topic that the log names, and lost what was acknowledged",
+                known.head, found.head
             ));
         }
     }

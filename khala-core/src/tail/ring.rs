@@ -104,6 +104,16 @@ impl Ring {
         (self.start..self.end()).contains(&watermark)
     }
 
+    /// The last update that `watermark` covers, if it is here.
+    pub(super) fn update_at(&self, watermark: Watermark) -> Option<&Update> {
+        let is = |update: &&Update| update.seq.watermark() == watermark;
+        let index = self.pages.partition_point(|page| page.page().end() < watermark);
+        match self.pages.get(index) {
+            Some(page) => page.page().updates.iter().find(is),
+            None => self.fresh.iter().find(is),
+        }
+    }
+
     /// Answers a subscriber that follows; `share` makes a page that is shared.
     pub(super) fn follow(
         &mut self,

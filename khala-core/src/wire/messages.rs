@@ -50,6 +50,9 @@ pub struct JoinRequest {
     pub resume: Resume,
     /// What to do if that is not possible.
     pub on_stale: OnStale,
+    /// Beside a cursor: when the last update that it covers was published, as the subscriber was told. A topic that has
+    /// another update in that place was restored and has grown since: the cursor is stale.
+    pub published_at: Option<Timestamp>,
 }
 
 /// The same, field by field. Unknown fields are let through: clients put their own beside ours.
@@ -59,6 +62,8 @@ struct JoinFields {
     after: Option<Watermark>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<Epoch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    published_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<JoinFrom>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,7 +91,10 @@ impl TryFrom<JoinFields> for JoinRequest {
             (None, Some(_), _) => return Err("`epoch` means nothing without `after`"),
             (Some(_), Some(_), Some(_)) => return Err("`after` and `from` exclude each other"),
         };
-        Ok(Self { resume, on_stale: fields.on_stale.unwrap_or_default() })
+        if fields.published_at.is_some() && fields.after.is_none() {
+            return Err("`published_at` means nothing without `after`");
+        }
+        Ok(Self { resume, on_stale: fields.on_stale.unwrap_or_default(), published_at: fields.published_at })
     }
 }
 
@@ -96,7 +104,13 @@ impl From<JoinRequest> for JoinFields {
         let from = |from| Self { from: Some(from), ..Self::default() };
         let fields = match request.resume {
             Resume::After(cursor) => {
-                Self { after: Some(cursor.watermark), epoch: Some(cursor.epoch), ..Self::default() }
+                let published_at = request.published_at;
+                Self {
+                    after: Some(cursor.watermark),
+                    epoch: Some(cursor.epoch),
+                    published_at,
+                    ..Self::default()
+                }
             }
             Resume::Floor => from(JoinFrom::Floor),
             Resume::Head => from(JoinFrom::Head),
@@ -240,6 +254,12 @@ fn explain(stale: &Stale, budget: Option<u64>) -> String {
         StaleReason::CursorAhead => {
             format!("the cursor is at {} and the head only at {}", cursor.watermark, bounds.head)
         }
+        StaleReason::EpochMismatch if cursor.epoch == bounds.epoch => {
+            format!(
+                "the update at {} is another than the cursor's: the topic was restored and has grown since",
+                cursor.watermark
+            )
+        }
         StaleReason::EpochMismatch => {
             format!("the cursor is of epoch {} and the topic in epoch {}", cursor.epoch, bounds.epoch)
         }
@@ -358,9 +378,16 @@ mod tests {
         let cursor = Cursor::new(Epoch::from_bits(1), Watermark::new(7).unwrap());
         let resumed =
             join(r#"{"after":7,"epoch":"0000000000000001","on_stale":"snapshot","mine":1}"#).unwrap();
-        assert_eq!(resumed, JoinRequest { resume: Resume::After(cursor), on_stale: OnStale::Snapshot });
+        let resume = Resume::After(cursor);
+        let request = JoinRequest { resume, on_stale: OnStale::Snapshot, published_at: None };
+        assert_eq!(resumed, request);
+        let checked = join(r#"{"after":7,"epoch":"0000000000000001","published_at":5}"#).unwrap();
+        let published_at = Some(Timestamp::from_millis(5));
+        assert_eq!(checked, JoinRequest { resume, published_at, ..JoinRequest::default() });
         for bad in [
             r#"{"after":7}"#,
+            r#"{"published_at":7}"#,
+            r#"{"after":7,"epoch":"0000000000000001","published_at":"7"}"#,
             r#"{"epoch":"0000000000000001"}"#,
             r#"{"after":7,"epoch":"0000000000000001","from":"head"}"#,
             r#"{"after":-1,"epoch":"0000000000000001"}"#,
@@ -378,8 +405,11 @@ mod tests {
         let cursor = Cursor::new(Epoch::from_bits(9), Watermark::new(7).unwrap());
         for resume in [Resume::After(cursor), Resume::Floor, Resume::Head, Resume::Snapshot] {
             for on_stale in [OnStale::Error, OnStale::Snapshot] {
-                let request = JoinRequest { resume, on_stale };
-                assert_eq!(join(&serde_json::to_string(&request).unwrap()).unwrap(), request);
+                for published_at in [None, Some(Timestamp::from_millis(5))] {
+                    let published_at = published_at.filter(|_| matches!(resume, Resume::After(_)));
+                    let request = JoinRequest { resume, on_stale, published_at };
+                    assert_eq!(join(&serde_json::to_string(&request).unwrap()).unwrap(), request);
+                }
             }
         }
     }

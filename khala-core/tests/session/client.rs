@@ -166,7 +166,7 @@ impl Client {
             channel.documents.clear();
         }
         let resume = channel.cursor.map_or(channel.request.resume, Resume::After);
-        let request = JoinRequest { resume, on_stale: channel.request.on_stale };
+        let request = JoinRequest { resume, on_stale: channel.request.on_stale, ..JoinRequest::default() };
         channel.state = State::Joining(join_ref.clone());
         channel.snapshot = None;
         channel.erring = false;

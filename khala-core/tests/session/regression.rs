@@ -3,7 +3,7 @@
 
 use futures::FutureExt as _;
 use khala_core::{
-    Cursor, Delivery, JoinRequest, Journal as _, MemoryJournal, OnStale, Resume, Subscribed, Watermark,
+    Cursor, Delivery, JoinRequest, Journal as _, MemoryJournal, Resume, Subscribed, Watermark,
     health::Condition,
 };
 use serde_json::json;
@@ -114,7 +114,7 @@ fn a_head_that_was_announced_and_is_lost_is_waited_for_by_nobody() {
 fn a_subscription_of_this_process_and_snapshots_know_it_too() {
     let host = Host::new(200);
     let backup = ten_of_which_five_will_be_lost(&host);
-    let request = JoinRequest { resume: Resume::Head, on_stale: OnStale::Error };
+    let request = JoinRequest { resume: Resume::Head, ..JoinRequest::default() };
     let Subscribed::Following(mut subscription) =
         host.khala.subscribe(&topic("t"), request).now_or_never().unwrap().unwrap()
     else {

@@ -130,7 +130,7 @@ impl Bits {
     fn request(&mut self) -> JoinRequest {
         let resume = [Resume::Snapshot, Resume::Floor, Resume::Head][self.below(3)];
         let on_stale = [OnStale::Snapshot, OnStale::Error][self.below(2)];
-        JoinRequest { resume, on_stale }
+        JoinRequest { resume, on_stale, published_at: None }
     }
 }
 

@@ -86,7 +86,8 @@ impl Rig {
     }
 
     fn try_subscribe(&self, resume: Resume, on_stale: OnStale) -> Subscribed {
-        let subscribe = self.khala.subscribe(&self.topic, JoinRequest { resume, on_stale });
+        let subscribe =
+            self.khala.subscribe(&self.topic, JoinRequest { resume, on_stale, published_at: None });
         subscribe.now_or_never().unwrap().unwrap()
     }
 

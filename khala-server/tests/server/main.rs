@@ -24,6 +24,7 @@ mod operations;
 mod origins;
 mod publish;
 mod refusals;
+mod restored;
 mod retention;
 #[cfg(feature = "keys")]
 mod rotation;

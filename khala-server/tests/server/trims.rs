@@ -133,7 +133,7 @@ async fn read(
             None if told_stale => Resume::Snapshot,
             None => first,
         };
-        let mut subscription = client.subscribe(&name, JoinRequest { resume, on_stale });
+        let mut subscription = client.subscribe(&name, JoinRequest { resume, on_stale, published_at: None });
         // It leaves after some events, and is away for a while.
         for _ in 0..1 + chance.below(12) {
             let event = tokio::select! {

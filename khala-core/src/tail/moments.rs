@@ -1,0 +1,113 @@
+//! When the update was published that a cursor ends with: what tells one history from another that has regrown to the same
+//! seqs in the same epoch, as after a restore without new epochs.
+//!
+//! A store stamps an update once, as it stores it, and a history that regrows does so later. So the moment stands for the
+//! update, costs nothing to send, and a subscriber has it with each update anyway.
+//!
+//! # Invariants
+//! An update that is kept has one moment, whoever asks. Reads of one are shared; nothing is remembered past the evidence that
+//! the journal went back.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, PoisonError},
+};
+
+use futures::FutureExt as _;
+
+use super::{
+    Entry, LOOKS, Ring, SharedPage, TailJournal, inconclusive,
+    reads::{Done, Found, Target},
+};
+use crate::{
+    clock::Moment,
+    error::Error,
+    journal::{ReadLimit, Replay, Start},
+    position::{Cursor, Watermark},
+    telemetry,
+    topic::Topic,
+    update::Timestamp,
+};
+
+/// Everything up to the update before the last one that `watermark` covers; none at the origin.
+fn before(watermark: Watermark) -> Option<Watermark> {
+    watermark.as_u64().checked_sub(1).and_then(Watermark::new)
+}
+
+impl Entry {
+    /// When the update was published that `cursor` ends with, if that is in memory.
+    fn known_moment(&self, cursor: Cursor) -> Option<Timestamp> {
+        let here = |ring: &Ring| {
+            let here = cursor.epoch == ring.bounds().epoch && ring.holds(before(cursor.watermark)?);
+            here.then(|| ring.update_at(cursor.watermark))?.map(|update| update.published_at)
+        };
+        let found = self.ring().as_ref().and_then(here);
+        found.or_else(|| {
+            let looked_at = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
+            looked_at.filter(|(at, _)| *at == cursor).map(|(_, moment)| moment)
+        })
+    }
+
+    /// Notes what an update of the journal says, or that nothing is known of any.
+    pub(super) fn note_moment(&self, looked_at: Option<(Cursor, Timestamp)>) {
+        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = looked_at;
+    }
+}
+
+impl TailJournal {
+    /// When the update was published that `cursor` ends with, if that is in memory.
+    pub(crate) fn known_moment(&self, topic: &Topic, cursor: Cursor) -> Option<Timestamp> {
+        self.known(topic)?.known_moment(cursor)
+    }
+
+    /// When the update was published that `cursor` ends with; none if the journal does not have it.
+    pub(crate) async fn moment_of(
+        &self,
+        topic: &Topic,
+        cursor: Cursor,
+        now: Moment,
+    ) -> Result<Option<Timestamp>, Error> {
+        let Some(before) = before(cursor.watermark) else { return Ok(None) };
+        let entry = self.entry(topic, now);
+        let start = Cursor::new(cursor.epoch, before);
+        let begun = entry.reads.begun();
+        for _ in 0..LOOKS {
+            if let Some(moment) = entry.known_moment(cursor) {
+                return Ok(Some(moment));
+            }
+            let begin = || {
+                telemetry::journal_read("cold");
+                let (journal, topic, inline) = (Arc::clone(&self.journal), topic.clone(), entry.inline);
+                let limit = ReadLimit::new(NonZeroUsize::MIN, ReadLimit::PAGE.bytes);
+                let read = async move {
+                    Ok(match journal.read(&topic, Start::After(start), limit).await? {
+                        Replay::Page(page) => {
+                            Found::Pages([Arc::new(SharedPage::new(topic, page, inline))].into())
+                        }
+                        Replay::Stale(stale) => Found::Stale(stale),
+                    })
+                };
+                read.boxed()
+            };
+            let Done { found, number, .. } =
+                entry.reads.share(Target::UpdateAfter(start), now, begin).await?;
+            if entry.distrusts(number) {
+                continue;
+            }
+            let found = match &found {
+                Found::Pages(pages) => pages[0].page().updates.first(),
+                Found::Bounds(_) | Found::Stale(_) => None,
+            };
+            match found {
+                Some(update) => {
+                    entry.note_moment(Some((cursor, update.published_at)));
+                    return Ok(Some(update.published_at));
+                }
+                // It began before the question, and may not have had it yet.
+                None if number <= begun => {}
+                None => return Ok(None),
+            }
+        }
+        Err(inconclusive(topic))
+    }
+}
