@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Corrupt,
     /// There is no space left to store anything. Nothing was written.
     Full,
+    /// A fault of the backend's own code, which panicked. Nothing of the request was stored; report it.
+    Internal,
     /// The caller asked for something that can never succeed.
     Invalid,
     /// The store may be read and not written.
@@ -29,6 +31,7 @@ impl ErrorKind {
         match self {
             Self::Corrupt => "corrupt",
             Self::Full => "full",
+            Self::Internal => "internal",
             Self::Invalid => "invalid",
             Self::ReadOnly => "read_only",
             Self::Schema => "schema",

@@ -126,6 +126,14 @@ impl Part {
         self.set(Condition::Failed(reason.into()));
     }
 
+    /// It has ended or panicked, which `how` says, and is started again: logged, and counted in
+    /// [`telemetry::TASK_RESTARTS`]. Until it runs, it is `meanwhile` with the reason.
+    pub fn restarts(&self, how: &str, meanwhile: fn(String) -> Condition) {
+        telemetry::task_restarted(self.name);
+        tracing::error!(task = self.name, how, "a task is started again");
+        self.set(meanwhile(format!("{} {how}", self.name)));
+    }
+
     /// Says how it is; logs a change, and counts it in [`telemetry::PART_HEALTHY`].
     pub fn set(&self, condition: Condition) {
         let before = self.health.parts().conditions.insert((self.name, self.id), condition.clone());
@@ -179,9 +187,7 @@ pub async fn supervise<Fut: Future<Output = ()>>(
         if clock.moment().since(begun) >= RAN_WELL {
             rest = RESTS.0;
         }
-        telemetry::task_restarted(part.name());
-        tracing::error!(task = part.name(), how, ?rest, "a task is started again");
-        part.set(while_down(format!("{} {how}", part.name())));
+        part.restarts(&how, while_down);
         clock.sleep(rest).await;
         rest = (rest * 2).min(most);
         part.healthy();

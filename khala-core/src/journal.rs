@@ -51,6 +51,10 @@ use crate::{
 ///         self.inner.read(topic, start, limit).await
 ///     }
 ///
+///     async fn check_writable(&self) -> Result<(), Error> {
+///         self.inner.check_writable().await
+///     }
+///
 ///     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
 ///         self.inner.bounds(topic).await
 ///     }
@@ -96,6 +100,13 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// An [`Error`] when the log cannot be read now.
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error>;
+
+    /// Whether an append could be stored now: asks what writes, and proves it by a transaction that reaches stable storage
+    /// and changes nothing that anybody reads. A commit of the last second is proof enough.
+    ///
+    /// # Errors
+    /// The [`Error`] that an append would meet.
+    async fn check_writable(&self) -> Result<(), Error>;
 
     /// What the topic holds now. A topic that was never written has a stable epoch and empty bounds (J16).
     ///

@@ -225,6 +225,10 @@ impl Journal for MemoryJournal {
         Ok(Replay::Page(Page { after: cursor.watermark, updates, bounds }))
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         Ok(self.state().logs.get(topic).map_or_else(|| self.untouched(topic), |log| log.bounds))
     }

@@ -35,7 +35,7 @@ pub const COMMITS: &str = "khala_commits_total";
 pub const COMMIT_SECONDS: &str = "khala_commit_seconds";
 /// How many appends and advances shared a transaction.
 pub const COMMIT_APPENDS: &str = "khala_commit_appends";
-/// Failures that a store reported, by `kind`: `corrupt`, `full`, `invalid`, `read_only`, `schema`, `unavailable`.
+/// Failures that a store reported, by `kind`: `corrupt`, `full`, `internal`, `invalid`, `read_only`, `schema`, `unavailable`.
 pub const STORE_FAILURES: &str = "khala_store_failures_total";
 /// Connections of a store to its database, by `state`: `busy`, `idle`.
 pub const STORE_CONNECTIONS: &str = "khala_store_connections";

@@ -63,7 +63,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use khala_core::Khala;
+use khala_core::{
+    Khala, SystemClock,
+    health::{Condition, supervise},
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 use self::drain::Drain;
@@ -197,6 +200,7 @@ struct Inner {
     sweep_every: Option<Duration>,
     /// What goes on by itself, from the first request on.
     keepers: OnceLock<Vec<AbortOnDrop>>,
+    writes: operations::WriteProbe,
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -378,6 +382,7 @@ impl ServerBuilder {
             upgraded: watch::Sender::new(0),
             sweep_every,
             keepers: OnceLock::new(),
+            writes: operations::WriteProbe::default(),
         }))
     }
 }
@@ -411,10 +416,17 @@ impl Server {
     pub(crate) fn keep(&self) {
         self.0.keepers.get_or_init(|| {
             let khala = self.0.khala.clone();
-            let mut keepers = vec![AbortOnDrop(tokio::spawn(async move { khala.keep_revocations().await }))];
+            let mut keepers = vec![AbortOnDrop(tokio::spawn(async move {
+                let part = khala.health().part("revocation_sync");
+                supervise(&part, &SystemClock::new(), Condition::Failed, || khala.keep_revocations()).await;
+            }))];
             if let Some(every) = self.0.sweep_every {
                 let khala = self.0.khala.clone();
-                keepers.push(AbortOnDrop(tokio::spawn(async move { khala.keep_sweeping(every).await })));
+                keepers.push(AbortOnDrop(tokio::spawn(async move {
+                    let part = khala.health().part("sweeper");
+                    supervise(&part, &SystemClock::new(), Condition::Degraded, || khala.keep_sweeping(every))
+                        .await;
+                })));
             }
             keepers
         });

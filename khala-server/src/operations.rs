@@ -1,12 +1,18 @@
 //! What operators and their machines ask: is it up, is it ready, what does it count, what are its routes.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures::future::join;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use khala_core::{ErrorKind, Journal as _};
+use khala_core::{Error, ErrorKind, Journal as _, Khala};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::{
     OPENAPI, Server,
@@ -23,7 +29,7 @@ pub(crate) fn health() -> Result<Response<Full<Bytes>>, Problem> {
     json(StatusCode::OK, &json!({"status": "up"}))
 }
 
-/// `GET /readyz`: the journal answers, and the server is not about to stop. What it does without is noted.
+/// `GET /readyz`: the journal answers, can be written, and the server is not about to stop. What it does without is noted.
 pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Problem> {
     let health = server.0.khala.health();
     let notes = server.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
@@ -46,14 +52,25 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
         let detail = "a part of this server has failed; the reasons name it".to_owned();
         return Err(unready("part_failed", reasons, detail));
     }
-    let read = server.0.khala.journal().topics("", None, NonZeroUsize::MIN);
-    match timeout(PROBE, read).await {
+    let journal = server.0.khala.journal();
+    let read = async {
+        journal.topics("", None, NonZeroUsize::MIN).await.map_err(|error| ("journal_unavailable", error))
+    };
+    let write =
+        async { server.0.writes.ask(&server.0.khala).await.map_err(|error| ("journal_unwritable", error)) };
+    let asked = async {
+        let (read, written) = join(read, write).await;
+        read.and(written)
+    };
+    match timeout(PROBE, asked).await {
         Ok(Ok(_)) if notes.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
         Ok(Ok(_)) => json(StatusCode::OK, &json!({"status": "ready", "notes": notes})),
-        Ok(Err(error)) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "not ready: the journal fails");
-            let detail = format!("the journal does not answer ({}); the server's log says why", error.kind());
-            Err(unready("journal_unavailable", vec![reason(error.kind()).to_owned()], detail))
+        Ok(Err((code, error))) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, code, "not ready: the journal fails");
+            let fails =
+                if code == "journal_unwritable" { "cannot store anything" } else { "does not answer" };
+            let detail = format!("the journal {fails} ({}); the server's log says why", error.kind());
+            Err(unready(code, vec![reason(error.kind()).to_owned()], detail))
         }
         Err(_) => {
             let detail = format!("the journal did not answer within {} s", PROBE.as_secs());
@@ -62,11 +79,45 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
     }
 }
 
+/// The question whether the journal can be written, asked once for all who want to know at the same time. A check that
+/// has stopped waiting leaves it to the next one.
+#[derive(Debug, Default)]
+pub(crate) struct WriteProbe(Mutex<Option<watch::Receiver<Option<Result<(), Error>>>>>);
+
+impl WriteProbe {
+    async fn ask(&self, khala: &Khala) -> Result<(), Error> {
+        let mut answer = self.running(khala);
+        let answer = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        answer.unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "readiness",
+                "the question whether the journal can be written panicked",
+            ))
+        })
+    }
+
+    fn running(&self, khala: &Khala) -> watch::Receiver<Option<Result<(), Error>>> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = |answer: &&watch::Receiver<Option<Result<(), Error>>>| {
+            answer.borrow().is_none() && answer.has_changed().is_ok()
+        };
+        if let Some(answer) = running.as_ref().filter(under_way) {
+            return answer.clone();
+        }
+        let (answers, answer) = watch::channel(None);
+        let khala = khala.clone();
+        tokio::spawn(async move { answers.send_replace(Some(khala.journal().check_writable().await)) });
+        running.insert(answer).clone()
+    }
+}
+
 /// Why the journal cannot be used, without a word of its own, which may name hosts and files.
 fn reason(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Corrupt => "what the database holds contradicts itself",
         ErrorKind::Full => "the database has no space left",
+        ErrorKind::Internal => "the store fails by a fault of its own",
         ErrorKind::ReadOnly => "the database refuses this user",
         ErrorKind::Schema => "the database's schema is not the one that this version works with",
         ErrorKind::Unavailable => "the database cannot be reached, or does not answer",

@@ -236,7 +236,12 @@ async fn lock(
         Locking::Wait => &sql.lock_topics,
     };
     let rows = query(statement).bind(names).fetch_all(conn).await?;
-    rows.iter().map(|found| Ok((column(found, 0)?, row::topic_row(found, 1)?))).collect()
+    let named = |found| {
+        let topic: String = column(found, 0)?;
+        let row = row::topic_row(found, 1, &topic)?;
+        Ok((topic, row))
+    };
+    rows.iter().map(named).collect()
 }
 
 /// The appends of one transaction, gathered column by column.

@@ -16,7 +16,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark, telemetry};
+use khala_core::{
+    Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, SystemClock, Topic, Watch, Watermark,
+    health::{Condition, supervise},
+    telemetry,
+};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -155,7 +159,12 @@ impl PostgresFanout {
         let channel = database.options.schema.as_str().to_owned();
         let news = Arc::new(News::new(database, levels, store.seed()));
         let ear = Ear { news: Arc::clone(&news), connect, channel, options };
-        let tasks = [tokio::spawn(Arc::clone(&news).tell()), tokio::spawn(ear.hear())];
+        let announcer = keep(Arc::clone(&news), "announcer", {
+            let news = Arc::clone(&news);
+            move || Arc::clone(&news).tell()
+        });
+        let listener = keep(Arc::clone(&news), "listener", move || ear.clone().hear());
+        let tasks = [tokio::spawn(announcer), tokio::spawn(listener)];
         Ok(Self { news, tasks })
     }
 
@@ -184,6 +193,12 @@ impl Fanout for PostgresFanout {
     async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
         Ok(self.news.local.observe_revoked())
     }
+}
+
+/// Runs a task of the fanout for ever. Without it, what is new is found by polling.
+async fn keep<Fut: Future<Output = ()>>(news: Arc<News>, name: &'static str, task: impl FnMut() -> Fut) {
+    let part = news.database.options.health.part(name);
+    supervise(&part, &SystemClock::new(), Condition::Degraded, task).await;
 }
 
 /// What is to be told, and whom this node tells.
@@ -374,6 +389,7 @@ impl News {
 }
 
 /// What listens.
+#[derive(Clone)]
 struct Ear {
     news: Arc<News>,
     connect: PgConnectOptions,

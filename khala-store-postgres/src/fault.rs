@@ -3,9 +3,9 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an [`Error`] where the
 //! store answers.
 
-use std::fmt;
+use std::{any::Any, fmt};
 
-use khala_core::{Error, ErrorKind, telemetry};
+use khala_core::{Error, ErrorKind, health::panic_message, telemetry};
 use sqlx::error::DatabaseError;
 
 pub(crate) const BACKEND: &str = "postgres";
@@ -50,7 +50,9 @@ impl Fault {
     /// Whether this is of one request's own making, so that others in its group may fare better.
     pub(crate) fn is_of_one_request(&self) -> bool {
         match self {
-            Self::Said(error) => matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid),
+            Self::Said(error) => {
+                matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Invalid)
+            }
             Self::TimedOut => false,
             Self::Sqlx(
                 sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. },
@@ -110,6 +112,25 @@ pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
 /// The store is going away, or gone.
 pub(crate) fn shutting_down() -> Error {
     error(ErrorKind::Unavailable, "the store is shutting down; nothing is known of this request")
+}
+
+/// Code of ours panicked. Its connection is closed, which rolls back what it had begun.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let said = panic_message(panic);
+    tracing::error!(said, "a request made the store panic");
+    error(
+        ErrorKind::Internal,
+        format!("the store panicked at this request, and stored nothing of it: {said}"),
+    )
+}
+
+/// Nobody answers any more.
+pub(crate) fn unanswered() -> Error {
+    error(
+        ErrorKind::Unavailable,
+        "the store gave no answer: it is shutting down, or a part of it has just failed and is started again; nothing is \
+         known of this request",
+    )
 }
 
 /// There was no turn to wait for a lock in time.

@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
-use khala_core::{Error, ErrorKind};
+use khala_core::{Error, ErrorKind, health::Health};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::fault::{BACKEND, error};
@@ -70,6 +70,8 @@ pub struct PostgresOptions {
     pub lock_timeout: Duration,
     /// How long a statement, or a group of appends, may take before its connection is given up. Default: 15 s.
     pub statement_timeout: Duration,
+    /// What the store's tasks report to. Default: a health of its own.
+    pub health: Health,
 }
 
 impl Default for PostgresOptions {
@@ -83,6 +85,7 @@ impl Default for PostgresOptions {
             connect_timeout: Duration::from_secs(2),
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
+            health: Health::new(),
         }
     }
 }
@@ -91,6 +94,13 @@ impl PostgresOptions {
     /// The defaults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Has the store's tasks report to `health`, which readiness is made from.
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
     }
 
     /// Says where the tables are.

@@ -43,7 +43,8 @@ pub(crate) async fn append(database: &Database, requests: &[&Request]) -> Result
                 Outcome::Untouched
             });
         };
-        let before = Watermark::new(head.as_u64() + member.before - group.added(member.place));
+        let before = (head.as_u64() + member.before).checked_sub(group.added(member.place));
+        let before = before.and_then(Watermark::new);
         let receipt = before.and_then(|before| request.batch.receipt_after(*epoch, before));
         let receipt =
             receipt.ok_or_else(|| error(ErrorKind::Corrupt, "a topic has no seqs left and was written"))?;

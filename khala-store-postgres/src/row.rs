@@ -23,9 +23,11 @@ pub(crate) struct TopicRow {
 }
 
 /// A topic's row from five columns, the first of which is `at`: id, epoch, floor, head, bytes.
-pub(crate) fn topic_row(row: &PgRow, at: usize) -> Result<TopicRow, Fault> {
-    let bytes: i64 = column(row, at + 4)?;
-    Ok(TopicRow { id: column(row, at)?, bounds: bounds(row, at + 1)?, bytes: bytes.cast_unsigned() })
+pub(crate) fn topic_row(row: &PgRow, at: usize, topic: &str) -> Result<TopicRow, Fault> {
+    let (id, bytes): (i64, i64) = (column(row, at)?, column(row, at + 4)?);
+    let bytes = u64::try_from(bytes)
+        .map_err(|_| Fault::corrupt(format!("the topic {topic} is said to hold {bytes} bytes")))?;
+    Ok(TopicRow { id, bounds: bounds(row, at + 1)?, bytes })
 }
 
 /// Epoch, floor and head from three columns, the first of which is `at`.

@@ -156,6 +156,11 @@ statements! {
     /// Records the version that a migration reached, in the migration's own transaction.
     set_version = "UPDATE {khala}.meta SET schema_version = $1, works_since = greatest(works_since, $2)";
 
+    /// Proves that a transaction reaches the disk: it needs the right to write, a server that is no standby, and a flush of
+    /// the log; it changes nothing that anybody reads.
+    prove_writable = "WITH writes AS (UPDATE {khala}.topic SET head = head WHERE false RETURNING 1)
+         SELECT pg_logical_emit_message(true, 'khala', '')::text";
+
     /// After a restore: untouched topics derive other epochs (J15, J16).
     new_seed = "UPDATE {khala}.meta SET seed = uuid_send(gen_random_uuid())";
 

@@ -126,6 +126,10 @@ impl Journal for PostgresStore {
         Ok(self.reader().page(topic, start, limit).await?)
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.0.writers.check().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         Ok(self.reader().bounds(topic).await?)
     }

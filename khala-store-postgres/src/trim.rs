@@ -106,7 +106,7 @@ impl Order<'_> {
         loop {
             let rows = database.rows(|| query(&sql.look_at_topic).bind(self.topic.as_str())).await?;
             let Some(found) = rows.first() else { return Ok(self.untouched().trimmed) };
-            let topic = row::topic_row(found, 0)?;
+            let topic = row::topic_row(found, 0, self.topic.as_str())?;
             let mut progress = Progress::go_on(before, &topic, false);
             let floor = int(progress.trimmed.bounds.floor.as_u64());
             let oldest = database
@@ -140,7 +140,7 @@ impl Order<'_> {
     ) -> Result<Progress, Fault> {
         let found = query(&sql.lock_topic).bind(self.topic.as_str()).fetch_optional(&mut *conn).await?;
         let Some(found) = found else { return Ok(self.untouched()) };
-        let topic = row::topic_row(&found, 0)?;
+        let topic = row::topic_row(&found, 0, self.topic.as_str())?;
         let mut progress = Progress::go_on(before, &topic, true);
         let floor = int(progress.trimmed.bounds.floor.as_u64());
         let oldest = query(&sql.oldest).bind(topic.id).bind(floor).bind(STEP_ROWS as i64 + 1);
@@ -173,7 +173,9 @@ impl Order<'_> {
         (trimmed.oldest, *done) = (None, true);
         for found in oldest {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
-            let size = column::<i64>(found, 2)?.cast_unsigned();
+            let size: i64 = column(found, 2)?;
+            let size = u64::try_from(size)
+                .map_err(|_| Fault::corrupt(format!("an update of {} counts {size} bytes", self.topic)))?;
             let kept = trimmed.bounds.floor.distance_to(*until);
             if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
                 trimmed.oldest = Some(at);

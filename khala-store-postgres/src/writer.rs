@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::{BuildHasher as _, RandomState},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,9 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use khala_core::{
-    Append, Arrivals, Batch, Chain, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic, telemetry,
+    Append, Arrivals, Batch, Chain, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic,
+    health::{Condition, Part, panic_message},
+    telemetry,
 };
+use sqlx::PgConnection;
 use tokio::{
     sync::oneshot,
     task::{JoinSet, yield_now},
@@ -26,9 +31,10 @@ use tokio::{
 
 use crate::{
     append::{AddTopics, AppendGroup, Locking, Outcome, Request},
-    database::Database,
-    fault::{BACKEND, Fault, error, shutting_down, too_many_wait},
+    database::{Database, Work},
+    fault::{BACKEND, Fault, error, panicked, shutting_down, too_many_wait, unanswered},
     plain::{self, is_plain},
+    sql::{Sql, query},
 };
 
 /// How many requests may wait at one writer for topics that somebody else has.
@@ -48,25 +54,57 @@ const GATHER: Duration = Duration::from_millis(1);
 /// A commit that takes longer is worth a log line.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// A commit that is not older proves that the next one will be possible.
+const PROVEN_FOR: Duration = Duration::from_secs(1);
+/// How long a writer that panicked rests before it goes on, at first and at most.
+const RESTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
 /// The handle of the writers' tasks.
 #[derive(Debug)]
 pub(crate) struct Writers {
+    database: Arc<Database>,
     inboxes: Vec<Inbox<Waiting>>,
     hasher: RandomState,
     counts: Arc<Counts>,
 }
 
 /// What the writers have done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counts {
+    started: Instant,
+    /// When something was last committed, in milliseconds since `started`, and one more; 0: never.
+    committed_at: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) appends: AtomicU64,
     pub(crate) updates: AtomicU64,
 }
 
 impl Counts {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            committed_at: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            appends: AtomicU64::new(0),
+            updates: AtomicU64::new(0),
+        }
+    }
+
+    fn committed(&self) {
+        let at = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.committed_at.store(at.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn committed_just_now(&self) -> bool {
+        let at = self.committed_at.load(Ordering::Relaxed);
+        at > 0 && self.started.elapsed().saturating_sub(Duration::from_millis(at)) < PROVEN_FOR
+    }
+
     /// Counts a commit.
     pub(crate) fn add(&self, appends: u64, updates: u64) {
+        if updates > 0 {
+            self.committed();
+        }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.appends.fetch_add(appends, Ordering::Relaxed);
         self.updates.fetch_add(updates, Ordering::Relaxed);
@@ -108,7 +146,7 @@ impl Waiting {
 impl Writers {
     /// Starts the tasks. They end when the handle is dropped and what waits is written.
     pub(crate) fn start(database: &Arc<Database>) -> Self {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Counts::new());
         let inboxes = (0..database.options.writers.get()).map(|_| {
             let (inbox, requests) = Inbox::new();
             let desk = Desk {
@@ -122,10 +160,15 @@ impl Writers {
                 expected: 0,
                 took: Duration::ZERO,
             };
-            tokio::spawn(desk.run());
+            tokio::spawn(desk.run_again(database.options.health.part("store_writer")));
             inbox
         });
-        Self { inboxes: inboxes.collect(), hasher: RandomState::new(), counts }
+        Self {
+            database: Arc::clone(database),
+            inboxes: inboxes.collect(),
+            hasher: RandomState::new(),
+            counts,
+        }
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -140,7 +183,16 @@ impl Writers {
         let waiting = Waiting { request, answer, held_since: None };
         let inbox = inbox.ok_or_else(shutting_down)?;
         let _handed = inbox.hand_in(waiting).map_err(|_| shutting_down())?;
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        answered.await.unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    /// Whether something can be stored now.
+    pub(crate) async fn check(&self) -> Result<(), Error> {
+        if !self.counts.committed_just_now() {
+            self.database.group(ProveWritable).await?;
+            self.counts.committed();
+        }
+        Ok(())
     }
 }
 
@@ -170,8 +222,36 @@ struct Back {
     apart: bool,
 }
 
+/// A transaction that must write, and writes nothing that anybody reads.
+struct ProveWritable;
+
+impl Work for ProveWritable {
+    type Done = ();
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(), Fault> {
+        query(&sql.prove_writable).execute(conn).await?;
+        Ok(())
+    }
+}
+
 impl Desk {
-    async fn run(mut self) {
+    /// Runs until nothing comes any more. After a panic it goes on with what waits, and `part` says so meanwhile.
+    async fn run_again(mut self, part: Part) {
+        let (mut rest, most) = RESTS;
+        loop {
+            let begun = Instant::now();
+            let Err(panic) = AssertUnwindSafe(self.run()).catch_unwind().await else { return };
+            if begun.elapsed() > most {
+                rest = RESTS.0;
+            }
+            part.restarts(&format!("panicked: {}", panic_message(&*panic)), Condition::Failed);
+            sleep(rest).await;
+            rest = (rest * 2).min(most);
+            part.healthy();
+        }
+    }
+
+    async fn run(&mut self) {
         while self.receive().await {
             self.gather().await;
             let mut group = Vec::new();
@@ -352,7 +432,7 @@ impl Pen {
         let mut names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
         names.sort_unstable();
         let added = self.database.group(AddTopics { names: names.clone(), patience: ADD_PATIENCE });
-        let (left, apart) = match added.await {
+        let (left, apart) = match unless_it_panics(added).await {
             Ok(()) => (untouched, false),
             // Somebody adds one of them in a transaction that is still open: the others need not wait for that.
             Err(fault) if fault.is_lock_timeout() => (untouched, true),
@@ -428,11 +508,14 @@ impl Pen {
     async fn commit(&self, group: &[Waiting], locking: Locking) -> Result<Vec<Outcome>, Fault> {
         let requests: Vec<&Request> = group.iter().map(|waiting| &waiting.request).collect();
         let begun = Instant::now();
-        let outcomes = if locking == Locking::Skip && requests.iter().all(|request| is_plain(request)) {
-            plain::append(&self.database, &requests).await
-        } else {
-            self.database.group(AppendGroup { requests: requests.clone(), locking }).await
-        };
+        let outcomes = unless_it_panics(async {
+            if locking == Locking::Skip && requests.iter().all(|request| is_plain(request)) {
+                plain::append(&self.database, &requests).await
+            } else {
+                self.database.group(AppendGroup { requests: requests.clone(), locking }).await
+            }
+        });
+        let outcomes = outcomes.await;
         let took = begun.elapsed();
         if took > SLOW && locking == Locking::Skip {
             tracing::warn!(appends = group.len(), ?took, "a transaction was slow");
@@ -456,4 +539,10 @@ impl Pen {
         }
         Ok(outcomes)
     }
+}
+
+/// What a transaction gives; a panic is a fault of its own.
+async fn unless_it_panics<T>(done: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let done = AssertUnwindSafe(done).catch_unwind().await;
+    done.unwrap_or_else(|panic| Err(panicked(&*panic).into()))
 }

@@ -191,7 +191,10 @@ impl<'c> Group<'c> {
                 TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0 }
             }
         };
-        row.bytes += write(statements, row.id, batch, &receipt, now)?;
+        let written = write(statements, row.id, batch, &receipt, now)?;
+        row.bytes = row.bytes.checked_add(written).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(
+            || Fault::corrupt(format!("the topic {topic} is said to hold {} bytes", row.bytes)),
+        )?;
         row.bounds.head = receipt.last.watermark();
         *standing = Standing::Moved(row);
         self.updates += batch.updates().len();

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
+use khala_core::health::Health;
+
 /// When an append, or a revocation, is on stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -29,6 +31,8 @@ pub struct SqliteOptions {
     /// How often the writes of other connections are looked for, while any topic, or the revocations, are
     /// watched. Default: 50 ms.
     pub watch_every: Duration,
+    /// What the store's threads report to. Default: a health of its own.
+    pub health: Health,
     pub(crate) max_pages: Option<u32>,
 }
 
@@ -39,6 +43,7 @@ impl Default for SqliteOptions {
             readers: NonZeroUsize::new(4).expect("4 is not zero"),
             busy_timeout: Duration::from_secs(5),
             watch_every: Duration::from_millis(50),
+            health: Health::new(),
             max_pages: None,
         }
     }
@@ -48,6 +53,13 @@ impl SqliteOptions {
     /// The defaults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Has the store's threads report to `health`, which readiness is made from.
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
     }
 
     /// Says when an append, or a revocation, is on stable storage.

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    fault::{Fault, shutting_down},
+    fault::{Fault, panicked, shutting_down, unanswered},
     sql,
 };
 
@@ -87,7 +88,11 @@ impl Readers {
             let loan = Loan { conn, idle, _turn: turn };
             task::spawn_blocking(move || {
                 let conn = loan.conn.as_ref().ok_or_else(shutting_down);
-                let said = conn.and_then(|conn| question(conn).map_err(Error::from));
+                // The connection stays: its statements are reset, and what was open is rolled back.
+                let said = conn.and_then(|conn| {
+                    let said = catch_unwind(AssertUnwindSafe(|| question(conn)));
+                    said.unwrap_or_else(|panic| Err(panicked(&*panic).into())).map_err(Error::from)
+                });
                 drop(loan);
                 let _ = answer.send(said);
             });
@@ -104,7 +109,7 @@ impl Readers {
                 });
             }
         }
-        // Nobody answers where the store is closed, the runtime shuts down, or by a panic of ours.
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        // Nobody answers where the store is closed, or the runtime shuts down.
+        answered.await.unwrap_or_else(|_| Err(unanswered()))
     }
 }

@@ -25,13 +25,15 @@ pub(crate) struct TopicRow {
 impl TopicRow {
     /// The row of `topic`; none while it is untouched. The statement is [`sql::TOPIC`](crate::sql::TOPIC).
     pub(crate) fn read(statement: &mut Statement<'_>, topic: &Topic) -> Result<Option<Self>, Fault> {
-        let row = statement.query_row([topic.as_str()], |row| Ok(Self::from_row(row))).optional()?;
+        let row = statement.query_row([topic.as_str()], |row| Ok(Self::from_row(row, topic))).optional()?;
         row.transpose()
     }
 
-    fn from_row(row: &Row<'_>) -> Result<Self, Fault> {
-        let bounds = bounds(row, 1)?;
-        Ok(Self { id: row.get(0)?, bounds, bytes: row.get::<_, i64>(4)?.cast_unsigned() })
+    fn from_row(row: &Row<'_>, topic: &Topic) -> Result<Self, Fault> {
+        let (bounds, bytes): (_, i64) = (bounds(row, 1)?, row.get(4)?);
+        let bytes = u64::try_from(bytes)
+            .map_err(|_| Fault::corrupt(format!("the topic {topic} is said to hold {bytes} bytes")))?;
+        Ok(Self { id: row.get(0)?, bounds, bytes })
     }
 }
 

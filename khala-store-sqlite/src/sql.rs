@@ -164,6 +164,11 @@ pub(crate) const INDEXES: &str =
             l.\"unique\"
      FROM pragma_index_list(?1) AS l ORDER BY 1, 2";
 
+/// Proves that a transaction reaches the disk: a page of the file changes, and nothing that anybody reads.
+pub(crate) const PROVE_WRITABLE: &str =
+    "INSERT INTO khala_meta (name, value) VALUES ('write_check', randomblob(8))
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
 /// The write lock first: what the checks of an append saw is still so when it writes (J7, J9, J10, D1).
 pub(crate) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
 

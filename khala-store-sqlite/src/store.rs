@@ -106,7 +106,7 @@ impl SqliteStore {
         let readers = Readers::new(readers.collect::<Result<_, Fault>>()?);
         let fanout = LocalFanout::new();
         let watcher = Watcher::start(path, options, fanout.clone())?;
-        let writer = Writer::start(conn, seed)?;
+        let writer = Writer::start(conn, seed, options.health.part("store_writer"))?;
         tracing::info!(path = %path.display(), durability = ?options.durability, "opened the store");
         Ok(Self(Arc::new(Inner { seed, writer, readers, fanout, watcher })))
     }
@@ -131,6 +131,10 @@ impl Journal for SqliteStore {
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
         let (seed, topic) = (self.0.seed, topic.clone());
         self.0.readers.ask(move |conn| read::page(conn, &seed, &topic, start, limit)).await
+    }
+
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.0.writer.check().await
     }
 
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {

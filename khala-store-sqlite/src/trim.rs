@@ -109,7 +109,9 @@ impl Order {
         let mut rows = oldest.query(params![topic, int(trimmed.bounds.floor.as_u64()), STEP_ROWS + 1])?;
         while let Some(found) = rows.next()? {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
-            let size = found.get::<_, i64>(2)?.cast_unsigned();
+            let size: i64 = found.get(2)?;
+            let size = u64::try_from(size)
+                .map_err(|_| Fault::corrupt(format!("an update of {} counts {size} bytes", self.topic)))?;
             let kept = trimmed.bounds.floor.distance_to(*until);
             if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
                 trimmed.oldest = Some(at);

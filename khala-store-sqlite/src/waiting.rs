@@ -9,6 +9,10 @@ use crate::{
     fault::{BACKEND, Fault, error},
 };
 
+/// The topic whose appends panic, in tests.
+#[cfg(test)]
+pub(crate) const PANICS: &str = "test:panics";
+
 /// An append or an advance, and whoever waits for it.
 #[derive(Debug)]
 pub(crate) enum Waiting {
@@ -64,6 +68,8 @@ impl Waiting {
                 answer.held = Some(checkpoint::advance(group, advance, *now)?);
             }
             Self::Append { topic, batch, now, answer } => {
+                #[cfg(test)]
+                assert_ne!(topic.as_str(), PANICS, "on purpose");
                 let answered = match batch.is_cut_off() {
                     true => Err(Chain::error(BACKEND)),
                     false => group.append(topic, batch, *now)?,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Cursor, Error, ErrorKind, LocalFanout, Watermark};
+use khala_core::{Cursor, Error, ErrorKind, LocalFanout, Watermark, health::Condition};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     read::at_one_moment,
     row::{self, TopicRow},
     sql,
+    writer::run_again,
 };
 
 /// After this many looks in a row that showed nothing new, it asks whether anybody watches still.
@@ -72,7 +73,11 @@ impl Watcher {
             version: 0,
             mark: 0,
         };
-        let thread = thread::Builder::new().name("khala-sqlite-watcher".into()).spawn(move || lookout.run());
+        let part = options.health.part("store_watcher");
+        let mut lookout = lookout;
+        let thread = thread::Builder::new()
+            .name("khala-sqlite-watcher".into())
+            .spawn(move || run_again(&part, Condition::Degraded, || lookout.run()));
         let thread = thread.map_err(|fault| {
             Error::caused_by(ErrorKind::Unavailable, BACKEND, "no thread to watch on", fault)
         })?;
@@ -112,7 +117,7 @@ struct Lookout {
 }
 
 impl Lookout {
-    fn run(mut self) {
+    fn run(&mut self) {
         while self.sleep_until_watched() {
             let mut known = self.survey().map_err(report).is_ok();
             let mut quiet = 0;

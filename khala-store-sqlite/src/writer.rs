@@ -4,11 +4,12 @@
 //! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that is smaller than the
 //! last ones waits a moment for those who were just answered; who publishes alone waits for nobody. A group that fails is
 //! rolled back as a whole; if the fault may be one request's own, each then gets a transaction to itself, so that
-//! no request can fail its neighbours. What is rare, a revocation say, has a transaction to itself from the start.
+//! no request can fail its neighbours. A request that makes it panic is one of those. What is rare, a revocation say, has a transaction to itself from the start.
 
 use std::{
     collections::VecDeque,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,14 +20,16 @@ use std::{
 
 use khala_core::{
     Advance, Advanced, Append, Arrivals, Batch, Error, ErrorKind, Handed, Inbox, NewUpdate, Timestamp, Topic,
-    Trimmed, telemetry,
+    Trimmed,
+    health::{Condition, Part, panic_message},
+    telemetry,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::{
     append::Group,
-    fault::{Fault, shutting_down},
+    fault::{Fault, panicked, shutting_down, unanswered},
     sql,
     trim::{Next, Order, Trim},
     waiting::{Answer, Waiting},
@@ -47,6 +50,12 @@ const ENOUGH: usize = 256;
 /// A commit that takes longer is worth a log line.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// A commit that is not older proves that the next one will be possible.
+const PROVEN_FOR: Duration = Duration::from_secs(1);
+
+/// How long a thread that panicked rests before it goes on, at first and at most.
+const RESTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
 /// The handle of the writer's thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -56,11 +65,36 @@ pub(crate) struct Writer {
 }
 
 /// What the writer has done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counts {
+    started: Instant,
+    /// When something was last committed, in milliseconds since `started`, and one more; 0: never.
+    committed_at: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) appends: AtomicU64,
     pub(crate) updates: AtomicU64,
+}
+
+impl Counts {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            committed_at: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            appends: AtomicU64::new(0),
+            updates: AtomicU64::new(0),
+        }
+    }
+
+    fn committed(&self) {
+        let at = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.committed_at.store(at.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn committed_just_now(&self) -> bool {
+        let at = self.committed_at.load(Ordering::Relaxed);
+        at > 0 && self.started.elapsed().saturating_sub(Duration::from_millis(at)) < PROVEN_FOR
+    }
 }
 
 #[derive(Debug)]
@@ -81,10 +115,10 @@ impl fmt::Debug for Change {
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(conn: Connection, seed: [u8; 16]) -> Result<Self, Error> {
+    pub(crate) fn start(conn: Connection, seed: [u8; 16], part: Part) -> Result<Self, Error> {
         let (requests, inbox) = Inbox::new();
-        let counts = Arc::new(Counts::default());
-        let desk = Desk {
+        let counts = Arc::new(Counts::new());
+        let mut desk = Desk {
             conn,
             seed,
             inbox,
@@ -95,7 +129,10 @@ impl Writer {
             took: Duration::ZERO,
             counts: Arc::clone(&counts),
         };
-        let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || desk.run());
+        let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || {
+            run_again(&part, Condition::Failed, || desk.work());
+            desk.empty_log();
+        });
         let thread = thread.map_err(|fault| {
             Error::caused_by(ErrorKind::Unavailable, crate::fault::BACKEND, "no thread to write on", fault)
         })?;
@@ -109,7 +146,7 @@ impl Writer {
     pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
         let (answer, answered) = Answer::new();
         let handed = self.send(Request::Write(Waiting::Append { topic, batch, now, answer }))?;
-        let answer = answered.await.unwrap_or_else(|_| Err(shutting_down()));
+        let answer = answered.await.unwrap_or_else(|_| Err(unanswered()));
         // It was taken, so there is nothing to take out again.
         handed.leave();
         answer
@@ -118,13 +155,13 @@ impl Writer {
     pub(crate) async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         let (answer, answered) = Answer::new();
         let _handed = self.send(Request::Write(Waiting::Advance { advance, now, answer }))?;
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        answered.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     pub(crate) async fn trim(&self, order: Order) -> Result<Trimmed, Error> {
         let (answer, answered) = oneshot::channel();
         let _handed = self.send(Request::Trim(Trim { order, answer, progress: None }))?;
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        answered.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     /// Runs `change` in a transaction of its own, whether or not anybody waits for its answer any more.
@@ -141,7 +178,21 @@ impl Writer {
             let _ = answer.send(done);
         }));
         self.send(Request::Change(change))?.leave();
-        answered.await.unwrap_or_else(|_| Err(shutting_down()))
+        answered.await.unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    /// Whether something can be stored now.
+    pub(crate) async fn check(&self) -> Result<(), Error> {
+        if self.counts.committed_just_now() {
+            return Ok(());
+        }
+        let proved = self.change(|conn| {
+            conn.prepare_cached(sql::PROVE_WRITABLE)?.execute([])?;
+            Ok(())
+        });
+        proved.await?;
+        self.counts.committed();
+        Ok(())
     }
 
     fn send(&self, request: Request) -> Result<Handed<Request>, Error> {
@@ -176,11 +227,6 @@ struct Desk {
 }
 
 impl Desk {
-    fn run(mut self) {
-        self.work();
-        self.empty_log();
-    }
-
     /// Until there is nothing to do and never will be again: a group, a change and a step of a trim in turn, so that
     /// none of them waits for more than one of each other kind.
     fn work(&mut self) {
@@ -300,6 +346,7 @@ impl Desk {
         let outcome = if done.is_ok() { "committed" } else { "failed" };
         telemetry::committed(outcome, group.len(), took.as_secs_f64());
         let updates = done?;
+        self.counts.committed();
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         self.counts.appends.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
@@ -343,13 +390,30 @@ impl Desk {
     }
 }
 
+/// Runs `work` until it returns. After a panic it goes on, with a rest, and `part` says so meanwhile.
+pub(crate) fn run_again(part: &Part, meanwhile: fn(String) -> Condition, mut work: impl FnMut()) {
+    let (mut rest, most) = RESTS;
+    loop {
+        let begun = Instant::now();
+        let Err(panic) = catch_unwind(AssertUnwindSafe(&mut work)) else { return };
+        if begun.elapsed() > most {
+            rest = RESTS.0;
+        }
+        part.restarts(&format!("panicked: {}", panic_message(&*panic)), meanwhile);
+        thread::sleep(rest);
+        rest = (rest * 2).min(most);
+        part.healthy();
+    }
+}
+
 /// Runs `work` in one transaction under the write lock, and commits it or undoes all of it.
 pub(crate) fn transaction<T>(
     conn: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
-    let done = work(conn).and_then(|done| {
+    let worked = catch_unwind(AssertUnwindSafe(|| work(conn)));
+    let done = worked.unwrap_or_else(|panic| Err(panicked(&*panic).into())).and_then(|done| {
         conn.prepare_cached(sql::COMMIT)?.execute([])?;
         Ok(done)
     });
@@ -370,6 +434,8 @@ mod tests {
 
     use super::*;
     use crate::schema;
+
+    use crate::waiting::PANICS;
 
     const SEED: [u8; 16] = [7; 16];
 
@@ -428,7 +494,7 @@ mod tests {
             trims: VecDeque::new(),
             expected: 0,
             took: Duration::ZERO,
-            counts: Arc::default(),
+            counts: Arc::new(Counts::new()),
         };
         desk.work();
 
@@ -440,5 +506,41 @@ mod tests {
         let (mixed, steps) = events.split_at(15);
         assert_eq!(mixed, ["append", "change", "step"].repeat(5));
         assert_eq!(steps, ["step"; 15]);
+    }
+
+    #[test]
+    fn a_panic_costs_one_request_and_not_its_group_nor_the_writer() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        schema::prepare(&mut conn).unwrap();
+        let health = khala_core::health::Health::new();
+        let mut writer = Writer::start(conn, SEED, health.part("store_writer")).unwrap();
+        let mut answers = Vec::new();
+        // All in one group: the writer is held up until they are there.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let held = Change(Box::new(move |_| {
+            let _ = wait.recv();
+        }));
+        writer.send(Request::Change(held)).unwrap().leave();
+        for topic in ["a", PANICS, "b"] {
+            let (waiting, answered) = waiting(topic, 1);
+            writer.send(Request::Write(waiting)).unwrap().leave();
+            answers.push(answered);
+        }
+        drop(go);
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
+        assert!(
+            matches!(&answers[..], [Ok(Append::Written(_)), Err(_), Ok(Append::Written(_))]),
+            "{answers:?}"
+        );
+        let error = answers[1].as_ref().unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Internal, false), "{error}");
+
+        // What panics outside of a transaction costs nobody else either.
+        writer.send(Request::Change(Change(Box::new(|_| panic!("outside"))))).unwrap().leave();
+        let (waiting, answered) = waiting("c", 1);
+        writer.send(Request::Write(waiting)).unwrap().leave();
+        assert!(matches!(answered.blocking_recv().unwrap(), Ok(Append::Written(_))));
+        writer.stop();
+        assert!(health.failures().is_empty());
     }
 }

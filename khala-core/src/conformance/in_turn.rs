@@ -81,6 +81,10 @@ impl<W: Ways> Journal for InTurn<W> {
         self.store().read(topic, start, limit).await
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.store().check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.store().bounds(topic).await
     }

@@ -106,6 +106,10 @@ impl Journal for FollowedJournal {
         })
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.tail.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.tail.bounds(topic).await
     }

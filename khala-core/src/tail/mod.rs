@@ -665,6 +665,10 @@ impl Journal for TailJournal {
         Ok(replay)
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.journal.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         let number = self.begin(topic);
         let bounds = self.journal.bounds(topic).await?;

@@ -450,6 +450,10 @@ impl Journal for Inner {
         }
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.whole.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         let (topic, state) = (&self.topic(topic), self.state.lock().await);
         let bounds = self.whole.bounds(topic).await?;

@@ -74,6 +74,10 @@ impl Journal for Gated {
         answer
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.inner.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.inner.bounds(topic).await
     }

@@ -50,6 +50,10 @@ impl Journal for Holding {
         self.inner.read(topic, start, limit).await
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.inner.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.inner.bounds(topic).await
     }

@@ -144,6 +144,10 @@ impl Journal for Store {
         replay
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.journal().check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.bounds.fetch_add(1, Ordering::Relaxed);
         self.trouble().await?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Error, KeySet, KeySource, Timestamp, without_byte_order_mark};
+use khala_core::{Error, KeySet, KeySource, Timestamp, health::Health, without_byte_order_mark};
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     KeysError, MAX_BYTES,
-    held::{AbortOnDrop, Held},
+    held::{AbortOnDrop, Held, keep_looking},
 };
 
 /// The keys of a JWK Set in a file. Cloning it gives another handle to the same.
@@ -74,22 +74,30 @@ impl FileKeys {
         held.loaded(set);
         let shared = Arc::new(Shared { path, held, content: Mutex::new(content) });
         let checked = Arc::clone(&shared);
-        let checker = tokio::spawn(async move {
-            let mut ticks = interval(check_every);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            // The first is at once.
-            ticks.tick().await;
-            loop {
+        let checker = tokio::spawn(keep_looking(move || {
+            let checked = Arc::clone(&checked);
+            async move {
+                let mut ticks = interval(check_every);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                // The first is at once.
                 ticks.tick().await;
-                checked.check().await;
+                loop {
+                    ticks.tick().await;
+                    checked.check().await;
+                }
             }
-        });
+        }));
         Ok(Self { shared, _checker: Arc::new(AbortOnDrop(checker)) })
     }
 
     /// Reads the file now. Dropping the future leaves the keys of before or those of now.
     pub async fn reload(&self) {
         self.shared.check().await;
+    }
+
+    /// Tells `health` while the file cannot be read: the node goes on with the keys of before.
+    pub fn report_to(&self, health: &Health) {
+        self.held().report_to(health, false);
     }
 
     pub(super) fn held(&self) -> &Held {

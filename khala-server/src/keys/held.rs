@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use khala_core::{KeySet, telemetry};
+use khala_core::{
+    KeySet, SystemClock,
+    health::{Condition, Health, Part, supervise},
+    telemetry,
+};
 use tokio::{task::JoinHandle, time::Instant};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -18,6 +22,8 @@ pub(super) struct Held {
     name: String,
     state: Mutex<State>,
     hooks: Mutex<Vec<Hook>>,
+    /// Where it tells how it is, and whether nobody is let in without its keys.
+    told: Mutex<Option<(Part, bool)>>,
 }
 
 #[derive(Default)]
@@ -36,7 +42,7 @@ impl fmt::Debug for Held {
 
 impl Held {
     pub(super) fn new(label: &'static str, name: String) -> Self {
-        Self { label, name, state: Mutex::default(), hooks: Mutex::default() }
+        Self { label, name, state: Mutex::default(), hooks: Mutex::default(), told: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -51,6 +57,39 @@ impl Held {
     #[cfg(feature = "jwks")]
     pub(super) fn fault(&self) -> Option<String> {
         self.state().fault.clone()
+    }
+
+    /// Tells `health` how it is, now and at each change. While it is `needed` and never had a key, it has failed; otherwise
+    /// the node does without what it cannot read.
+    pub(super) fn report_to(&self, health: &Health, needed: bool) {
+        let part = health.part(match self.label {
+            "credential" => "credential_keys",
+            "file" => "file_keys",
+            _ => "jwks_keys",
+        });
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((part, needed));
+        self.tell();
+    }
+
+    /// Without the address and the fault: both are in the log, and readiness is told to anybody.
+    fn tell(&self) {
+        let (loaded, good) = {
+            let state = self.state();
+            (state.set.is_some(), state.fault.is_none())
+        };
+        if let Some((part, needed)) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
+            let label = self.label;
+            part.set(match (loaded, good) {
+                (true, true) => Condition::Healthy,
+                (true, false) => Condition::Degraded(format!(
+                    "the keys of {label} cannot be read; those of before hold; the server's log says why"
+                )),
+                (false, _) => {
+                    let reason = format!("no keys of {label} were ever loaded; the server's log says why");
+                    if *needed { Condition::Failed(reason) } else { Condition::Degraded(reason) }
+                }
+            });
+        }
     }
 
     /// Calls `hook` whenever the set has changed, before whoever looked at the source goes on.
@@ -87,6 +126,7 @@ impl Held {
             tracing::info!(source = self.name, "the keys can be read again");
         }
         drop(state);
+        self.tell();
         self.report_age();
     }
 
@@ -100,6 +140,7 @@ impl Held {
             state.fault = Some(fault);
         }
         drop(state);
+        self.tell();
         self.report_age();
     }
 
@@ -109,6 +150,12 @@ impl Held {
             telemetry::keys_age(self.label, confirmed_at.elapsed().as_secs_f64());
         }
     }
+}
+
+/// Runs what looks at a source, for ever. How the source is, it says itself; here are counted its restarts.
+pub(super) async fn keep_looking<Fut: Future<Output = ()>>(look: impl FnMut() -> Fut) {
+    let part = Health::new().part("key_source");
+    supervise(&part, &SystemClock::new(), Condition::Degraded, look).await;
 }
 
 /// Ends a task with the last of those who hold this.

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, without_byte_order_mark};
+use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, health::Health, without_byte_order_mark};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     KeysError,
     fetch::Address,
-    held::{AbortOnDrop, Held},
+    held::{AbortOnDrop, Held, keep_looking},
 };
 
 /// How often the metrics are told how old the set is.
@@ -111,26 +111,33 @@ impl JwksKeys {
         let (flight, content) = (Mutex::default(), Mutex::default());
         let shared = Arc::new(Shared { address, options, held, flight, content });
         // Now, so that a token that comes at once waits for this and makes it ask nothing.
-        let mut running = shared.start();
+        shared.start();
         let refreshed = Arc::clone(&shared);
-        let refresher = tokio::spawn(async move {
-            loop {
-                done(running).await;
-                let next = refreshed.next();
-                let until = Instant::now() + next;
-                while Instant::now() < until {
-                    sleep(REPORT_EVERY.min(until - Instant::now())).await;
-                    refreshed.held.report_age();
+        let refresher = tokio::spawn(keep_looking(move || {
+            let refreshed = Arc::clone(&refreshed);
+            async move {
+                loop {
+                    done(refreshed.start()).await;
+                    let next = refreshed.next();
+                    let until = Instant::now() + next;
+                    while Instant::now() < until {
+                        sleep(REPORT_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+                        refreshed.held.report_age();
+                    }
                 }
-                running = refreshed.start();
             }
-        });
+        }));
         Ok(Self { shared, _refresher: Arc::new(AbortOnDrop(refresher)) })
     }
 
     /// Fetches now. Dropping the future does not stop that.
     pub async fn reload(&self) {
         done(self.shared.start()).await;
+    }
+
+    /// Tells `health` while the address cannot be read: the node goes on with the keys of before, or with others.
+    pub fn report_to(&self, health: &Health) {
+        self.held().report_to(health, false);
     }
 
     pub(super) fn held(&self) -> &Held {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, telemetry};
+use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, health::Health, telemetry};
 use tokio::time::{Instant, sleep_until};
 
 #[cfg(feature = "jwks")]
@@ -167,6 +167,16 @@ impl KeyRing {
         let listener: Listener = Arc::new(listener);
         self.0.merged().listener = Some(Arc::clone(&listener));
         Listening { ring: Arc::downgrade(&self.0), listener }
+    }
+
+    /// Tells `health` how the sources are: failed where no key was ever loaded, degraded where one cannot be read.
+    pub fn report_to(&self, health: &Health) {
+        let sources = &self.0.sources;
+        let held = sources.held();
+        let needed = sources.configured.is_empty() && held.len() == 1;
+        for (_, held) in held {
+            held.report_to(health, needed);
+        }
     }
 
     /// Reads the file and asks the address now. Ready when both are done.

@@ -15,6 +15,7 @@ use futures::future::join_all;
 use khala_core::{
     Access, Clock as _, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource, Khala,
     Mandate, MemoryJournal, SystemClock, Timestamp,
+    health::{Condition, Health},
 };
 use khala_server::{
     Server,
@@ -277,6 +278,37 @@ async fn before_the_first_answer_nobody_is_refused() {
     }
     address.say(200, &jwks(&[key("a", 1)]));
     assert!(knows(&keys, "a").await);
+}
+
+#[tokio::test]
+async fn without_any_key_the_node_is_not_ready_and_without_fresh_ones_it_says_so() {
+    let address = Address::new(&[]).await;
+    address.say(500, "");
+    let source = address.keys(NEVER);
+    let health = Health::new();
+    let ring = KeyRing::builder(KeySet::new()).with_jwks(source.clone()).build();
+    ring.report_to(&health);
+    source.reload().await;
+    let reason = "no keys of jwks were ever loaded; the server's log says why".to_owned();
+    assert_eq!(health.failures(), [("jwks_keys", reason.clone())]);
+
+    address.say(200, &jwks(&[key("a", 1)]));
+    source.reload().await;
+    assert_eq!(health.report(), [("jwks_keys", Condition::Healthy)]);
+
+    address.say(500, "");
+    source.reload().await;
+    assert!(health.failures().is_empty());
+    assert!(health.notes()[0].1.contains("those of before hold"), "{:?}", health.notes());
+
+    // Where there are other keys, the node does without those of the address.
+    let address = Address::new(&[]).await;
+    address.say(500, "");
+    let (source, health) = (address.keys(NEVER), Health::new());
+    let own = KeySet::new().with_key(Key::hs256(Some("own"), &[7; 32]).unwrap()).unwrap();
+    KeyRing::builder(own).with_jwks(source.clone()).build().report_to(&health);
+    source.reload().await;
+    assert_eq!((health.failures(), health.notes()), (vec![], vec![("jwks_keys", reason)]));
 }
 
 #[tokio::test]

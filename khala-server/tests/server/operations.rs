@@ -37,6 +37,19 @@ async fn a_failing_journal_is_not_ready_and_still_healthy() {
 }
 
 #[tokio::test]
+async fn a_store_that_reads_and_does_not_write_is_not_ready() {
+    let server = running().await;
+    for kind in [ErrorKind::Full, ErrorKind::ReadOnly, ErrorKind::Unavailable] {
+        server.store.fail_writes(Some(kind));
+        let problem = server.get("/readyz").await.problem(503, "journal_unwritable");
+        assert!(problem["detail"].as_str().unwrap().contains(kind.as_str()), "{problem}");
+    }
+    assert_eq!(server.get("/healthz").await.status, 200);
+    server.store.fail_writes(None);
+    assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
 async fn what_it_does_without_is_noted_and_no_reason_to_be_unready() {
     let server = running_with(|builder| builder.with_notes(|| vec!["it hears nothing"])).await;
     let ready = server.get("/readyz").await;

@@ -47,6 +47,7 @@ pub(crate) type Socket = WebSocketStream<TcpStream>;
 pub(crate) struct Store {
     journal: MemoryJournal,
     fault: Mutex<Option<ErrorKind>>,
+    unwritable: Mutex<Option<ErrorKind>>,
     held: watch::Sender<bool>,
     asked: AtomicU64,
 }
@@ -54,6 +55,11 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn fail(&self, kind: Option<ErrorKind>) {
         *self.fault.lock().unwrap() = kind;
+    }
+
+    /// Lets the writer fail, and nothing else.
+    pub(crate) fn fail_writes(&self, kind: Option<ErrorKind>) {
+        *self.unwritable.lock().unwrap() = kind;
     }
 
     /// Lets appends wait, or go on.
@@ -86,6 +92,12 @@ impl Journal for Store {
     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
         self.check()?;
         self.journal.read(topic, start, limit).await
+    }
+
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.check()?;
+        let fault = *self.unwritable.lock().unwrap();
+        fault.map_or(Ok(()), |kind| Err(Error::new(kind, "test", "it cannot be written")))
     }
 
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {

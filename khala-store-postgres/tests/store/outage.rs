@@ -9,7 +9,7 @@ use khala_store_postgres::{PostgresOptions, PostgresStore, new_epochs};
 use khala_testing::{Cluster, Proxy};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::support::{NOW, batch, fresh, log, open, soon, sql, topic, written};
+use crate::support::{NOW, batch, fresh, log, open, patient, soon, sql, topic, written};
 
 #[tokio::test]
 async fn a_database_that_is_lost_is_an_error_and_comes_back_by_itself() {
@@ -33,6 +33,46 @@ async fn a_database_that_is_lost_is_an_error_and_comes_back_by_itself() {
         assert_eq!(written(store.append(&t, batch([round]), NOW).await.unwrap()).last.as_u64(), round);
     }
     assert_eq!(log(&store, &t).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_written_says_so_when_it_is_asked() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    let store = open(&url).await;
+    store.check_writable().await.unwrap();
+    let (primary, standby) = tokio::task::spawn_blocking(move || {
+        let standby = cluster.standby();
+        (cluster, standby)
+    })
+    .await
+    .unwrap();
+    let there = url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
+    let store = PostgresStore::open(&there, patient().with_migrate(false)).await.unwrap();
+    let error = store.check_writable().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("can only be read"), "{error}");
+    assert!(store.bounds(&topic("t")).await.is_ok(), "reading goes on");
+    standby.kill();
+    assert_eq!(store.check_writable().await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_row_that_counts_less_than_nothing_costs_its_own_topic_alone() {
+    let (url, store) = fresh().await;
+    for name in ["bad", "good"] {
+        written(store.append(&topic(name), batch([1]), NOW).await.unwrap());
+    }
+    sql(&url, "ALTER TABLE khala.topic DROP CONSTRAINT IF EXISTS topic_bytes_check");
+    sql(&url, "UPDATE khala.topic SET bytes = -1 WHERE topic = 'bad'");
+    let keyed = |key| batch([2]).with_dedup(DedupKey::parse(key).unwrap());
+    let (bad, good) = (topic("bad"), topic("good"));
+    let (bad, good) = tokio::join!(store.append(&bad, keyed("a"), NOW), store.append(&good, keyed("b"), NOW));
+    let error = bad.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("the topic bad is said to hold -1 bytes"), "{error}");
+    written(good.unwrap());
+    store.check_writable().await.unwrap();
 }
 
 #[tokio::test]

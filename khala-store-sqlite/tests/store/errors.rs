@@ -124,6 +124,44 @@ async fn a_disk_that_is_full() {
     written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
 }
 
+#[tokio::test]
+async fn a_row_that_counts_less_than_nothing_costs_its_own_topic_alone() {
+    let place = Place::new();
+    let store = place.open();
+    for name in ["bad", "good"] {
+        written(store.append(&topic(name), batch([1]), NOW).await.unwrap());
+    }
+    let own = place.connect();
+    for (bytes, text) in
+        [(-1, "the topic bad is said to hold -1 bytes"), (i64::MAX, "the topic bad is said to hold")]
+    {
+        own.execute("UPDATE khala_topic SET bytes = ?1 WHERE topic = 'bad'", [bytes]).unwrap();
+        let (bad, good) = (topic("bad"), topic("good"));
+        let (bad, good) =
+            futures::join!(store.append(&bad, batch([2]), NOW), store.append(&good, batch([2]), NOW));
+        says(&bad.unwrap_err(), ErrorKind::Corrupt, &[text, "Restore it from a backup"]);
+        written(good.unwrap());
+    }
+    store.check_writable().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_write_says_so_when_it_is_asked() {
+    let place = Place::new();
+    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let mut own = place.connect();
+    let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let error = store.check_writable().await.unwrap_err();
+    says(&error, ErrorKind::Unavailable, &["locked by another connection"]);
+    drop(transaction);
+    store.check_writable().await.unwrap();
+    // What was proved just now is not proved again.
+    let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    store.check_writable().await.unwrap();
+    drop(transaction);
+    assert!(log(&store, &topic("t")).await.is_empty());
+}
+
 #[test]
 fn a_schema_that_is_newer_or_changed() {
     let place = Place::new();

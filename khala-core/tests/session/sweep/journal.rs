@@ -69,6 +69,10 @@ impl Journal for Trimming {
         self.inner.read(topic, start, limit).await
     }
 
+    async fn check_writable(&self) -> Result<(), Error> {
+        self.inner.check_writable().await
+    }
+
     async fn bounds(&self, topic: &Topic) -> Result<Bounds, Error> {
         self.inner.bounds(topic).await
     }

@@ -7,7 +7,7 @@ use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use khala_core::{
     ClaimNames, Classes, Issuer, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet,
-    KeySource,
+    KeySource, health::Health,
 };
 use khala_server::{
     AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, RevocationTerms,
@@ -218,6 +218,16 @@ impl Keys {
             None => None,
         };
         Ok(Self { ring: ring.build(), options, mint, credentials })
+    }
+
+    /// Has every source tell how it is.
+    pub(crate) fn report_to(&self, health: &Health) {
+        self.ring.report_to(health);
+        match &self.credentials {
+            Some(Credentials::File(file)) => file.report_to(health),
+            Some(Credentials::Jwks(jwks)) => jwks.report_to(health),
+            None => {}
+        }
     }
 
     /// What reads them again.

@@ -22,13 +22,18 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use khala_core::{Classes, JwtVerifier, Rate, Retain, telemetry};
+use khala_core::{
+    Classes, JwtVerifier, Rate, Retain, SystemClock,
+    health::{Condition, Health, supervise},
+    telemetry,
+};
 use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     runtime::Runtime,
     signal,
+    sync::Mutex,
     time::interval,
 };
 use tracing_subscriber::{
@@ -154,16 +159,19 @@ async fn start(settings: &Settings) -> Result<(), String> {
         None => key::development(&settings.database)?,
     };
     // Before anything is counted.
-    let metrics = record_metrics()?;
+    let health = Health::new();
+    let metrics = record_metrics(&health)?;
     let keys = Keys::new(settings, &key)?;
+    keys.report_to(&health);
     let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());
 
     let database = &settings.database;
-    let store::Opened { mut khala, watched } = store::open(settings).await?;
+    let store::Opened { mut khala, watched } = store::open(settings, &health).await?;
     if let Some(node) = settings.node()? {
         khala = khala.with_node(node);
     }
     let khala = khala
+        .with_health(health.clone())
         .with_sweep(settings.sweep.options())
         .with_sessions(settings.sessions())
         .with_tail(settings.tail.options())
@@ -203,7 +211,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let server = server.build();
 
     let stop = Signals::new()?;
-    reload_on_hangup(reload)?;
+    reload_on_hangup(reload, &health)?;
     welcome::print(address, database, &key, &keys.options, khala.now())?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     serve(listener, server, stop.wait()).await;
@@ -260,7 +268,7 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn record_metrics() -> Result<PrometheusHandle, String> {
+fn record_metrics(health: &Health) -> Result<PrometheusHandle, String> {
     let fault = |fault| format!("metrics cannot be recorded: {fault}");
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
@@ -269,32 +277,40 @@ fn record_metrics() -> Result<PrometheusHandle, String> {
         .map_err(fault)?;
     telemetry::log_lines_dropped(0); // so that it is there from the first scrape
     let upkeep = handle.clone();
+    let part = health.part("metrics_upkeep");
     tokio::spawn(async move {
-        let mut ticks = interval(UPKEEP);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
-        }
+        let tidy = || async {
+            let mut ticks = interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                upkeep.run_upkeep();
+            }
+        };
+        supervise(&part, &SystemClock::new(), Condition::Degraded, tidy).await;
     });
     Ok(handle)
 }
 
 /// Reads the keys again at each SIGHUP, which does not end the process.
 #[cfg(unix)]
-fn reload_on_hangup(reload: Reload) -> Result<(), String> {
+fn reload_on_hangup(reload: Reload, health: &Health) -> Result<(), String> {
     let hangup = signal::unix::signal(signal::unix::SignalKind::hangup());
-    let mut hangup = hangup.map_err(|fault| format!("signals cannot be heard: {fault}"))?;
+    let hangup = hangup.map_err(|fault| format!("signals cannot be heard: {fault}"))?;
+    let (hangup, part) = (Mutex::new(hangup), health.part("reload"));
     tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("reading the keys again");
-            reload.all().await;
-        }
+        let listen = || async {
+            while hangup.lock().await.recv().await.is_some() {
+                tracing::info!("reading the keys again");
+                reload.all().await;
+            }
+        };
+        supervise(&part, &SystemClock::new(), Condition::Degraded, listen).await;
     });
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn reload_on_hangup(_: Reload) -> Result<(), String> {
+fn reload_on_hangup(_: Reload, _: &Health) -> Result<(), String> {
     Ok(())
 }
 

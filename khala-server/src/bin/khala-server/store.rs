@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use khala_core::{Fanout, Khala, KhalaBuilder, telemetry};
+use khala_core::{Fanout, Khala, KhalaBuilder, health::Health, telemetry};
 use khala_fanout_nats::NatsFanout;
 use khala_store_postgres::{PostgresFanout, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -53,10 +53,11 @@ impl Watched {
 ///
 /// # Errors
 /// One line that says what is wrong, without a secret.
-pub(crate) async fn open(settings: &Settings) -> Result<Opened, String> {
+pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened, String> {
     match &settings.database {
         Database::Postgres(address) => {
-            let opened = PostgresStore::open(address.reveal(), settings.postgres.options()?).await;
+            let options = settings.postgres.options()?.with_health(health.clone());
+            let opened = PostgresStore::open(address.reveal(), options).await;
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
             );
@@ -77,14 +78,16 @@ pub(crate) async fn open(settings: &Settings) -> Result<Opened, String> {
             Ok(Opened { khala, watched: Watched { store: Some(store), nats, listening } })
         }
         Database::Sqlite(path) => {
-            let store = SqliteStore::open(path, SqliteOptions::new()).map_err(|fault| {
-                let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
-                format!(
-                    "the database {} cannot be opened: {fault}{}",
-                    path.display(),
-                    cause.unwrap_or_default()
-                )
-            })?;
+            let store = SqliteStore::open(path, SqliteOptions::new().with_health(health.clone())).map_err(
+                |fault| {
+                    let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
+                    format!(
+                        "the database {} cannot be opened: {fault}{}",
+                        path.display(),
+                        cause.unwrap_or_default()
+                    )
+                },
+            )?;
             let store = Arc::new(store);
             let khala = Khala::builder(Arc::clone(&store))
                 .with_fanout(Arc::<SqliteStore>::clone(&store))
