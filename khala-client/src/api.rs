@@ -158,7 +158,10 @@ struct TopicsJson {
 }
 
 /// Some topics, and where the next ones are, if there may be more.
-pub(crate) fn topics(answer: &Answer) -> Result<(Vec<(Topic, Bounds)>, Option<String>), Error> {
+/// A page of a list of topics, and where the next one begins.
+type Listed = (Vec<(Topic, Bounds)>, Option<String>);
+
+pub(crate) fn topics(answer: &Answer) -> Result<Listed, Error> {
     let TopicsJson { topics, next } = read(answer)?;
     Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), next))
 }

@@ -79,10 +79,13 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
     }
 }
 
+/// What a probe found, once it has.
+type Probed = Option<Result<(), Error>>;
+
 /// The question whether the journal can be written, asked once for all who want to know at the same time. A check that
 /// has stopped waiting leaves it to the next one.
 #[derive(Debug, Default)]
-pub(crate) struct WriteProbe(Mutex<Option<watch::Receiver<Option<Result<(), Error>>>>>);
+pub(crate) struct WriteProbe(Mutex<Option<watch::Receiver<Probed>>>);
 
 impl WriteProbe {
     async fn ask(&self, khala: &Khala) -> Result<(), Error> {

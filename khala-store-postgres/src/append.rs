@@ -249,7 +249,7 @@ async fn lock(
 struct Group<'r> {
     topics: HashMap<String, Standing>,
     /// First receipts, by topic and dedup key.
-    receipts: HashMap<(i64, &'r str), (Receipt, Option<[u8; 16]>)>,
+    receipts: HashMap<(i64, &'r str), Known>,
     /// Versions of documents, by topic and key.
     versions: HashMap<(i64, &'r str), u64>,
     updates: Columns<'r>,
@@ -257,6 +257,9 @@ struct Group<'r> {
     documents: HashMap<(i64, &'r str), usize>,
     added_receipts: Vec<AddedReceipt<'r>>,
 }
+
+/// What is known under a dedup key: where it was stored, and the hash of what was, if that was kept.
+type Known = (Receipt, Option<[u8; 16]>);
 
 /// What is to be remembered of a batch under its dedup key.
 #[derive(Debug)]

@@ -305,18 +305,21 @@ impl<'a> Name<'a> {
     }
 }
 
+/// By the hash of a name and the seat's number: who is woken, and what it has seen.
+type Seats = BTreeMap<(u64, u64), (Arc<Bell>, Seen)>;
+
 /// Who is to be woken, by the hash of a name and the number of the seat: one who shares a hash by chance is woken for
 /// nothing, and looks. A name may have as many seats as there are connections, as that of a key does, so leaving
 /// must not look through them.
 #[derive(Debug, Default)]
 struct Roster {
     hasher: RandomState,
-    seats: Mutex<BTreeMap<(u64, u64), (Arc<Bell>, Seen)>>,
+    seats: Mutex<Seats>,
     next_seat: AtomicU64,
 }
 
 impl Roster {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), (Arc<Bell>, Seen)>> {
+    fn lock(&self) -> MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
