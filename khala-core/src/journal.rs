@@ -1,6 +1,6 @@
 //! The journal: the durable ordered log that everything else only hints at.
 //!
-//! The trait is small so that the laws can be whole: J1 to J19 in `conformance` say what each method must
+//! The trait is small so that the laws can be whole: J1 to J20 in `conformance` say what each method must
 //! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
 
 use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
@@ -360,7 +360,7 @@ impl Batch {
         self
     }
 
-    /// Puts it behind the batches of that chain that were handed over before (J22).
+    /// Puts it behind the batches of that chain that were handed over before (J20).
     #[must_use]
     pub fn with_chain(mut self, chain: Chain) -> Self {
         self.chain = Some(chain);

@@ -297,7 +297,7 @@ macro_rules! __each_law {
             topics::j17_topics_are_apart_and_payloads_exact,
             durability::j18_acknowledged_means_durable,
             trim::j19_a_plan_is_what_a_trim_then_does,
-            append::j22_nothing_is_stored_behind_what_was_not,
+            append::j20_nothing_is_stored_behind_what_was_not,
             documents::d1_a_document_is_the_newest_update_of_its_key,
             documents::d2_a_tombstone_is_in_the_log_only,
             documents::d3_snapshot_plus_log_converges,

@@ -73,7 +73,7 @@ bites! {
     /// The expected head is looked at before the name.
     expect_before_name: ExpectBeforeName => "J10",
     /// A batch is stored whatever became of those before it.
-    chain_ignored: ChainIgnored => "J22",
+    chain_ignored: ChainIgnored => "J20",
     /// A name is enough, whatever is in the batch.
     names_without_content: NamesWithoutContent => "J10",
     /// A name is the same whose ever it is.
@@ -132,7 +132,7 @@ bites! {
 
 #[test]
 fn every_law_is_in_the_table_and_bites() {
-    let journal = (1..=19).map(|n| format!("J{n}"));
+    let journal = (1..=20).map(|n| format!("J{n}"));
     each_bites(&laws::<Broken>(), journal.chain((1..=4).map(|n| format!("D{n}"))), NOTICED);
 }
 
