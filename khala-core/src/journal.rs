@@ -600,13 +600,23 @@ impl Keep {
 
     /// Whether the oldest of `kept` updates, published at `at`, may go `now`; together they are `held` bytes.
     ///
-    /// For implementers: a trim asks it of one update after the other, and ends at the first that stays.
+    /// For implementers: a trim asks it of one update after the other, and ends at the first that stays. An update whose
+    /// `published_at` [is ahead](is_ahead) of `now` is asked for with the `at` of the first one after it that is not.
     pub fn lets_go(&self, oldest: Seq, at: Timestamp, kept: u64, held: u64, now: Timestamp) -> bool {
         let over = self.age.is_some_and(|age| now.since(at) > age)
             || self.updates.is_some_and(|most| kept > most)
             || self.bytes.is_some_and(|most| held > most);
         over && self.not_past.is_none_or(|past| past.covers(oldest))
     }
+}
+
+/// How far the clocks of those who append may be apart before a trim takes no notice of what one of them says.
+pub const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+/// Whether `at` was given by a clock that was far ahead, as far as can be told `now`. It says nothing of an update's age, and
+/// must not keep those behind it for as long as that clock was ahead.
+pub fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    at > now.plus(CLOCKS_APART)
 }
 
 /// How long a dedup key is remembered at least, however soon its updates are trimmed.

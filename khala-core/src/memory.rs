@@ -19,7 +19,7 @@ use crate::{
     error::{Error, ErrorKind},
     journal::{
         Append, Batch, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start,
-        TopicPage, Trimmed,
+        TopicPage, Trimmed, is_ahead,
     },
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -154,8 +154,22 @@ impl Log {
         for update in &self.updates {
             (left, held) = (left + 1, held + update.size() as u64);
         }
-        for update in &self.updates {
-            if !keep.lets_go(update.seq, update.published_at, left, held, now) {
+        // What a clock stored that was far ahead is as old as what follows it.
+        let mut next = None;
+        let mut ages: Vec<_> = self
+            .updates
+            .iter()
+            .rev()
+            .map(|update| {
+                if !is_ahead(update.published_at, now) {
+                    next = Some(update.published_at);
+                }
+                next.unwrap_or(update.published_at)
+            })
+            .collect();
+        ages.reverse();
+        for (update, at) in self.updates.iter().zip(ages) {
+            if !keep.lets_go(update.seq, at, left, held, now) {
                 plan.oldest = Some(update.published_at);
                 break;
             }

@@ -304,7 +304,10 @@ pub(crate) fn swept(record: &SweepRecord, now: Timestamp) {
         counter!(SWEPT_BYTES, "class" => class()).increment(swept.bytes);
         // Without an oldest nothing is kept, or that is not known.
         if whole || swept.oldest_kept.is_some() {
-            let age = swept.oldest_kept.map(|oldest| now.since(oldest).as_secs_f64());
+            // Below zero where a clock that was ahead stored it: an age of 0 would look healthy.
+            let signed =
+                |oldest: Timestamp| now.since(oldest).as_secs_f64() - oldest.since(now).as_secs_f64();
+            let age = swept.oldest_kept.map(signed);
             gauge!(OLDEST_KEPT_AGE, "class" => class()).set(age.unwrap_or_default());
         }
     }

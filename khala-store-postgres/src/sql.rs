@@ -314,6 +314,10 @@ statements! {
                      (octet_length(payload) + octet_length(kind) + coalesce(octet_length(doc_key), 0))::bigint
          FROM {khala}.update WHERE topic_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
 
+    /// The first update after another that was published by then: where clocks that were ahead end.
+    next_published_by = "SELECT published_at FROM {khala}.update
+         WHERE topic_id = $1 AND seq > $2 AND published_at <= $3 ORDER BY seq LIMIT 1";
+
     /// Removes the oldest updates, and nothing else (J13).
     remove_updates = "DELETE FROM {khala}.update WHERE topic_id = $1 AND seq <= $2";
 

@@ -5,7 +5,9 @@
 //! updates and raises the floor, so no reader ever sees one without the other (J5, J11). A plan weighs the same updates by
 //! the same rule (J19), step by step, and holds nothing.
 
-use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Timestamp, Topic, Trimmed, Watermark};
+use khala_core::{
+    Bounds, CLOCKS_APART, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark, is_ahead,
+};
 use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
@@ -118,7 +120,16 @@ impl Order<'_> {
                 before = None;
                 continue;
             }
-            self.weigh(&oldest, &mut progress)?;
+            let beyond = match self.ends_ahead(&oldest)? {
+                Some(last) => {
+                    let by = int(self.now.plus(CLOCKS_APART).as_millis());
+                    let next =
+                        || query(&sql.next_published_by).bind(topic.id).bind(int(last.as_u64())).bind(by);
+                    database.rows(next).await?.first().map(|found| row::moment(found, 0)).transpose()?
+                }
+                None => None,
+            };
+            self.weigh(&oldest, beyond, &mut progress)?;
             if progress.done {
                 return Ok(progress.trimmed);
             }
@@ -146,7 +157,16 @@ impl Order<'_> {
         let oldest = query(&sql.oldest).bind(topic.id).bind(floor).bind(STEP_ROWS as i64 + 1);
         let oldest: Vec<PgRow> = oldest.fetch_all(&mut *conn).await?;
         let bytes_before = progress.trimmed.bytes;
-        self.weigh(&oldest, &mut progress)?;
+        let beyond = match self.ends_ahead(&oldest)? {
+            Some(last) => {
+                let by = int(self.now.plus(CLOCKS_APART).as_millis());
+                let next = query(&sql.next_published_by).bind(topic.id).bind(int(last.as_u64())).bind(by);
+                let next = next.fetch_optional(&mut *conn).await?;
+                next.map(|found| row::moment(&found, 0)).transpose()?
+            }
+            None => None,
+        };
+        self.weigh(&oldest, beyond, &mut progress)?;
         let Trimmed { bounds, bytes, .. } = progress.trimmed;
         if bounds.floor > topic.bounds.floor {
             let floor = int(bounds.floor.as_u64());
@@ -166,18 +186,38 @@ impl Order<'_> {
         Ok(progress)
     }
 
-    /// Counts what may go of the next oldest updates, and raises the floor of `progress` over it.
-    fn weigh(&self, oldest: &[PgRow], progress: &mut Progress) -> Result<(), Fault> {
+    /// The last of these updates, if a clock stored it that was far ahead: then it is as old as what follows it.
+    fn ends_ahead(&self, oldest: &[PgRow]) -> Result<Option<Seq>, Fault> {
+        let Some(last) = oldest.last() else { return Ok(None) };
+        Ok(if is_ahead(row::moment(last, 1)?, self.now) { Some(row::seq(last, 0)?) } else { None })
+    }
+
+    /// Counts what may go of the next oldest updates, and raises the floor of `progress` over it. `beyond` is when the first
+    /// update after them was published whose clock was not far ahead.
+    fn weigh(
+        &self,
+        oldest: &[PgRow],
+        beyond: Option<Timestamp>,
+        progress: &mut Progress,
+    ) -> Result<(), Fault> {
+        let (mut next, mut ages) = (beyond, Vec::with_capacity(oldest.len()));
+        for found in oldest.iter().rev() {
+            let at = row::moment(found, 1)?;
+            if !is_ahead(at, self.now) {
+                next = Some(at);
+            }
+            ages.push(next.unwrap_or(at));
+        }
         let Progress { trimmed, until, held, done, .. } = progress;
         let (mut rows_seen, mut bytes_seen) = (0, 0);
         (trimmed.oldest, *done) = (None, true);
-        for found in oldest {
+        for (found, old_as) in oldest.iter().zip(ages.into_iter().rev()) {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
             let size: i64 = column(found, 2)?;
             let size = u64::try_from(size)
                 .map_err(|_| Fault::corrupt(format!("an update of {} counts {size} bytes", self.topic)))?;
             let kept = trimmed.bounds.floor.distance_to(*until);
-            if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
+            if !until.covers(seq) || !self.keep.lets_go(seq, old_as, kept, *held, self.now) {
                 trimmed.oldest = Some(at);
                 return Ok(());
             }

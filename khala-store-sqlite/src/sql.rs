@@ -258,6 +258,10 @@ pub(crate) const OLDEST: &str =
     "SELECT seq, published_at, octet_length(payload) + octet_length(kind) + coalesce(octet_length(doc_key), 0)
      FROM khala_update WHERE topic_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 
+/// The first update after another that was published by then: where clocks that were ahead end.
+pub(crate) const NEXT_PUBLISHED_BY: &str = "SELECT seq, published_at FROM khala_update
+     WHERE topic_id = ?1 AND seq > ?2 AND published_at <= ?3 ORDER BY seq LIMIT 1";
+
 /// Removes the oldest updates, and nothing else (J13).
 pub(crate) const REMOVE_UPDATES: &str = "DELETE FROM khala_update WHERE topic_id = ?1 AND seq <= ?2";
 

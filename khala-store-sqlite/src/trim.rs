@@ -5,7 +5,9 @@
 //! removes updates and raises the floor, so no reader ever sees one without the other (J5, J11). A plan weighs
 //! the same updates by the same rule (J19), also in steps, so that no moment of the file is held on to for long.
 
-use khala_core::{Bounds, DEDUP_FOR, Epoch, Error, Keep, Timestamp, Topic, Trimmed, Watermark};
+use khala_core::{
+    Bounds, CLOCKS_APART, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark, is_ahead,
+};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
@@ -107,13 +109,21 @@ impl Order {
         let mut oldest = conn.prepare_cached(sql::OLDEST)?;
         // One more than may go, which is then the oldest that stays.
         let mut rows = oldest.query(params![topic, int(trimmed.bounds.floor.as_u64()), STEP_ROWS + 1])?;
+        let mut next = None;
         while let Some(found) = rows.next()? {
             let (seq, at) = (row::seq(found, 0)?, row::moment(found, 1)?);
             let size: i64 = found.get(2)?;
             let size = u64::try_from(size)
                 .map_err(|_| Fault::corrupt(format!("an update of {} counts {size} bytes", self.topic)))?;
             let kept = trimmed.bounds.floor.distance_to(*until);
-            if !until.covers(seq) || !self.keep.lets_go(seq, at, kept, *held, self.now) {
+            let mut old_as = at;
+            if is_ahead(at, self.now) {
+                if next.is_none_or(|(next, _)| next < seq) {
+                    next = self.next_in_time(conn, topic, seq)?;
+                }
+                old_as = next.map_or(at, |(_, at)| at);
+            }
+            if !until.covers(seq) || !self.keep.lets_go(seq, old_as, kept, *held, self.now) {
                 trimmed.oldest = Some(at);
                 break;
             }
@@ -128,6 +138,21 @@ impl Order {
             *held = held.saturating_sub(size);
         }
         Ok(Next::Done)
+    }
+}
+
+impl Order {
+    /// The first update after `seq` whose clock was not far ahead, and when it was published.
+    fn next_in_time(
+        &self,
+        conn: &Connection,
+        topic: i64,
+        seq: Seq,
+    ) -> Result<Option<(Seq, Timestamp)>, Fault> {
+        let by = int(self.now.plus(CLOCKS_APART).as_millis());
+        let mut next = conn.prepare_cached(sql::NEXT_PUBLISHED_BY)?;
+        let mut rows = next.query(params![topic, int(seq.as_u64()), by])?;
+        rows.next()?.map(|found| Ok((row::seq(found, 0)?, row::moment(found, 1)?))).transpose()
     }
 }
 
@@ -185,7 +210,13 @@ impl Trim {
         let mut rows = oldest.query(params![topic, int(floor.as_u64()), STEP_ROWS])?;
         let (mut last, mut seen) = (None, 0);
         while let Some(found) = rows.next()? {
-            if self.order.now.since(row::moment(found, 1)?) < DEDUP_FOR {
+            let written_at = row::moment(found, 1)?;
+            if is_ahead(written_at, self.order.now) {
+                // It goes with the next one that is old enough.
+                seen += 1;
+                continue;
+            }
+            if self.order.now.since(written_at) < DEDUP_FOR {
                 break;
             }
             last = Some(row::watermark(found, 0)?);
@@ -195,7 +226,7 @@ impl Trim {
         if let Some(last) = last {
             conn.prepare_cached(sql::REMOVE_RECEIPTS)?.execute(params![topic, int(last.as_u64())])?;
         }
-        Ok(if seen == STEP_ROWS { Next::Step } else { Next::Done })
+        Ok(if last.is_some() && seen == STEP_ROWS { Next::Step } else { Next::Done })
     }
 }
 

@@ -64,6 +64,7 @@ pub async fn j14_the_floor_never_goes_back<H: Harness>(store: H) {
     }
     bytes_count_texts(&subject.beside("j14.bytes")).await;
     age_trims_from_the_start(&subject.beside("j14.age")).await;
+    a_clock_that_was_ahead_keeps_nothing(&subject.beside("j14.ahead")).await;
     with_others(&subject.beside("j14.race")).await;
 }
 
@@ -119,6 +120,31 @@ async fn age_trims_from_the_start(subject: &Subject) {
     let next = watermark(4).next().expect("there are seqs after 4");
     log.push(update("e").stored(next, second(40)));
     trimmed_to(subject, &log, 4, Keep::everything().with_age(Duration::ZERO), second(30)).await;
+}
+
+async fn a_clock_that_was_ahead_keeps_nothing(subject: &Subject) {
+    let second = |n: u64| NOW.plus(Duration::from_secs(n));
+    const AHEAD: u64 = 400 * 24 * 60 * 60;
+    for (text, at) in [("a", 0), ("b", AHEAD), ("c", AHEAD), ("d", 5), ("e", AHEAD)] {
+        subject.append(single(text), second(at)).await;
+    }
+    let keep = Keep::everything().with_age(Duration::from_secs(10));
+    let log = subject.log().await;
+    // They are as old as what follows them; the last one stays while nothing does.
+    for (floor, now) in [(0, 10), (1, 11), (1, 15), (4, 16), (4, 1_000)] {
+        trimmed_to(subject, &log, floor, keep, second(now)).await;
+    }
+    subject.append(single("f"), second(1_000)).await;
+    let mut log = log;
+    log.push(update("f").stored(watermark(5).next().expect("there are seqs after 5"), second(1_000)));
+    for (floor, now) in [(4, 1_010), (6, 1_011)] {
+        assert_eq!(
+            subject.plan_trim(keep, second(now)).await.bounds.floor,
+            watermark(floor),
+            "J14: as planned"
+        );
+        trimmed_to(subject, &log, floor, keep, second(now)).await;
+    }
 }
 
 /// Floors go forward while others append and trim.

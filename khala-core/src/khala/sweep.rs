@@ -21,7 +21,7 @@ use crate::{
     class::TopicClass,
     clock::{Moment, Now},
     error::{Error, ErrorKind},
-    journal::{CorruptTopic, DEDUP_FOR, Journal as _, Keep, Trimmed},
+    journal::{CorruptTopic, DEDUP_FOR, Journal as _, Keep, Trimmed, is_ahead},
     node::NodeId,
     position::{Bounds, Cursor, Watermark},
     retention::{
@@ -355,7 +355,14 @@ impl Khala {
             |plan: &Trimmed, floor: Watermark| plan.updates > 0 || (tidies && floor > Watermark::ORIGIN);
 
         let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
+        let (mut ahead, mut ahead_topics) = (None, 0);
         self.look(now, None, |seen| {
+            if let Seen::Topic(planned, _) = &seen
+                && let Some(at) = planned.plan.oldest.filter(|at| is_ahead(*at, now))
+            {
+                ahead_topics += 1;
+                ahead.get_or_insert_with(|| (planned.topic.clone(), at));
+            }
             match seen {
                 Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
                     left.connected += planned.left.connected;
@@ -370,6 +377,7 @@ impl Khala {
             ControlFlow::Continue(())
         })
         .await?;
+        Self::tell_of_clocks(ahead, ahead_topics, now);
         telemetry::sweep_planned(left.connected + left.seen);
         if !order.force && is_too_much(left, sweeper.options.guard) {
             tally.leave_behind(left);
@@ -404,6 +412,20 @@ impl Khala {
             sweeper.state().tidied_at = Some(moment);
         }
         Ok(Ended::Done)
+    }
+
+    /// Tells of updates that say that they were published in the future.
+    fn tell_of_clocks(ahead: Option<(Topic, Timestamp)>, topics: u64, now: Timestamp) {
+        if let Some((topic, at)) = ahead {
+            let ahead_seconds = at.since(now).as_secs();
+            tracing::warn!(
+                %topic,
+                ahead_seconds,
+                topics,
+                "published_at of the oldest update lies in the future: the clock of a node is or was ahead, or this node's is behind; \
+                 it is taken to be as old as what follows it"
+            );
+        }
     }
 
     /// Trims one after the other. A journal trims in steps, so that appends go in between.

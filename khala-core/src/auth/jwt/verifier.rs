@@ -280,7 +280,8 @@ mod tests {
             "scope": "a b", "org": "acme", "team": "blue", "none": "", "sid": "login", "oa_org_id": "other", "x": "y",
         });
         let grant = verify(options, &signed(HEADER, &claims(changes)), at(T)).await.unwrap();
-        let expected = Grant::assertion("ada", ["a", "b"], at(T + 3600))
+        // The leeway is in it.
+        let expected = Grant::assertion("ada", ["a", "b"], at(T + 3605))
             .with_issued_at(at(T))
             .with_token_id("1")
             .with_session_id("login")
