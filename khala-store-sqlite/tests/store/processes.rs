@@ -153,7 +153,7 @@ async fn two_stores_that_write_one_topic_lose_and_repeat_nothing() {
 async fn everything_is_there_again_after_reopening() {
     let place = Place::new();
     let topic = topic("t");
-    let odd = r#"{ "b":1.0e0,"a" : "é\u0000", "b":[ ] }"#;
+    let odd = r#"{ "b":1.0e0,"a" : "é\u0000", "B":[ ] }"#;
     let store = place.open();
     let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::parse(odd).unwrap());
     written(store.append(&topic, update.try_into().unwrap(), NOW).await.unwrap());
