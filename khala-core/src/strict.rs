@@ -81,7 +81,8 @@ impl PayloadFault {
 /// Checks payloads one after the other, in memory that is used again.
 #[derive(Debug, Default)]
 pub(crate) struct Checker<'a> {
-    /// The names of the objects that are open, each with where it stands: those of the innermost at the end.
+    /// The names of the objects that are open, each with where it stands: those of the innermost at the end. Before those of
+    /// each object stands an entry of its own, with where those of the object around it begin.
     names: Vec<(Cow<'a, str>, usize)>,
 }
 
@@ -90,8 +91,8 @@ impl<'a> Checker<'a> {
     pub(crate) fn check(&mut self, json: &'a str) -> Result<(), PayloadFault> {
         self.names.clear();
         let bytes = json.as_bytes();
-        // Of each open array or object, where its names begin; for an array that means nothing.
-        let mut first_names = [0_usize; MAX_DEPTH];
+        // Where the names of the innermost object begin.
+        let mut first = 0_usize;
         // One bit for each that is open, set for an object.
         let mut objects = 0_u128;
         let mut depth = 0_usize;
@@ -104,25 +105,27 @@ impl<'a> Checker<'a> {
                     let (end, escaped) = string(json, at)?;
                     if names_next {
                         names_next = false;
-                        let first = depth.checked_sub(1).and_then(|top| first_names.get(top));
-                        self.name(json, at, end, escaped, first.copied().unwrap_or_default())?;
+                        self.name(json, at, end, escaped, first)?;
                     }
                     at = end;
                     continue;
                 }
                 b'{' | b'[' => {
-                    let Some(first) = first_names.get_mut(depth) else {
+                    if depth == MAX_DEPTH {
                         return Err(PayloadFault::TooDeep { at });
-                    };
-                    *first = self.names.len();
+                    }
+                    depth += 1;
                     names_next = *byte == b'{';
                     objects = objects << 1 | u128::from(names_next);
-                    depth += 1;
+                    if names_next {
+                        self.names.push((Cow::Borrowed(""), first));
+                        first = self.names.len();
+                    }
                 }
                 b'}' | b']' => {
                     depth = depth.saturating_sub(1);
                     if objects & 1 == 1 {
-                        self.close(first_names.get(depth).copied().unwrap_or_default())?;
+                        first = self.close(first)?;
                     }
                     objects >>= 1;
                     names_next = false;
@@ -161,19 +164,22 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Lets go of the names from `first` on, whose object ends.
-    fn close(&mut self, first: usize) -> Result<(), PayloadFault> {
+    /// Lets go of the names from `first` on, whose object ends. Gives where those of the object around it begin.
+    fn close(&mut self, first: usize) -> Result<usize, PayloadFault> {
         if let Some(names) = self.names.get_mut(first..)
             && names.len() > FEW
         {
-            names.sort_unstable();
+            // By length first, which tells most apart without a look at them.
+            names.sort_unstable_by(|(one, at), (other, its)| {
+                (one.len(), one, at).cmp(&(other.len(), other, its))
+            });
             let twice = names.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| &pair[1]);
             if let Some((name, at)) = twice.min_by_key(|(_, at)| *at) {
                 return Err(duplicate(name, *at));
             }
         }
         self.names.truncate(first);
-        Ok(())
+        Ok(self.names.pop().map_or(0, |(_, around)| around))
     }
 }
 
@@ -222,7 +228,10 @@ fn string(json: &str, start: usize) -> Result<(usize, bool), PayloadFault> {
                 character(u32::from(found), at)?;
                 at += found.len_utf8();
             }
-            Some(_) => at += 1,
+            Some(_) => {
+                let rest = bytes.get(at..).unwrap_or_default();
+                at += rest.iter().take_while(|byte| matches!(byte, 0x80..=0xee)).count().max(1);
+            }
         }
     }
 }
