@@ -38,17 +38,18 @@ pub(super) struct Server {
 impl Server {
     /// Starts it and waits until it is ready.
     pub(super) async fn start(site: &Arc<Site>) -> Result<Self, Failure> {
-        Self::launch(site, Command::new(site.program().path())).await
+        Self::launch(site, Command::new(site.program().path()), "/readyz").await
     }
 
-    /// The same, where the files are those of `namespace`.
+    /// Starts it where the files are those of `namespace`, and waits until it answers: on a full disk it is not ready, and
+    /// serves what it has.
     pub(super) async fn start_within(site: &Arc<Site>, namespace: &Namespace) -> Result<Self, Failure> {
         let mut command = namespace.command();
         command.arg(site.program().path());
-        Self::launch(site, command).await
+        Self::launch(site, command, "/healthz").await
     }
 
-    async fn launch(site: &Arc<Site>, mut command: Command) -> Result<Self, Failure> {
+    async fn launch(site: &Arc<Site>, mut command: Command, up: &str) -> Result<Self, Failure> {
         let log = OpenOptions::new().create(true).append(true).open(site.log_file());
         let log = log.during("opening the server's log")?;
         command.arg("--config").arg(site.settings_file());
@@ -60,22 +61,22 @@ impl Server {
         let child = command.kill_on_drop(true).spawn().during("starting khala-server")?;
         let id = child.id().ok_or_else(|| Failure::new("khala-server ended at once"))?;
         let mut server = Self { site: Arc::clone(site), child, id };
-        server.ready().await?;
+        server.answers(up).await?;
         Ok(server)
     }
 
-    /// Waits until it says that it is ready.
-    async fn ready(&mut self) -> Result<(), Failure> {
+    /// Waits until that path is answered with 200.
+    async fn answers(&mut self, path: &str) -> Result<(), Failure> {
         let mut client = self.site.http()?;
         let until = Instant::now() + READY_WITHIN;
         loop {
             if let Some(status) = self.child.try_wait().during("looking at the server")? {
                 return Err(self.fault(&format!("ended by itself ({status})")));
             }
-            if client.get("/readyz").await.is_ok_and(|answer| answer.status == StatusCode::OK) {
+            if client.get(path).await.is_ok_and(|answer| answer.status == StatusCode::OK) {
                 return Ok(());
             }
-            ensure(Instant::now() < until, || self.words("is not ready"))?;
+            ensure(Instant::now() < until, || self.words("is not up"))?;
             sleep(Duration::from_millis(2)).await;
         }
     }

@@ -18,6 +18,8 @@ async fn grant(token: &str, options: JwtOptions) -> khala_core::Grant {
 }
 
 fn about(expires_at: Timestamp, ttl: Duration) -> bool {
+    // A grant lasts for the leeway longer than its token.
+    let ttl = ttl + JwtOptions::default().leeway;
     let left = expires_at.since(SystemClock::new().now());
     left <= ttl && left > ttl - Duration::from_secs(60)
 }

@@ -136,20 +136,16 @@ pub async fn j20_nothing_is_stored_behind_what_was_not<H: Harness>(store: H) {
     let (chain, other) = (Chain::new(), Chain::new());
     let chained = |name: &str, chain: &Chain| single(name).with_chain(chain.clone());
     subject.write(chained("one", &chain)).await;
-    let conflict = subject.conflict(chained("two", &chain).with_expect(watermark(40))).await;
-    assert!(matches!(conflict, Conflict::Head { .. }), "J20: {conflict:?}");
-    subject.write(chained("three", &chain)).await;
-    subject.write(chained("four", &other)).await;
+    subject.write(chained("two", &other)).await;
     // As a store does that could not write one of them.
     chain.break_off();
     let head = subject.bounds().await.head;
-    for named in [chained("five", &chain), chained("one", &chain).with_dedup(dedup("j20"))] {
-        subject.fail(named).await;
+    for cut_off in [chained("three", &chain), chained("one", &chain).with_dedup(dedup("j20"))] {
+        subject.fail(cut_off).await;
     }
     assert_eq!(subject.bounds().await.head, head, "J20: the head after batches of a broken chain");
-    subject.write(chained("six", &other)).await;
-    subject.write(single("seven").with_dedup(dedup("j20"))).await;
-    assert_eq!(texts(&subject.log().await), ["one", "three", "four", "six", "seven"], "J20: the log");
+    assert_eq!(subject.log().await.len(), 2, "J20: updates after batches of a broken chain");
+    subject.beside("j20.beside").write(chained("four", &other)).await;
 }
 
 /// J10: a repeated dedup key gives the first receipt and writes nothing, and another batch under it is a conflict.

@@ -324,9 +324,9 @@ impl Journal for Inner {
                 Ok(answer)
             }
             Fault::PayloadNormalised => {
-                let (expect, dedup) = (batch.expect, batch.dedup.clone());
+                let (expect, dedup, chain) = (batch.expect, batch.dedup.clone(), batch.chain.clone());
                 batch = Batch::new(batch.into_updates().into_iter().map(normalised).collect()).unwrap();
-                (batch.expect, batch.dedup) = (expect, dedup);
+                (batch.expect, batch.dedup, batch.chain) = (expect, dedup, chain);
                 whole.append(topic, batch, now).await
             }
             Fault::Renumbered => match whole.append(topic, batch, now).await? {
