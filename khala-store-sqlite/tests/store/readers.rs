@@ -16,9 +16,8 @@ async fn reads_that_are_not_polled_on_hold_up_nobody() {
         let store = place.open_with(SqliteOptions::new().with_readers(readers));
         let topic = topic("t");
         let mut stalled: Vec<_> = (0..8).map(|_| store.bounds(&topic)).collect();
-        for read in &mut stalled {
-            assert!(read.now_or_never().is_none(), "polled once, it has a reader or waits for one");
-        }
+        // Polled once, each has a reader or waits for one; a quick reader may have answered already.
+        stalled.retain_mut(|read| read.now_or_never().is_none());
         let bounds = soon(store.bounds(&topic)).await.unwrap();
         // Some go away; the others are answered once they are polled again.
         stalled.truncate(4);
