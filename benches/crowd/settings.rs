@@ -64,6 +64,9 @@ retain_updates = {retain_updates}
 retain_bytes = "none"
 stall_seconds = {stall_seconds}
 
+[limits]
+new_topics_per_principal = "none"
+
 [auth]
 hs256_key = "{KEY}"
 admin_token = "{ADMIN_TOKEN}"

@@ -27,6 +27,8 @@ pub const CLASS_UPDATES: &str = "khala_class_updates_total";
 /// Batches of others that a class's limits kept out, by the topic's `class` and by `code`:
 /// `khala_frame_payload_too_large`, `khala_publish_rate_limited`.
 pub const PUBLISH_REFUSED: &str = "khala_publish_refused_total";
+/// Publishes that a limit of the token's subject held up, by `limit`: `new_topics`, `publishes`.
+pub const SUBJECT_LIMITED: &str = "khala_subject_rate_limited_total";
 /// From publish to acknowledgement, in seconds.
 pub const APPEND_SECONDS: &str = "khala_append_seconds";
 /// Transactions of a store's writer, by `outcome`: `committed`, `failed`.
@@ -152,6 +154,7 @@ pub const ALL: &[&str] = &[
     UPDATES,
     CLASS_UPDATES,
     PUBLISH_REFUSED,
+    SUBJECT_LIMITED,
     APPEND_SECONDS,
     COMMITS,
     COMMIT_SECONDS,
@@ -355,6 +358,24 @@ pub(crate) fn class_updates(class: Option<&TopicClass>, updates: u64) {
 
 pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
     counter!(PUBLISH_REFUSED, "class" => class_label(Some(class)), "code" => code.as_str()).increment(1);
+}
+
+/// Which limit of a subject held something up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubjectLimit {
+    /// The topics that it makes.
+    NewTopics,
+    /// The updates that it publishes.
+    Publishes,
+}
+
+pub(crate) fn subject_limited(limit: SubjectLimit) {
+    let limit = match limit {
+        SubjectLimit::NewTopics => "new_topics",
+        SubjectLimit::Publishes => "publishes",
+    };
+    counter!(SUBJECT_LIMITED, "limit" => limit).increment(1);
 }
 
 /// A store's writer committed a group of `appends`, advances among them, or failed to. For implementers of a store.

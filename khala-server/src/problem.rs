@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{
-    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Stale, TextError, Topic, TopicClass,
+    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Rate, Stale, TextError, Topic, TopicClass,
     wire::{Code, StaleCursor},
 };
 use serde_json::{Map, Value, json};
@@ -184,17 +184,23 @@ impl From<Limited> for Problem {
 impl From<PublishLimited> for Problem {
     fn from(limited: PublishLimited) -> Self {
         let (code, detail) = (limited.code().as_str(), limited.to_string());
+        let too_fast = |by: &str, rate: Rate, retry_after| {
+            Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail.clone())
+                .with("limited_by", by)
+                .with("limit_per_second", rate.per_second().get())
+                .with_retry_after(retry_after)
+        };
         match limited {
             PublishLimited::PayloadTooLarge { index, limit, class, .. } => Self::too_large(code, detail)
                 .with("index", index)
                 .with("class", class)
                 .with("limit_bytes", limit),
             PublishLimited::TooFast { class, tier, rate, retry_after } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail)
-                    .with("class", class)
-                    .with("tier", tier.as_str())
-                    .with("limit_per_second", rate.per_second().get())
-                    .with_retry_after(retry_after)
+                too_fast("topic", rate, retry_after).with("class", class).with("tier", tier.as_str())
+            }
+            PublishLimited::SubjectTooFast { rate, retry_after } => too_fast("subject", rate, retry_after),
+            PublishLimited::TooManyNewTopics { rate, retry_after } => {
+                too_fast("new_topics", rate, retry_after)
             }
         }
     }

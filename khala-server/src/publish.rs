@@ -52,11 +52,12 @@ where
     let khala = &server.0.khala;
     // The body may have taken its time.
     khala.check(grant)?;
-    khala.check_publish(topic, &batch)?;
+    khala.check_new_topic(grant, topic).await?;
+    khala.check_publish(grant, topic, &batch)?;
     if khala.class_of(topic).is_some_and(|class| class.hashes) {
         check_hashes(&batch)?;
     }
-    match khala.publish(topic, batch).await? {
+    match khala.publish_for(grant, topic, batch).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),

@@ -20,7 +20,7 @@ use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Access, Append, Appended, Batch, Chain, Denied, Error, Grant, PublishLimited, Topic, TraceContext,
+    Access, Append, Appended, Batch, Chain, Error, Grant, Topic, TraceContext,
     telemetry::{self, Surface},
     without_byte_order_mark,
 };
@@ -94,6 +94,9 @@ where
     if server.is_closing() {
         return Err(draining());
     }
+    if let Some(topic) = &topic {
+        server.0.khala.check_new_topic(&grant, topic).await?;
+    }
     let stream = Stream {
         one: topic.map(|topic| Opened::new(server, topic)),
         trace: publish::trace(headers),
@@ -128,7 +131,7 @@ struct Stream {
     /// The topic of all lines; where there is none, each names its own.
     one: Option<Arc<Opened>>,
     trace: Option<TraceContext>,
-    /// How long a line may take to arrive, and to wait for the class's rate.
+    /// How long a line may take to arrive, and to wait for a rate.
     patience: Duration,
     line_bytes: usize,
     request_id: String,
@@ -157,14 +160,14 @@ struct Held {
     to: To,
     batch: Batch,
     since: Instant,
-    /// When the class's rate may let it through.
+    /// When the rates of its class and of its publisher may let it through.
     again: Instant,
 }
 
 enum To {
     Opened(Arc<Opened>),
-    /// It is being asked whether this one is open.
-    Unknown(Topic, BoxFuture<'static, Result<(), Denied>>),
+    /// It is being asked whether this one is open, and may be made if it is new.
+    Unknown(Topic, BoxFuture<'static, Result<(), Problem>>),
 }
 
 /// A line that was handed over, and what became of it.
@@ -300,7 +303,7 @@ impl Run {
                 () = closing.as_mut(), if self.reading => self.refuse_from(next, draining()),
                 answered = asked(&mut self.held), if self.reading && asking => match answered {
                     Ok(()) => self.opened(),
-                    Err(denied) => self.refuse_from(next, denied.into()),
+                    Err(problem) => self.refuse_from(next, problem),
                 },
                 () = sleep_until(again), if self.reading && self.held.is_some() && !asking => self.go_on(),
                 read = lines.next(), if self.reading && self.has_room() => {
@@ -396,7 +399,7 @@ impl Run {
                     To::Opened(_) => self.go_on(),
                     To::Unknown(_, asking) => match asking.as_mut().poll(cx) {
                         Poll::Ready(Ok(())) => self.opened(),
-                        Poll::Ready(Err(denied)) => self.refuse_from(self.line, denied.into()),
+                        Poll::Ready(Err(problem)) => self.refuse_from(self.line, problem),
                         Poll::Pending => {}
                     },
                 }
@@ -431,33 +434,32 @@ impl Run {
         }
     }
 
-    /// Hands a line to the journal, or gives it back if the class's rate does not let it through yet.
+    /// Hands a line to the journal, or gives it back if a rate does not let it through yet.
     fn offer(&mut self, mut held: Held) -> Result<Option<Held>, Problem> {
         let To::Opened(to) = &held.to else { return Ok(Some(held)) };
         let to = Arc::clone(to);
         let khala = &self.stream.server.0.khala;
         khala.check(&self.stream.grant)?;
-        match khala.check_publish(&to.topic, &held.batch) {
-            Ok(()) => {}
-            Err(limited @ PublishLimited::TooFast { retry_after, .. }) => {
-                held.again = Instant::now() + retry_after;
-                return if held.again > held.since + self.stream.patience {
-                    Err(limited.into())
-                } else {
-                    Ok(Some(held))
-                };
-            }
-            Err(limited) => return Err(limited.into()),
+        if let Err(limited) = khala.check_publish(&self.stream.grant, &to.topic, &held.batch) {
+            let Some(retry_after) = limited.retry_after() else { return Err(limited.into()) };
+            held.again = Instant::now() + retry_after;
+            return if held.again > held.since + self.stream.patience {
+                Err(limited.into())
+            } else {
+                Ok(Some(held))
+            };
         }
         if to.hashes {
             publish::check_hashes(&held.batch)?;
         }
         let Held { line, bytes, batch, .. } = held;
-        let (khala, finished) = (khala.clone(), Arc::clone(&self.finished));
+        let (khala, grant) = (khala.clone(), self.stream.grant.clone());
+        let finished = Arc::clone(&self.finished);
         // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
         // Without the runtime's budget, which could send it away before it has reached the store's queue.
         self.in_flight.set_out(unconstrained(async move {
-            let (answer, appended) = khala.append(&to.topic, batch.with_chain(to.chain.clone())).await;
+            let batch = batch.with_chain(to.chain.clone());
+            let (answer, appended) = khala.append_for(&grant, &to.topic, batch).await;
             lock(&finished).push((to.topic.clone(), appended));
             Done { line, bytes, to, answer }
         }));
@@ -552,15 +554,26 @@ impl Stream {
         Ok(Some(Held { line, bytes: text.len(), to, batch, since: now, again: now }))
     }
 
-    /// Asks whether a topic is open to who streams.
-    fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<(), Denied>> {
-        let (khala, grant) = (self.server.0.khala.clone(), self.grant.clone());
-        Box::pin(async move { khala.authorize(&grant, &topic, Access::Publish).await })
+    /// Asks whether a topic is open to who streams; if it is new, waits until they may make it.
+    fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<(), Problem>> {
+        let (khala, grant, patience) = (self.server.0.khala.clone(), self.grant.clone(), self.patience);
+        Box::pin(async move {
+            khala.authorize(&grant, &topic, Access::Publish).await?;
+            let latest = Instant::now() + patience;
+            while let Err(limited) = khala.check_new_topic(&grant, &topic).await {
+                let again = Instant::now() + limited.retry_after().unwrap_or_default();
+                if again > latest {
+                    return Err(limited.into());
+                }
+                sleep_until(again).await;
+            }
+            Ok(())
+        })
     }
 }
 
 /// The answer to what is being asked about the line that is held.
-async fn asked(held: &mut Option<Held>) -> Result<(), Denied> {
+async fn asked(held: &mut Option<Held>) -> Result<(), Problem> {
     match held {
         Some(Held { to: To::Unknown(_, asking), .. }) => asking.await,
         _ => pending().await,

@@ -58,6 +58,9 @@ tier = "hot"
 replay_budget = "none"
 publish_per_second = "none"
 
+[limits]
+new_topics_per_principal = "none"
+
 # The generator does not beat.
 [sync]
 heartbeat_timeout_seconds = 3600

@@ -8,6 +8,7 @@ mod book;
 mod gate;
 mod options;
 mod pace;
+mod publishers;
 mod rate;
 mod shared;
 mod turns;
@@ -28,6 +29,7 @@ use self::{
 pub(crate) use self::{
     gate::Gate,
     pace::Pace,
+    publishers::Publishers,
     turns::{Turn, Turns, Waiter},
 };
 pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};

@@ -8,7 +8,7 @@ use super::rate::Rate;
 ///
 /// A principal is a token's subject. An address is one of IPv4, or a /64 of IPv6, which is what one host is given.
 /// Nothing that many share is limited by default: a fleet behind one address, and everybody coming back after a
-/// deploy, are ordinary.
+/// deploy, are ordinary. New topics are the exception: a topic costs the store something for as long as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdmissionOptions {
@@ -34,6 +34,12 @@ pub struct AdmissionOptions {
     pub frames_per_principal: Option<Rate>,
     /// Frames on all connections of one address.
     pub frames_per_address: Option<Rate>,
+    /// Updates that one principal publishes to all topics together, where [`check_publish`](crate::Khala::check_publish)
+    /// is asked.
+    pub publishes_per_principal: Option<Rate>,
+    /// Topics that one principal makes by publishing to them first, where
+    /// [`check_new_topic`](crate::Khala::check_new_topic) is asked.
+    pub new_topics_per_principal: Option<Rate>,
 }
 
 impl Default for AdmissionOptions {
@@ -45,6 +51,7 @@ impl Default for AdmissionOptions {
         Self {
             joins_per_connection: Some(const { rate(200, 2_048) }),
             frames_per_connection: Some(const { rate(500, 8_192) }),
+            new_topics_per_principal: Some(const { rate(50, 2_000) }),
             ..Self::unlimited()
         }
     }
@@ -65,6 +72,8 @@ impl AdmissionOptions {
             frames_per_connection: None,
             frames_per_principal: None,
             frames_per_address: None,
+            publishes_per_principal: None,
+            new_topics_per_principal: None,
         }
     }
 
@@ -142,6 +151,20 @@ impl AdmissionOptions {
     #[must_use]
     pub const fn with_frames_per_address(mut self, rate: Option<Rate>) -> Self {
         self.frames_per_address = rate;
+        self
+    }
+
+    /// Lets one principal publish updates that often.
+    #[must_use]
+    pub const fn with_publishes_per_principal(mut self, rate: Option<Rate>) -> Self {
+        self.publishes_per_principal = rate;
+        self
+    }
+
+    /// Lets one principal make topics that often.
+    #[must_use]
+    pub const fn with_new_topics_per_principal(mut self, rate: Option<Rate>) -> Self {
+        self.new_topics_per_principal = rate;
         self
     }
 

@@ -5,6 +5,7 @@
 
 use super::{Khala, finish::Finish};
 use crate::{
+    auth::Grant,
     error::Error,
     journal::{Append, Batch, Journal as _, Receipt},
     position::Cursor,
@@ -29,8 +30,7 @@ impl Khala {
     ///
     /// Updates without a hash are given one where the topic's class says so.
     ///
-    /// No limit of the topic's class applies: the application is trusted. For batches of others, ask
-    /// [`check_publish`](Self::check_publish) first.
+    /// No limit applies: the application is trusted. For batches of others, see [`publish_for`](Self::publish_for).
     ///
     /// # Cancellation
     /// What was begun is finished: a future that is dropped after it was polled still has the batch stored and announced, by
@@ -41,6 +41,25 @@ impl Khala {
     pub async fn publish(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let (khala, topic) = (self.clone(), topic.clone());
         Finish::new(self.clock(), async move { khala.append_and_announce(&topic, batch).await }).await
+    }
+
+    /// [`publish`](Self::publish) for the holder of `grant`, whose subject is charged if the batch makes its topic, also
+    /// where the future is dropped. Ask [`check_new_topic`](Self::check_new_topic) and
+    /// [`check_publish`](Self::check_publish) first.
+    ///
+    /// # Cancellation
+    /// As for [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub async fn publish_for(&self, grant: &Grant, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        let (khala, grant, topic) = (self.clone(), grant.clone(), topic.clone());
+        let publish = async move {
+            let append = khala.append_and_announce(&topic, batch).await?;
+            khala.charge_new_topic(&grant, &append);
+            Ok(append)
+        };
+        Finish::new(self.clock(), publish).await
     }
 
     async fn append_and_announce(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
@@ -69,6 +88,20 @@ impl Khala {
             Err(_) => ("error", 0, None),
         };
         (answer, Appended { outcome, updates, seconds, head })
+    }
+
+    /// [`append`](Self::append) for the holder of `grant`, as [`publish_for`](Self::publish_for) is.
+    pub async fn append_for(
+        &self,
+        grant: &Grant,
+        topic: &Topic,
+        batch: Batch,
+    ) -> (Result<Append, Error>, Appended) {
+        let (answer, appended) = self.append(topic, batch).await;
+        if let Ok(append) = &answer {
+            self.charge_new_topic(grant, append);
+        }
+        (answer, appended)
     }
 
     /// Counts and announces what was appended: of appends to one topic that stand next to each other, the furthest head.

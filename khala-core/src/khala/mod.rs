@@ -35,7 +35,7 @@ pub(crate) use self::{
     cursors::{Cursors, Place},
 };
 use crate::{
-    admission::{Admission, AdmissionOptions, Gate, Pace, ReplayOptions, Turns},
+    admission::{Admission, AdmissionOptions, Gate, Pace, Publishers, ReplayOptions, Turns},
     auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
     budget::MemoryBudget,
     class::{Classes, TopicClass},
@@ -102,6 +102,7 @@ struct Inner {
     hasher: RandomState,
     sweeper: Sweeper,
     published: Published,
+    publishers: Publishers,
     health: Health,
 }
 
@@ -254,6 +255,7 @@ impl KhalaBuilder {
             cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
             sweeper: self.sweeper.build(),
             published: Published::new(),
+            publishers: Publishers::new(self.admission),
             health: self.health,
         }))
     }

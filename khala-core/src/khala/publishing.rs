@@ -1,4 +1,5 @@
-//! How much others may publish: payloads of a size, updates at a rate, both by the topic's class.
+//! How much others may publish: payloads of a size and updates at a rate, both by the topic's class; updates and new
+//! topics at a rate, both by the publisher's subject.
 //!
 //! It stands before [`Khala::publish`] and not within it: the application that holds the handle is trusted, and whoever
 //! takes batches from others asks here first. What must stay true: what is refused takes nothing; a batch goes through
@@ -13,11 +14,12 @@ use std::{
 use super::Khala;
 use crate::{
     admission::{Book, Bucket, Rate},
+    auth::Grant,
     class::{Tier, TopicClass},
     clock::Moment,
-    journal::Batch,
+    journal::{Append, Batch, Journal as _},
     ledger::Violation,
-    telemetry,
+    telemetry::{self, SubjectLimit},
     topic::Topic,
     wire::Code,
 };
@@ -38,6 +40,17 @@ pub enum PublishLimited {
         /// The topic's class.
         class: String,
     },
+    /// The subject publishes more, to all topics together, than one subject may.
+    #[error(
+        "the token's subject publishes more than the {} updates a second that one subject may: try again in {} ms",
+        rate.per_second(), retry_after.as_millis()
+    )]
+    SubjectTooFast {
+        /// What one subject may.
+        rate: Rate,
+        /// After that long, in whole milliseconds, the batch is let through if the subject publishes nothing meanwhile.
+        retry_after: Duration,
+    },
     /// More is published to the topic than the class allows.
     #[error(
         "more is published to this topic than the {} updates a second of its class {class}: try again in {} ms",
@@ -53,6 +66,17 @@ pub enum PublishLimited {
         /// After that long, in whole milliseconds, the batch is let through if nobody else publishes meanwhile.
         retry_after: Duration,
     },
+    /// The topic is new, and the subject makes more new topics than one subject may.
+    #[error(
+        "the token's subject makes more than the {} new topics a second that one subject may: try again in {} ms",
+        rate.per_second(), retry_after.as_millis()
+    )]
+    TooManyNewTopics {
+        /// What one subject may.
+        rate: Rate,
+        /// After that long, in whole milliseconds, the topic is let through if the subject makes no other meanwhile.
+        retry_after: Duration,
+    },
 }
 
 impl PublishLimited {
@@ -60,14 +84,9 @@ impl PublishLimited {
     pub fn code(&self) -> Code {
         match self {
             Self::PayloadTooLarge { .. } => Code::PayloadTooLarge,
-            Self::TooFast { .. } => Code::PublishRateLimited,
-        }
-    }
-
-    fn violation(&self) -> Violation {
-        match self {
-            Self::PayloadTooLarge { .. } => Violation::PayloadTooLarge,
-            Self::TooFast { .. } => Violation::PublishRateLimited,
+            Self::SubjectTooFast { .. } | Self::TooFast { .. } | Self::TooManyNewTopics { .. } => {
+                Code::PublishRateLimited
+            }
         }
     }
 
@@ -75,7 +94,9 @@ impl PublishLimited {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::PayloadTooLarge { .. } => None,
-            Self::TooFast { retry_after, .. } => Some(*retry_after),
+            Self::SubjectTooFast { retry_after, .. }
+            | Self::TooFast { retry_after, .. }
+            | Self::TooManyNewTopics { retry_after, .. } => Some(*retry_after),
         }
     }
 }
@@ -143,24 +164,74 @@ impl Published {
 }
 
 impl Khala {
-    /// Whether somebody else's batch may be published to `topic` now, by the limits of its class; takes its updates from
-    /// them if it may. A topic of no class has none.
+    /// Whether a batch of the holder of `grant` may be published to `topic` now: by the limits of the topic's class, and
+    /// by [`publishes_per_principal`](crate::AdmissionOptions::publishes_per_principal). Takes its updates from them if
+    /// it may. A topic of no class has no limits of its own.
     ///
-    /// For whoever takes batches from others, before [`publish`](Self::publish), which has no limits. The rate is that of
-    /// the topic on this node, in updates. A batch goes through as soon as there is room for its first update; what is
-    /// over is owed, and the next one waits for it. So a batch may be larger than the burst, and over time the rate
-    /// holds. What then is not stored, as a duplicate or a conflict, was taken all the same: it costs the store as much.
+    /// For a host that takes batches from others, before [`publish_for`](Self::publish_for). The rates are those on this
+    /// node, in updates. A batch goes through as soon as there is room for its first update; what is over is owed, and
+    /// the next one waits for it. So a batch may be larger than the burst, and over time the rate holds. What then is
+    /// not stored, as a duplicate or a conflict, was taken all the same: it costs the store as much.
     ///
     /// # Errors
     /// [`PublishLimited`], with the limit, and with the time to wait where that helps. It has taken nothing.
-    pub fn check_publish(&self, topic: &Topic, batch: &Batch) -> Result<(), PublishLimited> {
-        let Some(class) = self.class_of(topic) else { return Ok(()) };
-        let taken = self.0.published.take(class, topic, batch, self.moment());
-        if let Err(limited) = &taken {
-            telemetry::publish_refused(class, limited.code());
-            self.0.ledger.violated(topic, limited.violation(), self.now());
+    pub fn check_publish(&self, grant: &Grant, topic: &Topic, batch: &Batch) -> Result<(), PublishLimited> {
+        let now = self.moment();
+        if let Some((rate, retry_after)) = self.0.publishers.wait_to_publish(grant.subject(), now) {
+            telemetry::subject_limited(SubjectLimit::Publishes);
+            return Err(PublishLimited::SubjectTooFast { rate, retry_after });
         }
-        taken
+        if let Some(class) = self.class_of(topic)
+            && let Err(limited) = self.0.published.take(class, topic, batch, now)
+        {
+            telemetry::publish_refused(class, limited.code());
+            let violation = match limited {
+                PublishLimited::PayloadTooLarge { .. } => Violation::PayloadTooLarge,
+                _ => Violation::PublishRateLimited,
+            };
+            self.0.ledger.violated(topic, violation, self.now());
+            return Err(limited);
+        }
+        // Several at the same moment may go past the burst together: that is owed too.
+        self.0.publishers.published(grant.subject(), batch.updates().len() as u64, now);
+        Ok(())
+    }
+
+    /// Whether the holder of `grant` may publish to `topic` if that is new, by
+    /// [`new_topics_per_principal`](crate::AdmissionOptions::new_topics_per_principal). A topic is new until its first
+    /// update is stored.
+    ///
+    /// For a host that takes batches from others: once before the first batch that a request, or a stream, has for a
+    /// topic. It takes nothing, for nobody knows yet whether the topic will be made:
+    /// [`publish_for`](Self::publish_for) charges for that afterwards. The journal is asked only while the subject may
+    /// make no topic. If it does not answer, the topic is let through, for then the batch will not be stored either.
+    ///
+    /// # Cancellation
+    /// A dropped future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`PublishLimited::TooManyNewTopics`], with the time to wait.
+    pub async fn check_new_topic(&self, grant: &Grant, topic: &Topic) -> Result<(), PublishLimited> {
+        let Some((rate, retry_after)) = self.0.publishers.wait_for_new_topic(grant.subject(), self.moment())
+        else {
+            return Ok(());
+        };
+        match self.journal().bounds(topic).await {
+            Ok(bounds) if bounds.head.as_u64() == 0 => {
+                telemetry::subject_limited(SubjectLimit::NewTopics);
+                Err(PublishLimited::TooManyNewTopics { rate, retry_after })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Charges the holder of `grant` for the topic that its append made, if it made one.
+    pub(super) fn charge_new_topic(&self, grant: &Grant, append: &Append) {
+        if let Append::Written(receipt) = append
+            && receipt.first.as_u64() == 1
+        {
+            self.0.publishers.made_topic(grant.subject(), self.moment());
+        }
     }
 }
 

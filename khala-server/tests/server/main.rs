@@ -15,6 +15,7 @@ mod history;
 mod hostile;
 #[cfg(feature = "jwks")]
 mod keys;
+mod limits;
 mod logs;
 mod mint;
 #[cfg(feature = "binary")]

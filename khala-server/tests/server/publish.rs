@@ -172,8 +172,9 @@ async fn what_comes_too_fast_is_told_when_to_come_back() {
     assert_eq!(post("t", 91).await.status, 201);
     let refused = post("t", 1).await;
     let problem = refused.problem(429, "khala_publish_rate_limited");
-    let facts = ["class", "tier", "limit_per_second", "retry_after_ms"].map(|name| problem[name].clone());
-    assert_eq!(facts, [json!("fallback"), json!("cold"), json!(90), json!(1_012)]);
+    let facts = ["limited_by", "class", "tier", "limit_per_second", "retry_after_ms"];
+    let facts = facts.map(|name| problem[name].clone());
+    assert_eq!(facts, [json!("topic"), json!("fallback"), json!("cold"), json!(90), json!(1_012)]);
     assert_eq!(refused.header("retry-after"), "2");
     assert_eq!(post("other", 1).await.status, 201, "each topic has its own");
     // What is wrong anyway takes nothing.

@@ -41,6 +41,10 @@ pub(crate) struct LimitSettings {
     pub(crate) frames_per_connection: Limit<RateSettings>,
     pub(crate) frames_per_principal: Limit<RateSettings>,
     pub(crate) frames_per_address: Limit<RateSettings>,
+    /// Updates that one subject publishes.
+    pub(crate) publishes_per_principal: Limit<RateSettings>,
+    /// Topics that one subject makes.
+    pub(crate) new_topics_per_principal: Limit<RateSettings>,
 }
 
 /// So many a second, and so many at once after a rest.
@@ -85,6 +89,8 @@ impl Default for LimitSettings {
             frames_per_connection: Limit::of(admission.frames_per_connection),
             frames_per_principal: Limit::of(admission.frames_per_principal),
             frames_per_address: Limit::of(admission.frames_per_address),
+            publishes_per_principal: Limit::of(admission.publishes_per_principal),
+            new_topics_per_principal: Limit::of(admission.new_topics_per_principal),
         }
     }
 }
@@ -109,6 +115,8 @@ impl LimitSettings {
             .with_frames_per_connection(self.frames_per_connection.rate())
             .with_frames_per_principal(self.frames_per_principal.rate())
             .with_frames_per_address(self.frames_per_address.rate())
+            .with_publishes_per_principal(self.publishes_per_principal.rate())
+            .with_new_topics_per_principal(self.new_topics_per_principal.rate())
     }
 }
 

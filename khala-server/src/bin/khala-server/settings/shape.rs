@@ -178,6 +178,8 @@ const LIMITS: Keys = &[
     ("frames_per_connection", Rate),
     ("frames_per_principal", Rate),
     ("frames_per_address", Rate),
+    ("publishes_per_principal", Rate),
+    ("new_topics_per_principal", Rate),
 ];
 
 const STORM: Keys = &[
