@@ -1,6 +1,6 @@
 //! The journal: the durable ordered log that everything else only hints at.
 //!
-//! The trait is small so that the laws can be whole: J1 to J20 in `conformance` say what each method must
+//! The trait is small so that the laws can be whole: J1 to J21 in `conformance` say what each method must
 //! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
 
 use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
@@ -30,8 +30,8 @@ use crate::{
 ///
 /// use async_trait::async_trait;
 /// use khala_core::{
-///     Append, Batch, Bounds, Error, Journal, Keep, ReadLimit, Replay, Start, Timestamp, Topic, TopicPage,
-///     Trimmed,
+///     Append, Batch, Bounds, DueAfter, DuePage, Error, Journal, Keep, ReadLimit, Replay, Settled, Start, Timestamp,
+///     Topic, TopicPage, Trimmed,
 /// };
 ///
 /// #[derive(Debug)]
@@ -74,6 +74,20 @@ use crate::{
 ///         limit: NonZeroUsize,
 ///     ) -> Result<TopicPage, Error> {
 ///         self.inner.topics(prefix, after, limit).await
+///     }
+///
+///     async fn due(
+///         &self,
+///         rules: u64,
+///         after: Option<&DueAfter>,
+///         until: Timestamp,
+///         limit: NonZeroUsize,
+///     ) -> Result<DuePage, Error> {
+///         self.inner.due(rules, after, until, limit).await
+///     }
+///
+///     async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+///         self.inner.settle(rules, settled).await
 ///     }
 /// }
 /// ```
@@ -144,6 +158,46 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
         after: Option<&str>,
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error>;
+
+    /// The topics that are to be looked at for what may go: those that are due at `until` or before, in order of the moments and
+    /// then of the names, at most `limit` of those that follow `after`.
+    ///
+    /// A topic is due from its first append on, until it is [settled](Self::settle), and again from its next append on (J21).
+    /// Where topics were settled under other rules than these, all are due, at whatever moment.
+    ///
+    /// A journal that does not say otherwise settles nothing: all its topics are due, always.
+    ///
+    /// # Errors
+    /// An [`Error`] when they cannot be read now.
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        let _ = (rules, until);
+        let page = self.topics("", after.map(|after| &*after.name), limit).await?;
+        let at = Timestamp::default();
+        Ok(DuePage {
+            topics: page.topics.into_iter().map(|(topic, bounds)| (at, topic, bounds)).collect(),
+            corrupt: page.corrupt,
+            next: page.next.map(|name| DueAfter { at, name }),
+        })
+    }
+
+    /// Says when topics are due next that have nothing to lose before, unless something is appended to them (J21): a topic whose
+    /// head is not the one that is named stays due.
+    ///
+    /// A topic is due earlier than said where a dedup key is to be forgotten earlier. What was settled under other rules is due
+    /// again, also when `settled` is empty. A dropped future may have settled some of them.
+    ///
+    /// # Errors
+    /// An [`Error`] when it is not known which are settled: looking once more is all that it costs.
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        let _ = (rules, settled);
+        Ok(())
+    }
 }
 
 /// Where a read starts.
@@ -246,6 +300,40 @@ pub struct TopicPage {
     pub corrupt: Vec<CorruptTopic>,
     /// The last name that was looked at, whoever's it was: the next page follows it. None where this page is the last.
     pub next: Option<String>,
+}
+
+/// Some topics that are due, in order of the moments and then of the names.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct DuePage {
+    /// The topics, with when each is due and what it holds.
+    pub topics: Vec<(Timestamp, Topic, Bounds)>,
+    /// What is stored of a topic and cannot be true.
+    pub corrupt: Vec<CorruptTopic>,
+    /// The last one that was looked at: the next page follows it. None where this page is the last.
+    pub next: Option<DueAfter>,
+}
+
+/// A place among the topics that are due: right after that one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct DueAfter {
+    /// When it is due.
+    pub at: Timestamp,
+    /// Its name.
+    pub name: String,
+}
+
+/// A topic that has nothing to lose for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a store must look at every field")]
+pub struct Settled {
+    /// The topic.
+    pub topic: Topic,
+    /// The head that it was looked at with.
+    pub head: Cursor,
+    /// From when on it is to be looked at again.
+    pub due: Timestamp,
 }
 
 /// A topic of which something is stored that no store has written.

@@ -18,8 +18,8 @@ use crate::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     journal::{
-        Append, Batch, Conflict, DEDUP_FOR, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start,
-        TopicPage, Trimmed, is_ahead,
+        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Receipt, Replay,
+        Settled, Start, TopicPage, Trimmed, is_ahead,
     },
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -50,6 +50,8 @@ pub struct MemoryJournal {
 #[derive(Clone, Debug, Default)]
 struct State {
     logs: BTreeMap<Topic, Log>,
+    /// Under which rules topics were settled.
+    rules: u64,
     checkpoints: BTreeMap<ProjectionName, BTreeMap<Entity, Checkpoint>>,
 }
 
@@ -59,6 +61,8 @@ struct Log {
     updates: VecDeque<Update>,
     documents: BTreeMap<DocKey, Update>,
     receipts: HashMap<DedupKey, (Receipt, [u8; 16], Timestamp)>,
+    /// From when on it is to be looked at for what may go.
+    due: Timestamp,
 }
 
 impl State {
@@ -103,6 +107,7 @@ impl State {
             seq = at.watermark().next();
         }
         log.bounds.head = receipt.last.watermark();
+        log.due = Timestamp::default();
         Ok(Append::Written(receipt))
     }
 
@@ -130,7 +135,14 @@ impl Log {
             updates: VecDeque::new(),
             documents: BTreeMap::new(),
             receipts: HashMap::new(),
+            due: Timestamp::default(),
         }
+    }
+
+    /// When the oldest dedup key may be forgotten whose updates are gone.
+    fn forgets_at(&self) -> Option<Timestamp> {
+        let gone = self.receipts.values().filter(|(receipt, ..)| self.bounds.floor.covers(receipt.last));
+        gone.map(|(_, _, at)| at.plus(DEDUP_FOR)).min()
     }
 
     /// The updates right after `after`, which must be within bounds.
@@ -286,6 +298,43 @@ impl Journal for MemoryJournal {
         let next = topics.last().filter(|_| topics.len() == limit.get());
         let next = next.map(|(topic, _)| topic.as_str().to_owned());
         Ok(TopicPage { topics, corrupt: Vec::new(), next })
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        let state = self.state();
+        let until = if rules == state.rules { until } else { Timestamp::from_millis(u64::MAX) };
+        let after = after.map(|after| (after.at, &*after.name));
+        let written = state.logs.iter().filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
+        let due = written.filter(|(topic, log)| {
+            log.due <= until && after.is_none_or(|after| (log.due, topic.as_str()) > after)
+        });
+        let mut topics: Vec<_> = due.map(|(topic, log)| (log.due, topic.clone(), log.bounds)).collect();
+        // Of one moment, they are in order of their names already.
+        topics.sort_by_key(|(at, ..)| *at);
+        topics.truncate(limit.get());
+        let next = topics.last().filter(|_| topics.len() == limit.get());
+        let next = next.map(|(at, topic, _)| DueAfter { at: *at, name: topic.as_str().to_owned() });
+        Ok(DuePage { topics, corrupt: Vec::new(), next })
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.rules != rules {
+            state.rules = rules;
+            state.logs.values_mut().for_each(|log| log.due = Timestamp::default());
+        }
+        for Settled { topic, head, due } in settled {
+            if let Some(log) = state.logs.get_mut(topic).filter(|log| log.bounds.at_head() == *head) {
+                log.due = log.forgets_at().map_or(*due, |forgets| forgets.min(*due));
+            }
+        }
+        Ok(())
     }
 }
 

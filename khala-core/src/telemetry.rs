@@ -305,8 +305,8 @@ pub(crate) fn swept(record: &SweepRecord, now: Timestamp) {
         let class = || SharedString::from(swept.class.clone());
         counter!(SWEPT_UPDATES, "class" => class()).increment(swept.updates);
         counter!(SWEPT_BYTES, "class" => class()).increment(swept.bytes);
-        // Without an oldest nothing is kept, or that is not known.
-        if whole || swept.oldest_kept.is_some() {
+        // Without an oldest nothing is kept of what was looked at, or that is not known.
+        if (whole && swept.topics > 0) || swept.oldest_kept.is_some() {
             // Below zero where a clock that was ahead stored it: an age of 0 would look healthy.
             let signed =
                 |oldest: Timestamp| now.since(oldest).as_secs_f64() - oldest.since(now).as_secs_f64();

@@ -27,6 +27,7 @@
 mod append;
 mod checkpoint;
 mod database;
+mod due;
 mod fanout;
 mod fault;
 mod options;

@@ -13,6 +13,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { text: include_str!("migrations/2.sql"), works_since: 1 },
     Migration { text: include_str!("migrations/3.sql"), works_since: 1 },
     Migration { text: include_str!("migrations/4.sql"), works_since: 1 },
+    Migration { text: include_str!("migrations/5.sql"), works_since: 1 },
 ];
 
 /// One step of the schema.
@@ -198,7 +199,7 @@ statements! {
                            WHERE t.topic = w.topic AND t.floor <= t.head AND t.head <= 9007199254740991 - w.updates
                            FOR NO KEY UPDATE SKIP LOCKED) AS t),
          moved AS (
-             UPDATE {khala}.topic t SET head = t.head + l.updates, bytes = t.bytes + l.bytes
+             UPDATE {khala}.topic t SET head = t.head + l.updates, bytes = t.bytes + l.bytes, due_at = 0
              FROM locked l WHERE t.topic_id = l.topic_id
              RETURNING t.topic_id, t.epoch, t.head, t.head - l.updates AS before, l.place),
          written AS (
@@ -225,7 +226,7 @@ statements! {
                  AS u (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload,
                        newest)),
          moved AS (
-             UPDATE {khala}.topic t SET head = m.head, bytes = t.bytes + m.bytes
+             UPDATE {khala}.topic t SET head = m.head, bytes = t.bytes + m.bytes, due_at = 0
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS m (topic_id, head, bytes)
              WHERE t.topic_id = m.topic_id),
          documents AS (
@@ -282,6 +283,36 @@ statements! {
     /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
     topics = "SELECT topic, epoch, floor, head FROM {khala}.topic
          WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND head <> 0 ORDER BY topic LIMIT $4";
+
+    /// The topics that are due, by the index on that, and all of them where they were put off under other rules (J21).
+    due = "SELECT t.topic, t.epoch, t.floor, t.head, t.due_at FROM {khala}.topic t
+         WHERE (t.due_at, t.topic) > ($1, $2) AND t.due_at <= $3 AND t.head <> 0 ORDER BY t.due_at, t.topic LIMIT $4";
+
+    /// Under which rules topics are put off.
+    rules = "SELECT rules FROM {khala}.meta";
+
+    /// The same, locked, so that one at a time puts topics off.
+    lock_rules = "SELECT rules FROM {khala}.meta FOR NO KEY UPDATE";
+
+    /// Names the rules under which topics are put off from here on.
+    set_rules = "UPDATE {khala}.meta SET rules = $1 WHERE rules <> $1";
+
+    /// Makes some topics due that were put off. Who has one of them locked appends to it, or puts it off under the rules that
+    /// are locked here: it is waited for.
+    unsettle = "UPDATE {khala}.topic SET due_at = 0 WHERE topic_id IN (
+             SELECT topic_id FROM {khala}.topic WHERE due_at > 0 ORDER BY topic LIMIT $1 FOR NO KEY UPDATE)";
+
+    /// Puts topics off that have not moved (J21), none further than until its oldest dedup key whose update is gone is to be
+    /// forgotten. Who has one of them locked appends to it, so it is due anyway: nobody is waited for.
+    settle = "WITH locked AS MATERIALIZED (
+             SELECT t.topic_id, s.head, s.due FROM {khala}.topic t
+             JOIN unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS s (topic, epoch, head, due) USING (topic)
+             WHERE t.epoch = s.epoch AND t.head = s.head
+             ORDER BY t.topic FOR NO KEY UPDATE OF t SKIP LOCKED)
+         UPDATE {khala}.topic t SET due_at = least(l.due, (
+             SELECT r.written_at + $5 FROM {khala}.receipt r
+             WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1))
+         FROM locked l WHERE t.topic_id = l.topic_id AND t.head = l.head";
 
     /// A document, a tombstone too (D1).
     document = "SELECT d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted, d.payload_hash, d.trace,

@@ -10,15 +10,16 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, Entity, Error,
-    Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations, Snapshot,
-    SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
-    telemetry,
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, DueAfter, DuePage,
+    Entity, Error, Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations,
+    Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed,
+    Update, Watermark, telemetry,
 };
 
 use crate::{
     checkpoint,
     database::Database,
+    due,
     options::PostgresOptions,
     read::Reader,
     revocation, schema,
@@ -149,6 +150,20 @@ impl Journal for PostgresStore {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         Ok(self.reader().topics(prefix, after, limit).await?)
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        Ok(due::page(&self.0.database, rules, after, until, limit).await?)
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        due::settle(&self.0.database, rules, settled).await
     }
 }
 

@@ -188,7 +188,7 @@ impl<'c> Group<'c> {
             Some(row) => *row,
             None => {
                 conn.prepare_cached(sql::ADD_TOPIC)?.execute(params![topic.as_str(), int(epoch.bits())])?;
-                TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0 }
+                TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0, put_off: false }
             }
         };
         let written = write(statements, row.id, batch, &receipt, now)?;
@@ -215,6 +215,11 @@ impl<'c> Group<'c> {
         let mark: i64 = conn.prepare_cached(sql::NEXT_MARK)?.query_row([], |row| row.get(0))?;
         let mut move_head = conn.prepare_cached(sql::MOVE_HEAD)?;
         for row in moved {
+            if row.put_off {
+                let mut move_head = conn.prepare_cached(sql::MOVE_HEAD_DUE)?;
+                move_head.execute(params![row.id, int(row.bounds.head.as_u64()), int(row.bytes), mark])?;
+                continue;
+            }
             move_head.execute(params![row.id, int(row.bounds.head.as_u64()), int(row.bytes), mark])?;
         }
         Ok(())

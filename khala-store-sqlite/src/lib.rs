@@ -63,6 +63,7 @@
 mod append;
 mod checkpoint;
 mod connection;
+mod due;
 mod fault;
 mod operator;
 mod options;

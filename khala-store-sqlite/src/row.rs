@@ -20,6 +20,8 @@ pub(crate) struct TopicRow {
     pub(crate) bounds: Bounds,
     /// What the updates that are kept count, together.
     pub(crate) bytes: u64,
+    /// Whether it was put off, and is not due.
+    pub(crate) put_off: bool,
 }
 
 impl TopicRow {
@@ -33,7 +35,7 @@ impl TopicRow {
         let (bounds, bytes): (_, i64) = (bounds(row, 1)?, row.get(4)?);
         let bytes = u64::try_from(bytes)
             .map_err(|_| Fault::corrupt(format!("the topic {topic} is said to hold {bytes} bytes")))?;
-        Ok(Self { id: row.get(0)?, bounds, bytes })
+        Ok(Self { id: row.get(0)?, bounds, bytes, put_off: row.get::<_, i64>(5)? != 0 })
     }
 }
 

@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// Each takes the schema from the version that is its index to the next.
-const MIGRATIONS: [&str; 5] =
-    [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3, sql::MIGRATE_4, sql::MIGRATE_5];
+const MIGRATIONS: [&str; 6] =
+    [sql::MIGRATE_1, sql::MIGRATE_2, sql::MIGRATE_3, sql::MIGRATE_4, sql::MIGRATE_5, sql::MIGRATE_6];
 
 /// The version that this code works with.
 const VERSION: usize = MIGRATIONS.len();
@@ -225,6 +225,7 @@ mod tests {
             ),
             ("ALTER TABLE khala_topic ADD COLUMN mine TEXT", "column khala_topic.mine is unexpected"),
             ("DROP INDEX khala_topic_moved", "table khala_topic has no index on (moved)"),
+            ("DROP INDEX khala_topic_due", "table khala_topic has no index on (due_at, topic)"),
             ("DROP TABLE khala_revocation", "table khala_revocation is missing"),
             ("DROP TABLE khala_sweep", "table khala_sweep is missing"),
             ("DROP TABLE khala_checkpoint", "table khala_checkpoint is missing"),

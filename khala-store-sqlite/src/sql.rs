@@ -127,6 +127,12 @@ CREATE TABLE khala_checkpoint (
 /// receipts of before.
 pub(crate) const MIGRATE_5: &str = "ALTER TABLE khala_receipt ADD COLUMN content BLOB";
 
+/// Schema version 6: from when on a topic is looked at for what may go. A row that says nothing is due.
+pub(crate) const MIGRATE_6: &str = "
+ALTER TABLE khala_topic ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX khala_topic_due ON khala_topic (due_at, topic);
+";
+
 /// Records the version that a migration reached, in the migration's own transaction.
 pub(crate) const SET_VERSION: &str = "INSERT INTO khala_meta (name, value) VALUES ('schema_version', ?1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -191,7 +197,8 @@ pub(crate) const RELEASE: &str = "RELEASE khala_append";
 pub(crate) const ROLLBACK_TO: &str = "ROLLBACK TO khala_append; RELEASE khala_append";
 
 /// A topic as it stands: read once per topic and group.
-pub(crate) const TOPIC: &str = "SELECT topic_id, epoch, floor, head, bytes FROM khala_topic WHERE topic = ?1";
+pub(crate) const TOPIC: &str =
+    "SELECT topic_id, epoch, floor, head, bytes, due_at FROM khala_topic WHERE topic = ?1";
 
 /// A topic's first append makes its row, with the epoch that it had while untouched (J16).
 pub(crate) const ADD_TOPIC: &str =
@@ -203,6 +210,10 @@ pub(crate) const NEXT_MARK: &str = "SELECT coalesce(max(moved), 0) + 1 FROM khal
 /// The head moves in the transaction that stores the updates up to it (J6, J7): once per topic and group.
 pub(crate) const MOVE_HEAD: &str =
     "UPDATE khala_topic SET head = ?2, bytes = ?3, moved = ?4 WHERE topic_id = ?1";
+
+/// The same of a topic that was put off: it is due again (J21).
+pub(crate) const MOVE_HEAD_DUE: &str =
+    "UPDATE khala_topic SET head = ?2, bytes = ?3, moved = ?4, due_at = 0 WHERE topic_id = ?1";
 
 /// One update of the log. `UNIQUE (topic_id, seq)` stands behind J1 and J8.
 pub(crate) const ADD_UPDATE: &str =
@@ -261,6 +272,27 @@ pub(crate) const OLDEST: &str =
 /// The first update after another that was published by then: where clocks that were ahead end.
 pub(crate) const NEXT_PUBLISHED_BY: &str = "SELECT seq, published_at FROM khala_update
      WHERE topic_id = ?1 AND seq > ?2 AND published_at <= ?3 ORDER BY seq LIMIT 1";
+/// Under which rules topics were put off.
+pub(crate) const RULES: &str = "SELECT value FROM khala_meta WHERE name = 'rules'";
+
+/// Names the rules under which topics are put off from here on; what was put off under others is due by then (J21).
+pub(crate) const SET_RULES: &str = "INSERT INTO khala_meta (name, value) VALUES ('rules', ?1)
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+/// Makes some topics due that were put off.
+pub(crate) const UNSETTLE: &str = "UPDATE khala_topic SET due_at = 0 WHERE topic_id IN (
+         SELECT topic_id FROM khala_topic WHERE due_at > 0 LIMIT ?1)";
+
+/// Puts a topic off, unless it has moved (J21), and no further than until its oldest dedup key whose update is gone is to be
+/// forgotten.
+pub(crate) const SETTLE: &str = "UPDATE khala_topic SET due_at = min(?4, coalesce((
+         SELECT r.written_at + ?5 FROM khala_receipt AS r
+         WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4))
+     WHERE topic = ?1 AND epoch = ?2 AND head = ?3";
+
+/// The topics that are due, by the index on that.
+pub(crate) const DUE: &str = "SELECT topic, epoch, floor, head, due_at FROM khala_topic
+     WHERE (due_at, topic) > (?1, ?2) AND due_at <= ?3 AND head <> 0 ORDER BY due_at, topic LIMIT ?4";
 
 /// Removes the oldest updates, and nothing else (J13).
 pub(crate) const REMOVE_UPDATES: &str = "DELETE FROM khala_update WHERE topic_id = ?1 AND seq <= ?2";

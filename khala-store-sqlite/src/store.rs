@@ -11,14 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, Entity,
-    Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
-    Revocations, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed,
-    Update, Watch, Watermark,
+    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, DueAfter,
+    DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit,
+    Replay, Revocation, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp,
+    Topic, TopicPage, Trimmed, Update, Watch, Watermark,
 };
 
 use crate::{
-    checkpoint, connection,
+    checkpoint, connection, due,
     fault::{BACKEND, Fault},
     options::SqliteOptions,
     read,
@@ -167,6 +167,29 @@ impl Journal for SqliteStore {
     ) -> Result<TopicPage, Error> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.0.readers.ask(move |conn| read::topics(conn, &prefix, after.as_deref(), limit)).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        let after = after.cloned();
+        self.0.readers.ask(move |conn| due::page(conn, rules, after.as_ref(), until, limit)).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        let settled: Arc<[Settled]> = settled.into();
+        loop {
+            // In steps, so that what else is to be written goes in between.
+            let settled = Arc::clone(&settled);
+            match self.0.writer.change(move |conn| due::settle(conn, rules, &settled)).await? {
+                Next::Step => {}
+                Next::Done => return Ok(()),
+            }
+        }
     }
 }
 

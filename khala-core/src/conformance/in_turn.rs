@@ -13,7 +13,10 @@ use crate::{
     auth::{Revocation, Revocations},
     documents::{Documents, Snapshot, SnapshotFrom},
     error::Error,
-    journal::{Append, Batch, Journal, Keep, ReadLimit, Replay, Start, TopicPage, Trimmed},
+    journal::{
+        Append, Batch, DueAfter, DuePage, Journal, Keep, ReadLimit, Replay, Settled, Start, TopicPage,
+        Trimmed,
+    },
     node::NodeId,
     position::{Bounds, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -104,6 +107,20 @@ impl<W: Ways> Journal for InTurn<W> {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         self.store().topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.store().due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.store().settle(rules, settled).await
     }
 }
 

@@ -20,6 +20,7 @@ pub mod append;
 pub mod checkpoints;
 pub mod cursors;
 pub mod documents;
+pub mod due;
 pub mod durability;
 mod in_turn;
 pub mod order;
@@ -97,17 +98,29 @@ pub struct Capabilities {
     pub survives_kill: bool,
     /// Whether a lead of sweeps ends with the process that has it, so that another need not wait for its time.
     pub lead_ends_with_its_node: bool,
+    /// Whether topics that have nothing to lose can be put off ([`Journal::settle`]).
+    pub puts_topics_off: bool,
 }
 
 impl Capabilities {
     /// A store that forgets everything when it is closed.
     pub const fn volatile() -> Self {
-        Self { survives_reopening: false, survives_kill: false, lead_ends_with_its_node: true }
+        Self {
+            survives_reopening: false,
+            survives_kill: false,
+            lead_ends_with_its_node: true,
+            puts_topics_off: true,
+        }
     }
 
     /// A store that holds what it acknowledged, whatever happens to its process.
     pub const fn durable() -> Self {
-        Self { survives_reopening: true, survives_kill: true, lead_ends_with_its_node: false }
+        Self {
+            survives_reopening: true,
+            survives_kill: true,
+            lead_ends_with_its_node: false,
+            puts_topics_off: true,
+        }
     }
 
     /// Says whether what it holds is there after closing and opening.
@@ -128,6 +141,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_lead_ends_with_its_node(mut self, yes: bool) -> Self {
         self.lead_ends_with_its_node = yes;
+        self
+    }
+
+    /// Says whether topics can be put off.
+    #[must_use]
+    pub const fn with_puts_topics_off(mut self, yes: bool) -> Self {
+        self.puts_topics_off = yes;
         self
     }
 }
@@ -298,6 +318,7 @@ macro_rules! __each_law {
             durability::j18_acknowledged_means_durable,
             trim::j19_a_plan_is_what_a_trim_then_does,
             append::j20_nothing_is_stored_behind_what_was_not,
+            due::j21_a_topic_with_something_to_trim_is_due,
             documents::d1_a_document_is_the_newest_update_of_its_key,
             documents::d2_a_tombstone_is_in_the_log_only,
             documents::d3_snapshot_plus_log_converges,

@@ -15,7 +15,10 @@ use crate::{
     clock::Moment,
     documents::Documents,
     error::Error,
-    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, TopicPage, Trimmed},
+    journal::{
+        Append, Batch, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Replay, Settled, Start, TopicPage,
+        Trimmed,
+    },
     position::Bounds,
     tail::{Followed, TailJournal, TailOptions, Wanted},
     topic::Topic,
@@ -129,5 +132,19 @@ impl Journal for FollowedJournal {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         self.tail.topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.tail.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.tail.settle(rules, settled).await
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod appending;
 mod connections;
 mod cursors;
+mod due;
 mod finish;
 mod lead;
 mod publishing;

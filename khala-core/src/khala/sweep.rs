@@ -1,8 +1,9 @@
-//! The handle's sweeper: plans for every topic, asks the guard, and trims what is due, topic by topic.
+//! The handle's sweeper: plans for every topic that is due, asks the guard, and trims what has something to lose, topic by topic.
 //!
 //! It owns the order of things and no rule: [`Retention`] says what is kept, the journal trims in steps of its own. What
 //! must stay true: memory is bounded however many topics there are, and a run that ends early, for whatever reason, has
-//! done whole trims only, so that the next one goes on from there.
+//! done whole trims only, so that the next one goes on from there. What loses nothing is put off, so that the next one does not look
+//! at it.
 
 use std::{
     collections::VecDeque,
@@ -16,12 +17,12 @@ use std::{
 
 use futures::{FutureExt as _, pin_mut, select_biased};
 
-use super::{Khala, KhalaBuilder, LeftBehind};
+use super::{Khala, KhalaBuilder, LeftBehind, due};
 use crate::{
     class::TopicClass,
-    clock::{Moment, Now},
+    clock::Now,
     error::{Error, ErrorKind},
-    journal::{CorruptTopic, DEDUP_FOR, Journal as _, Keep, Trimmed, is_ahead},
+    journal::{CorruptTopic, DueAfter, Journal as _, Keep, Settled, is_ahead},
     node::NodeId,
     position::{Bounds, Cursor, Watermark},
     retention::{
@@ -48,7 +49,7 @@ const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zer
 #[derive(Debug)]
 pub(super) struct Sweeper {
     pub(super) node: NodeId,
-    retention: Arc<dyn Retention>,
+    pub(super) retention: Arc<dyn Retention>,
     pub(super) sweeps: Arc<dyn Sweeps>,
     pub(super) options: SweepOptions,
     state: Mutex<State>,
@@ -58,8 +59,6 @@ pub(super) struct Sweeper {
 struct State {
     /// Until when this node leads, while a sweep of its own is under way.
     leads_until: Option<Timestamp>,
-    /// When topics were last trimmed that had nothing to lose but old dedup keys.
-    tidied_at: Option<Moment>,
     /// Records that could not be stored yet, as on a full disk; oldest first.
     unrecorded: VecDeque<SweepRecord>,
 }
@@ -123,15 +122,19 @@ struct Due {
     topic: Topic,
     keep: Keep,
     floor: Watermark,
+    /// The head that was planned for.
+    head: Cursor,
     /// The floor that it gets, at least.
     planned: Cursor,
 }
 
-/// What is to be trimmed, in order of the topics' names.
+/// What is to be trimmed, in the order in which it was found.
 #[derive(Debug, Default)]
 struct Dues {
     due: Vec<Due>,
-    /// Whether there is more to be trimmed after the last of them.
+    /// Where the last of them was found.
+    last: Option<DueAfter>,
+    /// Whether there is more to be trimmed after it.
     more: bool,
 }
 
@@ -211,20 +214,21 @@ impl Khala {
         let (now, mut tally) = (self.now(), Tally::new(&self.0.classes));
         self.look(now, None, |seen| {
             match seen {
-                Seen::Topic(planned, _) => tally.plan(&planned),
+                Seen::Topic(planned, ..) => tally.plan(&planned),
                 Seen::Corrupt(name, error) => tally.corrupt(name, error),
                 Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
             }
-            ControlFlow::Continue(())
+            ControlFlow::Continue(None)
         })
         .await?;
         telemetry::sweep_planned(tally.stale.connected + tally.stale.seen);
         Ok(tally.into_plan(now, self.0.sweeper.options.guard))
     }
 
-    /// Trims every topic to what is kept of it, and records the run.
+    /// Trims every topic that is due to what is kept of it, and records the run.
     ///
-    /// First all topics are planned for. If that leaves more cursors behind than the guard allows, and the order is not
+    /// Due is what may have something to lose: what was appended to since it was last looked at, what has updates that became too
+    /// old, what nobody has looked at for a week, and everything where the rules have changed. First all of them are planned for. If that leaves more cursors behind than the guard allows, and the order is not
     /// forced, nothing goes. A topic that cannot be trimmed fails the run and does not end it; several in a row do.
     ///
     /// A dropped future ends the run where it is, without a record. Another node can sweep then when the lead has ended;
@@ -349,10 +353,14 @@ impl Khala {
     /// Plans, asks the guard, trims. What was done is in `tally`, however it ends.
     async fn run(&self, order: SweepOrder, now: Timestamp, tally: &mut Tally) -> Result<Ended, Error> {
         let sweeper = &self.0.sweeper;
-        let (tidied_at, moment) = (sweeper.state().tidied_at, self.moment());
-        let tidies = tidied_at.is_none_or(|at| moment.since(at) >= DEDUP_FOR);
-        let is_due =
-            |plan: &Trimmed, floor: Watermark| plan.updates > 0 || (tidies && floor > Watermark::ORIGIN);
+        // Where something is gone, there may be dedup keys of it.
+        let loses =
+            |planned: &Planned<'_>| planned.plan.updates > 0 || planned.bounds.floor > Watermark::ORIGIN;
+        let put_off = |planned: &Planned<'_>, keep: &Keep| {
+            self.put_off(planned.topic, planned.bounds.at_head(), keep, planned.plan.oldest, now)
+        };
+        // What was put off under other rules is due from here on.
+        self.settle(&[]).await;
 
         let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
         let (mut ahead, mut ahead_topics) = (None, 0);
@@ -364,17 +372,20 @@ impl Khala {
                 ahead.get_or_insert_with(|| (planned.topic.clone(), at));
             }
             match seen {
-                Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
+                Seen::Topic(planned, keep, at) if loses(&planned) => {
                     left.connected += planned.left.connected;
                     left.seen += planned.left.seen;
                     tally.expect(planned.class);
-                    dues.take(&planned, keep);
+                    dues.take(&planned, keep, at);
                 }
-                Seen::Topic(planned, _) => tally.plan(&planned),
+                Seen::Topic(planned, keep, _) => {
+                    tally.plan(&planned);
+                    return ControlFlow::Continue(put_off(&planned, &keep));
+                }
                 Seen::Corrupt(name, error) => tally.corrupt(name, error),
                 Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
             }
-            ControlFlow::Continue(())
+            ControlFlow::Continue(None)
         })
         .await?;
         Self::tell_of_clocks(ahead, ahead_topics, now);
@@ -385,31 +396,30 @@ impl Khala {
         }
 
         loop {
-            let Dues { due, more } = std::mem::take(&mut dues);
-            let last = due.last().map(|due| due.topic.as_str().to_owned());
+            let Dues { due, last, more } = std::mem::take(&mut dues);
             self.trim_all(due, now, tally).await?;
             if !more {
                 break;
             }
             self.look(now, last, |seen| {
                 match seen {
-                    Seen::Topic(planned, keep) if is_due(&planned.plan, planned.bounds.floor) => {
-                        dues.take(&planned, keep);
+                    Seen::Topic(planned, keep, at) if loses(&planned) => {
+                        dues.take(&planned, keep, at);
                         if dues.more {
                             return ControlFlow::Break(());
                         }
                     }
-                    Seen::Topic(planned, _) => tally.trimmed(planned.class, &planned.plan),
+                    Seen::Topic(planned, keep, _) => {
+                        tally.trimmed(planned.class, &planned.plan);
+                        return ControlFlow::Continue(put_off(&planned, &keep));
+                    }
                     // It was counted when all were planned for.
                     Seen::Corrupt(..) => {}
                     Seen::Unread(topic, _, error) => tally.failed(topic.as_str(), error),
                 }
-                ControlFlow::Continue(())
+                ControlFlow::Continue(None)
             })
             .await?;
-        }
-        if tidies && tally.error.is_none() {
-            sweeper.state().tidied_at = Some(moment);
         }
         Ok(Ended::Done)
     }
@@ -430,8 +440,8 @@ impl Khala {
 
     /// Trims one after the other. A journal trims in steps, so that appends go in between.
     async fn trim_all(&self, due: Vec<Due>, now: Timestamp, tally: &mut Tally) -> Result<(), Error> {
-        let mut failures = 0;
-        for Due { topic, keep, floor, planned } in due {
+        let (mut failures, mut settled) = (0, Vec::new());
+        for Due { topic, keep, floor, head, planned } in due {
             let class = self.0.classes.of(&topic).map(|class| &**class);
             // Not past what the guard was asked about, whatever was appended since: that goes with the next sweep.
             let most = keep.not_past.map_or(planned.watermark, |held| held.min(planned.watermark));
@@ -447,37 +457,49 @@ impl Khala {
                         let to = planned.watermark;
                         let short = format!("its trim ended at {reached}, and not at {to}");
                         tally.failed(topic.as_str(), &short);
+                    } else {
+                        settled.extend(self.put_off(&topic, head, &keep, trimmed.oldest, now));
                     }
                 }
                 Err(error) => {
                     failures = failed_in_a_row(failures, &error);
                     tally.failed(topic.as_str(), &error);
                     if failures == FAILURES_IN_A_ROW {
+                        self.settle(&settled).await;
                         return Err(error);
                     }
                 }
             }
+            if settled.len() == due::SETTLED_AT_ONCE {
+                self.settle(&std::mem::take(&mut settled)).await;
+            }
             breathe().await;
+        }
+        if !settled.is_empty() {
+            self.settle(&settled).await;
         }
         Ok(())
     }
 
-    /// Plans for every topic after `after`, in order of their names, and shows each to `see` until that says to stop.
+    /// Plans for every topic that is due, from `after` on, and shows each to `see` until that says to stop. What it gives back is
+    /// put off.
     async fn look(
         &self,
         now: Timestamp,
-        mut after: Option<String>,
-        mut see: impl FnMut(Seen<'_>) -> ControlFlow<()> + Send,
+        mut after: Option<DueAfter>,
+        mut see: impl FnMut(Seen<'_>) -> ControlFlow<(), Option<Settled>> + Send,
     ) -> Result<(), Error> {
-        let mut failures = 0;
+        let (rules, ever) = (self.rules(), Timestamp::from_millis(u64::MAX));
+        let (mut until, mut failures) = (now, 0);
         loop {
-            let page = self.0.tail.topics("", after.as_deref(), PAGE).await?;
+            let page = self.0.tail.due(rules, after.as_ref(), until, PAGE).await?;
+            let mut settled = Vec::new();
             for CorruptTopic { name, error } in &page.corrupt {
                 if see(Seen::Corrupt(name, error)).is_break() {
                     return Ok(());
                 }
             }
-            for (topic, bounds) in &page.topics {
+            for (at, topic, bounds) in &page.topics {
                 let class = self.0.classes.of(topic).map(|class| &**class);
                 let keep = self.keep(topic, class, *bounds, now);
                 let seen = match self.0.tail.plan_trim(topic, keep, now).await {
@@ -487,7 +509,7 @@ impl Khala {
                             0 => LeftBehind::default(),
                             _ => self.newly_behind(topic, bounds.floor, plan.bounds.at_floor()),
                         };
-                        see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep))
+                        see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep, *at))
                     }
                     Err(error) => {
                         failures = failed_in_a_row(failures, &error);
@@ -497,15 +519,25 @@ impl Khala {
                         see(Seen::Unread(topic, class, &error))
                     }
                 };
-                if seen.is_break() {
-                    return Ok(());
+                match seen {
+                    ControlFlow::Continue(done) => settled.extend(done),
+                    ControlFlow::Break(()) => return Ok(()),
                 }
                 breathe().await;
             }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
+            if !settled.is_empty() {
+                self.settle(&settled).await;
             }
+            let last = page.topics.last().map(|(at, topic, _)| place(*at, topic)).or(after);
+            after = match page.next {
+                Some(next) => Some(next),
+                None if until == ever => return Ok(()),
+                // What a clock put off that was ahead.
+                None => {
+                    until = ever;
+                    last.max(Some(due::horizon(now)))
+                }
+            };
         }
     }
 
@@ -553,8 +585,8 @@ impl Khala {
 
 /// What a look at a topic found.
 enum Seen<'a> {
-    /// What would go of it, under what is to be kept.
-    Topic(Planned<'a>, Keep),
+    /// What would go of it, under what is to be kept, and since when it is due.
+    Topic(Planned<'a>, Keep, Timestamp),
     /// Something that no store has written, under a name that may be none.
     Corrupt(&'a str, &'a Error),
     /// Nothing: it could not be read.
@@ -562,18 +594,24 @@ enum Seen<'a> {
 }
 
 impl Dues {
-    fn take(&mut self, planned: &Planned<'_>, keep: Keep) {
+    fn take(&mut self, planned: &Planned<'_>, keep: Keep, at: Timestamp) {
         if self.due.len() == DUE_MOST {
             self.more = true;
             return;
         }
+        self.last = Some(place(at, planned.topic));
         self.due.push(Due {
             topic: planned.topic.clone(),
             keep,
             floor: planned.bounds.floor,
+            head: planned.bounds.at_head(),
             planned: planned.plan.bounds.at_floor(),
         });
     }
+}
+
+fn place(at: Timestamp, topic: &Topic) -> DueAfter {
+    DueAfter { at, name: topic.as_str().to_owned() }
 }
 
 /// How a turn of the schedule ended.
@@ -623,7 +661,7 @@ async fn breathe() {
 }
 
 /// A random part of `whole`.
-fn random_part(whole: Duration) -> Duration {
+pub(super) fn random_part(whole: Duration) -> Duration {
     let mut bits = [0; 4];
     // Without randomness, nodes that were started together stay together.
     if getrandom::fill(&mut bits).is_err() {

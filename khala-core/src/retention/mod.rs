@@ -83,6 +83,14 @@ impl Facts {
 pub trait Retention: fmt::Debug + Send + Sync + 'static {
     /// What is kept of `topic`, which is of that class. A topic of no class is not asked about: all of it is kept.
     fn keep(&self, topic: &Topic, class: &TopicClass, facts: &Facts) -> Keep;
+
+    /// Whether the answer changes only with the classes, with what is appended, and by a limit of [`not_past`](Keep::not_past) that
+    /// it has set: then a topic that has nothing to lose is not looked at again before its oldest update is too old.
+    ///
+    /// Without, every sweep asks about every topic.
+    fn lasts(&self) -> bool {
+        false
+    }
 }
 
 /// Keeps what the class says ([`TopicClass::retain`]), whoever follows the topic.
@@ -95,6 +103,10 @@ impl Retention for ClassRetention {
         let mut keep = Keep::everything();
         (keep.age, keep.updates, keep.bytes) = (class.retain.age, class.retain.updates, class.retain.bytes);
         keep
+    }
+
+    fn lasts(&self) -> bool {
+        true
     }
 }
 

@@ -98,8 +98,8 @@ pub struct ClassSwept {
     pub updates: u64,
     /// Bytes that they were.
     pub bytes: u64,
-    /// When the oldest update of the class that is kept afterwards was published. None: nothing is kept, or the run
-    /// ended before that was known.
+    /// When the oldest update was published that is kept afterwards of the topics that were looked at. None: nothing is kept, or the
+    /// run ended before that was known.
     pub oldest_kept: Option<Timestamp>,
 }
 

@@ -46,7 +46,10 @@ use crate::{
     class::Classes,
     clock::{Clock, Moment},
     error::Error,
-    journal::{Append, Batch, Journal, Keep, Page, ReadLimit, Replay, Start, TopicPage, Trimmed},
+    journal::{
+        Append, Batch, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Replay, Settled, Start, TopicPage,
+        Trimmed,
+    },
     position::{Bounds, Cursor, Stale, StaleReason},
     telemetry,
     topic::Topic,
@@ -700,5 +703,24 @@ impl Journal for TailJournal {
             self.learn(topic, *bounds, 0);
         }
         Ok(page)
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        let page = self.journal.due(rules, after, until, limit).await?;
+        for (_, topic, bounds) in &page.topics {
+            // As of a listing: one read of many topics is evidence of none.
+            self.learn(topic, *bounds, 0);
+        }
+        Ok(page)
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.journal.settle(rules, settled).await
     }
 }

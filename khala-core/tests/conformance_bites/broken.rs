@@ -20,9 +20,10 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, Error, Journal, Keep, Kind,
-    MemoryJournal, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Snapshot, SnapshotFrom, Stale,
-    StaleReason, Start, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
+    Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, DueAfter, DuePage, Epoch, Error,
+    Journal, Keep, Kind, MemoryJournal, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Settled,
+    Snapshot, SnapshotFrom, Stale, StaleReason, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
+    Watermark,
     conformance::{Capabilities, Harness, Place},
 };
 use tokio::{sync::Mutex, time::sleep};
@@ -530,6 +531,31 @@ impl Journal for Inner {
                 Ok(page)
             }
             _ => self.whole.topics(prefix, after, limit).await,
+        }
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        let rules = if self.fault == Fault::RulesForgotten { 1 } else { rules };
+        self.whole.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        match self.fault {
+            Fault::PutsOffWhatCame => {
+                let mut settled = settled.to_vec();
+                for settled in &mut settled {
+                    settled.head = self.whole.bounds(&settled.topic).await?.at_head();
+                }
+                self.whole.settle(rules, &settled).await
+            }
+            Fault::RulesForgotten => self.whole.settle(1, settled).await,
+            _ => self.whole.settle(rules, settled).await,
         }
     }
 }

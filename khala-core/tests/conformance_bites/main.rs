@@ -118,6 +118,10 @@ bites! {
     a_plan_that_counts_all: PlanCountsAll => "J19",
     /// A plan forgets the names that a trim would forget.
     a_plan_that_forgets: PlanForgetsNames => "J19",
+    /// What came since a topic was looked at is put off with it.
+    putting_off_what_came: PutsOffWhatCame => "J21",
+    /// What was put off under other rules stays so.
+    rules_that_are_forgotten: RulesForgotten => "J21",
     /// A conflict of one document leaves the rest of the batch.
     half_a_conflict: ConflictWritesRest => "D1",
     /// Documents that are gone are in the snapshot.

@@ -20,10 +20,10 @@ use std::{
 use async_trait::async_trait;
 use futures::{FutureExt as _, Sink, Stream, StreamExt as _};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents, Error, Followed, Grant, JoinRequest, Journal, Keep,
-    Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start,
-    Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage, Trimmed, Update, Wanted,
-    Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Documents, DueAfter, DuePage, Error, Followed, Grant, JoinRequest,
+    Journal, Keep, Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot,
+    SnapshotFrom, Start, Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage,
+    Trimmed, Update, Wanted, Watermark,
     session::{Progress, Received, Sent, Transport},
     wire::Serializer,
 };
@@ -97,6 +97,20 @@ impl Journal for Gated {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         self.inner.topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.inner.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.inner.settle(rules, settled).await
     }
 }
 

@@ -9,9 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Access, Append, Batch, Bounds, Classes, DocKey, Documents, Error, Grant, Journal, Keep, Khala,
-    MemoryJournal, Rate, ReadLimit, Replay, ReplayOptions, Snapshot, SnapshotFrom, Start, TailOptions,
-    Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
+    Access, Append, Batch, Bounds, Classes, DocKey, Documents, DueAfter, DuePage, Error, Grant, Journal,
+    Keep, Khala, MemoryJournal, Rate, ReadLimit, Replay, ReplayOptions, Settled, Snapshot, SnapshotFrom,
+    Start, TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -73,6 +73,20 @@ impl Journal for Holding {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         self.inner.topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.inner.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.inner.settle(rules, settled).await
     }
 }
 

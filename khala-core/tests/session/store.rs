@@ -13,8 +13,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
-    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
+    Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
+    MemoryJournal, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
+    Trimmed, Update,
 };
 
 /// A memory journal in a bad neighbourhood.
@@ -171,6 +172,20 @@ impl Journal for Store {
         limit: NonZeroUsize,
     ) -> Result<TopicPage, Error> {
         self.journal().topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.journal().due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.journal().settle(rules, settled).await
     }
 }
 

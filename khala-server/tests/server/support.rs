@@ -18,10 +18,10 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Access, Append, Batch, Bounds, Clock, DocKey, Documents, Error, ErrorKind, Journal, JwtIssuer,
-    JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment, NewUpdate,
-    Payload, ReadLimit, Replay, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage,
-    Trimmed, Update, session::SessionOptions,
+    Access, Append, Batch, Bounds, Clock, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal,
+    JwtIssuer, JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment,
+    NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp,
+    Topic, TopicPage, Trimmed, Update, session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
@@ -123,6 +123,20 @@ impl Journal for Store {
     ) -> Result<TopicPage, Error> {
         self.check()?;
         self.journal.topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        self.journal.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.journal.settle(rules, settled).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a fault is told")]
 
+mod due;
 mod fanout;
 mod fire;
 mod laws;

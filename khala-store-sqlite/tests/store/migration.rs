@@ -10,7 +10,8 @@ use std::{fs, num::NonZeroUsize};
 
 use khala_core::{
     Append, Checkpoints, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId,
-    ReadLimit, Replay, Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Watermark,
+    ReadLimit, Replay, Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Timestamp,
+    Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
 
@@ -26,7 +27,7 @@ const EARLIER: [(&[u8], i64, usize, usize); 3] = [
 ];
 
 /// The version that every file is migrated to.
-const NEWEST: i64 = 5;
+const NEWEST: i64 = 6;
 
 fn version_1() -> Place {
     written_by(EARLIER[0].0)
@@ -53,6 +54,11 @@ async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
             let store = place.open();
             assert_eq!(version(&place), NEWEST);
             is_whole(&store).await;
+            let due = store.due(1, None, Timestamp::default(), NonZeroUsize::MAX).await.unwrap();
+            assert!(
+                due.topics.iter().any(|(_, due, _)| *due == topic("orders")),
+                "what was there before is due"
+            );
 
             let held = revocations + already;
             assert_eq!(revoked(&store).await.len(), held);

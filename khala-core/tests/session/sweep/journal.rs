@@ -11,8 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, Error, ErrorKind, Journal, Keep, MemoryJournal, ReadLimit,
-    Replay, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
+    Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
+    MemoryJournal, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
+    Trimmed, Update,
 };
 use tokio::sync::watch;
 
@@ -22,6 +23,8 @@ pub struct Trimming {
     pub inner: MemoryJournal,
     pub plans: AtomicUsize,
     pub trims: AtomicUsize,
+    pub pages: AtomicUsize,
+    pub settles: AtomicUsize,
     pub held: watch::Sender<bool>,
     /// Topics that cannot be trimmed; the empty name stands for all.
     pub failing: Mutex<BTreeSet<String>>,
@@ -35,6 +38,8 @@ impl Trimming {
             inner: MemoryJournal::new(),
             plans: AtomicUsize::new(0),
             trims: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            settles: AtomicUsize::new(0),
             held: watch::Sender::new(false),
             failing: Mutex::default(),
             half: Mutex::new(false),
@@ -109,6 +114,25 @@ impl Journal for Trimming {
             return Err(Error::new(ErrorKind::Unavailable, "test", "out of order"));
         }
         self.inner.topics(prefix, after, limit).await
+    }
+
+    async fn due(
+        &self,
+        rules: u64,
+        after: Option<&DueAfter>,
+        until: Timestamp,
+        limit: NonZeroUsize,
+    ) -> Result<DuePage, Error> {
+        if self.failing.lock().unwrap().contains("(topics)") {
+            return Err(Error::new(ErrorKind::Unavailable, "test", "out of order"));
+        }
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        self.inner.due(rules, after, until, limit).await
+    }
+
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+        self.settles.fetch_add(1, Ordering::Relaxed);
+        self.inner.settle(rules, settled).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sweeping: what goes, what the guard holds back, who sweeps, and what is left of a run that fails.
 
+mod due;
 mod fails;
 mod goes;
 mod journal;
@@ -61,10 +62,22 @@ impl Node {
         clock: Arc<TestClock>,
         retention: Arc<dyn Retention>,
     ) -> Self {
+        Self::with(classes(), name, options, journal, sweeps, clock, retention)
+    }
+
+    pub fn with(
+        classes: Classes,
+        name: &str,
+        options: SweepOptions,
+        journal: Arc<Trimming>,
+        sweeps: Arc<MemorySweeps>,
+        clock: Arc<TestClock>,
+        retention: Arc<dyn Retention>,
+    ) -> Self {
         let mut host = Host::new(200);
         host.khala = Khala::builder(Arc::clone(&journal))
             .with_clock(Arc::<TestClock>::clone(&clock))
-            .with_classes(classes())
+            .with_classes(classes)
             .with_node(NodeId::parse(name).unwrap())
             .with_retention(retention)
             .with_sweeps(Arc::<MemorySweeps>::clone(&sweeps))

@@ -1,0 +1,101 @@
+//! What is to be looked at for what may go, and what is put off.
+//!
+//! # Invariants
+//! - Topics that are put off are so under the rules that `meta` names: whoever comes with other rules makes them due first, in
+//!   steps, so that nobody waits for long.
+//! - A topic is put off only where its head is the one that was looked at (J21), and locked meanwhile, as for an append.
+
+use std::num::NonZeroUsize;
+
+use khala_core::{CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Error, Settled, Timestamp};
+use sqlx::PgConnection;
+
+use crate::{
+    database::{Database, Work},
+    fault::Fault,
+    read::most,
+    row::{self, column, int},
+    sql::{Sql, query},
+};
+
+/// The most topics that one step makes due.
+const STEP_TOPICS: usize = 500;
+
+/// A page of those that are due (J21).
+pub(crate) async fn page(
+    database: &Database,
+    rules: u64,
+    after: Option<&DueAfter>,
+    until: Timestamp,
+    limit: NonZeroUsize,
+) -> Result<DuePage, Fault> {
+    let sql = &database.sql;
+    let (at, name) = after.map_or((i64::MIN, ""), |after| (moment(after.at), &after.name));
+    let stands = database.rows(|| query(&sql.rules)).await?;
+    let stands = stands.first().map(|row| column::<i64>(row, 0)).transpose()?;
+    // Changed meanwhile, they make topics due that the next look finds.
+    let until = if stands == Some(int(rules)) { moment(until) } else { i64::MAX };
+    let rows =
+        database.rows(|| query(&sql.due).bind(at).bind(name).bind(until).bind(most(limit.get()))).await?;
+    let mut page = DuePage::default();
+    for (found, looked_at) in rows.iter().zip(1..) {
+        let name: &str = column(found, 0)?;
+        let at = Timestamp::from_millis(column::<i64>(found, 4)?.max(0).cast_unsigned());
+        if looked_at == limit.get() {
+            page.next = Some(DueAfter { at, name: name.to_owned() });
+        }
+        match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
+            Ok((topic, bounds)) => page.topics.push((at, topic, bounds)),
+            Err(fault) => page.corrupt.push(CorruptTopic { name: name.to_owned(), error: fault.into() }),
+        }
+    }
+    Ok(page)
+}
+
+/// Puts topics off.
+pub(crate) async fn settle(database: &Database, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    while !database.transaction(Step { rules, settled }).await? {}
+    Ok(())
+}
+
+/// One step of putting topics off: while any is put off under other rules, it makes some of those due; then it puts all of these
+/// off, and is done.
+struct Step<'s> {
+    rules: u64,
+    settled: &'s [Settled],
+}
+
+impl Work for Step<'_> {
+    type Done = bool;
+
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<bool, Fault> {
+        let stands = query(&sql.lock_rules).fetch_one(&mut *conn).await?;
+        if column::<i64>(&stands, 0)? != int(self.rules) {
+            let unsettled = query(&sql.unsettle).bind(most(STEP_TOPICS)).execute(&mut *conn).await?;
+            let more = unsettled.rows_affected() == STEP_TOPICS as u64;
+            // Until the last of them is due, no rules are named: then everything is due for everybody.
+            let named = if more { 0 } else { int(self.rules) };
+            query(&sql.set_rules).bind(named).execute(&mut *conn).await?;
+            if more {
+                return Ok(false);
+            }
+        }
+        if !self.settled.is_empty() {
+            let column = |of: fn(&Settled) -> i64| -> Vec<i64> { self.settled.iter().map(of).collect() };
+            query(&sql.settle)
+                .bind(self.settled.iter().map(|settled| settled.topic.as_str()).collect::<Vec<_>>())
+                .bind(column(|settled| int(settled.head.epoch.bits())))
+                .bind(column(|settled| int(settled.head.watermark.as_u64())))
+                .bind(column(|settled| moment(settled.due)))
+                .bind(DEDUP_FOR.as_millis() as i64)
+                .execute(conn)
+                .await?;
+        }
+        Ok(true)
+    }
+}
+
+/// A moment in the order of moments: those past the largest signed number are that.
+fn moment(at: Timestamp) -> i64 {
+    i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
+}

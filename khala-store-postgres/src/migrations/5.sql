@@ -1,0 +1,23 @@
+-- From when on a topic is looked at for what may go, and under which rules topics are put off. A row that says nothing is due.
+--
+-- Code of before goes on beside it: a topic that was put off and that such code appends to is looked at within a week.
+
+ALTER TABLE {khala}.topic ADD COLUMN due_at bigint NOT NULL DEFAULT 0;
+CREATE INDEX topic_due ON {khala}.topic (due_at, topic);
+ALTER TABLE {khala}.meta ADD COLUMN rules bigint NOT NULL DEFAULT 0;
+
+-- What is appended in the transaction of an application makes its topic due, too: the function as it is, but for that.
+DO $khala$
+DECLARE
+    before text;
+    after  text;
+BEGIN
+    SELECT pg_get_functiondef(p.oid) INTO STRICT before FROM pg_catalog.pg_proc p
+    WHERE p.pronamespace = '{khala}'::regnamespace AND p.proname = 'append';
+    after := replace(before, 'SET head = seq,', 'SET head = seq, due_at = 0,');
+    IF after = before THEN
+        RAISE EXCEPTION 'the function append is not the one that Khala made';
+    END IF;
+    EXECUTE after;
+END
+$khala$;

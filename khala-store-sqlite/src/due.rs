@@ -1,0 +1,90 @@
+//! What is to be looked at for what may go, and what is put off.
+//!
+//! # Invariants
+//! - Topics that are put off are so under the rules that `khala_meta` names: whoever comes with other rules makes them due first,
+//!   in steps, so that appends go in between.
+//! - A topic is put off only where its head is the one that was looked at (J21): under the write lock, as appends are.
+
+use std::num::NonZeroUsize;
+
+use khala_core::{CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    fault::Fault,
+    read::{at_one_moment, most},
+    row::{self, int},
+    sql,
+    trim::Next,
+};
+
+/// The most topics that one step makes due.
+const STEP_TOPICS: i64 = 500;
+
+/// A page of those that are due (J21).
+pub(crate) fn page(
+    conn: &Connection,
+    rules: u64,
+    after: Option<&DueAfter>,
+    until: Timestamp,
+    limit: NonZeroUsize,
+) -> Result<DuePage, Fault> {
+    at_one_moment(conn, |conn| {
+        let until = if stands(conn)? == Some(int(rules)) { moment(until) } else { i64::MAX };
+        let (at, name) = after.map_or((i64::MIN, ""), |after| (moment(after.at), &after.name));
+        let mut list = conn.prepare_cached(sql::DUE)?;
+        let mut rows = list.query(params![at, name, until, most(limit)])?;
+        let (mut page, mut looked_at) = (DuePage::default(), 0);
+        while let Some(found) = rows.next()? {
+            looked_at += 1;
+            // Told whatever it holds.
+            let name = || -> Result<String, Fault> {
+                Ok(String::from_utf8_lossy(row::text_bytes(found, 0)?).into_owned())
+            };
+            let at = Timestamp::from_millis(found.get::<_, i64>(4)?.max(0).cast_unsigned());
+            if looked_at == limit.get() {
+                page.next = Some(DueAfter { at, name: name()? });
+            }
+            match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
+                Ok((topic, bounds)) => page.topics.push((at, topic, bounds)),
+                Err(fault) => page.corrupt.push(CorruptTopic { name: name()?, error: fault.into() }),
+            }
+        }
+        Ok(page)
+    })
+}
+
+/// One step of putting topics off, in the transaction that is open on `conn`: while any is put off under other rules, it makes
+/// some of those due; then it puts all of these off.
+pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Result<Next, Fault> {
+    if stands(conn)? != Some(int(rules)) {
+        let unsettled = conn.prepare_cached(sql::UNSETTLE)?.execute([STEP_TOPICS])?;
+        // Until the last of them is due, no rules are named: then everything is due for everybody.
+        let named = (unsettled < STEP_TOPICS as usize).then_some(int(rules));
+        conn.prepare_cached(sql::SET_RULES)?.execute([named.unwrap_or_default()])?;
+        if named.is_none() {
+            return Ok(Next::Step);
+        }
+    }
+    let mut settle = conn.prepare_cached(sql::SETTLE)?;
+    for Settled { topic, head, due } in settled {
+        settle.execute(params![
+            topic.as_str(),
+            int(head.epoch.bits()),
+            int(head.watermark.as_u64()),
+            moment(*due),
+            DEDUP_FOR.as_millis() as i64,
+        ])?;
+    }
+    Ok(Next::Done)
+}
+
+/// The rules that are named; none where nothing was ever put off.
+fn stands(conn: &Connection) -> Result<Option<i64>, Fault> {
+    Ok(conn.prepare_cached(sql::RULES)?.query_row([], |row| row.get(0)).optional()?)
+}
+
+/// A moment in the order of moments: those past the largest signed number are that.
+fn moment(at: Timestamp) -> i64 {
+    i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
+}
