@@ -1,6 +1,6 @@
 //! The journal: the durable ordered log that everything else only hints at.
 //!
-//! The trait is small so that the laws can be whole: J1 to J21 in `conformance` say what each method must
+//! The trait is small so that the laws can be whole: J1 to J22 in `conformance` say what each method must
 //! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
 
 use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
@@ -86,7 +86,7 @@ use crate::{
 ///         self.inner.due(rules, after, until, limit).await
 ///     }
 ///
-///     async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+///     async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
 ///         self.inner.settle(rules, settled).await
 ///     }
 /// }
@@ -192,11 +192,16 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// A topic is due earlier than said where a dedup key is to be forgotten earlier. What was settled under other rules is due
     /// again, also when `settled` is empty. A dropped future may have settled some of them.
     ///
+    /// A topic that was settled before and has not moved since [`retire_idle_since`](Settled::retire_idle_since) is retired
+    /// instead, if it has no updates, no documents and no dedup keys: it is not listed and never due, under any rules, until
+    /// something is appended to it. Its epoch and its head stay, so that every cursor is judged as before (J22). Answers how many
+    /// were retired.
+    ///
     /// # Errors
     /// An [`Error`] when it is not known which are settled: looking once more is all that it costs.
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         let _ = (rules, settled);
-        Ok(())
+        Ok(0)
     }
 }
 
@@ -334,6 +339,10 @@ pub struct Settled {
     pub head: Cursor,
     /// From when on it is to be looked at again.
     pub due: Timestamp,
+    /// When it was looked at.
+    pub seen_at: Timestamp,
+    /// Since when it must not have moved to be retired. None: it is not retired.
+    pub retire_idle_since: Option<Timestamp>,
 }
 
 /// A topic of which something is stored that no store has written.

@@ -58,8 +58,8 @@ pub use self::{
     fanout::{Fanout, LocalFanout, Watch},
     inbox::{Arrivals, Handed, Inbox, InboxClosed},
     journal::{
-        Append, Batch, BatchError, CLOCKS_APART, Conflict, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Journal,
-        Keep, Page, ReadLimit, Receipt, Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
+        Append, Batch, BatchError, CLOCKS_APART, Conflict, CorruptTopic, DEDUP_FOR, DueAfter, DuePage,
+        Journal, Keep, Page, ReadLimit, Receipt, Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
     },
     khala::{
         Appended, Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection,

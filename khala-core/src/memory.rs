@@ -18,8 +18,8 @@ use crate::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     journal::{
-        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Receipt, Replay,
-        Settled, Start, TopicPage, Trimmed, is_ahead,
+        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Receipt,
+        Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
     },
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -61,8 +61,10 @@ struct Log {
     updates: VecDeque<Update>,
     documents: BTreeMap<DocKey, Update>,
     receipts: HashMap<DedupKey, (Receipt, [u8; 16], Timestamp)>,
-    /// From when on it is to be looked at for what may go.
-    due: Timestamp,
+    /// From when on it is to be looked at for what may go. None: it is retired.
+    due: Option<Timestamp>,
+    /// Since when a topic that is put off has not moved.
+    idle_since: Option<Timestamp>,
 }
 
 impl State {
@@ -107,7 +109,7 @@ impl State {
             seq = at.watermark().next();
         }
         log.bounds.head = receipt.last.watermark();
-        log.due = Timestamp::default();
+        (log.due, log.idle_since) = (Some(Timestamp::default()), None);
         Ok(Append::Written(receipt))
     }
 
@@ -135,8 +137,19 @@ impl Log {
             updates: VecDeque::new(),
             documents: BTreeMap::new(),
             receipts: HashMap::new(),
-            due: Timestamp::default(),
+            due: Some(Timestamp::default()),
+            idle_since: None,
         }
+    }
+
+    fn was_put_off(&self) -> bool {
+        self.due.is_some_and(|due| due > Timestamp::default())
+    }
+
+    /// Whether nothing is kept but its epoch and its head.
+    fn holds_nothing(&self) -> bool {
+        let no_documents = self.documents.values().all(|document| document.deleted);
+        self.updates.is_empty() && self.receipts.is_empty() && no_documents
     }
 
     /// When the oldest dedup key may be forgotten whose updates are gone.
@@ -292,7 +305,8 @@ impl Journal for MemoryJournal {
         let from = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
         let from_there = state.logs.range::<str, _>((from, Bound::Unbounded));
         let matching = from_there.take_while(|(topic, _)| topic.as_str().starts_with(prefix));
-        let written = matching.filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
+        let listed = |log: &Log| log.bounds.head > Watermark::ORIGIN && log.due.is_some();
+        let written = matching.filter(|(_, log)| listed(log));
         let topics: Vec<_> =
             written.take(limit.get()).map(|(topic, log)| (topic.clone(), log.bounds)).collect();
         let next = topics.last().filter(|_| topics.len() == limit.get());
@@ -311,10 +325,11 @@ impl Journal for MemoryJournal {
         let until = if rules == state.rules { until } else { Timestamp::from_millis(u64::MAX) };
         let after = after.map(|after| (after.at, &*after.name));
         let written = state.logs.iter().filter(|(_, log)| log.bounds.head > Watermark::ORIGIN);
-        let due = written.filter(|(topic, log)| {
-            log.due <= until && after.is_none_or(|after| (log.due, topic.as_str()) > after)
+        let due = written.filter_map(|(topic, log)| log.due.map(|due| (due, topic, log.bounds)));
+        let due = due.filter(|(due, topic, _)| {
+            *due <= until && after.is_none_or(|after| (*due, topic.as_str()) > after)
         });
-        let mut topics: Vec<_> = due.map(|(topic, log)| (log.due, topic.clone(), log.bounds)).collect();
+        let mut topics: Vec<_> = due.map(|(due, topic, bounds)| (due, topic.clone(), bounds)).collect();
         // Of one moment, they are in order of their names already.
         topics.sort_by_key(|(at, ..)| *at);
         topics.truncate(limit.get());
@@ -323,18 +338,29 @@ impl Journal for MemoryJournal {
         Ok(DuePage { topics, corrupt: Vec::new(), next })
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         let mut state = self.state();
         if state.rules != rules {
             state.rules = rules;
-            state.logs.values_mut().for_each(|log| log.due = Timestamp::default());
-        }
-        for Settled { topic, head, due } in settled {
-            if let Some(log) = state.logs.get_mut(topic).filter(|log| log.bounds.at_head() == *head) {
-                log.due = log.forgets_at().map_or(*due, |forgets| forgets.min(*due));
+            for log in state.logs.values_mut().filter(|log| log.due.is_some()) {
+                (log.due, log.idle_since) = (Some(Timestamp::default()), None);
             }
         }
-        Ok(())
+        let mut retired = 0;
+        for Settled { topic, head, due, seen_at, retire_idle_since } in settled {
+            let Some(log) = state.logs.get_mut(topic).filter(|log| log.bounds.at_head() == *head) else {
+                continue;
+            };
+            let idle_since = *log.idle_since.get_or_insert(*seen_at);
+            let retires = log.was_put_off() && retire_idle_since.is_some_and(|since| idle_since <= since);
+            if log.due.is_some() && retires && log.holds_nothing() {
+                log.due = None;
+                retired += 1;
+            } else if log.due.is_some() {
+                log.due = Some(log.forgets_at().map_or(*due, |forgets| forgets.min(*due)));
+            }
+        }
+        Ok(retired)
     }
 }
 

@@ -117,6 +117,8 @@ pub const SWEEP_SECONDS: &str = "khala_sweep_seconds";
 pub const SWEPT_UPDATES: &str = "khala_swept_updates_total";
 /// Bytes that those were, by `class`.
 pub const SWEPT_BYTES: &str = "khala_swept_bytes_total";
+/// Topics that sweeps of this node retired: empty, and idle for long.
+pub const TOPICS_RETIRED: &str = "khala_topics_retired_total";
 /// When a sweep of the journal last went to its end, as far as this node knows, in seconds since 1970.
 pub const SWEEP_LAST: &str = "khala_sweep_last_timestamp_seconds";
 /// How old the oldest update was that the last sweep of this node kept, in seconds, by `class`.
@@ -196,6 +198,7 @@ pub const ALL: &[&str] = &[
     SWEEP_SECONDS,
     SWEPT_UPDATES,
     SWEPT_BYTES,
+    TOPICS_RETIRED,
     SWEEP_LAST,
     OLDEST_KEPT_AGE,
     SWEEP_FAILED_TOPICS,
@@ -293,6 +296,11 @@ pub(crate) fn outbox(change: f64) {
 /// A sweep was planned that makes that many cursors stale.
 pub(crate) fn sweep_planned(cursors: u64) {
     gauge!(SWEEP_STALE_CURSORS).set(cursors as f64);
+}
+
+/// Topics were retired.
+pub(crate) fn topics_retired(topics: u64) {
+    counter!(TOPICS_RETIRED).increment(topics);
 }
 
 /// A sweep ended, `now`.

@@ -52,10 +52,13 @@ pub(crate) async fn page(
     Ok(page)
 }
 
-/// Puts topics off.
-pub(crate) async fn settle(database: &Database, rules: u64, settled: &[Settled]) -> Result<(), Error> {
-    while !database.transaction(Step { rules, settled }).await? {}
-    Ok(())
+/// Puts topics off, and says how many are retired.
+pub(crate) async fn settle(database: &Database, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
+    loop {
+        if let Some(retired) = database.transaction(Step { rules, settled }).await? {
+            return Ok(retired);
+        }
+    }
 }
 
 /// One step of putting topics off: while any is put off under other rules, it makes some of those due; then it puts all of these
@@ -66,9 +69,9 @@ struct Step<'s> {
 }
 
 impl Work for Step<'_> {
-    type Done = bool;
+    type Done = Option<u64>;
 
-    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<bool, Fault> {
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Option<u64>, Fault> {
         let stands = query(&sql.lock_rules).fetch_one(&mut *conn).await?;
         if column::<i64>(&stands, 0)? != int(self.rules) {
             let unsettled = query(&sql.unsettle).bind(most(STEP_TOPICS)).execute(&mut *conn).await?;
@@ -77,21 +80,30 @@ impl Work for Step<'_> {
             let named = if more { 0 } else { int(self.rules) };
             query(&sql.set_rules).bind(named).execute(&mut *conn).await?;
             if more {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        if !self.settled.is_empty() {
-            let column = |of: fn(&Settled) -> i64| -> Vec<i64> { self.settled.iter().map(of).collect() };
-            query(&sql.settle)
-                .bind(self.settled.iter().map(|settled| settled.topic.as_str()).collect::<Vec<_>>())
-                .bind(column(|settled| int(settled.head.epoch.bits())))
-                .bind(column(|settled| int(settled.head.watermark.as_u64())))
-                .bind(column(|settled| moment(settled.due)))
-                .bind(DEDUP_FOR.as_millis() as i64)
-                .execute(conn)
-                .await?;
+        if self.settled.is_empty() {
+            return Ok(Some(0));
         }
-        Ok(true)
+        let each = |of: fn(&Settled) -> i64| -> Vec<i64> { self.settled.iter().map(of).collect() };
+        let rows = query(&sql.settle)
+            .bind(self.settled.iter().map(|settled| settled.topic.as_str()).collect::<Vec<_>>())
+            .bind(each(|settled| int(settled.head.epoch.bits())))
+            .bind(each(|settled| int(settled.head.watermark.as_u64())))
+            .bind(each(|settled| moment(settled.due)))
+            .bind(DEDUP_FOR.as_millis() as i64)
+            .bind(each(|settled| moment(settled.seen_at)))
+            .bind(
+                self.settled.iter().map(|settled| settled.retire_idle_since.map(moment)).collect::<Vec<_>>(),
+            )
+            .fetch_all(conn)
+            .await?;
+        let mut retired = 0;
+        for row in &rows {
+            retired += u64::from(column::<bool>(row, 0)?);
+        }
+        Ok(Some(retired))
     }
 }
 

@@ -282,7 +282,8 @@ statements! {
 
     /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
     topics = "SELECT topic, epoch, floor, head FROM {khala}.topic
-         WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND head <> 0 ORDER BY topic LIMIT $4";
+         WHERE topic >= $1 AND topic < $2 AND topic IS DISTINCT FROM $3 AND due_at IS NOT NULL AND head <> 0
+         ORDER BY topic LIMIT $4";
 
     /// The topics that are due, by the index on that, and all of them where they were put off under other rules (J21).
     due = "SELECT t.topic, t.epoch, t.floor, t.head, t.due_at FROM {khala}.topic t
@@ -303,16 +304,27 @@ statements! {
              SELECT topic_id FROM {khala}.topic WHERE due_at > 0 ORDER BY topic LIMIT $1 FOR NO KEY UPDATE)";
 
     /// Puts topics off that have not moved (J21), none further than until its oldest dedup key whose update is gone is to be
-    /// forgotten. Who has one of them locked appends to it, so it is due anyway: nobody is waited for.
+    /// forgotten. One that was put off, has not moved since then and holds nothing is retired (J22). Who has one of them locked
+    /// appends to it, so it is due anyway: nobody is waited for.
     settle = "WITH locked AS MATERIALIZED (
-             SELECT t.topic_id, s.head, s.due FROM {khala}.topic t
-             JOIN unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS s (topic, epoch, head, due) USING (topic)
-             WHERE t.epoch = s.epoch AND t.head = s.head
+             SELECT t.topic_id, s.head, s.due, s.seen_at, s.idle FROM {khala}.topic t
+             JOIN unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $6::bigint[], $7::bigint[])
+                 AS s (topic, epoch, head, due, seen_at, idle) USING (topic)
+             WHERE t.epoch = s.epoch AND t.head = s.head AND t.due_at IS NOT NULL
              ORDER BY t.topic FOR NO KEY UPDATE OF t SKIP LOCKED)
-         UPDATE {khala}.topic t SET due_at = least(l.due, (
-             SELECT r.written_at + $5 FROM {khala}.receipt r
-             WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1))
-         FROM locked l WHERE t.topic_id = l.topic_id AND t.head = l.head";
+         UPDATE {khala}.topic t SET
+             due_at = CASE
+                 WHEN t.due_at > 0 AND t.idle_since <= l.idle AND t.floor = t.head
+                     AND NOT EXISTS (SELECT FROM {khala}.receipt r WHERE r.topic_id = t.topic_id)
+                     AND NOT EXISTS (SELECT FROM {khala}.document d WHERE d.topic_id = t.topic_id AND NOT d.deleted)
+                 THEN NULL
+                 ELSE least(l.due, (
+                     SELECT r.written_at + $5 FROM {khala}.receipt r
+                     WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1))
+             END,
+             idle_since = CASE WHEN t.due_at > 0 THEN t.idle_since ELSE l.seen_at END
+         FROM locked l WHERE t.topic_id = l.topic_id AND t.head = l.head
+         RETURNING t.due_at IS NULL";
 
     /// A document, a tombstone too (D1).
     document = "SELECT d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted, d.payload_hash, d.trace,
@@ -320,7 +332,8 @@ statements! {
          FROM {khala}.topic t JOIN {khala}.document d USING (topic_id) WHERE t.topic = $1 AND d.doc_key = $2";
 
     /// A page of the documents that are there: no tombstones (D2), in byte order of the keys. No key is empty, so the
-    /// empty text stands before the first. One more than fits tells that there are more.
+    /// empty text stands before the first. One more than fits tells that there are more. The index that has no tombstones in
+    /// it answers, however many there are.
     documents = "SELECT t.epoch, t.floor, t.head, d.seq, d.published_at, d.kind, d.doc_key, d.doc_version, d.deleted,
                         d.payload_hash, d.trace, d.payload
          FROM {khala}.topic t LEFT JOIN LATERAL (

@@ -162,7 +162,7 @@ impl Journal for PostgresStore {
         Ok(due::page(&self.0.database, rules, after, until, limit).await?)
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         due::settle(&self.0.database, rules, settled).await
     }
 }

@@ -15,7 +15,6 @@ use crate::{
     read::{at_one_moment, most},
     row::{self, int},
     sql,
-    trim::Next,
 };
 
 /// The most topics that one step makes due.
@@ -55,28 +54,32 @@ pub(crate) fn page(
 }
 
 /// One step of putting topics off, in the transaction that is open on `conn`: while any is put off under other rules, it makes
-/// some of those due; then it puts all of these off.
-pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Result<Next, Fault> {
+/// some of those due; then it puts all of these off,
+/// and says how many it retired.
+pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Result<Option<u64>, Fault> {
     if stands(conn)? != Some(int(rules)) {
         let unsettled = conn.prepare_cached(sql::UNSETTLE)?.execute([STEP_TOPICS])?;
         // Until the last of them is due, no rules are named: then everything is due for everybody.
         let named = (unsettled < STEP_TOPICS as usize).then_some(int(rules));
         conn.prepare_cached(sql::SET_RULES)?.execute([named.unwrap_or_default()])?;
         if named.is_none() {
-            return Ok(Next::Step);
+            return Ok(None);
         }
     }
-    let mut settle = conn.prepare_cached(sql::SETTLE)?;
-    for Settled { topic, head, due } in settled {
-        settle.execute(params![
+    let (mut settle, mut retired) = (conn.prepare_cached(sql::SETTLE)?, 0);
+    for Settled { topic, head, due, seen_at, retire_idle_since } in settled {
+        let named = params![
             topic.as_str(),
             int(head.epoch.bits()),
             int(head.watermark.as_u64()),
             moment(*due),
             DEDUP_FOR.as_millis() as i64,
-        ])?;
+            moment(*seen_at),
+            retire_idle_since.map(moment),
+        ];
+        retired += u64::from(settle.query_row(named, |row| row.get(0)).optional()?.unwrap_or(false));
     }
-    Ok(Next::Done)
+    Ok(Some(retired))
 }
 
 /// The rules that are named; none where nothing was ever put off.

@@ -35,7 +35,7 @@ impl TopicRow {
         let (bounds, bytes): (_, i64) = (bounds(row, 1)?, row.get(4)?);
         let bytes = u64::try_from(bytes)
             .map_err(|_| Fault::corrupt(format!("the topic {topic} is said to hold {bytes} bytes")))?;
-        Ok(Self { id: row.get(0)?, bounds, bytes, put_off: row.get::<_, i64>(5)? != 0 })
+        Ok(Self { id: row.get(0)?, bounds, bytes, put_off: row.get::<_, Option<i64>>(5)? != Some(0) })
     }
 }
 

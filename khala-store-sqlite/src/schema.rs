@@ -226,6 +226,7 @@ mod tests {
             ("ALTER TABLE khala_topic ADD COLUMN mine TEXT", "column khala_topic.mine is unexpected"),
             ("DROP INDEX khala_topic_moved", "table khala_topic has no index on (moved)"),
             ("DROP INDEX khala_topic_due", "table khala_topic has no index on (due_at, topic)"),
+            ("DROP INDEX khala_document_there", "table khala_document has no index on (topic_id, doc_key)"),
             ("DROP TABLE khala_revocation", "table khala_revocation is missing"),
             ("DROP TABLE khala_sweep", "table khala_sweep is missing"),
             ("DROP TABLE khala_checkpoint", "table khala_checkpoint is missing"),
@@ -237,6 +238,18 @@ mod tests {
         }
         let both = said("DROP TABLE khala_receipt; DROP TABLE khala_document");
         assert!(both.contains("khala_document is missing; table khala_receipt is missing"), "{both}");
+    }
+
+    #[test]
+    fn a_snapshot_reads_no_tombstones() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        prepare(&mut conn).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", sql::DOCUMENTS);
+        let mut plan = conn.prepare(&explain).unwrap();
+        let steps = plan.query_map(params![1, ""], |row| row.get(3)).unwrap();
+        let steps: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
+        let wanted = "SEARCH khala_document USING INDEX khala_document_there (topic_id=? AND doc_key>?)";
+        assert_eq!(steps, [wanted], "and nothing is sorted");
     }
 
     #[test]

@@ -127,10 +127,15 @@ CREATE TABLE khala_checkpoint (
 /// receipts of before.
 pub(crate) const MIGRATE_5: &str = "ALTER TABLE khala_receipt ADD COLUMN content BLOB";
 
-/// Schema version 6: from when on a topic is looked at for what may go. A row that says nothing is due.
+/// Schema version 6: from when on a topic is looked at for what may go; a row that says nothing is due. A topic without such a
+/// moment is retired: it is empty, nobody looks at it, and no list has it. `idle_since` says since when a topic that is put off
+/// has not moved. And documents that are there by themselves, so that tombstones cost no snapshot anything.
 pub(crate) const MIGRATE_6: &str = "
-ALTER TABLE khala_topic ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE khala_topic ADD COLUMN due_at INTEGER DEFAULT 0;
+ALTER TABLE khala_topic ADD COLUMN idle_since INTEGER;
 CREATE INDEX khala_topic_due ON khala_topic (due_at, topic);
+CREATE INDEX khala_topic_there ON khala_topic (topic) WHERE due_at IS NOT NULL;
+CREATE INDEX khala_document_there ON khala_document (topic_id, doc_key) WHERE deleted = 0;
 ";
 
 /// Records the version that a migration reached, in the migration's own transaction.
@@ -250,8 +255,8 @@ pub(crate) const PAGE: &str =
      FROM khala_update WHERE topic_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 
 /// Topics from a name on, but for one, up to a name: the pages of a listing in byte order of the names.
-pub(crate) const TOPICS: &str = "SELECT topic, epoch, floor, head FROM khala_topic
-     WHERE topic >= ?1 AND topic < ?2 AND topic IS NOT ?3 AND head <> 0 ORDER BY topic LIMIT ?4";
+pub(crate) const TOPICS: &str = "SELECT topic, epoch, floor, head FROM khala_topic INDEXED BY khala_topic_there
+     WHERE topic >= ?1 AND topic < ?2 AND topic IS NOT ?3 AND due_at IS NOT NULL AND head <> 0 ORDER BY topic LIMIT ?4";
 
 /// A document, a tombstone too (D1).
 pub(crate) const DOCUMENT: &str =
@@ -259,10 +264,11 @@ pub(crate) const DOCUMENT: &str =
      FROM khala_document WHERE topic_id = ?1 AND doc_key = ?2";
 
 /// A page of the documents that are there: no tombstones (D2), in byte order of the keys. No key is empty, so the
-/// empty text stands before the first.
+/// empty text stands before the first. By the index that has no tombstones in it, however many there are.
 pub(crate) const DOCUMENTS: &str =
     "SELECT seq, published_at, kind, doc_key, doc_version, deleted, payload_hash, trace, payload
-     FROM khala_document WHERE topic_id = ?1 AND doc_key > ?2 AND deleted = 0 ORDER BY doc_key";
+     FROM khala_document INDEXED BY khala_document_there
+     WHERE topic_id = ?1 AND doc_key > ?2 AND deleted = 0 ORDER BY doc_key";
 
 /// The oldest updates of a topic with what a trim weighs; `octet_length` does not load the text that it measures.
 pub(crate) const OLDEST: &str =
@@ -284,11 +290,20 @@ pub(crate) const UNSETTLE: &str = "UPDATE khala_topic SET due_at = 0 WHERE topic
          SELECT topic_id FROM khala_topic WHERE due_at > 0 LIMIT ?1)";
 
 /// Puts a topic off, unless it has moved (J21), and no further than until its oldest dedup key whose update is gone is to be
-/// forgotten.
-pub(crate) const SETTLE: &str = "UPDATE khala_topic SET due_at = min(?4, coalesce((
-         SELECT r.written_at + ?5 FROM khala_receipt AS r
-         WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4))
-     WHERE topic = ?1 AND epoch = ?2 AND head = ?3";
+/// forgotten. One that was put off, has not moved since then and holds nothing is retired (J22).
+pub(crate) const SETTLE: &str = "UPDATE khala_topic SET
+         due_at = CASE
+             WHEN due_at > 0 AND idle_since <= ?7 AND floor = head
+                 AND NOT EXISTS (SELECT * FROM khala_receipt AS r WHERE r.topic_id = khala_topic.topic_id)
+                 AND NOT EXISTS (SELECT * FROM khala_document AS d WHERE d.topic_id = khala_topic.topic_id AND d.deleted = 0)
+             THEN NULL
+             ELSE min(?4, coalesce((
+                 SELECT r.written_at + ?5 FROM khala_receipt AS r
+                 WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4))
+         END,
+         idle_since = CASE WHEN due_at > 0 THEN idle_since ELSE ?6 END
+     WHERE topic = ?1 AND epoch = ?2 AND head = ?3 AND due_at IS NOT NULL
+     RETURNING due_at IS NULL";
 
 /// The topics that are due, by the index on that.
 pub(crate) const DUE: &str = "SELECT topic, epoch, floor, head, due_at FROM khala_topic

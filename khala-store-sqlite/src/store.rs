@@ -180,14 +180,14 @@ impl Journal for SqliteStore {
         self.0.readers.ask(move |conn| due::page(conn, rules, after.as_ref(), until, limit)).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         let settled: Arc<[Settled]> = settled.into();
         loop {
             // In steps, so that what else is to be written goes in between.
             let settled = Arc::clone(&settled);
             match self.0.writer.change(move |conn| due::settle(conn, rules, &settled)).await? {
-                Next::Step => {}
-                Next::Done => return Ok(()),
+                None => {}
+                Some(retired) => return Ok(retired),
             }
         }
     }

@@ -1,11 +1,10 @@
-//! What is to be looked at for what may go, and what is put off: J21.
+//! What is to be looked at for what may go, and what is put off: J21 and J22.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use crate::{
     journal::{DEDUP_FOR, DueAfter, Journal, Keep, Settled},
     position::Cursor,
-    topic::Topic,
     update::Timestamp,
 };
 
@@ -13,7 +12,7 @@ use super::{
     Harness,
     race::at_once,
     run::declared,
-    subject::{NOW, Subject, dedup, single, topic},
+    subject::{NOW, Subject, batch, dedup, single, state, topic},
 };
 
 const RULES: u64 = u64::MAX - 7;
@@ -94,6 +93,88 @@ pub async fn j21_a_topic_with_something_to_trim_is_due<H: Harness>(store: H) {
     amid_appends(&subject.beside("j21.race"), &dues).await;
 }
 
+/// J22: a topic that holds nothing and has not moved for long is retired: it is not listed and never due, and otherwise what it was.
+pub async fn j22_a_retired_topic_is_not_listed_and_stays_what_it_was<H: Harness>(store: H) {
+    let subject = Subject::new(&store, "J22", "j22");
+    if !H::CAPABILITIES.puts_topics_off {
+        declared("J22", "put topics off");
+        return;
+    }
+    let dues = Dues { journal: store.journal() };
+    let week = Duration::from_secs(7 * 86_400);
+    // A look at each, some time after NOW: how many it retires of those that were idle for a week.
+    let look = async |names: &[&str], after: Duration| {
+        let at = NOW.plus(after);
+        let mut settled = Vec::new();
+        for name in names {
+            let head = subject.beside(name).bounds().await.at_head();
+            let retire_idle_since = Some(at.minus(week));
+            settled.push(Settled {
+                topic: topic(name),
+                head,
+                due: at.plus(DEDUP_FOR),
+                seen_at: at,
+                retire_idle_since,
+            });
+        }
+        dues.journal.settle(RULES, &settled).await.expect("J22: topics could not be settled")
+    };
+    let (nothing, ever) = (Keep::everything().with_updates(0), Timestamp::from_millis(u64::MAX));
+
+    // One that is empty, and those that hold an update, a document or a dedup key.
+    let names = ["j22.document", "j22.empty", "j22.key", "j22.update"];
+    let mut cursors = Vec::new();
+    for (name, first) in names.into_iter().zip([
+        batch([state("doc", "1")]),
+        single("1"),
+        single("1").with_dedup(dedup("j22")),
+        single("1"),
+    ]) {
+        let topic = subject.beside(name);
+        cursors.push(topic.write(first).await.cursor());
+        if name != "j22.update" {
+            topic.trim(nothing, NOW).await;
+        }
+    }
+    assert_eq!(look(&names, Duration::ZERO).await, 0, "J22: retired at the first look");
+    let almost = week.saturating_sub(Duration::from_millis(1));
+    assert_eq!(look(&names, almost).await, 0, "J22: retired before it was idle for long enough");
+    assert_eq!(look(&names, week).await, 1, "J22: topics that were retired");
+    assert_eq!(look(&names, 2 * week).await, 0, "J22: topics that were retired again");
+
+    let listed = async || -> Vec<String> {
+        let topics = subject.topics("", None, 9).await;
+        topics.into_iter().map(|(topic, _)| topic.as_str().to_owned()).collect()
+    };
+    let others = ["j22.document", "j22.key", "j22.update"];
+    assert_eq!(listed().await, others, "J22: what is listed beside a retired topic");
+    dues.journal.settle(RULES + 1, &[]).await.expect("J22: rules could not change");
+    for rules in [RULES, RULES + 1] {
+        let mut due = dues.at(rules, ever).await;
+        due.sort_unstable();
+        assert_eq!(due, others, "J22: what is due beside a retired topic, once the rules changed");
+    }
+
+    // It is what it was: its epoch, its head, its floor.
+    let retired = subject.beside("j22.empty");
+    let bounds = retired.bounds().await;
+    assert_eq!(bounds.at_head(), cursors[1], "J22: the head of a retired topic");
+    assert_eq!(bounds.floor, bounds.head, "J22: the floor of a retired topic");
+    assert!(retired.follow(cursors[1]).await.is_empty(), "J22: a cursor at the head of a retired topic");
+    let receipt = retired.write(single("2")).await;
+    assert_eq!(receipt.cursor().epoch, cursors[1].epoch, "J22: the epoch of a topic that was retired");
+    assert_eq!(receipt.first.watermark().as_u64(), 2, "J22: the seq after those of a topic that was retired");
+    assert_eq!(listed().await, names, "J22: what is listed when something was appended");
+    assert!(dues.at(RULES + 1, NOW).await.contains(&"j22.empty".to_owned()), "J22: not due after an append");
+
+    // An append in between begins the time anew, also where all of it is gone again.
+    look(&["j22.empty"], Duration::ZERO).await;
+    retired.write(single("3")).await;
+    retired.trim(nothing, NOW).await;
+    assert_eq!(look(&["j22.empty"], week).await, 0, "J22: retired although it had moved");
+    assert_eq!(look(&["j22.empty"], 2 * week).await, 1, "J22: topics that were retired a second time");
+}
+
 /// Nothing that comes while a topic is put off is put off with it.
 async fn amid_appends(subject: &Subject, dues: &Dues) {
     for round in 0..10 {
@@ -139,8 +220,9 @@ impl Dues {
     }
 
     async fn settle(&self, rules: u64, name: &str, head: Cursor, due: Timestamp) {
-        let settled: Topic = topic(name);
-        let settled = self.journal.settle(rules, &[Settled { topic: settled, head, due }]).await;
-        settled.unwrap_or_else(|error| panic!("J21: {name} could not be put off: {error:?}"));
+        let settled = Settled { topic: topic(name), head, due, seen_at: NOW, retire_idle_since: None };
+        let retired = self.journal.settle(rules, &[settled]).await;
+        let retired = retired.unwrap_or_else(|error| panic!("J21: {name} could not be put off: {error:?}"));
+        assert_eq!(retired, 0, "J21: {name} was retired and should be put off");
     }
 }

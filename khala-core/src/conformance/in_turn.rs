@@ -119,7 +119,7 @@ impl<W: Ways> Journal for InTurn<W> {
         self.store().due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.store().settle(rules, settled).await
     }
 }

@@ -319,6 +319,7 @@ macro_rules! __each_law {
             trim::j19_a_plan_is_what_a_trim_then_does,
             append::j20_nothing_is_stored_behind_what_was_not,
             due::j21_a_topic_with_something_to_trim_is_due,
+            due::j22_a_retired_topic_is_not_listed_and_stays_what_it_was,
             documents::d1_a_document_is_the_newest_update_of_its_key,
             documents::d2_a_tombstone_is_in_the_log_only,
             documents::d3_snapshot_plus_log_converges,

@@ -144,7 +144,7 @@ impl Journal for FollowedJournal {
         self.tail.due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.tail.settle(rules, settled).await
     }
 }

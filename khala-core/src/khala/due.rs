@@ -15,6 +15,7 @@ use crate::{
     class::Classes,
     journal::{DueAfter, Journal as _, Keep, Settled, is_ahead},
     position::Cursor,
+    telemetry,
     topic::Topic,
     update::Timestamp,
 };
@@ -39,6 +40,7 @@ pub(super) fn settled(
     keep: &Keep,
     oldest: Option<Timestamp>,
     now: Timestamp,
+    retire_after: Option<Duration>,
 ) -> Option<Settled> {
     // Also where a clock that was ahead stored the oldest: it goes with what follows it, and is told at each sweep.
     if oldest.is_some_and(|at| keep.not_past.is_some() || is_ahead(at, now)) {
@@ -47,8 +49,12 @@ pub(super) fn settled(
     // Not all at once, or they would come back at once.
     let latest = now.plus(AT_LEAST / 2).plus(super::sweep::random_part(AT_LEAST / 2));
     let too_old = oldest.zip(keep.age).map(|(oldest, age)| oldest.plus(age).plus(Duration::from_millis(1)));
-    let due = too_old.map_or(latest, |too_old| too_old.min(latest));
-    Some(Settled { topic: topic.clone(), head, due })
+    // A topic that keeps nothing is looked at once more to be retired.
+    let retires =
+        retire_after.filter(|_| oldest.is_none()).map(|after| now.plus(after.max(Duration::from_millis(1))));
+    let due = [too_old, retires].into_iter().flatten().fold(latest, Timestamp::min);
+    let retire_idle_since = retire_after.map(|after| now.minus(after));
+    Some(Settled { topic: topic.clone(), head, due, seen_at: now, retire_idle_since })
 }
 
 /// What names the rules by which history is kept. `lasting` says whether they let topics be put off.
@@ -86,14 +92,19 @@ impl Khala {
         oldest: Option<Timestamp>,
         now: Timestamp,
     ) -> Option<Settled> {
-        let lasts = self.0.sweeper.retention.lasts();
-        lasts.then(|| settled(topic, head, keep, oldest, now)).flatten()
+        let sweeper = &self.0.sweeper;
+        let retire_after = sweeper.options.retire_after;
+        sweeper.retention.lasts().then(|| settled(topic, head, keep, oldest, now, retire_after)).flatten()
     }
 
     /// Puts off topics that have nothing to lose. Where that fails, they are looked at once more.
     pub(super) async fn settle(&self, settled: &[Settled]) {
-        if let Err(error) = self.0.tail.settle(self.rules(), settled).await {
-            tracing::warn!(%error, "topics that lose nothing could not be put off; the next sweep looks at them again");
+        match self.0.tail.settle(self.rules(), settled).await {
+            Ok(retired) => telemetry::topics_retired(retired),
+            Err(error) => tracing::warn!(
+                %error,
+                "topics that lose nothing could not be put off; the next sweep looks at them again"
+            ),
         }
     }
 }
@@ -115,7 +126,8 @@ mod tests {
         let topic = Topic::parse("t").unwrap();
         let head = Cursor::new(Epoch::from_bits(1), Watermark::ORIGIN);
         let now = moment(1_000_000);
-        let due = |keep: &Keep, oldest| settled(&topic, head, keep, oldest, now).map(|settled| settled.due);
+        let due =
+            |keep: &Keep, oldest| settled(&topic, head, keep, oldest, now, None).map(|settled| settled.due);
         let keep = Keep::everything().with_age(Duration::from_secs(60));
         let oldest = moment(999_990);
         let at = due(&keep, Some(oldest)).unwrap();
@@ -125,10 +137,20 @@ mod tests {
             let at = due(&keep, None).unwrap();
             assert!((now.plus(AT_LEAST / 2)..=now.plus(AT_LEAST)).contains(&at), "{at:?}");
         }
+        let retiring =
+            |oldest| settled(&topic, head, &keep, oldest, now, Some(Duration::from_secs(60))).unwrap();
+        let empty = retiring(None);
+        assert_eq!((empty.due, empty.seen_at), (moment(1_000_060), now));
+        assert_eq!(empty.retire_idle_since, Some(moment(999_940)));
+        assert_eq!(retiring(Some(oldest)).due, at, "what keeps something is not looked at to be retired");
         let held = keep.with_not_past(Watermark::ORIGIN);
         assert_eq!(due(&held, Some(oldest)), None, "who reads it may go at any time");
         assert!(due(&held, None).is_some());
-        assert_eq!(due(&keep, Some(now.plus(Duration::from_secs(3600)))), None, "a clock that was ahead stored it");
+        assert_eq!(
+            due(&keep, Some(now.plus(Duration::from_secs(3600)))),
+            None,
+            "a clock that was ahead stored it"
+        );
     }
 
     #[test]

@@ -365,7 +365,7 @@ impl Khala {
         let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
         let (mut ahead, mut ahead_topics) = (None, 0);
         self.look(now, None, |seen| {
-            if let Seen::Topic(planned, _) = &seen
+            if let Seen::Topic(planned, ..) = &seen
                 && let Some(at) = planned.plan.oldest.filter(|at| is_ahead(*at, now))
             {
                 ahead_topics += 1;

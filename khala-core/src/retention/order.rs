@@ -17,12 +17,20 @@ pub struct SweepOptions {
     pub lead_for: Duration,
     /// How long the cursor of a follower that went counts as recently seen.
     pub seen_for: Duration,
+    /// How long a topic must have been empty and idle to be retired: from then on no list has it and no sweep looks at it, until
+    /// something is appended to it. Its epoch and its head stay. None: topics are not retired.
+    pub retire_after: Option<Duration>,
 }
 
 impl Default for SweepOptions {
-    /// No guard, a lead of a minute, an hour of cursors.
+    /// No guard, a lead of a minute, an hour of cursors, a week until an empty topic is retired.
     fn default() -> Self {
-        Self { guard: None, lead_for: Duration::from_secs(60), seen_for: Duration::from_secs(60 * 60) }
+        Self {
+            guard: None,
+            lead_for: Duration::from_secs(60),
+            seen_for: Duration::from_secs(60 * 60),
+            retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+        }
     }
 }
 
@@ -45,6 +53,13 @@ impl SweepOptions {
     #[must_use]
     pub fn with_seen_for(mut self, duration: Duration) -> Self {
         self.seen_for = duration;
+        self
+    }
+
+    /// Retires topics that were empty and idle for that long.
+    #[must_use]
+    pub fn with_retire_after(mut self, duration: Option<Duration>) -> Self {
+        self.retire_after = duration;
         self
     }
 }

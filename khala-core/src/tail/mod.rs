@@ -720,7 +720,7 @@ impl Journal for TailJournal {
         Ok(page)
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.journal.settle(rules, settled).await
     }
 }

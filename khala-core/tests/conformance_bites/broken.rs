@@ -545,7 +545,7 @@ impl Journal for Inner {
         self.whole.due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         match self.fault {
             Fault::PutsOffWhatCame => {
                 let mut settled = settled.to_vec();
@@ -555,6 +555,13 @@ impl Journal for Inner {
                 self.whole.settle(rules, &settled).await
             }
             Fault::RulesForgotten => self.whole.settle(1, settled).await,
+            Fault::RetiresAtOnce => {
+                let mut settled = settled.to_vec();
+                for settled in &mut settled {
+                    settled.retire_idle_since = settled.retire_idle_since.map(|_| settled.seen_at);
+                }
+                self.whole.settle(rules, &settled).await
+            }
             _ => self.whole.settle(rules, settled).await,
         }
     }

@@ -85,9 +85,9 @@ bites! {
     /// A read from below the floor starts at the floor.
     a_silent_skip_past_the_floor: SilentSkip => "J11",
     /// A cursor right at the floor is refused.
-    a_stale_floor: StaleFloor => "J12",
+    a_stale_floor: StaleFloor => "J12" "J22",
     /// The next seq is counted from what is kept.
-    a_renumbered_topic: Renumbered => "J13",
+    a_renumbered_topic: Renumbered => "J13" "J22",
     /// `not_past` is not looked at.
     a_floor_past_its_limit: PassesNotPast => "J14",
     /// Trimming with looser limits moves the floor back.
@@ -122,6 +122,8 @@ bites! {
     putting_off_what_came: PutsOffWhatCame => "J21",
     /// What was put off under other rules stays so.
     rules_that_are_forgotten: RulesForgotten => "J21",
+    /// A topic is retired that was idle for a moment.
+    retired_at_once: RetiresAtOnce => "J22",
     /// A conflict of one document leaves the rest of the batch.
     half_a_conflict: ConflictWritesRest => "D1",
     /// Documents that are gone are in the snapshot.
@@ -136,7 +138,7 @@ bites! {
 
 #[test]
 fn every_law_is_in_the_table_and_bites() {
-    let journal = (1..=20).map(|n| format!("J{n}"));
+    let journal = (1..=22).map(|n| format!("J{n}"));
     each_bites(&laws::<Broken>(), journal.chain((1..=4).map(|n| format!("D{n}"))), NOTICED);
 }
 

@@ -85,7 +85,7 @@ impl Journal for Holding {
         self.inner.due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.inner.settle(rules, settled).await
     }
 }

@@ -184,7 +184,7 @@ impl Journal for Store {
         self.journal().due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.journal().settle(rules, settled).await
     }
 }

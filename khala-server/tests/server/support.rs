@@ -132,10 +132,12 @@ impl Journal for Store {
         until: Timestamp,
         limit: NonZeroUsize,
     ) -> Result<DuePage, Error> {
+        self.check()?;
         self.journal.due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
+        self.check()?;
         self.journal.settle(rules, settled).await
     }
 }

@@ -1,9 +1,14 @@
 -- From when on a topic is looked at for what may go, and under which rules topics are put off. A row that says nothing is due.
+-- A topic without such a moment is retired: it is empty, nobody looks at it, and no list has it. idle_since says since when a
+-- topic that is put off has not moved.
 --
--- Code of before goes on beside it: a topic that was put off and that such code appends to is looked at within a week.
+-- Code of before goes on beside it: a topic that was put off and that such code appends to is looked at within a week; one that
+-- is retired is listed and looked at again when code of this version appends to it.
 
-ALTER TABLE {khala}.topic ADD COLUMN due_at bigint NOT NULL DEFAULT 0;
+ALTER TABLE {khala}.topic ADD COLUMN due_at bigint DEFAULT 0;
+ALTER TABLE {khala}.topic ADD COLUMN idle_since bigint;
 CREATE INDEX topic_due ON {khala}.topic (due_at, topic);
+CREATE INDEX topic_there ON {khala}.topic (topic) WHERE due_at IS NOT NULL;
 ALTER TABLE {khala}.meta ADD COLUMN rules bigint NOT NULL DEFAULT 0;
 
 -- What is appended in the transaction of an application makes its topic due, too: the function as it is, but for that.
@@ -21,3 +26,5 @@ BEGIN
     EXECUTE after;
 END
 $khala$;
+-- Documents that are there by themselves, so that tombstones cost no snapshot anything.
+CREATE INDEX document_there ON {khala}.document (topic_id, doc_key) WHERE NOT deleted;

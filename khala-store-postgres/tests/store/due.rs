@@ -13,8 +13,8 @@ const RULES: u64 = 7;
 const AS_VERSION_4: &str = "
     DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(p.oid), 'SET head = seq, due_at = 0,', 'SET head = seq,')
         FROM pg_proc p WHERE p.pronamespace = 'khala'::regnamespace AND p.proname = 'append'); END $$;
-    DROP INDEX khala.topic_due;
-    ALTER TABLE khala.topic DROP COLUMN due_at;
+    DROP INDEX khala.topic_due, khala.topic_there, khala.document_there;
+    ALTER TABLE khala.topic DROP COLUMN due_at, DROP COLUMN idle_since;
     ALTER TABLE khala.meta DROP COLUMN rules;
     UPDATE khala.meta SET schema_version = 4";
 
@@ -27,7 +27,10 @@ async fn put_off(store: &PostgresStore, name: &str) {
     let topic = topic(name);
     let head = store.bounds(&topic).await.unwrap().at_head();
     let due = Timestamp::from_millis(u64::MAX);
-    store.settle(RULES, &[Settled { topic, head, due }]).await.unwrap();
+    store
+        .settle(RULES, &[Settled { topic, head, due, seen_at: due, retire_idle_since: None }])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -63,7 +66,13 @@ async fn rows_that_somebody_else_put_there_are_due() {
         let due = NOW.plus(std::time::Duration::from_secs(1));
         page.topics
             .into_iter()
-            .map(|(_, topic, bounds)| Settled { topic, head: bounds.at_head(), due })
+            .map(|(_, topic, bounds)| Settled {
+                topic,
+                head: bounds.at_head(),
+                due,
+                seen_at: due,
+                retire_idle_since: None,
+            })
             .collect()
     };
     store.settle(RULES, &all).await.unwrap();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
 use khala_core::{
-    Advance, Chain, Checkpoint, Checkpoints, Cursor, Entity, Epoch, ErrorKind, Journal, Keep, Payload,
-    PayloadHash, ProjectionName, Watermark,
+    Advance, Chain, Checkpoint, Checkpoints, Cursor, Documents, Entity, Epoch, ErrorKind, Journal, Keep,
+    Payload, PayloadHash, ProjectionName, ReadLimit, Snapshot, SnapshotFrom, Watermark,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
@@ -424,4 +424,34 @@ async fn what_is_corrupt_of_one_topic_spoils_no_other() {
         tokio::join!(store.append(&good, batch([1]), NOW), soon(store.append(&bad, batch([1]), NOW)));
     written(good.unwrap());
     assert_eq!(bad.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn a_snapshot_reads_no_tombstones() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("t"), batch([0]), NOW).await.unwrap());
+    sql(
+        &url,
+        "INSERT INTO khala.document (topic_id, seq, published_at, kind, doc_key, doc_version, deleted, payload)
+         SELECT topic_id, 1, 1, 'k', 'd' || n, 1, n <> 20000, 'null' FROM khala.topic, generate_series(1, 20000) n",
+    );
+    let snapshot = store.snapshot(&topic("t"), SnapshotFrom::Start, ReadLimit::PAGE).await.unwrap();
+    let Snapshot::Page(page) = snapshot else { panic!("{snapshot:?}") };
+    assert_eq!(
+        page.documents.iter().filter_map(|d| d.doc_key.as_ref()).map(|k| k.as_str()).collect::<Vec<_>>(),
+        ["d20000"]
+    );
+    // With its connections end, at the latest, what they have counted is told.
+    store.close().await;
+    let read = |index: &str| {
+        let read = "SELECT idx_scan || ' ' || idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = ";
+        sql(&url, &format!("{read}'{index}'"))
+    };
+    soon(async {
+        while read("document_there") != "1 1" {
+            assert!(read("document_pkey").ends_with(" 0"), "tombstones were read: {}", read("document_pkey"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

@@ -130,7 +130,7 @@ impl Journal for Trimming {
         self.inner.due(rules, after, until, limit).await
     }
 
-    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<(), Error> {
+    async fn settle(&self, rules: u64, settled: &[Settled]) -> Result<u64, Error> {
         self.settles.fetch_add(1, Ordering::Relaxed);
         self.inner.settle(rules, settled).await
     }

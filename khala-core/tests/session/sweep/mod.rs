@@ -103,6 +103,13 @@ impl Node {
         (bounds.floor.as_u64(), bounds.head.as_u64())
     }
 
+    /// The names of the topics that are listed.
+    pub fn listed(&self) -> Vec<String> {
+        let most = NonZeroUsize::new(100).unwrap();
+        let page = self.journal.inner.topics("", None, most).now_or_never().unwrap().unwrap();
+        page.topics.iter().map(|(topic, _)| topic.as_str().to_owned()).collect()
+    }
+
     pub fn plan(&self) -> SweepPlan {
         let khala = self.host.khala.clone();
         finished(async move { khala.plan_sweep().await }).unwrap()

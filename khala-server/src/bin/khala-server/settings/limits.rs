@@ -168,15 +168,18 @@ pub(crate) struct SweepSettings {
     pub(crate) guard_cursors: Limit<u64>,
     /// How long the cursor of a follower that went counts for that.
     pub(crate) seen_seconds: u32,
+    /// How long a topic must have been empty and idle to be retired. None: topics are not retired.
+    pub(crate) retire_after_seconds: Limit<u32>,
 }
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        let SweepOptions { guard, seen_for, .. } = SweepOptions::default();
+        let SweepOptions { guard, seen_for, retire_after, .. } = SweepOptions::default();
         Self {
             every_seconds: Limit(NonZeroU32::new(60)),
             guard_cursors: Limit(guard),
             seen_seconds: seconds(seen_for),
+            retire_after_seconds: Limit(retire_after.map(seconds)),
         }
     }
 }
@@ -190,5 +193,6 @@ impl SweepSettings {
         SweepOptions::default()
             .with_guard(self.guard_cursors.0)
             .with_seen_for(Duration::from_secs(self.seen_seconds.into()))
+            .with_retire_after(self.retire_after_seconds.0.map(|seconds| Duration::from_secs(seconds.into())))
     }
 }

@@ -459,8 +459,10 @@ mod tests {
         }
         let environment = [("KHALA_SWEEP__GUARD_CURSORS", "5"), ("KHALA_STORM__REPLAY_PAGES", "none")];
         let settings = load("[sweep]\nevery_seconds = \"none\"", &environment).unwrap();
-        let SweepSettings { every_seconds, guard_cursors, seen_seconds } = settings.sweep;
+        let SweepSettings { every_seconds, guard_cursors, seen_seconds, retire_after_seconds } =
+            settings.sweep;
         assert_eq!((every_seconds.0, guard_cursors.0, seen_seconds), (None, Some(5), 3_600));
+        assert_eq!(retire_after_seconds.0, Some(604_800));
         assert_eq!(settings.storm.options().pages, None);
     }
 

@@ -189,7 +189,12 @@ const STORM: Keys = &[
     ("replay_pages_beside_appends", Rate),
 ];
 
-const SWEEP: Keys = &[("every_seconds", Amount), ("guard_cursors", Amount), ("seen_seconds", Whole)];
+const SWEEP: Keys = &[
+    ("every_seconds", Amount),
+    ("guard_cursors", Amount),
+    ("seen_seconds", Whole),
+    ("retire_after_seconds", Amount),
+];
 
 const SYNC: Keys = &[
     ("topics", Whole),
