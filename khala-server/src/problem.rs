@@ -1,7 +1,7 @@
 //! What is answered when something is refused: RFC 9457 problems, each with a `code` to act on.
 //!
 //! What must stay true: nothing here holds a token, a file's path or a backend's own message. Those are for the
-//! log, where a request id finds them.
+//! log, where a request id finds them, and for the record of a sweep, which only operators read.
 
 use std::time::Duration;
 

@@ -140,7 +140,7 @@ where
     let swept = tokio::spawn(async move { khala.sweep(order).await }).await;
     let swept = swept.map_err(|error| {
         tracing::error!(request_id, %error, "a sweep did not end");
-        failed()
+        failed(None)
     })??;
     match swept {
         Swept::Done(record) => json(StatusCode::OK, &Answer::Swept { record }),
@@ -162,13 +162,16 @@ where
         Swept::Failed(record) => {
             // Its own words are the store's, which are for the log, and for the record.
             tracing::error!(request_id, error = record.error, "a sweep failed");
-            Err(failed())
+            Err(failed(record.failed.first().map(|failed| &*failed.topic)).with("record", json!(record)))
         }
     }
 }
 
-fn failed() -> Problem {
-    let detail =
-        "not everything could be swept; the server's log says why, and the next sweep goes on from there";
+/// Names the first of the topics that could not be swept.
+fn failed(topic: Option<&str>) -> Problem {
+    let which = topic.map(|topic| format!(", first of it {topic:?}")).unwrap_or_default();
+    let detail = format!(
+        "not everything could be swept{which}; the record and the server's log say why, and the next sweep goes on from there"
+    );
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "sweep_failed", detail)
 }

@@ -140,7 +140,10 @@ async fn what_fails_is_told_and_recorded() {
     let server = start(|khala| khala).await;
     server.publish("t", "1").await;
     server.store.fail(Some(ErrorKind::Unavailable));
-    ask(&server, Method::POST, "", "{}").await.problem(500, "sweep_failed");
+    // The record is for operators, and has the store's own words.
+    let failed = ask(&server, Method::POST, "", "{}").await;
+    assert_eq!((failed.status.as_u16(), &failed.json()["code"]), (500, &json!("sweep_failed")));
+    assert_eq!(failed.json()["record"]["outcome"], "failed");
     ask(&server, Method::GET, "?plan=true", "").await.problem(503, "unavailable");
     server.store.fail(None);
     let record = status(&server, "").await["records"][0].clone();
@@ -150,6 +153,23 @@ async fn what_fails_is_told_and_recorded() {
         "operators are told why: {record}"
     );
     assert_eq!(ask(&server, Method::POST, "", "{}").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_first_topic_that_could_not_be_swept_is_named() {
+    let server = start(|khala| khala).await;
+    for name in ["a", "b", "c"] {
+        for _ in 0..5 {
+            server.publish(name, "1").await;
+        }
+    }
+    server.store.corrupt(topic("b"));
+    let problem = ask(&server, Method::POST, "", "{}").await.problem(500, "sweep_failed");
+    assert!(problem["detail"].as_str().unwrap().contains("\"b\""), "{problem}");
+    let failed = &problem["record"]["failed"];
+    assert_eq!((&failed[0]["topic"], failed.as_array().unwrap().len()), (&json!("b"), 1), "{problem}");
+    assert!(failed[0]["error"].as_str().unwrap().contains("past its head"), "{problem}");
+    assert_eq!((floor(&server, "a").await, floor(&server, "c").await), (3, 3), "the others are swept");
 }
 
 #[tokio::test]

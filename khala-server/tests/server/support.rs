@@ -48,6 +48,7 @@ pub(crate) struct Store {
     journal: MemoryJournal,
     fault: Mutex<Option<ErrorKind>>,
     unwritable: Mutex<Option<ErrorKind>>,
+    corrupt: Mutex<Option<Topic>>,
     held: watch::Sender<bool>,
     asked: AtomicU64,
 }
@@ -60,6 +61,11 @@ impl Store {
     /// Lets the writer fail, and nothing else.
     pub(crate) fn fail_writes(&self, kind: Option<ErrorKind>) {
         *self.unwritable.lock().unwrap() = kind;
+    }
+
+    /// Lets every trim of that topic fail.
+    pub(crate) fn corrupt(&self, topic: Topic) {
+        *self.corrupt.lock().unwrap() = Some(topic);
     }
 
     /// Lets appends wait, or go on.
@@ -107,6 +113,9 @@ impl Journal for Store {
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
         self.check()?;
+        if self.corrupt.lock().unwrap().as_ref() == Some(topic) {
+            return Err(Error::new(ErrorKind::Corrupt, "test", "its floor is past its head"));
+        }
         self.journal.trim(topic, keep, now).await
     }
 
