@@ -4,6 +4,7 @@
 use metrics::{SharedString, counter, gauge, histogram};
 
 use crate::{
+    admission::LimitedBy,
     budget::{MemoryBudget, MemoryPart},
     class::{NO_CLASS, TopicClass},
     error::ErrorKind,
@@ -128,6 +129,9 @@ pub const SWEEP_FAILED_TOPICS: &str = "khala_sweep_failed_topics";
 /// Cursors that the sweep which was planned last makes stale.
 pub const SWEEP_STALE_CURSORS: &str = "khala_sweep_stale_cursors";
 
+/// Connections over HTTP past a limit, by whose limit it was, `by`: `address`, `node`; and by what became of them,
+/// `outcome`: `closed` without a word, `refused` with an answer. Counted by a server around the core.
+pub const HTTP_CONNECTIONS_REFUSED: &str = "khala_http_connections_refused_total";
 /// HTTP requests, by `route` (its pattern), `method` and `status` (its class). Counted by a server around the core.
 pub const HTTP_REQUESTS: &str = "khala_http_requests_total";
 /// From the head of an HTTP request to that of its answer, in seconds, by `route`.
@@ -203,6 +207,7 @@ pub const ALL: &[&str] = &[
     OLDEST_KEPT_AGE,
     SWEEP_FAILED_TOPICS,
     SWEEP_STALE_CURSORS,
+    HTTP_CONNECTIONS_REFUSED,
     HTTP_REQUESTS,
     HTTP_SECONDS,
     PART_HEALTHY,
@@ -438,6 +443,12 @@ pub(crate) fn channels(change: f64) {
 
 pub(crate) fn joined(resume: &'static str) {
     counter!(JOINS, "resume" => resume).increment(1);
+}
+
+/// A connection came past a limit, and was `answered`, or closed at once. For a server around the core.
+pub fn http_connection_refused(by: LimitedBy, answered: bool) {
+    let outcome = if answered { "refused" } else { "closed" };
+    counter!(HTTP_CONNECTIONS_REFUSED, "by" => by.as_str(), "outcome" => outcome).increment(1);
 }
 
 /// Something was refused. `code` is one of those that PROTOCOL.md or the OpenAPI document lists.

@@ -50,6 +50,7 @@ mod route;
 mod secret;
 mod serve;
 mod service;
+mod sockets;
 mod stream;
 mod token;
 mod transport;
@@ -58,6 +59,7 @@ mod upgrade;
 
 use std::{
     fmt,
+    num::NonZeroU32,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -96,6 +98,14 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes of a WebSocket message, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
+    /// Connections that [`serve`] serves at once, but for WebSockets. Default: no limit.
+    pub http_connections: Option<NonZeroU32>,
+    /// Those of one address, but for those of trusted proxies, behind which are many. Default: no limit.
+    pub http_connections_per_address: Option<NonZeroU32>,
+    /// Requests that the subject of a token may have under way at once; a stream of updates is one. Default: no limit.
+    pub requests_per_principal: Option<NonZeroU32>,
+    /// Requests that one address may have under way at once. Default: no limit.
+    pub requests_per_address: Option<NonZeroU32>,
     /// How long [`serve`] waits for the head of a request: from the start of a connection, and from the first byte of
     /// each other head. Default: 10 s.
     pub header_timeout: Duration,
@@ -117,6 +127,10 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             body_timeout: Duration::from_secs(30),
             frame_bytes: 64 << 10,
+            http_connections: None,
+            http_connections_per_address: None,
+            requests_per_principal: None,
+            requests_per_address: None,
             header_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
             send_buffer: Some(256 << 10),
@@ -144,6 +158,34 @@ impl Limits {
     #[must_use]
     pub fn with_frame_bytes(mut self, bytes: usize) -> Self {
         self.frame_bytes = bytes;
+        self
+    }
+
+    /// Serves that many connections at once.
+    #[must_use]
+    pub fn with_http_connections(mut self, most: Option<NonZeroU32>) -> Self {
+        self.http_connections = most;
+        self
+    }
+
+    /// Serves that many connections of one address at once.
+    #[must_use]
+    pub fn with_http_connections_per_address(mut self, most: Option<NonZeroU32>) -> Self {
+        self.http_connections_per_address = most;
+        self
+    }
+
+    /// Lets one subject have that many requests under way.
+    #[must_use]
+    pub fn with_requests_per_principal(mut self, most: Option<NonZeroU32>) -> Self {
+        self.requests_per_principal = most;
+        self
+    }
+
+    /// Lets one address have that many requests under way.
+    #[must_use]
+    pub fn with_requests_per_address(mut self, most: Option<NonZeroU32>) -> Self {
+        self.requests_per_address = most;
         self
     }
 
@@ -201,6 +243,8 @@ struct Inner {
     /// What goes on by itself, from the first request on.
     keepers: OnceLock<Vec<AbortOnDrop>>,
     writes: operations::WriteProbe,
+    sockets: sockets::Sockets,
+    requests: sockets::RequestCounts,
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -383,6 +427,8 @@ impl ServerBuilder {
             sweep_every,
             keepers: OnceLock::new(),
             writes: operations::WriteProbe::default(),
+            sockets: sockets::Sockets::new(&limits),
+            requests: sockets::RequestCounts::new(&limits),
         }))
     }
 }

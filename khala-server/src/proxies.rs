@@ -23,6 +23,11 @@ pub(crate) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Ip
     client
 }
 
+/// Whether the peer is a trusted proxy itself.
+pub(crate) fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&peer.to_canonical()))
+}
+
 /// An address, as proxies write it: some with the port.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();

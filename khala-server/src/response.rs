@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
-use khala_core::MemoryShare;
+use khala_core::{Admitted, MemoryShare};
 use tokio::sync::mpsc;
 
 /// What [`Server::handle`](crate::Server::handle) answers with: an [`http_body`](hyper::body::Body) that never fails.
@@ -17,7 +17,15 @@ use tokio::sync::mpsc;
 /// Nearly all are whole. The answer to a stream of updates comes while the request still does; dropping it ends the
 /// stream.
 #[derive(Debug)]
-pub struct ResponseBody(Inner, Option<MemoryShare>);
+pub struct ResponseBody(Inner, Option<Box<Holds>>);
+
+/// What a request holds until its answer is taken, or its client is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Holds {
+    pub(crate) memory: Option<MemoryShare>,
+    pub(crate) of_address: Option<Admitted>,
+    pub(crate) of_subject: Option<Admitted>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -38,9 +46,8 @@ impl From<Full<Bytes>> for ResponseBody {
 }
 
 impl ResponseBody {
-    /// Holds `share` until the client has taken the body, or is gone.
-    pub(crate) fn with_share(mut self, share: Option<MemoryShare>) -> Self {
-        self.1 = share;
+    pub(crate) fn with(mut self, holds: Holds) -> Self {
+        self.1 = Some(Box::new(holds));
         self
     }
 }

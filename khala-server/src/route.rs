@@ -129,6 +129,22 @@ impl<'a> Route<'a> {
         !matches!(self, Self::Health | Self::Metrics | Self::OpenApi | Self::Ready)
     }
 
+    /// Whether it is for operators, who get their answer also where nobody else gets one.
+    pub(crate) fn is_for_operators(self) -> bool {
+        matches!(
+            self,
+            Self::AdminConnections
+                | Self::AdminDrain
+                | Self::AdminFanoutHooks
+                | Self::AdminFanoutMetrics
+                | Self::AdminRetention
+                | Self::AdminRevocations
+                | Self::Health
+                | Self::Metrics
+                | Self::Ready
+        )
+    }
+
     /// What is refused when something is refused here.
     pub(crate) fn surface(self) -> Surface {
         match self {

@@ -31,7 +31,9 @@ use crate::{
     Server,
     accepted::{Accepted, Requests, linger},
     patience::PatientTimer,
+    proxies,
     response::ResponseBody,
+    sockets::Socket,
 };
 
 /// Bytes of the head of a request.
@@ -87,7 +89,10 @@ impl Serving {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, address)) => {
                         let (server, stopped) = (self.server.clone(), self.stopped.clone());
-                        self.connections.spawn(connection(stream, address, server, stopped));
+                        // One that is not taken is closed here.
+                        if let Some(socket) = server.take(address) {
+                            self.connections.spawn(connection(stream, address, socket, server, stopped));
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -102,6 +107,7 @@ impl Serving {
 async fn connection(
     stream: TcpStream,
     address: SocketAddr,
+    socket: Socket,
     server: Server,
     mut stopped: watch::Receiver<()>,
 ) {
@@ -114,11 +120,15 @@ async fn connection(
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
     }
     let (requests, (back, handed_back)) = (Requests::default(), oneshot::channel());
-    let stream = Accepted::new(stream, limits.header_timeout, limits.stall_timeout, requests.clone(), back);
+    let (head_timeout, refusal) = (socket.head_timeout(&limits), socket.refusal());
+    let stream = Accepted::new(stream, head_timeout, limits.stall_timeout, requests.clone(), back);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, requests) = (server.clone(), requests.clone());
         requests.begun();
         request.extensions_mut().insert(address);
+        if let Some(refusal) = refusal {
+            request.extensions_mut().insert(refusal);
+        }
         async move { Ok::<_, Infallible>(server.handle(request).await.map(|body| Counted { body, requests })) }
     });
     {
@@ -127,6 +137,7 @@ async fn connection(
             // It counts from the end of the last answer. That of a head is judged by the socket, from its first byte.
             .header_read_timeout(limits.keep_alive_timeout.max(limits.header_timeout))
             .max_buf_size(HEAD_BYTES)
+            .keep_alive(refusal.is_none())
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
@@ -143,6 +154,14 @@ async fn connection(
     }
     if let Ok(stream) = handed_back.await {
         linger(stream).await;
+    }
+}
+
+impl Server {
+    /// Takes a connection, to serve it or to refuse what it asks for; none if it is to be closed.
+    fn take(&self, peer: SocketAddr) -> Option<Socket> {
+        let proxy = proxies::is_trusted(&self.0.trusted_proxies, peer.ip());
+        self.0.sockets.take(peer, proxy, self.0.khala.moment())
     }
 }
 

@@ -31,8 +31,9 @@ use crate::{
     problem::Problem,
     proxies,
     publish::publish,
-    response::ResponseBody,
+    response::{Holds, ResponseBody},
     route::{Route, doc_key, topic},
+    sockets::Refusal,
     stream, token,
     upgrade::upgrade,
 };
@@ -132,6 +133,13 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
+        let mut holds = Holds::default();
+        if !route.is_some_and(Route::is_for_operators) {
+            if let Some(refusal) = head.extensions.get::<Refusal>() {
+                return Err((*refusal).into());
+            }
+            holds.of_address = Some(self.0.requests.of_address(client, self.0.khala.moment())?);
+        }
         let Some(route) = route else {
             return Err(Problem::not_found(
                 "unknown_route",
@@ -149,7 +157,6 @@ impl Server {
             body::check_encoding(headers)?;
         }
         // The most that a page may be, before it is read; what it is, afterwards.
-        let mut share = None;
         if head.method != Method::POST
             && matches!(
                 route,
@@ -158,7 +165,7 @@ impl Server {
         {
             let mut taken = self.0.khala.memory().share(MemoryPart::Answers);
             taken.grow(ANSWER_BYTES).map_err(|_| body::no_memory(MemoryPart::Answers))?;
-            share = Some(taken);
+            holds.memory = Some(taken);
         }
         let whole = match route {
             Route::AdminConnections => {
@@ -194,10 +201,11 @@ impl Server {
                 }
             }
             Route::Bounds { topic: name } => {
-                history::bounds(self, &self.opened(headers, name, Access::Read).await?, query).await
+                history::bounds(self, &self.opened(headers, name, Access::Read, &mut holds).await?, query)
+                    .await
             }
             Route::Document { topic: name, doc_key: key } => {
-                let topic = self.opened(headers, name, Access::Read).await?;
+                let topic = self.opened(headers, name, Access::Read, &mut holds).await?;
                 documents::document(self, &topic, &doc_key(key)?, query).await
             }
             Route::Health => operations::health(),
@@ -206,25 +214,28 @@ impl Server {
             Route::OpenApi => Ok(operations::openapi()),
             Route::Ready => operations::ready(self).await,
             Route::Snapshot { topic: name } => {
-                let (grant, topic) = self.granted(headers, name, Access::Read).await?;
+                let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
                 documents::snapshot(self, &grant, &topic, query).await
             }
-            Route::Topics => history::topics(self, &self.grant(headers).await?, query).await,
+            Route::Topics => history::topics(self, &self.grant(headers, &mut holds).await?, query).await,
             Route::Updates { topic: name } if head.method == Method::POST => {
-                let (grant, topic) = self.granted(headers, name, Access::Publish).await?;
+                let (grant, topic) = self.granted(headers, name, Access::Publish, &mut holds).await?;
                 if stream::is_asked_for(headers) {
-                    return stream::publish(self, grant, Some(topic), headers, body, request_id).await;
+                    let topic = Some(topic);
+                    let begun = stream::publish(self, grant, topic, headers, body, request_id).await?;
+                    return Ok(begun.map(|body| body.with(holds)));
                 }
                 publish(self, &grant, &topic, &head, body).await
             }
             Route::Updates { topic: name } => {
-                let (grant, topic) = self.granted(headers, name, Access::Read).await?;
+                let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
                 history::updates(self, &grant, &topic, query).await
             }
             Route::UpdatesOfMany => {
-                let grant = self.grant(headers).await?;
+                let grant = self.grant(headers, &mut holds).await?;
                 if stream::is_asked_for(headers) {
-                    return stream::publish(self, grant, None, headers, body, request_id).await;
+                    let begun = stream::publish(self, grant, None, headers, body, request_id).await?;
+                    return Ok(begun.map(|body| body.with(holds)));
                 }
                 Err(stream::unsupported())
             }
@@ -232,10 +243,10 @@ impl Server {
         };
         whole.map(|response| {
             let bytes = response.body().size_hint().exact().unwrap_or(ANSWER_BYTES);
-            if let Some(share) = &mut share {
-                share.shrink_to(bytes);
+            if let Some(memory) = &mut holds.memory {
+                memory.shrink_to(bytes);
             }
-            response.map(|body| ResponseBody::from(body).with_share(share))
+            response.map(|body| ResponseBody::from(body).with(holds))
         })
     }
 
@@ -245,14 +256,22 @@ impl Server {
         Some(proxies::client(&self.0.trusted_proxies, peer.ip(), &head.headers))
     }
 
-    /// What the request's token proves.
-    async fn grant(&self, headers: &HeaderMap) -> Result<Grant, Problem> {
-        Ok(self.0.khala.verify(&token::in_header(headers)?).await?)
+    /// What the request's token proves; the request is one of its subject's from then on.
+    async fn grant(&self, headers: &HeaderMap, holds: &mut Holds) -> Result<Grant, Problem> {
+        let grant = self.0.khala.verify(&token::in_header(headers)?).await?;
+        holds.of_subject = Some(self.0.requests.of_subject(grant.subject(), self.0.khala.moment())?);
+        Ok(grant)
     }
 
     /// The topic that a part of a path names, if it is open to the holder of the request's token.
-    async fn opened(&self, headers: &HeaderMap, name: &str, access: Access) -> Result<Topic, Problem> {
-        self.granted(headers, name, access).await.map(|(_, topic)| topic)
+    async fn opened(
+        &self,
+        headers: &HeaderMap,
+        name: &str,
+        access: Access,
+        holds: &mut Holds,
+    ) -> Result<Topic, Problem> {
+        self.granted(headers, name, access, holds).await.map(|(_, topic)| topic)
     }
 
     /// That, and what the token proves.
@@ -261,8 +280,9 @@ impl Server {
         headers: &HeaderMap,
         name: &str,
         access: Access,
+        holds: &mut Holds,
     ) -> Result<(Grant, Topic), Problem> {
-        let grant = self.grant(headers).await?;
+        let grant = self.grant(headers, holds).await?;
         let topic = topic(name)?;
         self.0.khala.authorize(&grant, &topic, access).await?;
         Ok((grant, topic))

@@ -1,6 +1,9 @@
 //! What one subject and one address may do over HTTP.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::Request;
@@ -8,8 +11,13 @@ use http_body_util::Full;
 use khala_core::{Access, AdmissionOptions, Classes, Rate, TopicClass, TopicPattern};
 use khala_server::Limits;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::support::{Answer, Hand, LONG, Running, running_on, token_of};
+use crate::support::{Answer, Begun, Hand, LONG, Running, good_token, running_on, running_with, token_of};
 
 const ONE: &str = r#"{"kind":"k","payload":1}"#;
 
@@ -120,4 +128,106 @@ async fn a_subject_publishes_at_a_rate() {
     assert_eq!(post(&server, "bob", "t1").await.status, 201);
     clock.advance(Duration::from_millis(600));
     assert_eq!(post(&server, "ada", "t1").await.status, 201);
+}
+
+/// Sends nothing, and keeps its place.
+async fn idle(server: &Running) -> TcpStream {
+    TcpStream::connect(&server.address).await.unwrap()
+}
+
+/// Asks until it is answered with `status`: a place is given back a moment after a connection ends.
+async fn until_answered(server: &Running, path: &str, status: u16) {
+    let asks = async { while server.get(path).await.status != status {} };
+    timeout(LONG, asks).await.expect("a place in time");
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_told_to_come_back_and_operators_are_answered() {
+    let limits = Limits::default().with_http_connections(NonZeroU32::new(2));
+    let server =
+        running_with(|builder| builder.with_limits(limits).with_admin_token(crate::admin::admin())).await;
+    let first = idle(&server).await;
+    let second = idle(&server).await;
+    let refused = server.get("/v1/topics").await;
+    refused.problem(503, "too_many_connections");
+    assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    let admin = server.get("/internal/v1/khala/connections").await;
+    assert_eq!(admin.status, 401, "it is asked who that is");
+    // There is room for four of one address that are told so, and the next one is closed.
+    let mut refused = Vec::new();
+    for _ in 0..4 {
+        refused.push(idle(&server).await);
+    }
+    let mut closed = idle(&server).await;
+    assert_eq!(timeout(LONG, closed.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    drop(refused);
+    until_answered(&server, "/healthz", 200).await;
+    drop(first);
+    until_answered(&server, "/v1/topics", 200).await;
+    drop(second);
+    // A WebSocket counts among the others.
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        sockets.push(server.connect().await);
+        until_answered(&server, "/v1/topics", 200).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_of_an_address_are_limited_but_for_those_of_proxies() {
+    let limits = Limits::default()
+        .with_http_connections_per_address(NonZeroU32::new(1))
+        .with_requests_per_address(NonZeroU32::new(1));
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let _idle = idle(&server).await;
+    server.get("/v1/topics").await.problem(429, "too_many_connections");
+
+    let proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let server = running_with(|builder| builder.with_limits(limits).with_trusted_proxies(proxies)).await;
+    let _idle = idle(&server).await;
+    // A stream that goes on is a request under way, of the client that the proxy names.
+    let head = |from: &str| {
+        format!(
+            "POST /v1/updates HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nx-forwarded-for: {from}\r\n\
+             content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n",
+            good_token()
+        )
+    };
+    let begin = async |from| {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.write_all(head(from).as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        timeout(LONG, stream.read_exact(&mut status)).await.expect("an answer in time").unwrap();
+        (stream, String::from_utf8(status.to_vec()).unwrap())
+    };
+    let (first, status) = begin("198.51.100.1").await;
+    assert_eq!(status, "HTTP/1.1 200");
+    assert_eq!(begin("198.51.100.1").await.1, "HTTP/1.1 429");
+    assert_eq!(begin("198.51.100.2").await.1, "HTTP/1.1 200");
+    drop(first);
+    let again = async { while begin("198.51.100.1").await.1 != "HTTP/1.1 200" {} };
+    timeout(LONG, again).await.expect("what has ended does not count");
+}
+
+#[tokio::test]
+async fn requests_under_way_of_a_subject_are_limited() {
+    let limits = Limits::default().with_requests_per_principal(NonZeroU32::new(2));
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let request = || {
+        Request::post("/v1/topics/t/updates")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {}", token_of("ada", &[Access::Publish], LONG)))
+    };
+    let first = Begun::new(&server.server, request(), ONE).await;
+    let second = Begun::new(&server.server, request(), ONE).await;
+    let refused = post(&server, "ada", "t").await;
+    refused.problem(429, "too_many_requests");
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(post(&server, "bob", "t").await.status, 201);
+    assert_eq!(first.end().await.status, 201);
+    assert_eq!(post(&server, "ada", "t").await.status, 201);
+    assert_eq!(second.end().await.status, 201);
 }

@@ -8,7 +8,7 @@ use khala_core::{AdmissionOptions, ErrorKind, Journal as _, Keep, Timestamp};
 use khala_server::{Compatibility, Limits, OPENAPI, Origins, Server, Window};
 use serde_json::Value;
 
-use crate::support::{Answer, Running, running_on, running_with, topic};
+use crate::support::{Answer, Begun, Running, running_on, running_with, topic};
 
 const UPDATES: &str = "/v1/topics/{topic}/updates";
 const MANY: &str = "/v1/updates";
@@ -185,6 +185,8 @@ async fn what_is_documented_is_served() {
         served.note(MANY, &post, &answer, &document);
     }
 
+    crowded(&mut served, &document).await;
+
     let get = Method::GET;
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         served.note(path, &get, &sent(&server, &get, path, &[], "").await, &document);
@@ -245,6 +247,29 @@ async fn what_is_documented_is_served() {
     let (documented, served) = (documented(&document), served.0);
     let missing: Vec<_> = documented.difference(&served).collect();
     assert!(missing.is_empty(), "documented, and not seen: {missing:?}");
+}
+
+/// What a subject is answered that has as many requests under way as it may.
+async fn crowded(served: &mut Served, document: &Value) {
+    let limits = Limits::default().with_requests_per_principal(NonZeroU32::new(1));
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let good = format!("Bearer {}", crate::support::good_token());
+    let post = Request::post("/v1/topics/t/updates").header("content-type", "application/json");
+    let begun = Begun::new(&server.server, post.header("authorization", &good), ONE).await;
+    for (method, pattern, path) in [
+        (Method::GET, "/v1/topics", "/v1/topics"),
+        (Method::GET, "/v1/topics/{topic}", "/v1/topics/t"),
+        (Method::GET, UPDATES, "/v1/topics/t/updates"),
+        (Method::GET, "/v1/topics/{topic}/snapshot", "/v1/topics/t/snapshot"),
+        (Method::GET, "/v1/topics/{topic}/documents/{doc_key}", "/v1/topics/t/documents/d"),
+        (Method::POST, MANY, MANY),
+    ] {
+        let headers = [("authorization", good.as_str()), ("content-type", "application/x-ndjson")];
+        let answer = sent(&server, &method, path, &headers, "").await;
+        answer.problem(429, "too_many_requests");
+        served.note(pattern, &method, &answer, document);
+    }
+    assert_eq!(begun.end().await.status, 201);
 }
 
 /// A publish whose body does not come.

@@ -27,6 +27,12 @@ pub(crate) struct LimitSettings {
     pub(crate) send_buffer_bytes: Limit<NonZeroU32>,
     /// Connections open at once, of everybody.
     pub(crate) connections: Limit<NonZeroU32>,
+    /// HTTP connections open at once, of everybody and of one address.
+    pub(crate) http_connections: Limit<NonZeroU32>,
+    pub(crate) http_connections_per_address: Limit<NonZeroU32>,
+    /// Requests under way at once.
+    pub(crate) requests_per_principal: Limit<NonZeroU32>,
+    pub(crate) requests_per_address: Limit<NonZeroU32>,
     /// Bytes that all connections together may hold unsent.
     pub(crate) outbox_bytes: Limit<NonZeroU64>,
     /// Bytes that tail, bodies, answers and unsent frames may take together.
@@ -77,6 +83,10 @@ impl Default for LimitSettings {
             keep_alive_seconds: seconds(limits.keep_alive_timeout),
             send_buffer_bytes: Limit(limits.send_buffer.map(bytes).and_then(NonZeroU32::new)),
             connections: Limit(admission.connections),
+            http_connections: Limit(limits.http_connections),
+            http_connections_per_address: Limit(limits.http_connections_per_address),
+            requests_per_principal: Limit(limits.requests_per_principal),
+            requests_per_address: Limit(limits.requests_per_address),
             outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),
             memory_bytes: Limit(NonZeroU64::new(MemoryBudget::DEFAULT)),
             connections_per_principal: Limit(admission.connections_per_principal),

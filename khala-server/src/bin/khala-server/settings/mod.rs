@@ -219,6 +219,10 @@ impl Settings {
             .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
             .with_frame_bytes(limits.frame_bytes as usize)
             .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
+            .with_http_connections(limits.http_connections.0)
+            .with_http_connections_per_address(limits.http_connections_per_address.0)
+            .with_requests_per_principal(limits.requests_per_principal.0)
+            .with_requests_per_address(limits.requests_per_address.0)
             .with_keep_alive_timeout(Duration::from_secs(limits.keep_alive_seconds.into()))
             .with_send_buffer(limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize))
             // The same patience over HTTP as over a WebSocket.

@@ -1,0 +1,128 @@
+//! Which of the connections that come are served, and which are only told to come back.
+//!
+//! A connection over the limit is served one request: what is an operator's (health, metrics, administration) is answered
+//! as ever, everything else is refused. There are few such connections at once, in all and of one address, and past that
+//! they are closed without a word. A WebSocket is no longer counted here: it is one of `limits.connections` from then on.
+//!
+//! # Invariants
+//! A crowd cannot keep operators out, but for one from the operators' own address, or from more addresses than there is
+//! room for.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use http::StatusCode;
+use khala_core::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Moment, telemetry};
+
+use crate::{Limits, problem::Problem};
+
+/// Connections over the limit that are answered at once.
+const REFUSED_AT_ONCE: NonZeroU32 = NonZeroU32::new(64).unwrap();
+/// Those of one address.
+const REFUSED_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(4).unwrap();
+/// How long the head of their request may take.
+const HEAD_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    served: Admission,
+    refused: Admission,
+}
+
+/// A connection that is served, or refused; dropping it gives its place back.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    _place: Admitted,
+    refusal: Option<Refusal>,
+}
+
+/// Why a connection is over the limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal(Limited);
+
+impl Sockets {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let served = AdmissionOptions::unlimited()
+            .with_connections(limits.http_connections)
+            .with_connections_per_address(limits.http_connections_per_address);
+        let refused = AdmissionOptions::unlimited()
+            .with_connections(Some(REFUSED_AT_ONCE))
+            .with_connections_per_address(Some(REFUSED_OF_ADDRESS));
+        Self { served: Admission::new(served), refused: Admission::new(refused) }
+    }
+
+    /// Takes a connection of `peer`, whose address is limited unless it is that of a `proxy`, behind which are many;
+    /// none if it is to be closed.
+    pub(crate) fn take(&self, peer: SocketAddr, proxy: bool, now: Moment) -> Option<Socket> {
+        let address: Option<IpAddr> = (!proxy).then_some(peer.ip());
+        let limited = match self.served.connect("", address, now) {
+            Ok(place) => return Some(Socket { _place: place, refusal: None }),
+            Err(limited) => limited,
+        };
+        let place = self.refused.connect("", address, now);
+        telemetry::http_connection_refused(limited.by, place.is_ok());
+        Some(Socket { _place: place.ok()?, refusal: Some(Refusal(limited)) })
+    }
+}
+
+impl Socket {
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// How long the head of a request may take.
+    pub(crate) fn head_timeout(&self, limits: &Limits) -> Duration {
+        if self.refusal.is_some() { limits.header_timeout.min(HEAD_WITHIN) } else { limits.header_timeout }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(Refusal(limited): Refusal) -> Self {
+        let (status, detail) = match limited.by {
+            LimitedBy::Address => {
+                (StatusCode::TOO_MANY_REQUESTS, "this address has as many connections over HTTP as it may")
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "the server has as many connections over HTTP as it may"),
+        };
+        Self::new(status, limited.code.as_str(), detail).with_retry_after(limited.retry_after)
+    }
+}
+
+/// How many requests each address and each subject has under way.
+#[derive(Debug)]
+pub(crate) struct RequestCounts {
+    of_addresses: Admission,
+    of_subjects: Admission,
+}
+
+impl RequestCounts {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let unlimited = AdmissionOptions::unlimited();
+        Self {
+            of_addresses: Admission::new(unlimited.with_connections_per_address(limits.requests_per_address)),
+            of_subjects: Admission::new(
+                unlimited.with_connections_per_principal(limits.requests_per_principal),
+            ),
+        }
+    }
+
+    pub(crate) fn of_address(&self, address: Option<IpAddr>, now: Moment) -> Result<Admitted, Problem> {
+        self.of_addresses
+            .connect("", address, now)
+            .map_err(|limited| too_many("this address has as many requests under way as it may", limited))
+    }
+
+    pub(crate) fn of_subject(&self, subject: &str, now: Moment) -> Result<Admitted, Problem> {
+        self.of_subjects.connect(subject, None, now).map_err(|limited| {
+            too_many("the token's subject has as many requests under way as it may", limited)
+        })
+    }
+}
+
+fn too_many(detail: &str, limited: Limited) -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+        .with_retry_after(limited.retry_after)
+}
