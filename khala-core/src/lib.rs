@@ -46,8 +46,8 @@ pub use self::clock::SystemClock;
 pub use self::{
     admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate, ReplayOptions},
     auth::{
-        Access, AllowAll, Authorizer, Denied, DenyAll, Grant, Issued, Issuer, Mandate, MemoryRevocations,
-        Named, Revocation, RevocationId, Revocations, Token, Verifier,
+        Access, AllowAll, Authorizer, CorruptRevocation, Denied, DenyAll, Grant, Issued, Issuer, Mandate,
+        MemoryRevocations, Named, Revocation, RevocationId, RevocationPage, Revocations, Token, Verifier,
     },
     budget::{MemoryBudget, MemoryPart, MemoryShare, MemorySpent},
     chain::Chain,

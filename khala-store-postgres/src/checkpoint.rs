@@ -90,7 +90,8 @@ pub(crate) async fn find(
     rows.first().map(|found| row::checkpoint(found, 0)).transpose()
 }
 
-/// Those that follow `after`. One statement, and so of one moment.
+/// Those that follow `after`, but for those that cannot be read. One statement, and so of one moment, unless such are
+/// among them.
 pub(crate) async fn page(
     database: &Database,
     projection: &ProjectionName,
@@ -99,11 +100,28 @@ pub(crate) async fn page(
 ) -> Result<Vec<(Entity, Checkpoint)>, Fault> {
     let sql = &database.sql;
     // No entity is empty, so the empty text stands before the first.
-    let after = after.map_or("", Entity::as_str);
-    let rows = database
-        .rows(|| query(&sql.checkpoints).bind(projection.as_str()).bind(after).bind(most(limit.get())))
-        .await?;
-    rows.iter().map(|found| Ok((row::entity(column(found, 0)?)?, row::checkpoint(found, 1)?))).collect()
+    let mut after = after.map_or("", Entity::as_str).to_owned();
+    let mut page = Vec::new();
+    loop {
+        let asked = limit.get() - page.len();
+        let ask = || query(&sql.checkpoints).bind(projection.as_str()).bind(after.as_str()).bind(most(asked));
+        let rows = database.rows(ask).await?;
+        for found in &rows {
+            let entity: &str = column(found, 0)?;
+            match row::entity(entity).and_then(|entity| Ok((entity, row::checkpoint(found, 1)?))) {
+                Ok(one) => page.push(one),
+                Err(fault) => row::passed_over(
+                    &format!("entity '{entity}' of '{projection}' in khala.checkpoint"),
+                    fault,
+                ),
+            }
+        }
+        match rows.last() {
+            // A limit counts what can be read.
+            Some(last) if rows.len() == asked && page.len() < limit.get() => after = column(last, 0)?,
+            _ => return Ok(page),
+        }
+    }
 }
 
 /// Removes one; says whether there was one.

@@ -363,13 +363,19 @@ impl News {
         }
     }
 
-    /// Reads where these topics stand.
+    /// Reads where these topics stand. One of which something corrupt is stored is in nobody's way; who reads it is told.
     async fn look_at(&self, topics: &[Topic]) -> Result<(), Fault> {
         let sql = &self.database.sql;
         for topics in topics.chunks(TOPICS_AT_ONCE) {
             let names: Vec<String> = topics.iter().map(|topic| topic.as_str().to_owned()).collect();
             for found in self.database.rows(|| query(&sql.heads).bind(&names)).await? {
-                self.local.raise(&row::topic(&found, 0)?, row::bounds(&found, 1)?.at_head());
+                match row::topic(&found, 0).and_then(|topic| Ok((topic, row::bounds(&found, 1)?))) {
+                    Ok((topic, bounds)) => self.local.raise(&topic, bounds.at_head()),
+                    Err(fault) => {
+                        let name: &str = row::column(&found, 0)?;
+                        row::passed_over(&format!("topic '{name}' of khala.topic"), fault);
+                    }
+                }
             }
         }
         Ok(())
@@ -380,9 +386,10 @@ impl News {
         self.look_at(&self.local.watched()).await?;
         let sql = &self.database.sql;
         let rows = self.database.rows(|| query(&sql.last_revoked)).await?;
-        let newest = rows.first().map_or(Ok(Watermark::ORIGIN), |found| row::watermark(found, 0))?;
-        if newest > Watermark::ORIGIN {
-            self.local.raise_revoked(newest);
+        match rows.first().map(|found| row::watermark(found, 0)) {
+            Some(Ok(newest)) if newest > Watermark::ORIGIN => self.local.raise_revoked(newest),
+            Some(Ok(_)) | None => {}
+            Some(Err(fault)) => row::passed_over("the row of khala.revocation_head", fault),
         }
         Ok(())
     }

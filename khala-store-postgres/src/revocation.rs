@@ -2,14 +2,14 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Error, Revocation, Timestamp, Watermark};
+use khala_core::{CorruptRevocation, Error, Revocation, RevocationPage, Timestamp, Watermark};
 use sqlx::PgConnection;
 
 use crate::{
     database::{Database, Work},
     fault::Fault,
     read::most,
-    row::{self, int},
+    row::{self, column, int},
     sql::{Sql, query},
 };
 
@@ -24,12 +24,18 @@ impl Work for Store {
     type Done = Watermark;
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Watermark, Fault> {
-        let made = self.0.clone();
+        let mut made = self.0.clone();
         let (by, id) = (made.named.by(), made.named.id().clone());
         let watermark = row::watermark(&query(&sql.next_revocation).fetch_one(&mut *conn).await?, 0)?;
         let older = query(&sql.revoked).bind(by).bind(id.as_str()).fetch_optional(&mut *conn).await?;
-        let kept = match older.map(|older| row::revocation(&older)).transpose()? {
-            Some((_, older)) => made.merged_with(&older),
+        let kept = match older.map(|older| row::revocation(&older)) {
+            Some(Ok((_, older))) => made.merged_with(&older),
+            // It is not known how long that one had to be kept.
+            Some(Err(fault)) => {
+                row::passed_over("a revocation that another takes the place of", fault);
+                made.until = None;
+                made
+            }
             None => made,
         };
         query(&sql.revoke)
@@ -44,16 +50,31 @@ impl Work for Store {
     }
 }
 
-/// Those stored after `after`, oldest first. One statement, and so of one moment.
+/// Those stored after `after`, oldest first, and the rows among them that cannot be read. One statement, and so of one
+/// moment.
 pub(crate) async fn page(
     database: &Database,
     after: Watermark,
     limit: NonZeroUsize,
-) -> Result<Vec<(Watermark, Revocation)>, Fault> {
+) -> Result<RevocationPage, Fault> {
     let sql = &database.sql;
     let rows =
         database.rows(|| query(&sql.revocations).bind(int(after.as_u64())).bind(most(limit.get()))).await?;
-    rows.iter().map(row::revocation).collect()
+    let mut page = RevocationPage::default();
+    for found in &rows {
+        let number: i64 = column(found, 0)?;
+        // One that is past all watermarks comes last, and nothing is read after it.
+        page.next = Watermark::new(number.cast_unsigned()).or(page.next);
+        match row::revocation(found) {
+            Ok(one) => page.revocations.push(one),
+            Err(fault) => page.corrupt.push(CorruptRevocation {
+                row: format!("watermark {number}"),
+                named: row::named(found).ok(),
+                error: fault.into(),
+            }),
+        }
+    }
+    Ok(page)
 }
 
 /// One step of forgetting what has ended: how many that were.

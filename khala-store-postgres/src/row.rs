@@ -1,13 +1,14 @@
 //! Rows, as the words of the core and back.
 //!
-//! What a row says is checked as it is read: a row that the store cannot have written is an error and never skipped. Only
+//! What a row says is checked as it is read: a row that the store cannot have written is an error and never skipped
+//! silently. A page of history fails with it, for history has no holes; a list of what is apart names it and goes on. Only
 //! the payload is taken as it stands, because it was checked when it came in.
 
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Kind, Named, NodeId, Payload, PayloadHash, Receipt,
-    Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Error, Kind, Named, NodeId, Payload, PayloadHash,
+    Receipt, Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 
@@ -94,16 +95,20 @@ pub(crate) fn update(row: &PgRow, at: usize) -> Result<Option<Update>, Fault> {
     }))
 }
 
+/// What a revocation names: watermark, by, id.
+pub(crate) fn named(row: &PgRow) -> Result<Named, Fault> {
+    let id = parsed(RevocationId::parse, column(row, 2)?)?;
+    match column(row, 1)? {
+        "jti" => Ok(Named::Jti(id)),
+        "sid" => Ok(Named::Sid(id)),
+        "sub" => Ok(Named::Sub(id)),
+        other => Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
+    }
+}
+
 /// A revocation: watermark, by, id, at, until.
 pub(crate) fn revocation(row: &PgRow) -> Result<(Watermark, Revocation), Fault> {
-    let id = parsed(RevocationId::parse, column(row, 2)?)?;
-    let named = match column(row, 1)? {
-        "jti" => Named::Jti(id),
-        "sid" => Named::Sid(id),
-        "sub" => Named::Sub(id),
-        other => return Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
-    };
-    let revocation = Revocation::new(named, moment(row, 3)?);
+    let revocation = Revocation::new(named(row)?, moment(row, 3)?);
     let revocation = match column::<Option<i64>>(row, 4)? {
         Some(until) => revocation.with_until(Timestamp::from_millis(until.cast_unsigned())),
         None => revocation,
@@ -127,6 +132,12 @@ pub(crate) fn entity(text: &str) -> Result<Entity, Fault> {
 
 pub(crate) fn node(text: &str) -> Result<NodeId, Fault> {
     parsed(NodeId::parse, text)
+}
+
+/// Says of a row that it cannot be read and was passed over: `what` it is, as an operator finds it.
+pub(crate) fn passed_over(what: &str, fault: Fault) {
+    let error = Error::from(fault);
+    tracing::error!(row = what, %error, "a stored row cannot be read; the others are");
 }
 
 /// The record of a sweep.

@@ -444,7 +444,7 @@ statements! {
          (SELECT sweep_id FROM {khala}.sweep ORDER BY sweep_id DESC OFFSET $1 LIMIT 1)";
 
     /// The newest records, newest first (S4).
-    sweeps = "SELECT record FROM {khala}.sweep ORDER BY sweep_id DESC LIMIT $1";
+    sweeps = "SELECT record, sweep_id FROM {khala}.sweep ORDER BY sweep_id DESC LIMIT $1";
 }
 
 /// Holds the session that leads: the lock goes with its transaction, and so with its connection (S2).

@@ -11,9 +11,9 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, DueAfter, DuePage,
-    Entity, Error, Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation, Revocations,
-    Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed,
-    Update, Watermark, telemetry,
+    Entity, Error, Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
+    RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp,
+    Topic, TopicPage, Trimmed, Update, Watermark, telemetry,
 };
 
 use crate::{
@@ -222,11 +222,7 @@ impl Revocations for PostgresStore {
         Ok(self.0.database.transaction(revocation::Store(revocation)).await?)
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         Ok(revocation::page(&self.0.database, after, limit).await?)
     }
 

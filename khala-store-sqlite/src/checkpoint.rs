@@ -11,7 +11,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{
     append::Group,
     fault::Fault,
-    read::most,
     row::{self, int},
     sql,
 };
@@ -61,7 +60,7 @@ pub(crate) fn find(
     find.query_row(names, |row| Ok(row::checkpoint(row, 0))).optional()?.transpose()
 }
 
-/// Those that follow `after`. One statement, and so of one moment.
+/// Those that follow `after`, but for those that cannot be read. One statement, and so of one moment.
 pub(crate) fn page(
     conn: &Connection,
     projection: &ProjectionName,
@@ -69,10 +68,20 @@ pub(crate) fn page(
     limit: NonZeroUsize,
 ) -> Result<Vec<(Entity, Checkpoint)>, Fault> {
     let mut list = conn.prepare_cached(sql::CHECKPOINTS)?;
-    let mut rows = list.query(params![projection.as_str(), text(after), most(limit)])?;
+    // No entity is empty, so the empty text stands before the first.
+    let mut rows = list.query([projection.as_str(), after.map_or("", Entity::as_str)])?;
     let mut page = Vec::new();
-    while let Some(found) = rows.next()? {
-        page.push((row::entity(found, 0)?, row::checkpoint(found, 1)?));
+    while page.len() < limit.get()
+        && let Some(found) = rows.next()?
+    {
+        match row::entity(found, 0).and_then(|entity| Ok((entity, row::checkpoint(found, 1)?))) {
+            Ok(one) => page.push(one),
+            Err(fault) => {
+                let entity =
+                    String::from_utf8_lossy(row::text_bytes(found, 0).unwrap_or_default()).into_owned();
+                row::passed_over(&format!("entity '{entity}' of '{projection}' in khala_checkpoint"), fault);
+            }
+        }
     }
     Ok(page)
 }
@@ -85,24 +94,18 @@ pub(crate) fn remove(conn: &Connection, projection: &ProjectionName, entity: &En
 
 /// One step of removing all that follow `after`: how many that were, and the last one of them if there may be more.
 ///
-/// Steps go on in order, so that one which is stored anew behind them is left and the removal ends.
+/// Steps go on in order, so that one which is stored anew behind them is left and the removal ends. Entities are bytes here:
+/// what is none is removed too.
 pub(crate) fn remove_step(
     conn: &Connection,
     projection: &ProjectionName,
-    after: Option<&Entity>,
-) -> Result<(u64, Option<Entity>), Fault> {
-    let (projection, after) = (projection.as_str(), text(after));
+    after: &[u8],
+) -> Result<(u64, Option<Vec<u8>>), Fault> {
+    let projection = projection.as_str();
     let mut last = conn.prepare_cached(sql::LAST_TO_REMOVE)?;
-    let last = last.query_row(params![projection, after, STEP_ROWS as i64], |row| Ok(row::entity(row, 0)));
-    let last = last.optional()?.transpose()?;
-    let past = last.as_ref().map(Entity::as_str);
-    let removed = conn.prepare_cached(sql::REMOVE_CHECKPOINTS)?.execute(params![projection, after, past])?;
+    let last = last.query_row(params![projection, after, STEP_ROWS as i64], |row| row.get(0)).optional()?;
+    let removed = conn.prepare_cached(sql::REMOVE_CHECKPOINTS)?.execute(params![projection, after, last])?;
     Ok((removed as u64, last))
-}
-
-/// No entity is empty, so the empty text stands before the first.
-fn text(after: Option<&Entity>) -> &str {
-    after.map_or("", Entity::as_str)
 }
 
 #[cfg(test)]
@@ -141,21 +144,23 @@ mod tests {
         for n in 1..=1_100 {
             store(&conn, &name, entity(n));
         }
-        let (removed, last) = remove_step(&conn, &name, None).unwrap();
-        assert_eq!((removed, &last), (500, &Some(entity(500))));
+        let (removed, last) = remove_step(&conn, &name, b"").unwrap();
+        assert_eq!((removed, &last), (500, &Some(entity(500).as_str().into())));
         // Folded anew, it is left.
         store(&conn, &name, entity(7));
-        let (removed, last) = remove_step(&conn, &name, last.as_ref()).unwrap();
-        assert_eq!((removed, &last), (500, &Some(entity(1_000))));
-        assert_eq!(remove_step(&conn, &name, last.as_ref()).unwrap(), (100, None));
+        let (removed, last) = remove_step(&conn, &name, last.as_deref().unwrap()).unwrap();
+        assert_eq!((removed, &last), (500, &Some(entity(1_000).as_str().into())));
+        assert_eq!(remove_step(&conn, &name, last.as_deref().unwrap()).unwrap(), (100, None));
         let left = page(&conn, &name, None, NonZeroUsize::MAX).unwrap();
         assert_eq!(left.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [entity(7)]);
     }
 
     #[test]
-    fn a_row_that_the_store_never_writes_is_an_error_and_not_skipped() {
+    fn a_row_that_the_store_never_writes_is_an_error_of_its_entity_alone() {
         let (conn, name) = prepared();
-        store(&conn, &name, entity(1));
+        for n in 0..3 {
+            store(&conn, &name, entity(n));
+        }
         for change in [
             "source_watermark = -1",
             "source_epoch = 'e'",
@@ -163,14 +168,44 @@ mod tests {
             "summary_hash = 'sha256:'",
             "summary_hash = x'00'",
         ] {
-            conn.execute_batch(&format!("BEGIN; UPDATE khala_checkpoint SET {change}")).unwrap();
-            for fault in [
-                page(&conn, &name, None, NonZeroUsize::MIN).unwrap_err(),
-                find(&conn, &name, &entity(1)).unwrap_err(),
-            ] {
-                assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
+            conn.execute_batch(&format!(
+                "BEGIN; UPDATE khala_checkpoint SET {change} WHERE entity = '00001'"
+            ))
+            .unwrap();
+            let fault = find(&conn, &name, &entity(1)).unwrap_err();
+            assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
+            for limit in [2.try_into().unwrap(), NonZeroUsize::MAX] {
+                let page = page(&conn, &name, None, limit).unwrap();
+                let names: Vec<_> = page.into_iter().map(|(name, _)| name).collect();
+                assert_eq!(names, [entity(0), entity(2)], "a limit counts what can be read: {change}");
             }
             conn.execute_batch("ROLLBACK").unwrap();
         }
+        for no_entity in ["''", "CAST(x'303030ff' AS TEXT)"] {
+            conn.execute_batch(&format!(
+                "UPDATE khala_checkpoint SET entity = {no_entity} WHERE entity = '00001'"
+            ))
+            .unwrap();
+            let page = page(&conn, &name, None, NonZeroUsize::MAX).unwrap();
+            assert_eq!(page.len(), 2, "{no_entity}");
+            conn.execute_batch(&format!(
+                "UPDATE khala_checkpoint SET entity = '00001' WHERE entity = {no_entity}"
+            ))
+            .unwrap();
+        }
+        // What is no entity holds up no removal.
+        conn.execute_batch(
+            "UPDATE khala_checkpoint SET entity = CAST(x'303030ff' AS TEXT) WHERE entity = '00001';
+             INSERT INTO khala_checkpoint SELECT projection, entity || n, 0, 0, 0, ''
+             FROM khala_checkpoint, (WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 600) SELECT n FROM c)
+             WHERE entity = CAST(x'303030ff' AS TEXT)",
+        )
+        .unwrap();
+        let (mut removed, mut after) = (0, Some(Vec::new()));
+        while let Some(last) = after {
+            let (some, last) = remove_step(&conn, &name, &last).unwrap();
+            (removed, after) = (removed + some, last);
+        }
+        assert_eq!(removed, 603);
     }
 }

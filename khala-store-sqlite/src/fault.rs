@@ -35,6 +35,16 @@ impl Fault {
         }
     }
 
+    /// Whether a row says what it cannot say, so that the other rows may be good.
+    ///
+    /// Only of what was made of a row that was read: reading one is a fault of the database.
+    pub(crate) fn is_of_the_row(&self) -> bool {
+        match self {
+            Self::Said(error) => error.kind() == ErrorKind::Corrupt,
+            Self::Sqlite(fault) => fault.sqlite_error_code().is_none(),
+        }
+    }
+
     /// Whether there is no space left.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Sqlite(fault) if fault.sqlite_error_code() == Some(ErrorCode::DiskFull))

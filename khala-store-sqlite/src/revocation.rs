@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Revocation, Timestamp, Watermark};
+use khala_core::{CorruptRevocation, Revocation, RevocationPage, Timestamp, Watermark};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
@@ -24,8 +24,15 @@ pub(crate) fn store(conn: &Connection, made: Revocation) -> Result<Watermark, Fa
     let (by, id) = (made.named.by(), made.named.id().clone());
     let mut older = conn.prepare_cached(sql::REVOKED)?;
     let older = older.query_row(params![by, id.as_str()], |row| Ok(row::revocation(row))).optional()?;
-    let kept = match older.transpose()? {
-        Some((_, older)) => made.merged_with(&older),
+    let kept = match older {
+        Some(Ok((_, older))) => made.merged_with(&older),
+        // It is not known how long that one had to be kept.
+        Some(Err(fault)) => {
+            row::passed_over("a revocation that another takes the place of", fault);
+            let mut made = made;
+            made.until = None;
+            made
+        }
         None => made,
     };
     let (at, until) = (int(kept.at.as_millis()), kept.until.map(|until| int(until.as_millis())));
@@ -33,17 +40,28 @@ pub(crate) fn store(conn: &Connection, made: Revocation) -> Result<Watermark, Fa
     revoke.query_row(params![by, id.as_str(), at, until], |row| Ok(row::watermark(row, 0)))?
 }
 
-/// Those stored after `after`, oldest first. One statement, and so of one moment.
+/// Those stored after `after`, oldest first, and the rows among them that cannot be read. One statement, and so of one
+/// moment.
 pub(crate) fn page(
     conn: &Connection,
     after: Watermark,
     limit: NonZeroUsize,
-) -> Result<Vec<(Watermark, Revocation)>, Fault> {
+) -> Result<RevocationPage, Fault> {
     let mut list = conn.prepare_cached(sql::REVOCATIONS)?;
     let mut rows = list.query(params![int(after.as_u64()), most(limit)])?;
-    let mut page = Vec::new();
+    let mut page = RevocationPage::default();
     while let Some(found) = rows.next()? {
-        page.push(row::revocation(found)?);
+        let number: i64 = found.get(0)?;
+        // One that is past all watermarks comes last, and nothing is read after it.
+        page.next = Watermark::new(number.cast_unsigned()).or(page.next);
+        match row::revocation(found) {
+            Ok(one) => page.revocations.push(one),
+            Err(fault) => page.corrupt.push(CorruptRevocation {
+                row: format!("watermark {number}"),
+                named: row::named(found).ok(),
+                error: fault.into(),
+            }),
+        }
     }
     Ok(page)
 }
@@ -74,7 +92,7 @@ mod tests {
     }
 
     fn all(conn: &Connection) -> Vec<(Watermark, Revocation)> {
-        page(conn, Watermark::ORIGIN, NonZeroUsize::MAX).unwrap()
+        page(conn, Watermark::ORIGIN, NonZeroUsize::MAX).unwrap().revocations
     }
 
     #[test]
@@ -139,14 +157,58 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_the_store_never_writes_is_an_error_and_not_skipped() {
+    fn a_row_that_the_store_never_writes_is_named_and_the_others_are_read() {
         let conn = prepared();
-        store(&conn, ending("good", 5)).unwrap();
-        for change in ["named_by = 'mac'", "named_id = ''", "revoked_at = 'soon'", "until = 'later'"] {
-            conn.execute_batch(&format!("BEGIN; UPDATE khala_revocation SET {change}")).unwrap();
-            let fault = page(&conn, Watermark::ORIGIN, NonZeroUsize::MIN).unwrap_err();
-            assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
+        for id in ["first", "bad", "last"] {
+            store(&conn, ending(id, 5)).unwrap();
+        }
+        let bad = ending("bad", 5).named;
+        for (change, row, named) in [
+            ("named_by = 'mac'", 2, None),
+            ("named_by = x'ff'", 2, None),
+            ("named_id = ''", 2, None),
+            ("named_id = 7", 2, Some(Named::Sub(RevocationId::parse("7").unwrap()))),
+            ("revoked_at = 'soon'", 2, Some(bad.clone())),
+            ("until = 'later'", 2, Some(bad.clone())),
+            ("watermark = 1 << 60", 1_i64 << 60, Some(bad.clone())),
+        ] {
+            conn.execute_batch(&format!(
+                "BEGIN; UPDATE khala_revocation SET {change} WHERE named_id = 'bad'"
+            ))
+            .unwrap();
+            let (mut good, mut corrupt, mut after, mut pages) =
+                (Vec::new(), Vec::new(), Watermark::ORIGIN, 0);
+            loop {
+                let page = page(&conn, after, NonZeroUsize::MIN).unwrap();
+                good.extend(page.revocations.into_iter().map(|(_, one)| one.named.id().as_str().to_owned()));
+                corrupt.extend(page.corrupt.into_iter().map(|one| (one.row, one.named, one.error.kind())));
+                pages += 1;
+                let Some(next) = page.next else { break };
+                after = next;
+            }
+            if change == "named_id = 7" {
+                // A column of texts makes it one, and so it is good.
+                assert_eq!((good, corrupt), (vec!["first".to_owned(), "7".into(), "last".into()], vec![]));
+                conn.execute_batch("ROLLBACK").unwrap();
+                continue;
+            }
+            assert_eq!(good, ["first", "last"], "{change}");
+            assert_eq!(corrupt, [(format!("watermark {row}"), named, ErrorKind::Corrupt)], "{change}");
+            assert!(pages <= 4, "{change}: {pages}");
             conn.execute_batch("ROLLBACK").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_row_that_cannot_be_read_is_kept_for_good() {
+        let conn = prepared();
+        for change in ["revoked_at = 'soon'", "until = 'later'"] {
+            store(&conn, ending("bad", 5)).unwrap();
+            conn.execute(&format!("UPDATE khala_revocation SET {change}"), []).unwrap();
+            store(&conn, ending("bad", 7)).unwrap();
+            let kept: Vec<_> = all(&conn).into_iter().map(|(_, one)| (one.at, one.until)).collect();
+            assert_eq!(kept, [(Timestamp::default(), None)], "{change}");
+            conn.execute("DELETE FROM khala_revocation", []).unwrap();
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Rows, as the words of the core and back.
 //!
-//! What a row says is checked as it is read: a row that the store cannot have written is an error and never
-//! skipped. Only the payload is taken as it stands, because it was checked when it came in.
+//! What a row says is checked as it is read: a row that the store cannot have written is an error and never skipped
+//! silently. A page of history fails with it, for history has no holes; a list of what is apart names it and goes on. Only the payload is taken as it stands, because it was checked when it came in.
 
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Kind, Lead, Named, NodeId, Payload, PayloadHash,
-    Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Error, Kind, Lead, Named, NodeId, Payload,
+    PayloadHash, Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update,
+    Watermark,
 };
 use rusqlite::{OptionalExtension, Row, Statement, types::ValueRef};
 
@@ -91,16 +92,20 @@ pub(crate) fn update(row: &Row<'_>) -> Result<Update, Fault> {
     })
 }
 
+/// What a revocation names. The columns are those of [`sql::REVOCATIONS`](crate::sql::REVOCATIONS).
+pub(crate) fn named(row: &Row<'_>) -> Result<Named, Fault> {
+    let id = parsed(RevocationId::parse, text(row, 2)?)?;
+    match text(row, 1)? {
+        "jti" => Ok(Named::Jti(id)),
+        "sid" => Ok(Named::Sid(id)),
+        "sub" => Ok(Named::Sub(id)),
+        other => Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
+    }
+}
+
 /// A revocation. The columns are those of [`sql::REVOCATIONS`](crate::sql::REVOCATIONS).
 pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault> {
-    let id = parsed(RevocationId::parse, text(row, 2)?)?;
-    let named = match text(row, 1)? {
-        "jti" => Named::Jti(id),
-        "sid" => Named::Sid(id),
-        "sub" => Named::Sub(id),
-        other => return Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
-    };
-    let revocation = Revocation::new(named, moment(row, 3)?);
+    let revocation = Revocation::new(named(row)?, moment(row, 3)?);
     let revocation = match row.get::<_, Option<i64>>(4)? {
         Some(until) => revocation.with_until(Timestamp::from_millis(until.cast_unsigned())),
         None => revocation,
@@ -111,6 +116,12 @@ pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault
 /// Who leads. The columns are those of [`sql::LEADER`](crate::sql::LEADER).
 pub(crate) fn leader(row: &Row<'_>) -> Result<Lead, Fault> {
     Ok(Lead::Theirs { node: parsed(NodeId::parse, text(row, 0)?)?, until: moment(row, 1)? })
+}
+
+/// Says of a row that it cannot be read and was passed over: `what` it is, as an operator finds it.
+pub(crate) fn passed_over(what: &str, fault: Fault) {
+    let error = Error::from(fault);
+    tracing::error!(row = what, %error, "a stored row cannot be read; the others are");
 }
 
 /// The record of a sweep.

@@ -361,8 +361,8 @@ pub(crate) const ADD_SWEEP: &str = "INSERT INTO khala_sweep (record) VALUES (?1)
 /// Forgets the oldest records (S4).
 pub(crate) const FORGET_SWEEPS: &str = "DELETE FROM khala_sweep WHERE sweep_id <= ?1";
 
-/// The newest records, newest first (S4).
-pub(crate) const SWEEPS: &str = "SELECT record FROM khala_sweep ORDER BY sweep_id DESC LIMIT ?1";
+/// The newest records, newest first (S4), for as long as they are read.
+pub(crate) const SWEEPS: &str = "SELECT record, sweep_id FROM khala_sweep ORDER BY sweep_id DESC";
 
 /// Where a checkpoint stands: read under the write lock by whoever moves it (C2, C3).
 pub(crate) const CHECKPOINT: &str = "SELECT source_epoch, source_watermark, version, summary_hash
@@ -376,24 +376,25 @@ pub(crate) const PUT_CHECKPOINT: &str =
          source_epoch = excluded.source_epoch, source_watermark = excluded.source_watermark,
          version = excluded.version, summary_hash = excluded.summary_hash";
 
-/// A page of a projection's checkpoints, exclusive of its entity and in byte order (C7). No entity is empty, so the
+/// A projection's checkpoints, exclusive of an entity and in byte order (C7), for as long as they are read. No entity is empty, so the
 /// empty text stands before the first.
 pub(crate) const CHECKPOINTS: &str =
     "SELECT entity, source_epoch, source_watermark, version, summary_hash FROM khala_checkpoint
-     WHERE projection = ?1 AND entity > ?2 ORDER BY entity LIMIT ?3";
+     WHERE projection = ?1 AND entity > ?2 ORDER BY entity";
 
 /// Removes one checkpoint (C8).
 pub(crate) const REMOVE_CHECKPOINT: &str =
     "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity = ?2";
 
-/// The last entity of a full step of removing; none where fewer are left.
-pub(crate) const LAST_TO_REMOVE: &str = "SELECT entity FROM khala_checkpoint
-     WHERE projection = ?1 AND entity > ?2 ORDER BY entity LIMIT 1 OFFSET ?3 - 1";
+/// The last entity of a full step of removing, as its bytes; none where fewer are left.
+pub(crate) const LAST_TO_REMOVE: &str = "SELECT CAST(entity AS BLOB) FROM khala_checkpoint
+     WHERE projection = ?1 AND entity > CAST(?2 AS TEXT) ORDER BY entity LIMIT 1 OFFSET ?3 - 1";
 
 /// Removes the checkpoints of a projection from one entity to another, or to the end (C8): any blob comes after any text.
 /// A bound in both cases, because a step that read on to the end would take longer the more there are.
 pub(crate) const REMOVE_CHECKPOINTS: &str =
-    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity > ?2 AND entity <= coalesce(?3, x'')";
+    "DELETE FROM khala_checkpoint WHERE projection = ?1 AND entity > CAST(?2 AS TEXT)
+         AND entity <= coalesce(CAST(?3 AS TEXT), x'')";
 
 /// Changes when another connection, of this process or another, has committed. Reads no table.
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";

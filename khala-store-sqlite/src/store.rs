@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, DueAfter,
     DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit,
-    Replay, Revocation, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp,
-    Topic, TopicPage, Trimmed, Update, Watch, Watermark,
+    Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord,
+    Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watch, Watermark,
 };
 
 use crate::{
@@ -237,15 +237,15 @@ impl Checkpoints for SqliteStore {
     }
 
     async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
-        let (mut removed, mut after) = (0, None);
+        let (mut removed, mut after) = (0, Vec::new());
         loop {
             // In steps, so that what else is to be written goes in between.
             let projection = projection.clone();
-            let step = move |conn: &_| checkpoint::remove_step(conn, &projection, after.as_ref());
+            let step = move |conn: &_| checkpoint::remove_step(conn, &projection, &after);
             let (some, last) = self.0.writer.change(step).await?;
             removed += some;
             match last {
-                Some(last) => after = Some(last),
+                Some(last) => after = last,
                 None => return Ok(removed),
             }
         }
@@ -258,11 +258,7 @@ impl Revocations for SqliteStore {
         self.0.writer.change(move |conn| revocation::store(conn, revocation)).await
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         self.0.readers.ask(move |conn| revocation::page(conn, after, limit)).await
     }
 

@@ -11,7 +11,6 @@ use rusqlite::{Connection, params};
 
 use crate::{
     fault::Fault,
-    read::most,
     row::{self, int},
     sql,
 };
@@ -45,33 +44,48 @@ pub(crate) fn text(record: &SweepRecord) -> Result<String, Fault> {
         .map_err(|fault| rusqlite::Error::ToSqlConversionFailure(fault.into()).into())
 }
 
-/// The records, newest first (S4). One statement, and so of one moment.
+/// The records, newest first (S4), but for those that cannot be read. One statement, and so of one moment.
 pub(crate) fn records(conn: &Connection, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Fault> {
     let mut list = conn.prepare_cached(sql::SWEEPS)?;
-    let mut rows = list.query([most(limit)])?;
+    let mut rows = list.query([])?;
     let mut records = Vec::new();
-    while let Some(found) = rows.next()? {
-        records.push(row::sweep(found)?);
+    while records.len() < limit.get()
+        && let Some(found) = rows.next()?
+    {
+        match row::sweep(found) {
+            Ok(record) => records.push(record),
+            Err(fault) => {
+                row::passed_over(&format!("sweep_id {} of khala_sweep", found.get::<_, i64>(1)?), fault);
+            }
+        }
     }
     Ok(records)
 }
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Error, ErrorKind};
+    use khala_core::{Error, ErrorKind, SweepOutcome, SweepTrigger};
 
     use super::*;
     use crate::schema;
 
     #[test]
-    fn a_row_that_the_store_never_writes_is_an_error_and_not_skipped() {
+    fn a_record_that_cannot_be_read_is_passed_over_and_a_lead_is_an_error() {
         let mut conn = Connection::open_in_memory().unwrap();
         schema::prepare(&mut conn).unwrap();
         let (node, ever) = (NodeId::parse("n").unwrap(), Timestamp::from_millis(u64::MAX));
         lead(&conn, &node, Timestamp::default(), ever).unwrap();
-        record(&conn, "{}").unwrap();
-        let fault = records(&conn, NonZeroUsize::MIN).unwrap_err();
-        assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt);
+        let good = |at| {
+            let at = Timestamp::from_millis(at);
+            SweepRecord::new(node.clone(), at, SweepTrigger::Schedule, SweepOutcome::Swept)
+        };
+        for record_text in [text(&good(1)).unwrap(), "{}".to_owned(), text(&good(3)).unwrap(), "{".to_owned()]
+        {
+            record(&conn, &record_text).unwrap();
+        }
+        conn.execute("INSERT INTO khala_sweep (record) VALUES (x'ff')", []).unwrap();
+        assert_eq!(records(&conn, NonZeroUsize::MAX).unwrap(), [good(3), good(1)]);
+        assert_eq!(records(&conn, NonZeroUsize::MIN).unwrap(), [good(3)], "a limit counts what can be read");
         for change in ["node = ''", "until = 'later'"] {
             conn.execute_batch(&format!("BEGIN; UPDATE khala_sweep_lead SET {change}")).unwrap();
             let other = NodeId::parse("o").unwrap();

@@ -207,9 +207,10 @@ impl Lookout {
 /// thread is awake has it too.
 fn raise_revoked(conn: &Connection, fanout: &LocalFanout) -> Result<(), Fault> {
     let mut newest = conn.prepare_cached(sql::LAST_REVOKED)?;
-    let newest = newest.query_row([], |row| Ok(row::watermark(row, 0)))??;
-    if newest > Watermark::ORIGIN {
-        fanout.raise_revoked(newest);
+    match newest.query_row([], |row| Ok(row::watermark(row, 0)))? {
+        Ok(newest) if newest > Watermark::ORIGIN => fanout.raise_revoked(newest),
+        Ok(_) => {}
+        Err(fault) => report_one(fault)?,
     }
     Ok(())
 }
@@ -220,8 +221,11 @@ fn data_version(conn: &Connection) -> Result<i64, Fault> {
 
 /// A topic of which something corrupt is stored is in nobody's way; who reads it is told. Gives back any other fault.
 fn report_one(fault: Fault) -> Result<(), Fault> {
-    let Fault::Said(error) = fault else { return Err(fault) };
-    tracing::warn!(%error, "a topic that moved cannot be watched; the others are");
+    if !fault.is_of_the_row() {
+        return Err(fault);
+    }
+    let error = Error::from(fault);
+    tracing::warn!(%error, "a topic that moved, or the revocations, cannot be watched; the others are");
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub use self::{
     denied::Denied,
     grant::Grant,
     issuer::{Issued, Issuer, Mandate},
-    revocation::{MemoryRevocations, Named, Revocation, RevocationId, Revocations},
+    revocation::{
+        CorruptRevocation, MemoryRevocations, Named, Revocation, RevocationId, RevocationPage, Revocations,
+    },
     verifier::{DenyAll, Token, Verifier},
 };

@@ -110,6 +110,30 @@ impl Revocation {
     }
 }
 
+/// Some revocations, oldest first.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct RevocationPage {
+    /// The revocations, each with the watermark that covers it and all before it.
+    pub revocations: Vec<(Watermark, Revocation)>,
+    /// Stored rows among them that are no revocation, as nobody has stored them.
+    pub corrupt: Vec<CorruptRevocation>,
+    /// The watermark of the last row that was looked at: the next page follows it. None where there was no row.
+    pub next: Option<Watermark>,
+}
+
+/// A row among the revocations that cannot be read.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a store makes it, and must fill every field")]
+pub struct CorruptRevocation {
+    /// Which row, as an operator finds it: `watermark 17`. It is shown to everybody, and so holds no claim of a token.
+    pub row: String,
+    /// What it names, where that can be read. Every token that goes by it is refused: how many it was to end is not known.
+    pub named: Option<Named>,
+    /// What is wrong.
+    pub error: Error,
+}
+
 /// Keeps revocations.
 ///
 /// The laws, each a test of the same name in [`conformance`](crate::conformance):
@@ -128,16 +152,12 @@ pub trait Revocations: fmt::Debug + Send + Sync + 'static {
     /// An [`Error`] when it is not stored, or when that is not known.
     async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error>;
 
-    /// Those stored after `after`, oldest first, at most `limit`, each with the watermark that covers it and all
-    /// before it.
+    /// Those stored after `after`, oldest first. It looks at no more than `limit` rows. Each is judged by itself: a row that
+    /// cannot be read is named in the page, and keeps nobody from the others.
     ///
     /// # Errors
     /// An [`Error`] when they cannot be read now.
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error>;
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error>;
 
     /// Forgets those whose `until` is at or before `now`; gives how many.
     ///
@@ -183,13 +203,12 @@ impl Revocations for MemoryRevocations {
         Ok(watermark)
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         let log = self.lock();
-        Ok(log.kept.iter().filter(|(at, _)| *at > after).take(limit.get()).cloned().collect())
+        let later = log.kept.iter().filter(|(at, _)| *at > after);
+        let revocations: Vec<_> = later.take(limit.get()).cloned().collect();
+        let next = revocations.last().map(|(at, _)| *at);
+        Ok(RevocationPage { revocations, corrupt: Vec::new(), next })
     }
 
     async fn prune(&self, now: Timestamp) -> Result<u64, Error> {

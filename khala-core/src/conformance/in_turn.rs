@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    auth::{Revocation, Revocations},
+    auth::{Revocation, RevocationPage, Revocations},
     documents::{Documents, Snapshot, SnapshotFrom},
     error::Error,
     journal::{
@@ -173,11 +173,7 @@ impl<W: Ways> Revocations for InTurn<W> {
         self.store().revoke(revocation).await
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         self.store().revocations(after, limit).await
     }
 

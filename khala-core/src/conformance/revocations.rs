@@ -334,7 +334,12 @@ impl Subject {
     async fn page(&self, after: Watermark, limit: usize) -> Vec<(Watermark, Revocation)> {
         let limit = NonZeroUsize::new(limit).expect("a law asks for some revocations");
         let page = self.revocations.revocations(after, limit).await;
-        page.unwrap_or_else(|error| panic!("{}: revocations could not be read: {error:?}", self.law))
+        let page =
+            page.unwrap_or_else(|error| panic!("{}: revocations could not be read: {error:?}", self.law));
+        assert!(page.corrupt.is_empty(), "{}: good revocations were called corrupt: {page:?}", self.law);
+        let last = page.revocations.last().map(|(watermark, _)| *watermark);
+        assert_eq!(page.next, last, "{}: a page of revocations goes on at the wrong place", self.law);
+        page.revocations
     }
 
     /// The whole log, as far as one page goes: no law stores more.

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future,
 use super::{Connected, Khala, finish::Finish};
 use crate::{
     admission::Limited,
-    auth::{Access, Denied, Grant, Revocation, RevocationId, Token},
+    auth::{Access, Denied, Grant, Revocation, RevocationId, RevocationPage, Token},
     clock::{self, Moment},
     error::{Error, ErrorKind},
     fanout::Watch,
@@ -21,7 +21,7 @@ use crate::{
 const POLL_EVERY: Duration = Duration::from_millis(500);
 /// How long a verifier or an authorizer may take.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
-/// How often what has ended is forgotten.
+/// How often what has ended is forgotten, and what could not be read is looked at again.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 impl Khala {
@@ -144,15 +144,11 @@ impl Khala {
         Ok(watermark)
     }
 
-    /// Stored revocations after a watermark, oldest first, at most `limit`.
+    /// Stored revocations after a watermark, oldest first, of at most `limit` rows.
     ///
     /// # Errors
     /// The store's [`Error`].
-    pub async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    pub async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         self.0.revoked.store().revocations(after, limit).await
     }
 
@@ -174,7 +170,16 @@ impl Khala {
     /// future stops that, and nothing else: tokens that come in are checked against the store's log anyway.
     pub async fn keep_revocations(&self) {
         // A store that takes long to forget, or a fanout that cannot be watched, must not hold up the reading.
-        future::join(self.keep_reading(), self.keep_pruning()).await;
+        future::join3(self.keep_reading(), self.keep_pruning(), self.keep_looking_again()).await;
+    }
+
+    async fn keep_looking_again(&self) {
+        loop {
+            self.clock().sleep(PRUNE_EVERY).await;
+            if let Err(error) = self.0.revoked.look_again_at_corrupt().await {
+                tracing::debug!(%error, "the revocations could not be looked at again");
+            }
+        }
     }
 
     async fn keep_reading(&self) {

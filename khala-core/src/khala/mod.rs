@@ -247,7 +247,7 @@ impl KhalaBuilder {
             verifier: self.verifier,
             classes: self.classes,
             authorizer: self.authorizer,
-            revoked: Arc::new(Revoked::new(revocations)),
+            revoked: Arc::new(Revoked::new(revocations, self.health.part("revocations"))),
             ledger,
             memory: self.memory,
             gate: Gate::new(self.replays),

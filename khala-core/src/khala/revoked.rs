@@ -3,6 +3,9 @@
 //! A copy in memory of the store's log of revocations, read on from where it ends, and a roster of the open
 //! connections, so that a revocation wakes those whom it may name and nobody else. What must stay true: a connection
 //! that is in the roster and then looks at the copy misses nothing, for a revocation is in the copy before it wakes.
+//!
+//! A stored row that cannot be read keeps nobody from the others, and does not pass unseen: whoever goes by what it names is
+//! refused, and the part `revocations` of the node's health is degraded until the row is gone or can be read.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,9 +18,10 @@ use std::{
 };
 
 use crate::{
-    auth::{Denied, Grant, Named, Revocation, RevocationId, Revocations},
+    auth::{CorruptRevocation, Denied, Grant, Named, Revocation, RevocationId, Revocations},
     clock::{Clock, Moment},
     error::Error,
+    health::Part,
     position::Watermark,
     recent::Recent,
     session::{Bell, Why},
@@ -27,6 +31,8 @@ use crate::{
 
 /// Tokens that are remembered: as many as the last to be verified.
 const SEEN: usize = 4_096;
+/// Rows that a note of health names.
+const NOTED: usize = 3;
 /// Revocations read at once.
 const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 
@@ -35,6 +41,8 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 pub(super) struct Revoked {
     store: Arc<dyn Revocations>,
     known: Mutex<Known>,
+    /// Degraded while a stored row cannot be read.
+    part: Part,
     /// Tokens that were verified of late, by their names, and when each was first.
     seen: Mutex<Recent<u64, Option<Seen>>>,
     /// Held while the log is read, so that many who want to know read it once.
@@ -49,6 +57,8 @@ struct Known {
     /// When its end was last seen; none if it never was.
     confirmed_at: Option<Moment>,
     by_name: HashMap<Named, Revocation>,
+    /// Rows that cannot be read, and what they name where that is known.
+    corrupt: BTreeMap<String, Option<Named>>,
     /// Keys that are no longer trusted, by this node's own key set.
     withdrawn: HashSet<String>,
     /// What follows from revocations and is not stored yet.
@@ -63,17 +73,19 @@ struct Seen {
 }
 
 impl Revoked {
-    pub(super) fn new(store: Arc<dyn Revocations>) -> Self {
+    pub(super) fn new(store: Arc<dyn Revocations>, part: Part) -> Self {
         let known = Known {
             upto: Watermark::ORIGIN,
             confirmed_at: None,
             by_name: HashMap::new(),
+            corrupt: BTreeMap::new(),
             withdrawn: HashSet::new(),
             unstored: Vec::new(),
         };
         Self {
             store,
             known: Mutex::new(known),
+            part,
             seen: Mutex::new(Recent::new(SEEN)),
             reading: tokio::sync::Mutex::default(),
             roster: Roster::default(),
@@ -108,17 +120,86 @@ impl Revoked {
         loop {
             let after = self.known().upto;
             let page = self.store.revocations(after, PAGE).await?;
-            // Only an empty page is the end: how full the others are is the store's affair.
-            if page.is_empty() {
+            read += page.revocations.len();
+            for (watermark, revocation) in page.revocations {
+                self.learn(Some(watermark), revocation, before);
+            }
+            self.refuse_by(page.corrupt);
+            // Only a page of no rows is the end: how full the others are is the store's affair.
+            let Some(next) = page.next else {
                 self.known().confirmed_at = Some(now);
                 self.store_what_follows().await;
                 return Ok(read);
+            };
+            let mut known = self.known();
+            known.upto = known.upto.max(next);
+        }
+    }
+
+    /// Takes in rows that cannot be read: refuses who goes by what they name, and says so.
+    fn refuse_by(&self, corrupt: Vec<CorruptRevocation>) {
+        let mut news = false;
+        for CorruptRevocation { row, named, error } in corrupt {
+            if self.known().corrupt.insert(row.clone(), named.clone()).is_some() {
+                continue;
             }
-            read += page.len();
-            for (watermark, revocation) in page {
-                self.learn(Some(watermark), revocation, before);
+            news = true;
+            let refused = named.as_ref().map(|named| format!("{} {}", named.by(), named.id()));
+            let refused = refused.as_deref().unwrap_or("nobody, for it is not known what it names");
+            tracing::error!(row, refused, %error, "a stored revocation cannot be read; the others hold");
+            if let Some(named) = &named {
+                self.roster.wake(&Name::of(named));
             }
         }
+        if news {
+            self.say_what_is_corrupt();
+        }
+    }
+
+    /// Reads the whole log once more where some of it could not be read, and forgets which rows could not that can be read
+    /// now or are gone.
+    ///
+    /// Nobody waits for it: it holds up no other reading, and what it finds is taken in as it is found.
+    pub(super) async fn look_again_at_corrupt(&self) -> Result<(), Error> {
+        let mut gone: HashSet<String> = self.known().corrupt.keys().cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut after = Watermark::ORIGIN;
+        loop {
+            let page = self.store.revocations(after, PAGE).await?;
+            for (_, revocation) in page.revocations {
+                // It may have been stored long ago, so nothing is said of who was there before it.
+                self.learn(None, revocation, None);
+            }
+            for corrupt in &page.corrupt {
+                gone.remove(&corrupt.row);
+            }
+            self.refuse_by(page.corrupt);
+            let Some(next) = page.next else { break };
+            after = next;
+        }
+        if !gone.is_empty() {
+            self.known().corrupt.retain(|row, _| !gone.contains(row));
+            self.say_what_is_corrupt();
+        }
+        Ok(())
+    }
+
+    fn say_what_is_corrupt(&self) {
+        let note = {
+            let known = self.known();
+            let mut rows = known.corrupt.iter().take(NOTED).map(|(row, named)| match named {
+                Some(_) => format!("{row} (every token that goes by what it names is refused)"),
+                None => format!("{row} (it is not known what it names, so it is not enforced)"),
+            });
+            let Some(first) = rows.next() else { return self.part.healthy() };
+            let rows = rows.fold(first, |rows, row| format!("{rows}, {row}"));
+            let more = known.corrupt.len().saturating_sub(NOTED);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            format!("stored revocations cannot be read: {rows}{more}; the log says why")
+        };
+        self.part.degraded(note);
     }
 
     /// Whether the log's end was seen at `not_older_than` or later.
@@ -238,7 +319,7 @@ impl Revoked {
     /// Whether nothing that it goes by was revoked.
     pub(super) fn check_names(&self, grant: &Grant) -> Result<(), Denied> {
         let known = self.known();
-        if known.by_name.is_empty() {
+        if known.by_name.is_empty() && known.corrupt.is_empty() {
             return Ok(());
         }
         let names = [
@@ -249,7 +330,9 @@ impl Revoked {
         let revoked = names.into_iter().flatten().any(|(id, named)| {
             // What is no id of a revocation cannot be revoked.
             let Ok(id) = RevocationId::parse(id) else { return false };
-            known.by_name.get(&named(id)).is_some_and(|revocation| revocation.covers(grant))
+            let named = named(id);
+            known.by_name.get(&named).is_some_and(|revocation| revocation.covers(grant))
+                || known.corrupt.values().flatten().any(|corrupt| *corrupt == named)
         });
         if revoked { Err(Denied::TokenRevoked) } else { Ok(()) }
     }

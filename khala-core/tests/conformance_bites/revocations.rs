@@ -14,8 +14,8 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Documents, Error, Journal, MemoryJournal, Named, Revocation, RevocationId, Revocations, Timestamp,
-    Watermark,
+    Documents, Error, Journal, MemoryJournal, Named, Revocation, RevocationId, RevocationPage, Revocations,
+    Timestamp, Watermark,
     conformance::{self, Capabilities, Harness, Place, RevocationsHarness, revocation_laws},
 };
 use tokio::time::sleep;
@@ -231,11 +231,7 @@ impl Revocations for Inner {
         Ok(given)
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         let log = self.lock();
         let limit = if self.fault == Fault::LimitIgnored { usize::MAX } else { limit.get() };
         let inclusive = self.fault == Fault::InclusiveWatermark;
@@ -245,7 +241,8 @@ impl Revocations for Inner {
         if self.fault == Fault::NewestFirst {
             page.reverse();
         }
-        Ok(page)
+        let next = page.last().map(|(given, _)| *given);
+        Ok(RevocationPage { revocations: page, corrupt: Vec::new(), next })
     }
 
     async fn prune(&self, now: Timestamp) -> Result<u64, Error> {

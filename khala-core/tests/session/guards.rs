@@ -12,8 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Access, Authorizer, Cursor, Denied, Error, ErrorKind, Fanout, Grant, LocalFanout, MemoryRevocations,
-    Revocation, Revocations, Timestamp, Token, Topic, Verifier, Watch, Watermark,
+    Access, Authorizer, CorruptRevocation, Cursor, Denied, Error, ErrorKind, Fanout, Grant, LocalFanout,
+    MemoryRevocations, Named, Revocation, RevocationPage, Revocations, Timestamp, Token, Topic, Verifier,
+    Watch, Watermark,
 };
 use tokio::sync::watch;
 
@@ -136,6 +137,16 @@ pub struct Ledger {
     reads: AtomicUsize,
     /// How far it was read.
     upto: Mutex<Watermark>,
+    /// What cannot be read.
+    pub corrupt: Mutex<Vec<BadRow>>,
+}
+
+/// The row of a revocation that cannot be read.
+#[derive(Debug)]
+pub struct BadRow {
+    pub meant: Named,
+    /// Whether what it names can be read.
+    pub legible: bool,
 }
 
 impl Default for Ledger {
@@ -154,6 +165,7 @@ impl Ledger {
             free: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             upto: Mutex::new(Watermark::ORIGIN),
+            corrupt: Mutex::default(),
         }
     }
 
@@ -179,11 +191,7 @@ impl Revocations for Ledger {
         self.inner.revoke(revocation).await
     }
 
-    async fn revocations(
-        &self,
-        after: Watermark,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let free = self.free.load(Ordering::Relaxed);
         if free > 0 {
@@ -191,9 +199,20 @@ impl Revocations for Ledger {
         } else {
             self.gate.pass().await?;
         }
-        let page = self.inner.revocations(after, limit.min(self.page)).await?;
+        let mut page = self.inner.revocations(after, limit.min(self.page)).await?;
+        for bad in self.corrupt.lock().unwrap().iter() {
+            let rows = page.revocations.iter();
+            let mut bad_rows = rows.filter(|(_, revocation)| revocation.named == bad.meant);
+            let Some((watermark, _)) = bad_rows.next() else { continue };
+            page.corrupt.push(CorruptRevocation {
+                row: format!("watermark {watermark}"),
+                named: bad.legible.then(|| bad.meant.clone()),
+                error: Error::new(ErrorKind::Corrupt, "test", "it is none"),
+            });
+            page.revocations.retain(|(_, revocation)| revocation.named != bad.meant);
+        }
         let mut upto = self.upto.lock().unwrap();
-        *upto = page.last().map_or(*upto, |(watermark, _)| (*upto).max(*watermark));
+        *upto = (*upto).max(page.next.unwrap_or_default());
         Ok(page)
     }
 

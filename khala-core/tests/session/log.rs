@@ -229,7 +229,7 @@ fn what_has_ended_is_forgotten_and_nothing_else() {
     host.pass(seconds(61), &mut []);
     let stored = |host: &Host| {
         let all = host.ledger.inner.revocations(Watermark::ORIGIN, 10.try_into().unwrap());
-        all.now_or_never().unwrap().unwrap().len()
+        all.now_or_never().unwrap().unwrap().revocations.len()
     };
     assert_eq!(stored(&host), 2);
     let verdicts = ["1", "2", "3"].map(|name| host.verify(name).unwrap().is_ok());

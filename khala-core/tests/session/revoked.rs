@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark, session::Sent, wire::Close,
+    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark,
+    session::{Sent, SessionOptions},
+    wire::Close,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    guards::Mood,
+    guards::{BadRow, Ledger, Mood},
     host::{HOUR, Host, Peer, id, jti, seconds, seqs},
 };
 
@@ -133,7 +135,11 @@ fn a_subjects_revocation_ends_what_a_clock_issued_that_was_ahead() {
         host.pass(seconds(70), &mut []);
         assert!(revoked(&host, "open") && revoked(&host, "used"), "whatever the clock says");
         let stored = host.ledger.inner.revocations(Watermark::ORIGIN, 10.try_into().unwrap());
-        assert_eq!(stored.now_or_never().unwrap().unwrap().len(), 3, "each is stored, for all nodes");
+        assert_eq!(
+            stored.now_or_never().unwrap().unwrap().revocations.len(),
+            3,
+            "each is stored, for all nodes"
+        );
     }
 }
 
@@ -150,7 +156,7 @@ fn a_clock_that_is_ahead_for_a_while_forgets_no_revocation() {
     assert!(matches!(host.verify("token"), Some(Err(Denied::TokenRevoked))));
     host.pass(HOUR, &mut []);
     let stored = host.ledger.inner.revocations(Watermark::ORIGIN, 10.try_into().unwrap());
-    assert!(stored.now_or_never().unwrap().unwrap().is_empty());
+    assert!(stored.now_or_never().unwrap().unwrap().revocations.is_empty());
 }
 
 #[test]
@@ -465,5 +471,66 @@ fn no_token_is_in_any_frame() {
     assert!(sent.len() > 15);
     for frame in sent {
         assert!(!frame.to_string().contains(secret), "{frame}");
+    }
+}
+
+fn notes(host: &Host) -> Vec<String> {
+    host.khala.health().notes().into_iter().map(|(part, note)| format!("{part}: {note}")).collect()
+}
+
+#[test]
+fn a_row_that_cannot_be_read_keeps_nobody_from_the_others_and_is_said() {
+    // Pages of one row, so that it is a page by itself; and in the middle or the last.
+    for (page, last) in [(1, false), (1, true), (usize::MAX, false), (usize::MAX, true)] {
+        let mut host = Host::with(200, SessionOptions::default(), Ledger::with_page(page));
+        for name in ["good", "unknown", "other"] {
+            host.token(name, host.grant(HOUR).with_token_id(name));
+        }
+        let mut open = host.admit(host.grant(HOUR).with_token_id("bad"));
+        host.token("bad", host.grant(HOUR).with_token_id("bad"));
+        host.revoke_elsewhere(jti("unknown"));
+        host.revoke_elsewhere(jti("bad"));
+        if !last {
+            host.revoke_elsewhere(jti("good"));
+        }
+        *host.ledger.corrupt.lock().unwrap() = vec![
+            BadRow { meant: jti("unknown"), legible: false },
+            BadRow { meant: jti("bad"), legible: true },
+        ];
+        host.keeper.run();
+        open.task.run();
+        assert_eq!(open.closed(), Some(Close::TokenRevoked), "who goes by what a bad row names is refused");
+        let stands = |host: &Host, name| host.verify(name).unwrap().is_ok();
+        assert_eq!(
+            (stands(&host, "good"), stands(&host, "bad"), stands(&host, "other")),
+            (last, false, true)
+        );
+        let said = notes(&host);
+        assert!(
+            said.len() == 1
+                && said[0].starts_with("revocations: ")
+                && said[0].contains("watermark 1 (it is not known what it names, so it is not enforced)")
+                && said[0].contains("watermark 2 (every token that goes by what it names is refused)"),
+            "{said:?}"
+        );
+        assert!(host.khala.health().failures().is_empty());
+        if last {
+            host.revoke_elsewhere(jti("good"));
+            host.pass(seconds(1), &mut []);
+            assert!(!stands(&host, "good"), "what is stored later is read");
+        }
+
+        // One is put right, and the other is taken away.
+        host.ledger.corrupt.lock().unwrap().retain(|bad| !bad.legible);
+        host.pass(seconds(61), &mut []);
+        assert!(notes(&host)[0].contains("watermark 1") && !notes(&host)[0].contains("watermark 2"));
+        assert!(!stands(&host, "bad"), "it is a revocation");
+        host.ledger.corrupt.lock().unwrap().clear();
+        host.pass(seconds(61), &mut []);
+        assert_eq!(notes(&host), Vec::<String>::new());
+        assert_eq!(
+            ["good", "bad", "unknown", "other"].map(|name| stands(&host, name)),
+            [false, false, false, true]
+        );
     }
 }

@@ -7,8 +7,8 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
     Access, Clock as _, Error, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Khala, LocalFanout, Mandate,
-    MemoryJournal, MemoryRevocations, MemorySweeps, NodeId, Revocation, Revocations, Sweeps as _,
-    SystemClock, Timestamp, Watermark,
+    MemoryJournal, MemoryRevocations, MemorySweeps, NodeId, Revocation, RevocationPage, Revocations,
+    Sweeps as _, SystemClock, Timestamp, Watermark,
 };
 use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -76,11 +76,7 @@ impl Revocations for Broken {
         Err(Error::new(self.0, "test", "/secret/path"))
     }
 
-    async fn revocations(
-        &self,
-        _: Watermark,
-        _: std::num::NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, _: Watermark, _: std::num::NonZeroUsize) -> Result<RevocationPage, Error> {
         Err(Error::new(self.0, "test", "/secret/path"))
     }
 

@@ -8,8 +8,8 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
 use khala_core::{
     AdmissionOptions, Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, JwtIssuer, JwtOptions,
-    JwtVerifier, KeySet, Mandate, MemoryRevocations, Named, Rate, Revocation, RevocationId, Revocations,
-    SystemClock, Timestamp, Token, Verifier, Watermark,
+    JwtVerifier, KeySet, Mandate, MemoryRevocations, Named, Rate, Revocation, RevocationId, RevocationPage,
+    Revocations, SystemClock, Timestamp, Token, Verifier, Watermark,
 };
 use khala_server::{ClaimName, Credential, Holder, Mint, MintSecret, SecretError, Unproven, VerifiedToken};
 use serde_json::{Value, json};
@@ -125,11 +125,7 @@ impl Revocations for Down {
         Err(Error::new(ErrorKind::Unavailable, "test", "/secret/path is down"))
     }
 
-    async fn revocations(
-        &self,
-        _: Watermark,
-        _: std::num::NonZeroUsize,
-    ) -> Result<Vec<(Watermark, Revocation)>, Error> {
+    async fn revocations(&self, _: Watermark, _: std::num::NonZeroUsize) -> Result<RevocationPage, Error> {
         Err(Error::new(ErrorKind::Unavailable, "test", "/secret/path is down"))
     }
 

@@ -7,6 +7,7 @@ mod fanout;
 mod fire;
 mod laws;
 mod outage;
+mod rows;
 mod schema;
 mod support;
 mod topics;

@@ -117,7 +117,7 @@ pub(crate) fn revocation(id: &str) -> Revocation {
 
 /// The whole log of revocations.
 pub(crate) async fn revoked(revocations: &impl Revocations) -> Vec<(Watermark, Revocation)> {
-    revocations.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).await.unwrap()
+    revocations.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).await.unwrap().revocations
 }
 
 /// Waits for what must happen, but not for ever.
