@@ -21,6 +21,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(8);
 /// How long it may take once the server has refused a subscription, which may be that of the beat.
 const SILENCE_AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// How much later than a beat the refusal of what was sent before it may be known.
+const REFUSALS_WITHIN: Duration = Duration::from_millis(250);
 /// How long a new connection may take.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// The rest before a new connection, in rests before an attempt to connect: where nothing is heard, and where only some of it is
@@ -50,16 +52,14 @@ pub(crate) async fn beat(shared: Shared, client: Client) {
             }
         };
         if comes_back {
-            // Until then the server has told what it refuses of what was sent before the beat.
-            tokio::select! {
-                () = sleep(BEAT) => {}
-                () = station.refused_more_than(before) => {}
-            }
+            // The server tells what it refuses of what was sent before the beat, and the client tells it on another way.
+            let _ = timeout(REFUSALS_WITHIN, station.refused_more_than(before)).await;
         }
         let refused = station.refusals() > before;
         if comes_back && !refused {
             attempts = 0;
             station.hears();
+            let _ = timeout(BEAT, station.refused_more_than(before)).await;
             continue;
         }
         station.is_deaf(if refused {
