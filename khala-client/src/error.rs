@@ -21,6 +21,9 @@ pub enum Error {
         /// The reason that came with it.
         reason: String,
     },
+    /// The client's own task panicked, or code of the application's that it calls, such as its source of tokens: the message.
+    #[error("the client panicked: {0}")]
+    Panicked(String),
     /// What came over the wire is not the protocol: another kind of server, or a fault in this one.
     #[error("{0}")]
     Protocol(String),
@@ -147,7 +150,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Closed { .. } | Self::Settings(_) => false,
-            Self::Protocol(_) => false,
+            Self::Panicked(_) | Self::Protocol(_) => false,
             Self::Refused(refused) => {
                 refused.retry_after.is_some()
                     || matches!(refused.status, Some(408 | 425 | 429 | 502 | 503 | 504))

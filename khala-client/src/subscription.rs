@@ -4,6 +4,7 @@
 //! server, which keeps a cursor for it and no queue. Heartbeats go on while the application is busy.
 
 use std::{
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -11,9 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt as _, Stream, StreamExt as _, future::pending};
+use futures::{FutureExt as _, SinkExt as _, Stream, StreamExt as _, future::pending};
 use khala_core::{
     Token,
+    health::panic_message,
     wire::{Close, Code},
 };
 use tokio::{
@@ -44,7 +46,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 ///
 /// It ends (`None`) after an error and after [`Event::Stale`]; everything else it sees to itself. The errors are those
 /// that coming back does not help: the topic is not open to the token ([`Refused::is_about_token`]), a fixed token no
-/// longer does or a fresh one is refused, the join is not one, the server's end is not Khala.
+/// longer does or a fresh one is refused, the join is not one, the server's end is not Khala. A panic, as of the
+/// application's source of tokens, ends it with [`Error::Panicked`].
 ///
 /// # Cancel safety
 /// [`next`](Self::next) may be dropped before it is ready, and nothing is lost: an event is either still to come
@@ -70,7 +73,7 @@ impl Subscription {
             token: None,
             renewed: false,
         };
-        tokio::spawn(driver.run());
+        tokio::spawn(drive(driver));
         Self { events }
     }
 
@@ -122,6 +125,17 @@ struct Driver {
     token: Option<Token>,
     /// The token was renewed, and with what came of it nothing was joined yet.
     renewed: bool,
+}
+
+/// Drives to the end, and tells of a panic: who only saw the events end would take it for the last one.
+async fn drive(driver: Driver) {
+    let events = driver.events.clone();
+    if let Err(panic) = AssertUnwindSafe(driver.run()).catch_unwind().await {
+        let message = panic_message(&*panic).to_owned();
+        tracing::error!(message, "a subscription panicked, and ends");
+        // Nobody listens any more if this fails.
+        let _ = events.send(Err(Error::Panicked(message))).await;
+    }
 }
 
 impl Driver {

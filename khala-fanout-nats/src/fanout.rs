@@ -1,17 +1,24 @@
 //! The fanout itself: levels of this process, one connection, and the tasks that keep the two in step.
 //!
 //! Five kinds of tasks: the wire sends what waits, the ears hear what is announced (one per topic, and one each for
-//! revocations, greetings and echoes), the watchman looks after the connection, and the beat proves that it hears. No caller waits for the network, but for
-//! a bounded while when it begins to watch.
+//! revocations, greetings and echoes), the watchman looks after the connection, and the beat proves that it hears. No caller
+//! waits for the network, but for a bounded while when it begins to watch.
+//!
+//! # Invariants
+//! A task that panics or ends runs again, and what waits for it is not lost: the ears keep their subscriptions, and the wire
+//! begins with what nobody hears yet and tells again what it may have lost. Meanwhile the node's health says so.
 
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Subscriber};
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use khala_core::{Cursor, Error, ErrorKind, Fanout, LocalFanout, Topic, Watch, Watermark};
+use khala_core::{
+    Cursor, Error, ErrorKind, Fanout, LocalFanout, SystemClock, Topic, Watch, Watermark,
+    health::{Condition, Health, Part, supervise},
+};
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     task::{AbortHandle, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
@@ -54,6 +61,8 @@ pub(crate) struct Shared {
     subjects: Arc<Subjects>,
     /// Which node this is, drawn at random.
     node: Arc<str>,
+    /// All ears of topics together: of which topics, is not for metrics.
+    ears: Arc<Part>,
 }
 
 impl Drop for Inner {
@@ -78,7 +87,7 @@ impl NatsFanout {
     pub async fn connect(options: NatsOptions) -> Result<Self, Error> {
         let random = getrandom::u64().map_err(|cause| no_random(&cause))?;
         let node: Arc<str> = format!("{random:016x}").into();
-        let patience = options.connect_timeout;
+        let (patience, health) = (options.connect_timeout, options.health.clone());
         let listening = Arc::new(Listening::default());
         let shared = Shared {
             local: LocalFanout::with_unwatched({
@@ -91,6 +100,7 @@ impl NatsFanout {
             settled: watch::Sender::new(0),
             subjects: Arc::new(Subjects::new(&options.prefix)),
             node,
+            ears: Arc::new(health.part("nats_topics")),
         };
         let prepared = spawn_blocking(move || setup::prepare(&options)).await;
         let (servers, connect) =
@@ -100,7 +110,7 @@ impl NatsFanout {
         let client = client.map_err(|cause| unavailable(format!("the client cannot be started: {cause}")))?;
 
         let mut inner = Inner { shared, tasks: Vec::new() };
-        inner.start(&client).await?;
+        inner.start(&client, &health).await?;
         let first = inner.shared.station.until(|state| state.connected || state.fault.is_some());
         // How it went is in the state.
         let _ = timeout(patience, first).await;
@@ -152,30 +162,42 @@ impl NatsFanout {
 }
 
 impl Inner {
-    async fn start(&mut self, client: &Client) -> Result<(), Error> {
+    async fn start(&mut self, client: &Client, health: &Health) -> Result<(), Error> {
         let Shared { local, outbox, settled, subjects, node, .. } = self.shared.clone();
         // Commands that wait in the client until there is a connection.
-        let revoked = hear(client, subjects.revoked()).await?;
-        let hello = hear(client, subjects.hello()).await?;
-        let echo = hear(client, subjects.echo(&node)).await?;
+        let revoked = Ear::new(client, subjects.revoked()).await?;
+        let hello = Ear::new(client, subjects.hello()).await?;
+        let echo = Ear::new(client, subjects.echo(&node)).await?;
 
-        self.keep(each(revoked, move |text| {
+        let part = |name| Arc::new(health.part(name));
+        self.keep(revoked.hear(part("nats_revocations"), move |text| {
             subject::watermark_of(text).map(|newest| local.raise_revoked(newest)).is_some()
         }));
-        self.keep(each(hello, move |text| {
+        self.keep(hello.hear(part("nats_greetings"), move |text| {
             if text != node.as_bytes() {
                 outbox.recall();
             }
             true
         }));
-        self.keep(each(echo, move |text| {
+        self.keep(echo.hear(part("nats_echoes"), move |text| {
             let ticket = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
             ticket.map(|ticket: u64| settled.send_modify(|settled| *settled = ticket.max(*settled))).is_some()
         }));
-        self.keep(self.shared.clone().wire(client.clone()));
-        let (station, outbox) = (Arc::clone(&self.shared.station), Arc::clone(&self.shared.outbox));
-        self.keep(state::watch_over(client.clone(), station, outbox));
-        self.keep(beat::beat(self.shared.clone(), client.clone()));
+        let (shared, own) = (self.shared.clone(), client.clone());
+        let mut first = true;
+        self.keep(keep(part("nats_sender"), move || {
+            if !std::mem::replace(&mut first, false) {
+                shared.begin_again();
+            }
+            shared.clone().wire(own.clone())
+        }));
+        let (station, outbox, own) =
+            (Arc::clone(&self.shared.station), Arc::clone(&self.shared.outbox), client.clone());
+        self.keep(keep(part("nats_connection"), move || {
+            state::watch_over(own.clone(), Arc::clone(&station), Arc::clone(&outbox))
+        }));
+        let (shared, own) = (self.shared.clone(), client.clone());
+        self.keep(keep(part("nats_beat"), move || beat::beat(shared.clone(), own.clone())));
         Ok(())
     }
 
@@ -206,11 +228,20 @@ impl Shared {
         }
     }
 
+    /// Whatever a wire before this one had taken and not sent is sent again: subscriptions, announcements and the echo.
+    fn begin_again(&self) {
+        match self.listening.want_unheard() {
+            0 => {}
+            last => self.outbox.echo(last),
+        }
+        self.outbox.recall();
+    }
+
     /// Sends a parcel, behind the subscriptions that are wanted by now. None: the client has ended.
     async fn send(&self, client: &Client, parcel: Parcel, last: u64) -> Option<()> {
         for (topic, ticket) in self.listening.take_wanted() {
-            let subscriber = client.subscribe(self.subjects.head(&topic)).await.ok()?;
-            let ear = each(subscriber, {
+            let ear = Ear::new(client, self.subjects.head(&topic)).await.ok()?;
+            let ear = ear.hear(Arc::clone(&self.ears), {
                 let (local, topic) = (self.local.clone(), topic.clone());
                 move |text| subject::head_of(text).map(|head| local.raise(&topic, head)).is_some()
             });
@@ -301,23 +332,55 @@ impl Fanout for NatsFanout {
     }
 }
 
-async fn hear(client: &Client, subject: String) -> Result<Subscriber, Error> {
-    let subscriber = client.subscribe(subject).await;
-    subscriber.map_err(|cause| unavailable(format!("the client ends: {cause}")))
+/// Runs a task for ever. Without it, what is new is found by polling.
+async fn keep<Fut: Future<Output = ()>>(part: Arc<Part>, task: impl FnMut() -> Fut) {
+    supervise(&part, &SystemClock::new(), Condition::Degraded, task).await;
 }
 
-/// Hands each message to `take`, which says whether it could make sense of it.
-async fn each(mut subscriber: Subscriber, take: impl Fn(&[u8]) -> bool + Send) {
-    let mut told = false;
-    while let Some(message) = subscriber.next().await {
-        if !take(&message.payload) && !told {
-            told = true;
-            let subject = message.subject.as_str();
-            tracing::warn!(
-                subject,
-                "a message is none of Khala's, and passed over; is the prefix used by something else?"
-            );
+/// What hears one subject.
+struct Ear {
+    client: Client,
+    subject: String,
+    /// None after it has ended. Held by what listens.
+    subscriber: Mutex<Option<Subscriber>>,
+}
+
+impl Ear {
+    async fn new(client: &Client, subject: String) -> Result<Self, Error> {
+        let subscriber = client.subscribe(subject.clone()).await;
+        let subscriber = subscriber.map_err(|cause| unavailable(format!("the client ends: {cause}")))?;
+        Ok(Self { client: client.clone(), subject, subscriber: Mutex::new(Some(subscriber)) })
+    }
+
+    /// Hands each message to `take`, which says whether it could make sense of it. For ever: a message that makes it panic is
+    /// passed over, and the next ones are heard.
+    async fn hear(self, part: Arc<Part>, take: impl Fn(&[u8]) -> bool + Send + Sync) {
+        let (ear, take) = (&self, &take);
+        keep(part, || ear.listen(take)).await;
+    }
+
+    async fn listen(&self, take: &(impl Fn(&[u8]) -> bool + Send + Sync)) {
+        let mut kept = self.subscriber.lock().await;
+        let subscriber = match &mut *kept {
+            Some(subscriber) => subscriber,
+            ended => match self.client.subscribe(self.subject.clone()).await {
+                Ok(subscriber) => ended.insert(subscriber),
+                // It ends with the client.
+                Err(_) => return,
+            },
+        };
+        let mut told = false;
+        while let Some(message) = subscriber.next().await {
+            if !take(&message.payload) && !told {
+                told = true;
+                let subject = message.subject.as_str();
+                tracing::warn!(
+                    subject,
+                    "a message is none of Khala's, and passed over; is the prefix used by something else?"
+                );
+            }
         }
+        *kept = None;
     }
 }
 
@@ -327,4 +390,96 @@ fn unavailable(message: impl Into<String>) -> Error {
 
 fn no_random(cause: &getrandom::Error) -> Error {
     unavailable(format!("the system gives no random numbers: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use khala_core::Epoch;
+    use khala_testing::Nats;
+
+    use super::*;
+
+    async fn node(nats: &Nats, health: &Health) -> NatsFanout {
+        let options = NatsOptions::new().with_servers([nats.url()]).with_health(health.clone());
+        let fanout = NatsFanout::connect(options).await.unwrap();
+        soon(fanout.connected()).await;
+        fanout
+    }
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(30), what).await.expect("it happens within 30 s")
+    }
+
+    #[tokio::test]
+    async fn an_ear_that_panics_hears_again_what_waited_meanwhile() {
+        let nats = Nats::start();
+        let client = async_nats::connect(nats.url()).await.unwrap();
+        let health = Health::new();
+        let ear = Ear::new(&client, "s".to_owned()).await.unwrap();
+        let heard = Arc::new(AtomicU32::new(0));
+        let task = tokio::spawn(ear.hear(Arc::new(health.part("ear")), {
+            let heard = Arc::clone(&heard);
+            move |text| {
+                assert!(text != b"bad", "on purpose");
+                heard.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+        }));
+        for text in ["1", "bad", "2", "3"] {
+            client.publish("s", text.into()).await.unwrap();
+        }
+        client.flush().await.unwrap();
+        soon(async {
+            while health.notes().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert!(health.notes()[0].1.contains("on purpose"), "{:?}", health.notes());
+        soon(async {
+            while heard.load(Ordering::Relaxed) < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert!(health.notes().is_empty(), "{:?}", health.notes());
+        task.abort();
+    }
+
+    /// What a wire that panics has in its hands: topics that it took to subscribe, announcements and an echo.
+    #[tokio::test]
+    async fn a_wire_that_begins_again_sends_what_the_last_one_had_taken() {
+        let nats = Nats::start();
+        let (health, elsewhere) = (Health::new(), Health::new());
+        let (one, other) = (node(&nats, &health).await, node(&nats, &elsewhere).await);
+        let topic = Topic::parse("t").unwrap();
+        let shared = &one.0.shared;
+        let mut watch = shared.local.observe(&topic);
+        let (ticket, new) = shared.listening.want(&topic);
+        assert!(new && shared.listening.take_wanted().len() == 1, "and so it is lost");
+        shared.begin_again();
+        soon(shared.echoed(ticket)).await;
+        let head = Cursor::new(Epoch::from_bits(1), Watermark::new(3).unwrap());
+        other.announce(&topic, head).await.unwrap();
+        assert_eq!(soon(watch.moved()).await, head);
+    }
+
+    #[tokio::test]
+    async fn every_task_is_a_part_of_the_nodes_health_until_the_last_handle_is_gone() {
+        let nats = Nats::start();
+        let health = Health::new();
+        let fanout = node(&nats, &health).await;
+        let parts: Vec<_> = health.report().into_iter().map(|(name, _)| name).collect();
+        let tasks = ["beat", "connection", "echoes", "greetings", "revocations", "sender", "topics"];
+        assert_eq!(parts, tasks.map(|task| format!("nats_{task}")));
+        drop(fanout);
+        soon(async {
+            while !health.report().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
 }

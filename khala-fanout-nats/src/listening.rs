@@ -68,6 +68,15 @@ impl Listening {
             .collect()
     }
 
+    /// Wants all topics once more that nobody hears yet; gives the last ticket that was drawn.
+    pub(crate) fn want_unheard(&self) -> u64 {
+        let mut state = self.lock();
+        let State { tickets, topics, wanted } = &mut *state;
+        wanted
+            .extend(topics.iter().filter(|(_, ear)| ear.listener.is_none()).map(|(topic, _)| topic.clone()));
+        *tickets
+    }
+
     /// Keeps the listener of `topic`, or ends it if it is not wanted any more.
     pub(crate) fn heard_by(&self, topic: &Topic, ticket: u64, listener: Listener) {
         if let Some(ear) = self.lock().topics.get_mut(topic)

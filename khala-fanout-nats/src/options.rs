@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use khala_core::health::Health;
+
 /// How a [`NatsFanout`](crate::NatsFanout) is connected.
 ///
 /// No secret is in its `Debug`.
@@ -32,6 +34,8 @@ pub struct NatsOptions {
     /// How long announced heads are remembered, to be told again to nodes that missed them. More than the interval at which
     /// subscribers poll gains nothing. Default: 30 s.
     pub remember: Duration,
+    /// What the fanout's tasks report to. Default: a health of its own.
+    pub health: Health,
     pub(crate) identity: Identity,
 }
 
@@ -71,7 +75,7 @@ impl fmt::Debug for NatsOptions {
             .field("ping_interval", &self.ping_interval)
             .field("remember", &self.remember)
             .field("identity", &self.identity)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,6 +102,7 @@ impl Default for NatsOptions {
             connect_timeout: Duration::from_secs(2),
             ping_interval: Duration::from_secs(2),
             remember: Duration::from_secs(30),
+            health: Health::new(),
             identity: Identity::None,
         }
     }
@@ -201,6 +206,13 @@ impl NatsOptions {
     #[must_use]
     pub fn with_remember(mut self, remember: Duration) -> Self {
         self.remember = remember;
+        self
+    }
+
+    /// Has the fanout's tasks report to `health`, which readiness is made from.
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
         self
     }
 }

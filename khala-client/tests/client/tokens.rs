@@ -371,3 +371,19 @@ async fn limits_are_waited_out() {
     assert!(needed);
     assert_eq!(error.refused().unwrap().code, "owner_mismatch");
 }
+
+#[tokio::test]
+async fn a_panic_ends_the_subscription_with_an_error_that_says_so() {
+    let mut real = Real::start().await;
+    let login = real.login(SHORT);
+    let asked = AtomicU32::new(0);
+    let client = Client::builder(&*real.url).renewal(0.25, Duration::ZERO).token_from(move || {
+        assert!(asked.fetch_add(1, Ordering::Relaxed) == 0, "the vault is gone");
+        ready(login.token())
+    });
+    let mut subscription = follow(&client.build().unwrap(), from(Resume::Floor));
+    real.pass(&mut subscription).await;
+    let error = end(&mut subscription).await;
+    assert!(matches!(&error, Error::Panicked(message) if message == "the vault is gone"), "{error:?}");
+    assert!(!error.is_retryable());
+}

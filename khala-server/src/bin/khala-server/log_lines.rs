@@ -5,18 +5,22 @@
 //! # Invariants
 //! Lines keep their order. No more than a bound of bytes waits; a line past it is dropped, and the number of dropped
 //! lines is counted and logged as soon as there is room. Every wait for the writer is bounded, also at the end of the
-//! process.
+//! process. A writer that panics is started again, and only what it was about to write is lost.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, Write},
-    mem, panic,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    mem,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
-use khala_core::{health::panic_message, telemetry};
+use khala_core::{
+    health::{Condition, Health, Part, panic_message},
+    telemetry,
+};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -28,12 +32,12 @@ const FULL: usize = 64 << 10;
 const MOST: usize = 1 << 20;
 /// How long the end of the process waits for a reader.
 const END: Duration = Duration::from_secs(1);
+/// How long a writer that panicked rests.
+const REST: Duration = Duration::from_millis(100);
 
-static LINES: Lines = Lines {
-    waiting: Mutex::new(Waiting { text: Vec::new(), dropped: 0, idle: false, urgent: false, writing: false }),
-    some: Condvar::new(),
-    written: Condvar::new(),
-};
+static LINES: Lines = Lines::new();
+/// What the writer reports to, once there is a health.
+static PART: OnceLock<Part> = OnceLock::new();
 
 struct Lines {
     waiting: Mutex<Waiting>,
@@ -60,17 +64,9 @@ struct Waiting {
 /// # Errors
 /// When the system gives no thread.
 pub(crate) fn start() -> io::Result<LogLines> {
-    thread::Builder::new().name("khala-log".into()).spawn(|| {
-        let mut text = Vec::new();
-        loop {
-            LINES.take(&mut text);
-            // Nobody may be there to read it.
-            let _ = io::stderr().lock().write_all(&text);
-            text.clear();
-            text.shrink_to(FULL);
-            LINES.wrote();
-        }
-    })?;
+    let writer = thread::Builder::new().name("khala-log".into());
+    // Nobody may be there to read it.
+    writer.spawn(|| LINES.keep_writing(|text| drop(io::stderr().lock().write_all(text))))?;
     // The default hook writes to standard error itself, and would wait for its reader.
     panic::set_hook(Box::new(|panic| {
         let message = panic_message(panic.payload());
@@ -85,6 +81,11 @@ pub(crate) fn start() -> io::Result<LogLines> {
         }
     }));
     Ok(LogLines)
+}
+
+/// Has the writer report to `health`, which readiness is made from.
+pub(crate) fn report_to(health: &Health) {
+    let _ = PART.set(health.part("log_writer"));
 }
 
 /// Waits until what was logged is written, but not for long. For the end of the process.
@@ -107,8 +108,63 @@ pub(crate) fn write_briefly(write: impl FnOnce() -> io::Result<()> + Send + 'sta
 }
 
 impl Lines {
+    const fn new() -> Self {
+        let waiting = Waiting { text: Vec::new(), dropped: 0, idle: false, urgent: false, writing: false };
+        Self { waiting: Mutex::new(waiting), some: Condvar::new(), written: Condvar::new() }
+    }
+
+    /// Writes what comes, for ever.
+    fn keep_writing(&self, mut write: impl FnMut(&[u8])) {
+        loop {
+            let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.write_lines(&mut write))) else {
+                continue;
+            };
+            // It may have panicked between taking and having written, and nobody would wake it.
+            self.lock().writing = false;
+            if let Some(part) = PART.get() {
+                part.restarts(&format!("panicked: {}", panic_message(&*panic)), Condition::Degraded);
+                thread::sleep(REST);
+                part.healthy();
+            } else {
+                thread::sleep(REST);
+            }
+        }
+    }
+
+    fn write_lines(&self, write: &mut impl FnMut(&[u8])) {
+        let mut text = Vec::new();
+        loop {
+            self.take(&mut text);
+            write(&text);
+            text.clear();
+            text.shrink_to(FULL);
+            self.wrote();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the line as a whole, or drops it.
+    fn put(&self, line: &[u8], urgent: bool) {
+        let mut waiting = self.lock();
+        let most = if urgent { 2 * MOST } else { MOST };
+        if waiting.text.len() + line.len() > most {
+            waiting.dropped += 1;
+            drop(waiting);
+            telemetry::log_lines_dropped(1);
+            return;
+        }
+        waiting.text.extend_from_slice(line);
+        let wake = waiting.idle || (urgent && !waiting.urgent) || waiting.text.len() >= FULL;
+        waiting.urgent |= urgent;
+        let wake = wake && !waiting.writing;
+        waiting.idle = false;
+        drop(waiting);
+        if wake {
+            self.some.notify_one();
+        }
     }
 
     /// Swaps what waits for `text`, which is empty, once there is something.
@@ -162,27 +218,37 @@ impl<'a> MakeWriter<'a> for LogLines {
 impl Write for Line {
     /// Takes the line as a whole, or drops it.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut waiting = LINES.lock();
-        let most = if self.urgent { 2 * MOST } else { MOST };
-        if waiting.text.len() + bytes.len() > most {
-            waiting.dropped += 1;
-            drop(waiting);
-            telemetry::log_lines_dropped(1);
-            return Ok(bytes.len());
-        }
-        waiting.text.extend_from_slice(bytes);
-        let wake = waiting.idle || (self.urgent && !waiting.urgent) || waiting.text.len() >= FULL;
-        waiting.urgent |= self.urgent;
-        let wake = wake && !waiting.writing;
-        waiting.idle = false;
-        drop(waiting);
-        if wake {
-            LINES.some.notify_one();
-        }
+        LINES.put(bytes, self.urgent);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_panics_writes_the_lines_that_come_after_it() {
+        static OWN: Lines = Lines::new();
+        let (sender, written) = mpsc::channel();
+        thread::spawn(|| {
+            OWN.keep_writing(move |text| {
+                let text = String::from_utf8(text.to_vec()).unwrap();
+                sender.send(text.clone()).unwrap();
+                assert!(text != "bad", "on purpose");
+            });
+        });
+        for line in ["1", "bad", "2", "bad", "3"] {
+            // It waits, and has to be woken.
+            while !OWN.lock().idle {
+                thread::sleep(Duration::from_millis(1));
+            }
+            OWN.put(line.as_bytes(), true);
+            assert_eq!(written.recv_timeout(Duration::from_secs(30)).as_deref(), Ok(line));
+        }
     }
 }

@@ -161,6 +161,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     // Before anything is counted.
     let health = Health::new();
     let metrics = record_metrics(&health)?;
+    log_lines::report_to(&health);
     let keys = Keys::new(settings, &key)?;
     keys.report_to(&health);
     let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());

@@ -61,7 +61,7 @@ pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened,
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
             );
-            let nats = if settings.nats.is_on() { Some(connect(settings).await?) } else { None };
+            let nats = if settings.nats.is_on() { Some(connect(settings, health).await?) } else { None };
             let listening =
                 if settings.listens() { Some(listen(settings, &store, nats.as_ref())?) } else { None };
             let fanout: Option<Arc<dyn Fanout>> = match (&nats, &listening) {
@@ -112,7 +112,7 @@ fn listen(
     listening.map(Arc::new).map_err(|fault| format!("the setting postgres.listen is wrong: {fault}"))
 }
 
-async fn connect(settings: &Settings) -> Result<NatsFanout, String> {
+async fn connect(settings: &Settings, health: &Health) -> Result<NatsFanout, String> {
     let NatsSettings { password, password_file, token, token_file, .. } = &settings.nats;
     let read = |key, given, file: &Option<std::path::PathBuf>| {
         Ok::<_, String>(secret(key, given, file.as_deref())?.map(|(_, text)| text))
@@ -120,5 +120,7 @@ async fn connect(settings: &Settings) -> Result<NatsFanout, String> {
     let password = read("nats.password", password, password_file)?;
     let token = read("nats.token", token, token_file)?;
     let options = settings.nats.options(password, token, settings.node.as_deref());
-    NatsFanout::connect(options).await.map_err(|fault| format!("the settings of nats are wrong: {fault}"))
+    NatsFanout::connect(options.with_health(health.clone()))
+        .await
+        .map_err(|fault| format!("the settings of nats are wrong: {fault}"))
 }
