@@ -83,7 +83,16 @@ pub(crate) struct Database {
 impl Database {
     /// Connects, and finds out what kind of server it is.
     pub(crate) async fn connect(url: &str, options: PostgresOptions) -> Result<Self, Fault> {
-        let mut connect = address(url, "khala")?;
+        Self::connect_for("khala", url, options).await
+    }
+
+    /// The same, under another name than that of a store.
+    pub(crate) async fn connect_for(
+        purpose: &str,
+        url: &str,
+        options: PostgresOptions,
+    ) -> Result<Self, Fault> {
+        let mut connect = address(url, purpose)?;
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }

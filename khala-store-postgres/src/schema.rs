@@ -49,13 +49,13 @@ pub async fn check(url: &str, options: PostgresOptions) -> Result<Vec<String>, E
 /// After a restore from a backup: draws a new epoch for every topic, so that a cursor from the lost future is told
 /// `epoch_mismatch`. Gives how many topics that were.
 ///
-/// To be run while no server is open on the database. It takes as long as it takes; a dropped future undoes it.
+/// To be run while no server is open on the database: one that is would go on with the epochs of before. It takes as long as it takes; a dropped future undoes it.
 ///
 /// # Errors
-/// Whatever PostgreSQL has to say; then nothing was changed, unless the connection was lost at the very end: drawing them
-/// once more does no harm.
+/// [`ErrorKind::Unavailable`] while a store is connected to the database, and whatever PostgreSQL has to say; then nothing was
+/// changed, unless the connection was lost at the very end: drawing them once more does no harm.
 pub async fn new_epochs(url: &str, options: PostgresOptions) -> Result<u64, Error> {
-    let database = Database::connect(url, options).await?;
+    let database = Database::connect_for("khala new-epochs", url, options).await?;
     let drawn = changed(&database, NewEpochs).await;
     database.close().await;
     Ok(drawn?)
@@ -194,6 +194,15 @@ impl Work for NewEpochs {
     type Done = u64;
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<u64, Fault> {
+        let stores = query(&sql.stores_there).fetch_one(&mut *conn).await?;
+        let stores: i64 = column(&stores, 0)?;
+        if stores > 0 {
+            let message = format!(
+                "{stores} connections of servers or applications that use Khala are open in the database: stop them all, those that \
+                 a pooler keeps too, and try again"
+            );
+            return Err(error(ErrorKind::Unavailable, message).into());
+        }
         query(&sql.new_seed).execute(&mut *conn).await?;
         let topics = query(&sql.new_epochs).execute(&mut *conn).await?.rows_affected();
         query(&sql.move_receipts).execute(conn).await?;

@@ -162,6 +162,10 @@ statements! {
     prove_writable = "WITH writes AS (UPDATE {khala}.topic SET head = head WHERE false RETURNING 1)
          SELECT pg_logical_emit_message(true, 'khala', '')::text";
 
+    /// How many connections of stores there are, to whichever schema. Everybody may see these columns.
+    stores_there = "SELECT count(*) FROM pg_catalog.pg_stat_activity
+         WHERE datname = current_database() AND application_name IN ('khala', 'khala listen')";
+
     /// After a restore: untouched topics derive other epochs (J15, J16).
     new_seed = "UPDATE {khala}.meta SET seed = uuid_send(gen_random_uuid())";
 

@@ -19,6 +19,9 @@ use crate::{
 /// How many prepared statements a connection of the store keeps: all that it uses.
 const STATEMENTS: usize = 32;
 
+/// How long to wait for others to close a file that is to be had alone.
+const SOLE_WAITS: Duration = Duration::from_millis(500);
+
 /// The file that `path` names, in a form that keeps its meaning: SQLite reads a leading `file:` as a URI, and a
 /// later change of the working directory would move a relative path.
 pub(crate) fn locate(path: &Path) -> Result<PathBuf, Error> {
@@ -92,6 +95,28 @@ pub(crate) fn onlooker(path: &Path, options: &SqliteOptions) -> Result<Connectio
     let conn = reader(path, options)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, left)?;
     Ok(conn)
+}
+
+/// A connection that writes and has the file to itself: nobody else can have it open, in this process or another.
+pub(crate) fn sole(path: &Path, options: &SqliteOptions) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = connect(path, flags, options)?;
+    conn.busy_timeout(options.busy_timeout.min(SOLE_WAITS))?;
+    // The lock is taken by the first statement that reads, and kept.
+    let taken = set(&conn, sql::ALONE).and_then(|()| {
+        conn.execute_batch(sql::SYNC_EVERY_COMMIT)?;
+        conn.execute_batch(sql::BEGIN_WRITE)?;
+        Ok(conn.execute_batch(sql::ROLLBACK)?)
+    });
+    match taken {
+        Ok(()) => Ok(conn),
+        Err(fault) if fault.is_busy() => Err(error(
+            ErrorKind::Unavailable,
+            "another process has the file open: stop every server and application that uses it, and try again",
+        )
+        .into()),
+        Err(fault) => Err(fault),
+    }
 }
 
 fn connect(path: &Path, flags: OpenFlags, options: &SqliteOptions) -> Result<Connection, Fault> {

@@ -73,6 +73,7 @@ mod revocation;
 mod row;
 mod rows;
 mod schema;
+mod site;
 mod sql;
 mod store;
 mod sweep;

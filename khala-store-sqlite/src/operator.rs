@@ -43,10 +43,11 @@ pub fn check(path: &Path, options: &SqliteOptions) -> Result<Vec<String>, Error>
 /// After a restore from a backup: draws a new epoch for every topic, so that a cursor from the lost future is told
 /// `epoch_mismatch`. Gives how many topics that were.
 ///
-/// To be run while nobody has the file open. Updates, documents and dedup keys stay what they are: a batch that is in the
+/// To be run while nobody has the file open: whoever had would go on with the epochs of before. Updates, documents and dedup keys stay what they are: a batch that is in the
 /// backup is not stored again, and its receipt names the new epoch.
 ///
 /// # Errors
+/// [`ErrorKind::Unavailable`](khala_core::ErrorKind::Unavailable) when anybody has the file open,
 /// [`ErrorKind::Schema`](khala_core::ErrorKind::Schema) when the tables are not those of this version, and whatever
 /// SQLite has to say; then nothing was changed.
 pub fn new_epochs(path: &Path, options: &SqliteOptions) -> Result<u64, Error> {
@@ -54,7 +55,7 @@ pub fn new_epochs(path: &Path, options: &SqliteOptions) -> Result<u64, Error> {
     if !is_there(&path)? {
         return Err(schema::missing(&path));
     }
-    let mut conn = connection::writer(&path, options)?;
+    let mut conn = connection::sole(&path, options)?;
     schema::verify_schema(&conn)?;
     Ok(draw(&mut conn)?)
 }

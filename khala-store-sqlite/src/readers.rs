@@ -19,12 +19,14 @@ use tokio::{
 
 use crate::{
     fault::{Fault, panicked, shutting_down, unanswered},
+    site::Site,
     sql,
 };
 
 #[derive(Debug)]
 pub(crate) struct Readers {
     idle: Arc<Idle>,
+    site: Arc<Site>,
     turns: Arc<Semaphore>,
 }
 
@@ -46,6 +48,7 @@ impl fmt::Debug for Idle {
 struct Loan {
     conn: Option<Connection>,
     idle: Arc<Idle>,
+    site: Arc<Site>,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -56,21 +59,27 @@ impl Drop for Loan {
                 // A question panicked; the next one must not be answered from its moment.
                 let _ = conn.execute_batch(sql::ROLLBACK);
             }
+            if self.site.stands().is_err() {
+                self.site.close(conn);
+                return;
+            }
             self.idle.lock().push(conn);
         }
     }
 }
 
 impl Readers {
-    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+    pub(crate) fn new(connections: Vec<Connection>, site: Arc<Site>) -> Self {
         let turns = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Arc::new(Idle(Mutex::new(connections))), turns }
+        Self { idle: Arc::new(Idle(Mutex::new(connections))), site, turns }
     }
 
     /// Closes what is not on loan; what is closes as it comes back.
     pub(crate) fn close(&self) {
         self.turns.close();
-        self.idle.lock().clear();
+        for conn in self.idle.lock().drain(..) {
+            self.site.close(conn);
+        }
     }
 
     /// Asks a connection, once one is free.
@@ -78,14 +87,15 @@ impl Readers {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
+        self.site.stands()?;
         let (answer, answered) = oneshot::channel();
-        let (idle, turns) = (Arc::clone(&self.idle), Arc::clone(&self.turns));
+        let (idle, site, turns) = (Arc::clone(&self.idle), Arc::clone(&self.site), Arc::clone(&self.turns));
         let on = move |turn| {
             if answer.is_closed() {
                 return;
             }
             let conn = idle.lock().pop();
-            let loan = Loan { conn, idle, _turn: turn };
+            let loan = Loan { conn, idle, site, _turn: turn };
             task::spawn_blocking(move || {
                 let conn = loan.conn.as_ref().ok_or_else(shutting_down);
                 // The connection stays: its statements are reset, and what was open is rolled back.

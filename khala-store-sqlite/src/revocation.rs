@@ -78,6 +78,7 @@ mod tests {
     use khala_core::{Error, ErrorKind, MAX_POSITION, Named, RevocationId};
 
     use super::*;
+    use crate::site::Site;
     use crate::{schema, writer::transaction};
 
     fn prepared() -> Connection {
@@ -125,7 +126,7 @@ mod tests {
     #[track_caller]
     fn leaves_nothing_half_done(conn: &Connection, before: &[(Watermark, Revocation)], kind: ErrorKind) {
         for id in ["old", "new"] {
-            let fault = transaction(conn, |conn| store(conn, ending(id, 9))).unwrap_err();
+            let fault = transaction(conn, &Site::of_none(), |conn| store(conn, ending(id, 9))).unwrap_err();
             assert_eq!(Error::from(fault).kind(), kind);
             assert_eq!(all(conn), before);
         }
@@ -139,7 +140,8 @@ mod tests {
 
         conn.execute_batch("PRAGMA query_only = ON").unwrap();
         leaves_nothing_half_done(&conn, &before, ErrorKind::ReadOnly);
-        let fault = transaction(&conn, |conn| prune(conn, Timestamp::from_millis(9))).unwrap_err();
+        let fault =
+            transaction(&conn, &Site::of_none(), |conn| prune(conn, Timestamp::from_millis(9))).unwrap_err();
         assert_eq!(Error::from(fault).kind(), ErrorKind::ReadOnly);
         conn.execute_batch("PRAGMA query_only = OFF").unwrap();
 

@@ -406,6 +406,9 @@ pub(crate) const LAST_MARK: &str = "SELECT coalesce(max(moved), 0) FROM khala_to
 pub(crate) const MOVED: &str =
     "SELECT topic, epoch, head, moved FROM khala_topic WHERE moved > ?1 ORDER BY moved";
 
+/// Nobody else may have the file open.
+pub(crate) const ALONE: &str = "PRAGMA locking_mode = EXCLUSIVE";
+
 /// Writers and readers do not wait for each other. Answers the mode that the file is in now.
 pub(crate) const USE_WAL: &str = "PRAGMA journal_mode = WAL";
 
@@ -428,6 +431,9 @@ pub(crate) const READER_SETTINGS: &str = "PRAGMA query_only = ON";
 
 /// Puts everything into the database file and empties the write-ahead log.
 pub(crate) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+
+/// Copies the write-ahead log into the database file, waits for those who still read what is older, and syncs it.
+pub(crate) const COPY_LOG: &str = "PRAGMA wal_checkpoint(FULL)";
 
 /// The most pages that the file may have: for tests of a full disk.
 pub(crate) const MAX_PAGES: &str = "PRAGMA max_page_count = ";

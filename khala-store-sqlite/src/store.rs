@@ -23,7 +23,9 @@ use crate::{
     options::SqliteOptions,
     read,
     readers::Readers,
-    revocation, schema, sweep,
+    revocation, schema,
+    site::Site,
+    sweep,
     trim::{Next, Order},
     watcher::Watcher,
     writer::Writer,
@@ -103,10 +105,11 @@ impl SqliteStore {
         schema::prepare(&mut conn)?;
         let seed = schema::seed(&conn)?;
         let readers = (0..options.readers.get()).map(|_| connection::reader(path, options));
-        let readers = Readers::new(readers.collect::<Result<_, Fault>>()?);
+        let site = Arc::new(Site::of(path, &conn, options.health.part("store_file")));
+        let readers = Readers::new(readers.collect::<Result<_, Fault>>()?, Arc::clone(&site));
         let fanout = LocalFanout::new();
-        let watcher = Watcher::start(path, options, fanout.clone())?;
-        let writer = Writer::start(conn, seed, options.health.part("store_writer"))?;
+        let writer = Writer::start(conn, seed, site, options.health.part("store_writer"))?;
+        let watcher = Watcher::start(path, options, fanout.clone(), writer.survey())?;
         tracing::info!(path = %path.display(), durability = ?options.durability, "opened the store");
         Ok(Self(Arc::new(Inner { seed, writer, readers, fanout, watcher })))
     }

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use khala_core::{Cursor, Error, ErrorKind, LocalFanout, Watermark, health::Condition};
@@ -21,7 +21,7 @@ use crate::{
     options::SqliteOptions,
     read::at_one_moment,
     row::{self, TopicRow},
-    sql,
+    site, sql,
     writer::run_again,
 };
 
@@ -62,7 +62,12 @@ impl Signal {
 
 impl Watcher {
     /// Starts the thread, which sleeps until [`wake`](Self::wake).
-    pub(crate) fn start(path: &Path, options: &SqliteOptions, fanout: LocalFanout) -> Result<Self, Error> {
+    pub(crate) fn start(
+        path: &Path,
+        options: &SqliteOptions,
+        fanout: LocalFanout,
+        survey: impl Fn() + Send + 'static,
+    ) -> Result<Self, Error> {
         let conn = connection::reader(path, options)?;
         let signal = Arc::new(Signal::default());
         let lookout = Lookout {
@@ -70,6 +75,8 @@ impl Watcher {
             fanout,
             signal: Arc::clone(&signal),
             every: options.watch_every,
+            survey_files: Box::new(survey),
+            surveyed: Instant::now(),
             version: 0,
             mark: 0,
         };
@@ -110,6 +117,9 @@ struct Lookout {
     fanout: LocalFanout,
     signal: Arc<Signal>,
     every: Duration,
+    /// Looks after the files themselves, which it did at `surveyed` last.
+    survey_files: Box<dyn Fn() + Send>,
+    surveyed: Instant,
     /// What `data_version` was at the last look.
     version: i64,
     /// The newest `moved` that was seen.
@@ -135,16 +145,43 @@ impl Lookout {
     }
 
     /// Waits for the first watch; says no when it is time to stop.
-    fn sleep_until_watched(&self) -> bool {
-        let idle = self.signal.changed.wait_while(self.signal.lock(), |state| *state == State::Idle);
-        *idle.unwrap_or_else(PoisonError::into_inner) == State::Watching
+    fn sleep_until_watched(&mut self) -> bool {
+        loop {
+            match self.sleep(site::EVERY, State::Idle) {
+                State::Idle => self.look_after_files(),
+                state => return state == State::Watching,
+            }
+        }
     }
 
     /// Waits until the next look is due; says no when there is to be none.
-    fn sleep_a_moment(&self) -> bool {
-        let watching = |state: &mut State| *state == State::Watching;
-        let slept = self.signal.changed.wait_timeout_while(self.signal.lock(), self.every, watching);
-        *slept.unwrap_or_else(PoisonError::into_inner).0 == State::Watching
+    fn sleep_a_moment(&mut self) -> bool {
+        let mut left = self.every;
+        loop {
+            let time = left.min(site::EVERY);
+            if self.sleep(time, State::Watching) != State::Watching {
+                return false;
+            }
+            self.look_after_files();
+            left -= time;
+            if left.is_zero() {
+                return true;
+            }
+        }
+    }
+
+    /// Waits for so long, or until the state is another, and says which it is.
+    fn sleep(&self, time: Duration, state: State) -> State {
+        let same = |now: &mut State| *now == state;
+        let slept = self.signal.changed.wait_timeout_while(self.signal.lock(), time, same);
+        *slept.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn look_after_files(&mut self) {
+        if self.surveyed.elapsed() >= site::EVERY {
+            self.surveyed = Instant::now();
+            (self.survey_files)();
+        }
     }
 
     fn rest_if_unwatched(&self) {
@@ -248,6 +285,8 @@ mod tests {
             fanout: fanout.clone(),
             signal: Arc::default(),
             every: Duration::ZERO,
+            survey_files: Box::new(|| {}),
+            surveyed: Instant::now(),
             version: 0,
             mark: 0,
         };

@@ -30,6 +30,7 @@ use tokio::sync::oneshot;
 use crate::{
     append::Group,
     fault::{Fault, panicked, shutting_down, unanswered},
+    site::Site,
     sql,
     trim::{Next, Order, Trim},
     waiting::{Answer, Waiting},
@@ -61,6 +62,7 @@ const RESTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 pub(crate) struct Writer {
     requests: Option<Inbox<Request>>,
     thread: Option<thread::JoinHandle<()>>,
+    site: Arc<Site>,
     counts: Arc<Counts>,
 }
 
@@ -115,12 +117,18 @@ impl fmt::Debug for Change {
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(conn: Connection, seed: [u8; 16], part: Part) -> Result<Self, Error> {
+    pub(crate) fn start(
+        conn: Connection,
+        seed: [u8; 16],
+        site: Arc<Site>,
+        part: Part,
+    ) -> Result<Self, Error> {
         let (requests, inbox) = Inbox::new();
         let counts = Arc::new(Counts::new());
         let mut desk = Desk {
             conn,
             seed,
+            site: Arc::clone(&site),
             inbox,
             waiting: VecDeque::new(),
             changes: VecDeque::new(),
@@ -131,12 +139,12 @@ impl Writer {
         };
         let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || {
             run_again(&part, Condition::Failed, || desk.work());
-            desk.empty_log();
+            desk.close();
         });
         let thread = thread.map_err(|fault| {
             Error::caused_by(ErrorKind::Unavailable, crate::fault::BACKEND, "no thread to write on", fault)
         })?;
-        Ok(Self { requests: Some(requests), thread: Some(thread), counts })
+        Ok(Self { requests: Some(requests), thread: Some(thread), site, counts })
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -170,8 +178,9 @@ impl Writer {
         change: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
+        let site = Arc::clone(&self.site);
         let change = Change(Box::new(move |conn| {
-            let done = transaction(conn, change).map_err(Error::from);
+            let done = transaction(conn, &site, change).map_err(Error::from);
             if let Err(error) = &done {
                 tracing::error!(%error, source = ?error, "a change failed");
             }
@@ -183,6 +192,7 @@ impl Writer {
 
     /// Whether something can be stored now.
     pub(crate) async fn check(&self) -> Result<(), Error> {
+        self.site.stands()?;
         if self.counts.committed_just_now() {
             return Ok(());
         }
@@ -193,6 +203,23 @@ impl Writer {
         proved.await?;
         self.counts.committed();
         Ok(())
+    }
+
+    /// Looks whether the files are the ones that were opened, and has the writer see to it where they are not.
+    pub(crate) fn survey(&self) -> impl Fn() + Send + use<> {
+        let (site, requests) = (Arc::clone(&self.site), self.requests.clone());
+        move || {
+            let Some(requests) = requests.as_ref().filter(|_| site.differs()) else { return };
+            let site = Arc::clone(&site);
+            let confirm = Change(Box::new(move |conn| {
+                if let Err(error) = site.confirm(conn).map_err(Error::from) {
+                    tracing::error!(%error, "the files of the store are not what they were");
+                }
+            }));
+            if let Ok(handed) = requests.hand_in(Request::Change(confirm)) {
+                handed.leave();
+            }
+        }
     }
 
     fn send(&self, request: Request) -> Result<Handed<Request>, Error> {
@@ -215,6 +242,7 @@ impl Writer {
 struct Desk {
     conn: Connection,
     seed: [u8; 16],
+    site: Arc<Site>,
     inbox: Arrivals<Request>,
     waiting: VecDeque<Waiting>,
     changes: VecDeque<Change>,
@@ -332,7 +360,7 @@ impl Desk {
     fn commit(&mut self, group: &mut [Waiting]) -> Result<(), Fault> {
         let (conn, seed) = (&self.conn, &self.seed);
         let begun = Instant::now();
-        let done = transaction(conn, |conn| {
+        let done = transaction(conn, &self.site, |conn| {
             let mut appends = Group::new(conn, seed);
             group.iter_mut().try_for_each(|waiting| waiting.write(&mut appends))?;
             let updates = appends.updates();
@@ -359,7 +387,7 @@ impl Desk {
             // Nobody waits for the rest; each step was a whole.
             return;
         }
-        match transaction(&self.conn, |conn| trim.step(conn, &self.seed)) {
+        match transaction(&self.conn, &self.site, |conn| trim.step(conn, &self.seed)) {
             Ok((progress, Next::Step)) => {
                 trim.progress = Some(progress);
                 self.trims.push_back(trim);
@@ -377,7 +405,14 @@ impl Desk {
         }
     }
 
-    /// Leaves everything in the database file itself, where nobody else has it open.
+    /// Leaves everything in the database file itself, where nobody else has it open, and closes it.
+    fn close(self) {
+        if self.site.stands().is_ok() {
+            self.empty_log();
+        }
+        self.site.close(self.conn);
+    }
+
     fn empty_log(&self) {
         // Whoever still reads or writes will do it in our stead; waiting for them would hold up the one who closes.
         let emptied = self
@@ -406,15 +441,19 @@ pub(crate) fn run_again(part: &Part, meanwhile: fn(String) -> Condition, mut wor
     }
 }
 
-/// Runs `work` in one transaction under the write lock, and commits it or undoes all of it.
+/// Runs `work` in one transaction under the write lock, and commits it or undoes all of it. What is committed is where others
+/// find it, or this is an error.
 pub(crate) fn transaction<T>(
     conn: &Connection,
+    site: &Site,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
+    site.admit()?;
     conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
     let worked = catch_unwind(AssertUnwindSafe(|| work(conn)));
     let done = worked.unwrap_or_else(|panic| Err(panicked(&*panic).into())).and_then(|done| {
         conn.prepare_cached(sql::COMMIT)?.execute([])?;
+        site.confirm(conn)?;
         Ok(done)
     });
     // After some faults SQLite has rolled back by itself.
@@ -488,6 +527,7 @@ mod tests {
         let mut desk = Desk {
             conn,
             seed: SEED,
+            site: Arc::new(Site::of_none()),
             inbox,
             waiting: VecDeque::new(),
             changes: VecDeque::new(),
@@ -513,7 +553,8 @@ mod tests {
         let mut conn = Connection::open_in_memory().unwrap();
         schema::prepare(&mut conn).unwrap();
         let health = khala_core::health::Health::new();
-        let mut writer = Writer::start(conn, SEED, health.part("store_writer")).unwrap();
+        let mut writer =
+            Writer::start(conn, SEED, Arc::new(Site::of_none()), health.part("store_writer")).unwrap();
         let mut answers = Vec::new();
         // All in one group: the writer is held up until they are there.
         let (go, wait) = std::sync::mpsc::channel::<()>();

@@ -129,6 +129,9 @@ async fn after_a_restore_old_cursors_are_of_another_epoch() {
     let key = || DedupKey::parse("once").unwrap();
     let before = written(store.append(&t, batch([1]).with_dedup(key()), NOW).await.unwrap());
     let other = store.bounds(&untouched).await.unwrap().epoch;
+    let refused = new_epochs(&url, PostgresOptions::new()).await.unwrap_err();
+    assert!(refused.to_string().contains("stop them all"), "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
     store.close().await;
     assert_eq!(new_epochs(&url, PostgresOptions::new()).await.unwrap(), 1);
     let store = open(&url).await;

@@ -13,6 +13,7 @@ mod readers;
 mod reopen;
 mod restore;
 mod revocations;
+mod site;
 mod support;
 mod sweep;
 mod transaction;

@@ -28,8 +28,12 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
         cursors.push((topic, bounds.at_head()));
         cursors.push((topic, Cursor::new(bounds.epoch, Watermark::ORIGIN)));
     }
-    drop(store);
 
+    let refused = new_epochs(&place.path, &SqliteOptions::new()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    assert!(refused.to_string().contains("has the file open"), "{refused}");
+    assert_eq!(log(&store, &one).await, before, "the store goes on");
+    drop(store);
     assert_eq!(new_epochs(&place.path, &SqliteOptions::new()).unwrap(), 2);
 
     let store = place.open();

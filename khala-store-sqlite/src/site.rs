@@ -1,0 +1,262 @@
+//! Whether the files that are open are still the ones at their paths.
+//!
+//! A handle goes on to work after its file was removed or replaced: what is written to it then, nobody can ever open.
+//! SQLite does not look. So the store does: after each commit, before anybody is told of it, and once a second.
+//!
+//! # Invariants
+//! - Nobody is told of a commit that is only in a file that nobody else can open.
+//! - Where the write-ahead log is gone and nobody has begun another, each commit is copied into the database file before
+//!   anybody is told of it. So whoever opens the file next has everything, also after `kill -9`.
+//! - Where the database file is another, or somebody else has begun a log, nothing is written any more, nor copied from the log
+//!   that was removed: it would go over what others have written.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use khala_core::{ErrorKind, health::Part};
+use rusqlite::{Connection, config::DbConfig};
+
+use crate::{
+    fault::{Fault, error},
+    sql,
+};
+
+/// How often the files are looked at while nothing is written.
+pub(crate) const EVERY: Duration = Duration::from_secs(1);
+
+/// A look that is not older tells enough to begin a transaction.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// The files that a store has open.
+#[derive(Debug)]
+pub(crate) struct Site {
+    database: Place,
+    /// The write-ahead log, and its index.
+    beside: [Place; 2],
+    part: Part,
+    opened: Instant,
+    /// When they were looked at last, in milliseconds since `opened`.
+    looked_at: AtomicU64,
+    /// Why nothing is read or written any more.
+    lost: OnceLock<String>,
+}
+
+/// A path, and the file that was there when it was opened.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+/// What tells a file from every other: its device and its number there. A system that has no such thing lets nobody remove a
+/// file that is open.
+type File = (u64, u64);
+
+/// What a look found.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    AsItWas,
+    /// There is no write-ahead log, or no index of it, and nobody has begun another.
+    NoLog,
+    Lost(String),
+}
+
+impl Site {
+    /// The files that `conn`, which has read from it already, has open for the database at `path`.
+    pub(crate) fn of(path: &Path, conn: &Connection, part: Part) -> Self {
+        // The log stands beside the file that a link leads to.
+        let database = conn.path().map_or_else(|| path.to_owned(), PathBuf::from);
+        let beside = ["-wal", "-shm"].map(|ending| {
+            let mut path = database.as_os_str().to_owned();
+            path.push(ending);
+            Place::now(path.into())
+        });
+        Self {
+            database: Place::now(path.to_owned()),
+            beside,
+            part,
+            opened: Instant::now(),
+            looked_at: AtomicU64::new(0),
+            lost: OnceLock::new(),
+        }
+    }
+
+    /// Whether the store may be read and written, as far as the last look tells.
+    pub(crate) fn stands(&self) -> Result<(), Fault> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(reason) => Err(error(ErrorKind::Unavailable, reason.as_str()).into()),
+        }
+    }
+
+    /// Whether a transaction may begin.
+    pub(crate) fn admit(&self) -> Result<(), Fault> {
+        let since = self
+            .opened
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.looked_at.load(Ordering::Relaxed)));
+        if since > FRESH
+            && let Found::Lost(reason) = self.look()
+        {
+            self.lose(reason);
+        }
+        self.stands()
+    }
+
+    /// What `conn` has committed is where others find it: asked before anybody is told of it.
+    pub(crate) fn confirm(&self, conn: &Connection) -> Result<(), Fault> {
+        self.stands()?;
+        match self.look() {
+            Found::AsItWas => Ok(()),
+            Found::NoLog => self.copy_log(conn),
+            Found::Lost(reason) => {
+                self.lose(reason);
+                self.stands()
+            }
+        }
+    }
+
+    /// Whether anything is other than it was, so that [`confirm`](Self::confirm) has something to do.
+    pub(crate) fn differs(&self) -> bool {
+        self.lost.get().is_none() && self.look() != Found::AsItWas
+    }
+
+    /// For a database that is in no file.
+    #[cfg(test)]
+    pub(crate) fn of_none() -> Self {
+        let place = || Place { path: PathBuf::new(), file: None };
+        Self {
+            database: place(),
+            beside: [place(), place()],
+            part: khala_core::health::Health::new().part("store_file"),
+            opened: Instant::now(),
+            looked_at: AtomicU64::new(0),
+            lost: OnceLock::new(),
+        }
+    }
+
+    fn look(&self) -> Found {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.looked_at.store(now, Ordering::Relaxed);
+        if self.database.file.is_none() {
+            return Found::AsItWas;
+        }
+        let shown = self.database.path.display();
+        match there(&self.database.path) {
+            Ok(Some(found)) if Some(found.file) == self.database.file => {}
+            Ok(found) => {
+                let became = if found.is_some() { "replaced by another file" } else { "removed" };
+                return Found::Lost(format!(
+                    "the database file {shown} was {became} while it was open. Nothing is read or written any more. Put the \
+                     right file there and start this process again"
+                ));
+            }
+            Err(fault) => {
+                return Found::Lost(format!(
+                    "the database file {shown} cannot be looked at any more ({fault}), so that it may be another one. Nothing is \
+                     read or written any more. Mend that and start this process again"
+                ));
+            }
+        }
+        let mut found = Found::AsItWas;
+        for place in self.beside.iter().filter(|place| place.file.is_some()) {
+            match there(&place.path) {
+                Ok(Some(there)) if Some(there.file) == place.file => {}
+                // An empty one holds nothing that somebody else has written.
+                Ok(None) => found = Found::NoLog,
+                Ok(Some(there)) if there.is_empty => found = Found::NoLog,
+                Ok(Some(_)) => {
+                    return Found::Lost(format!(
+                        "{} was removed while it was open, and another process has begun a new one. Nothing is read or written \
+                         any more, so that neither spoils what the other has written. Start this process again",
+                        place.path.display()
+                    ));
+                }
+                Err(fault) => {
+                    let path = place.path.display();
+                    return Found::Lost(format!(
+                        "{path} cannot be looked at any more ({fault}). Nothing is read or written any more. Mend that and start \
+                         this process again"
+                    ));
+                }
+            }
+        }
+        found
+    }
+
+    /// Copies what is committed into the database file and syncs that.
+    fn copy_log(&self, conn: &Connection) -> Result<(), Fault> {
+        let copied = conn.query_row(sql::COPY_LOG, [], |row| {
+            let (busy, written, copied): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(!busy && written == copied)
+        })?;
+        let [log, index] = &self.beside;
+        let reason = format!(
+            "{} or {} was removed while it was open. All that is committed goes into the database file at once, which is slow. \
+             Start this process again, so that there is a log again",
+            log.path.display(),
+            index.path.display()
+        );
+        if copied {
+            self.part.degraded(reason);
+            return Ok(());
+        }
+        let reason =
+            format!("{reason}. Somebody reads for so long that it could not be copied now; try again");
+        self.part.degraded(reason.as_str());
+        Err(error(ErrorKind::Unavailable, reason).into())
+    }
+
+    fn lose(&self, reason: String) {
+        self.part.failed(reason.as_str());
+        // Whoever is second finds the reason of the first.
+        let _ = self.lost.set(reason);
+    }
+
+    /// Closes a connection, without copying a log over what is no longer its file.
+    pub(crate) fn close(&self, conn: Connection) {
+        if self.lost.get().is_some()
+            && let Err(fault) = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        {
+            tracing::error!(%fault, "a connection to a file that is lost may write to it as it closes");
+        }
+        drop(conn);
+    }
+}
+
+impl Place {
+    fn now(path: PathBuf) -> Self {
+        let file = there(&path).ok().flatten().map(|there| there.file);
+        Self { path, file }
+    }
+}
+
+/// What is at a path.
+struct There {
+    file: File,
+    is_empty: bool,
+}
+
+#[cfg(unix)]
+fn there(path: &Path) -> io::Result<Option<There>> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(There { file: (found.dev(), found.ino()), is_empty: found.len() == 0 })),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Whoever has a file open here keeps others from removing it.
+#[cfg(not(unix))]
+fn there(_: &Path) -> io::Result<Option<There>> {
+    Ok(None)
+}

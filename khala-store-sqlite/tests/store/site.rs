@@ -1,0 +1,122 @@
+//! The files go away under a store that is open: what was acknowledged is there for whoever opens the file next, and what
+//! nobody can open any more is not written to.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use khala_core::{ErrorKind, Journal, ReadLimit, Start, health::Health};
+use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use tokio::time::{sleep, timeout};
+
+use crate::support::{NOW, Place, batch, log, topic, written};
+
+fn beside(place: &Place, ending: &str) -> PathBuf {
+    place.folder.path().join(format!("khala.db{ending}"))
+}
+
+fn watched(place: &Place) -> (SqliteStore, Health) {
+    let health = Health::new();
+    (place.open_with(SqliteOptions::new().with_health(health.clone())), health)
+}
+
+/// What whoever opens the database file alone finds, as after `kill -9` of the process that has it open.
+async fn found(place: &Place) -> usize {
+    let copy = Place::new();
+    fs::copy(&place.path, &copy.path).unwrap();
+    log(&copy.open(), &topic("t")).await.len()
+}
+
+/// Waits until `told` gives something that names the part of the files.
+async fn told(told: impl Fn() -> Vec<(&'static str, String)>) -> String {
+    let about = async {
+        loop {
+            match told().into_iter().find(|(part, _)| *part == "store_file") {
+                Some((_, reason)) => return reason,
+                None => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), about).await.expect("it is noticed within seconds")
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_after_the_log_was_removed_is_in_the_file() {
+    for gone in [&["-wal", "-shm"][..], &["-wal"], &["-shm"]] {
+        let place = Place::new();
+        let (store, health) = watched(&place);
+        written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+        for ending in gone {
+            fs::remove_file(beside(&place, ending)).unwrap();
+        }
+        for n in 2..5 {
+            written(store.append(&topic("t"), batch([n]), NOW).await.unwrap());
+            assert_eq!(found(&place).await, n as usize, "{gone:?}");
+        }
+        let reason = told(|| health.notes()).await;
+        assert!(reason.contains("-wal") && reason.contains("Start this process again"), "{reason}");
+        drop(store);
+        assert_eq!(log(&place.open(), &topic("t")).await.len(), 4, "{gone:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_before_the_log_was_removed_is_put_into_the_file_though_nothing_is_written() {
+    let place = Place::new();
+    let (store, health) = watched(&place);
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    fs::remove_file(beside(&place, "-wal")).unwrap();
+    told(|| health.notes()).await;
+    assert_eq!(found(&place).await, 1);
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_file_that_was_removed_is_neither_written_nor_read() {
+    let place = Place::new();
+    let (store, health) = watched(&place);
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    let moved = beside(&place, ".moved");
+    fs::rename(&place.path, &moved).unwrap();
+    let refused = store.append(&topic("t"), batch([2]), NOW).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("was removed while it was open"), "{refused}");
+    let reason = told(|| health.failures()).await;
+    assert!(reason.contains("khala.db") && reason.contains("start this process again"), "{reason}");
+    let read = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
+    assert_eq!(read.to_string(), refused.to_string());
+    assert!(store.check_writable().await.is_err());
+}
+
+#[tokio::test]
+async fn a_file_that_took_its_place_stays_as_it_is() {
+    let (place, other) = (Place::new(), Place::new());
+    let restored = other.open();
+    written(restored.append(&topic("t"), batch([7, 8, 9]), NOW).await.unwrap());
+    drop(restored);
+    let (store, health) = watched(&place);
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    let content = fs::read(&other.path).unwrap();
+    fs::rename(&other.path, &place.path).unwrap();
+
+    // Noticed though nobody writes.
+    let reason = told(|| health.failures()).await;
+    assert!(reason.contains("replaced by another file"), "{reason}");
+    store.append(&topic("t"), batch([2]), NOW).await.unwrap_err();
+    drop(store);
+    assert_eq!(fs::read(&place.path).unwrap(), content);
+}
+
+#[tokio::test]
+async fn a_log_that_somebody_else_has_begun_ends_what_is_written_to_the_old_one() {
+    let place = Place::new();
+    let (store, health) = watched(&place);
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    fs::remove_file(beside(&place, "-wal")).unwrap();
+    fs::write(beside(&place, "-wal"), "what another process has written").unwrap();
+    let content = fs::read(&place.path).unwrap();
+    let refused = store.append(&topic("t"), batch([2]), NOW).await.unwrap_err();
+    assert!(refused.to_string().contains("another process has begun a new one"), "{refused}");
+    assert!(!health.failures().is_empty());
+    drop(store);
+    assert_eq!(fs::read(beside(&place, "-wal")).unwrap(), b"what another process has written");
+    assert_eq!(fs::read(&place.path).unwrap(), content, "nothing of the old log went over it");
+}
