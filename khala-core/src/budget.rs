@@ -1,7 +1,8 @@
-//! The node's one budget of bytes: what the tail, request bodies, answers over HTTP and unsent frames take together.
+//! The node's one budget of bytes: what the tail, snapshots, request bodies, answers over HTTP and unsent frames take
+//! together.
 //!
 //! It only counts. Who has to wait, to refuse or to let something go past the limit decides that by itself: request
-//! bodies and answers are refused, reads for subscribers wait, the tail lets old pages go.
+//! bodies and answers are refused, reads for subscribers wait, the tail and snapshots let old pages go.
 //!
 //! # Invariants
 //! A share that is dropped is given back. Nothing here waits or locks, and a delivery does not touch it.
@@ -19,17 +20,19 @@ use crate::telemetry;
 pub enum MemoryPart {
     /// Answers over HTTP, until their clients have taken them.
     Answers,
-    /// Bodies of requests, until they are dealt with.
+    /// Bodies of requests and lines of streams, until they are dealt with.
     Bodies,
     /// What WebSocket connections were handed and have not taken.
     Frames,
+    /// Pages of snapshots that others may read along.
+    Snapshots,
     /// The newest updates of followed topics, and history that others may replay.
     Tail,
 }
 
 impl MemoryPart {
     /// Every part.
-    pub const ALL: [Self; 4] = [Self::Answers, Self::Bodies, Self::Frames, Self::Tail];
+    pub const ALL: [Self; 5] = [Self::Answers, Self::Bodies, Self::Frames, Self::Snapshots, Self::Tail];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +40,7 @@ impl MemoryPart {
             Self::Answers => "answers",
             Self::Bodies => "bodies",
             Self::Frames => "frames",
+            Self::Snapshots => "snapshots",
             Self::Tail => "tail",
         }
     }
@@ -132,6 +136,19 @@ impl MemoryShare {
         Ok(())
     }
 
+    /// Takes or gives back, until it has `bytes`, whether there is room or not: for what is there already.
+    pub fn hold(&mut self, bytes: u64) {
+        if bytes != self.bytes {
+            self.budget.change(self.part, bytes.cast_signed() - self.bytes.cast_signed());
+            self.bytes = bytes;
+        }
+    }
+
+    /// How much it has.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let less = self.bytes.saturating_sub(bytes);
@@ -170,6 +187,10 @@ mod tests {
         bodies.grow(20).unwrap();
         bodies.shrink_to(5);
         assert_eq!(budget.taken(), 15);
+        bodies.hold(500);
+        assert_eq!((bodies.bytes(), budget.taken()), (500, 510), "it is there already");
+        bodies.hold(7);
+        assert_eq!(budget.taken(), 17);
         drop(bodies);
         assert_eq!((budget.taken(), budget.taken_by(MemoryPart::Tail)), (10, 10));
     }

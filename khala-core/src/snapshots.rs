@@ -2,7 +2,7 @@
 //!
 //! When history was trimmed past a crowd, all of them start again from the same documents. Whoever starts within a
 //! second of another joins that one's snapshot: the log continues from its watermark for both. What must stay true: a
-//! snapshot is joined only while the log still continues from it, and what is kept is bounded.
+//! snapshot is joined only while the log still continues from it; and what is kept is bounded, and counts in the budget.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,11 +16,13 @@ use futures::{
 };
 
 use crate::{
+    budget::{MemoryBudget, MemoryPart, MemoryShare},
     clock::Moment,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::Error,
     journal::ReadLimit,
     position::{Bounds, Cursor, Stale},
+    tail::SharedPage,
     topic::Topic,
     update::DocKey,
     wire::{Encoded, Serializer, event, write_document_page},
@@ -29,9 +31,10 @@ use crate::{
 /// How old a snapshot may be that others join.
 const JOINED_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes of pages that one snapshot keeps for those who come after, beside its first page, which whoever joins it needs.
-const KEPT_BYTES: usize = 8 << 20;
-/// The same of all snapshots.
-const KEPT_IN_ALL: usize = 64 << 20;
+const KEPT_BYTES: u64 = 8 << 20;
+/// The same of all snapshots, and the part of the memory budget that they take at most.
+const KEPT_IN_ALL: u64 = 64 << 20;
+const KEPT_OF_BUDGET: u64 = 8;
 /// Snapshots that others may read along. One topic may have several: whoever reads one goes on with it when another is
 /// started.
 const KEPT_RUNS: usize = 256;
@@ -72,7 +75,7 @@ impl SharedSnapshotPage {
 
     /// What it takes in memory, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        self.page.documents.iter().map(|document| 2 * document.size()).sum()
+        self.page.documents.iter().map(SharedPage::weigh).sum()
     }
 }
 
@@ -96,9 +99,12 @@ pub(crate) struct Snapshots {
 }
 
 /// The one that was started first in front.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Runs {
     runs: VecDeque<Run>,
+    memory: MemoryBudget,
+    /// Bytes that all of them may keep.
+    most: u64,
     next: u64,
 }
 
@@ -116,7 +122,8 @@ struct Run {
     /// By the key that they follow.
     under_way: HashMap<Option<DocKey>, WeakShared<BoxFuture<'static, Result<SharedSnapshot, Error>>>>,
     pages: VecDeque<(Option<DocKey>, Arc<SharedSnapshotPage>)>,
-    bytes: usize,
+    /// What the pages take.
+    share: MemoryShare,
 }
 
 impl Run {
@@ -138,13 +145,13 @@ impl Run {
         self.under_way.get(key).and_then(WeakShared::upgrade)
     }
 
-    fn keep(&mut self, key: Option<DocKey>, page: &Arc<SharedSnapshotPage>) {
-        self.bytes += page.bytes();
+    fn keep(&mut self, key: Option<DocKey>, page: &Arc<SharedSnapshotPage>, memory: &MemoryBudget) {
+        self.share.hold(self.share.bytes() + page.bytes() as u64);
         self.pages.push_back((key, Arc::clone(page)));
-        while self.bytes > KEPT_BYTES
+        while (self.share.bytes() > KEPT_BYTES || memory.is_spent())
             && let Some((_, oldest)) = self.pages.remove(1)
         {
-            self.bytes -= oldest.bytes();
+            self.share.shrink_to(self.share.bytes() - oldest.bytes() as u64);
         }
     }
 }
@@ -153,9 +160,7 @@ impl Runs {
     fn start(&mut self, topic: &Topic, evidence: u64, now: Moment) -> &mut Run {
         let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || !run.under_way.is_empty();
         self.runs.retain(kept);
-        while self.runs.len() >= KEPT_RUNS
-            || self.runs.iter().map(|run| run.bytes).sum::<usize>() > KEPT_IN_ALL
-        {
+        while self.runs.len() >= KEPT_RUNS || self.bytes() > self.most {
             self.runs.pop_front();
         }
         self.next += 1;
@@ -167,9 +172,22 @@ impl Runs {
             at: None,
             under_way: HashMap::new(),
             pages: VecDeque::new(),
-            bytes: 0,
+            share: self.memory.share(MemoryPart::Snapshots),
         });
         self.runs.back_mut().expect("it was put there")
+    }
+
+    fn bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.share.bytes()).sum()
+    }
+
+    /// Lets go of those that nobody reads at this moment, the oldest first, while there is too much.
+    fn let_go(&mut self) {
+        while (self.bytes() > self.most || self.memory.is_spent())
+            && let Some(index) = self.runs.iter().position(|run| run.under_way.is_empty())
+        {
+            self.runs.remove(index);
+        }
     }
 
     /// The newest snapshot of a topic.
@@ -190,7 +208,8 @@ impl Runs {
         match read {
             Ok(SharedSnapshot::Page(page)) => {
                 run.at = Some(page.page().at);
-                run.keep(key, page);
+                run.keep(key, page, &self.memory);
+                self.let_go();
             }
             // The next one who starts gets a new one.
             Ok(SharedSnapshot::Stale(_)) | Err(_) => self.runs.retain(|run| run.number != number),
@@ -199,8 +218,15 @@ impl Runs {
 }
 
 impl Snapshots {
-    pub(crate) fn new(documents: Arc<dyn Documents>) -> Self {
-        Self { documents, runs: Arc::default() }
+    pub(crate) fn new(documents: Arc<dyn Documents>, memory: MemoryBudget) -> Self {
+        let most = memory.limit().map_or(KEPT_IN_ALL, |limit| KEPT_IN_ALL.min(limit / KEPT_OF_BUDGET));
+        let runs = Runs { runs: VecDeque::new(), memory, most, next: 0 };
+        Self { documents, runs: Arc::new(Mutex::new(runs)) }
+    }
+
+    /// Lets go of what nobody reads at this moment, while there is too much.
+    pub(crate) fn let_go(&self) {
+        Self::lock(&self.runs).let_go();
     }
 
     fn lock(runs: &Mutex<Runs>) -> MutexGuard<'_, Runs> {
@@ -252,5 +278,81 @@ impl Snapshots {
             run.under_way.insert(key, weak);
         }
         read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        journal::{Batch, Journal as _},
+        memory::MemoryJournal,
+        update::{Kind, NewUpdate, Payload, Timestamp},
+    };
+
+    fn topic(name: &str) -> Topic {
+        Topic::parse(name).unwrap()
+    }
+
+    /// Documents of a few topics, 100,000 bytes of each, and the snapshots of them within `limit`.
+    fn snapshots(limit: u64, topics: &[&str]) -> (Snapshots, MemoryBudget) {
+        let (journal, memory) = (Arc::new(MemoryJournal::new()), MemoryBudget::new(Some(limit)));
+        for name in topics {
+            let updates = (0..10).map(|number| {
+                let payload = Payload::parse(&format!("\"{}\"", "x".repeat(10_000))).unwrap();
+                let mut update = NewUpdate::new(Kind::parse("k").unwrap(), payload);
+                update.doc_key = Some(DocKey::parse(&format!("d{number}")).unwrap());
+                update
+            });
+            let batch = Batch::new(updates.collect()).unwrap();
+            journal.append(&topic(name), batch, Timestamp::default()).now_or_never().unwrap().unwrap();
+        }
+        (Snapshots::new(journal, memory.clone()), memory)
+    }
+
+    fn read(snapshots: &Snapshots, name: &str, seconds: u64) -> u64 {
+        let now = Moment::from_millis(1_000_000 + seconds * 1_000);
+        let read = snapshots.read(&topic(name), SnapshotFrom::Start, 0, now).now_or_never();
+        let Ok(SharedSnapshot::Page(page)) = read.unwrap() else { panic!("there is a page") };
+        page.bytes() as u64
+    }
+
+    #[test]
+    fn pages_that_are_kept_count_in_the_budget() {
+        let (snapshots, memory) = snapshots(100 << 20, &["a", "b"]);
+        let taken = || memory.taken_by(MemoryPart::Snapshots);
+        let a = read(&snapshots, "a", 0);
+        assert!((200_000..300_000).contains(&a), "{a}");
+        assert_eq!(taken(), a);
+        let b = read(&snapshots, "b", 1);
+        assert_eq!(taken(), a + b);
+        read(&snapshots, "b", 31);
+        assert_eq!(taken(), 2 * b, "the first is forgotten after a while");
+        drop(snapshots);
+        assert_eq!(taken(), 0);
+    }
+
+    #[test]
+    fn snapshots_take_an_eighth_of_the_budget_and_go_when_it_is_spent() {
+        let (snapshots, memory) = snapshots(4 << 20, &["a", "b", "c", "d"]);
+        let taken = || memory.taken_by(MemoryPart::Snapshots);
+        for (seconds, name) in ["a", "b", "c", "d", "a"].iter().enumerate() {
+            read(&snapshots, name, seconds as u64);
+            assert!((200_000..=512 << 10).contains(&taken()), "{}", taken());
+        }
+        let now = Moment::from_millis(1_004_000);
+        assert!(
+            snapshots.find(&topic("a"), &SnapshotFrom::Start, None, 0, now).is_some(),
+            "the newest is kept"
+        );
+        let mut others = memory.share(MemoryPart::Frames);
+        others.hold(4 << 20);
+        snapshots.let_go();
+        assert_eq!(taken(), 0);
+        read(&snapshots, "a", 5);
+        assert_eq!(taken(), 0, "what was read without memory is handed over and not kept");
+        drop(others);
+        let a = read(&snapshots, "a", 6);
+        assert_eq!(taken(), a);
     }
 }

@@ -145,7 +145,8 @@ pub const TASK_RESTARTS: &str = "khala_task_restarts_total";
 /// Lines of the log that were dropped because nobody read them.
 pub const LOG_LINES_DROPPED: &str = "khala_log_lines_dropped_total";
 
-/// Bytes of the node's memory budget that are taken, by `part`: `answers`, `bodies`, `frames`, `tail`.
+/// Bytes of the node's memory budget that are taken, by `part`: `answers`, `bodies`, `frames`, `snapshots`,
+/// `tail`.
 pub const MEMORY: &str = "khala_memory_bytes";
 /// The limit of the memory budget, in bytes; without one it is not there.
 pub const MEMORY_LIMIT: &str = "khala_memory_limit_bytes";

@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep};
 use crate::{Limits, patience::timeout, problem::Problem};
 
 /// How often a body stands in memory, at most: as it came, as the updates that it holds, and as the store writes them.
-const COPIES: usize = 3;
-/// How long a body waits for memory, and how often it asks.
-const WAIT: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const COPIES: usize = 3;
+/// How long a body or a line waits for memory, and how often it asks.
+pub(crate) const MEMORY_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const MEMORY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Whether a request without any body is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +96,12 @@ impl Deref for Whole {
 
 /// Takes more of the memory budget, and waits a moment for it where there is none: most of what takes memory is brief.
 async fn grow(share: &mut MemoryShare, bytes: u64) -> Result<(), Problem> {
-    let deadline = Instant::now() + WAIT;
+    let deadline = Instant::now() + MEMORY_WAIT;
     while share.grow(bytes).is_err() {
         if Instant::now() >= deadline {
             return Err(no_memory(MemoryPart::Bodies));
         }
-        sleep(AGAIN).await;
+        sleep(MEMORY_AGAIN).await;
     }
     Ok(())
 }

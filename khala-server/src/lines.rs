@@ -1,6 +1,7 @@
 //! A request body as lines, taken as they arrive.
 //!
-//! What must stay true: no more is held than one line and what came with its end, and a body that breaks off gives no
+//! What must stay true: no more is held than one line and what came with its end, all of it counts in the memory budget,
+//! past which no more is read; and a body that breaks off gives no
 //! last line, for nobody knows whether that was whole.
 
 use std::{error::Error as StdError, pin::Pin};
@@ -8,13 +9,19 @@ use std::{error::Error as StdError, pin::Pin};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
+use khala_core::{MemoryBudget, MemoryPart, MemoryShare};
 use memchr::memchr;
+use tokio::time::{Instant, sleep};
+
+use crate::body::{MEMORY_AGAIN, MEMORY_WAIT};
 
 /// Why there is no next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineFault {
     /// The body ended before it was whole.
     Broken,
+    /// There was no memory for more of it.
+    NoMemory,
     /// The line is longer than it may be.
     TooLong,
 }
@@ -26,11 +33,17 @@ pub(crate) struct Lines<B> {
     seen: usize,
     most: usize,
     end: Option<End>,
+    memory: MemoryBudget,
+    /// What the buffer takes.
+    share: MemoryShare,
+    /// Until when it waits for memory, while there is none.
+    waits_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Broken,
+    NoMemory,
     Whole,
 }
 
@@ -41,8 +54,17 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     /// The lines of `body`, each of at most `most` bytes.
-    pub(crate) fn new(body: B, most: usize) -> Self {
-        Self { body: Box::pin(body), buffer: BytesMut::new(), seen: 0, most, end: None }
+    pub(crate) fn new(body: B, most: usize, memory: &MemoryBudget) -> Self {
+        Self {
+            body: Box::pin(body),
+            buffer: BytesMut::new(),
+            seen: 0,
+            most,
+            end: None,
+            memory: memory.clone(),
+            share: memory.share(MemoryPart::Bodies),
+            waits_until: None,
+        }
     }
 
     /// The next line, without its end; none after the last. Cancel safe.
@@ -53,6 +75,7 @@ where
             }
             match self.end {
                 Some(End::Broken) => return Some(Err(LineFault::Broken)),
+                Some(End::NoMemory) => return Some(Err(LineFault::NoMemory)),
                 Some(End::Whole) => {
                     self.seen = 0;
                     return (!self.buffer.is_empty()).then(|| Ok(self.buffer.split().freeze()));
@@ -77,10 +100,19 @@ where
 
     /// Waits until more has come, or the end. Cancel safe.
     pub(crate) async fn fill(&mut self) {
+        while self.memory.is_spent() {
+            if Instant::now() >= *self.waits_until.get_or_insert_with(|| Instant::now() + MEMORY_WAIT) {
+                self.end = Some(End::NoMemory);
+                return;
+            }
+            sleep(MEMORY_AGAIN).await;
+        }
+        self.waits_until = None;
         match self.body.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     self.buffer.put(data);
+                    self.share.hold(self.buffer.capacity() as u64);
                 }
             }
             Some(Err(_)) => self.end = Some(End::Broken),
@@ -91,6 +123,7 @@ where
     /// Takes what still comes and forgets it.
     pub(crate) async fn discard(&mut self) {
         self.buffer = BytesMut::new();
+        self.share.hold(0);
         while let Some(Ok(_)) = self.body.frame().await {}
     }
 }
@@ -111,7 +144,7 @@ mod tests {
     ) -> Lines<impl Body<Data = Bytes, Error = Infallible> + use<>> {
         let pieces: Vec<_> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
-        Lines::new(StreamBody::new(stream::iter(pieces)), most)
+        Lines::new(StreamBody::new(stream::iter(pieces)), most, &MemoryBudget::new(None))
     }
 
     async fn all(mut lines: Lines<impl Body<Data = Bytes, Error = Infallible> + Send>) -> Vec<String> {
@@ -149,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn what_breaks_off_is_no_line() {
         let pieces = [Ok(Frame::data(Bytes::from_static(b"a\n{}"))), Err(io::Error::other("gone"))];
-        let mut lines = Lines::new(StreamBody::new(stream::iter(pieces)), 9);
+        let mut lines = Lines::new(StreamBody::new(stream::iter(pieces)), 9, &MemoryBudget::new(None));
         assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b"a"))));
         assert_eq!(lines.next().await, Some(Err(LineFault::Broken)));
     }

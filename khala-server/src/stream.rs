@@ -4,7 +4,7 @@
 //! What must stay true: lines are handed to the journal in their order and answered in their order; an acknowledged line
 //! is on stable storage; after a line that is refused nothing is stored; a topic is published to only after it was asked
 //! whether it is open; and a producer that sends faster than the store writes, or reads no answers, is not read, so that a
-//! stream holds bounded memory.
+//! stream holds bounded memory, which counts in the node's budget.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Access, Append, Appended, Batch, Chain, Error, Grant, Topic, TraceContext,
+    Access, Append, Appended, Batch, Chain, Error, Grant, MemoryPart, MemoryShare, Topic, TraceContext,
     telemetry::{self, Surface},
     without_byte_order_mark,
 };
@@ -53,6 +53,9 @@ const ANSWER_BYTES: usize = 64 << 10;
 
 /// So many bytes an empty buffer for answers has room for, at most.
 const OUT_ROOM: usize = 16 << 10;
+
+/// So many bytes more or fewer are counted in the budget of memory at once.
+const SHARE_STEP: u64 = 16 << 10;
 
 /// So many topics are known to be open to a stream; past that they are asked for anew.
 const TOPICS_KNOWN: usize = 4_096;
@@ -107,7 +110,7 @@ where
         grant,
     };
     let (answers, pieces) = mpsc::channel(1);
-    let mut lines = Lines::new(body, stream.line_bytes);
+    let mut lines = Lines::new(body, stream.line_bytes, server.0.khala.memory());
     if headers.contains_key(header::EXPECT) {
         // Who waits to be told to go on (100) would take the answer's head for a no. hyper tells it when the body is asked
         // for, if that is before there is a head.
@@ -219,6 +222,8 @@ struct Run {
     out: Vec<u8>,
     /// Bytes of the lines that are in flight or held.
     bytes: usize,
+    /// What those take of the node's memory, and the answers; it lags behind by [`SHARE_STEP`] at most.
+    share: MemoryShare,
     /// The lines that were read.
     line: u64,
     held: Option<Held>,
@@ -235,6 +240,7 @@ struct Run {
 impl Run {
     fn new(stream: Stream) -> Self {
         Self {
+            share: stream.server.0.khala.memory().share(MemoryPart::Bodies),
             stream,
             known: HashMap::new(),
             in_flight: UnderWay::new(),
@@ -265,6 +271,7 @@ impl Run {
         let mut closing = pin!(server.closing());
         let patience = self.stream.patience;
         loop {
+            self.account();
             if !self.reading
                 && self.in_flight.is_empty()
                 && let Some((line, problem)) = self.refusal.take()
@@ -370,6 +377,14 @@ impl Run {
             }
         };
         tokio::join!(linger, see_through);
+    }
+
+    /// Counts what is held in the node's budget of memory, not for each line.
+    fn account(&mut self) {
+        let held = (body::COPIES * self.bytes + self.out.len()) as u64;
+        if held == 0 || held.abs_diff(self.share.bytes()) >= SHARE_STEP {
+            self.share.hold(held);
+        }
     }
 
     /// Whether another line may be read.
@@ -526,6 +541,7 @@ impl Stream {
         let khala = &self.server.0.khala;
         let text = read.map_err(|fault| match fault {
             LineFault::Broken => Problem::invalid("incomplete_body", "the body ended before it was whole"),
+            LineFault::NoMemory => body::no_memory(MemoryPart::Bodies),
             LineFault::TooLong => {
                 let detail = format!("a line may have {} bytes at most", self.line_bytes);
                 Problem::too_large("body_too_large", detail)

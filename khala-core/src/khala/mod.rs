@@ -237,7 +237,7 @@ impl KhalaBuilder {
                     clock: Arc::clone(&clock),
                 }),
             pace,
-            snapshots: Snapshots::new(Arc::clone(&self.documents)),
+            snapshots: Snapshots::new(Arc::clone(&self.documents), self.memory.clone()),
             documents: self.documents,
             fanout: self.fanout,
             clock,

@@ -228,6 +228,7 @@ impl Khala {
     /// Waits while the memory budget is spent: a subscriber that reads history holds a cursor, and has time.
     async fn room(&self) {
         while self.0.memory.is_spent() {
+            self.0.snapshots.let_go();
             self.clock().sleep(ROOM_AGAIN).await;
         }
     }

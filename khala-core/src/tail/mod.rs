@@ -246,9 +246,13 @@ impl TailJournal {
         }
     }
 
-    /// Counts what is held in `memory`, and holds less while that is spent.
+    /// Counts what is held in `memory`, of which it holds half at most, and less while that is spent: what it holds can be
+    /// read again, and what else there is cannot go on without memory.
     #[must_use]
     pub(crate) fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        let half =
+            memory.limit().map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+        self.options.total_bytes = self.options.total_bytes.min(half);
         self.memory = memory;
         self
     }
@@ -505,7 +509,7 @@ impl TailJournal {
         if before == 0 && after > 0 && !entry.queued.swap(true, Ordering::Relaxed) {
             self.filled_entries().push_back(Arc::downgrade(entry));
         }
-        if after <= before || !self.is_full() {
+        if !self.is_full() {
             return;
         }
         let most = self.filled_entries().len();

@@ -63,7 +63,7 @@ impl SharedPage {
     }
 
     /// What an update takes in memory, roughly.
-    pub(super) fn weigh(update: &Update) -> usize {
+    pub(crate) fn weigh(update: &Update) -> usize {
         // The texts stand there twice: once in the update, and once in the frame.
         PER_UPDATE + 2 * update.size()
     }

@@ -258,14 +258,15 @@ impl Ring {
         }
     }
 
-    /// Lets the oldest page go unless it is the only one; says how many bytes went.
+    /// Lets the oldest page go unless it is the newest there is, which followers may not have had yet; says how many bytes went.
     pub(super) fn shrink(&mut self) -> Option<usize> {
         if self.early_bytes > 0 {
             // It will be read.
             self.early.clear();
             return Some(mem::take(&mut self.early_bytes));
         }
-        (self.pages.len() > 1).then(|| self.forget_oldest())
+        let newer = self.pages.len() > 1 || !self.fresh.is_empty();
+        (newer && !self.pages.is_empty()).then(|| self.forget_oldest())
     }
 
     /// Lets go of every update; what follows is read from the journal.

@@ -19,6 +19,7 @@ mod held;
 mod host;
 mod limits;
 mod log;
+mod memory;
 mod model;
 mod pair;
 mod regression;

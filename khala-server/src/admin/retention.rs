@@ -169,7 +169,7 @@ where
 
 /// Names the first of the topics that could not be swept.
 fn failed(topic: Option<&str>) -> Problem {
-    let which = topic.map(|topic| format!(", first of it {topic:?}")).unwrap_or_default();
+    let which = topic.map(|topic| format!(": {topic:?} is the first topic that failed")).unwrap_or_default();
     let detail = format!(
         "not everything could be swept{which}; the record and the server's log say why, and the next sweep goes on from there"
     );

@@ -19,8 +19,8 @@ use http::Method;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use khala_core::{
-    Classes, Cursor, ErrorKind, Journal, JwtOptions, JwtVerifier, Khala, Named, Rate, ReadLimit, Replay,
-    Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
+    Classes, Cursor, ErrorKind, Journal, JwtOptions, JwtVerifier, Khala, MemoryBudget, MemoryPart, Named,
+    Rate, ReadLimit, Replay, Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
 };
 use khala_server::{Limits, Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -461,6 +461,43 @@ async fn what_comes_too_fast_waits_but_not_for_ever() {
     let error = &answers[2]["error"];
     assert_eq!((&error["status"], &error["limit_per_second"]), (&json!(429), &json!(1)));
     assert!(error["retry_after_ms"].as_u64().unwrap() > 500, "{error}");
+}
+
+/// What has come of a line counts in the budget of memory, and past that no more is read: for a second, as a body waits.
+#[tokio::test]
+async fn lines_draw_on_the_budget_of_memory() {
+    const LIMIT: u64 = 16 << 20;
+    let limits = Limits::default().with_body_bytes(4 << 20);
+    let memory = MemoryBudget::new(Some(LIMIT));
+    let server = running_on(
+        |khala| khala.with_classes(unlimited()).with_memory(memory.clone()),
+        |server| server.with_limits(limits),
+    )
+    .await;
+    let bodies = || memory.taken_by(MemoryPart::Bodies);
+    let half = "x".repeat(1 << 20);
+    let mut producer = Producer::new(&server.address).await;
+    producer.send(format!("{{\"kind\":\"k\",\"payload\":\"{half}"));
+    until(|| bodies() >= 1 << 20).await;
+    let mut others = memory.share(MemoryPart::Frames);
+    others.hold(LIMIT);
+    producer.send(format!("{half}\"}}\n"));
+    let refused = producer.hear().await.unwrap();
+    assert_eq!((code(&refused), &refused["error"]["status"]), ("memory_limit", &json!(503)), "{refused}");
+    assert_eq!(refused["error"]["retry_after_ms"], 1_000);
+    drop((producer, others));
+    until(|| bodies() == 0).await;
+
+    let mut producer = Producer::new(&server.address).await;
+    server.store.hold(true);
+    producer.send(format!("{{\"kind\":\"k\",\"payload\":\"{half}\"}}\n"));
+    // As it is held, and as the store is about to write it.
+    until(|| bodies() >= 3 << 20).await;
+    server.store.hold(false);
+    assert_eq!(producer.hear().await.unwrap()["last"], 1);
+    producer.end();
+    assert_eq!(producer.hear().await, None);
+    until(|| bodies() == 0).await;
 }
 
 #[tokio::test]
