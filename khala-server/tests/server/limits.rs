@@ -119,7 +119,7 @@ async fn a_subject_publishes_at_a_rate() {
         |server| server,
     )
     .await;
-    let batch = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 10].join(","));
+    let batch = format!(r#"{{"updates":[{}]}}"#, [ONE; 10].join(","));
     let answer = publish(&server, "ada", "t0", batch, "application/json").await;
     assert_eq!(answer.status, 201, "there was room for the first");
     let problem = post(&server, "ada", "t1").await.problem(429, "khala_publish_rate_limited");
