@@ -189,7 +189,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Says when topics are due next that have nothing to lose before, unless something is appended to them (J21): a topic whose
     /// head is not the one that is named stays due.
     ///
-    /// A topic is due earlier than said where a dedup key is to be forgotten earlier. What was settled under other rules is due
+    /// A topic is due earlier than said where a dedup key or a tombstone is to go earlier. What was settled under other rules is due
     /// again, also when `settled` is empty. A dropped future may have settled some of them.
     ///
     /// A topic that was settled before and has not moved since [`retire_idle_since`](Settled::retire_idle_since) is retired
@@ -341,6 +341,8 @@ pub struct Settled {
     pub due: Timestamp,
     /// When it was looked at.
     pub seen_at: Timestamp,
+    /// How old tombstones become whose updates are gone: it is due when the oldest is. None: they are kept.
+    pub tombstones: Option<Duration>,
     /// Since when it must not have moved to be retired. None: it is not retired.
     pub retire_idle_since: Option<Timestamp>,
 }
@@ -659,6 +661,8 @@ pub struct Keep {
     pub bytes: Option<u64>,
     /// Everything after this watermark, whatever the limits say (J14).
     pub not_past: Option<Watermark>,
+    /// Tombstones that are at most this old, and those whose updates are kept. None: all of them (D5).
+    pub tombstones: Option<Duration>,
 }
 
 impl Keep {
@@ -685,6 +689,13 @@ impl Keep {
     #[must_use]
     pub fn with_bytes(mut self, bytes: u64) -> Self {
         self.bytes = Some(bytes);
+        self
+    }
+
+    /// Keeps tombstones that are at most this old, and those whose updates are kept.
+    #[must_use]
+    pub fn with_tombstones(mut self, age: Duration) -> Self {
+        self.tombstones = Some(age);
         self
     }
 

@@ -9,6 +9,7 @@ use std::{
     num::NonZeroUsize,
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -158,6 +159,15 @@ impl Log {
         gone.map(|(_, _, at)| at.plus(DEDUP_FOR)).min()
     }
 
+    /// When the oldest tombstone may go whose update is gone.
+    fn buries_at(&self, age: Duration) -> Option<Timestamp> {
+        let gone = self
+            .documents
+            .values()
+            .filter(|document| document.deleted && self.bounds.floor.covers(document.seq));
+        gone.map(|tombstone| tombstone.published_at.plus(age).plus(Duration::from_millis(1))).min()
+    }
+
     /// The updates right after `after`, which must be within bounds.
     fn page(&self, after: Watermark, limit: ReadLimit) -> Vec<Update> {
         let skip = usize::try_from(self.bounds.floor.distance_to(after)).unwrap_or(usize::MAX);
@@ -284,6 +294,11 @@ impl Journal for MemoryJournal {
         }
         log.bounds.floor = floor;
         log.receipts.retain(|_, (receipt, _, at)| !floor.covers(receipt.last) || now.since(*at) < DEDUP_FOR);
+        if let Some(age) = keep.tombstones {
+            let kept =
+                |document: &Update| !floor.covers(document.seq) || now.since(document.published_at) <= age;
+            log.documents.retain(|_, document| !document.deleted || kept(document));
+        }
         Ok(plan)
     }
 
@@ -347,7 +362,7 @@ impl Journal for MemoryJournal {
             }
         }
         let mut retired = 0;
-        for Settled { topic, head, due, seen_at, retire_idle_since } in settled {
+        for Settled { topic, head, due, seen_at, tombstones, retire_idle_since } in settled {
             let Some(log) = state.logs.get_mut(topic).filter(|log| log.bounds.at_head() == *head) else {
                 continue;
             };
@@ -357,7 +372,8 @@ impl Journal for MemoryJournal {
                 log.due = None;
                 retired += 1;
             } else if log.due.is_some() {
-                log.due = Some(log.forgets_at().map_or(*due, |forgets| forgets.min(*due)));
+                let goes = [log.forgets_at(), tombstones.and_then(|age| log.buries_at(age))];
+                log.due = Some(goes.into_iter().flatten().fold(*due, Timestamp::min));
             }
         }
         Ok(retired)

@@ -5,7 +5,7 @@
 //!   steps, so that nobody waits for long.
 //! - A topic is put off only where its head is the one that was looked at (J21), and locked meanwhile, as for an append.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use khala_core::{CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Error, Settled, Timestamp};
 use sqlx::PgConnection;
@@ -97,6 +97,7 @@ impl Work for Step<'_> {
             .bind(
                 self.settled.iter().map(|settled| settled.retire_idle_since.map(moment)).collect::<Vec<_>>(),
             )
+            .bind(self.settled.iter().map(|settled| settled.tombstones.map(millis)).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?;
         let mut retired = 0;
@@ -105,6 +106,11 @@ impl Work for Step<'_> {
         }
         Ok(Some(retired))
     }
+}
+
+/// An age that can be added to a moment.
+fn millis(age: Duration) -> i64 {
+    i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 /// A moment in the order of moments: those past the largest signed number are that.

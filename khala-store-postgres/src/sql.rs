@@ -308,12 +308,13 @@ statements! {
              SELECT topic_id FROM {khala}.topic WHERE due_at > 0 ORDER BY topic LIMIT $1 FOR NO KEY UPDATE)";
 
     /// Puts topics off that have not moved (J21), none further than until its oldest dedup key whose update is gone is to be
-    /// forgotten. One that was put off, has not moved since then and holds nothing is retired (J22). Who has one of them locked
+    /// forgotten, or its oldest tombstone whose update is gone is to go. One that was put off, has not moved since then and holds nothing is retired (J22). Who has one of them locked
     /// appends to it, so it is due anyway: nobody is waited for.
     settle = "WITH locked AS MATERIALIZED (
-             SELECT t.topic_id, s.head, s.due, s.seen_at, s.idle FROM {khala}.topic t
-             JOIN unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $6::bigint[], $7::bigint[])
-                 AS s (topic, epoch, head, due, seen_at, idle) USING (topic)
+             SELECT t.topic_id, s.head, s.due, s.seen_at, s.idle, s.tombstones FROM {khala}.topic t
+             JOIN unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $6::bigint[], $7::bigint[],
+                         $8::bigint[])
+                 AS s (topic, epoch, head, due, seen_at, idle, tombstones) USING (topic)
              WHERE t.epoch = s.epoch AND t.head = s.head AND t.due_at IS NOT NULL
              ORDER BY t.topic FOR NO KEY UPDATE OF t SKIP LOCKED)
          UPDATE {khala}.topic t SET
@@ -324,7 +325,9 @@ statements! {
                  THEN NULL
                  ELSE least(l.due, (
                      SELECT r.written_at + $5 FROM {khala}.receipt r
-                     WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1))
+                     WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1), (
+                     SELECT d.published_at + l.tombstones + 1 FROM {khala}.document d
+                     WHERE d.topic_id = t.topic_id AND d.deleted AND d.seq <= t.floor ORDER BY d.seq LIMIT 1))
              END,
              idle_since = CASE WHEN t.due_at > 0 THEN t.idle_since ELSE l.seen_at END
          FROM locked l WHERE t.topic_id = l.topic_id AND t.head = l.head
@@ -378,6 +381,12 @@ statements! {
              SELECT topic_id, dedup, written_at FROM {khala}.receipt
              WHERE topic_id = $1 AND last_seq <= $2 ORDER BY last_seq LIMIT $4) AS oldest
          WHERE r.topic_id = oldest.topic_id AND r.dedup = oldest.dedup AND oldest.written_at <= $3";
+
+    /// Removes, of the oldest tombstones whose updates are gone, those that are old enough (D5), as with receipts.
+    remove_tombstones = "DELETE FROM {khala}.document d USING (
+             SELECT topic_id, doc_key, published_at FROM {khala}.document
+             WHERE topic_id = $1 AND deleted AND seq <= $2 ORDER BY seq LIMIT $4) AS oldest
+         WHERE d.topic_id = oldest.topic_id AND d.doc_key = oldest.doc_key AND oldest.published_at < $3";
 
     /// Where a checkpoint stands (C2, C3).
     checkpoint = "SELECT source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint

@@ -181,7 +181,15 @@ impl Order<'_> {
                 .bind(int(bounds.floor.as_u64()))
                 .bind(int(self.now.minus(DEDUP_FOR).as_millis()))
                 .bind(STEP_ROWS as i64);
-            progress.done = forgotten.execute(conn).await?.rows_affected() < STEP_ROWS as u64;
+            progress.done = forgotten.execute(&mut *conn).await?.rows_affected() < STEP_ROWS as u64;
+        }
+        if let Some(age) = self.keep.tombstones.filter(|_| progress.done) {
+            let removed = query(&sql.remove_tombstones)
+                .bind(topic.id)
+                .bind(int(bounds.floor.as_u64()))
+                .bind(int(self.now.minus(age).as_millis()))
+                .bind(STEP_ROWS as i64);
+            progress.done = removed.execute(conn).await?.rows_affected() < STEP_ROWS as u64;
         }
         Ok(progress)
     }

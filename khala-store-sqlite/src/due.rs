@@ -67,7 +67,7 @@ pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Resu
         }
     }
     let (mut settle, mut retired) = (conn.prepare_cached(sql::SETTLE)?, 0);
-    for Settled { topic, head, due, seen_at, retire_idle_since } in settled {
+    for Settled { topic, head, due, seen_at, tombstones, retire_idle_since } in settled {
         let named = params![
             topic.as_str(),
             int(head.epoch.bits()),
@@ -76,6 +76,7 @@ pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Resu
             DEDUP_FOR.as_millis() as i64,
             moment(*seen_at),
             retire_idle_since.map(moment),
+            tombstones.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2)),
         ];
         retired += u64::from(settle.query_row(named, |row| row.get(0)).optional()?.unwrap_or(false));
     }

@@ -226,6 +226,7 @@ mod tests {
             ("ALTER TABLE khala_topic ADD COLUMN mine TEXT", "column khala_topic.mine is unexpected"),
             ("DROP INDEX khala_topic_moved", "table khala_topic has no index on (moved)"),
             ("DROP INDEX khala_topic_due", "table khala_topic has no index on (due_at, topic)"),
+            ("DROP INDEX khala_document_gone", "table khala_document has no index on (topic_id, seq)"),
             ("DROP INDEX khala_document_there", "table khala_document has no index on (topic_id, doc_key)"),
             ("DROP TABLE khala_revocation", "table khala_revocation is missing"),
             ("DROP TABLE khala_sweep", "table khala_sweep is missing"),

@@ -129,13 +129,14 @@ pub(crate) const MIGRATE_5: &str = "ALTER TABLE khala_receipt ADD COLUMN content
 
 /// Schema version 6: from when on a topic is looked at for what may go; a row that says nothing is due. A topic without such a
 /// moment is retired: it is empty, nobody looks at it, and no list has it. `idle_since` says since when a topic that is put off
-/// has not moved. And documents that are there by themselves, so that tombstones cost no snapshot anything.
+/// has not moved. And documents that are there apart from tombstones, so that these cost no snapshot anything and the oldest are found.
 pub(crate) const MIGRATE_6: &str = "
 ALTER TABLE khala_topic ADD COLUMN due_at INTEGER DEFAULT 0;
 ALTER TABLE khala_topic ADD COLUMN idle_since INTEGER;
 CREATE INDEX khala_topic_due ON khala_topic (due_at, topic);
 CREATE INDEX khala_topic_there ON khala_topic (topic) WHERE due_at IS NOT NULL;
 CREATE INDEX khala_document_there ON khala_document (topic_id, doc_key) WHERE deleted = 0;
+CREATE INDEX khala_document_gone ON khala_document (topic_id, seq) WHERE deleted <> 0;
 ";
 
 /// Records the version that a migration reached, in the migration's own transaction.
@@ -290,7 +291,7 @@ pub(crate) const UNSETTLE: &str = "UPDATE khala_topic SET due_at = 0 WHERE topic
          SELECT topic_id FROM khala_topic WHERE due_at > 0 LIMIT ?1)";
 
 /// Puts a topic off, unless it has moved (J21), and no further than until its oldest dedup key whose update is gone is to be
-/// forgotten. One that was put off, has not moved since then and holds nothing is retired (J22).
+/// forgotten, or its oldest tombstone whose update is gone is to go. One that was put off, has not moved since then and holds nothing is retired (J22).
 pub(crate) const SETTLE: &str = "UPDATE khala_topic SET
          due_at = CASE
              WHEN due_at > 0 AND idle_since <= ?7 AND floor = head
@@ -299,7 +300,11 @@ pub(crate) const SETTLE: &str = "UPDATE khala_topic SET
              THEN NULL
              ELSE min(?4, coalesce((
                  SELECT r.written_at + ?5 FROM khala_receipt AS r
-                 WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4))
+                 WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4),
+                 coalesce((
+                 SELECT d.published_at + ?8 + 1 FROM khala_document AS d INDEXED BY khala_document_gone
+                 WHERE d.topic_id = khala_topic.topic_id AND d.deleted <> 0 AND d.seq <= khala_topic.floor
+                 ORDER BY d.seq LIMIT 1), ?4))
          END,
          idle_since = CASE WHEN due_at > 0 THEN idle_since ELSE ?6 END
      WHERE topic = ?1 AND epoch = ?2 AND head = ?3 AND due_at IS NOT NULL
@@ -321,6 +326,14 @@ pub(crate) const OLDEST_RECEIPTS: &str = "SELECT last_seq, written_at FROM khala
 
 /// Forgets the oldest receipts.
 pub(crate) const REMOVE_RECEIPTS: &str = "DELETE FROM khala_receipt WHERE topic_id = ?1 AND last_seq <= ?2";
+
+/// Removes, of the oldest tombstones whose updates are gone, those that are old enough (D5): so one look is bounded, and one
+/// that a clock out of step made look younger keeps none but itself.
+pub(crate) const REMOVE_TOMBSTONES: &str = "DELETE FROM khala_document WHERE rowid IN (
+         SELECT id FROM (
+             SELECT rowid AS id, published_at FROM khala_document INDEXED BY khala_document_gone
+             WHERE topic_id = ?1 AND deleted <> 0 AND seq <= ?2 ORDER BY seq LIMIT ?4)
+         WHERE published_at < ?3)";
 
 /// What is kept about somebody already, which revoking again must not shorten (R4).
 pub(crate) const REVOKED: &str =

@@ -168,7 +168,11 @@ impl Trim {
             return Ok((progress, next));
         }
         let floor = progress.trimmed.bounds.floor;
-        Ok((progress, self.remove_receipts(conn, row.id, floor)?))
+        let next = self.remove_receipts(conn, row.id, floor)?;
+        if next == Next::Step {
+            return Ok((progress, next));
+        }
+        Ok((progress, self.remove_tombstones(conn, row.id, floor)?))
     }
 
     /// Where the trim stands. After a trim of another process it begins again, and what it did stays counted.
@@ -201,6 +205,15 @@ impl Trim {
         }
         progress.stands = floor;
         Ok(next)
+    }
+
+    /// Removes tombstones whose updates are gone and that are old enough.
+    fn remove_tombstones(&self, conn: &Connection, topic: i64, floor: Watermark) -> Result<Next, Fault> {
+        let Some(age) = self.order.keep.tombstones else { return Ok(Next::Done) };
+        let before = int(self.order.now.minus(age).as_millis());
+        let mut remove = conn.prepare_cached(sql::REMOVE_TOMBSTONES)?;
+        let removed = remove.execute(params![topic, int(floor.as_u64()), before, STEP_ROWS])?;
+        Ok(if removed as i64 == STEP_ROWS { Next::Step } else { Next::Done })
     }
 
     /// Forgets dedup keys whose updates are gone and that are old enough, from the oldest up to the first that is

@@ -43,6 +43,9 @@ pub struct Retain {
     pub updates: Option<u64>,
     /// As many of the newest as fit into this many bytes.
     pub bytes: Option<u64>,
+    /// Tombstones of documents that are at most this old; those whose updates are kept stay, too. With a tombstone the version of
+    /// the document is forgotten, so that an older one is taken again. None: all of them.
+    pub tombstones: Option<Duration>,
 }
 
 impl Retain {
@@ -51,7 +54,7 @@ impl Retain {
 
     /// Keeps everything.
     pub const fn everything() -> Self {
-        Self { age: None, updates: None, bytes: None }
+        Self { age: None, updates: None, bytes: None, tombstones: None }
     }
 
     /// Keeps updates for that long. None: however old.
@@ -72,6 +75,13 @@ impl Retain {
     #[must_use]
     pub const fn with_bytes(mut self, bytes: Option<u64>) -> Self {
         self.bytes = bytes;
+        self
+    }
+
+    /// Keeps tombstones of documents for that long, and those whose updates are kept. None: however old.
+    #[must_use]
+    pub const fn with_tombstones(mut self, age: Option<Duration>) -> Self {
+        self.tombstones = age;
         self
     }
 }

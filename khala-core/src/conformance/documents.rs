@@ -1,6 +1,6 @@
 //! Documents, and the snapshot that the log continues: D1 to D4.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     documents::{Snapshot, SnapshotFrom},
@@ -221,6 +221,50 @@ pub async fn d4_trimming_the_log_leaves_documents<H: Harness>(store: H) {
         let conflict = subject.conflict(batch([state(key, "refused").with_doc_version(given)])).await;
         let meant = Conflict::DocVersion { doc_key: doc_key(key), given, found: given };
         assert_eq!(conflict, meant, "D4: the conflict with a version from before trimming");
+    }
+}
+
+/// D5: a tombstone goes when its update is gone and it is older than is kept, and nothing else goes with it.
+pub async fn d5_old_tombstones_go_and_nothing_else<H: Harness>(store: H) {
+    let subject = Subject::new(&store, "D5", "d5");
+    let day = Duration::from_secs(86_400);
+    subject
+        .write(batch([state("kept", "1").with_doc_version(5), state("again", "1"), state("gone", "1")]))
+        .await;
+    subject.write(batch([tombstone("gone").with_doc_version(60), tombstone("again")])).await;
+    subject.write(batch([state("again", "2"), state("late", "1")])).await;
+    subject.write(batch([tombstone("late").with_doc_version(70)])).await;
+    let before = documents(&subject, LARGE).await;
+    let keep = |updates| Keep::everything().with_updates(updates).with_tombstones(day);
+
+    // Old enough, and its update is there; its update is gone, and it is young; it is kept however old.
+    subject.trim(keep(9), NOW.plus(2 * day)).await;
+    assert!(subject.document("gone").await.is_some(), "D5: a tombstone whose update is kept");
+    subject.trim(keep(1), NOW.plus(day)).await;
+    assert!(subject.document("gone").await.is_some(), "D5: a tombstone that is not older than is kept");
+    subject.trim(Keep::everything().with_updates(1), NOW.plus(2 * day)).await;
+    assert!(subject.document("gone").await.is_some(), "D5: a tombstone where all are kept");
+
+    let plan = subject.plan_trim(keep(1), NOW.plus(2 * day)).await;
+    assert!(subject.document("gone").await.is_some(), "D5: a tombstone after a plan");
+    assert_eq!(
+        subject.trim(keep(1), NOW.plus(2 * day)).await,
+        plan,
+        "D5: a trim that takes a tombstone only"
+    );
+    assert_eq!(subject.document("gone").await, None, "D5: a tombstone that is older than is kept");
+    let late = subject.document("late").await;
+    assert!(
+        late.is_some_and(|late| late.deleted),
+        "D5: a tombstone whose update is kept, beside one that went"
+    );
+    assert_eq!(documents(&subject, LARGE).await, before, "D5: the snapshot after a tombstone went");
+    // The version is forgotten with it, and no other.
+    subject.write(batch([state("gone", "2").with_doc_version(1)])).await;
+    for (key, given) in [("kept", 5), ("late", 70)] {
+        let conflict = subject.conflict(batch([state(key, "refused").with_doc_version(given)])).await;
+        let meant = Conflict::DocVersion { doc_key: doc_key(key), given, found: given };
+        assert_eq!(conflict, meant, "D5: the conflict with a version that is kept");
     }
 }
 

@@ -114,6 +114,7 @@ pub async fn j22_a_retired_topic_is_not_listed_and_stays_what_it_was<H: Harness>
                 head,
                 due: at.plus(DEDUP_FOR),
                 seen_at: at,
+                tombstones: None,
                 retire_idle_since,
             });
         }
@@ -220,7 +221,14 @@ impl Dues {
     }
 
     async fn settle(&self, rules: u64, name: &str, head: Cursor, due: Timestamp) {
-        let settled = Settled { topic: topic(name), head, due, seen_at: NOW, retire_idle_since: None };
+        let settled = Settled {
+            topic: topic(name),
+            head,
+            due,
+            seen_at: NOW,
+            tombstones: None,
+            retire_idle_since: None,
+        };
         let retired = self.journal.settle(rules, &[settled]).await;
         let retired = retired.unwrap_or_else(|error| panic!("J21: {name} could not be put off: {error:?}"));
         assert_eq!(retired, 0, "J21: {name} was retired and should be put off");

@@ -324,6 +324,7 @@ macro_rules! __each_law {
             documents::d2_a_tombstone_is_in_the_log_only,
             documents::d3_snapshot_plus_log_converges,
             documents::d4_trimming_the_log_leaves_documents,
+            documents::d5_old_tombstones_go_and_nothing_else,
         }
     };
 }

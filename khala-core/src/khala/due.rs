@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Khala;
 use crate::{
-    class::Classes,
+    class::{Classes, Retain},
     journal::{DueAfter, Journal as _, Keep, Settled, is_ahead},
     position::Cursor,
     telemetry,
@@ -54,7 +54,14 @@ pub(super) fn settled(
         retire_after.filter(|_| oldest.is_none()).map(|after| now.plus(after.max(Duration::from_millis(1))));
     let due = [too_old, retires].into_iter().flatten().fold(latest, Timestamp::min);
     let retire_idle_since = retire_after.map(|after| now.minus(after));
-    Some(Settled { topic: topic.clone(), head, due, seen_at: now, retire_idle_since })
+    Some(Settled {
+        topic: topic.clone(),
+        head,
+        due,
+        seen_at: now,
+        tombstones: keep.tombstones,
+        retire_idle_since,
+    })
 }
 
 /// What names the rules by which history is kept. `lasting` says whether they let topics be put off.
@@ -66,8 +73,9 @@ pub(super) fn rules(classes: &Classes, lasting: bool) -> u64 {
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         }
-        let age = class.retain.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        for limit in [age, class.retain.updates, class.retain.bytes] {
+        let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let Retain { age, updates, bytes, tombstones } = class.retain;
+        for limit in [age.map(millis), updates, bytes, tombstones.map(millis)] {
             digest.update([u8::from(limit.is_some())]);
             digest.update(limit.unwrap_or_default().to_be_bytes());
         }
@@ -113,7 +121,7 @@ impl Khala {
 mod tests {
     use super::*;
     use crate::{
-        class::{Retain, TopicClass, TopicPattern},
+        class::{TopicClass, TopicPattern},
         position::{Epoch, Watermark},
     };
 
@@ -170,11 +178,12 @@ mod tests {
             named(vec![class("a", "a:{n}", Retain::everything())]),
             named(vec![class("a", "a:{n}", Retain::everything().with_updates(Some(0)))]),
             named(vec![class("a", "a:{n}", Retain::everything().with_bytes(Some(0)))]),
+            named(vec![class("a", "a:{n}", Retain::everything().with_tombstones(Some(Duration::ZERO)))]),
             rules(&Classes::new(vec![]).unwrap(), false),
         ];
         assert_eq!(named(vec![class("a", "a:{n}", week)]), names[1]);
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 10);
+        assert_eq!(names.len(), 11);
     }
 }

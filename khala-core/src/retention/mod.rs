@@ -102,6 +102,7 @@ impl Retention for ClassRetention {
     fn keep(&self, _: &Topic, class: &TopicClass, _: &Facts) -> Keep {
         let mut keep = Keep::everything();
         (keep.age, keep.updates, keep.bytes) = (class.retain.age, class.retain.updates, class.retain.bytes);
+        keep.tombstones = class.retain.tombstones;
         keep
     }
 
@@ -132,5 +133,7 @@ mod tests {
         assert_eq!(kept(Retain::default()), Keep::everything().with_age(Duration::from_secs(7 * 86_400)));
         let retain = Retain::everything().with_updates(Some(0)).with_bytes(Some(9));
         assert_eq!(kept(retain), Keep::everything().with_updates(0).with_bytes(9));
+        let (retain, day) = (Retain::everything(), Duration::from_secs(86_400));
+        assert_eq!(kept(retain.with_tombstones(Some(day))), Keep::everything().with_tombstones(day));
     }
 }

@@ -479,7 +479,10 @@ impl Journal for Inner {
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
         let topic = &self.topic(topic);
-        let (keep, was) = (self.keep(topic, keep, now).await?, self.oldest(topic).await?);
+        let (mut keep, was) = (self.keep(topic, keep, now).await?, self.oldest(topic).await?);
+        if self.fault == Fault::TombstonesGoEarly {
+            keep.tombstones = keep.tombstones.map(|_| Duration::ZERO);
+        }
         if self.fault == Fault::FloorGoesBack {
             self.state.lock().await.trimmed.insert(topic.clone(), keep);
         }

@@ -25,6 +25,7 @@ pub(super) struct Retained {
     retain_for_ms: Option<u64>,
     retain_updates: Option<u64>,
     retain_bytes: Option<u64>,
+    retain_tombstones_for_ms: Option<u64>,
 }
 
 impl Rules {
@@ -43,8 +44,13 @@ impl Rules {
 }
 
 impl Retained {
-    pub(super) fn of(Retain { age, updates, bytes, .. }: Retain) -> Self {
-        Self { retain_for_ms: age.map(millis), retain_updates: updates, retain_bytes: bytes }
+    pub(super) fn of(Retain { age, updates, bytes, tombstones, .. }: Retain) -> Self {
+        Self {
+            retain_for_ms: age.map(millis),
+            retain_updates: updates,
+            retain_bytes: bytes,
+            retain_tombstones_for_ms: tombstones.map(millis),
+        }
     }
 }
 

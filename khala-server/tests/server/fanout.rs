@@ -54,7 +54,7 @@ async fn topics_are_told_of_with_rules_and_what_was_broken() {
     assert_eq!(json!(facts), expected);
     let limits = json!({"replay_budget_events": 20_000, "publish_per_second": 240, "publish_at_once": 240,
         "payload_bytes": 256 << 10, "inline_bytes": null, "hashes": false, "retain_for_ms": 604_800_000, "retain_updates": null,
-        "retain_bytes": null, "stall_ms": null});
+        "retain_bytes": null, "retain_tombstones_for_ms": null, "stall_ms": null});
     assert_eq!(followed["limits"], limits);
 
     let delivery = &all["delivery"];

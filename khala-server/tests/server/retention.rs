@@ -58,7 +58,7 @@ async fn a_plan_changes_nothing_and_a_sweep_does_what_it_said() {
     assert_eq!((&before["records"], &before["every_ms"]), (&json!([]), &json!(null)));
     assert_eq!(before.get("plan"), None, "nobody asked for it");
     let class = json!({"class": "all", "pattern": "**", "tier": "cold",
-        "retain_for_ms": null, "retain_updates": 2, "retain_bytes": null});
+        "retain_for_ms": null, "retain_updates": 2, "retain_bytes": null, "retain_tombstones_for_ms": null});
     assert_eq!(before["classes"], json!([class]));
 
     let planned = ask(&server, Method::POST, "", r#"{"dry_run":true}"#).await.json();

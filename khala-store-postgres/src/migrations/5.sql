@@ -26,5 +26,6 @@ BEGIN
     EXECUTE after;
 END
 $khala$;
--- Documents that are there by themselves, so that tombstones cost no snapshot anything.
+-- Documents that are there apart from tombstones, so that these cost no snapshot anything and the oldest are found.
 CREATE INDEX document_there ON {khala}.document (topic_id, doc_key) WHERE NOT deleted;
+CREATE INDEX document_gone ON {khala}.document (topic_id, seq) WHERE deleted;

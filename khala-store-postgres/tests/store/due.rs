@@ -13,7 +13,7 @@ const RULES: u64 = 7;
 const AS_VERSION_4: &str = "
     DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(p.oid), 'SET head = seq, due_at = 0,', 'SET head = seq,')
         FROM pg_proc p WHERE p.pronamespace = 'khala'::regnamespace AND p.proname = 'append'); END $$;
-    DROP INDEX khala.topic_due, khala.topic_there, khala.document_there;
+    DROP INDEX khala.topic_due, khala.topic_there, khala.document_there, khala.document_gone;
     ALTER TABLE khala.topic DROP COLUMN due_at, DROP COLUMN idle_since;
     ALTER TABLE khala.meta DROP COLUMN rules;
     UPDATE khala.meta SET schema_version = 4";
@@ -28,7 +28,10 @@ async fn put_off(store: &PostgresStore, name: &str) {
     let head = store.bounds(&topic).await.unwrap().at_head();
     let due = Timestamp::from_millis(u64::MAX);
     store
-        .settle(RULES, &[Settled { topic, head, due, seen_at: due, retire_idle_since: None }])
+        .settle(
+            RULES,
+            &[Settled { topic, head, due, seen_at: due, tombstones: None, retire_idle_since: None }],
+        )
         .await
         .unwrap();
 }
@@ -71,6 +74,7 @@ async fn rows_that_somebody_else_put_there_are_due() {
                 head: bounds.at_head(),
                 due,
                 seen_at: due,
+                tombstones: None,
                 retire_idle_since: None,
             })
             .collect()

@@ -227,7 +227,7 @@ fn tell_classes(classes: &Classes) {
         let (bound, free): (Vec<&str>, Vec<&str>) =
             class.pattern.placeholders().partition(|name| classes.binds(name));
         let (bound, free) = (bound.join(" "), free.join(" "));
-        let Retain { age, updates, bytes, .. } = class.retain;
+        let Retain { age, updates, bytes, tombstones, .. } = class.retain;
         tracing::info!(
             class = class.name, pattern = %class.pattern, bound, free, tier = class.tier.as_str(),
             replay_budget = said(class.replay_budget),
@@ -238,6 +238,7 @@ fn tell_classes(classes: &Classes) {
             retain_for_seconds = said(age.map(|age| age.as_secs())),
             retain_updates = said(updates),
             retain_bytes = said(bytes),
+            retain_tombstones_for_seconds = said(tombstones.map(|age| age.as_secs())),
             "topic class"
         );
     }

@@ -43,6 +43,8 @@ pub(crate) struct ClassSettings {
     retain_updates: Limit<NonZeroU64>,
     #[serde(default = "retain_bytes")]
     retain_bytes: Limit<NonZeroU64>,
+    #[serde(default = "retain_tombstones_for_seconds")]
+    retain_tombstones_for_seconds: Limit<u32>,
     /// None: `sync.stall_seconds`.
     stall_seconds: Option<NonZeroU32>,
 }
@@ -94,6 +96,10 @@ fn retain_bytes() -> Limit<NonZeroU64> {
     usual().retain_bytes
 }
 
+fn retain_tombstones_for_seconds() -> Limit<u32> {
+    usual().retain_tombstones_for_seconds
+}
+
 impl ClassSettings {
     /// The classes of the library.
     pub(super) fn of_library() -> Vec<Self> {
@@ -103,7 +109,7 @@ impl ClassSettings {
     /// As they would be written out.
     fn of(class: &TopicClass) -> Self {
         let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let Retain { age, updates, bytes: retained, .. } = class.retain;
+        let Retain { age, updates, bytes: retained, tombstones, .. } = class.retain;
         Self {
             name: class.name.clone(),
             pattern: class.pattern.to_string(),
@@ -118,6 +124,7 @@ impl ClassSettings {
             retain_for_seconds: Limit(age.map(seconds).and_then(NonZeroU32::new)),
             retain_updates: Limit(updates.and_then(NonZeroU64::new)),
             retain_bytes: Limit(retained.and_then(NonZeroU64::new)),
+            retain_tombstones_for_seconds: Limit(tombstones.map(seconds)),
             stall_seconds: class.stall_limit.map(seconds).and_then(NonZeroU32::new),
         }
     }
@@ -134,7 +141,10 @@ impl ClassSettings {
         let retain = Retain::everything()
             .with_age(self.retain_for_seconds.0.map(duration))
             .with_updates(self.retain_updates.0.map(NonZeroU64::get))
-            .with_bytes(self.retain_bytes.0.map(NonZeroU64::get));
+            .with_bytes(self.retain_bytes.0.map(NonZeroU64::get))
+            .with_tombstones(
+                self.retain_tombstones_for_seconds.0.map(|seconds| Duration::from_secs(seconds.into())),
+            );
         Ok(TopicClass::new(&self.name, TopicPattern::parse(&self.pattern)?)
             .with_read(&self.read)
             .with_publish(&self.publish)

@@ -146,6 +146,7 @@ const CLASS: Keys = &[
     ("retain_for_seconds", Amount),
     ("retain_updates", Amount),
     ("retain_bytes", Amount),
+    ("retain_tombstones_for_seconds", Amount),
     ("stall_seconds", Whole),
 ];
 
