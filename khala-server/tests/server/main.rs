@@ -11,6 +11,7 @@ mod drain;
 mod edges;
 mod evidence;
 mod fanout;
+mod hangup;
 mod history;
 mod hostile;
 #[cfg(feature = "jwks")]
