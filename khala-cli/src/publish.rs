@@ -144,7 +144,7 @@ impl Publish {
         };
         let result = publisher.run().await;
         notices.bar().finish_and_clear();
-        let Publisher { published, skipped, .. } = publisher;
+        let Publisher { published, skipped, waiting, .. } = publisher;
         match result {
             Ok(()) if skipped > 0 => {
                 notices.say(format_args!("{published} updates were published, {skipped} bad lines skipped"));
@@ -156,7 +156,12 @@ impl Publish {
                 }
                 Ok(())
             }
-            Err(failure) => Err(failure.after(format_args!("{published} updates were published"))),
+            Err(failure) => Err(match waiting.front() {
+                Some(Waiting { line, .. }) => failure.after(format_args!(
+                    "{published} updates were published; line {line} is the first that was not acknowledged"
+                )),
+                None => failure.after(format_args!("{published} updates were published")),
+            }),
         }
     }
 }

@@ -219,3 +219,24 @@ async fn exit_codes_tell_what_went_wrong() {
         assert!(ended.stderr.contains(named), "{}", ended.stderr);
     }
 }
+
+#[tokio::test]
+async fn a_failure_names_the_first_line_that_was_not_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = Fake::start().await;
+    let arguments = ["publish", "t", "--ack", "--retry-for", "300ms"];
+    let mut child = khala_at(&fake, directory.path(), &arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut acks = BufReader::new(child.stdout.take().unwrap());
+    stdin.write_all(b"1\n2\n").await.unwrap();
+    while line_of(&mut acks).await["lines"][1] != 2 {}
+    for _ in 0..100 {
+        fake.fault(Fault::Say(503, vec![], ""));
+    }
+    // A blank line is none that could be acknowledged.
+    stdin.write_all(b"\n4\n5\n").await.unwrap();
+    let ended = end(child).await;
+    assert_eq!(ended.code, Some(69), "{}", ended.stderr);
+    let says = "(2 updates were published; line 4 is the first that was not acknowledged)";
+    assert!(ended.stderr.contains(says), "{}", ended.stderr);
+}

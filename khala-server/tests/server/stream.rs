@@ -78,8 +78,12 @@ fn code(answer: &Value) -> &str {
 
 /// A server on a file, with the writer that groups commits.
 async fn on_a_file() -> (tempfile::TempDir, Arc<SqliteStore>, String) {
+    on_a_file_with(SqliteOptions::new()).await
+}
+
+async fn on_a_file_with(options: SqliteOptions) -> (tempfile::TempDir, Arc<SqliteStore>, String) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(folder.path().join("khala.db"), SqliteOptions::new()).unwrap());
+    let store = Arc::new(SqliteStore::open(folder.path().join("khala.db"), options).unwrap());
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = Khala::builder(Arc::clone(&store))
         .with_verifier(Arc::new(verifier))
@@ -437,6 +441,32 @@ async fn a_fault_of_the_store_says_when_to_come_back() {
     );
     assert!(!refused.to_string().contains("/secret/path"));
     assert_eq!(producer.hear().await, None);
+}
+
+/// Those queued up behind it in the store, each of which fails with it, do not hide which line that was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_the_store_is_answered_to_the_line_that_failed_first() {
+    let options = SqliteOptions::new().with_busy_timeout(Duration::from_millis(300));
+    let (folder, store, address) = on_a_file_with(options).await;
+    let mut producer = Producer::new(&address).await;
+    let before: Vec<_> = (1..=50).map(line).collect();
+    producer.send(before.concat());
+    for number in 1..=50 {
+        assert_eq!(producer.hear().await.unwrap()["line"], number);
+    }
+    let own = rusqlite::Connection::open(folder.path().join("khala.db")).unwrap();
+    own.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // A blank one is counted and not stored.
+    producer.send("\n");
+    for number in 52..=300 {
+        producer.send(line(number));
+    }
+    let refused = producer.hear().await.unwrap();
+    assert_eq!((&refused["line"], code(&refused)), (&json!(52), "unavailable"), "{refused}");
+    assert!(!refused.to_string().contains("not attempted"), "its own fault: {refused}");
+    assert_eq!(producer.hear().await, None, "nothing is said of those behind it");
+    own.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(stored(&*store).await.len(), 50);
 }
 
 #[tokio::test]
