@@ -169,10 +169,9 @@ mod tests {
             ("named_by = 'mac'", 2, None),
             ("named_by = x'ff'", 2, None),
             ("named_id = ''", 2, None),
-            ("named_id = 7", 2, Some(Named::Sub(RevocationId::parse("7").unwrap()))),
             ("revoked_at = 'soon'", 2, Some(bad.clone())),
             ("until = 'later'", 2, Some(bad.clone())),
-            ("watermark = 1 << 60", 1_i64 << 60, Some(bad.clone())),
+            ("watermark = 1 << 60", 1_i64 << 60, Some(bad)),
         ] {
             conn.execute_batch(&format!(
                 "BEGIN; UPDATE khala_revocation SET {change} WHERE named_id = 'bad'"
@@ -187,12 +186,6 @@ mod tests {
                 pages += 1;
                 let Some(next) = page.next else { break };
                 after = next;
-            }
-            if change == "named_id = 7" {
-                // A column of texts makes it one, and so it is good.
-                assert_eq!((good, corrupt), (vec!["first".to_owned(), "7".into(), "last".into()], vec![]));
-                conn.execute_batch("ROLLBACK").unwrap();
-                continue;
             }
             assert_eq!(good, ["first", "last"], "{change}");
             assert_eq!(corrupt, [(format!("watermark {row}"), named, ErrorKind::Corrupt)], "{change}");
