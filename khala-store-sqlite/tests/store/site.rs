@@ -26,7 +26,7 @@ async fn found(place: &Place) -> usize {
 }
 
 /// Waits until `told` gives something that names the part of the files.
-async fn told(told: impl Fn() -> Vec<(&'static str, String)>) -> String {
+async fn told(told: impl Fn() -> Vec<(&'static str, String)> + Send + Sync) -> String {
     let about = async {
         loop {
             match told().into_iter().find(|(part, _)| *part == "store_file") {
