@@ -78,9 +78,9 @@ impl Khala {
         let updates = batch.updates().len() as u64;
         let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
         let batch = if hashes { batch.with_hashes() } else { batch };
-        let started = self.now();
-        let answer = self.0.tail.append(topic, batch, started).await;
-        let seconds = self.now().since(started).as_secs_f64();
+        let (started, stamp) = (self.moment(), self.0.stamps.next(self.now()));
+        let answer = self.0.tail.append(topic, batch, stamp).await;
+        let seconds = self.moment().since(started).as_secs_f64();
         let (outcome, updates, head) = match &answer {
             Ok(Append::Written(receipt)) => ("written", updates, Some(receipt.cursor())),
             Ok(Append::Duplicate(receipt)) => ("duplicate", 0, Some(receipt.cursor())),

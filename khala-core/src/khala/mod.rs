@@ -10,6 +10,7 @@ mod lead;
 mod publishing;
 mod replay;
 mod revoked;
+mod stamps;
 mod subscription;
 mod sweep;
 mod windows;
@@ -29,6 +30,7 @@ use self::{
     connections::Connections,
     publishing::Published,
     revoked::Revoked,
+    stamps::Stamps,
     sweep::{Sweeper, SweeperBuilder},
 };
 pub(crate) use self::{
@@ -103,6 +105,7 @@ struct Inner {
     hasher: RandomState,
     sweeper: Sweeper,
     published: Published,
+    stamps: Stamps,
     publishers: Publishers,
     health: Health,
 }
@@ -256,6 +259,7 @@ impl KhalaBuilder {
             cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
             sweeper: self.sweeper.build(),
             published: Published::new(),
+            stamps: Stamps::default(),
             publishers: Publishers::new(self.admission),
             health: self.health,
         }))
