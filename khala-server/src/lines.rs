@@ -1,12 +1,13 @@
 //! A request body as lines, taken as they arrive.
 //!
-//! What must stay true: no more is held than one line and what came with its end, all of it counts in the memory budget,
-//! past which no more is read; and a body that breaks off gives no
-//! last line, for nobody knows whether that was whole.
+//! # Invariants
+//! No more is held than one line and what came with its end. All of it counts in the memory budget, past which what has come
+//! waits and no more is read; a body of which nothing comes asks for no memory. A body that breaks off gives no last line, for
+//! nobody knows whether that was whole.
 
 use std::{error::Error as StdError, pin::Pin};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
 use khala_core::{MemoryBudget, MemoryPart, MemoryShare};
@@ -26,18 +27,26 @@ pub(crate) enum LineFault {
     TooLong,
 }
 
-pub(crate) struct Lines<B> {
+pub(crate) struct Lines<B: Body> {
     body: Pin<Box<B>>,
+    /// What has come and waits for memory.
+    come: Option<B::Data>,
     buffer: BytesMut,
     /// So many bytes of the buffer are known to end no line.
     seen: usize,
     most: usize,
     end: Option<End>,
     memory: MemoryBudget,
-    /// What the buffer takes.
+    /// What the buffer takes, and what waits.
     share: MemoryShare,
-    /// Until when it waits for memory, while there is none.
-    waits_until: Option<Instant>,
+    waiting: Option<Waiting>,
+}
+
+/// A wait for memory.
+struct Waiting {
+    since: Instant,
+    /// When it was last gone on with: those who ask for lines may have other things to do meanwhile.
+    seen: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +66,14 @@ where
     pub(crate) fn new(body: B, most: usize, memory: &MemoryBudget) -> Self {
         Self {
             body: Box::pin(body),
+            come: None,
             buffer: BytesMut::new(),
             seen: 0,
             most,
             end: None,
             memory: memory.clone(),
             share: memory.share(MemoryPart::Bodies),
-            waits_until: None,
+            waiting: None,
         }
     }
 
@@ -100,29 +110,41 @@ where
 
     /// Waits until more has come, or the end. Cancel safe.
     pub(crate) async fn fill(&mut self) {
+        if self.come.is_none() {
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.come = frame.into_data().ok(),
+                Some(Err(_)) => self.end = Some(End::Broken),
+                None => self.end = Some(End::Whole),
+            }
+        }
+        let Some(come) = &self.come else { return };
+        self.share.hold((self.buffer.capacity() + come.remaining()) as u64);
         while self.memory.is_spent() {
-            if Instant::now() >= *self.waits_until.get_or_insert_with(|| Instant::now() + MEMORY_WAIT) {
+            if self.has_waited() {
                 self.end = Some(End::NoMemory);
                 return;
             }
             sleep(MEMORY_AGAIN).await;
         }
-        self.waits_until = None;
-        match self.body.frame().await {
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    self.buffer.put(data);
-                    self.share.hold(self.buffer.capacity() as u64);
-                }
-            }
-            Some(Err(_)) => self.end = Some(End::Broken),
-            None => self.end = Some(End::Whole),
+        self.waiting = None;
+        if let Some(come) = self.come.take() {
+            self.buffer.put(come);
+            self.share.hold(self.buffer.capacity() as u64);
         }
+    }
+
+    /// Whether it has waited for memory for as long as it may. A wait that was left for longer than that begins anew.
+    fn has_waited(&mut self) -> bool {
+        let now = Instant::now();
+        let left = self.waiting.take().filter(|waiting| now - waiting.seen <= MEMORY_WAIT);
+        let since = left.map_or(now, |waiting| waiting.since);
+        self.waiting = Some(Waiting { since, seen: now });
+        now - since >= MEMORY_WAIT
     }
 
     /// Takes what still comes and forgets it.
     pub(crate) async fn discard(&mut self) {
-        self.buffer = BytesMut::new();
+        (self.come, self.buffer) = (None, BytesMut::new());
         self.share.hold(0);
         while let Some(Ok(_)) = self.body.frame().await {}
     }
@@ -132,9 +154,14 @@ where
 mod tests {
     use std::{convert::Infallible, io};
 
-    use futures::stream;
+    use futures::{
+        StreamExt as _,
+        channel::mpsc::{UnboundedSender, unbounded},
+        stream,
+    };
     use http_body_util::StreamBody;
     use hyper::body::Frame;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -185,5 +212,45 @@ mod tests {
         let mut lines = Lines::new(StreamBody::new(stream::iter(pieces)), 9, &MemoryBudget::new(None));
         assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b"a"))));
         assert_eq!(lines.next().await, Some(Err(LineFault::Broken)));
+    }
+
+    /// Lines of what is sent, and a share that leaves no room for them.
+    fn without_memory()
+    -> (UnboundedSender<&'static str>, Lines<impl Body<Data = Bytes, Error = Infallible>>, MemoryShare) {
+        let memory = MemoryBudget::new(Some(1 << 20));
+        let mut others = memory.share(MemoryPart::Frames);
+        others.hold(1 << 20);
+        let (sender, pieces) = unbounded();
+        let pieces = pieces.map(|piece: &str| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
+        (sender, Lines::new(StreamBody::new(pieces), 9, &memory), others)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_waits_for_memory_only_with_what_has_come() {
+        let (sender, mut lines, _others) = without_memory();
+        for _ in 0..10 {
+            assert!(timeout(MEMORY_WAIT / 2, lines.next()).await.is_err(), "nothing has come");
+        }
+        sender.unbounded_send("a\n").unwrap();
+        let began = Instant::now();
+        // Whoever asks is called away again and again.
+        let fault = loop {
+            if let Ok(line) = timeout(MEMORY_AGAIN / 2, lines.next()).await {
+                break line;
+            }
+        };
+        assert_eq!(fault, Some(Err(LineFault::NoMemory)));
+        assert!((MEMORY_WAIT..MEMORY_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_memory_that_was_left_begins_anew() {
+        let (sender, mut lines, mut others) = without_memory();
+        sender.unbounded_send("a\n").unwrap();
+        assert!(timeout(MEMORY_WAIT / 2, lines.next()).await.is_err(), "it waits");
+        sleep(MEMORY_WAIT * 10).await;
+        assert!(timeout(MEMORY_WAIT / 2, lines.next()).await.is_err(), "it waits for a second again");
+        others.hold(0);
+        assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b"a"))));
     }
 }
