@@ -147,8 +147,15 @@ pub(crate) async fn topics(
         Ok(Found::Complete) => true,
         Ok(Found::Full) => false,
         Ok(Found::Failed(problem)) => return Err(problem),
-        Ok(Found::EnoughLooked) | Err(_) if open.is_empty() => {
-            let detail = "no topic that is open to you was found in time: name a longer prefix";
+        // Another try would look at the same topics.
+        Ok(Found::EnoughLooked) if open.is_empty() => {
+            let detail = format!(
+                "none of the first {LOOK_AT_MOST} topics that start so is open to you: give a longer prefix"
+            );
+            return Err(Problem::invalid("prefix_too_short", detail).with("field", "prefix"));
+        }
+        Err(_) if open.is_empty() => {
+            let detail = "no topic that is open to you was found in time: give a longer prefix";
             return Err(Problem::unavailable("unavailable", detail));
         }
         Ok(Found::EnoughLooked) | Err(_) => false,

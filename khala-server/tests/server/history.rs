@@ -238,7 +238,13 @@ async fn a_list_looks_at_a_bounded_number_of_topics() {
         server.publish(&format!("b:{n}"), "1").await;
     }
     server.publish("z:1", "1").await;
-    server.get("/v1/topics").await.problem(503, "unavailable");
+    let refused = server.get("/v1/topics").await;
+    let problem = refused.problem(400, "prefix_too_short");
+    assert_eq!(
+        (&problem["field"], refused.header("retry-after")),
+        (&json!("prefix"), ""),
+        "the next try would be the same"
+    );
     assert_eq!(server.get("/v1/topics?prefix=z").await.json()["topics"][0]["topic"], "z:1");
 }
 
