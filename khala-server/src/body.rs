@@ -6,11 +6,11 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use khala_core::{MemoryBudget, MemoryPart, MemoryShare, WholeNumber, telemetry, without_byte_order_mark};
+use khala_core::{MemoryPart, MemoryShare, WholeNumber, telemetry, without_byte_order_mark};
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, sleep};
 
-use crate::{Limits, patience::timeout, problem::Problem};
+use crate::{Server, patience::timeout, problem::Problem};
 
 /// How often a body stands in memory, at most: as it came, as the updates that it holds, and as the store writes them.
 pub(crate) const COPIES: usize = 3;
@@ -27,14 +27,22 @@ pub(crate) enum Empty {
     Refused,
 }
 
+/// Whether a body has to find room in the memory budget. All of them count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Needed,
+    /// Operators have to be able to act where clients have spent it.
+    NotNeeded,
+}
+
 /// The whole body, if it is JSON by its own account, of at most `most` bytes, and soon enough here.
 pub(crate) async fn read<B>(
+    server: &Server,
     headers: &HeaderMap,
     body: B,
-    memory: &MemoryBudget,
-    limits: &Limits,
     most: usize,
     empty: Empty,
+    room: Room,
 ) -> Result<Whole, Problem>
 where
     B: Body + Send,
@@ -45,13 +53,14 @@ where
     if !untyped && !is_of(headers, "application/json") {
         return Err(unsupported());
     }
+    let limits = &server.0.limits;
     let most = most.min(limits.body_bytes);
     let too_large =
         || Problem::too_large("body_too_large", format!("the body may have {most} bytes at most"));
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    let mut share = memory.share(MemoryPart::Bodies);
+    let mut share = server.0.khala.memory().share(MemoryPart::Bodies);
     let whole = async {
         let mut body = pin!(body);
         let mut whole = BytesMut::new();
@@ -61,7 +70,11 @@ where
             if whole.len() + data.remaining() > most {
                 return Err(too_large());
             }
-            grow(&mut share, (COPIES * data.remaining()) as u64).await?;
+            let more = (COPIES * data.remaining()) as u64;
+            match room {
+                Room::Needed => grow(&mut share, more).await?,
+                Room::NotNeeded => share.hold(share.bytes() + more),
+            }
             whole.put(data);
         }
         Ok(whole.freeze())

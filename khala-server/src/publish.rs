@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Server,
-    body::{self, Empty, given, invalid, whole},
+    body::{self, Empty, Room, given, invalid, whole},
     problem::Problem,
     service::json,
 };
@@ -40,10 +40,8 @@ where
 {
     let dedup = dedup_key(&head.headers)?;
     let trace = trace(&head.headers);
-    let limits = &server.0.limits;
-    let body =
-        body::read(&head.headers, body, server.0.khala.memory(), limits, limits.body_bytes, Empty::Refused)
-            .await?;
+    let most = server.0.limits.body_bytes;
+    let body = body::read(server, &head.headers, body, most, Empty::Refused, Room::Needed).await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key).published_by(grant.subject()),

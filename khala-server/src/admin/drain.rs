@@ -8,7 +8,6 @@ use http_body_util::Full;
 use hyper::body::Body;
 use serde::{Deserialize, Serialize};
 
-use super::BODY_BYTES;
 use crate::{
     Server,
     body::{self, Empty},
@@ -43,15 +42,7 @@ where
         already: bool,
     }
     Query::parse(head.uri.query(), &[])?;
-    let body = body::read(
-        &head.headers,
-        body,
-        server.0.khala.memory(),
-        &server.0.limits,
-        BODY_BYTES,
-        Empty::Allowed,
-    )
-    .await?;
+    let body = super::read(server, head, body, Empty::Allowed).await?;
     if !body.is_empty() {
         let Ordered {} = body::parse(&body)?;
     }

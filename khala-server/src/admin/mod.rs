@@ -9,7 +9,10 @@ pub(crate) mod retention;
 mod revocations;
 mod rules;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::error::Error as StdError;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use hyper::body::Body;
 use khala_core::Denied;
 
 pub use self::revocations::RevocationTerms;
@@ -20,6 +23,7 @@ pub(crate) use self::{
 };
 use crate::{
     Server,
+    body::{self, Empty, Room, Whole},
     problem::Problem,
     secret::{Secret, SecretError},
     token,
@@ -62,4 +66,14 @@ pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem>
         denied => denied.into(),
     })?;
     if secret.is(presented.reveal()) { Ok(()) } else { Err(invalid()) }
+}
+
+/// The body of an order, which is taken in also where the memory budget is spent.
+async fn read<B>(server: &Server, head: &Parts, body: B, empty: Empty) -> Result<Whole, Problem>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    body::read(server, &head.headers, body, BODY_BYTES, empty, Room::NotNeeded).await
 }

@@ -16,10 +16,7 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{
-    BODY_BYTES,
-    rules::{Retained, millis},
-};
+use super::rules::{Retained, millis};
 use crate::{
     Server,
     body::{self, Empty, invalid},
@@ -115,15 +112,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     Query::parse(head.uri.query(), &[])?;
-    let body = body::read(
-        &head.headers,
-        body,
-        server.0.khala.memory(),
-        &server.0.limits,
-        BODY_BYTES,
-        Empty::Refused,
-    )
-    .await?;
+    let body = super::read(server, head, body, Empty::Refused).await?;
     let Ordered { dry_run, force } = body::parse(&body)?;
     let khala = server.0.khala.clone();
     if dry_run {

@@ -11,7 +11,6 @@ use hyper::body::Body;
 use khala_core::{Named, Revocation, RevocationId, Timestamp, Watermark, telemetry};
 use serde::{Deserialize, Serialize};
 
-use super::BODY_BYTES;
 use crate::{
     Server,
     body::{self, Empty, given, given_whole, invalid},
@@ -114,15 +113,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     Query::parse(head.uri.query(), &[])?;
-    let body = body::read(
-        &head.headers,
-        body,
-        server.0.khala.memory(),
-        &server.0.limits,
-        BODY_BYTES,
-        Empty::Refused,
-    )
-    .await?;
+    let body = super::read(server, head, body, Empty::Refused).await?;
     let Ordered { by, id, until, reason } = body::parse(&body)?;
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         return Err(invalid("reason", format!("reason: at most {REASON_BYTES} bytes are allowed")));

@@ -22,8 +22,8 @@ pub use self::{
     holder::{ClaimName, ClaimNameError, Holder},
 };
 use crate::{
-    Limits, Server,
-    body::{self, Empty},
+    Server,
+    body::{self, Empty, Room},
     patience::timeout,
     problem::Problem,
     query::Query,
@@ -280,7 +280,7 @@ where
     let mut subject = None;
     let khala = &server.0.khala;
     khala.may_try(client)?;
-    let minted = minted(mint, khala, &server.0.limits, head, body, &mut subject).await;
+    let minted = minted(mint, server, head, body, &mut subject).await;
     let failure = match minted {
         Ok((mandate, issued)) => {
             telemetry::minted("minted");
@@ -324,8 +324,7 @@ where
 /// What the token says, and the token. `subject` is told as soon as it is known.
 async fn minted<B>(
     mint: &Mint,
-    khala: &Khala,
-    limits: &Limits,
+    server: &Server,
     head: &Parts,
     body: B,
     subject: &mut Option<String>,
@@ -335,7 +334,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let headers = &head.headers;
+    let (headers, khala) = (&head.headers, &server.0.khala);
     // What is revoked from now on takes the token back too, by its `iat`.
     let now = khala.now();
     let proof = async {
@@ -346,7 +345,7 @@ where
     let holder = timeout(CHECK_WITHIN, proof).await.map_err(|_| Failure::Unavailable(late()))??;
     *subject = holder.subject().map(str::to_owned);
     Query::parse(head.uri.query(), COMPATIBILITY)?;
-    let body = body::read(headers, body, khala.memory(), limits, BODY_BYTES, Empty::Allowed).await?;
+    let body = body::read(server, headers, body, BODY_BYTES, Empty::Allowed, Room::Needed).await?;
     let asked: Asked = if body.is_empty() { Asked::default() } else { body::parse(&body)? };
     if subject.is_none() {
         *subject = asked.subject().map(str::to_owned);

@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(crate) const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
-const REVOCATIONS: &str = "/internal/v1/khala/revocations";
+pub(crate) const REVOCATIONS: &str = "/internal/v1/khala/revocations";
 pub(crate) const CONNECTIONS: &str = "/internal/v1/khala/connections";
 pub(crate) const HOOKS: &str = "/internal/v1/khala/fanout/hooks";
 pub(crate) const METRICS: &str = "/internal/v1/khala/fanout/metrics";

@@ -5,6 +5,7 @@ mod admin;
 mod attacks;
 #[cfg(feature = "binary")]
 mod binary;
+mod budget;
 mod compatibility;
 mod documents;
 mod drain;
