@@ -9,7 +9,17 @@ use khala_core::{
 };
 use serde::Serialize;
 
-use crate::{Server, history::extended, problem::Problem, query::Query, service::json_bytes};
+use crate::{
+    Server,
+    history::{PAGE_BYTES, extended},
+    problem::Problem,
+    query::Query,
+    response::Holds,
+    service::json_bytes,
+};
+
+/// Bytes that a document takes, about: twice what classes let a payload be by default.
+const DOCUMENT_BYTES: u64 = 128 << 10;
 
 /// `GET /v1/topics/{topic}/documents/{doc_key}`: the newest update of the key.
 ///
@@ -20,12 +30,14 @@ pub(crate) async fn document(
     topic: &Topic,
     doc_key: &DocKey,
     query: Option<&str>,
+    holds: &mut Holds,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     #[derive(Serialize)]
     struct Beside<'a> {
         topic: &'a Topic,
     }
     Query::parse(query, &[])?;
+    holds.take_memory(server.0.khala.memory(), DOCUMENT_BYTES)?;
     let Some(document) = server.0.khala.documents().document(topic, doc_key).await? else {
         let detail = format!("the topic {topic} has never had a document {doc_key:?}");
         return Err(Problem::not_found("unknown_document", detail));
@@ -42,6 +54,7 @@ pub(crate) async fn snapshot(
     grant: &Grant,
     topic: &Topic,
     query: Option<&str>,
+    holds: &mut Holds,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let query = Query::parse(query, &["watermark", "epoch", "after_key", "limit"])?;
     let limit = query.limit()?;
@@ -56,7 +69,8 @@ pub(crate) async fn snapshot(
     let read = ReadLimit::new(limit, ReadLimit::PAGE.bytes);
     let khala = &server.0.khala;
     let page = {
-        let _turn = khala.history_turn(grant).await;
+        let _turn = server.history_turn(grant).await?;
+        holds.take_memory(khala.memory(), PAGE_BYTES)?;
         khala.documents().snapshot(topic, from, read).await?
     };
     match page {

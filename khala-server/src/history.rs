@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Khala, Page, ReadLimit, Replay, Stale,
+    Access, Bounds, CorruptTopic, Denied, Grant, HistoryTurn, Journal as _, Page, ReadLimit, Replay, Stale,
     StaleReason, Start, Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
@@ -17,11 +17,16 @@ use crate::{
     patience::timeout,
     problem::Problem,
     query::Query,
+    response::Holds,
     service::{json, json_bytes},
 };
 
 /// Topics that the store is asked for at once.
 const LOOK_AT: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+/// Bytes that a page takes while it is read and written out: its updates, and their text.
+pub(crate) const PAGE_BYTES: u64 = 2 * ReadLimit::PAGE.bytes as u64;
+/// Bytes that a list of topics takes, about.
+const LIST_BYTES: u64 = 64 << 10;
 const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 /// Topics that one request looks at, about: between those that are open to a reader there may be any number of others'.
 const LOOK_AT_MOST: usize = 20_000;
@@ -55,18 +60,22 @@ pub(crate) async fn updates(
     grant: &Grant,
     topic: &Topic,
     query: Option<&str>,
+    holds: &mut Holds,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let query = Query::parse(query, &["after", "epoch", "published_at", "limit"])?;
     let limit = ReadLimit::new(query.limit()?, ReadLimit::PAGE.bytes);
     let khala = &server.0.khala;
-    let read = async |start| {
-        let _turn = khala.history_turn(grant).await;
-        khala.journal().read(topic, start, limit).await
+    let mut read = async |start| {
+        // A read that waits takes no memory from others.
+        holds.memory = None;
+        let _turn = server.history_turn(grant).await?;
+        holds.take_memory(khala.memory(), PAGE_BYTES)?;
+        Ok::<_, Problem>(khala.journal().read(topic, start, limit).await?)
     };
     let published_at = query.published_at()?;
     if let Some(cursor) = query.cursor("after")? {
         if let Some(published_at) = published_at {
-            let _turn = khala.history_turn(grant).await;
+            let _turn = server.history_turn(grant).await?;
             if !khala.is_of_this_history(topic, cursor, published_at).await? {
                 let bounds = khala.journal().bounds(topic).await?;
                 let reasons = vec![StaleReason::EpochMismatch];
@@ -90,6 +99,13 @@ pub(crate) async fn updates(
 }
 
 impl Server {
+    /// The turn of the holder of `grant` among all who read history, if `grant` still stands when it comes.
+    pub(crate) async fn history_turn(&self, grant: &Grant) -> Result<HistoryTurn, Problem> {
+        let turn = self.0.khala.history_turn(grant).await;
+        self.0.khala.check(grant)?;
+        Ok(turn)
+    }
+
     /// What is answered to who brings a cursor that cannot be resumed from.
     pub(crate) fn stale_cursor(&self, topic: &Topic, stale: Stale) -> Problem {
         Problem::stale_cursor(topic, stale, self.0.khala.class_of(topic).map(|class| &**class))
@@ -128,6 +144,7 @@ pub(crate) async fn topics(
     server: &Server,
     grant: &Grant,
     query: Option<&str>,
+    holds: &mut Holds,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     #[derive(Serialize)]
     struct Topics<'a> {
@@ -136,13 +153,13 @@ pub(crate) async fn topics(
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
-    let khala = &server.0.khala;
-    khala.authorize_any(grant, Access::Read)?;
+    server.0.khala.authorize_any(grant, Access::Read)?;
     let query = Query::parse(query, &["prefix", "after", "limit"])?;
     let (prefix, after, limit) =
         (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
     let mut open = Vec::new();
-    let found = timeout(LIST_WITHIN, find(khala, grant, prefix, after.as_ref(), limit, &mut open)).await;
+    let find = find(server, grant, prefix, after.as_ref(), limit, &mut open, holds);
+    let found = timeout(LIST_WITHIN, find).await;
     let complete = match found {
         Ok(Found::Complete) => true,
         Ok(Found::Full) => false,
@@ -179,23 +196,28 @@ enum Found {
 
 /// Adds to `open`, one by one, the topics that the holder of `grant` may read, until there is one more than `limit`.
 async fn find(
-    khala: &Khala,
+    server: &Server,
     grant: &Grant,
     prefix: &str,
     after: Option<&Topic>,
     limit: NonZeroUsize,
     open: &mut Vec<(Topic, Bounds)>,
+    holds: &mut Holds,
 ) -> Found {
+    let khala = &server.0.khala;
     let mut size = limit.saturating_add(1);
     let (mut after, mut looked_at) = (after.map(|topic| topic.as_str().to_owned()), 0);
     loop {
-        let page = {
-            let _turn = khala.history_turn(grant).await;
-            khala.journal().topics(prefix, after.as_deref(), size).await
+        let page = async {
+            let _turn = server.history_turn(grant).await?;
+            if holds.memory.is_none() {
+                holds.take_memory(khala.memory(), LIST_BYTES)?;
+            }
+            Ok::<_, Problem>(khala.journal().topics(prefix, after.as_deref(), size).await?)
         };
-        let TopicPage { topics, corrupt, next } = match page {
+        let TopicPage { topics, corrupt, next } = match page.await {
             Ok(page) => page,
-            Err(error) => return Found::Failed(error.into()),
+            Err(problem) => return Found::Failed(problem),
         };
         for CorruptTopic { name, error } in &corrupt {
             let error = error as &dyn std::error::Error;

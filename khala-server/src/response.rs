@@ -9,8 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
-use khala_core::{Admitted, MemoryShare};
+use khala_core::{Admitted, MemoryBudget, MemoryPart, MemoryShare};
 use tokio::sync::mpsc;
+
+use crate::{body::no_memory, problem::Problem};
 
 /// What [`Server::handle`](crate::Server::handle) answers with: an [`http_body`](hyper::body::Body) that never fails.
 ///
@@ -25,6 +27,16 @@ pub(crate) struct Holds {
     pub(crate) memory: Option<MemoryShare>,
     pub(crate) of_address: Option<Admitted>,
     pub(crate) of_subject: Option<Admitted>,
+}
+
+impl Holds {
+    /// Takes memory for an answer of about `bytes`, if there is room.
+    pub(crate) fn take_memory(&mut self, memory: &MemoryBudget, bytes: u64) -> Result<(), Problem> {
+        let mut share = memory.share(MemoryPart::Answers);
+        share.grow(bytes).map_err(|_| no_memory(MemoryPart::Answers))?;
+        self.memory = Some(share);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Access, Grant, MemoryPart, ReadLimit, Topic, TraceField,
+    Access, Grant, Topic, TraceField,
     telemetry::{self, Surface},
 };
 use serde::Serialize;
@@ -40,8 +40,6 @@ use crate::{
 
 /// The header by which a request is found again in logs.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
-/// Bytes that a page takes while it is read and written out: its updates, and their text.
-const ANSWER_BYTES: u64 = 2 * ReadLimit::PAGE.bytes as u64;
 /// Longer paths are cut off in the log.
 const LOGGED_PATH: usize = 512;
 
@@ -156,17 +154,6 @@ impl Server {
         if head.method == Method::POST {
             body::check_encoding(headers)?;
         }
-        // The most that a page may be, before it is read; what it is, afterwards.
-        if head.method != Method::POST
-            && matches!(
-                route,
-                Route::Document { .. } | Route::Snapshot { .. } | Route::Topics | Route::Updates { .. }
-            )
-        {
-            let mut taken = self.0.khala.memory().share(MemoryPart::Answers);
-            taken.grow(ANSWER_BYTES).map_err(|_| body::no_memory(MemoryPart::Answers))?;
-            holds.memory = Some(taken);
-        }
         let whole = match route {
             Route::AdminConnections => {
                 admin::admit(self, headers)?;
@@ -206,7 +193,7 @@ impl Server {
             }
             Route::Document { topic: name, doc_key: key } => {
                 let topic = self.opened(headers, name, Access::Read, &mut holds).await?;
-                documents::document(self, &topic, &doc_key(key)?, query).await
+                documents::document(self, &topic, &doc_key(key)?, query, &mut holds).await
             }
             Route::Health => operations::health(),
             Route::Metrics => operations::metrics(self),
@@ -215,9 +202,12 @@ impl Server {
             Route::Ready => operations::ready(self).await,
             Route::Snapshot { topic: name } => {
                 let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
-                documents::snapshot(self, &grant, &topic, query).await
+                documents::snapshot(self, &grant, &topic, query, &mut holds).await
             }
-            Route::Topics => history::topics(self, &self.grant(headers, &mut holds).await?, query).await,
+            Route::Topics => {
+                let grant = self.grant(headers, &mut holds).await?;
+                history::topics(self, &grant, query, &mut holds).await
+            }
             Route::Updates { topic: name } if head.method == Method::POST => {
                 let (grant, topic) = self.granted(headers, name, Access::Publish, &mut holds).await?;
                 if stream::is_asked_for(headers) {
@@ -229,7 +219,7 @@ impl Server {
             }
             Route::Updates { topic: name } => {
                 let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
-                history::updates(self, &grant, &topic, query).await
+                history::updates(self, &grant, &topic, query, &mut holds).await
             }
             Route::UpdatesOfMany => {
                 let grant = self.grant(headers, &mut holds).await?;
@@ -242,9 +232,9 @@ impl Server {
             Route::WebSocket => upgrade(self, head, request_id, client).await,
         };
         whole.map(|response| {
-            let bytes = response.body().size_hint().exact().unwrap_or(ANSWER_BYTES);
-            if let Some(memory) = &mut holds.memory {
-                memory.shrink_to(bytes);
+            // What was taken before was a guess.
+            if let Some((memory, bytes)) = holds.memory.as_mut().zip(response.body().size_hint().exact()) {
+                memory.hold(bytes);
             }
             response.map(|body| ResponseBody::from(body).with(holds))
         })

@@ -37,3 +37,13 @@ async fn operators_are_obeyed_where_the_budget_is_spent() {
     }
     until(|| server.khala.memory().taken_by(MemoryPart::Bodies) == 0).await;
 }
+
+#[tokio::test]
+async fn a_request_is_let_in_before_it_takes_memory() {
+    let (server, _others) = spent().await;
+    for path in ["/v1/topics", "/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics/t/documents/d"] {
+        let request = Request::get(path).header("host", "x").body(Full::default()).unwrap();
+        server.send(request).await.problem(401, "missing_token");
+        server.get(path).await.problem(503, "memory_limit");
+    }
+}

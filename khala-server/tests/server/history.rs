@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, ReplayOptions, Tier, Timestamp, Topic,
-    TopicClass, TopicPattern,
+    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, MemoryPart, Named, ReplayOptions,
+    Revocation, RevocationId, Tier, Timestamp, Topic, TopicClass, TopicPattern,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -73,7 +73,7 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
     let one = ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN);
     let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
     server.publish("t", "1").await;
-    for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot"] {
+    for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
         let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
         let turn = server.khala.history_turn(&somebody).await;
         let waited = server.khala.ledger().totals().turns_waited;
@@ -84,8 +84,28 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
         let khala = server.khala.clone();
         until(move || khala.ledger().totals().turns_waited > waited).await;
         assert!(!asked.is_finished(), "it is not its turn");
+        assert_eq!(server.khala.memory().taken_by(MemoryPart::Answers), 0, "who waits holds nothing");
         drop(turn);
         assert_eq!(timeout(LONG, asked).await.expect("it has its turn").unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
+    let at = "/v1/topics/t/updates?after=0&epoch=0000000000000000&published_at=1";
+    for path in ["/v1/topics/t/updates", at, "/v1/topics/t/snapshot", "/v1/topics"] {
+        let one = ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN);
+        let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
+        server.publish("t", "1").await;
+        let khala = server.khala.clone();
+        let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
+        let turn = khala.history_turn(&somebody).await;
+        let asked = tokio::spawn(async move { server.get(path).await });
+        until(|| khala.ledger().totals().turns_waited > 0).await;
+        let named = Named::Sub(RevocationId::parse("ada").unwrap());
+        khala.revoke(Revocation::new(named, khala.now())).await.unwrap();
+        drop(turn);
+        timeout(LONG, asked).await.expect("it has its turn").unwrap().problem(401, "token_revoked");
     }
 }
 
