@@ -2,7 +2,7 @@
 //!
 //! The body is parsed once. A payload is kept as the bytes that it came in as; its batch looks for what readers differ about.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, request::Parts};
@@ -19,19 +19,22 @@ use crate::{
     Server,
     body::{self, Empty, Room, given, invalid, whole},
     problem::Problem,
+    response::Holds,
     service::json,
 };
 
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Publishes what the body holds, if `grant` still stands when that is there.
+/// Publishes what the body holds, if `grant` still stands when that is there. The body and `holds` count for as long as the
+/// batch is under way, also where the client is gone.
 pub(crate) async fn publish<B>(
     server: &Server,
     grant: &Grant,
     topic: &Topic,
     head: &Parts,
     body: B,
+    holds: &Arc<Holds>,
 ) -> Result<Response<Full<Bytes>>, Problem>
 where
     B: Body + Send,
@@ -55,7 +58,7 @@ where
     if khala.class_of(topic).is_some_and(|class| class.hashes) {
         check_hashes(&batch)?;
     }
-    match khala.publish_for(grant, topic, batch).await? {
+    match khala.publish_holding(grant, topic, batch, (body, Arc::clone(holds))).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),

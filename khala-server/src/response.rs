@@ -1,8 +1,13 @@
 //! The body of an answer: whole from the start, or handed over piece by piece.
+//!
+//! # Invariants
+//! What a request holds is given back when the last byte of its answer is dropped, and not before: hyper drops a body as
+//! soon as its bytes are in a queue, where they stay until the client takes them.
 
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -19,7 +24,7 @@ use crate::{body::no_memory, problem::Problem};
 /// Nearly all are whole. The answer to a stream of updates comes while the request still does; dropping it ends the
 /// stream.
 #[derive(Debug)]
-pub struct ResponseBody(Inner, Option<Box<Holds>>);
+pub struct ResponseBody(Inner, Option<Arc<Holds>>);
 
 /// What a request holds until its answer is taken, or its client is gone.
 #[derive(Debug, Default)]
@@ -36,6 +41,18 @@ impl Holds {
         share.grow(bytes).map_err(|_| no_memory(MemoryPart::Answers))?;
         self.memory = Some(share);
         Ok(())
+    }
+}
+
+/// Bytes of an answer, and what its request holds until they are taken.
+struct Held {
+    bytes: Bytes,
+    _holds: Arc<Holds>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -58,8 +75,8 @@ impl From<Full<Bytes>> for ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn with(mut self, holds: Holds) -> Self {
-        self.1 = Some(Box::new(holds));
+    pub(crate) fn with(mut self, holds: Arc<Holds>) -> Self {
+        self.1 = Some(holds);
         self
     }
 }
@@ -72,12 +89,16 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.get_mut().0 {
+        let Self(inner, holds) = self.get_mut();
+        let frame = match inner {
             Inner::Pieces(pieces) => {
                 pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
             }
             Inner::Whole(body) => Pin::new(body).poll_frame(cx),
-        }
+        };
+        let Some(holds) = holds else { return frame };
+        let held = |bytes| Bytes::from_owner(Held { bytes, _holds: Arc::clone(holds) });
+        frame.map_ok(|frame| frame.map_data(held))
     }
 
     fn is_end_stream(&self) -> bool {

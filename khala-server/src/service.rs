@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -210,12 +210,12 @@ impl Server {
             }
             Route::Updates { topic: name } if head.method == Method::POST => {
                 let (grant, topic) = self.granted(headers, name, Access::Publish, &mut holds).await?;
+                let holds = Arc::new(holds);
                 if stream::is_asked_for(headers) {
-                    let topic = Some(topic);
-                    let begun = stream::publish(self, grant, topic, headers, body, request_id).await?;
-                    return Ok(begun.map(|body| body.with(holds)));
+                    return stream::publish(self, grant, Some(topic), headers, body, request_id, holds).await;
                 }
-                publish(self, &grant, &topic, &head, body).await
+                let answer = publish(self, &grant, &topic, &head, body, &holds).await?;
+                return Ok(answer.map(|body| ResponseBody::from(body).with(holds)));
             }
             Route::Updates { topic: name } => {
                 let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
@@ -224,8 +224,8 @@ impl Server {
             Route::UpdatesOfMany => {
                 let grant = self.grant(headers, &mut holds).await?;
                 if stream::is_asked_for(headers) {
-                    let begun = stream::publish(self, grant, None, headers, body, request_id).await?;
-                    return Ok(begun.map(|body| body.with(holds)));
+                    let holds = Arc::new(holds);
+                    return stream::publish(self, grant, None, headers, body, request_id, holds).await;
                 }
                 Err(stream::unsupported())
             }
@@ -236,7 +236,7 @@ impl Server {
             if let Some((memory, bytes)) = holds.memory.as_mut().zip(response.body().size_hint().exact()) {
                 memory.hold(bytes);
             }
-            response.map(|body| ResponseBody::from(body).with(holds))
+            response.map(|body| ResponseBody::from(body).with(Arc::new(holds)))
         })
     }
 

@@ -38,7 +38,7 @@ use crate::{
     patience::PARTS,
     problem::Problem,
     publish::{self, IDEMPOTENCY_KEY, Stored},
-    response::ResponseBody,
+    response::{Holds, ResponseBody},
     under_way::UnderWay,
 };
 
@@ -84,6 +84,7 @@ pub(crate) async fn publish<B>(
     headers: &HeaderMap,
     body: B,
     request_id: &str,
+    holds: Arc<Holds>,
 ) -> Result<Response<ResponseBody>, Problem>
 where
     B: Body + Send + 'static,
@@ -108,6 +109,7 @@ where
         request_id: request_id.to_owned(),
         server: server.clone(),
         grant,
+        _holds: Arc::clone(&holds),
     };
     let (answers, pieces) = mpsc::channel(1);
     let mut lines = Lines::new(body, stream.line_bytes, server.0.khala.memory());
@@ -119,7 +121,7 @@ where
     }
     // A task of its own: what is on its way is announced also while the producer reads nothing.
     tokio::spawn(Run::new(stream).run(lines, answers));
-    let mut response = Response::new(ResponseBody::pieces(pieces));
+    let mut response = Response::new(ResponseBody::pieces(pieces).with(holds));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     Ok(response)
 }
@@ -138,6 +140,8 @@ struct Stream {
     patience: Duration,
     line_bytes: usize,
     request_id: String,
+    /// Until its answer is taken and what was handed over is seen through.
+    _holds: Arc<Holds>,
 }
 
 /// A topic that is open to who streams.
@@ -375,6 +379,7 @@ impl Run {
                     telling.set_out(async move { khala.tell(&told).await });
                 }
             }
+            drop(stream);
         };
         tokio::join!(linger, see_through);
     }

@@ -53,11 +53,32 @@ impl Khala {
     /// # Errors
     /// As for [`publish`](Self::publish).
     pub async fn publish_for(&self, grant: &Grant, topic: &Topic, batch: Batch) -> Result<Append, Error> {
+        self.publish_holding(grant, topic, batch, ()).await
+    }
+
+    /// [`publish_for`](Self::publish_for), which drops `held` when the batch is stored and announced, also where the future
+    /// was dropped before: for what the batch takes meanwhile, as a share of the memory budget.
+    ///
+    /// # Cancellation
+    /// As for [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub async fn publish_holding(
+        &self,
+        grant: &Grant,
+        topic: &Topic,
+        batch: Batch,
+        held: impl Send + 'static,
+    ) -> Result<Append, Error> {
         let (khala, grant, topic) = (self.clone(), grant.clone(), topic.clone());
         let publish = async move {
-            let append = khala.append_and_announce(&topic, batch).await?;
-            khala.charge_new_topic(&grant, &append);
-            Ok(append)
+            let answer = khala.append_and_announce(&topic, batch).await;
+            if let Ok(append) = &answer {
+                khala.charge_new_topic(&grant, append);
+            }
+            drop(held);
+            answer
         };
         Finish::new(self.clock(), publish).await
     }
