@@ -145,11 +145,13 @@ struct Levels {
 struct Head {
     level: watch::Sender<Level<Cursor>>,
     wakers: Arc<Wakers>,
+    /// The generation that began when somebody began to watch the topic.
+    since: u64,
 }
 
-impl Default for Head {
-    fn default() -> Self {
-        Self { level: watch::Sender::new(Level::new(Cursor::is_news_to)), wakers: Arc::default() }
+impl Head {
+    fn new(since: u64) -> Self {
+        Self { level: watch::Sender::new(Level::new(Cursor::is_news_to)), wakers: Arc::default(), since }
     }
 }
 
@@ -196,7 +198,7 @@ impl LocalFanout {
     pub fn raise(&self, topic: &Topic, head: Cursor) {
         let wakers = {
             let heads = self.0.lock();
-            let Some(Head { level, wakers }) = heads.get(topic) else { return };
+            let Some(Head { level, wakers, .. }) = heads.get(topic) else { return };
             if !level.send_if_modified(|level| level.announce(head)) {
                 return;
             }
@@ -208,10 +210,9 @@ impl LocalFanout {
     /// Watches `topic` in this process.
     pub fn observe(&self, topic: &Topic) -> Watch {
         let mut heads = self.0.lock();
-        let Head { level, wakers } = heads.entry(topic.clone()).or_insert_with(|| {
-            self.0.generation.fetch_add(1, Ordering::Relaxed);
-            Head::default()
-        });
+        let Head { level, wakers, .. } = heads
+            .entry(topic.clone())
+            .or_insert_with(|| Head::new(self.0.generation.fetch_add(1, Ordering::Relaxed) + 1));
         let watcher = Watcher {
             levels: Arc::clone(&self.0),
             topic: topic.clone(),
@@ -242,12 +243,17 @@ impl LocalFanout {
         self.0.lock().contains_key(topic)
     }
 
-    /// Grows whenever a topic begins to be watched that nobody watched: what was derived from [`watched`](Self::watched) before
-    /// lacks it.
-    pub fn generation(&self) -> u64 {
-        // The lock orders it with what `watched` gives.
-        let _heads = self.0.lock();
-        self.0.generation.load(Ordering::Relaxed)
+    /// The topics that began to be watched in this process after `generation`, and the generation of now. A generation begins
+    /// whenever a topic begins to be watched that nobody watched; 0 is before all of them.
+    pub fn watched_since(&self, generation: u64) -> (Vec<Topic>, u64) {
+        // Under the lock: no generation begins meanwhile.
+        let heads = self.0.lock();
+        let now = self.0.generation.load(Ordering::Relaxed);
+        if now == generation {
+            return (Vec::new(), now);
+        }
+        let since = heads.iter().filter(|(_, head)| head.since > generation);
+        (since.map(|(topic, _)| topic.clone()).collect(), now)
     }
 
     /// The topics that somebody in this process watches.

@@ -297,9 +297,15 @@ impl News {
         ))
     }
 
-    fn hears(&self, listens: bool) {
+    fn set_listens(&self, listens: bool) {
         self.listens.store(listens, Ordering::Relaxed);
         telemetry::fanout_connected(TRANSPORT, listens);
+    }
+
+    /// Says that this node hears what is announced, for as long as what it returns is kept.
+    fn hears(&self) -> impl Drop {
+        self.set_listens(true);
+        Hearing(self)
     }
 
     /// Tells what is pending, for ever.
@@ -381,6 +387,17 @@ impl News {
         Ok(())
     }
 
+    /// Reads where those of the topics with these marks stand that are watched here. Returns when that is to be called again,
+    /// because marks wait to be looked up.
+    async fn look_up(&self, marks: BTreeSet<Mark>) -> Result<Option<Instant>, Fault> {
+        let (topics, due) = {
+            let mut known = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            (known.topics(marks, &self.local, Instant::now()), known.due())
+        };
+        self.look_at(&topics).await?;
+        Ok(due)
+    }
+
     /// Reads where the topics that are watched here stand, and how far the revocations go.
     async fn survey(&self) -> Result<(), Fault> {
         self.look_at(&self.local.watched()).await?;
@@ -392,6 +409,15 @@ impl News {
             Some(Err(fault)) => row::passed_over("the row of khala.revocation_head", fault),
         }
         Ok(())
+    }
+}
+
+/// While it is there, this node hears what is announced. A panic of the listener ends that too.
+struct Hearing<'n>(&'n News);
+
+impl Drop for Hearing<'_> {
+    fn drop(&mut self) {
+        self.0.set_listens(false);
     }
 }
 
@@ -409,7 +435,7 @@ impl Ear {
     async fn hear(self) {
         let mut lost_at = None;
         let mut reconnects = false;
-        self.news.hears(false);
+        self.news.set_listens(false);
         loop {
             let attempt = Instant::now();
             let fault = match timeout(self.options.beat, self.begin()).await.unwrap_or(Err(Fault::TimedOut)) {
@@ -425,9 +451,7 @@ impl Ear {
                         None => tracing::info!("listens"),
                     }
                     lost_at = None;
-                    let fault = self.follow(listener, &beats).await;
-                    self.news.hears(false);
-                    fault
+                    self.follow(listener, &beats).await
                 }
                 Err(fault) => fault,
             };
@@ -466,10 +490,10 @@ impl Ear {
         if let Err(fault) = self.news.survey().await {
             return fault;
         }
-        self.news.hears(true);
+        let _hearing = self.news.hears();
         let mut due = Instant::now();
         let mut awaited = false;
-        let (mut moved, mut heard_since) = (BTreeSet::new(), 0);
+        let (mut moved, mut heard_since, mut look_up_at) = (BTreeSet::new(), 0, None);
         loop {
             tokio::select! {
                 biased;
@@ -485,10 +509,15 @@ impl Ear {
                 // Once nothing more has come, or much has.
                 () = std::future::ready(()), if !moved.is_empty() => {
                     heard_since = 0;
-                    let marks = std::mem::take(&mut moved);
-                    let topics = self.news.marks.lock().unwrap_or_else(PoisonError::into_inner).topics(marks, &self.news.local);
-                    if let Err(fault) = self.news.look_at(&topics).await {
-                        return fault;
+                    match self.news.look_up(std::mem::take(&mut moved)).await {
+                        Ok(due) => look_up_at = due,
+                        Err(fault) => return fault,
+                    }
+                }
+                () = sleep_until(look_up_at.unwrap_or(due)), if look_up_at.is_some() => {
+                    match self.news.look_up(BTreeSet::new()).await {
+                        Ok(due) => look_up_at = due,
+                        Err(fault) => return fault,
                     }
                 }
                 () = sleep_until(due) => {
@@ -517,7 +546,47 @@ impl Ear {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use khala_testing::Cluster;
+
     use super::*;
+    use crate::PostgresOptions;
+
+    /// Whoever is woken by what is heard runs on the listener's task.
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("on purpose");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_panics_no_longer_says_that_it_hears() {
+        let store = PostgresStore::open(&Cluster::shared().database(), PostgresOptions::new()).await.unwrap();
+        let database = Arc::clone(store.database());
+        let connect = database.connect_options().application_name("khala listen");
+        let channel = database.options.schema.as_str().to_owned();
+        let news = Arc::new(News::new(database, LocalFanout::new(), store.seed()));
+        let ear = Ear { news: Arc::clone(&news), connect, channel, options: ListenOptions::new() };
+        let task = tokio::spawn(ear.hear());
+        let heard = async {
+            while !news.listens.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), heard).await.expect("it listens");
+        let mut watch = news.local.observe_revoked();
+        let mut moved = std::pin::pin!(watch.moved());
+        let waker = Waker::from(Arc::new(Panics));
+        assert_eq!(moved.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending);
+        let channel = news.database.options.schema.as_str();
+        news.tell_all(channel, &[news.seal.seal("r 1")]).await.unwrap();
+        let ended = timeout(Duration::from_secs(30), task).await.expect("it panics");
+        assert!(ended.unwrap_err().is_panic());
+        assert!(!news.listens.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn what_could_not_be_told_is_not_lost_to_an_older_head() {

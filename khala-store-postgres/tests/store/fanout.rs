@@ -237,6 +237,19 @@ async fn what_others_notify_is_not_believed() {
     assert!(statements() - before < 1_000, "no look at the tables for each");
 }
 
+/// The marks of topics are looked up now and then: nobody announces what came in between once more.
+#[tokio::test]
+async fn what_applications_append_just_after_a_topic_began_to_be_watched_is_heard() {
+    let (url, _) = fresh().await;
+    let (_, fanout) = node(&url).await;
+    let append = |name: &str| sql(&url, &format!("SELECT khala.append('{name}', 'k', '1')"));
+    for n in 0..5 {
+        let mut watch = fanout.watch(&topic(&format!("t{n}"))).await.unwrap();
+        append(&format!("t{n}"));
+        assert_eq!(soon(watch.moved()).await.watermark.as_u64(), 1);
+    }
+}
+
 /// Anybody who may connect to the database may NOTIFY.
 #[tokio::test]
 async fn a_false_head_silences_nobody() {
