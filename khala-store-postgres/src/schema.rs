@@ -49,7 +49,10 @@ pub async fn check(url: &str, options: PostgresOptions) -> Result<Vec<String>, E
 /// After a restore from a backup: draws a new epoch for every topic, so that a cursor from the lost future is told
 /// `epoch_mismatch`. Gives how many topics that were.
 ///
-/// To be run while no server is open on the database: one that is would go on with the epochs of before. It takes as long as it takes; a dropped future undoes it.
+/// To be run while no store is open on the database: one that is would go on with the epochs of before. A store that opens
+/// meanwhile waits until the new epochs are committed, or fails when that exceeds its timeouts. Applications that use
+/// [`append_in`](crate::append_in) on connections of their own are not noticed: stop them first. It takes as long as it takes;
+/// a dropped future undoes it.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] while a store is connected to the database, and whatever PostgreSQL has to say; then nothing was
@@ -194,6 +197,8 @@ impl Work for NewEpochs {
     type Done = u64;
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<u64, Fault> {
+        // First: a store that has read the old seed is connected and counted, and any other waits for the new one.
+        query(&sql.lock_meta).execute(&mut *conn).await?;
         let stores = query(&sql.stores_there).fetch_one(&mut *conn).await?;
         let stores: i64 = column(&stores, 0)?;
         if stores > 0 {

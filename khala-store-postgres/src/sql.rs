@@ -166,6 +166,9 @@ statements! {
     stores_there = "SELECT count(*) FROM pg_catalog.pg_stat_activity
          WHERE datname = current_database() AND application_name IN ('khala', 'khala listen')";
 
+    /// After a restore: stores that open meanwhile, and transactions that read the seed, wait for the new one (J16).
+    lock_meta = "LOCK TABLE {khala}.meta IN ACCESS EXCLUSIVE MODE";
+
     /// After a restore: untouched topics derive other epochs (J15, J16).
     new_seed = "UPDATE {khala}.meta SET seed = uuid_send(gen_random_uuid())";
 

@@ -150,6 +150,47 @@ async fn after_a_restore_old_cursors_are_of_another_epoch() {
     assert_eq!(log(&store, &t).await.len(), 1);
 }
 
+/// The seed is read once, when a store opens: one that opens before the new epochs are committed must not go on with the old.
+#[tokio::test]
+async fn a_store_that_opens_while_new_epochs_are_drawn_has_them() {
+    let (url, store) = fresh().await;
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    store.close().await;
+    let waiting = |name: &str| {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND datname = current_database() AND application_name = ";
+        sql(&url, &format!("{waiting}'{name}'")) != "0"
+    };
+    let mut reader = PgConnection::connect(&url).await.unwrap();
+    let mut transaction = reader.begin().await.unwrap();
+    sqlx::query("SELECT FROM khala.topic FOR UPDATE").execute(&mut *transaction).await.unwrap();
+    let drawn = tokio::spawn({
+        let url = url.clone();
+        async move { new_epochs(&url, patient()).await }
+    });
+    soon(async {
+        while !waiting("khala new-epochs") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let opened = tokio::spawn({
+        let url = url.clone();
+        async move { PostgresStore::open(&url, patient()).await }
+    });
+    soon(async {
+        while !opened.is_finished() && !waiting("khala") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    transaction.commit().await.unwrap();
+    assert_eq!(soon(drawn).await.unwrap().unwrap(), 1);
+    let (store, other) = (soon(opened).await.unwrap().unwrap(), open(&url).await);
+    let epoch = async |store: &PostgresStore| store.bounds(&topic("untouched")).await.unwrap().epoch;
+    assert_eq!(epoch(&store).await, epoch(&other).await);
+}
+
 #[tokio::test]
 async fn a_node_that_dies_loses_the_lead_and_one_that_froze_keeps_it_until_its_end() {
     let (url, store) = fresh().await;
