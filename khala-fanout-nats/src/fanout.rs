@@ -128,7 +128,7 @@ impl NatsFanout {
         self.0.shared.station.state()
     }
 
-    /// Whether what others announce is heard: there is a connection, this node's own beat comes back on it, and the server refuses
+    /// Whether what others announce is heard: there is a connection, this node's own beat has come back on it, and the server refuses
     /// none of its subscriptions.
     pub fn listens(&self) -> bool {
         self.state().listens()

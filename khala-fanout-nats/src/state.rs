@@ -27,7 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon it looks again when the client is just about to say that it is connected.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// What the server's error says of a subscription that it refuses, or takes away when its permissions are reloaded.
-const REFUSED: &str = "permissions violation for subscription";
+const FORBIDDEN: &str = "permissions violation for subscription";
+/// What it says of one past the number that it, or the account, allows a connection.
+const TOO_MANY: &str = "maximum subscriptions exceeded";
 /// How many different faults of one outage are logged.
 const TOLD: usize = 8;
 
@@ -42,6 +44,8 @@ pub struct NatsState {
     /// With a connection: why this node is not known to hear what others announce, as when the server has taken its subscriptions
     /// away. None while it hears its own beat.
     pub deaf: Option<String>,
+    /// Whether this node has heard its own beat on this connection.
+    pub heard: bool,
     /// How often a connection was made again, because it was lost or because nothing was heard on it.
     pub reconnects: u64,
 }
@@ -49,16 +53,22 @@ pub struct NatsState {
 impl NatsState {
     /// Whether what others announce is heard.
     pub fn listens(&self) -> bool {
-        self.connected && self.deaf.is_none()
+        self.connected && self.heard && self.deaf.is_none()
     }
+}
+
+/// How many subscriptions the server has refused, or taken away, on any connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refusals {
+    pub(crate) forbidden: u64,
+    pub(crate) too_many: u64,
 }
 
 /// The state, for all who look at it.
 #[derive(Debug)]
 pub(crate) struct Station {
     state: watch::Sender<NatsState>,
-    /// How many subscriptions the server has refused, or taken away, on any connection.
-    refusals: watch::Sender<u64>,
+    refusals: watch::Sender<Refusals>,
     /// Faults that were logged since the connection was last well.
     told: Mutex<HashSet<String>>,
     stirred: Notify,
@@ -70,7 +80,7 @@ impl Station {
         telemetry::fanout_connected(BACKEND, false);
         Self {
             state: watch::Sender::new(NatsState::default()),
-            refusals: watch::Sender::new(0),
+            refusals: watch::Sender::new(Refusals::default()),
             told: Mutex::default(),
             stirred: Notify::new(),
             closed: AtomicBool::new(false),
@@ -96,10 +106,14 @@ impl Station {
         match event {
             Event::ServerError(fault) => {
                 let fault = fault.to_string();
-                let refused = fault.to_lowercase().contains(REFUSED);
+                let text = fault.to_lowercase();
+                let (forbidden, too_many) = (text.contains(FORBIDDEN), text.contains(TOO_MANY));
                 self.fault(fault);
-                if refused {
-                    self.refusals.send_modify(|refusals| *refusals += 1);
+                if forbidden || too_many {
+                    self.refusals.send_modify(|refusals| {
+                        refusals.forbidden += u64::from(forbidden);
+                        refusals.too_many += u64::from(too_many);
+                    });
                 }
             }
             // Of other faults the client tells more when it tries again; of this one it does not.
@@ -141,14 +155,14 @@ impl Station {
     }
 
     /// How many subscriptions were refused.
-    pub(crate) fn refusals(&self) -> u64 {
+    pub(crate) fn refusals(&self) -> Refusals {
         *self.refusals.borrow()
     }
 
     /// Waits until more are refused than that.
-    pub(crate) async fn refused_more_than(&self, before: u64) {
+    pub(crate) async fn refused_more_than(&self, before: Refusals) {
         // It cannot fail: the sender is here.
-        let _ = self.refusals.subscribe().wait_for(|refusals| *refusals > before).await;
+        let _ = self.refusals.subscribe().wait_for(|refusals| *refusals != before).await;
     }
 
     /// A beat came back, and no subscription is refused.
@@ -165,6 +179,8 @@ impl Station {
         let changed = self.state.send_if_modified(|state| {
             let changed = state.deaf.as_deref() != why;
             state.deaf = why.map(str::to_owned);
+            state.heard |= why.is_none();
+            telemetry::fanout_connected(BACKEND, state.listens());
             if changed && why.is_none() {
                 state.fault = None;
                 self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -174,15 +190,13 @@ impl Station {
         if !changed {
             return;
         }
-        let state = self.state();
-        telemetry::fanout_connected(BACKEND, state.listens());
         match why {
             Some(why) => {
-                let told = state.fault.unwrap_or_else(|| "nothing".to_owned());
+                let told = self.state().fault.unwrap_or_else(|| "nothing".to_owned());
                 tracing::warn!(
                     why,
                     told,
-                    "does not hear NATS; the connection is made anew, and subscribers poll meanwhile"
+                    "does not hear everything on NATS; the connection is made anew after a while, and subscribers poll meanwhile"
                 );
             }
             None => tracing::info!("hears NATS again"),
@@ -195,6 +209,7 @@ impl Station {
         }
         self.state.send_modify(|state| {
             state.connected = true;
+            state.heard = false;
             state.reconnects += u64::from(again);
             // What keeps this node deaf is told once, however often it is tried.
             if state.deaf.is_none() {
@@ -207,7 +222,7 @@ impl Station {
 
     fn down(&self) {
         telemetry::fanout_connected(BACKEND, false);
-        self.state.send_modify(|state| state.connected = false);
+        self.state.send_modify(|state| (state.connected, state.heard) = (false, false));
     }
 }
 
@@ -284,4 +299,27 @@ fn explained(server: &str, fault: &str) -> String {
         ""
     };
     format!("{server}: {fault}{advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_not_heard_until_a_beat_came_back_on_it() {
+        let station = Station::new();
+        let listens = || station.state().listens();
+        for again in [false, true] {
+            station.up(again);
+            assert!(!listens(), "a connection proves nothing");
+            station.hears();
+            assert!(listens());
+            station.is_deaf("on purpose");
+            assert!(!listens());
+            station.hears();
+            assert!(listens());
+            station.down();
+            assert!(!listens());
+        }
+    }
 }

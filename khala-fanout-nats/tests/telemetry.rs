@@ -67,7 +67,7 @@ async fn a_lost_connection_is_counted_and_logged_once_and_secrets_are_nowhere() 
     let address = format!("nats://ann:s3cret@127.0.0.1:{}", nats.port());
     let fanout = NatsFanout::connect(NatsOptions::new().with_servers([address])).await.unwrap();
     fanout.connected().await;
-    assert!(shows(&format!("{connected} 1")), "{}", metrics.render());
+    until("the gauge rises", &|| shows(&format!("{connected} 1"))).await;
     let watch = fanout.watch(&Topic::parse("t").unwrap()).await.unwrap();
 
     nats.kill();

@@ -7,7 +7,6 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use futures::future::join;
 use khala_core::Fanout as _;
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::Nats;
@@ -16,7 +15,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{head, options, topic, until, within};
+use crate::{head, node, options, topic, until, within};
 
 /// They are let in, and heard.
 async fn let_in(options: NatsOptions) {
@@ -164,7 +163,7 @@ async fn hears_again_after(taken: &str) {
     let options = options(nats.port()).with_user("ann", "right");
     let (one, other) = (NatsFanout::connect(options.clone()).await, NatsFanout::connect(options).await);
     let (one, other) = (one.unwrap(), other.unwrap());
-    within(join(one.connected(), other.connected())).await;
+    until("both listen", || one.listens() && other.listens()).await;
     let t = topic("t");
     let mut watch = other.watch(&t).await.unwrap();
     one.announce(&t, head(1, 1)).await.unwrap();
@@ -204,6 +203,40 @@ async fn a_node_whose_beat_is_swallowed_is_told_of_it() {
     let fanout = NatsFanout::connect(options(nats.port()).with_user("ann", "right")).await.unwrap();
     until("it is told", || fanout.state().deaf.is_some_and(|why| why.contains("does not come back"))).await;
     assert!(!fanout.listens());
+}
+
+/// The beat's own subscription was made first: it comes back, whatever is refused after it.
+#[tokio::test]
+async fn a_node_that_watches_more_topics_than_the_server_takes_is_told_of_it() {
+    let nats = Nats::start_with("max_subscriptions: 10");
+    let (one, other) = (node(nats.port()).await, node(nats.port()).await);
+    until("both listen", || one.listens() && other.listens()).await;
+    let topics: Vec<_> = (0..20).map(|n| topic(&format!("t{n}"))).collect();
+    let mut watches = Vec::new();
+    for topic in &topics {
+        watches.push(other.watch(topic).await.unwrap());
+    }
+    until("it is told", || other.state().deaf.is_some_and(|why| why.contains("max_subscriptions"))).await;
+    let state = other.state();
+    assert!(
+        state.fault.as_ref().is_some_and(|fault| fault.contains("maximum subscriptions exceeded")),
+        "{state:?}"
+    );
+    one.announce(&topics[0], head(1, 1)).await.unwrap();
+    assert_eq!(within(watches[0].moved()).await, head(1, 1), "the first are heard all the same");
+    assert_eq!(
+        (other.listens(), other.state().reconnects),
+        (false, 0),
+        "a new connection would mend nothing"
+    );
+
+    nats.kill();
+    nats.configure("");
+    nats.restart();
+    until("both listen", || one.listens() && other.listens()).await;
+    one.announce(&topics[19], head(1, 1)).await.unwrap();
+    assert_eq!(within(watches[19].moved()).await, head(1, 1));
+    assert_eq!(other.state().fault, None);
 }
 
 /// An authority, and what it has signed.

@@ -32,9 +32,12 @@ impl Watched {
     pub(crate) fn notes(&self) -> Vec<&'static str> {
         let nats = self.nats.as_ref().map(NatsFanout::state).filter(|state| !state.listens());
         let deaf = self.listening.as_ref().is_some_and(|fanout| !fanout.listens());
-        let silent = nats.map(|state| match state.connected {
-            true => "NATS is connected and not heard: what is new on other nodes is found by polling; the log says why",
-            false => "NATS is not connected: what is new on other nodes is found by polling",
+        let silent = nats.map(|state| match (state.connected, state.deaf.is_some()) {
+            (true, true) => {
+                "NATS is connected, and not everything is heard: what is new on other nodes is found by polling; the log says why"
+            }
+            (true, false) => "NATS is connected, and this node has not heard its own beat yet: it polls until then",
+            (false, _) => "NATS is not connected: what is new on other nodes is found by polling",
         });
         let deaf = deaf.then_some("PostgreSQL is not listened to: what is new there is found by polling");
         silent.into_iter().chain(deaf).collect()
