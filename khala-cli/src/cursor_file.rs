@@ -55,7 +55,8 @@ impl CursorFile {
         Ok(Self { path, file, topic })
     }
 
-    /// What was kept, if it can be kept again: who finds that out after lines were printed has them twice.
+    /// Reads the cursor that was kept. Fails if the file cannot be written, before any line is printed: lines whose cursor is not
+    /// kept are printed again by the next run.
     pub(crate) fn load(&self) -> Result<Found, Failure> {
         let shown = self.path.display();
         let text = match file::read_text(self.file.path()) {

@@ -1,8 +1,8 @@
 //! The JWK Set file (RFC 7517) that a server reads as `auth.keys_file`: read, and replaced as a whole or not at all.
 //!
-//! What must stay true: what is not asked for stays as it is, byte for byte within each key and each further member;
-//! whoever reads meanwhile finds the old set or the new one, where the file can be replaced; and nobody can read the
-//! file who could not before.
+//! # Invariants
+//! Keys and members that a command does not change stay as they are, byte for byte. A process that reads the file meanwhile
+//! finds the old set or the new set, where the file can be replaced. No user can read the file who could not read it before.
 
 use std::{
     collections::BTreeMap,

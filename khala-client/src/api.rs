@@ -157,10 +157,10 @@ struct TopicsJson {
     next: Option<String>,
 }
 
-/// Some topics, and where the next ones are, if there may be more.
 /// A page of a list of topics, and where the next one begins.
 type Listed = (Vec<(Topic, Bounds)>, Option<String>);
 
+/// The topics of a page, and where the next page begins, if there may be more topics.
 pub(crate) fn topics(answer: &Answer) -> Result<Listed, Error> {
     let TopicsJson { topics, next } = read(answer)?;
     Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), next))

@@ -230,7 +230,7 @@ impl Client {
         api::bounds(&self.http.call(&Call::read(api::topic_path(topic, "")), &[]).await?)
     }
 
-    /// The topics that were written at least once and start with `prefix`, in byte order.
+    /// The topics whose names start with `prefix`, in byte order: those that were written at least once and are not retired.
     ///
     /// # Errors
     /// [`Error`]: it was refused, or there was no answer for too long.

@@ -127,7 +127,7 @@ struct Driver {
     renewed: bool,
 }
 
-/// Drives to the end, and tells of a panic: who only saw the events end would take it for the last one.
+/// Drives a subscription to its end. A panic becomes an error, because events that only end look as if no more were to come.
 async fn drive(driver: Driver) {
     let events = driver.events.clone();
     if let Err(panic) = AssertUnwindSafe(driver.run()).catch_unwind().await {

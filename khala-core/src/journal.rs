@@ -144,7 +144,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// An [`Error`] when the log cannot be read now.
     async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error>;
 
-    /// Topics that were written at least once, in byte order of their names: those that start with `prefix`
+    /// Topics that were written at least once and are not retired, in byte order of their names: those that start with `prefix`
     /// and follow `after`, at most `limit`.
     ///
     /// It looks at no more than `limit` of them, whatever else is stored. Each is judged by itself: what is stored of a
@@ -186,8 +186,8 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
         })
     }
 
-    /// Says when topics are due next that have nothing to lose before, unless something is appended to them (J21): a topic whose
-    /// head is not the one that is named stays due.
+    /// Puts topics off until the given moment, because nothing of them is to be deleted before; an append makes a topic due at once
+    /// (J21). A topic whose head is not the given one stays due.
     ///
     /// A topic is due earlier than said where a dedup key or a tombstone is to go earlier. What was settled under other rules is due
     /// again, also when `settled` is empty. A dropped future may have settled some of them.
@@ -303,7 +303,7 @@ pub struct TopicPage {
     pub topics: Vec<(Topic, Bounds)>,
     /// What is stored of a topic and cannot be true.
     pub corrupt: Vec<CorruptTopic>,
-    /// The last name that was looked at, whoever's it was: the next page follows it. None where this page is the last.
+    /// The last name that was looked at, also if it is not listed: the next page follows it. None if this page is the last.
     pub next: Option<String>,
 }
 
@@ -341,9 +341,10 @@ pub struct Settled {
     pub due: Timestamp,
     /// When it was looked at.
     pub seen_at: Timestamp,
-    /// How old tombstones become whose updates are gone: it is due when the oldest is. None: they are kept.
+    /// The age at which tombstones are deleted whose updates are deleted: the topic is due when its oldest tombstone has that age.
+    /// None: tombstones are kept.
     pub tombstones: Option<Duration>,
-    /// Since when it must not have moved to be retired. None: it is not retired.
+    /// The topic is retired if nothing was appended to it since this moment. None: it is not retired.
     pub retire_idle_since: Option<Timestamp>,
 }
 
@@ -708,8 +709,8 @@ impl Keep {
 
     /// Whether the oldest of `kept` updates, published at `at`, may go `now`; together they are `held` bytes.
     ///
-    /// For implementers: a trim asks it of one update after the other, and ends at the first that stays. An update whose
-    /// `published_at` [is ahead](is_ahead) of `now` is asked for with the `at` of the first one after it that is not.
+    /// For implementers: a trim calls it for one update after the other, and ends at the first update that stays. For an update
+    /// whose `published_at` [is ahead](is_ahead) of `now`, `at` is the `published_at` of the first later update that is not ahead.
     pub fn lets_go(&self, oldest: Seq, at: Timestamp, kept: u64, held: u64, now: Timestamp) -> bool {
         let over = self.age.is_some_and(|age| now.since(at) > age)
             || self.updates.is_some_and(|most| kept > most)

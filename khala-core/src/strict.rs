@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// The deepest that arrays and objects may stand within each other.
 pub(crate) const MAX_DEPTH: usize = 100;
 
-/// Up to so many names of one object are compared one by one; more are sorted when the object ends.
+/// Up to this number, the names of an object are compared one by one; more names are sorted when the object ends.
 const FEW: usize = 16;
 
 /// Why a payload was refused though it is JSON. `at` is a byte of the payload's text, from zero.

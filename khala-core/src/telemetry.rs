@@ -515,7 +515,7 @@ pub(crate) fn task_restarted(part: &'static str) {
     counter!(TASK_RESTARTS, "part" => part).increment(1);
 }
 
-/// Lines of the log found no room. For whoever writes the log.
+/// Lines of the log were dropped because there was no room for them. For the code that writes the log.
 pub fn log_lines_dropped(lines: u64) {
     counter!(LOG_LINES_DROPPED).increment(lines);
 }

@@ -68,7 +68,7 @@ impl Listening {
             .collect()
     }
 
-    /// Wants all topics once more that nobody hears yet; gives the last ticket that was drawn.
+    /// Queues all topics that have no listener yet to be subscribed again. Returns the last ticket that was drawn.
     pub(crate) fn want_unheard(&self) -> u64 {
         let mut state = self.lock();
         let State { tickets, topics, wanted } = &mut *state;

@@ -5,8 +5,8 @@
 //! they are closed without a word. A WebSocket is no longer counted here: it is one of `limits.connections` from then on.
 //!
 //! # Invariants
-//! A crowd cannot keep operators out, but for one from the operators' own address, or from more addresses than there is
-//! room for.
+//! Many connections do not keep operators out, unless they come from the operators' own address, or from more addresses than
+//! there is room for.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -54,8 +54,8 @@ impl Sockets {
         Self { served: Admission::new(served), refused: Admission::new(refused) }
     }
 
-    /// Takes a connection of `peer`, whose address is limited unless it is that of a `proxy`, behind which are many;
-    /// none if it is to be closed.
+    /// Takes a connection of `peer`. None: the connection is to be closed. The connections of one address are limited, except
+    /// those of a `proxy`, which has many clients.
     pub(crate) fn take(&self, peer: SocketAddr, proxy: bool, now: Moment) -> Option<Socket> {
         let address: Option<IpAddr> = (!proxy).then_some(peer.ip());
         let limited = match self.served.connect("", address, now) {

@@ -68,7 +68,7 @@ pub(crate) async fn upgrade(
     Ok(response)
 }
 
-/// What the token proves. Whoever tries in vain too often is not heard.
+/// What the token proves. An address with too many failed attempts is refused before its token is checked.
 async fn verified(server: &Server, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
     let khala = &server.0.khala;
     khala.may_try(client)?;

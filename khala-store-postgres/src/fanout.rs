@@ -340,8 +340,8 @@ impl News {
         Ok(())
     }
 
-    /// Raises what a payload tells; `moved` gets the marks of topics that have moved nobody says where to. A line that this
-    /// version does not know is a later one's.
+    /// Raises the heads that a payload announces. A mark, which says that a topic has moved but not where to, is added to `moved`.
+    /// Lines that this version does not know are from a later version, and are skipped.
     fn heard(&self, payload: &str, moved: &mut BTreeSet<Mark>) {
         if let Some(mark) = mark_in(payload) {
             moved.insert(mark);
@@ -369,7 +369,7 @@ impl News {
         }
     }
 
-    /// Reads where these topics stand. One of which something corrupt is stored is in nobody's way; who reads it is told.
+    /// Reads the heads of these topics. A topic with a corrupt row is skipped; its readers get the error.
     async fn look_at(&self, topics: &[Topic]) -> Result<(), Fault> {
         let sql = &self.database.sql;
         for topics in topics.chunks(TOPICS_AT_ONCE) {

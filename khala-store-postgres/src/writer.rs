@@ -129,7 +129,7 @@ impl Waiting {
         let _ = self.answer.send(answer);
     }
 
-    /// Itself, unless nobody waits for it any more or its chain is broken. What is left out breaks its chain.
+    /// The request itself. None if nobody waits for it any more or if its chain is broken; that breaks its chain.
     fn still_wanted(self) -> Option<Self> {
         if self.request.batch.is_cut_off() {
             self.tell(Err(Chain::error(BACKEND)));

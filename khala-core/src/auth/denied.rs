@@ -59,7 +59,7 @@ pub enum Denied {
     TokenNotYetValid {
         /// `nbf` or `iat`.
         claim: &'static str,
-        /// What the token says, by the clock of whoever issued it.
+        /// What the token says, by the clock of its issuer.
         begins: Timestamp,
         /// What the clock of the verifier says.
         now: Timestamp,

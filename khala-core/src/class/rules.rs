@@ -43,8 +43,8 @@ pub struct Retain {
     pub updates: Option<u64>,
     /// As many of the newest as fit into this many bytes.
     pub bytes: Option<u64>,
-    /// Tombstones of documents that are at most this old; those whose updates are kept stay, too. With a tombstone the version of
-    /// the document is forgotten, so that an older one is taken again. None: all of them.
+    /// Tombstones of documents that are at most this old, and all tombstones whose updates are kept. The version of a document is
+    /// deleted with its tombstone: after that, an older version is accepted. None: all tombstones.
     pub tombstones: Option<Duration>,
 }
 

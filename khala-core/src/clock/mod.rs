@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A step of the wall clock makes nobody silent, late, due or fresh: only dates move with it.
-//! - Whoever is given a limit of time is given it while this process runs: a pause uses up no more than a part of it.
+//! - A limit of time counts the time in which this process runs: a pause of the process uses up no more than a part of it.
 
 use std::{fmt, pin::pin, time::Duration};
 

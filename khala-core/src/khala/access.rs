@@ -168,6 +168,9 @@ impl Khala {
     ///
     /// It has to run for open connections to be ended within a second; `khala-server` runs it by itself. Dropping the
     /// future stops that, and nothing else: tokens that come in are checked against the store's log anyway.
+    ///
+    /// The caller must supervise it, as with [`supervise`](crate::health::supervise): a panic ends it, and revocations of other
+    /// nodes no longer end open connections. `khala-server` does so.
     pub async fn keep_revocations(&self) {
         // A store that takes long to forget, or a fanout that cannot be watched, must not hold up the reading.
         future::join3(self.keep_reading(), self.keep_pruning(), self.keep_looking_again()).await;

@@ -127,8 +127,8 @@ impl Khala {
 
     /// Counts and announces what was appended: of appends to one topic that stand next to each other, the furthest head.
     ///
-    /// Dropping the future may lose announcements: delivery then completes by polling. Whoever calls it from a request that may
-    /// be dropped gives it a task of its own, together with the appends.
+    /// Dropping the future may lose announcements: delivery then completes by polling. A request whose future may be
+    /// dropped runs the appends and this call together in a task of their own.
     pub async fn tell(&self, appended: &[(Topic, Appended)]) {
         telemetry::appended(appended.iter().map(|(_, appended)| appended));
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {

@@ -4,8 +4,8 @@
 //! connections, so that a revocation wakes those whom it may name and nobody else. What must stay true: a connection
 //! that is in the roster and then looks at the copy misses nothing, for a revocation is in the copy before it wakes.
 //!
-//! A stored row that cannot be read keeps nobody from the others, and does not pass unseen: whoever goes by what it names is
-//! refused, and the part `revocations` of the node's health is degraded until the row is gone or can be read.
+//! A stored row that cannot be read does not keep the other rows from being read, and it is reported: tokens that have what the
+//! row names are refused, and the part `revocations` of the node's health is degraded until the row is gone or can be read.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,7 +43,7 @@ pub(super) struct Revoked {
     known: Mutex<Known>,
     /// Degraded while a stored row cannot be read.
     part: Part,
-    /// Tokens that were verified of late, by their names, and when each was first.
+    /// Tokens that were verified recently, by the hash of their names, and when each was verified first.
     seen: Mutex<Recent<u64, Option<Seen>>>,
     /// Held while the log is read, so that many who want to know read it once.
     reading: tokio::sync::Mutex<()>,
@@ -136,7 +136,7 @@ impl Revoked {
         }
     }
 
-    /// Takes in rows that cannot be read: refuses who goes by what they name, and says so.
+    /// Takes in rows that cannot be read: from now on tokens that have what the rows name are refused, and the health says so.
     fn refuse_by(&self, corrupt: Vec<CorruptRevocation>) {
         let mut news = false;
         for CorruptRevocation { row, named, error } in corrupt {

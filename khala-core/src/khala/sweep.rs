@@ -305,6 +305,9 @@ impl Khala {
     ///
     /// The first sweep comes after `every`. What fails is tried again at the next turn. Dropping the future ends the
     /// sweep that is under way, as with [`sweep`](Self::sweep).
+    ///
+    /// The caller must supervise it, as with [`supervise`](crate::health::supervise): a panic ends it, and nothing is swept any
+    /// more. `khala-server` does so.
     pub async fn keep_sweeping(&self, every: Duration) {
         let mut before = None;
         loop {

@@ -98,8 +98,8 @@ pub struct ClassSwept {
     pub updates: u64,
     /// Bytes that they were.
     pub bytes: u64,
-    /// When the oldest update was published that is kept afterwards of the topics that were looked at. None: nothing is kept, or the
-    /// run ended before that was known.
+    /// The `published_at` of the oldest update that is kept after the run, among the topics that the run looked at. None: no update
+    /// is kept, or the run ended before that was known.
     pub oldest_kept: Option<Timestamp>,
 }
 

@@ -28,7 +28,7 @@ use tracing_subscriber::fmt::MakeWriter;
 const GATHER: Duration = Duration::from_millis(5);
 /// This many bytes are not gathered for longer.
 const FULL: usize = 64 << 10;
-/// Bytes that may wait for the writer. A warning may use as much again.
+/// Bytes that may wait for the writer. With warnings, twice as many may wait.
 const MOST: usize = 1 << 20;
 /// How long the end of the process waits for a reader.
 const END: Duration = Duration::from_secs(1);
@@ -83,7 +83,7 @@ pub(crate) fn start() -> io::Result<LogLines> {
     Ok(LogLines)
 }
 
-/// Has the writer report to `health`, which readiness is made from.
+/// From now on the writer reports to `health`, which `/readyz` shows.
 pub(crate) fn report_to(health: &Health) {
     let _ = PART.set(health.part("log_writer"));
 }
