@@ -136,6 +136,11 @@ impl Run {
         young && self.evidence == evidence && self.at.is_none_or(continues)
     }
 
+    /// Whether somebody reads it at this moment. A read that was given up unfinished is nobody's.
+    fn is_read(&self) -> bool {
+        self.under_way.values().any(|read| read.upgrade().is_some())
+    }
+
     /// The page after `key`, as it is there or on its way.
     fn find(&self, key: &Option<DocKey>) -> Option<Read> {
         if let Some((_, page)) = self.pages.iter().find(|(after, _)| after == key) {
@@ -158,7 +163,7 @@ impl Run {
 
 impl Runs {
     fn start(&mut self, topic: &Topic, evidence: u64, now: Moment) -> &mut Run {
-        let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || !run.under_way.is_empty();
+        let kept = |run: &Run| now.since(run.started_at) <= KEPT_FOR || run.is_read();
         self.runs.retain(kept);
         while self.runs.len() >= KEPT_RUNS || self.bytes() > self.most {
             self.runs.pop_front();
@@ -184,7 +189,7 @@ impl Runs {
     /// Lets go of those that nobody reads at this moment, the oldest first, while there is too much.
     fn let_go(&mut self) {
         while (self.bytes() > self.most || self.memory.is_spent())
-            && let Some(index) = self.runs.iter().position(|run| run.under_way.is_empty())
+            && let Some(index) = self.runs.iter().position(|run| !run.is_read())
         {
             self.runs.remove(index);
         }
@@ -330,6 +335,32 @@ mod tests {
         assert_eq!(taken(), 2 * b, "the first is forgotten after a while");
         drop(snapshots);
         assert_eq!(taken(), 0);
+    }
+
+    #[test]
+    fn a_read_that_was_given_up_keeps_nothing() {
+        let (snapshots, memory) = snapshots(100 << 20, &["a", "b"]);
+        let taken = || memory.taken_by(MemoryPart::Snapshots);
+        let a = read(&snapshots, "a", 0);
+        // The second page of it is read, until its reader goes away.
+        let now = Moment::from_millis(1_000_000);
+        let at = snapshots.runs.lock().unwrap().newest(&topic("a")).unwrap().at.unwrap();
+        let from = SnapshotFrom::After { at, key: DocKey::parse("d4").unwrap() };
+        let given_up = snapshots.read(&topic("a"), from, 0, now);
+        let mut others = memory.share(MemoryPart::Frames);
+        others.hold(100 << 20);
+        snapshots.let_go();
+        assert_eq!(taken(), a, "it is read");
+        drop(given_up);
+        snapshots.let_go();
+        assert_eq!(taken(), 0);
+        drop(others);
+        read(&snapshots, "a", 10);
+        let at = snapshots.runs.lock().unwrap().newest(&topic("a")).unwrap().at.unwrap();
+        let from = SnapshotFrom::After { at, key: DocKey::parse("d4").unwrap() };
+        drop(snapshots.read(&topic("a"), from, 0, now));
+        let b = read(&snapshots, "b", 41);
+        assert_eq!(taken(), b, "it is forgotten after a while as any other");
     }
 
     #[test]
