@@ -39,7 +39,8 @@ pub enum Action {
     /// Verify this token, and report with [`Session::handle_verified`](super::Session::handle_verified). One at a time.
     Verify(Token),
     /// Watch the topic for this channel, before any question that follows is answered, and report with
-    /// [`Session::handle_moved`](super::Session::handle_moved).
+    /// [`Session::handle_moved`](super::Session::handle_moved). Where that fails, report with
+    /// [`Session::handle_unwatched`](super::Session::handle_unwatched): it comes again, and then nothing need wait for it.
     Watch {
         /// Who watches.
         channel: ChannelId,

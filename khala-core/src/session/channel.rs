@@ -113,6 +113,8 @@ pub(super) struct Channel {
     pub(super) granted: bool,
     /// It is watched, which it is from when it was granted first.
     pub(super) watched: bool,
+    /// Watching it failed, and is tried again at the next poll.
+    pub(super) unwatched: bool,
     /// Set while what it is sent comes from behind the tail.
     behind: Option<Behind>,
     /// What the client was sent; means something once it is live.
@@ -175,6 +177,7 @@ impl Channel {
             phase,
             granted: false,
             watched: false,
+            unwatched: false,
             behind: None,
             cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
             replay_until: Watermark::ORIGIN,

@@ -109,6 +109,8 @@ struct Held {
     place: Option<Place>,
     /// What the tail has of its topic, once it has something.
     tail: Option<HeldTopic>,
+    /// Watching it has failed.
+    unwatched: bool,
 }
 
 /// What a look around has found.
@@ -124,6 +126,8 @@ enum Looked {
 pub(super) enum Told {
     Answer(ChannelId, Result<Answer, Error>),
     Verified(Result<Grant, Denied>),
+    /// None if the fanout did not answer in time.
+    Watched(ChannelId, Topic, Option<Result<Watch, Error>>),
 }
 
 /// The questions that are under way. They are driven on while a write waits, so that a client that takes nothing
@@ -239,6 +243,11 @@ impl Driver {
                         return Ended::Closed(close);
                     }
                     Action::Ask { channel, topic, question } => self.ask(channel, topic, question, None),
+                    Action::Watch { channel, topic }
+                        if self.channels.get(channel).is_some_and(|held| held.unwatched) =>
+                    {
+                        self.watch_again(channel, topic);
+                    }
                     Action::Watch { channel, topic } => {
                         if let Err(close) = self.watch(&patience, channel, &topic).await {
                             return self.give_up(&patience, transport, Ended::Closed(close)).await;
@@ -414,6 +423,12 @@ impl Driver {
             let now = self.khala.clock().read();
             match told {
                 Told::Answer(channel, answer) => self.tell(channel, answer, now),
+                Told::Watched(channel, topic, watched) => {
+                    // It may have been left meanwhile.
+                    if self.session.topic(channel).is_some() {
+                        self.take_watch(channel, &topic, watched);
+                    }
+                }
                 Told::Verified(verified) => {
                     self.session.handle_verified(verified, now);
                     self.connected.take(self.session.grant(), now.steady);
@@ -526,7 +541,34 @@ impl Driver {
             let (grant, connected) = (self.session.grant(), &self.connected);
             patience.wait(watch, WATCH_WITHIN, grant, connected, &mut self.questions).await?
         };
-        // Without hints delivery completes by polling.
+        self.take_watch(channel, topic, watched);
+        Ok(())
+    }
+
+    /// Tries again to watch a topic, which holds up nothing.
+    fn watch_again(&mut self, channel: ChannelId, topic: Topic) {
+        let khala = self.khala.clone();
+        let watched = async move {
+            let watched = {
+                let mut watch = pin!(khala.fanout().watch(&topic).fuse());
+                let mut late = pin!(khala.clock().sleep(WATCH_WITHIN).fuse());
+                select_biased! {
+                    watched = watch => Some(watched),
+                    () = late => None,
+                }
+            };
+            Told::Watched(channel, topic, watched)
+        };
+        self.questions.asked.push(watched.boxed());
+    }
+
+    /// Without hints delivery completes by polling, and with each poll it is tried again to watch.
+    fn take_watch(&mut self, channel: ChannelId, topic: &Topic, watched: Option<Result<Watch, Error>>) {
+        let held = self.channels.get_or_insert_with(channel, Held::default);
+        let again = mem::replace(&mut held.unwatched, !matches!(watched, Some(Ok(_))));
+        if held.unwatched {
+            self.session.handle_unwatched(channel);
+        }
         match watched {
             Some(Ok(mut watch)) => {
                 let cord = ChannelCord::new(&self.bell, channel);
@@ -536,10 +578,15 @@ impl Driver {
                 }
                 self.channels.get_or_insert_with(channel, Held::default).watch = Some((watch, cord));
             }
-            Some(Err(error)) => tracing::warn!(%topic, %error, "the topic cannot be watched"),
-            None => tracing::warn!(%topic, "the topic cannot be watched: the fanout does not answer"),
+            Some(Err(error)) if again => tracing::debug!(%topic, %error, "the topic still cannot be watched"),
+            Some(Err(error)) => {
+                tracing::warn!(%topic, %error, "the topic cannot be watched: each poll tries again")
+            }
+            None if again => tracing::debug!(%topic, "the topic still cannot be watched"),
+            None => {
+                tracing::warn!(%topic, "the topic cannot be watched, for the fanout does not answer: each poll tries again");
+            }
         }
-        Ok(())
     }
 
     fn take_moves(&mut self) {

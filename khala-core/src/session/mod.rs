@@ -293,6 +293,13 @@ impl Session {
         }
     }
 
+    /// A topic that was to be [watched](Action::Watch) could not be: it is to be tried again at the next poll.
+    pub fn handle_unwatched(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(id) {
+            channel.unwatched = true;
+        }
+    }
+
     /// The question that was asked last takes a read behind the tail, whose turn may be long in coming. Says whether to go
     /// on with it; if not, it is withdrawn, and asked again when another one of these was answered.
     ///
@@ -385,6 +392,12 @@ impl Session {
             // Half a period: whoever polls a topic first does it for all who poll it in the same period.
             let not_older_than = now.minus(self.options.poll_every / 2);
             self.enqueue_where(|channel| channel.poll(not_older_than));
+            for (id, channel) in self.channels.iter_mut() {
+                if std::mem::take(&mut channel.unwatched) {
+                    let topic = channel.topic.clone();
+                    self.actions.push_back(Action::Watch { channel: id, topic });
+                }
+            }
         }
     }
 

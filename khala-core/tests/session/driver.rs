@@ -10,7 +10,10 @@ use khala_core::{
 };
 use serde_json::json;
 
-use crate::host::{HOUR, Host, seconds, seqs, topic};
+use crate::{
+    guards::Mood,
+    host::{HOUR, Host, seconds, seqs, topic},
+};
 
 #[test]
 fn what_is_published_comes_with_one_flush() {
@@ -300,4 +303,50 @@ fn ten_thousand_joins_leave_nothing_behind() {
         1,
         "one, not many"
     );
+}
+
+#[test]
+fn a_topic_that_could_not_be_watched_is_watched_at_the_next_poll() {
+    for mood in [Mood::Down, Mood::Held] {
+        let mut host = Host::new(200);
+        let mut peer = host.connect(HOUR);
+        host.hints.gate.set(mood);
+        peer.join("t", &json!({}));
+        host.pass(seconds(6), &mut [&mut peer]);
+        assert_eq!(peer.sent().len(), usize::from(mood == Mood::Held), "it is answered");
+        assert!(host.fanout.watched().is_empty());
+        // It holds up nothing that it is tried again.
+        host.hints.gate.set(Mood::Held);
+        peer.beat();
+        host.pass(seconds(5), &mut [&mut peer]);
+        peer.sent();
+        peer.beat();
+        assert_eq!(peer.sent().len(), 1, "{mood:?}");
+        host.hints.gate.set(Mood::Up);
+        peer.beat();
+        host.pass(seconds(11), &mut [&mut peer]);
+        peer.sent();
+        assert_eq!(host.fanout.watched(), [topic("t")], "{mood:?}");
+        host.publish("t", 1);
+        assert_eq!(seqs(&peer.sent()), [1], "{mood:?}");
+        peer.say("t", "phx_leave", &json!({}));
+        peer.sent();
+        assert!(host.fanout.watched().is_empty());
+    }
+}
+
+#[test]
+fn what_is_left_while_it_is_tried_again_is_not_watched() {
+    let mut host = Host::new(200);
+    let mut peer = host.connect(HOUR);
+    host.hints.gate.set(Mood::Down);
+    peer.join("t", &json!({}));
+    host.hints.gate.set(Mood::Held);
+    peer.beat();
+    host.pass(seconds(11), &mut [&mut peer]);
+    peer.say("t", "phx_leave", &json!({}));
+    peer.sent();
+    host.hints.gate.set(Mood::Up);
+    peer.sent();
+    assert!(host.fanout.watched().is_empty());
 }
