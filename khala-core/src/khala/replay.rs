@@ -78,8 +78,16 @@ impl Khala {
                 }
                 _ => {}
             }
+            let lag = cursor.watermark.distance_to(bounds.head);
+            let cold = lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold);
+            // Before anything is read: a join that is put off costs nothing, however often it comes.
+            if cold && let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now) {
+                return Ok(Answer::Deferred(limited));
+            }
+            // Of an update that was trimmed it cannot be told.
             if let Some(published_at) = published_at
                 && bounds.admit(cursor).is_ok()
+                && cursor.watermark > bounds.floor
             {
                 let _turn = match self.0.tail.known_moment(topic, cursor) {
                     Some(_) => None,
@@ -89,15 +97,9 @@ impl Khala {
                     return Ok(Answer::Read(Followed::Stale(Stale::of_another_history(cursor, bounds))));
                 }
             }
-            let lag = cursor.watermark.distance_to(bounds.head);
-            if lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold) {
-                if let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now) {
-                    return Ok(Answer::Deferred(limited));
-                }
-                if lag >= ReadLimit::PAGE.updates.get() as u64 {
-                    // What answers the join does not rest; those after it do, for its sake too.
-                    self.0.pace.place(now);
-                }
+            if cold && lag >= ReadLimit::PAGE.updates.get() as u64 {
+                // What answers the join does not rest; those after it do, for its sake too.
+                self.0.pace.place(now);
             }
         }
         self.read_now(waiter, topic, cursor, wanted, None).await

@@ -316,3 +316,29 @@ fn each_channel_that_is_behind_is_counted_once() {
     assert_eq!(host.khala.ledger().totals().promotions, 1);
     assert_eq!(behind(), 2, "two are still behind");
 }
+
+/// A join's request from a cursor that says when its last update was published.
+fn says(cursor: Cursor, published_at: u64) -> Value {
+    json!({"after": cursor.watermark, "epoch": cursor.epoch, "published_at": published_at})
+}
+
+#[test]
+fn a_replay_that_is_put_off_reads_nothing_whatever_its_cursor_says() {
+    let one = NonZeroU32::MIN;
+    let replays = ReplayOptions::default().with_pages(Some(Rate::new(one, one)));
+    let classes = Classes::new(vec![class("all", "**")]).unwrap();
+    let tail = TailOptions::default().with_topic_bytes(1);
+    let host = Host::built(200, Ledger::default(), |khala| {
+        khala.with_replays(replays).with_classes(classes).with_tail(tail)
+    });
+    (0..4).for_each(|_| host.publish("t", 1_000));
+    host.connect(HOUR).join("t", &after(cursor(&host, "t", 3_000)));
+    let grant = Grant::assertion("other", [Access::Read.scope()], host.khala.now().plus(HOUR));
+    let before = host.store.reads();
+    for watermark in 100..120 {
+        let request = says(cursor(&host, "t", watermark), 7);
+        let refused = host.admit(grant.clone()).join("t", &request).remove(0)[4].clone();
+        assert_eq!(refused["response"]["code"], "replay_deferred", "{refused}");
+    }
+    assert_eq!(host.store.reads(), before);
+}
