@@ -231,6 +231,10 @@ impl Khala {
     async fn room(&self) {
         while self.0.memory.is_spent() {
             self.0.snapshots.let_go();
+            self.0.tail.let_go();
+            if !self.0.memory.is_spent() {
+                break;
+            }
             self.clock().sleep(ROOM_AGAIN).await;
         }
     }

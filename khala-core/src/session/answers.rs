@@ -57,7 +57,7 @@ impl Session {
         if channel.polled() {
             self.ledger.poll_found(page.page().updates.len());
         }
-        channel.cursor = page.page().cursor();
+        (channel.cursor, channel.published_at) = (page.page().cursor(), Some(page.published_at()));
         channel.spoke_at = now.steady;
         let complete = channel.cursor.watermark >= channel.replay_until;
         // A shared page may have been complete when it was read, and the tail have read on since.
@@ -158,7 +158,7 @@ impl Session {
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
         }
         let Some(channel) = self.channels.get_mut(id) else { return };
-        channel.spoke_at = now;
+        (channel.spoke_at, channel.published_at) = (now, None);
         if page.complete {
             channel.phase = Phase::Live;
             channel.cursor = page.at;

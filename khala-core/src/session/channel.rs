@@ -106,8 +106,8 @@ pub(super) struct Channel {
     pub(super) class: Option<Arc<TopicClass>>,
     pub(super) join_ref: Option<String>,
     pub(super) on_stale: OnStale,
-    /// What it said of the update that its cursor ends with.
-    published_at: Option<Timestamp>,
+    /// When the update was published that its cursor ends with: what it said itself, until it was sent one.
+    pub(super) published_at: Option<Timestamp>,
     pub(super) phase: Phase,
     /// It was checked under the session's grant. Until then nothing is asked or sent.
     pub(super) granted: bool,

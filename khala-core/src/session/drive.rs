@@ -22,6 +22,7 @@ use super::{
     Action, Answer, ChannelId, Question, Received, Sent, Session, Transport,
     bell::{Bell, ChannelCord, Why},
     by_channel::ByChannel,
+    doubt::doubt,
     patience::{Outbox, Patience},
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     fanout::Watch,
     khala::{Connected, Khala, Place},
     ledger::Violation,
-    position::Cursor,
+    position::{Cursor, Stale},
     snapshots::SharedSnapshot,
     tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
     telemetry,
@@ -109,6 +110,8 @@ struct Held {
     place: Option<Place>,
     /// What the tail has of its topic, once it has something.
     tail: Option<HeldTopic>,
+    /// The newest evidence that the topic's journal went back, as it was when what it follows was last known to be kept.
+    evidence: u64,
     /// Watching it has failed.
     unwatched: bool,
 }
@@ -422,7 +425,11 @@ impl Driver {
         for told in mem::take(&mut self.questions.answered) {
             let now = self.khala.clock().read();
             match told {
-                Told::Answer(channel, answer) => self.tell(channel, answer, now),
+                Told::Answer(channel, answer) => {
+                    if !self.asks_again(channel, &answer, now) {
+                        self.tell(channel, answer, now);
+                    }
+                }
                 Told::Watched(channel, topic, watched) => {
                     // It may have been left meanwhile.
                     if self.session.topic(channel).is_some() {
@@ -450,6 +457,10 @@ impl Driver {
     /// Has a question answered, which has waited for that lead, if for any.
     fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question, waited_for: Option<u64>) {
         let now = self.khala.clock().read();
+        let question = match self.doubt(channel, &topic, question) {
+            Ok(question) => question,
+            Err(stale) => return self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+        };
         let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
         if let Question::Resume { cursor, published_at: Some(published_at), .. } = &question
             && self.khala.journal().known_moment(&topic, *cursor) != Some(*published_at)
@@ -458,7 +469,7 @@ impl Driver {
             waits = true;
         } else if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question
         {
-            match self.peek(channel, &topic, *cursor, *wanted, now.steady) {
+            match self.peek(channel, *cursor, *wanted, now.steady) {
                 Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
                 Peek::Cold => waits = true,
                 Peek::Hot => match self.take_part(channel, waited_for) {
@@ -476,6 +487,37 @@ impl Driver {
             return;
         }
         self.ask_khala(channel, topic, question, lead);
+    }
+
+    /// The question to ask in the place of that one, if the topic's journal went back.
+    fn doubt(&mut self, channel: ChannelId, topic: &Topic, question: Question) -> Result<Question, Stale> {
+        if let Question::Access(_) = question {
+            return Ok(question);
+        }
+        let held = self.channels.get_or_insert_with(channel, Held::default);
+        held.tail = held.tail.take().or_else(|| self.khala.journal().held(topic));
+        let Some(tail) = &held.tail else { return Ok(question) };
+        doubt(question, self.session.published_at(channel), tail, &mut held.evidence)
+    }
+
+    /// Asks again where the journal went back while a page was on its way, which may continue what is lost; says whether
+    /// it does.
+    fn asks_again(&mut self, channel: ChannelId, answer: &Result<Answer, Error>, now: Now) -> bool {
+        let Ok(Answer::Read(Followed::Page { .. })) = answer else { return false };
+        let went_back = |held: &Held| held.tail.as_ref().is_some_and(|tail| tail.evidence() != held.evidence);
+        if !self.channels.get(channel).is_some_and(went_back) {
+            return false;
+        }
+        let (Some(cursor), Some(topic)) = (self.session.cursor(channel), self.session.topic(channel)) else {
+            return false;
+        };
+        let (topic, wanted) = (topic.clone(), Wanted::default());
+        match self.doubt(channel, &topic, Question::Read { cursor, wanted }) {
+            Ok(question @ Question::Resume { .. }) => self.ask_khala(channel, topic, question, None),
+            Ok(_) => return false,
+            Err(stale) => self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+        }
+        true
     }
 
     fn ask_khala(&mut self, channel: ChannelId, topic: Topic, question: Question, lead: Option<Lead>) {
@@ -501,24 +543,22 @@ impl Driver {
     }
 
     /// What the tail has in memory after `cursor`.
-    fn peek(
-        &mut self,
-        channel: ChannelId,
-        topic: &Topic,
-        cursor: Cursor,
-        wanted: Wanted,
-        now: Moment,
-    ) -> Peek {
-        let (tail, held) = (self.khala.journal(), self.channels.get_or_insert_with(channel, Held::default));
-        held.tail = held.tail.take().or_else(|| tail.held(topic));
-        match &held.tail {
-            Some(held) => tail.peek_held(held, cursor, wanted, now),
+    fn peek(&self, channel: ChannelId, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
+        // It was looked for as the question was doubted.
+        match self.channels.get(channel).and_then(|held| held.tail.as_ref()) {
+            Some(held) => self.khala.journal().peek_held(held, cursor, wanted, now),
             None => Peek::Cold,
         }
     }
 
     /// Tells the session an answer, and the handle where the client stands then.
     fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Now) {
+        if matches!(answer, Err(_) | Ok(Answer::Deferred(_)))
+            && let Some(held) = self.channels.get_mut(channel).filter(|held| held.evidence > 0)
+        {
+            // What was doubted still is.
+            held.evidence = u64::MAX;
+        }
         self.session.handle_answer(channel, answer, now);
         let Some(cursor) = self.session.cursor(channel) else { return };
         let Some(topic) = self.session.topic(channel) else { return };

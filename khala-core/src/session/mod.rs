@@ -12,6 +12,7 @@ mod bell;
 mod by_channel;
 mod channel;
 mod counts;
+mod doubt;
 mod drive;
 mod options;
 mod patience;
@@ -228,6 +229,11 @@ impl Session {
             Phase::Snapshot { next: SnapshotFrom::After { at, .. }, .. } => Some(*at),
             Phase::Opening { .. } | Phase::Snapshot { next: SnapshotFrom::Start, .. } => None,
         }
+    }
+
+    /// When the last update was published that a channel which follows the log was sent, or said that it has.
+    pub(crate) fn published_at(&self, id: ChannelId) -> Option<Timestamp> {
+        self.channels.get(id).filter(|channel| matches!(channel.phase, Phase::Live))?.published_at
     }
 
     /// The client sent a text frame.

@@ -30,21 +30,20 @@ impl TailJournal {
         number: u64,
         now: Timestamp,
     ) {
-        if entry.distrusts(number) {
-            // It may be stored or lost, and will be read.
-            return;
-        }
         let after = receipt.first.as_u64() - 1;
         let after = Watermark::new(after).expect("what is below a seq is a watermark");
         self.notice(entry, Bounds { head: after, ..receipt.bounds() }, number);
         let seqs = std::iter::successors(Some(receipt.first), |seq| seq.watermark().next());
         let updates = batch.into_updates().into_iter().zip(seqs);
         let updates = updates.map(|(update, seq)| update.stored(seq, now)).collect();
-        let mut before = 0;
         {
             let mut ring = entry.ring();
+            if entry.distrusts(number) {
+                // It may be stored or lost, and will be read.
+                return;
+            }
             if let Some(ring) = ring.as_mut() {
-                before = ring.bytes();
+                let before = ring.bytes();
                 if ring.append(after, updates, receipt.bounds(), entry.reads.begun()) {
                     ring.seal(|page| entry.share(page));
                 }
@@ -52,7 +51,7 @@ impl TailJournal {
                 self.shrink(ring);
             }
         }
-        self.filled(entry, before);
+        self.filled(entry);
         // Of another epoch, or where nothing was known: as if it had been heard of.
         self.learn_for(entry, receipt.bounds(), number);
     }

@@ -1,9 +1,13 @@
 //! What the tail holds of one topic, in the hands of somebody who follows it: it stays for as long, and is not looked for at
 //! every turn.
 
-use std::{sync::Arc, task::Waker};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::Waker,
+};
 
-use super::{Entry, Part};
+use super::{Entry, Part, Ring};
+use crate::position::Bounds;
 
 /// What the tail holds of one topic.
 #[derive(Debug)]
@@ -16,6 +20,17 @@ impl HeldTopic {
 
     pub(super) fn entry(&self) -> &Entry {
         &self.0
+    }
+
+    /// The newest evidence that its journal went back, as a number that grows.
+    pub(crate) fn evidence(&self) -> u64 {
+        self.0.evidence()
+    }
+
+    /// What the topic holds, if other updates than those that were known were found in it after that evidence.
+    pub(crate) fn regrown_since(&self, evidence: u64) -> Option<Bounds> {
+        let regrown = self.0.regrown.load(Ordering::SeqCst) > evidence;
+        regrown.then(|| self.0.ring().as_ref().map(Ring::bounds)).flatten()
     }
 
     /// What one does who peeked and was told [`Peek::Hot`], after it has waited for the lead of that number, if it has;

@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 
 use super::{
     Entry, Ring, SharedPage, TailJournal,
+    mark::{LookedBack, read_on},
     reads::{Found, SharedRead, Target},
     shelf::grid,
 };
@@ -54,8 +55,17 @@ impl TailJournal {
                 let ahead = self.ahead(entry, cursor.epoch);
                 limit.updates = NonZeroUsize::new(first + ahead * most).unwrap_or(limit.updates);
             }
+            let (mark, evidence) = (if behind { None } else { entry.mark_at(cursor) }, entry.evidence());
             let read = async move {
-                Ok(match journal.read(&topic, Start::After(cursor), limit).await? {
+                let replay = if behind {
+                    journal.read(&topic, Start::After(cursor), limit).await?
+                } else {
+                    match read_on(&*journal, &topic, cursor, mark).await? {
+                        LookedBack::Replay(replay) => replay,
+                        LookedBack::Other(bounds) => return Ok(Found::Other { bounds, evidence }),
+                    }
+                };
+                Ok(match replay {
                     Replay::Page(page) => {
                         let pages = SharedPage::split(&topic, page, first, most, inline);
                         Found::Pages(pages.into_iter().map(Arc::new).collect())
@@ -72,32 +82,35 @@ impl TailJournal {
     fn ahead(&self, entry: &Entry, epoch: Epoch) -> usize {
         // Where nothing is known of the topic yet, nothing is kept.
         let known = entry.ring().as_ref().is_some_and(|ring| ring.bounds().epoch == epoch);
-        let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes;
+        let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes || self.memory.is_spent();
         if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
     }
 
-    /// Keeps pages from behind the tail, unless the tail has them, or whoever shared their read kept them already, or
-    /// there is no room.
-    pub(super) fn keep_for_others(&self, entry: &Entry, pages: &[Arc<SharedPage>]) {
-        let Some(bounds) = entry.ring().as_ref().map(Ring::bounds) else { return };
-        for (index, page) in pages.iter().enumerate() {
-            let start = Cursor::new(page.page().bounds.epoch, page.page().after);
-            let held = entry.ring().as_ref().is_none_or(|ring| ring.holds(start.watermark));
-            let mut shelf = entry.shelf();
-            let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
-            if held || !wanted || shelf.has(start) {
-                continue;
-            }
-            let before = shelf.bytes();
-            shelf.put(page, index > 0, self.options.history_bytes);
-            self.account(before, shelf.bytes());
-            while self.held.load(Ordering::Relaxed) > self.options.total_bytes {
-                let before = shelf.bytes();
-                if !shelf.forget_oldest() {
-                    break;
+    /// Keeps pages of the read of that number from behind the tail, unless the tail has them, or whoever shared their read
+    /// kept them already, or there is no room.
+    pub(super) fn keep_for_others(&self, entry: &Arc<Entry>, pages: &[Arc<SharedPage>], number: u64) {
+        {
+            let ring = entry.ring();
+            let Some(ring) = ring.as_ref().filter(|_| !entry.distrusts(number)) else { return };
+            let (bounds, mut shelf) = (ring.bounds(), entry.shelf());
+            for (index, page) in pages.iter().enumerate() {
+                let start = Cursor::new(page.page().bounds.epoch, page.page().after);
+                let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
+                if ring.holds(start.watermark) || !wanted || shelf.has(start) {
+                    continue;
                 }
+                let before = shelf.bytes();
+                shelf.put(page, index > 0, self.options.history_bytes);
                 self.account(before, shelf.bytes());
+                while self.is_full() {
+                    let before = shelf.bytes();
+                    if !shelf.forget_oldest() {
+                        break;
+                    }
+                    self.account(before, shelf.bytes());
+                }
             }
         }
+        self.enqueue(entry);
     }
 }

@@ -10,6 +10,7 @@ mod appended;
 mod held;
 mod history;
 mod lead;
+mod mark;
 mod moments;
 mod page;
 mod reads;
@@ -191,11 +192,13 @@ struct Entry {
     /// The number of the last read that showed that the journal went back; zero if none did. What began before it says
     /// nothing of what the journal has now.
     evidence: AtomicU64,
+    /// The number of the last one that showed other updates in the place of those that were known; zero if none did.
+    regrown: AtomicU64,
     leads: Arc<Leads>,
     /// It stands among those that hold something.
     queued: AtomicBool,
-    /// The update that was looked at last for those who say which one their cursor ends with.
-    moment: Mutex<Option<(Cursor, Timestamp)>>,
+    /// The updates that were looked at last for those who say which one their cursor ends with, the newest look last.
+    moments: Mutex<VecDeque<(Cursor, Timestamp)>>,
 }
 
 impl Entry {
@@ -208,7 +211,8 @@ impl Entry {
             shelf,
             reads: Arc::default(),
             evidence: AtomicU64::new(0),
-            moment: Mutex::default(),
+            regrown: AtomicU64::new(0),
+            moments: Mutex::default(),
             leads: Arc::default(),
             queued: AtomicBool::new(false),
         }
@@ -294,6 +298,11 @@ impl TailJournal {
             };
             let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
             let Done { found, number, began_at } = self.read_pages(&entry, topic, start, behind, now).await?;
+            if let Found::Other { bounds, evidence } = found {
+                // Before the question whether to trust it: whatever was shown since, the cursor ends with what is lost.
+                self.notice_others(&entry, bounds, evidence, number);
+                return Ok(Followed::Stale(Stale::of_another_history(cursor, bounds)));
+            }
             if entry.distrusts(number) {
                 continue;
             }
@@ -310,12 +319,12 @@ impl TailJournal {
                     }
                     return Ok(Followed::Stale(stale));
                 }
-                Found::Bounds(_) => continue, // no answer to this question
+                Found::Bounds(_) | Found::Other { .. } => continue, // no answer to this question
             };
-            let bounds = self.absorb(&entry, &pages, number, began_at);
+            let Some(bounds) = self.absorb(&entry, &pages, number, began_at) else { continue };
             if pages.iter().any(|page| !page.page().updates.is_empty()) {
                 if behind {
-                    self.keep_for_others(&entry, &pages);
+                    self.keep_for_others(&entry, &pages, number);
                 }
                 let Some(page) = pages.iter().find_map(|page| rest_after(page, cursor.watermark)) else {
                     // It holds so many bytes that it ends before this cursor, or the log does: from right there.
@@ -414,12 +423,15 @@ impl TailJournal {
             };
             let Done { found, number, began_at } = entry.reads.share(Target::Bounds, now, begin).await?;
             let Found::Bounds(bounds) = found else { continue };
-            if entry.distrusts(number) {
-                continue;
-            }
             let bounds = self.learn_for(&entry, bounds, number);
-            if let Some(ring) = entry.ring().as_mut() {
-                ring.confirm(began_at);
+            {
+                let mut ring = entry.ring();
+                if entry.distrusts(number) {
+                    continue;
+                }
+                if let Some(ring) = ring.as_mut() {
+                    ring.confirm(began_at);
+                }
             }
             if number > begun || began_at >= not_older_than {
                 return Ok((bounds, began_at));
@@ -485,30 +497,56 @@ impl TailJournal {
         }
     }
 
-    /// Takes in what was read, and says what the topic holds as far as is known by now.
-    fn absorb(&self, entry: &Arc<Entry>, pages: &[Arc<SharedPage>], number: u64, began_at: Moment) -> Bounds {
+    /// Takes in what was read, and says what the topic holds as far as is known by now; none if it was read before the
+    /// journal went back.
+    fn absorb(
+        &self,
+        entry: &Arc<Entry>,
+        pages: &[Arc<SharedPage>],
+        number: u64,
+        began_at: Moment,
+    ) -> Option<Bounds> {
         entry.leads.succeeded();
-        self.notice(entry, pages[0].page().bounds, number);
-        let before = entry.ring().as_ref().map_or(0, Ring::bytes);
-        for page in pages {
-            self.extend(entry, page, began_at);
-        }
-        self.filled(entry, before);
         // They are of one moment.
         let mut bounds = pages[0].page().bounds;
-        if let Some(ring) = entry.ring().as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
-            bounds.head = bounds.head.max(ring.bounds().head);
+        self.notice(entry, bounds, number);
+        {
+            let mut ring = entry.ring();
+            if entry.distrusts(number) {
+                return None;
+            }
+            for page in pages {
+                self.extend(entry, &mut ring, page, began_at);
+            }
+            if let Some(ring) = ring.as_ref().filter(|ring| ring.bounds().epoch == bounds.epoch) {
+                bounds.head = bounds.head.max(ring.bounds().head);
+            }
         }
-        bounds
+        self.filled(entry);
+        Some(bounds)
     }
 
-    /// Notes that a topic holds something which held nothing, and lets go of others while there is too much. To be called
+    /// Puts a topic that holds something into the queue of those that are let go of, unless it stands there. To be called
     /// with no ring locked.
-    fn filled(&self, entry: &Arc<Entry>, before: usize) {
-        let after = entry.ring().as_ref().map_or(0, Ring::bytes);
-        if before == 0 && after > 0 && !entry.queued.swap(true, Ordering::Relaxed) {
+    fn enqueue(&self, entry: &Arc<Entry>) {
+        let holds = entry.ring().as_ref().is_some_and(|ring| ring.bytes() > 0) || entry.shelf().bytes() > 0;
+        if holds && !entry.queued.swap(true, Ordering::Relaxed) {
             self.filled_entries().push_back(Arc::downgrade(entry));
         }
+    }
+
+    /// Notes that a topic holds something, and lets go of others while there is too much. To be called with no ring locked.
+    fn filled(&self, entry: &Arc<Entry>) {
+        self.enqueue(entry);
+        self.let_go_but(Some(entry));
+    }
+
+    /// Lets go of what can be read again while there is too much, the topic that was filled first at first.
+    pub(crate) fn let_go(&self) {
+        self.let_go_but(None);
+    }
+
+    fn let_go_but(&self, entry: Option<&Arc<Entry>>) {
         if !self.is_full() {
             return;
         }
@@ -520,10 +558,9 @@ impl TailJournal {
             let Some(oldest) = self.filled_entries().pop_front() else { break };
             let Some(oldest) = oldest.upgrade() else { continue };
             oldest.queued.store(false, Ordering::Relaxed);
-            if Arc::ptr_eq(&oldest, entry) {
+            if entry.is_some_and(|entry| Arc::ptr_eq(&oldest, entry)) {
                 // Its followers have not had it yet.
-                entry.queued.store(true, Ordering::Relaxed);
-                self.filled_entries().push_back(Arc::downgrade(entry));
+                self.enqueue(&oldest);
                 continue;
             }
             if let Some(ring) = oldest.ring().as_mut() {
@@ -547,8 +584,7 @@ impl TailJournal {
         self.held.load(Ordering::Relaxed) > self.options.total_bytes || self.memory.is_spent()
     }
 
-    fn extend(&self, entry: &Entry, page: &Arc<SharedPage>, now: Moment) {
-        let mut ring = entry.ring();
+    fn extend(&self, entry: &Entry, ring: &mut Option<Ring>, page: &Arc<SharedPage>, now: Moment) {
         let before = ring.as_ref().map_or(0, Ring::bytes);
         if let Some(ring) = ring.as_mut() {
             ring.seal(|page| entry.share(page));
@@ -603,12 +639,12 @@ impl TailJournal {
     /// Takes in bounds that the journal gave to what has that number, so that no head is taken back (J6) unless the journal
     /// itself went back; those of another epoch end the ring. Says what is known by now.
     fn learn_for(&self, entry: &Entry, bounds: Bounds, number: u64) -> Bounds {
-        if entry.distrusts(number) {
-            return entry.ring().as_ref().map_or(bounds, Ring::bounds);
-        }
         self.notice(entry, bounds, number);
         let begun = entry.reads.begun();
         let mut ring = entry.ring();
+        if entry.distrusts(number) {
+            return ring.as_ref().map_or(bounds, Ring::bounds);
+        }
         let known = match ring.as_mut().filter(|ring| ring.bounds().epoch == bounds.epoch) {
             Some(ring) => {
                 let before = ring.bytes();

@@ -17,22 +17,21 @@ use futures::FutureExt as _;
 
 use super::{
     Entry, LOOKS, Ring, SharedPage, TailJournal, inconclusive,
+    mark::before,
     reads::{Done, Found, Target},
 };
 use crate::{
     clock::Moment,
     error::Error,
     journal::{ReadLimit, Replay, Start},
-    position::{Cursor, Watermark},
+    position::Cursor,
     telemetry,
     topic::Topic,
     update::Timestamp,
 };
 
-/// Everything up to the update before the last one that `watermark` covers; none at the origin.
-fn before(watermark: Watermark) -> Option<Watermark> {
-    watermark.as_u64().checked_sub(1).and_then(Watermark::new)
-}
+/// Updates of a topic of which that is remembered, at most.
+const REMEMBERED: usize = 16;
 
 impl Entry {
     /// When the update was published that `cursor` ends with, if that is in memory.
@@ -43,14 +42,35 @@ impl Entry {
         };
         let found = self.ring().as_ref().and_then(here);
         found.or_else(|| {
-            let looked_at = *self.moment.lock().unwrap_or_else(PoisonError::into_inner);
-            looked_at.filter(|(at, _)| *at == cursor).map(|(_, moment)| moment)
+            let looked_at = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+            looked_at.iter().rev().find(|(at, _)| *at == cursor).map(|(_, moment)| *moment)
         })
     }
 
-    /// Notes what an update of the journal says, or that nothing is known of any.
-    pub(super) fn note_moment(&self, looked_at: Option<(Cursor, Timestamp)>) {
-        *self.moment.lock().unwrap_or_else(PoisonError::into_inner) = looked_at;
+    /// Whether the update that `cursor` ends with is known to be gone.
+    fn has_trimmed(&self, cursor: Cursor) -> bool {
+        let bounds = self.ring().as_ref().map(Ring::bounds);
+        bounds.is_some_and(|bounds| bounds.epoch == cursor.epoch && cursor.watermark <= bounds.floor)
+    }
+
+    /// Notes what an update says that the read of that number found.
+    fn note_moment(&self, cursor: Cursor, moment: Timestamp, number: u64) {
+        // The evidence comes under this lock.
+        let _ring = self.ring();
+        if self.distrusts(number) {
+            return;
+        }
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        moments.retain(|(at, _)| *at != cursor);
+        if moments.len() >= REMEMBERED {
+            moments.pop_front();
+        }
+        moments.push_back((cursor, moment));
+    }
+
+    /// Forgets what updates said. To be called with the ring locked.
+    pub(super) fn forget_moments(&self) {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -75,6 +95,9 @@ impl TailJournal {
             if let Some(moment) = entry.known_moment(cursor) {
                 return Ok(Some(moment));
             }
+            if entry.has_trimmed(cursor) {
+                return Ok(None);
+            }
             let begin = || {
                 telemetry::journal_read("cold");
                 let (journal, topic, inline) = (Arc::clone(&self.journal), topic.clone(), entry.inline);
@@ -96,11 +119,16 @@ impl TailJournal {
             }
             let found = match &found {
                 Found::Pages(pages) => pages[0].page().updates.first(),
-                Found::Bounds(_) | Found::Stale(_) => None,
+                Found::Stale(stale) => {
+                    // With the floor it is remembered what is not there.
+                    self.learn_for(&entry, stale.bounds, number);
+                    None
+                }
+                Found::Bounds(_) | Found::Other { .. } => None,
             };
             match found {
                 Some(update) => {
-                    entry.note_moment(Some((cursor, update.published_at)));
+                    entry.note_moment(cursor, update.published_at, number);
                     return Ok(Some(update.published_at));
                 }
                 // It began before the question, and may not have had it yet.

@@ -36,6 +36,12 @@ pub(super) enum Target {
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Bounds(Bounds),
+    /// A read of what is new found another update than the one that was known, in a topic that holds this; `evidence` is
+    /// that of a journal which went back, as it was when this read began.
+    Other {
+        bounds: Bounds,
+        evidence: u64,
+    },
     /// Pages, one right after the other, of one moment; at least one.
     Pages(Arc<[Arc<SharedPage>]>),
     Stale(Stale),

@@ -9,8 +9,10 @@
 //!   That takes a journal whose reads see everything that was acknowledged before they began, as law J6 demands: none that
 //!   asks a replica which lags.
 //! - After the evidence nothing is served that was remembered before it, and what began before it brings nothing back.
-//! - Other updates that have regrown past the known head are not seen by heads. A cursor that brings the moment of its last
-//!   update shows them.
+//! - Other updates that have regrown up to the known head or past it are not seen by heads. A read of what is new shows them,
+//!   for it looks back at the last update that is known (`mark.rs`): unless that one is large, or was appended through this
+//!   tail after the others. A cursor that brings the moment of its last update shows them too, which is how followers are
+//!   told from each other after the evidence: what they follow may be what is lost.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -38,8 +40,14 @@ pub(crate) struct Alarm {
 
 impl Entry {
     /// Whether what has that number began before a read that showed that the journal went back.
+    ///
+    /// Who is to remember something asks this with the ring locked, for the evidence comes under that lock.
     pub(super) fn distrusts(&self, number: u64) -> bool {
-        number < self.evidence.load(Ordering::SeqCst)
+        number < self.evidence()
+    }
+
+    pub(super) fn evidence(&self) -> u64 {
+        self.evidence.load(Ordering::SeqCst)
     }
 }
 
@@ -58,37 +66,65 @@ impl TailJournal {
         else {
             return;
         };
+        self.forget(entry, &mut ring, found, number);
+        drop(ring);
+        self.tell(&entry.topic, known, found);
+    }
+
+    /// The same if the read of that number found another update than the one that was known when it began, with that
+    /// `evidence`: others who follow what is lost have to be told from those who do not.
+    pub(super) fn notice_others(&self, entry: &Entry, found: Bounds, evidence: u64, number: u64) {
+        let mut ring = entry.ring();
+        if entry.evidence() != evidence {
+            // Somebody else who shares the read has noticed it, or more is known by now.
+            return;
+        }
+        let known = ring.as_ref().map_or(found, Ring::bounds);
+        self.forget(entry, &mut ring, found, number);
+        entry.regrown.fetch_max(number, Ordering::SeqCst);
+        drop(ring);
+        self.tell(&entry.topic, known, found);
+    }
+
+    /// Forgets what is remembered of a topic, of which the read or append of that number has `found` this.
+    fn forget(&self, entry: &Entry, ring: &mut Option<Ring>, found: Bounds, number: u64) {
         let begun = entry.reads.begun();
-        self.replace(&mut ring, Some(Ring::at_head(found, begun, Moment::default())));
+        self.replace(ring, Some(Ring::at_head(found, begun, Moment::default())));
         let mut shelf = entry.shelf();
         self.account(shelf.bytes(), 0);
         *shelf = Default::default();
         drop(shelf);
-        entry.note_moment(None);
+        entry.forget_moments();
         entry.evidence.fetch_max(number, Ordering::SeqCst);
-        drop(ring);
-        self.tell(&entry.topic, known, found);
     }
 
     fn tell(&self, topic: &Topic, known: Bounds, found: Bounds) {
         telemetry::journal_regressed();
         tracing::error!(
             %topic, epoch = %found.epoch, known_head = %known.head, found_head = %found.head,
-            "the journal went back within an epoch: it has lost updates that were acknowledged; whoever has seen them is \
-             told cursor_ahead; draw new epochs if others may have been stored in their place"
+            "the journal went back within an epoch: it has lost updates that were acknowledged, or holds others in their \
+             place; whoever follows what is lost is told cursor_ahead or epoch_mismatch; draw new epochs if others may have \
+             been stored in their place"
         );
         if let Some(alarm) = &self.alarm {
             alarm.ledger.violated(topic, Violation::JournalRegressed, alarm.clock.now());
-            alarm.part.degraded(format!(
-                "the journal went back from head {} to {} of a topic that the log names, and lost what was acknowledged",
-                known.head, found.head
-            ));
+            let lost = if found.head < known.head {
+                format!("went back from head {} to {}", known.head, found.head)
+            } else {
+                format!(
+                    "went back and holds other updates up to head {} than it held up to {}",
+                    found.head, known.head
+                )
+            };
+            let note =
+                format!("the journal {lost} of a topic that the log names, and lost what was acknowledged");
+            alarm.part.degraded(note);
         }
     }
 
     /// How often the journal of a topic that is followed here went back, as a number that grows.
     pub(crate) fn evidence(&self, topic: &Topic) -> u64 {
-        self.known(topic).map_or(0, |entry| entry.evidence.load(Ordering::SeqCst))
+        self.known(topic).map_or(0, |entry| entry.evidence())
     }
 }
 
@@ -96,4 +132,50 @@ impl TailJournal {
 pub(crate) fn inconclusive(topic: &Topic) -> Error {
     let message = format!("what the journal answers about topic {topic} does not agree");
     Error::new(ErrorKind::Unavailable, "tail", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::{
+        journal::{Batch, Journal as _, ReadLimit, Replay, Start},
+        memory::MemoryJournal,
+        position::{Cursor, Watermark},
+        tail::{SharedPage, TailOptions, Wanted},
+        update::{Kind, NewUpdate, Payload, Timestamp},
+    };
+
+    fn updates(count: usize) -> Batch {
+        let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::parse("1").unwrap());
+        Batch::new(vec![update; count]).unwrap()
+    }
+
+    #[test]
+    fn what_passed_the_first_check_before_the_evidence_came_brings_nothing_back_after_it() {
+        let (journal, topic) = (Arc::new(MemoryJournal::new()), Topic::parse("t").unwrap());
+        journal.append(&topic, updates(10), Timestamp::default()).now_or_never().unwrap().unwrap();
+        let tail = TailJournal::new(Arc::<MemoryJournal>::clone(&journal), TailOptions::default());
+        let now = Moment::from_millis(1_000_000);
+        let entry = tail.entry(&topic, now);
+        let bounds = tail.recent_bounds(&topic, now, now).now_or_never().unwrap().unwrap().0;
+        let page = |after| {
+            let start = Start::After(Cursor::new(bounds.epoch, Watermark::new(after).unwrap()));
+            let read = journal.read(&topic, start, ReadLimit::PAGE).now_or_never().unwrap().unwrap();
+            let Replay::Page(page) = read else { panic!("nothing was trimmed") };
+            [Arc::new(SharedPage::new(topic.clone(), page, None))]
+        };
+        // It has read what is lost then, and its question goes on when another read has shown that.
+        let (early, later) = (entry.reads.begin(), entry.reads.begin());
+        assert!(!entry.distrusts(early));
+        let found = Bounds { head: Watermark::new(5).unwrap(), ..bounds };
+        tail.notice(&entry, found, later);
+        tail.absorb(&entry, &page(8), early, now);
+        assert_eq!(entry.ring().as_ref().map(|ring| (ring.bounds(), ring.bytes())), Some((found, 0)));
+        tail.keep_for_others(&entry, &page(0), early);
+        assert_eq!(entry.shelf().bytes(), 0);
+        let lost = Cursor::new(bounds.epoch, Watermark::new(8).unwrap());
+        assert!(!matches!(tail.look(&topic, lost, Wanted::default()), crate::tail::Peek::Found(_)));
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Followed, SharedPage, Wanted};
+use super::{Followed, SharedPage, Wanted, mark::Mark};
 use crate::{
     clock::Moment,
     journal::{Page, ReadLimit},
@@ -46,6 +46,8 @@ pub(super) struct Ring {
     early: BTreeMap<Watermark, Vec<Update>>,
     early_bytes: usize,
     bytes: usize,
+    /// The last update that was let go: where nothing else is here, the one that `start` ends with.
+    let_go: Option<Mark>,
     /// When the journal was last known to end at `bounds.head`.
     confirmed_at: Moment,
 }
@@ -63,6 +65,7 @@ impl Ring {
             early: BTreeMap::new(),
             early_bytes: 0,
             bytes: 0,
+            let_go: None,
             confirmed_at,
         }
     }
@@ -97,6 +100,12 @@ impl Ring {
     /// Where the last page ends.
     fn paged(&self) -> Watermark {
         self.pages.back().map_or(self.start, |page| page.page().end())
+    }
+
+    /// The update that it ends with, if that was ever here.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        let last = self.fresh.last().or_else(|| self.pages.back()?.page().updates.last());
+        last.map(Mark::of).or(self.let_go)
     }
 
     /// Whether it has the update after `watermark`.
@@ -271,7 +280,7 @@ impl Ring {
 
     /// Lets go of every update; what follows is read from the journal.
     pub(super) fn clear(&mut self) {
-        self.start = self.end();
+        (self.start, self.let_go) = (self.end(), self.mark());
         self.pages.clear();
         self.fresh = Vec::new();
         self.early.clear();
@@ -281,6 +290,7 @@ impl Ring {
     fn forget_oldest(&mut self) -> usize {
         let Some(oldest) = self.pages.pop_front() else { return 0 };
         self.start = oldest.page().end();
+        self.let_go = oldest.page().updates.last().map(Mark::of);
         self.bytes -= oldest.bytes();
         oldest.bytes()
     }

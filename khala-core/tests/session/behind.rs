@@ -342,3 +342,36 @@ fn a_replay_that_is_put_off_reads_nothing_whatever_its_cursor_says() {
     }
     assert_eq!(host.store.reads(), before);
 }
+
+#[test]
+fn what_cannot_be_told_of_a_cursor_is_not_read_and_what_was_told_is_remembered() {
+    let host = forgetful();
+    (0..3).for_each(|_| host.publish("t", 1_000));
+    let now = host.khala.now().as_millis();
+    let cursors = [1_000, 1_500, 2_000].map(|watermark| says(cursor(&host, "t", watermark), now));
+    let join_all = || {
+        let before = host.store.reads();
+        for request in &cursors {
+            assert_eq!(host.connect(HOUR).join("t", request)[0][4]["status"], "ok");
+        }
+        host.store.reads() - before
+    };
+    assert!(join_all() >= 3);
+    assert_eq!(join_all(), 0, "which updates these are, and what follows them, was read");
+    let other = says(cursor(&host, "t", 1_500), now - 1);
+    assert_eq!(
+        host.connect(HOUR).join("t", &other)[0][4]["response"]["reason_codes"],
+        json!(["epoch_mismatch"])
+    );
+    assert_eq!(join_all(), 0);
+
+    // All of it is trimmed: whoever stands at the head ends with what is not there.
+    let keep = Keep::everything().with_updates(0);
+    host.khala.journal().trim(&topic("t"), keep, host.khala.now()).now_or_never().unwrap().unwrap();
+    let before = host.store.reads();
+    for _ in 0..20 {
+        let answer = host.connect(HOUR).join("t", &says(cursor(&host, "t", 3_000), now));
+        assert_eq!(answer[0][4]["status"], "ok");
+    }
+    assert_eq!(host.store.reads(), before);
+}

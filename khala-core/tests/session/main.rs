@@ -23,6 +23,7 @@ mod memory;
 mod model;
 mod pair;
 mod regression;
+mod regrown;
 mod revoked;
 mod rig;
 mod rules;

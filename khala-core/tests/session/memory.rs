@@ -5,10 +5,15 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use khala_core::{
     Append, Batch, Cursor, Followed, Journal as _, Khala, Kind, MemoryBudget, MemoryJournal, MemoryPart,
-    Moment, NewUpdate, Payload, Peek, Timestamp, Topic, Wanted, Watermark,
+    Moment, NewUpdate, Payload, Peek, ReplayOptions, Timestamp, Topic, Wanted, Watermark,
 };
+use serde_json::json;
 
-use crate::clock::TestClock;
+use crate::{
+    clock::TestClock,
+    guards::Ledger,
+    host::{HOUR, Host, seconds, seqs},
+};
 
 const NOW: Moment = Moment::from_millis(1_000_000);
 const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Moment::from_millis(0) };
@@ -134,4 +139,33 @@ fn the_tail_leaves_half_of_the_budget_to_others() {
     for topic in &topics {
         assert_eq!(rig.seqs(topic), (1..=20).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn history_that_waits_for_others_makes_room_for_those_who_come() {
+    let limit = 8 << 20;
+    let budget = MemoryBudget::new(Some(limit));
+    let mut host = Host::built(200, Ledger::default(), |khala| {
+        khala.with_memory(budget.clone()).with_replays(ReplayOptions::default().with_beside_appends(None))
+    });
+    let names = ["a", "b", "c", "d"];
+    for name in names.iter().chain(&["e"]) {
+        (0..3).for_each(|_| host.publish(name, 1_000));
+    }
+    // They take little, so what was read ahead for them waits; nothing of what is new is held.
+    let mut slow: Vec<_> = names.iter().map(|_| host.connect(HOUR)).collect();
+    for (peer, name) in slow.iter_mut().zip(names) {
+        peer.take(2);
+        peer.join(name, &json!({"from": "floor"}));
+    }
+    let held = budget.taken_by(MemoryPart::Tail);
+    assert!(held > 1 << 20, "{held}");
+    let mut bodies = budget.share(MemoryPart::Bodies);
+    bodies.hold(limit - held / 2);
+    assert!(budget.is_spent());
+    let mut other = host.connect(HOUR);
+    let mut sent = other.join("e", &json!({"from": "floor"}));
+    host.pass(seconds(1), &mut [&mut other]);
+    sent.extend(other.sent());
+    assert_eq!(seqs(&sent).len(), 3_000, "it does not wait for the bodies");
 }

@@ -547,3 +547,60 @@ fn a_read_that_began_before_the_evidence_brings_nothing_back() {
     let (known, _) = rig.tail.recent_bounds(&topic, NOW, later).now_or_never().unwrap().unwrap();
     assert_eq!(known.head, at(start, 5).watermark);
 }
+
+#[test]
+fn a_read_of_what_is_new_looks_back_at_one_update_and_is_whole_nevertheless() {
+    let rig = Rig::new(TailOptions::default());
+    let start = rig.bounds("t").at_head();
+    rig.follow("t", start, since(NOW));
+    let head = rig.append("t", updates(1, 10));
+    assert_eq!(seqs(&page(rig.follow("t", start, heard(head)))), [1]);
+    // A full page, in one read.
+    let head = rig.append("t", updates(150, 10));
+    let before = (rig.store.reads(), rig.store.updates.load(Ordering::Relaxed));
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 1), heard(head)))).len(), 150);
+    let after = (rig.store.reads(), rig.store.updates.load(Ordering::Relaxed));
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1, 151));
+    // An update that no page has room for beside another.
+    let head = rig.append("t", updates(1, 3 << 20));
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 151), heard(head)))), [152]);
+    // That one is too large to be read twice.
+    let before = rig.store.updates.load(Ordering::Relaxed);
+    let head = rig.append("t", updates(1, 10));
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 152), heard(head)))), [153]);
+    assert_eq!(rig.store.updates.load(Ordering::Relaxed) - before, 1);
+    // What is looked back at was trimmed.
+    let head = rig.append("t", updates(2, 10));
+    rig.trim("t", 2);
+    assert_eq!(seqs(&page(rig.follow("t", at(start, 153), heard(head)))), [154, 155]);
+    rig.trim("t", 0);
+    let later = NOW.plus(Duration::from_secs(9));
+    assert!(matches!(rig.follow_at("t", head, since(later), later), Followed::CaughtUp { .. }));
+}
+
+#[test]
+fn other_updates_in_the_place_of_those_that_are_held_are_noticed_also_where_they_were_let_go() {
+    for forgets in [false, true] {
+        let rig = Rig::new(TailOptions::default().with_total_bytes(if forgets { 1 } else { 1 << 20 }));
+        let start = rig.bounds("t").at_head();
+        rig.follow("t", start, since(NOW));
+        let (lost, backup) = ten_of_which_five_will_be_lost(&rig);
+        rig.follow("t", start, ANY_AGE);
+        if forgets {
+            // What another topic is filled with takes its place.
+            rig.follow("u", rig.bounds("u").at_head(), since(NOW));
+            let head = rig.append("u", updates(1, 10));
+            rig.follow("u", at(head, 0), heard(head));
+            assert!(!rig.in_memory("t", at(start, 0)));
+        }
+        rig.store.go_back(backup);
+        rig.append("t", updates(6, 11));
+        let head = rig.bounds("t").at_head();
+        let Followed::Stale(stale) = rig.follow("t", lost, heard(head)) else {
+            panic!("it follows what was lost")
+        };
+        assert_eq!((stale.reasons, stale.bounds.head), (vec![StaleReason::EpochMismatch], head.watermark));
+        assert!(!rig.in_memory("t", at(start, 5)), "what was lost is served to nobody");
+        assert_eq!(rig.follow_all("t", start).iter().map(|page| seqs(page).len()).sum::<usize>(), 11);
+    }
+}
