@@ -126,11 +126,12 @@ impl Part {
         self.set(Condition::Failed(reason.into()));
     }
 
-    /// It has ended or panicked, which `how` says, and is started again: logged, and counted in
-    /// [`telemetry::TASK_RESTARTS`]. Until it runs, it is `meanwhile` with the reason.
-    pub fn restarts(&self, how: &str, meanwhile: fn(String) -> Condition) {
+    /// It has panicked, with that message, or has ended by itself, and is started again: logged, and counted in
+    /// [`telemetry::TASK_RESTARTS`]. Until it runs, it is `meanwhile` with the reason. The message is for the log alone.
+    pub fn restarts(&self, panic: Option<&str>, meanwhile: fn(String) -> Condition) {
         telemetry::task_restarted(self.name);
-        tracing::error!(task = self.name, how, "a task is started again");
+        let how = if panic.is_some() { "panicked" } else { "ended by itself" };
+        tracing::error!(task = self.name, how, message = panic, "a task is started again");
         self.set(meanwhile(format!("{} {how}", self.name)));
     }
 
@@ -140,7 +141,13 @@ impl Part {
         if before.as_ref() == Some(&condition) {
             return;
         }
-        telemetry::part_healthy(self.name, condition == Condition::Healthy);
+        // The metric is of all parts of that name: each writer of a pool is one.
+        let healthy = self
+            .health
+            .report()
+            .iter()
+            .all(|(name, condition)| *name != self.name || *condition == Condition::Healthy);
+        telemetry::part_healthy(self.name, healthy);
         match condition {
             Condition::Healthy => tracing::info!(part = self.name, "a part of this node works again"),
             Condition::Degraded(reason) => {
@@ -180,14 +187,11 @@ pub async fn supervise<Fut: Future<Output = ()>>(
     loop {
         let begun = clock.moment();
         let ended = AssertUnwindSafe(task()).catch_unwind().await;
-        let how = match &ended {
-            Ok(()) => "ended by itself".to_owned(),
-            Err(panic) => format!("panicked: {}", panic_message(&**panic)),
-        };
+        let panic = ended.as_ref().err().map(|panic| panic_message(&**panic));
         if clock.moment().since(begun) >= RAN_WELL {
             rest = RESTS.0;
         }
-        part.restarts(&how, while_down);
+        part.restarts(panic, while_down);
         clock.sleep(rest).await;
         rest = (rest * 2).min(most);
         part.healthy();

@@ -147,9 +147,9 @@ impl Log {
         self.due.is_some_and(|due| due > Timestamp::default())
     }
 
-    /// Whether nothing is kept but its epoch and its head.
-    fn holds_nothing(&self) -> bool {
-        let no_documents = self.documents.values().all(|document| document.deleted);
+    /// Whether nothing is kept but its epoch and its head, and tombstones that are never to go.
+    fn holds_nothing(&self, tombstones_go: bool) -> bool {
+        let no_documents = self.documents.values().all(|document| document.deleted && !tombstones_go);
         self.updates.is_empty() && self.receipts.is_empty() && no_documents
     }
 
@@ -368,7 +368,7 @@ impl Journal for MemoryJournal {
             };
             let idle_since = *log.idle_since.get_or_insert(*seen_at);
             let retires = log.was_put_off() && retire_idle_since.is_some_and(|since| idle_since <= since);
-            if log.due.is_some() && retires && log.holds_nothing() {
+            if log.due.is_some() && retires && log.holds_nothing(tombstones.is_some()) {
                 log.due = None;
                 retired += 1;
             } else if log.due.is_some() {

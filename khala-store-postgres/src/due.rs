@@ -7,7 +7,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use khala_core::{CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Error, Settled, Timestamp};
+use khala_core::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Error, Settled, Timestamp};
 use sqlx::PgConnection;
 
 use crate::{
@@ -76,11 +76,16 @@ impl Work for Step<'_> {
         if column::<i64>(&stands, 0)? != int(self.rules) {
             let unsettled = query(&sql.unsettle).bind(most(STEP_TOPICS)).execute(&mut *conn).await?;
             let more = unsettled.rows_affected() == STEP_TOPICS as u64;
+            // Somebody else may have one of them locked.
+            let left = more || {
+                let left = query(&sql.any_put_off).fetch_one(&mut *conn).await?;
+                column::<bool>(&left, 0)?
+            };
             // Until the last of them is due, no rules are named: then everything is due for everybody.
-            let named = if more { 0 } else { int(self.rules) };
+            let named = if left { 0 } else { int(self.rules) };
             query(&sql.set_rules).bind(named).execute(&mut *conn).await?;
-            if more {
-                return Ok(None);
+            if left {
+                return Ok(if more { None } else { Some(0) });
             }
         }
         if self.settled.is_empty() {
@@ -98,6 +103,7 @@ impl Work for Step<'_> {
                 self.settled.iter().map(|settled| settled.retire_idle_since.map(moment)).collect::<Vec<_>>(),
             )
             .bind(self.settled.iter().map(|settled| settled.tombstones.map(millis)).collect::<Vec<_>>())
+            .bind(millis(CLOCKS_APART))
             .fetch_all(conn)
             .await?;
         let mut retired = 0;

@@ -305,10 +305,12 @@ statements! {
     /// Names the rules under which topics are put off from here on.
     set_rules = "UPDATE {khala}.meta SET rules = $1 WHERE rules <> $1";
 
-    /// Makes some topics due that were put off. Who has one of them locked appends to it, or puts it off under the rules that
-    /// are locked here: it is waited for.
+    /// Makes some topics due that were put off, but for those that somebody else has locked: nobody is waited for.
     unsettle = "UPDATE {khala}.topic SET due_at = 0 WHERE topic_id IN (
-             SELECT topic_id FROM {khala}.topic WHERE due_at > 0 ORDER BY topic LIMIT $1 FOR NO KEY UPDATE)";
+             SELECT topic_id FROM {khala}.topic WHERE due_at > 0 ORDER BY topic LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)";
+
+    /// Whether any topic is put off.
+    any_put_off = "SELECT EXISTS (SELECT FROM {khala}.topic WHERE due_at > 0)";
 
     /// Puts topics off that have not moved (J21), none further than until its oldest dedup key whose update is gone is to be
     /// forgotten, or its oldest tombstone whose update is gone is to go. One that was put off, has not moved since then and holds nothing is retired (J22). Who has one of them locked
@@ -325,12 +327,16 @@ statements! {
                  WHEN t.due_at > 0 AND t.idle_since <= l.idle AND t.floor = t.head
                      AND NOT EXISTS (SELECT FROM {khala}.receipt r WHERE r.topic_id = t.topic_id)
                      AND NOT EXISTS (SELECT FROM {khala}.document d WHERE d.topic_id = t.topic_id AND NOT d.deleted)
+                     AND (l.tombstones IS NULL OR NOT EXISTS (
+                         SELECT FROM {khala}.document d WHERE d.topic_id = t.topic_id AND d.deleted))
                  THEN NULL
                  ELSE least(l.due, (
                      SELECT r.written_at + $5 FROM {khala}.receipt r
-                     WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor ORDER BY r.last_seq LIMIT 1), (
+                     WHERE r.topic_id = t.topic_id AND r.last_seq <= t.floor AND r.written_at <= l.seen_at + $9
+                     ORDER BY r.last_seq LIMIT 1), (
                      SELECT d.published_at + l.tombstones + 1 FROM {khala}.document d
-                     WHERE d.topic_id = t.topic_id AND d.deleted AND d.seq <= t.floor ORDER BY d.seq LIMIT 1))
+                     WHERE d.topic_id = t.topic_id AND d.deleted AND d.seq <= t.floor AND d.published_at <= l.seen_at + $9
+                     ORDER BY d.seq LIMIT 1))
              END,
              idle_since = CASE WHEN t.due_at > 0 THEN t.idle_since ELSE l.seen_at END
          FROM locked l WHERE t.topic_id = l.topic_id AND t.head = l.head
@@ -378,18 +384,22 @@ statements! {
     /// The floor rises in the transaction that removes the updates up to it (J11, J14). The head stays (J13).
     raise_floor = "UPDATE {khala}.topic SET floor = $2, bytes = $3 WHERE topic_id = $1";
 
-    /// Forgets, of the oldest receipts whose updates are gone, those that are old enough: so one look is bounded, and one that
-    /// a clock out of step made look younger keeps none but itself.
-    remove_receipts = "DELETE FROM {khala}.receipt r USING (
-             SELECT topic_id, dedup, written_at FROM {khala}.receipt
-             WHERE topic_id = $1 AND last_seq <= $2 ORDER BY last_seq LIMIT $4) AS oldest
-         WHERE r.topic_id = oldest.topic_id AND r.dedup = oldest.dedup AND oldest.written_at <= $3";
+    /// Forgets, of the oldest receipts whose updates are gone, those that are old enough, and those of a clock that was ahead
+    /// with what follows them.
+    remove_receipts = "DELETE FROM {khala}.receipt r
+         WHERE r.topic_id = $1 AND (r.written_at <= $3 OR r.written_at > $5) AND r.last_seq <= (
+             SELECT max(o.last_seq) FROM (
+                 SELECT last_seq, written_at FROM {khala}.receipt
+                 WHERE topic_id = $1 AND last_seq <= $2 AND written_at <= $5 ORDER BY last_seq LIMIT $4) AS o
+             WHERE o.written_at <= $3)";
 
     /// Removes, of the oldest tombstones whose updates are gone, those that are old enough (D5), as with receipts.
-    remove_tombstones = "DELETE FROM {khala}.document d USING (
-             SELECT topic_id, doc_key, published_at FROM {khala}.document
-             WHERE topic_id = $1 AND deleted AND seq <= $2 ORDER BY seq LIMIT $4) AS oldest
-         WHERE d.topic_id = oldest.topic_id AND d.doc_key = oldest.doc_key AND oldest.published_at < $3";
+    remove_tombstones = "DELETE FROM {khala}.document d
+         WHERE d.topic_id = $1 AND d.deleted AND (d.published_at < $3 OR d.published_at > $5) AND d.seq <= (
+             SELECT max(o.seq) FROM (
+                 SELECT seq, published_at FROM {khala}.document
+                 WHERE topic_id = $1 AND deleted AND seq <= $2 AND published_at <= $5 ORDER BY seq LIMIT $4) AS o
+             WHERE o.published_at < $3)";
 
     /// Where a checkpoint stands (C2, C3).
     checkpoint = "SELECT source_epoch, source_watermark, version, summary_hash FROM {khala}.checkpoint

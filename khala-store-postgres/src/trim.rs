@@ -19,6 +19,8 @@ use crate::{
 
 /// The most rows that one step removes, or weighs.
 const STEP_ROWS: usize = 500;
+/// How often a plan may find that a trim came between its two questions.
+const GAPS: u32 = 16;
 /// The most bytes that one step removes, or weighs, but for its first update.
 const STEP_BYTES: u64 = 4 << 20;
 
@@ -104,7 +106,7 @@ impl Order<'_> {
 
     /// What a trim would do now.
     pub(crate) async fn plan(&self, database: &Database) -> Result<Trimmed, Fault> {
-        let (sql, mut before) = (&database.sql, None);
+        let (sql, mut before, mut gaps) = (&database.sql, None, 0);
         loop {
             let rows = database.rows(|| query(&sql.look_at_topic).bind(self.topic.as_str())).await?;
             let Some(found) = rows.first() else { return Ok(self.untouched().trimmed) };
@@ -117,6 +119,13 @@ impl Order<'_> {
             // Trimmed meanwhile: what is read then begins later than it should, and is read again.
             let first = oldest.first().map(|found| row::seq(found, 0)).transpose()?;
             if first.is_some_and(|first| progress.trimmed.bounds.floor.next() != Some(first)) {
+                gaps += 1;
+                if gaps == GAPS {
+                    return Err(Fault::corrupt(format!(
+                        "the log of {} does not begin after its floor",
+                        self.topic
+                    )));
+                }
                 before = None;
                 continue;
             }
@@ -180,7 +189,8 @@ impl Order<'_> {
                 .bind(topic.id)
                 .bind(int(bounds.floor.as_u64()))
                 .bind(int(self.now.minus(DEDUP_FOR).as_millis()))
-                .bind(STEP_ROWS as i64);
+                .bind(STEP_ROWS as i64)
+                .bind(int(self.now.plus(CLOCKS_APART).as_millis()));
             progress.done = forgotten.execute(&mut *conn).await?.rows_affected() < STEP_ROWS as u64;
         }
         if let Some(age) = self.keep.tombstones.filter(|_| progress.done) {
@@ -188,7 +198,8 @@ impl Order<'_> {
                 .bind(topic.id)
                 .bind(int(bounds.floor.as_u64()))
                 .bind(int(self.now.minus(age).as_millis()))
-                .bind(STEP_ROWS as i64);
+                .bind(STEP_ROWS as i64)
+                .bind(int(self.now.plus(CLOCKS_APART).as_millis()));
             progress.done = removed.execute(conn).await?.rows_affected() < STEP_ROWS as u64;
         }
         Ok(progress)

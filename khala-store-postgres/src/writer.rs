@@ -244,7 +244,7 @@ impl Desk {
             if begun.elapsed() > most {
                 rest = RESTS.0;
             }
-            part.restarts(&format!("panicked: {}", panic_message(&*panic)), Condition::Failed);
+            part.restarts(Some(panic_message(&*panic)), Condition::Failed);
             sleep(rest).await;
             rest = (rest * 2).min(most);
             part.healthy();

@@ -7,7 +7,7 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled, Timestamp};
+use khala_core::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
@@ -37,10 +37,10 @@ pub(crate) fn page(
         while let Some(found) = rows.next()? {
             looked_at += 1;
             // Told whatever it holds.
-            let name = || -> Result<String, Fault> {
-                Ok(String::from_utf8_lossy(row::text_bytes(found, 0)?).into_owned())
-            };
-            let at = Timestamp::from_millis(found.get::<_, i64>(4)?.max(0).cast_unsigned());
+            let name = || row::told(found, 0);
+            // What is no moment is due.
+            let at = found.get_ref(4)?.as_i64().unwrap_or_default();
+            let at = Timestamp::from_millis(at.max(0).cast_unsigned());
             if looked_at == limit.get() {
                 page.next = Some(DueAfter { at, name: name()? });
             }
@@ -54,8 +54,7 @@ pub(crate) fn page(
 }
 
 /// One step of putting topics off, in the transaction that is open on `conn`: while any is put off under other rules, it makes
-/// some of those due; then it puts all of these off,
-/// and says how many it retired.
+/// some of those due; then it puts all of these off, and says how many it retired.
 pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Result<Option<u64>, Fault> {
     if stands(conn)? != Some(int(rules)) {
         let unsettled = conn.prepare_cached(sql::UNSETTLE)?.execute([STEP_TOPICS])?;
@@ -77,6 +76,7 @@ pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Resu
             moment(*seen_at),
             retire_idle_since.map(moment),
             tombstones.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2)),
+            moment(seen_at.plus(CLOCKS_APART)),
         ];
         retired += u64::from(settle.query_row(named, |row| row.get(0)).optional()?.unwrap_or(false));
     }

@@ -15,6 +15,8 @@ pub(crate) const BACKEND: &str = "sqlite";
 pub(crate) enum Fault {
     Said(Error),
     Sqlite(rusqlite::Error),
+    /// What was asked for is committed, and it is not known whether it will be found again.
+    Unsure(Error),
 }
 
 impl Fault {
@@ -24,10 +26,18 @@ impl Fault {
         Self::Said(error(ErrorKind::Corrupt, format!("the database contradicts itself: {what}. {RESTORE}")))
     }
 
+    /// The same of a transaction that is committed.
+    pub(crate) fn unsure(self) -> Self {
+        let error = Error::from(self);
+        let message = format!("stored, and perhaps not for good: {error}");
+        Self::Unsure(Error::caused_by(ErrorKind::Unavailable, BACKEND, message, error))
+    }
+
     /// Whether this is of one request's own making, so that others in its group may fare better.
     pub(crate) fn is_of_one_request(&self) -> bool {
         match self {
             Self::Said(_) => true,
+            Self::Unsure(_) => false,
             Self::Sqlite(fault) => matches!(
                 fault.sqlite_error_code(),
                 None | Some(ErrorCode::ConstraintViolation | ErrorCode::DatabaseCorrupt | ErrorCode::TooBig)
@@ -40,7 +50,7 @@ impl Fault {
     /// Only of what was made of a row that was read: reading one is a fault of the database.
     pub(crate) fn is_of_the_row(&self) -> bool {
         match self {
-            Self::Said(error) => error.kind() == ErrorKind::Corrupt,
+            Self::Said(error) | Self::Unsure(error) => error.kind() == ErrorKind::Corrupt,
             Self::Sqlite(fault) => fault.sqlite_error_code().is_none(),
         }
     }
@@ -74,7 +84,7 @@ impl From<Error> for Fault {
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = match fault {
-            Fault::Said(error) => error,
+            Fault::Said(error) | Fault::Unsure(error) => error,
             Fault::Sqlite(fault) => {
                 let (kind, message) = explain(&fault);
                 Self::caused_by(kind, BACKEND, message, fault)

@@ -87,7 +87,7 @@ impl Readers {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
-        self.site.stands()?;
+        self.site.admit_reader()?;
         let (answer, answered) = oneshot::channel();
         let (idle, site, turns) = (Arc::clone(&self.idle), Arc::clone(&self.site), Arc::clone(&self.turns));
         let on = move |turn| {

@@ -167,6 +167,14 @@ pub(crate) fn text_bytes<'r>(row: &'r Row<'_>, at: usize) -> Result<&'r [u8], Fa
     }
 }
 
+/// What a column of text holds, whatever that is, to be told.
+pub(crate) fn told(row: &Row<'_>, at: usize) -> Result<String, Fault> {
+    Ok(match row.get_ref(at)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => other.data_type().to_string(),
+    })
+}
+
 pub(crate) fn optional<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, Fault> {
     row.get_ref(at)?
         .as_str_or_null()

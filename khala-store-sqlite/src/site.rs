@@ -1,7 +1,8 @@
 //! Whether the files that are open are still the ones at their paths.
 //!
 //! A handle goes on to work after its file was removed or replaced: what is written to it then, nobody can ever open.
-//! SQLite does not look. So the store does: after each commit, before anybody is told of it, and once a second.
+//! SQLite does not look. So the store does: in each transaction that writes, after its commit before anybody is told of it, and
+//! once a second.
 //!
 //! # Invariants
 //! - Nobody is told of a commit that is only in a file that nobody else can open.
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,7 +32,7 @@ use crate::{
 /// How often the files are looked at while nothing is written.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
-/// A look that is not older tells enough to begin a transaction.
+/// A look that is not older tells enough to begin to read.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// The files that a store has open.
@@ -44,8 +45,13 @@ pub(crate) struct Site {
     opened: Instant,
     /// When they were looked at last, in milliseconds since `opened`.
     looked_at: AtomicU64,
+    /// Whether the log, or its index, is gone.
+    without_log: AtomicBool,
+    without_log_told: AtomicBool,
+    /// Whether somebody has asked the writer to see to it.
+    asked: AtomicBool,
     /// Why nothing is read or written any more.
-    lost: OnceLock<String>,
+    lost: OnceLock<Lost>,
 }
 
 /// A path, and the file that was there when it was opened.
@@ -63,9 +69,18 @@ type File = (u64, u64);
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     AsItWas,
-    /// There is no write-ahead log, or no index of it, and nobody has begun another.
+    /// There is no write-ahead log, or no index of it, and nobody has written to another.
     NoLog,
-    Lost(String),
+    Lost(Lost),
+}
+
+/// Why a store has stopped.
+#[derive(Debug, PartialEq, Eq)]
+struct Lost {
+    /// For readiness, which tells everybody: without a path.
+    told: &'static str,
+    /// For the log, and for the host of the store.
+    reason: String,
 }
 
 impl Site {
@@ -78,12 +93,19 @@ impl Site {
             path.push(ending);
             Place::now(path.into())
         });
+        Self::over(Place::now(path.to_owned()), beside, part)
+    }
+
+    fn over(database: Place, beside: [Place; 2], part: Part) -> Self {
         Self {
-            database: Place::now(path.to_owned()),
+            database,
             beside,
             part,
             opened: Instant::now(),
             looked_at: AtomicU64::new(0),
+            without_log: AtomicBool::new(false),
+            without_log_told: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             lost: OnceLock::new(),
         }
     }
@@ -92,54 +114,58 @@ impl Site {
     pub(crate) fn stands(&self) -> Result<(), Fault> {
         match self.lost.get() {
             None => Ok(()),
-            Some(reason) => Err(error(ErrorKind::Unavailable, reason.as_str()).into()),
+            Some(lost) => Err(error(ErrorKind::Unavailable, lost.reason.as_str()).into()),
         }
     }
 
-    /// Whether a transaction may begin.
-    pub(crate) fn admit(&self) -> Result<(), Fault> {
-        let since = self
-            .opened
-            .elapsed()
-            .saturating_sub(Duration::from_millis(self.looked_at.load(Ordering::Relaxed)));
-        if since > FRESH
-            && let Found::Lost(reason) = self.look()
-        {
-            self.lose(reason);
+    /// Whether the store may be read.
+    pub(crate) fn admit_reader(&self) -> Result<(), Fault> {
+        let looked_at = Duration::from_millis(self.looked_at.load(Ordering::Relaxed));
+        if self.opened.elapsed().saturating_sub(looked_at) > FRESH {
+            self.check()?;
+        }
+        self.stands()
+    }
+
+    /// Before a transaction begins that writes: where there is no log, what is committed is in the database file before more is.
+    pub(crate) fn prepare(&self, conn: &Connection) -> Result<(), Fault> {
+        self.stands()?;
+        if self.without_log.load(Ordering::Relaxed) { self.copy_log(conn) } else { Ok(()) }
+    }
+
+    /// Whether the files are still the ones that were opened: asked under the write lock, so that nobody writes in between.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        match self.look() {
+            Found::AsItWas => {}
+            Found::NoLog => self.without_log.store(true, Ordering::Relaxed),
+            Found::Lost(lost) => self.lose(lost),
         }
         self.stands()
     }
 
     /// What `conn` has committed is where others find it: asked before anybody is told of it.
     pub(crate) fn confirm(&self, conn: &Connection) -> Result<(), Fault> {
-        self.stands()?;
-        match self.look() {
-            Found::AsItWas => Ok(()),
-            Found::NoLog => self.copy_log(conn),
-            Found::Lost(reason) => {
-                self.lose(reason);
-                self.stands()
-            }
-        }
+        self.check()?;
+        self.prepare(conn)
     }
 
-    /// Whether anything is other than it was, so that [`confirm`](Self::confirm) has something to do.
-    pub(crate) fn differs(&self) -> bool {
-        self.lost.get().is_none() && self.look() != Found::AsItWas
+    /// Whether the writer should be asked to [`confirm`](Self::confirm), although it writes nothing. Once at a time.
+    pub(crate) fn wants_writer(&self) -> bool {
+        let differs = self.lost.get().is_none() && self.look() != Found::AsItWas;
+        differs && !self.asked.swap(true, Ordering::Relaxed)
+    }
+
+    /// The writer has seen to it.
+    pub(crate) fn has_writer(&self) {
+        self.asked.store(false, Ordering::Relaxed);
     }
 
     /// For a database that is in no file.
     #[cfg(test)]
     pub(crate) fn of_none() -> Self {
         let place = || Place { path: PathBuf::new(), file: None };
-        Self {
-            database: place(),
-            beside: [place(), place()],
-            part: khala_core::health::Health::new().part("store_file"),
-            opened: Instant::now(),
-            looked_at: AtomicU64::new(0),
-            lost: OnceLock::new(),
-        }
+        let part = khala_core::health::Health::new().part("store_file");
+        Self::over(place(), [place(), place()], part)
     }
 
     fn look(&self) -> Found {
@@ -149,42 +175,54 @@ impl Site {
             return Found::AsItWas;
         }
         let shown = self.database.path.display();
+        let lost = |told, reason| Found::Lost(Lost { told, reason });
         match there(&self.database.path) {
             Ok(Some(found)) if Some(found.file) == self.database.file => {}
             Ok(found) => {
-                let became = if found.is_some() { "replaced by another file" } else { "removed" };
-                return Found::Lost(format!(
+                let (told, became) = match found {
+                    Some(_) => {
+                        ("the database file was replaced while it was open", "replaced by another file")
+                    }
+                    None => ("the database file was removed while it was open", "removed"),
+                };
+                let reason = format!(
                     "the database file {shown} was {became} while it was open. Nothing is read or written any more. Put the \
                      right file there and start this process again"
-                ));
+                );
+                return lost(told, reason);
             }
             Err(fault) => {
-                return Found::Lost(format!(
+                let reason = format!(
                     "the database file {shown} cannot be looked at any more ({fault}), so that it may be another one. Nothing is \
                      read or written any more. Mend that and start this process again"
-                ));
+                );
+                return lost("the database file cannot be looked at any more", reason);
             }
         }
         let mut found = Found::AsItWas;
         for place in self.beside.iter().filter(|place| place.file.is_some()) {
+            let path = place.path.display();
             match there(&place.path) {
                 Ok(Some(there)) if Some(there.file) == place.file => {}
                 // An empty one holds nothing that somebody else has written.
                 Ok(None) => found = Found::NoLog,
                 Ok(Some(there)) if there.is_empty => found = Found::NoLog,
                 Ok(Some(_)) => {
-                    return Found::Lost(format!(
-                        "{} was removed while it was open, and another process has begun a new one. Nothing is read or written \
-                         any more, so that neither spoils what the other has written. Start this process again",
-                        place.path.display()
-                    ));
+                    let reason = format!(
+                        "{path} was removed while it was open, and another process has begun a new one. Nothing is read or \
+                         written any more, so that neither spoils what the other has written. Start this process again"
+                    );
+                    return lost(
+                        "the write-ahead log was removed while it was open, and another process has begun a new one",
+                        reason,
+                    );
                 }
                 Err(fault) => {
-                    let path = place.path.display();
-                    return Found::Lost(format!(
-                        "{path} cannot be looked at any more ({fault}). Nothing is read or written any more. Mend that and start \
-                         this process again"
-                    ));
+                    let reason = format!(
+                        "{path} cannot be looked at any more ({fault}). Nothing is read or written any more. Mend that and \
+                         start this process again"
+                    );
+                    return lost("the write-ahead log cannot be looked at any more", reason);
                 }
             }
         }
@@ -193,31 +231,37 @@ impl Site {
 
     /// Copies what is committed into the database file and syncs that.
     fn copy_log(&self, conn: &Connection) -> Result<(), Fault> {
+        let [log, index] = &self.beside;
+        let (log, index) = (log.path.display(), index.path.display());
+        let told = "the write-ahead log, or its index, was removed while it was open. Each commit goes into the database file at \
+                    once, which is slow. Start this process again, so that there is a log again";
+        if !self.without_log_told.swap(true, Ordering::Relaxed) {
+            tracing::error!(%log, %index, "one of these was removed while it was open: each commit is copied at once");
+        }
         let copied = conn.query_row(sql::COPY_LOG, [], |row| {
             let (busy, written, copied): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             Ok(!busy && written == copied)
-        })?;
-        let [log, index] = &self.beside;
-        let reason = format!(
-            "{} or {} was removed while it was open. All that is committed goes into the database file at once, which is slow. \
-             Start this process again, so that there is a log again",
-            log.path.display(),
-            index.path.display()
-        );
+        });
+        self.part.degraded(told);
+        let copied = copied?;
         if copied {
-            self.part.degraded(reason);
             return Ok(());
         }
-        let reason =
-            format!("{reason}. Somebody reads for so long that it could not be copied now; try again");
-        self.part.degraded(reason.as_str());
+        let reason = format!(
+            "{log} or {index} was removed while it was open, and somebody reads for so long that what is committed could not be \
+             copied into the database file now; try again"
+        );
         Err(error(ErrorKind::Unavailable, reason).into())
     }
 
-    fn lose(&self, reason: String) {
-        self.part.failed(reason.as_str());
-        // Whoever is second finds the reason of the first.
-        let _ = self.lost.set(reason);
+    fn lose(&self, lost: Lost) {
+        if self.lost.get().is_some() {
+            return;
+        }
+        self.part.failed(format!("{}; the log says more", lost.told));
+        tracing::error!(reason = lost.reason, "the files of the store are not the ones that it opened");
+        // A second one that came meanwhile finds the reason of the first.
+        let _ = self.lost.set(lost);
     }
 
     /// Closes a connection, without copying a log over what is no longer its file.

@@ -211,7 +211,8 @@ pub(crate) const ADD_TOPIC: &str =
     "INSERT INTO khala_topic (topic, epoch, floor, head, bytes, moved) VALUES (?1, ?2, 0, 0, 0, 0)";
 
 /// The mark that this transaction's moved topics get: higher than any before, since writers come one by one.
-pub(crate) const NEXT_MARK: &str = "SELECT coalesce(max(moved), 0) + 1 FROM khala_topic";
+pub(crate) const NEXT_MARK: &str =
+    "SELECT coalesce(max(moved), 0) + 1 FROM khala_topic WHERE moved < 4611686018427387904";
 
 /// The head moves in the transaction that stores the updates up to it (J6, J7): once per topic and group.
 pub(crate) const MOVE_HEAD: &str =
@@ -297,13 +298,17 @@ pub(crate) const SETTLE: &str = "UPDATE khala_topic SET
              WHEN due_at > 0 AND idle_since <= ?7 AND floor = head
                  AND NOT EXISTS (SELECT * FROM khala_receipt AS r WHERE r.topic_id = khala_topic.topic_id)
                  AND NOT EXISTS (SELECT * FROM khala_document AS d WHERE d.topic_id = khala_topic.topic_id AND d.deleted = 0)
+                 AND (?8 IS NULL OR NOT EXISTS (
+                     SELECT * FROM khala_document AS d WHERE d.topic_id = khala_topic.topic_id AND d.deleted <> 0))
              THEN NULL
              ELSE min(?4, coalesce((
                  SELECT r.written_at + ?5 FROM khala_receipt AS r
-                 WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor ORDER BY r.last_seq LIMIT 1), ?4),
+                 WHERE r.topic_id = khala_topic.topic_id AND r.last_seq <= khala_topic.floor AND r.written_at <= ?9
+                 ORDER BY r.last_seq LIMIT 1), ?4),
                  coalesce((
                  SELECT d.published_at + ?8 + 1 FROM khala_document AS d INDEXED BY khala_document_gone
                  WHERE d.topic_id = khala_topic.topic_id AND d.deleted <> 0 AND d.seq <= khala_topic.floor
+                     AND d.published_at <= ?9
                  ORDER BY d.seq LIMIT 1), ?4))
          END,
          idle_since = CASE WHEN due_at > 0 THEN idle_since ELSE ?6 END
@@ -320,20 +325,22 @@ pub(crate) const REMOVE_UPDATES: &str = "DELETE FROM khala_update WHERE topic_id
 /// The floor rises in the transaction that removes the updates up to it (J11, J14). The head stays (J13).
 pub(crate) const RAISE_FLOOR: &str = "UPDATE khala_topic SET floor = ?2, bytes = ?3 WHERE topic_id = ?1";
 
-/// The oldest receipts whose updates are gone.
+/// The oldest receipts whose updates are gone, but for those of a clock that was ahead: they go with what follows them.
 pub(crate) const OLDEST_RECEIPTS: &str = "SELECT last_seq, written_at FROM khala_receipt
-     WHERE topic_id = ?1 AND last_seq <= ?2 ORDER BY last_seq LIMIT ?3";
+     WHERE topic_id = ?1 AND last_seq <= ?2 AND written_at <= ?4 ORDER BY last_seq LIMIT ?3";
 
 /// Forgets the oldest receipts.
 pub(crate) const REMOVE_RECEIPTS: &str = "DELETE FROM khala_receipt WHERE topic_id = ?1 AND last_seq <= ?2";
 
-/// Removes, of the oldest tombstones whose updates are gone, those that are old enough (D5): so one look is bounded, and one
-/// that a clock out of step made look younger keeps none but itself.
+/// Removes, of the oldest tombstones whose updates are gone, those that are old enough (D5), and those of a clock that was ahead
+/// with what follows them.
 pub(crate) const REMOVE_TOMBSTONES: &str = "DELETE FROM khala_document WHERE rowid IN (
-         SELECT id FROM (
-             SELECT rowid AS id, published_at FROM khala_document INDEXED BY khala_document_gone
-             WHERE topic_id = ?1 AND deleted <> 0 AND seq <= ?2 ORDER BY seq LIMIT ?4)
-         WHERE published_at < ?3)";
+         SELECT rowid FROM khala_document INDEXED BY khala_document_gone
+         WHERE topic_id = ?1 AND deleted <> 0 AND (published_at < ?3 OR published_at > ?5) AND seq <= (
+             SELECT max(seq) FROM (
+                 SELECT seq, published_at FROM khala_document INDEXED BY khala_document_gone
+                 WHERE topic_id = ?1 AND deleted <> 0 AND seq <= ?2 AND published_at <= ?5 ORDER BY seq LIMIT ?4)
+             WHERE published_at < ?3))";
 
 /// What is kept about somebody already, which revoking again must not shorten (R4).
 pub(crate) const REVOKED: &str =
@@ -413,11 +420,13 @@ pub(crate) const REMOVE_CHECKPOINTS: &str =
 pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";
 
 /// The newest mark.
-pub(crate) const LAST_MARK: &str = "SELECT coalesce(max(moved), 0) FROM khala_topic";
+pub(crate) const LAST_MARK: &str =
+    "SELECT coalesce(max(moved), 0) FROM khala_topic WHERE moved < 4611686018427387904";
 
 /// The topics that moved since a mark, by the index on `moved`.
 pub(crate) const MOVED: &str =
-    "SELECT topic, epoch, head, moved FROM khala_topic WHERE moved > ?1 ORDER BY moved";
+    "SELECT topic, epoch, head, moved FROM khala_topic WHERE moved > ?1 AND moved < 4611686018427387904
+     ORDER BY moved";
 
 /// Nobody else may have the file open.
 pub(crate) const ALONE: &str = "PRAGMA locking_mode = EXCLUSIVE";

@@ -209,10 +209,12 @@ impl Writer {
     pub(crate) fn survey(&self) -> impl Fn() + Send + use<> {
         let (site, requests) = (Arc::clone(&self.site), self.requests.clone());
         move || {
-            let Some(requests) = requests.as_ref().filter(|_| site.differs()) else { return };
+            let Some(requests) = requests.as_ref().filter(|_| site.wants_writer()) else { return };
             let site = Arc::clone(&site);
             let confirm = Change(Box::new(move |conn| {
-                if let Err(error) = site.confirm(conn).map_err(Error::from) {
+                let confirmed = site.confirm(conn).map_err(Error::from);
+                site.has_writer();
+                if let Err(error) = confirmed {
                     tracing::error!(%error, "the files of the store are not what they were");
                 }
             }));
@@ -407,7 +409,7 @@ impl Desk {
 
     /// Leaves everything in the database file itself, where nobody else has it open, and closes it.
     fn close(self) {
-        if self.site.stands().is_ok() {
+        if self.site.check().is_ok() {
             self.empty_log();
         }
         self.site.close(self.conn);
@@ -434,7 +436,7 @@ pub(crate) fn run_again(part: &Part, meanwhile: fn(String) -> Condition, mut wor
         if begun.elapsed() > most {
             rest = RESTS.0;
         }
-        part.restarts(&format!("panicked: {}", panic_message(&*panic)), meanwhile);
+        part.restarts(Some(panic_message(&*panic)), meanwhile);
         thread::sleep(rest);
         rest = (rest * 2).min(most);
         part.healthy();
@@ -448,12 +450,13 @@ pub(crate) fn transaction<T>(
     site: &Site,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    site.admit()?;
+    site.prepare(conn)?;
     conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
-    let worked = catch_unwind(AssertUnwindSafe(|| work(conn)));
+    let worked = catch_unwind(AssertUnwindSafe(|| site.check().and_then(|()| work(conn))));
     let done = worked.unwrap_or_else(|panic| Err(panicked(&*panic).into())).and_then(|done| {
         conn.prepare_cached(sql::COMMIT)?.execute([])?;
-        site.confirm(conn)?;
+        // It is stored, and may be lost: nobody may store it again because of that.
+        site.confirm(conn).map_err(Fault::unsure)?;
         Ok(done)
     });
     // After some faults SQLite has rolled back by itself.

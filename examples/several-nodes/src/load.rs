@@ -46,7 +46,7 @@ const STAYS: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Load {
     counts: Arc<Counts>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
@@ -97,19 +97,32 @@ impl Load {
         for number in 0..UNFINISHED {
             tasks.spawn(common.clone().never_finish(number));
         }
-        Self { counts, _tasks: tasks }
+        Self { counts, tasks }
     }
 
     pub(crate) fn published(&self) -> u64 {
         self.counts.published.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn end(self) -> Loaded {
+    pub(crate) fn end(mut self) -> Loaded {
+        self.counts.note_panics(&mut self.tasks);
         let Counts { published, delivered, stale, slow, unfinished, faults } = &*self.counts;
         let [published, delivered, stale, slow, unfinished] =
             [published, delivered, stale, slow, unfinished].map(|count| count.load(Ordering::Relaxed));
         let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Loaded { published, delivered, stale, slow, unfinished, faults }
+    }
+}
+
+impl Counts {
+    /// None of the tasks ends but by a panic.
+    fn note_panics(&self, tasks: &mut JoinSet<()>) {
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(panic) = ended {
+                let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+                faults.push(format!("a task of the load ended: {panic}"));
+            }
+        }
     }
 }
 
@@ -195,6 +208,12 @@ impl Common {
                         }
                         last = None;
                         self.counts.stale.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    // The client itself refuses what does not continue its cursor, and says so with this.
+                    Ok(Event::Reconnecting { error: error @ khala_client::Error::Protocol(_), .. })
+                    | Err(error @ khala_client::Error::Protocol(_)) => {
+                        self.fault(format!("{topic} at {last:?}: {error}"));
                         break;
                     }
                     Ok(_) => {}

@@ -29,7 +29,7 @@ const WRONG_AT_MOST: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Watching {
     nodes: Vec<Arc<Mutex<Node>>>,
-    _lookers: JoinSet<()>,
+    lookers: JoinSet<()>,
 }
 
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(crate) struct Watched {
     ready_wrongly: (Duration, String),
     unready_wrongly: (Duration, String),
     most_kib: u64,
+    /// What kept it from looking.
+    broken: Option<String>,
 }
 
 impl Watching {
@@ -73,7 +75,7 @@ impl Watching {
             lookers.spawn(look(address, Arc::clone(place), Arc::clone(&node)));
             node
         });
-        Self { nodes: watched.collect(), _lookers: lookers }
+        Self { nodes: watched.collect(), lookers }
     }
 
     /// From now on a node without a fault is expected to be ready.
@@ -118,8 +120,12 @@ impl Watching {
     }
 
     /// What all of them came to.
-    pub(crate) fn end(self) -> Watched {
+    pub(crate) fn end(mut self) -> Watched {
         let mut all = Watched::default();
+        // None of them ends but by a panic.
+        while let Some(ended) = self.lookers.try_join_next() {
+            all.broken = ended.err().map(|panic| format!("nobody looked at a node: {panic}"));
+        }
         for node in &self.nodes {
             let seen = lock(node).seen.clone();
             all.looks += seen.looks;
@@ -199,7 +205,7 @@ impl Watched {
 
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { looks, ready_wrongly, unready_wrongly, most_kib } = self;
+        let Self { looks, ready_wrongly, unready_wrongly, most_kib, .. } = self;
         write!(
             f,
             "readiness: {looks} answers; ready and not in truth for {:.1} s at most, not ready and in truth for {:.1} s at most \

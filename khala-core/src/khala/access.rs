@@ -135,7 +135,7 @@ impl Khala {
     async fn revoke_and_announce(&self, revocation: Revocation) -> Result<Watermark, Error> {
         let by = revocation.named.by();
         let watermark = self.0.revoked.revoke(revocation, &**self.clock()).await?;
-        tracing::info!(by, "a revocation was stored");
+        tracing::info!(by, watermark = watermark.as_u64(), "a revocation was stored");
         let announced = self.0.fanout.announce_revoked(watermark).await;
         self.0.ledger.revocation_announced(announced.is_ok());
         if let Err(error) = announced {

@@ -4,13 +4,19 @@
 //! that whoever waits for it and goes away holds nobody up.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use khala_core::{Error, ErrorKind, KeySet, KeySource, Timestamp, health::Health, without_byte_order_mark};
+use futures::FutureExt as _;
+use khala_core::{
+    Error, ErrorKind, KeySet, KeySource, Timestamp,
+    health::{Health, panic_message},
+    without_byte_order_mark,
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -198,7 +204,10 @@ impl Shared {
         tokio::spawn(async move {
             // Also when what follows panics: nobody waits for ever.
             let landing = Landing(fetching, Some(landed));
-            landing.0.refresh().await;
+            if let Err(panic) = AssertUnwindSafe(landing.0.refresh()).catch_unwind().await {
+                tracing::error!(message = panic_message(&*panic), "asking for the keys panicked");
+                landing.0.held.failed("asking for the keys panicked".to_owned());
+            }
         });
         running
     }

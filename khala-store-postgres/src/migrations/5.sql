@@ -5,6 +5,11 @@
 -- Code of before goes on beside it: a topic that was put off and that such code appends to is looked at within a week; one that
 -- is retired is listed and looked at again when code of this version appends to it.
 
+-- What takes long first, while the topics can be read and written: it keeps only those waiting who write documents.
+-- Documents that are there apart from tombstones, so that these cost no snapshot anything and the oldest are found.
+CREATE INDEX document_there ON {khala}.document (topic_id, doc_key) WHERE NOT deleted;
+CREATE INDEX document_gone ON {khala}.document (topic_id, seq) WHERE deleted;
+
 ALTER TABLE {khala}.topic ADD COLUMN due_at bigint DEFAULT 0;
 ALTER TABLE {khala}.topic ADD COLUMN idle_since bigint;
 CREATE INDEX topic_due ON {khala}.topic (due_at, topic);
@@ -26,6 +31,3 @@ BEGIN
     EXECUTE after;
 END
 $khala$;
--- Documents that are there apart from tombstones, so that these cost no snapshot anything and the oldest are found.
-CREATE INDEX document_there ON {khala}.document (topic_id, doc_key) WHERE NOT deleted;
-CREATE INDEX document_gone ON {khala}.document (topic_id, seq) WHERE deleted;

@@ -52,7 +52,11 @@ async fn what_is_acknowledged_after_the_log_was_removed_is_in_the_file() {
             assert_eq!(found(&place).await, n as usize, "{gone:?}");
         }
         let reason = told(|| health.notes()).await;
-        assert!(reason.contains("-wal") && reason.contains("Start this process again"), "{reason}");
+        assert!(
+            reason.contains("write-ahead log") && reason.contains("Start this process again"),
+            "{reason}"
+        );
+        assert!(!reason.contains("khala.db"), "it names no path: {reason}");
         drop(store);
         assert_eq!(log(&place.open(), &topic("t")).await.len(), 4, "{gone:?}");
     }
@@ -69,6 +73,40 @@ async fn what_was_acknowledged_before_the_log_was_removed_is_put_into_the_file_t
     drop(store);
 }
 
+/// Somebody reads for long while there is no log: what cannot be copied is refused, and nothing is stored twice.
+#[tokio::test]
+async fn without_a_log_nothing_is_stored_twice_because_somebody_reads_for_long() {
+    let place = Place::new();
+    let patience = Duration::from_millis(50);
+    let store = place.open_with(SqliteOptions::new().with_busy_timeout(patience));
+    written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
+    let reader = place.connect();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM khala_update").unwrap();
+    fs::remove_file(beside(&place, "-wal")).unwrap();
+    let appends = (2..40).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { store.append(&topic("t"), batch([n]), NOW).await })
+    });
+    let appends: Vec<_> = appends.collect();
+    let mut refused = 0;
+    for append in appends {
+        if let Err(error) = append.await.unwrap() {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "the reader was in the way");
+    reader.execute_batch("COMMIT").unwrap();
+    written(store.append(&topic("t"), batch([40]), NOW).await.unwrap());
+    let log = log(&store, &topic("t")).await;
+    let mut payloads: Vec<&str> = log.iter().map(|update| update.payload.as_str()).collect();
+    let stored = payloads.len();
+    payloads.sort_unstable();
+    payloads.dedup();
+    assert_eq!(payloads.len(), stored, "none is there twice");
+    assert_eq!(found(&place).await, stored);
+}
+
 #[tokio::test]
 async fn a_file_that_was_removed_is_neither_written_nor_read() {
     let place = Place::new();
@@ -80,7 +118,7 @@ async fn a_file_that_was_removed_is_neither_written_nor_read() {
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     assert!(refused.to_string().contains("was removed while it was open"), "{refused}");
     let reason = told(|| health.failures()).await;
-    assert!(reason.contains("khala.db") && reason.contains("start this process again"), "{reason}");
+    assert_eq!(reason, "the database file was removed while it was open; the log says more");
     let read = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
     assert_eq!(read.to_string(), refused.to_string());
     assert!(store.check_writable().await.is_err());
@@ -99,7 +137,7 @@ async fn a_file_that_took_its_place_stays_as_it_is() {
 
     // Noticed though nobody writes.
     let reason = told(|| health.failures()).await;
-    assert!(reason.contains("replaced by another file"), "{reason}");
+    assert!(reason.contains("the database file was replaced"), "{reason}");
     store.append(&topic("t"), batch([2]), NOW).await.unwrap_err();
     drop(store);
     assert_eq!(fs::read(&place.path).unwrap(), content);

@@ -122,7 +122,7 @@ impl Lines {
             // It may have panicked between taking and having written, and nobody would wake it.
             self.lock().writing = false;
             if let Some(part) = PART.get() {
-                part.restarts(&format!("panicked: {}", panic_message(&*panic)), Condition::Degraded);
+                part.restarts(Some(panic_message(&*panic)), Condition::Degraded);
                 thread::sleep(REST);
                 part.healthy();
             } else {
