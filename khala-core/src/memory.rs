@@ -295,9 +295,17 @@ impl Journal for MemoryJournal {
         log.bounds.floor = floor;
         log.receipts.retain(|_, (receipt, _, at)| !floor.covers(receipt.last) || now.since(*at) < DEDUP_FOR);
         if let Some(age) = keep.tombstones {
-            let kept =
-                |document: &Update| !floor.covers(document.seq) || now.since(document.published_at) <= age;
-            log.documents.retain(|_, document| !document.deleted || kept(document));
+            let goes = |document: &Update| {
+                document.deleted && floor.covers(document.seq) && now.since(document.published_at) > age
+            };
+            // Those of a clock that was ahead go with what follows them.
+            let last =
+                log.documents.values().filter(|document| goes(document)).map(|document| document.seq).max();
+            log.documents.retain(|_, document| {
+                let ahead =
+                    document.deleted && is_ahead(document.published_at, now) && last >= Some(document.seq);
+                !goes(document) && !ahead
+            });
         }
         Ok(plan)
     }

@@ -190,6 +190,9 @@ fn resident_kib(process: u32) -> Option<u64> {
 impl Watched {
     /// What is not as it has to be.
     pub(crate) fn objection(&self, memory_mib: u64) -> Option<String> {
+        if self.broken.is_some() {
+            return self.broken.clone();
+        }
         for (how, (longest, said)) in [("ready", &self.ready_wrongly), ("not ready", &self.unready_wrongly)] {
             if *longest > WRONG_AT_MOST {
                 return Some(format!(

@@ -259,6 +259,20 @@ pub async fn d5_old_tombstones_go_and_nothing_else<H: Harness>(store: H) {
         "D5: a tombstone whose update is kept, beside one that went"
     );
     assert_eq!(documents(&subject, LARGE).await, before, "D5: the snapshot after a tombstone went");
+    // What a clock that was ahead has deleted goes with what follows it.
+    let ahead = subject.beside("d5.ahead");
+    for (key, at) in [("ahead", NOW.plus(400 * day)), ("behind", NOW), ("last", NOW)] {
+        ahead.append(batch([state(key, "1")]), at).await;
+        ahead.append(batch([tombstone(key)]), at).await;
+    }
+    ahead.trim(keep(1), NOW.plus(2 * day)).await;
+    for key in ["ahead", "behind"] {
+        assert_eq!(ahead.document(key).await, None, "D5: {key}, where a clock was ahead");
+    }
+    assert!(
+        ahead.document("last").await.is_some(),
+        "D5: a tombstone whose update is kept, where a clock was ahead"
+    );
     // The version is forgotten with it, and no other.
     subject.write(batch([state("gone", "2").with_doc_version(1)])).await;
     for (key, given) in [("kept", 5), ("late", 70)] {

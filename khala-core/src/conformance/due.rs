@@ -12,7 +12,7 @@ use super::{
     Harness,
     race::at_once,
     run::declared,
-    subject::{NOW, Subject, batch, dedup, single, state, topic},
+    subject::{NOW, Subject, batch, dedup, single, state, tombstone, topic},
 };
 
 const RULES: u64 = u64::MAX - 7;
@@ -154,6 +154,32 @@ pub async fn j22_a_retired_topic_is_not_listed_and_stays_what_it_was<H: Harness>
         let mut due = dues.at(rules, ever).await;
         due.sort_unstable();
         assert_eq!(due, others, "J22: what is due beside a retired topic, once the rules changed");
+    }
+
+    // A tombstone that is to go keeps it from being retired, and one that stays for good does not.
+    let deleted = subject.beside("j22.tombstone");
+    deleted.write(batch([state("doc", "1")])).await;
+    deleted.write(batch([tombstone("doc")])).await;
+    deleted.trim(nothing, NOW).await;
+    let head = deleted.bounds().await.at_head();
+    let name = topic("j22.tombstone");
+    for (after, tombstones, retired) in [(0, Some(9 * week), 0), (1, Some(9 * week), 0), (2, None, 1)] {
+        let at = NOW.plus(after * week);
+        let retire_idle_since = Some(at.minus(week));
+        let settled = Settled {
+            topic: name.clone(),
+            head,
+            due: at.plus(DEDUP_FOR),
+            seen_at: at,
+            tombstones,
+            retire_idle_since,
+        };
+        let answer =
+            dues.journal.settle(RULES + 1, &[settled]).await.expect("J22: a topic could not be settled");
+        assert_eq!(
+            answer, retired,
+            "J22: retired after {after} weeks, with tombstones that are kept for {tombstones:?}"
+        );
     }
 
     // It is what it was: its epoch, its head, its floor.
