@@ -437,7 +437,7 @@ mod tests {
             }
         })
         .await;
-        assert!(health.notes()[0].1.contains("on purpose"), "{:?}", health.notes());
+        assert_eq!(health.notes()[0].1, "ear panicked", "and not why: the log says that");
         soon(async {
             while heard.load(Ordering::Relaxed) < 3 {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -235,10 +235,9 @@ impl Khala {
     }
 
     async fn keep_pruning(&self) {
-        let began = self.clock().read();
         loop {
             // A wall clock that is ahead for a while must not have forgotten what holds when it is put right.
-            let now = self.now().min(began.wall.plus(self.moment().since(began.steady)));
+            let now = self.0.dates.at(self.clock().read());
             self.0.revoked.prune(now);
             let mut pruned = self.0.revoked.store().prune(now).fuse();
             let mut sleep = self.clock().sleep(PRUNE_EVERY).fuse();

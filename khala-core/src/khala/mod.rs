@@ -4,6 +4,7 @@ mod access;
 mod appending;
 mod connections;
 mod cursors;
+mod dates;
 mod due;
 mod finish;
 mod lead;
@@ -28,6 +29,7 @@ pub use self::{
 };
 use self::{
     connections::Connections,
+    dates::Dates,
     publishing::Published,
     revoked::Revoked,
     stamps::Stamps,
@@ -106,6 +108,7 @@ struct Inner {
     sweeper: Sweeper,
     published: Published,
     stamps: Stamps,
+    dates: Dates,
     publishers: Publishers,
     health: Health,
 }
@@ -226,6 +229,7 @@ impl KhalaBuilder {
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let clock = self.clock.unwrap_or_else(system);
+        let dates = Dates::new(clock.read());
         let ledger = Arc::new(Ledger::default().with_memory(self.memory.clone()));
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
@@ -260,6 +264,7 @@ impl KhalaBuilder {
             sweeper: self.sweeper.build(),
             published: Published::new(),
             stamps: Stamps::default(),
+            dates,
             publishers: Publishers::new(self.admission),
             health: self.health,
         }))

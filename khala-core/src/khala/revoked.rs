@@ -54,6 +54,8 @@ pub(super) struct Revoked {
 struct Known {
     /// How far the log was read.
     upto: Watermark,
+    /// The last entry that was read, which is there again at the next look, unless the log has lost it.
+    last: Option<(Watermark, Named)>,
     /// When its end was last seen; none if it never was.
     confirmed_at: Option<Moment>,
     by_name: HashMap<Named, Revocation>,
@@ -76,6 +78,7 @@ impl Revoked {
     pub(super) fn new(store: Arc<dyn Revocations>, part: Part) -> Self {
         let known = Known {
             upto: Watermark::ORIGIN,
+            last: None,
             confirmed_at: None,
             by_name: HashMap::new(),
             corrupt: BTreeMap::new(),
@@ -117,11 +120,24 @@ impl Revoked {
         let mut read = 0;
         // What is read now was stored later than this.
         let before = self.known().confirmed_at;
+        let mut last = self.known().last.clone();
         loop {
-            let after = self.known().upto;
+            // With the last entry once more, which shows that the log is the one that was read.
+            let known =
+                last.take().and_then(|last| Some((Watermark::new(last.0.as_u64().checked_sub(1)?)?, last)));
+            let after = known.as_ref().map_or_else(|| self.known().upto, |(after, _)| *after);
             let page = self.store.revocations(after, PAGE).await?;
-            read += page.revocations.len();
-            for (watermark, revocation) in page.revocations {
+            let mut revocations = page.revocations;
+            if let Some((_, (watermark, named))) = known {
+                if revocations.first().is_none_or(|(at, first)| (*at, &first.named) != (watermark, &named)) {
+                    read += self.read_anew(clock.now()).await?;
+                    continue;
+                }
+                revocations.remove(0);
+            }
+            read += revocations.len();
+            for (watermark, revocation) in revocations {
+                self.known().last = Some((watermark, revocation.named.clone()));
                 self.learn(Some(watermark), revocation, before);
             }
             self.refuse_by(page.corrupt);
@@ -134,6 +150,42 @@ impl Revoked {
             let mut known = self.known();
             known.upto = known.upto.max(next);
         }
+    }
+
+    /// Reads the whole log: its last entry that was read is not where it was. It was forgotten because it has ended, or named
+    /// again, or the log went back, as after a failover that lost commits: then what is known of it and holds is stored again.
+    async fn read_anew(&self, now: Timestamp) -> Result<usize, Error> {
+        let (mut after, mut last, mut there, mut read) = (Watermark::ORIGIN, None, HashSet::new(), 0);
+        loop {
+            let page = self.store.revocations(after, PAGE).await?;
+            for (watermark, revocation) in page.revocations {
+                there.insert(revocation.named.clone());
+                last = Some((watermark, revocation.named.clone()));
+                if self.known().by_name.get(&revocation.named) != Some(&revocation) {
+                    read += 1;
+                    // It may have been stored long ago, so nothing is said of who was there before it.
+                    self.learn(None, revocation, None);
+                }
+            }
+            self.refuse_by(page.corrupt);
+            let Some(next) = page.next else { break };
+            after = next;
+        }
+        let mut known = self.known();
+        let holds = |revocation: &&Revocation| revocation.until.is_none_or(|until| until > now);
+        let lost =
+            known.by_name.values().filter(|revocation| !there.contains(&revocation.named)).filter(holds);
+        let lost: Vec<Revocation> = lost.cloned().collect();
+        if !lost.is_empty() {
+            tracing::error!(
+                revocations = lost.len(),
+                "the log of revocations has lost some, which are stored again"
+            );
+        }
+        known.unstored.extend(lost);
+        known.upto = last.as_ref().map_or(Watermark::ORIGIN, |(watermark, _)| *watermark);
+        known.last = last;
+        Ok(read)
     }
 
     /// Takes in rows that cannot be read: from now on tokens that have what the rows name are refused, and the health says so.

@@ -211,7 +211,7 @@ impl Khala {
     /// An [`Error`] when the topics cannot be listed, or several in a row cannot be read. One that cannot is counted in the
     /// plan.
     pub async fn plan_sweep(&self) -> Result<SweepPlan, Error> {
-        let (now, mut tally) = (self.now(), Tally::new(&self.0.classes));
+        let (now, mut tally) = (self.0.dates.at(self.clock().read()), Tally::new(&self.0.classes));
         self.look(now, None, |seen| {
             match seen {
                 Seen::Topic(planned, ..) => tally.plan(&planned),
@@ -228,8 +228,11 @@ impl Khala {
     /// Trims every topic that is due to what is kept of it, and records the run.
     ///
     /// Due is what may have something to lose: what was appended to since it was last looked at, what has updates that became too
-    /// old, what nobody has looked at for a week, and everything where the rules have changed. First all of them are planned for. If that leaves more cursors behind than the guard allows, and the order is not
-    /// forced, nothing goes. A topic that cannot be trimmed fails the run and does not end it; several in a row do.
+    /// old, what nobody has looked at for a week, and everything where the rules have changed. First all of them are planned for.
+    /// If that leaves more cursors behind than the guard allows, and the order is not forced, nothing goes. A topic that cannot be
+    /// trimmed fails the run and does not end it; several in a row do.
+    ///
+    /// How old an update is, is judged by the wall clock; where that was set forward, by the clock of before, for a day.
     ///
     /// A dropped future ends the run where it is, without a record. Another node can sweep then when the lead has ended;
     /// this one, at once.
@@ -259,7 +262,7 @@ impl Khala {
         let mut tally = Tally::new(&self.0.classes);
         let ended = {
             let (run, lost) = (
-                self.run(order, began_at, &mut tally).fuse(),
+                self.run(order, self.0.dates.at(Now { wall: began_at, steady: began }), &mut tally).fuse(),
                 self.keep_lead(began.plus(sweeper.options.lead_for)).fuse(),
             );
             pin_mut!(run, lost);
@@ -645,9 +648,13 @@ fn left_behind(record: &SweepRecord) -> LeftBehind {
     LeftBehind { connected: record.stale_connected, seen: record.stale_seen }
 }
 
-/// How many topics in a row failed, with this one. What is corrupt is one topic's own trouble, however many there are.
+/// How many topics in a row failed, with this one. What is corrupt, or makes the store panic, is one topic's own trouble, however
+/// many there are.
 fn failed_in_a_row(before: u32, error: &Error) -> u32 {
-    if error.kind() == ErrorKind::Corrupt { before } else { before + 1 }
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Invalid => before,
+        ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Schema | ErrorKind::Unavailable => before + 1,
+    }
 }
 
 /// Lets others run: a journal in memory never waits.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::codes::Code;
 use crate::{
     admission::Limited,
     class::TopicClass,
-    position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark},
+    position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark, WholeNumber},
     topic::Topic,
     update::{DocKey, Kind, Payload, PayloadHash, Timestamp, Update},
 };
@@ -62,12 +62,18 @@ struct JoinFields {
     after: Option<Watermark>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<Epoch>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole_moment", skip_serializing_if = "Option::is_none")]
     published_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<JoinFrom>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     on_stale: Option<OnStale>,
+}
+
+/// A moment as clients write it: any whole number, `1.0` too.
+fn whole_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let number = Option::<WholeNumber>::deserialize(deserializer)?;
+    Ok(number.map(|number| Timestamp::from_millis(number.as_u64())))
 }
 
 #[derive(Clone, Copy, Deserialize, Serialize)]
@@ -384,6 +390,9 @@ mod tests {
         let checked = join(r#"{"after":7,"epoch":"0000000000000001","published_at":5}"#).unwrap();
         let published_at = Some(Timestamp::from_millis(5));
         assert_eq!(checked, JoinRequest { resume, published_at, ..JoinRequest::default() });
+        // As those write it who know doubles only.
+        let doubles = join(r#"{"after":7.0,"epoch":"0000000000000001","published_at":5.0}"#).unwrap();
+        assert_eq!(doubles, checked);
         for bad in [
             r#"{"after":7}"#,
             r#"{"published_at":7}"#,

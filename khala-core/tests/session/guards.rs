@@ -5,12 +5,13 @@ use std::{
     collections::{HashMap, HashSet},
     num::NonZeroUsize,
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use khala_core::{
     Access, Authorizer, CorruptRevocation, Cursor, Denied, Error, ErrorKind, Fanout, Grant, LocalFanout,
     MemoryRevocations, Named, Revocation, RevocationPage, Revocations, Timestamp, Token, Topic, Verifier,
@@ -130,6 +131,8 @@ pub struct Ledger {
     /// Where pruning waits.
     pub broom: Gate,
     pub inner: MemoryRevocations,
+    /// What the log is since it went back.
+    failed_over: OnceLock<MemoryRevocations>,
     /// Revocations that one page holds at most.
     page: NonZeroUsize,
     /// Pages that are given before the gate is asked.
@@ -161,6 +164,7 @@ impl Ledger {
             gate: Gate::default(),
             broom: Gate::default(),
             inner: MemoryRevocations::new(),
+            failed_over: OnceLock::new(),
             page: NonZeroUsize::new(page).unwrap(),
             free: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
@@ -178,6 +182,22 @@ impl Ledger {
         self.reads.load(Ordering::Relaxed)
     }
 
+    /// The log as it is now.
+    pub fn store(&self) -> &MemoryRevocations {
+        self.failed_over.get().unwrap_or(&self.inner)
+    }
+
+    /// The log goes back to its first entries.
+    pub fn go_back_to(&self, entries: usize) {
+        let page =
+            self.inner.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).now_or_never().unwrap().unwrap();
+        let older = MemoryRevocations::new();
+        for (_, revocation) in page.revocations.into_iter().take(entries) {
+            older.revoke(revocation).now_or_never().unwrap().unwrap();
+        }
+        self.failed_over.set(older).unwrap();
+    }
+
     /// How far anybody has read.
     pub fn upto(&self) -> Watermark {
         *self.upto.lock().unwrap()
@@ -188,7 +208,7 @@ impl Ledger {
 impl Revocations for Ledger {
     async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
         self.gate.pass().await?;
-        self.inner.revoke(revocation).await
+        self.store().revoke(revocation).await
     }
 
     async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
@@ -199,7 +219,7 @@ impl Revocations for Ledger {
         } else {
             self.gate.pass().await?;
         }
-        let mut page = self.inner.revocations(after, limit.min(self.page)).await?;
+        let mut page = self.store().revocations(after, limit.min(self.page)).await?;
         for bad in self.corrupt.lock().unwrap().iter() {
             let rows = page.revocations.iter();
             let mut bad_rows = rows.filter(|(_, revocation)| revocation.named == bad.meant);
@@ -218,7 +238,7 @@ impl Revocations for Ledger {
 
     async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
         self.broom.pass().await?;
-        self.inner.prune(now).await
+        self.store().prune(now).await
     }
 }
 

@@ -284,7 +284,7 @@ impl Host {
     /// Revokes as another node does, without the hint.
     pub fn revoke_elsewhere(&self, named: Named) -> Watermark {
         let revocation = Revocation::new(named, self.khala.now());
-        self.ledger.inner.revoke(revocation).now_or_never().unwrap().unwrap()
+        self.ledger.store().revoke(revocation).now_or_never().unwrap().unwrap()
     }
 
     pub fn named(&self, token: &str) -> Peer {

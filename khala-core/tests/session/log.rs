@@ -1,6 +1,6 @@
 //! How a node keeps up with the log of revocations: by hints, by polling, with a store and a fanout that fail.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
@@ -89,6 +89,31 @@ fn the_log_is_read_to_its_end_whatever_the_size_of_its_pages() {
         host.keeper.run();
         assert_eq!(peer.closed(), Some(Close::TokenRevoked));
     }
+}
+
+/// The log went back, as after a failover that lost commits, and has grown since.
+#[test]
+fn what_a_log_has_lost_stays_revoked_and_is_stored_again_and_what_took_its_place_is_found() {
+    let mut host = Host::new(200);
+    host.keeper.run();
+    host.revoke_elsewhere(jti("kept"));
+    host.revoke_elsewhere(jti("lost"));
+    host.pass(seconds(1), &mut []);
+    host.ledger.go_back_to(1);
+    // It gets the watermark that the lost one had.
+    host.revoke_elsewhere(jti("new"));
+    let mut peer = host.named("new");
+    peer.task.run();
+    host.pass(seconds(1), &mut [&mut peer]);
+    assert_eq!(peer.closed(), Some(Close::TokenRevoked));
+    host.pass(seconds(1), &mut []);
+    let log = host.ledger.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).now_or_never().unwrap().unwrap();
+    let mut names: Vec<_> =
+        log.revocations.iter().map(|(_, one)| one.named.id().as_str().to_owned()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["kept", "lost", "new"]);
+    host.token("lost", host.grant(HOUR).with_token_id("lost"));
+    assert!(matches!(host.verify("lost"), Some(Err(Denied::TokenRevoked))));
 }
 
 #[test]
