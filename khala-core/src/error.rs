@@ -3,7 +3,9 @@
 //! It is not for outcomes that a caller has to handle (a conflict, a stale cursor): those are enums that
 //! must be matched. It is cheap to clone, because one failed commit answers everybody who waited for it.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{any::Any, error::Error as StdError, fmt, sync::Arc};
+
+use crate::health::panic_message;
 
 /// What kind of fault an [`Error`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +77,21 @@ impl Error {
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
         Self(Arc::new(Inner { kind, backend, message: message.into(), source: Some(source.into()) }))
+    }
+
+    /// For implementers of stores: code of `backend` panicked at one request, of which it has stored nothing. Logged.
+    pub fn panicked(backend: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let said = panic_message(panic);
+        tracing::error!(backend, said, "a request made the store panic");
+        let message = format!("the store panicked at this request, and stored nothing of it: {said}");
+        Self::new(ErrorKind::Internal, backend, message)
+    }
+
+    /// For implementers of stores: the part of `backend` that was asked has gone without an answer.
+    pub fn unanswered(backend: &'static str) -> Self {
+        let message = "the store gave no answer: it is shutting down, or a part of it has just failed and is started again; \
+                       nothing is known of this request";
+        Self::new(ErrorKind::Unavailable, backend, message)
     }
 
     /// What kind of fault this is.

@@ -233,7 +233,7 @@ mod tests {
         }
         sender.unbounded_send("a\n").unwrap();
         let began = Instant::now();
-        // Whoever asks is called away again and again.
+        // The future that waits is dropped again and again.
         let fault = loop {
             if let Ok(line) = timeout(MEMORY_AGAIN / 2, lines.next()).await {
                 break line;

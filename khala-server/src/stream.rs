@@ -54,7 +54,7 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// So many bytes an empty buffer for answers has room for, at most.
 const OUT_ROOM: usize = 16 << 10;
 
-/// So many bytes more or fewer are counted in the budget of memory at once.
+/// The step in bytes by which the share of the budget of memory changes.
 const SHARE_STEP: u64 = 16 << 10;
 
 /// So many topics are known to be open to a stream; past that they are asked for anew.

@@ -553,7 +553,7 @@ mod tests {
     use super::*;
     use crate::PostgresOptions;
 
-    /// Whoever is woken by what is heard runs on the listener's task.
+    /// A subscriber that is woken here runs on the listener's task.
     struct Panics;
 
     impl Wake for Panics {

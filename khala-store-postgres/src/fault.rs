@@ -3,9 +3,9 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an [`Error`] where the
 //! store answers.
 
-use std::{any::Any, fmt};
+use std::fmt;
 
-use khala_core::{Error, ErrorKind, health::panic_message, telemetry};
+use khala_core::{Error, ErrorKind, telemetry};
 use sqlx::error::DatabaseError;
 
 pub(crate) const BACKEND: &str = "postgres";
@@ -112,25 +112,6 @@ pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
 /// The store is going away, or gone.
 pub(crate) fn shutting_down() -> Error {
     error(ErrorKind::Unavailable, "the store is shutting down; nothing is known of this request")
-}
-
-/// Code of ours panicked. Its connection is closed, which rolls back what it had begun.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let said = panic_message(panic);
-    tracing::error!(said, "a request made the store panic");
-    error(
-        ErrorKind::Internal,
-        format!("the store panicked at this request, and stored nothing of it: {said}"),
-    )
-}
-
-/// Nobody answers any more.
-pub(crate) fn unanswered() -> Error {
-    error(
-        ErrorKind::Unavailable,
-        "the store gave no answer: it is shutting down, or a part of it has just failed and is started again; nothing is \
-         known of this request",
-    )
 }
 
 /// There was no turn to wait for a lock in time.

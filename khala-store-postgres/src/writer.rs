@@ -32,7 +32,7 @@ use tokio::{
 use crate::{
     append::{AddTopics, AppendGroup, Locking, Outcome, Request},
     database::{Database, Work},
-    fault::{BACKEND, Fault, error, panicked, shutting_down, too_many_wait, unanswered},
+    fault::{BACKEND, Fault, error, shutting_down, too_many_wait},
     plain::{self, is_plain},
     sql::{Sql, query},
 };
@@ -183,7 +183,7 @@ impl Writers {
         let waiting = Waiting { request, answer, held_since: None };
         let inbox = inbox.ok_or_else(shutting_down)?;
         let _handed = inbox.hand_in(waiting).map_err(|_| shutting_down())?;
-        answered.await.unwrap_or_else(|_| Err(unanswered()))
+        answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 
     /// Whether something can be stored now.
@@ -544,5 +544,5 @@ impl Pen {
 /// What a transaction gives; a panic is a fault of its own.
 async fn unless_it_panics<T>(done: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let done = AssertUnwindSafe(done).catch_unwind().await;
-    done.unwrap_or_else(|panic| Err(panicked(&*panic).into()))
+    done.unwrap_or_else(|panic| Err(Error::panicked(BACKEND, &*panic).into()))
 }

@@ -1,8 +1,8 @@
 //! What is to be looked at for what may go, and what is put off.
 //!
 //! # Invariants
-//! - Topics that are put off are so under the rules that `khala_meta` names: whoever comes with other rules makes them due first,
-//!   in steps, so that appends go in between.
+//! - `khala_meta` names the rules under which topics are put off. Under other rules they are made due first, in steps, so that
+//!   appends go on in between.
 //! - A topic is put off only where its head is the one that was looked at (J21): under the write lock, as appends are.
 
 use std::num::NonZeroUsize;

@@ -3,9 +3,7 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an
 //! [`Error`] where the store answers.
 
-use std::any::Any;
-
-use khala_core::{Error, ErrorKind, health::panic_message, telemetry};
+use khala_core::{Error, ErrorKind, telemetry};
 use rusqlite::{ErrorCode, ffi};
 
 pub(crate) const BACKEND: &str = "sqlite";
@@ -98,25 +96,6 @@ impl From<Fault> for Error {
 /// An error of this backend without a cause of its own.
 pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
     Error::new(kind, BACKEND, message)
-}
-
-/// Code of ours panicked. What it had begun is rolled back.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let said = panic_message(panic);
-    tracing::error!(said, "a request made the store panic");
-    error(
-        ErrorKind::Internal,
-        format!("the store panicked at this request, and stored nothing of it: {said}"),
-    )
-}
-
-/// Nobody answers any more.
-pub(crate) fn unanswered() -> Error {
-    error(
-        ErrorKind::Unavailable,
-        "the store gave no answer: it is shutting down, or a part of it has just failed and is started again; nothing is \
-         known of this request",
-    )
 }
 
 /// The store is going away, or gone.

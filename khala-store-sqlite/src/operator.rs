@@ -43,8 +43,8 @@ pub fn check(path: &Path, options: &SqliteOptions) -> Result<Vec<String>, Error>
 /// After a restore from a backup: draws a new epoch for every topic, so that a cursor from the lost future is told
 /// `epoch_mismatch`. Gives how many topics that were.
 ///
-/// To be run while nobody has the file open: whoever had would go on with the epochs of before. Updates, documents and dedup keys stay what they are: a batch that is in the
-/// backup is not stored again, and its receipt names the new epoch.
+/// To be run while nobody has the file open: a server that had it open would go on with the epochs of before. Updates, documents
+/// and dedup keys stay what they are: a batch that is in the backup is not stored again, and its receipt names the new epoch.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`](khala_core::ErrorKind::Unavailable) when anybody has the file open,

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    fault::{Fault, panicked, shutting_down, unanswered},
+    fault::{BACKEND, Fault, shutting_down},
     site::Site,
     sql,
 };
@@ -101,7 +101,8 @@ impl Readers {
                 // The connection stays: its statements are reset, and what was open is rolled back.
                 let said = conn.and_then(|conn| {
                     let said = catch_unwind(AssertUnwindSafe(|| question(conn)));
-                    said.unwrap_or_else(|panic| Err(panicked(&*panic).into())).map_err(Error::from)
+                    said.unwrap_or_else(|panic| Err(Error::panicked(BACKEND, &*panic).into()))
+                        .map_err(Error::from)
                 });
                 drop(loan);
                 let _ = answer.send(said);
@@ -120,6 +121,6 @@ impl Readers {
             }
         }
         // Nobody answers where the store is closed, or the runtime shuts down.
-        answered.await.unwrap_or_else(|_| Err(unanswered()))
+        answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 }

@@ -7,7 +7,7 @@
 //! # Invariants
 //! - Nobody is told of a commit that is only in a file that nobody else can open.
 //! - Where the write-ahead log is gone and nobody has begun another, each commit is copied into the database file before
-//!   anybody is told of it. So whoever opens the file next has everything, also after `kill -9`.
+//!   anybody is told of it. So the next process that opens the file has everything, also after `kill -9`.
 //! - Where the database file is another, or somebody else has begun a log, nothing is written any more, nor copied from the log
 //!   that was removed: it would go over what others have written.
 
@@ -34,6 +34,8 @@ pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
 /// A look that is not older tells enough to begin to read.
 const FRESH: Duration = Duration::from_millis(50);
+/// A look that is not older tells enough to write: under load it is the one after the commit before.
+const JUST_NOW: Duration = Duration::from_millis(5);
 
 /// The files that a store has open.
 #[derive(Debug)]
@@ -120,11 +122,22 @@ impl Site {
 
     /// Whether the store may be read.
     pub(crate) fn admit_reader(&self) -> Result<(), Fault> {
-        let looked_at = Duration::from_millis(self.looked_at.load(Ordering::Relaxed));
-        if self.opened.elapsed().saturating_sub(looked_at) > FRESH {
+        if self.since_look() > FRESH {
             self.check()?;
         }
         self.stands()
+    }
+
+    /// Whether the store may be written: asked under the write lock, so that nobody writes in between.
+    pub(crate) fn admit_writer(&self) -> Result<(), Fault> {
+        if self.since_look() > JUST_NOW || self.without_log.load(Ordering::Relaxed) {
+            self.check()?;
+        }
+        self.stands()
+    }
+
+    fn since_look(&self) -> Duration {
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.looked_at.load(Ordering::Relaxed)))
     }
 
     /// Before a transaction begins that writes: where there is no log, what is committed is in the database file before more is.
@@ -133,7 +146,7 @@ impl Site {
         if self.without_log.load(Ordering::Relaxed) { self.copy_log(conn) } else { Ok(()) }
     }
 
-    /// Whether the files are still the ones that were opened: asked under the write lock, so that nobody writes in between.
+    /// Whether the files are still the ones that were opened.
     pub(crate) fn check(&self) -> Result<(), Fault> {
         match self.look() {
             Found::AsItWas => {}
@@ -299,7 +312,7 @@ fn there(path: &Path) -> io::Result<Option<There>> {
     }
 }
 
-/// Whoever has a file open here keeps others from removing it.
+/// Here a file that is open cannot be removed.
 #[cfg(not(unix))]
 fn there(_: &Path) -> io::Result<Option<There>> {
     Ok(None)

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     append::Group,
-    fault::{Fault, panicked, shutting_down, unanswered},
+    fault::{BACKEND, Fault, shutting_down},
     site::Site,
     sql,
     trim::{Next, Order, Trim},
@@ -142,7 +142,7 @@ impl Writer {
             desk.close();
         });
         let thread = thread.map_err(|fault| {
-            Error::caused_by(ErrorKind::Unavailable, crate::fault::BACKEND, "no thread to write on", fault)
+            Error::caused_by(ErrorKind::Unavailable, BACKEND, "no thread to write on", fault)
         })?;
         Ok(Self { requests: Some(requests), thread: Some(thread), site, counts })
     }
@@ -154,7 +154,7 @@ impl Writer {
     pub(crate) async fn append(&self, topic: Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
         let (answer, answered) = Answer::new();
         let handed = self.send(Request::Write(Waiting::Append { topic, batch, now, answer }))?;
-        let answer = answered.await.unwrap_or_else(|_| Err(unanswered()));
+        let answer = answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)));
         // It was taken, so there is nothing to take out again.
         handed.leave();
         answer
@@ -163,13 +163,13 @@ impl Writer {
     pub(crate) async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         let (answer, answered) = Answer::new();
         let _handed = self.send(Request::Write(Waiting::Advance { advance, now, answer }))?;
-        answered.await.unwrap_or_else(|_| Err(unanswered()))
+        answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 
     pub(crate) async fn trim(&self, order: Order) -> Result<Trimmed, Error> {
         let (answer, answered) = oneshot::channel();
         let _handed = self.send(Request::Trim(Trim { order, answer, progress: None }))?;
-        answered.await.unwrap_or_else(|_| Err(unanswered()))
+        answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 
     /// Runs `change` in a transaction of its own, whether or not anybody waits for its answer any more.
@@ -187,7 +187,7 @@ impl Writer {
             let _ = answer.send(done);
         }));
         self.send(Request::Change(change))?.leave();
-        answered.await.unwrap_or_else(|_| Err(unanswered()))
+        answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 
     /// Whether something can be stored now.
@@ -452,13 +452,14 @@ pub(crate) fn transaction<T>(
 ) -> Result<T, Fault> {
     site.prepare(conn)?;
     conn.prepare_cached(sql::BEGIN_WRITE)?.execute([])?;
-    let worked = catch_unwind(AssertUnwindSafe(|| site.check().and_then(|()| work(conn))));
-    let done = worked.unwrap_or_else(|panic| Err(panicked(&*panic).into())).and_then(|done| {
-        conn.prepare_cached(sql::COMMIT)?.execute([])?;
-        // It is stored, and may be lost: nobody may store it again because of that.
-        site.confirm(conn).map_err(Fault::unsure)?;
-        Ok(done)
-    });
+    let worked = catch_unwind(AssertUnwindSafe(|| site.admit_writer().and_then(|()| work(conn))));
+    let done =
+        worked.unwrap_or_else(|panic| Err(Error::panicked(BACKEND, &*panic).into())).and_then(|done| {
+            conn.prepare_cached(sql::COMMIT)?.execute([])?;
+            // It is stored, and may be lost: nobody may store it again because of that.
+            site.confirm(conn).map_err(Fault::unsure)?;
+            Ok(done)
+        });
     // After some faults SQLite has rolled back by itself.
     if done.is_err()
         && !conn.is_autocommit()

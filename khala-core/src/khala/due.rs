@@ -27,7 +27,7 @@ pub(super) const AT_LEAST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Topics that are settled at once: one transaction, and not one each.
 pub(super) const SETTLED_AT_ONCE: usize = 500;
 
-/// The place after all topics that may be put off honestly at `now`.
+/// The place after all topics that a clock that is right can put off at `now`.
 pub(super) fn horizon(now: Timestamp) -> DueAfter {
     DueAfter { at: now.plus(AT_LEAST), name: char::MAX.to_string() }
 }

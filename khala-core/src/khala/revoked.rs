@@ -197,7 +197,7 @@ impl Revoked {
             }
             news = true;
             let refused = named.as_ref().map(|named| format!("{} {}", named.by(), named.id()));
-            let refused = refused.as_deref().unwrap_or("nobody, for it is not known what it names");
+            let refused = refused.as_deref().unwrap_or("no token, because what it names is not known");
             tracing::error!(row, refused, %error, "a stored revocation cannot be read; the others hold");
             if let Some(named) = &named {
                 self.roster.wake(&Name::of(named));

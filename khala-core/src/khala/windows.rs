@@ -5,7 +5,11 @@ use std::{cmp::Reverse, collections::HashSet, num::NonZeroUsize, sync::Arc};
 
 use super::{Followers, Khala};
 use crate::{
-    class::TopicClass, error::Error, journal::Journal as _, ledger::Violations, position::Bounds,
+    class::TopicClass,
+    error::{Error, ErrorKind},
+    journal::Journal as _,
+    ledger::Violations,
+    position::Bounds,
     topic::Topic,
 };
 
@@ -34,7 +38,8 @@ impl Khala {
     /// Dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// The journal's [`Error`], where a topic's bounds had to be read.
+    /// The journal's [`Error`], where a topic's bounds had to be read. A topic of which something corrupt is stored is left out, and
+    /// named in the log.
     pub async fn topic_windows(&self, limit: NonZeroUsize) -> Result<Vec<TopicWindow>, Error> {
         let topics: HashSet<Topic> =
             self.0.cursors.topics().into_iter().chain(self.0.ledger.violated_topics()).collect();
@@ -53,7 +58,15 @@ impl Khala {
         for (_, _, topic) in ranked {
             let bounds = match self.0.tail.known_bounds(&topic) {
                 Some(bounds) => bounds,
-                None => self.0.tail.bounds(&topic).await?,
+                None => match self.0.tail.bounds(&topic).await {
+                    Ok(bounds) => bounds,
+                    // It is in nobody's way.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        tracing::error!(%topic, %error, "a topic cannot be told of; the others are");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             let (lag, followers) = self.lag(&topic, &bounds);
             let (class, violations) = (self.class_of(&topic).cloned(), self.0.ledger.violations(&topic));

@@ -86,8 +86,8 @@ impl TailJournal {
         if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
     }
 
-    /// Keeps pages of the read of that number from behind the tail, unless the tail has them, or whoever shared their read
-    /// kept them already, or there is no room.
+    /// Keeps pages from behind the tail, which the read of that number gave, unless the tail has them, another reader has kept them
+    /// already, or there is no room.
     pub(super) fn keep_for_others(&self, entry: &Arc<Entry>, pages: &[Arc<SharedPage>], number: u64) {
         {
             let ring = entry.ring();

@@ -5,7 +5,7 @@
 //! update, costs nothing to send, and a subscriber has it with each update anyway.
 //!
 //! # Invariants
-//! An update that is kept has one moment, whoever asks. Reads of one are shared; nothing is remembered past the evidence that
+//! An update that is kept has one moment for everybody. Reads of one are shared; nothing is remembered past the evidence that
 //! the journal went back.
 
 use std::{

@@ -27,7 +27,7 @@ use crate::{
     topic::Topic,
 };
 
-/// Who is told of a journal that went back: the ledger, and whoever asks whether this node is well.
+/// What is told of a journal that went back: the ledger, and the health of this node.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     /// Where it is noted, by topic.
@@ -103,7 +103,7 @@ impl TailJournal {
         tracing::error!(
             %topic, epoch = %found.epoch, known_head = %known.head, found_head = %found.head,
             "the journal went back within an epoch: it has lost updates that were acknowledged, or holds others in their \
-             place; whoever follows what is lost is told cursor_ahead or epoch_mismatch; draw new epochs if others may have \
+             place; subscribers that had them are told cursor_ahead or epoch_mismatch; draw new epochs if others may have \
              been stored in their place"
         );
         if let Some(alarm) = &self.alarm {

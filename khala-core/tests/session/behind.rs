@@ -365,7 +365,7 @@ fn what_cannot_be_told_of_a_cursor_is_not_read_and_what_was_told_is_remembered()
     );
     assert_eq!(join_all(), 0);
 
-    // All of it is trimmed: whoever stands at the head ends with what is not there.
+    // All of it is trimmed: the last update of a cursor at the head is gone.
     let keep = Keep::everything().with_updates(0);
     host.khala.journal().trim(&topic("t"), keep, host.khala.now()).now_or_never().unwrap().unwrap();
     let before = host.store.reads();

@@ -1,5 +1,5 @@
-//! A journal that went back and has regrown to the same seqs before anybody looked: heads do not show it, and whoever
-//! follows what it lost is told nevertheless.
+//! A journal that went back and has regrown to the same seqs before this node looked: heads do not show it, and subscribers that
+//! had what it lost are told nevertheless.
 
 use futures::FutureExt as _;
 use khala_core::{
@@ -18,7 +18,7 @@ fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryJournal {
     backup
 }
 
-/// The journal goes back, and another node appends so many updates a second later; gives the head.
+/// The journal goes back, and another node appends that many updates a second later; gives the head.
 fn go_back_and_regrow(host: &Host, backup: MemoryJournal, updates: usize) -> Cursor {
     host.store.go_back(backup);
     host.clock.pass(seconds(1));

@@ -2,6 +2,7 @@
 
 use http::{Method, Request};
 use http_body_util::Full;
+use khala_core::ErrorKind;
 use serde_json::{Value, json};
 
 use crate::{
@@ -71,6 +72,20 @@ async fn topics_are_told_of_with_rules_and_what_was_broken() {
         assert_eq!(refused.problem(400, "invalid_query")["field"], "topic_limit");
     }
     get(&server, &format!("{METRICS}?limit=1")).await.problem(400, "invalid_query");
+}
+
+/// A topic whose bounds cannot be read keeps nobody from the others.
+#[tokio::test]
+async fn a_topic_that_is_corrupt_is_left_out_and_the_others_are_told_of() {
+    let server = running_with(|server| server.with_admin_token(admin())).await;
+    let mut socket = server.connect().await;
+    assert_eq!(join(&mut socket, "good", json!({})).await[4]["status"], "ok");
+    let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
+    server.post("/v1/topics/bad/updates", &large).await.problem(413, "khala_frame_payload_too_large");
+    server.store.fail(Some(ErrorKind::Corrupt));
+    let all = told(&server, METRICS).await;
+    let names: Vec<_> = all["topics"].as_array().unwrap().iter().map(|topic| &topic["topic"]).collect();
+    assert_eq!(names, [&json!("good")]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The files go away under a store that is open: what was acknowledged is there for whoever opens the file next, and what
-//! nobody can open any more is not written to.
+//! The files go away under a store that is open: the next process that opens the file finds what was acknowledged, and a file
+//! that nobody can open any more is not written to.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ fn watched(place: &Place) -> (SqliteStore, Health) {
     (place.open_with(SqliteOptions::new().with_health(health.clone())), health)
 }
 
-/// What whoever opens the database file alone finds, as after `kill -9` of the process that has it open.
+/// How many updates a process finds that opens the database file alone, as after `kill -9` of the one that has it open.
 async fn found(place: &Place) -> usize {
     let copy = Place::new();
     fs::copy(&place.path, &copy.path).unwrap();
@@ -120,7 +120,7 @@ async fn a_file_that_was_removed_is_neither_written_nor_read() {
     let reason = told(|| health.failures()).await;
     assert_eq!(reason, "the database file was removed while it was open; the log says more");
     let read = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
-    assert_eq!(read.to_string(), refused.to_string());
+    assert!(read.to_string().contains("was removed while it was open"), "{read}");
     assert!(store.check_writable().await.is_err());
 }
 
