@@ -4,6 +4,7 @@
 //! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
 //! right when it passes the laws, and the laws ship with the trait.
 
+mod access;
 mod admission;
 mod auth;
 mod budget;
@@ -12,9 +13,11 @@ mod class;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod connection;
 mod documents;
 mod error;
 mod fanout;
+mod finish;
 pub mod health;
 mod inbox;
 mod journal;
@@ -25,6 +28,8 @@ mod node;
 mod position;
 mod projection;
 mod recent;
+mod registry;
+mod replay;
 mod retention;
 pub mod session;
 mod snapshots;
@@ -34,6 +39,7 @@ pub mod telemetry;
 mod text;
 mod topic;
 mod update;
+mod wake;
 pub mod wire;
 
 #[cfg(feature = "jwt")]
@@ -44,7 +50,7 @@ pub use self::auth::{
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
-    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate, ReplayOptions},
+    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
     auth::{
         Access, AllowAll, Authorizer, CorruptRevocation, Denied, DenyAll, Grant, Issued, Issuer, Mandate,
         MemoryRevocations, Named, Revocation, RevocationId, RevocationPage, Revocations, Token, Verifier,
@@ -53,6 +59,7 @@ pub use self::{
     chain::Chain,
     class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
     clock::{Clock, Moment, Now, within},
+    connection::HistoryTurn,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     fanout::{Fanout, LocalFanout, Watch},
@@ -61,19 +68,18 @@ pub use self::{
         Append, Batch, BatchError, CLOCKS_APART, Conflict, CorruptTopic, DEDUP_FOR, DueAfter, DuePage,
         Journal, Keep, Page, ReadLimit, Receipt, Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
     },
-    khala::{
-        Appended, Delivery, Followers, HistoryTurn, Khala, KhalaBuilder, LeftBehind, OpenConnection,
-        PublishLimited, Subscribed, Subscription, TopicWindow,
-    },
+    khala::{Appended, Delivery, Khala, KhalaBuilder, PublishLimited, Subscribed, Subscription, TopicWindow},
     ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryJournal,
     node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
+    registry::OpenConnection,
+    replay::ReplayOptions,
     retention::{
-        ClassRetention, ClassSwept, Facts, FailedTopic, Lead, MemorySweeps, Retention, SWEEPS_KEPT,
-        SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept,
-        TopicPlan,
+        ClassRetention, ClassSwept, Facts, FailedTopic, Followers, Lead, LeftBehind, MemorySweeps, Retention,
+        SWEEPS_KEPT, SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps,
+        Swept, TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     strict::PayloadFault,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use khala_core::session::Progress;
+use khala_core::connection::Progress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that may wait to be written before the next frame has to.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use khala_core::{
-    session::{Progress, Received, Sent, Transport},
+    connection::{Progress, Received, Sent, Transport},
     wire::Close,
 };
 use tokio::{

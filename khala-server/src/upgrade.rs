@@ -11,7 +11,7 @@ use hyper::upgrade::{OnUpgrade, Parts as Taken};
 use hyper_util::rt::TokioIo;
 use khala_core::{
     Denied, Grant,
-    session::{Connection, Ended},
+    connection::{Connection, Ended},
     wire::Serializer,
 };
 use tokio::{

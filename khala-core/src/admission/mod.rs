@@ -5,13 +5,10 @@
 //! bucket; and what has refilled and holds no place is forgotten, so memory follows those who are here.
 
 mod book;
-mod gate;
 mod options;
-mod pace;
 mod publishers;
 mod rate;
 mod shared;
-mod turns;
 
 use std::{
     fmt,
@@ -20,19 +17,15 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::{book::Book, rate::Bucket};
+#[cfg(test)]
+pub(crate) use self::rate::tests as rate_tests;
+pub(crate) use self::{book::Book, publishers::Publishers, rate::Bucket};
 use self::{
     book::Usage,
     options::Limits,
     shared::{Place, Shared},
 };
-pub(crate) use self::{
-    gate::Gate,
-    pace::Pace,
-    publishers::Publishers,
-    turns::{Turn, Turns, Waiter},
-};
-pub use self::{gate::ReplayOptions, options::AdmissionOptions, rate::Rate};
+pub use self::{options::AdmissionOptions, rate::Rate};
 use crate::{clock::Moment, wire::Code};
 
 /// Whose limit it was.

@@ -74,7 +74,7 @@ impl Bucket {
     }
 
     /// Only after [`wait`](Self::wait) said zero.
-    pub(super) fn take(&mut self) {
+    pub(crate) fn take(&mut self) {
         self.take_many(1);
     }
 
@@ -84,18 +84,18 @@ impl Bucket {
     }
 
     /// Undoes a [`take`](Self::take).
-    pub(super) fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         self.owed = self.owed.saturating_sub(CALL);
     }
 
     /// Whether that many are within the burst, together with what has not drained.
-    pub(super) fn has_room(&mut self, rate: Rate, calls: u64, now: Moment) -> bool {
+    pub(crate) fn has_room(&mut self, rate: Rate, calls: u64, now: Moment) -> bool {
         self.drain(rate, now);
         self.owed.saturating_add(calls.saturating_mul(CALL)) <= rate.capacity()
     }
 
     /// How long until everything that was let through has drained.
-    pub(super) fn drained_in(&mut self, rate: Rate, now: Moment) -> Duration {
+    pub(crate) fn drained_in(&mut self, rate: Rate, now: Moment) -> Duration {
         self.drain(rate, now);
         Duration::from_millis(self.owed.div_ceil(rate.drained_each_milli()))
     }
@@ -107,22 +107,22 @@ impl Bucket {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     const START: u64 = 1_700_000_000_000;
 
-    pub(in super::super) fn at(millis: u64) -> Moment {
+    pub(crate) fn at(millis: u64) -> Moment {
         Moment::from_millis(START + millis)
     }
 
-    pub(in super::super) fn rate(per_second: u32, burst: u32) -> Rate {
+    pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {
         Rate::new(NonZeroU32::new(per_second).unwrap(), NonZeroU32::new(burst).unwrap())
     }
 
-    pub(in super::super) fn rates() -> impl Strategy<Value = Rate> {
+    pub(crate) fn rates() -> impl Strategy<Value = Rate> {
         (prop_oneof![1..20_u32, 1..5_000_u32], 1..30_u32)
             .prop_map(|(per_second, burst)| rate(per_second, burst))
     }

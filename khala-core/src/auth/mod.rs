@@ -12,6 +12,7 @@ mod issuer;
 #[cfg(feature = "jwt")]
 mod jwt;
 mod revocation;
+mod revocation_cache;
 mod verifier;
 
 #[cfg(feature = "jwt")]
@@ -19,6 +20,7 @@ pub use self::jwt::{
     ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeyError, KeySet, KeySource,
     StaticKeys,
 };
+pub(crate) use self::revocation_cache::{Revoked, Seat};
 pub use self::{
     authorizer::{Access, AllowAll, Authorizer},
     denied::Denied,

@@ -3,10 +3,11 @@
 //! What must stay true: whatever was stored is announced by whoever appended it, once it is on stable storage; that several
 //! appends to a topic share an announcement is no loss, for it says how far the head is.
 
-use super::{Khala, finish::Finish};
+use super::Khala;
 use crate::{
     auth::Grant,
     error::Error,
+    finish::Finish,
     journal::{Append, Batch, Journal as _, Receipt},
     position::Cursor,
     telemetry,

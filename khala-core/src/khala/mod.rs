@@ -1,47 +1,23 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
-mod access;
 mod appending;
-mod connections;
-mod cursors;
-mod dates;
-mod due;
-mod finish;
-mod lead;
 mod publishing;
-mod replay;
-mod revoked;
 mod stamps;
 mod subscription;
-mod sweep;
 mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
 pub use self::{
     appending::Appended,
-    connections::OpenConnection,
-    cursors::{Followers, LeftBehind},
     publishing::PublishLimited,
-    replay::HistoryTurn,
     subscription::{Delivery, Subscribed, Subscription},
     windows::TopicWindow,
 };
-use self::{
-    connections::Connections,
-    dates::Dates,
-    publishing::Published,
-    revoked::Revoked,
-    stamps::Stamps,
-    sweep::{Sweeper, SweeperBuilder},
-};
-pub(crate) use self::{
-    connections::{Card, Connected},
-    cursors::{Cursors, Place},
-};
+use self::{publishing::Published, stamps::Stamps};
 use crate::{
-    admission::{Admission, AdmissionOptions, Gate, Pace, Publishers, ReplayOptions, Turns},
-    auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Verifier},
+    admission::{Admission, AdmissionOptions, Publishers},
+    auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Revoked, Verifier},
     budget::MemoryBudget,
     class::{Classes, TopicClass},
     clock::{Clock, Moment},
@@ -51,6 +27,9 @@ use crate::{
     health::Health,
     journal::Journal,
     ledger::Ledger,
+    registry::Connections,
+    replay::{Gate, Pace, ReplayOptions, Turns},
+    retention::{Cursors, Dates, Sweeper, SweeperBuilder},
     session::SessionOptions,
     snapshots::Snapshots,
     tail::{Alarm, TailJournal, TailOptions},
@@ -81,36 +60,36 @@ use crate::{
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Khala(Arc<Inner>);
+pub struct Khala(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    tail: TailJournal,
-    memory: MemoryBudget,
-    documents: Arc<dyn Documents>,
-    fanout: Arc<dyn Fanout>,
-    clock: Arc<dyn Clock>,
-    sessions: Arc<SessionOptions>,
-    connections: Arc<Connections>,
-    admission: Admission,
-    verifier: Arc<dyn Verifier>,
-    classes: Classes,
-    authorizer: Arc<dyn Authorizer>,
-    revoked: Arc<Revoked>,
-    cursors: Arc<Cursors>,
-    ledger: Arc<Ledger>,
-    gate: Gate,
-    turns: Turns,
-    pace: Arc<Pace>,
-    snapshots: Snapshots,
+pub(crate) struct Inner {
+    pub(crate) tail: TailJournal,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) documents: Arc<dyn Documents>,
+    pub(crate) fanout: Arc<dyn Fanout>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sessions: Arc<SessionOptions>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) admission: Admission,
+    pub(crate) verifier: Arc<dyn Verifier>,
+    pub(crate) classes: Classes,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) revoked: Arc<Revoked>,
+    pub(crate) cursors: Arc<Cursors>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) gate: Gate,
+    pub(crate) turns: Turns,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) snapshots: Snapshots,
     /// Tells principals apart without keeping their names.
-    hasher: RandomState,
-    sweeper: Sweeper,
+    pub(crate) hasher: RandomState,
+    pub(crate) sweeper: Sweeper,
     published: Published,
     stamps: Stamps,
-    dates: Dates,
-    publishers: Publishers,
-    health: Health,
+    pub(crate) dates: Dates,
+    pub(crate) publishers: Publishers,
+    pub(crate) health: Health,
 }
 
 /// Makes a [`Khala`].
@@ -128,7 +107,7 @@ pub struct KhalaBuilder {
     authorizer: Arc<dyn Authorizer>,
     revocations: Option<Arc<dyn Revocations>>,
     replays: ReplayOptions,
-    sweeper: SweeperBuilder,
+    pub(crate) sweeper: SweeperBuilder,
     health: Health,
     memory: MemoryBudget,
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, future::Either, stream};
 
-use super::{Khala, Place};
+use super::Khala;
 use crate::{
     clock::Moment,
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
@@ -16,6 +16,7 @@ use crate::{
     fanout::Watch,
     journal::{Journal as _, ReadLimit},
     position::{Bounds, Cursor, Stale},
+    retention::Place,
     tail::{Followed, SharedPage, Wanted, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},

@@ -3,13 +3,14 @@
 
 use std::{cmp::Reverse, collections::HashSet, num::NonZeroUsize, sync::Arc};
 
-use super::{Followers, Khala};
+use super::Khala;
 use crate::{
     class::TopicClass,
     error::{Error, ErrorKind},
     journal::Journal as _,
     ledger::Violations,
     position::Bounds,
+    retention::Followers,
     topic::Topic,
 };
 

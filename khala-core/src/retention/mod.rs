@@ -3,15 +3,25 @@
 //! A rule sees the facts and names what is kept; it reads nothing and changes nothing. What must stay true: the same
 //! class and facts give the same answer, because the dry run and the sweep each ask for it.
 
+mod cursors;
+mod dates;
+mod due;
+mod lease;
 mod order;
 mod plan;
 mod record;
+mod sweeper;
 mod sweeps;
 
 use std::fmt;
 
-pub(crate) use self::plan::{Planned, Tally, is_too_much};
+pub(crate) use self::{
+    cursors::{Cursors, Place},
+    dates::Dates,
+    sweeper::{Sweeper, SweeperBuilder},
+};
 pub use self::{
+    cursors::{Followers, LeftBehind},
     order::{SweepOptions, SweepOrder, Swept},
     plan::{SweepPlan, TopicPlan},
     record::{ClassSwept, FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},

@@ -4,11 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassSwept, FailedTopic, SweepRecord};
+use super::{ClassSwept, FailedTopic, SweepRecord, cursors::LeftBehind};
 use crate::{
     class::{Classes, NO_CLASS, TopicClass},
     journal::Trimmed,
-    khala::LeftBehind,
     position::{Bounds, Watermark},
     topic::Topic,
     update::Timestamp,

@@ -5,7 +5,7 @@
 use super::ChannelId;
 
 #[derive(Debug)]
-pub(super) struct ByChannel<T>(Vec<(ChannelId, T)>);
+pub(crate) struct ByChannel<T>(Vec<(ChannelId, T)>);
 
 impl<T> Default for ByChannel<T> {
     fn default() -> Self {
@@ -18,17 +18,17 @@ impl<T> ByChannel<T> {
         self.0.binary_search_by_key(&id, |(id, _)| *id)
     }
 
-    pub(super) fn get(&self, id: ChannelId) -> Option<&T> {
+    pub(crate) fn get(&self, id: ChannelId) -> Option<&T> {
         Some(&self.0[self.find(id).ok()?].1)
     }
 
-    pub(super) fn get_mut(&mut self, id: ChannelId) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: ChannelId) -> Option<&mut T> {
         let index = self.find(id).ok()?;
         Some(&mut self.0[index].1)
     }
 
     /// What is kept for `id`, and if nothing is, what `new` makes.
-    pub(super) fn get_or_insert_with(&mut self, id: ChannelId, new: impl FnOnce() -> T) -> &mut T {
+    pub(crate) fn get_or_insert_with(&mut self, id: ChannelId, new: impl FnOnce() -> T) -> &mut T {
         let index = self.find(id).unwrap_or_else(|index| {
             // One for most, where a list begins with four.
             self.0.reserve_exact(usize::from(self.0.is_empty()));
@@ -38,24 +38,24 @@ impl<T> ByChannel<T> {
         &mut self.0[index].1
     }
 
-    pub(super) fn remove(&mut self, id: ChannelId) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: ChannelId) -> Option<T> {
         let index = self.find(id).ok()?;
         Some(self.0.remove(index).1)
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ChannelId, &mut T)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (ChannelId, &mut T)> {
         self.0.iter_mut().map(|(id, kept)| (*id, kept))
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|(_, kept)| kept)
     }
 }

@@ -8,16 +8,11 @@
 mod access;
 mod action;
 mod answers;
-mod bell;
 mod by_channel;
 mod channel;
 mod counts;
-mod doubt;
-mod drive;
 mod options;
-mod patience;
 mod say;
-mod transport;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -25,11 +20,10 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::bell::{Bell, Why};
+pub(crate) use self::by_channel::ByChannel;
 use self::{
     access::Refresh,
     answers::News,
-    by_channel::ByChannel,
     channel::{Channel, Phase},
     counts::Counts,
     say::{Empty, Status},
@@ -37,9 +31,7 @@ use self::{
 pub use self::{
     action::{Action, Answer, Question},
     channel::ChannelId,
-    drive::{Connection, Ended},
     options::SessionOptions,
-    transport::{Progress, Received, Sent, Transport},
 };
 use crate::{
     admission::{Admitted, Limited},

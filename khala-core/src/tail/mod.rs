@@ -42,7 +42,6 @@ use self::{
     shelf::{Shelf, rest_after},
 };
 use crate::{
-    admission::Pace,
     budget::{MemoryBudget, MemoryPart},
     class::Classes,
     clock::{Clock, Moment},
@@ -52,6 +51,7 @@ use crate::{
         Trimmed,
     },
     position::{Bounds, Cursor, Stale, StaleReason},
+    replay::Pace,
     telemetry,
     topic::Topic,
     update::Timestamp,

@@ -7,9 +7,7 @@ use futures::FutureExt as _;
 use khala_core::Journal as _;
 use khala_core::{
     Access, Classes, Cursor, Grant, Keep, Rate, ReplayOptions, TailOptions, TopicClass, TopicPattern,
-    Violation, Watermark,
-    session::{Ended, SessionOptions},
-    wire::Close,
+    Violation, Watermark, connection::Ended, session::SessionOptions, wire::Close,
 };
 use serde_json::{Value, json};
 

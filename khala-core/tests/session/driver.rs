@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use khala_core::{
     Cursor, Journal as _, Watermark,
-    session::{Ended, Received, SessionOptions},
+    connection::{Ended, Received},
+    session::SessionOptions,
     wire::Close,
 };
 use serde_json::json;

@@ -24,7 +24,7 @@ use khala_core::{
     Journal, Keep, Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot,
     SnapshotFrom, Start, Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage,
     Trimmed, Update, Wanted, Watermark,
-    session::{Progress, Received, Sent, Transport},
+    connection::{Progress, Received, Sent, Transport},
     wire::Serializer,
 };
 use tokio::{

@@ -15,7 +15,8 @@ use futures::{
 use khala_core::{
     Access, AdmissionOptions, Batch, Clock as _, Grant, Khala, KhalaBuilder, Kind, LocalFanout, Named,
     NewUpdate, Payload, Revocation, RevocationId, Revocations as _, Timestamp, Token, Topic, Watermark,
-    session::{Ended, Progress, Received, Sent, SessionOptions, Transport},
+    connection::{Ended, Progress, Received, Sent, Transport},
+    session::SessionOptions,
     wire::{Close, Serializer},
 };
 use serde_json::{Value, json};

@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use khala_core::{
     Admission, AdmissionOptions, Denied, Rate, TailJournal, TailOptions,
-    session::{Received, SessionOptions},
+    connection::Received,
+    session::SessionOptions,
     wire::{Close, Serializer},
 };
 use serde_json::json;

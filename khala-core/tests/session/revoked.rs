@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark,
-    session::{Sent, SessionOptions},
-    wire::Close,
+    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark, connection::Sent,
+    session::SessionOptions, wire::Close,
 };
 use serde_json::{Value, json};
 

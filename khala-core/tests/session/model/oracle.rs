@@ -5,7 +5,7 @@ use std::iter;
 use futures::FutureExt as _;
 use khala_core::{
     Journal as _, Timestamp,
-    session::{Ended, Sent},
+    connection::{Ended, Sent},
     wire::Close,
 };
 use serde_json::Value;

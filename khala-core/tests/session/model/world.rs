@@ -155,7 +155,7 @@ impl Line {
         self.pushes.insert(reference, push);
         if let Some(client) = &self.peer.client {
             // A connection that has ended hears nothing any more.
-            let _ = client.unbounded_send(khala_core::session::Received::Text(text));
+            let _ = client.unbounded_send(khala_core::connection::Received::Text(text));
         }
     }
 

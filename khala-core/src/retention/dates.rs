@@ -19,7 +19,7 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is known of the wall clock.
 #[derive(Debug)]
-pub(super) struct Dates(Mutex<State>);
+pub(crate) struct Dates(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -30,12 +30,12 @@ struct State {
 }
 
 impl Dates {
-    pub(super) fn new(now: Now) -> Self {
+    pub(crate) fn new(now: Now) -> Self {
         Self(Mutex::new(State { believed: now, ahead_since: None }))
     }
 
     /// The date, where both clocks say `now`: no later than the wall clock's.
-    pub(super) fn at(&self, now: Now) -> Timestamp {
+    pub(crate) fn at(&self, now: Now) -> Timestamp {
         // Each change under the lock is whole.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = state.believed.wall.plus(now.steady.since(state.believed.steady));

@@ -24,9 +24,9 @@ use crate::{
     health::Part,
     position::Watermark,
     recent::Recent,
-    session::{Bell, Why},
     telemetry,
     update::Timestamp,
+    wake::{Bell, Why},
 };
 
 /// Tokens that are remembered: as many as the last to be verified.
@@ -38,7 +38,7 @@ const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 
 /// The copy and the roster.
 #[derive(Debug)]
-pub(super) struct Revoked {
+pub(crate) struct Revoked {
     store: Arc<dyn Revocations>,
     known: Mutex<Known>,
     /// Degraded while a stored row cannot be read.
@@ -75,7 +75,7 @@ struct Seen {
 }
 
 impl Revoked {
-    pub(super) fn new(store: Arc<dyn Revocations>, part: Part) -> Self {
+    pub(crate) fn new(store: Arc<dyn Revocations>, part: Part) -> Self {
         let known = Known {
             upto: Watermark::ORIGIN,
             last: None,
@@ -95,7 +95,7 @@ impl Revoked {
         }
     }
 
-    pub(super) fn store(&self) -> &dyn Revocations {
+    pub(crate) fn store(&self) -> &dyn Revocations {
         &*self.store
     }
 
@@ -106,7 +106,7 @@ impl Revoked {
     /// Reads the log to its end, unless that was done at `not_older_than` or later; gives how many were read.
     ///
     /// What was read stays, also when the future is dropped or the rest cannot be read.
-    pub(super) async fn catch_up(
+    pub(crate) async fn catch_up(
         &self,
         not_older_than: Option<Moment>,
         clock: &dyn Clock,
@@ -212,7 +212,7 @@ impl Revoked {
     /// now or are gone.
     ///
     /// Nobody waits for it: it holds up no other reading, and what it finds is taken in as it is found.
-    pub(super) async fn look_again_at_corrupt(&self) -> Result<(), Error> {
+    pub(crate) async fn look_again_at_corrupt(&self) -> Result<(), Error> {
         let mut gone: HashSet<String> = self.known().corrupt.keys().cloned().collect();
         if gone.is_empty() {
             return Ok(());
@@ -255,17 +255,17 @@ impl Revoked {
     }
 
     /// Whether the log's end was seen at `not_older_than` or later.
-    pub(super) fn is_fresh(&self, not_older_than: Moment) -> bool {
+    pub(crate) fn is_fresh(&self, not_older_than: Moment) -> bool {
         self.known().confirmed_at.is_some_and(|at| at >= not_older_than)
     }
 
     /// Whether the log was ever read to its end.
-    pub(super) fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         self.known().confirmed_at.is_some()
     }
 
     /// Stores a revocation, and takes it in.
-    pub(super) async fn revoke(&self, revocation: Revocation, clock: &dyn Clock) -> Result<Watermark, Error> {
+    pub(crate) async fn revoke(&self, revocation: Revocation, clock: &dyn Clock) -> Result<Watermark, Error> {
         let before = clock.moment();
         let watermark = self.store.revoke(revocation.clone()).await?;
         self.learn(None, revocation, Some(before));
@@ -337,7 +337,7 @@ impl Revoked {
     }
 
     /// Notes a token that was verified.
-    pub(super) fn saw(&self, grant: &Grant, now: Moment) {
+    pub(crate) fn saw(&self, grant: &Grant, now: Moment) {
         if grant.issued_at().is_some() {
             let name = (grant.subject(), grant.token_id(), grant.issued_at());
             let name = self.roster.hasher.hash_one(name);
@@ -347,7 +347,7 @@ impl Revoked {
     }
 
     /// Ends the grants of a key, or lets that key be trusted again.
-    pub(super) fn withdraw(&self, kid: &str, withdrawn: bool) {
+    pub(crate) fn withdraw(&self, kid: &str, withdrawn: bool) {
         if withdrawn {
             self.known().withdrawn.insert(kid.to_owned());
             self.roster.wake(&Name::Kid(kid));
@@ -357,19 +357,19 @@ impl Revoked {
     }
 
     /// Whether `grant` stands, as far as this node knows.
-    pub(super) fn check(&self, grant: &Grant) -> Result<(), Denied> {
+    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
         self.check_key(grant)?;
         self.check_names(grant)
     }
 
     /// Whether the key that it was signed with is trusted still.
-    pub(super) fn check_key(&self, grant: &Grant) -> Result<(), Denied> {
+    pub(crate) fn check_key(&self, grant: &Grant) -> Result<(), Denied> {
         let withdrawn = grant.key_id().is_some_and(|kid| self.known().withdrawn.contains(kid));
         if withdrawn { Err(Denied::UnknownKid) } else { Ok(()) }
     }
 
     /// Whether nothing that it goes by was revoked.
-    pub(super) fn check_names(&self, grant: &Grant) -> Result<(), Denied> {
+    pub(crate) fn check_names(&self, grant: &Grant) -> Result<(), Denied> {
         let known = self.known();
         if known.by_name.is_empty() && known.corrupt.is_empty() {
             return Ok(());
@@ -390,13 +390,13 @@ impl Revoked {
     }
 
     /// Forgets what has ended.
-    pub(super) fn prune(&self, now: Timestamp) {
+    pub(crate) fn prune(&self, now: Timestamp) {
         let mut known = self.known();
         known.by_name.retain(|_, revocation| revocation.until.is_none_or(|until| until > now));
     }
 
     /// Tells the metrics.
-    pub(super) fn report(&self, now: Moment) {
+    pub(crate) fn report(&self, now: Moment) {
         let known = self.known();
         let (mut jti, mut sid, mut sub) = (0, 0, 0);
         for named in known.by_name.keys() {
@@ -413,7 +413,7 @@ impl Revoked {
     }
 
     /// Seats an open connection in the roster, whose bell is rung for what its grant goes by.
-    pub(super) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>, now: Moment) -> Seat {
+    pub(crate) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>, now: Moment) -> Seat {
         let number = self.roster.next_seat.fetch_add(1, Ordering::Relaxed);
         let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), bell };
         seat.take(grant, now);
@@ -503,7 +503,7 @@ impl Seat {
     }
 
     /// The number of this seat, which no other has.
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 

@@ -12,13 +12,15 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Limited,
-    book::Book,
-    rate::{Bucket, Rate},
-    turns::Waiter,
+use super::Waiter;
+use crate::{
+    admission::{Book, Bucket, Limited, Rate},
+    clock::Moment,
+    journal::ReadLimit,
+    position::Cursor,
+    recent::Recent,
+    topic::Topic,
 };
-use crate::{clock::Moment, journal::ReadLimit, position::Cursor, recent::Recent, topic::Topic};
 
 /// How long those who come after a replay that was let in share its pages.
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
@@ -227,10 +229,8 @@ fn spread(wait: Duration, longest: Duration, number: u64) -> Duration {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{
-        super::rate::tests::{at, rate},
-        *,
-    };
+    use super::*;
+    use crate::admission::rate_tests::{at, rate};
 
     fn gate(per_second: u32, burst: u32, longest: u64) -> Gate {
         let longest = Duration::from_millis(longest);

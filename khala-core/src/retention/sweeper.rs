@@ -17,18 +17,19 @@ use std::{
 
 use futures::{FutureExt as _, pin_mut, select_biased};
 
-use super::{Khala, KhalaBuilder, LeftBehind, due};
+use super::{
+    ClassRetention, Facts, FailedTopic, Lead, LeftBehind, MemorySweeps, Retention, SweepOptions, SweepOrder,
+    SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, due,
+    plan::{Planned, Tally, is_too_much},
+};
 use crate::{
     class::TopicClass,
     clock::Now,
     error::{Error, ErrorKind},
     journal::{CorruptTopic, DueAfter, Journal as _, Keep, Settled, is_ahead},
+    khala::{Khala, KhalaBuilder},
     node::NodeId,
     position::{Bounds, Cursor, Watermark},
-    retention::{
-        ClassRetention, Facts, FailedTopic, Lead, MemorySweeps, Planned, Retention, SweepOptions, SweepOrder,
-        SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, Tally, is_too_much,
-    },
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -47,11 +48,11 @@ const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zer
 
 /// What the handle sweeps with.
 #[derive(Debug)]
-pub(super) struct Sweeper {
-    pub(super) node: NodeId,
-    pub(super) retention: Arc<dyn Retention>,
-    pub(super) sweeps: Arc<dyn Sweeps>,
-    pub(super) options: SweepOptions,
+pub(crate) struct Sweeper {
+    pub(crate) node: NodeId,
+    pub(crate) retention: Arc<dyn Retention>,
+    pub(crate) sweeps: Arc<dyn Sweeps>,
+    pub(crate) options: SweepOptions,
     state: Mutex<State>,
 }
 
@@ -65,15 +66,15 @@ struct State {
 
 /// What a handle is told of sweeping before it is made.
 #[derive(Debug, Default)]
-pub(super) struct SweeperBuilder {
-    pub(super) options: SweepOptions,
+pub(crate) struct SweeperBuilder {
+    pub(crate) options: SweepOptions,
     node: Option<NodeId>,
     retention: Option<Arc<dyn Retention>>,
     sweeps: Option<Arc<dyn Sweeps>>,
 }
 
 impl SweeperBuilder {
-    pub(super) fn build(self) -> Sweeper {
+    pub(crate) fn build(self) -> Sweeper {
         Sweeper {
             node: self.node.unwrap_or_else(NodeId::random),
             retention: self.retention.unwrap_or_else(|| Arc::new(ClassRetention)),
@@ -90,7 +91,7 @@ impl Sweeper {
     }
 
     /// The sweep that is under way leads until then.
-    pub(super) fn leads(&self, until: Timestamp) {
+    pub(crate) fn leads(&self, until: Timestamp) {
         self.state().leads_until = Some(until);
     }
 
@@ -671,7 +672,7 @@ async fn breathe() {
 }
 
 /// A random part of `whole`.
-pub(super) fn random_part(whole: Duration) -> Duration {
+pub(crate) fn random_part(whole: Duration) -> Duration {
     let mut bits = [0; 4];
     // Without randomness, nodes that were started together stay together.
     if getrandom::fill(&mut bits).is_err() {

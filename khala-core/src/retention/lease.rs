@@ -4,11 +4,11 @@
 
 use std::{fmt::Display, time::Duration};
 
-use super::{Khala, sweep::Sweeper};
+use super::{Lead, sweeper::Sweeper};
 use crate::{
     clock::{Moment, within},
     error::{Error, ErrorKind},
-    retention::Lead,
+    khala::Khala,
     update::Timestamp,
 };
 
@@ -17,7 +17,7 @@ const LEAD_MOST: Duration = Duration::from_secs(60 * 60);
 
 impl Khala {
     /// Takes the lead. One that lasts longer than any does was taken by a clock that was ahead, and is over.
-    pub(super) async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+    pub(crate) async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
         let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
         match sweeps.lead(node, now, until).await? {
             Lead::Theirs { until: theirs, .. } if theirs > now.plus(LEAD_MOST.max(2 * options.lead_for)) => {
@@ -33,7 +33,7 @@ impl Khala {
     /// Whether it holds is judged here by how much time has passed since it was asked for, so that a step of this node's
     /// wall clock neither ends nor lengthens it. What the store has is a date, for the clocks of others: whichever of them is
     /// ahead takes a lead sooner, which costs a second sweep and nothing else.
-    pub(super) async fn keep_lead(&self, mut until: Moment) -> Error {
+    pub(crate) async fn keep_lead(&self, mut until: Moment) -> Error {
         let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
         let lost = |why: &dyn Display| {
             Error::new(ErrorKind::Unavailable, "sweep", format!("the lead was lost: {why}"))

@@ -14,8 +14,10 @@ use std::{
     time::Duration,
 };
 
-use super::rate::{Bucket, Rate};
-use crate::clock::Moment;
+use crate::{
+    admission::{Bucket, Rate},
+    clock::Moment,
+};
 
 /// So long after an append somebody is taken to append still.
 const BESIDE: Duration = Duration::from_millis(100);
@@ -109,10 +111,8 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::rate::tests::{at, rate},
-        *,
-    };
+    use super::*;
+    use crate::admission::rate_tests::{at, rate};
 
     #[test]
     fn while_nobody_appends_nobody_rests() {

@@ -21,14 +21,14 @@ use futures::{
 use crate::clock::Clock;
 
 /// Work that goes on where it is dropped.
-pub(super) struct Finish<T: Send + 'static> {
+pub(crate) struct Finish<T: Send + 'static> {
     work: Option<BoxFuture<'static, T>>,
     begun: bool,
     clock: Arc<dyn Clock>,
 }
 
 impl<T: Send + 'static> Finish<T> {
-    pub(super) fn new(clock: &Arc<dyn Clock>, work: impl Future<Output = T> + Send + 'static) -> Self {
+    pub(crate) fn new(clock: &Arc<dyn Clock>, work: impl Future<Output = T> + Send + 'static) -> Self {
         Self { work: Some(work.boxed()), begun: false, clock: Arc::clone(clock) }
     }
 }

@@ -19,24 +19,26 @@ use futures::{
 };
 
 use super::{
-    Action, Answer, ChannelId, Question, Received, Sent, Session, Transport,
-    bell::{Bell, ChannelCord, Why},
-    by_channel::ByChannel,
+    Received, Sent, Transport,
     doubt::doubt,
-    patience::{Outbox, Patience},
+    write::{Outbox, Patience},
 };
 use crate::{
     auth::{Denied, Grant},
     clock::{Moment, Now},
     error::Error,
     fanout::Watch,
-    khala::{Connected, Khala, Place},
+    khala::Khala,
     ledger::Violation,
     position::{Cursor, Stale},
+    registry::Connected,
+    retention::Place,
+    session::{Action, Answer, ByChannel, ChannelId, Question, Session},
     snapshots::SharedSnapshot,
     tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
     telemetry,
     topic::Topic,
+    wake::{Bell, ChannelCord, Why},
     wire::Close,
 };
 

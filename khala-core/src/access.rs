@@ -4,16 +4,20 @@ use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync
 
 use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, select_biased, stream};
 
-use super::{Connected, Khala, finish::Finish};
 use crate::{
     admission::Limited,
     auth::{Access, Denied, Grant, Revocation, RevocationId, RevocationPage, Token},
     clock::{self, Moment},
+    connection::Connection,
     error::{Error, ErrorKind},
     fanout::Watch,
+    finish::Finish,
+    khala::Khala,
     position::Watermark,
-    session::{Bell, Connection, Session},
+    registry::Connected,
+    session::Session,
     topic::Topic,
+    wake::Bell,
     wire::Serializer,
 };
 

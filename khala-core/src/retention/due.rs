@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Khala;
 use crate::{
     class::{Classes, Retain},
     journal::{DueAfter, Journal as _, Keep, Settled, is_ahead},
+    khala::Khala,
     position::Cursor,
     telemetry,
     topic::Topic,
@@ -22,19 +22,19 @@ use crate::{
 
 /// A topic is looked at once in so long at least. It bounds what a clock that was ahead, or an older version beside this one,
 /// can put off.
-pub(super) const AT_LEAST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const AT_LEAST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Topics that are settled at once: one transaction, and not one each.
-pub(super) const SETTLED_AT_ONCE: usize = 500;
+pub(crate) const SETTLED_AT_ONCE: usize = 500;
 
 /// The place after all topics that a clock that is right can put off at `now`.
-pub(super) fn horizon(now: Timestamp) -> DueAfter {
+pub(crate) fn horizon(now: Timestamp) -> DueAfter {
     DueAfter { at: now.plus(AT_LEAST), name: char::MAX.to_string() }
 }
 
 /// Until when a topic with that head can be put off which keeps what `keep` says and nothing else, from `oldest` on. None: its
 /// rule depends on who reads it, so that it may have something to lose at any time.
-pub(super) fn settled(
+pub(crate) fn settled(
     topic: &Topic,
     head: Cursor,
     keep: &Keep,
@@ -47,7 +47,7 @@ pub(super) fn settled(
         return None;
     }
     // Not all at once, or they would come back at once.
-    let latest = now.plus(AT_LEAST / 2).plus(super::sweep::random_part(AT_LEAST / 2));
+    let latest = now.plus(AT_LEAST / 2).plus(super::sweeper::random_part(AT_LEAST / 2));
     let too_old = oldest.zip(keep.age).map(|(oldest, age)| oldest.plus(age).plus(Duration::from_millis(1)));
     // A topic that keeps nothing is looked at once more to be retired.
     let retires =
@@ -65,7 +65,7 @@ pub(super) fn settled(
 }
 
 /// What names the rules by which history is kept. `lasting` says whether they let topics be put off.
-pub(super) fn rules(classes: &Classes, lasting: bool) -> u64 {
+pub(crate) fn rules(classes: &Classes, lasting: bool) -> u64 {
     let mut digest = Sha256::new();
     digest.update([1, u8::from(lasting)]);
     for class in classes.iter() {
@@ -87,12 +87,12 @@ pub(super) fn rules(classes: &Classes, lasting: bool) -> u64 {
 
 impl Khala {
     /// What names the rules of this handle.
-    pub(super) fn rules(&self) -> u64 {
+    pub(crate) fn rules(&self) -> u64 {
         rules(&self.0.classes, self.0.sweeper.retention.lasts())
     }
 
     /// A topic that loses nothing by `keep`, put off; none where it must be looked at each time.
-    pub(super) fn put_off(
+    pub(crate) fn put_off(
         &self,
         topic: &Topic,
         head: Cursor,
@@ -106,7 +106,7 @@ impl Khala {
     }
 
     /// Puts off topics that have nothing to lose. Where that fails, they are looked at once more.
-    pub(super) async fn settle(&self, settled: &[Settled]) {
+    pub(crate) async fn settle(&self, settled: &[Settled]) {
         match self.0.tail.settle(self.rules(), settled).await {
             Ok(retired) => telemetry::topics_retired(retired),
             Err(error) => tracing::warn!(

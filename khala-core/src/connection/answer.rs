@@ -6,15 +6,15 @@
 
 use std::{hash::BuildHasher as _, time::Duration};
 
-use super::Khala;
 use crate::{
-    admission::{Turn, Waiter},
     auth::{Access, Grant},
     clock::Moment,
     documents::SnapshotFrom,
     error::Error,
     journal::ReadLimit,
+    khala::Khala,
     position::{Bounds, Cursor, Stale, StaleReason},
+    replay::{Turn, Waiter},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
     telemetry,

@@ -15,7 +15,7 @@ use std::{
 
 use futures::{future::poll_fn, task::AtomicWaker};
 
-use super::ChannelId;
+use crate::session::ChannelId;
 
 /// Why it rang: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,22 +27,22 @@ impl Why {
     /// The grant may have been taken back.
     pub(crate) const GRANT: Self = Self(2);
     /// The transport may have something that came in.
-    pub(super) const INPUT: Self = Self(4);
+    pub(crate) const INPUT: Self = Self(4);
     /// Something was announced to a channel.
-    pub(super) const MOVED: Self = Self(8);
+    pub(crate) const MOVED: Self = Self(8);
     /// The timer went off.
-    pub(super) const TIMER: Self = Self(16);
+    pub(crate) const TIMER: Self = Self(16);
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.0 |= other.0;
     }
 
-    pub(super) fn has(self, other: Self) -> bool {
+    pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
     /// Takes `other` out; says whether it was in.
-    pub(super) fn remove(&mut self, other: Self) -> bool {
+    pub(crate) fn remove(&mut self, other: Self) -> bool {
         let had = self.has(other);
         self.0 &= !other.0;
         had
@@ -58,7 +58,7 @@ pub(crate) struct Bell {
 
 /// The channels that something was announced to, each once. The first has its place, for most connections have no other.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(crate) struct Moved {
     first: Option<ChannelId>,
     others: Vec<ChannelId>,
 }
@@ -71,7 +71,7 @@ impl Moved {
     }
 
     /// One after the other.
-    pub(super) fn next(&mut self) -> Option<ChannelId> {
+    pub(crate) fn next(&mut self) -> Option<ChannelId> {
         self.first.take().or_else(|| self.others.pop())
     }
 }
@@ -85,13 +85,13 @@ impl Bell {
     }
 
     /// Takes all that it rang for, and wakes `task` from now on.
-    pub(super) fn look(&self, task: &Waker) -> Why {
+    pub(crate) fn look(&self, task: &Waker) -> Why {
         self.task.register(task);
         Why(self.rung.swap(0, Ordering::AcqRel))
     }
 
     /// Waits until it rings for `why`, and leaves all else. Cancel safe.
-    pub(super) async fn wait_for(&self, why: Why) {
+    pub(crate) async fn wait_for(&self, why: Why) {
         poll_fn(|context| {
             self.task.register(context.waker());
             let rung = self.rung.fetch_and(!why.0, Ordering::AcqRel);
@@ -101,12 +101,12 @@ impl Bell {
     }
 
     /// Takes the channels that have moved.
-    pub(super) fn moved(&self) -> Moved {
+    pub(crate) fn moved(&self) -> Moved {
         mem::take(&mut self.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A waker that rings for `why`.
-    pub(super) fn waker(self: &Arc<Self>, why: Why) -> Waker {
+    pub(crate) fn waker(self: &Arc<Self>, why: Why) -> Waker {
         Waker::from(Arc::new(Cord { bell: Arc::clone(self), why }))
     }
 }
@@ -128,19 +128,19 @@ impl Wake for Cord {
 
 /// Rings for one channel that has moved.
 #[derive(Debug)]
-pub(super) struct ChannelCord {
+pub(crate) struct ChannelCord {
     bell: Arc<Bell>,
     channel: ChannelId,
     pulled: AtomicBool,
 }
 
 impl ChannelCord {
-    pub(super) fn new(bell: &Arc<Bell>, channel: ChannelId) -> Arc<Self> {
+    pub(crate) fn new(bell: &Arc<Bell>, channel: ChannelId) -> Arc<Self> {
         Arc::new(Self { bell: Arc::clone(bell), channel, pulled: AtomicBool::new(false) })
     }
 
     /// Lets it ring again. To be called before it is looked what moved.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         // A swap, and not a store: so whatever was announced before the pull that it undoes is seen by who looks.
         self.pulled.swap(false, Ordering::AcqRel);
     }

@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Khala, revoked::Seat};
 use crate::{
-    admission::Waiter,
-    auth::{Denied, Grant},
+    auth::{Denied, Grant, Seat},
     clock::Moment,
-    session::{Bell, Why},
+    khala::Khala,
+    replay::Waiter,
     telemetry,
     update::Timestamp,
+    wake::{Bell, Why},
 };
 
 /// One open connection, as an operator sees it.
@@ -77,7 +77,7 @@ const EACH_CLOSE: Duration = Duration::from_millis(100);
 
 /// The open connections of a handle.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     open: AtomicUsize,
     cards: Mutex<HashMap<u64, Arc<Card>>>,
     drain: OnceLock<Drain>,
@@ -147,7 +147,7 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    pub(super) fn new(
+    pub(crate) fn new(
         connections: &Arc<Connections>,
         seat: Seat,
         principal: u64,

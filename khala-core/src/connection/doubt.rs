@@ -8,8 +8,9 @@
 //! - A channel that was sent no update yet has nothing to say. It starts again where other updates were found in the place of
 //!   known ones; where the head was lower, what it stands behind is kept.
 
-use super::Question;
-use crate::{documents::SnapshotFrom, position::Stale, tail::HeldTopic, update::Timestamp};
+use crate::{
+    documents::SnapshotFrom, position::Stale, session::Question, tail::HeldTopic, update::Timestamp,
+};
 
 /// The question to ask in the place of `question`, by a channel whose last update was published at `published_at`, and that
 /// asked last with the evidence `known`.

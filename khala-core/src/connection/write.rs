@@ -13,14 +13,14 @@ use futures::{FutureExt as _, StreamExt as _, future::Fuse, select_biased};
 
 use super::{
     Progress,
-    bell::Why,
-    drive::{Ended, Questions, taken_back},
+    driver::{Ended, Questions, taken_back},
 };
 use crate::{
     auth::Grant,
     clock::Clock,
-    khala::{Card, Connected},
     ledger::Ledger,
+    registry::{Card, Connected},
+    wake::Why,
     wire::Close,
 };
 
