@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Clock as _, JwtIssuer, JwtOptions, Mandate, SystemClock};
+use khala_auth::{JwtIssuer, JwtOptions};
+use khala_core::{Clock as _, Mandate, SystemClock};
 use tempfile::TempDir;
 
 use super::{

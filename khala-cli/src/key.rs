@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use clap::{Args, Subcommand};
-use khala_core::{Key, KeyAlgorithm, KeySet};
+use khala_auth::{Key, KeyAlgorithm, KeySet};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use khala_core::{KeyError, KeySet};
+use khala_auth::{KeyError, KeySet};
 use serde_json::{Value, value::RawValue};
 
 use crate::{

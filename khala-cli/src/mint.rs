@@ -3,9 +3,8 @@
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use clap::Args;
-use khala_core::{
-    Access, Clock as _, ErrorKind, JwtIssuer, JwtOptions, KeyAlgorithm, Mandate, SystemClock, Token,
-};
+use khala_auth::{JwtIssuer, JwtOptions, KeyAlgorithm};
+use khala_core::{Access, Clock as _, ErrorKind, Mandate, SystemClock, Token};
 
 use crate::{
     duration::{Patience, duration, patience},

@@ -1,6 +1,6 @@
 //! Keys in PEM files: which algorithm one is for, where nobody says it.
 
-use khala_core::{KeyAlgorithm, KeyError};
+use khala_auth::{KeyAlgorithm, KeyError};
 
 /// Those that a PEM file can hold a key for.
 const ALGORITHMS: [KeyAlgorithm; 3] = [KeyAlgorithm::EdDsa, KeyAlgorithm::Es256, KeyAlgorithm::Rs256];

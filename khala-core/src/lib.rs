@@ -42,11 +42,6 @@ mod update;
 mod wake;
 pub mod wire;
 
-#[cfg(feature = "jwt")]
-pub use self::auth::{
-    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeyError, KeySet, KeySource,
-    StaticKeys,
-};
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{

@@ -8,7 +8,8 @@
 //! ```
 //! # use std::{convert::Infallible, sync::Arc};
 //! # use hyper::service::service_fn;
-//! # use khala_core::{JwtOptions, JwtVerifier, Khala, MemoryJournal};
+//! # use khala_auth::{JwtOptions, JwtVerifier};
+//! # use khala_core::{Khala, MemoryJournal};
 //! # use khala_server::Server;
 //! # async fn mount(io: hyper_util::rt::TokioIo<tokio::net::TcpStream>) -> Result<(), Box<dyn std::error::Error>> {
 //! let verifier = JwtVerifier::hs256(b"thirty-two bytes that are secret", JwtOptions::default())?;
@@ -32,8 +33,8 @@ mod compatibility;
 mod documents;
 mod drain;
 mod history;
-#[cfg(feature = "keys")]
-pub mod keys;
+#[cfg(feature = "jwks")]
+mod jwks;
 mod lines;
 mod logs;
 mod mint;
@@ -72,6 +73,8 @@ use khala_core::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use self::drain::Drain;
+#[cfg(feature = "jwks")]
+pub use self::jwks::{JwksAddress, JwksAddressError};
 pub use self::{
     admin::{AdminToken, RevocationTerms},
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},

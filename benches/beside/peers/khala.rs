@@ -2,7 +2,8 @@
 
 use std::{fmt::Debug, net::SocketAddr, process::Command, time::Duration};
 
-use khala_core::{Clock as _, JwtIssuer, JwtOptions, Mandate, SystemClock};
+use khala_auth::{JwtIssuer, JwtOptions};
+use khala_core::{Clock as _, Mandate, SystemClock};
 
 use super::Peer;
 use crate::{

@@ -11,9 +11,10 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
 };
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Error as Fault, ErrorKind, Grant, JwtIssuer, JwtOptions,
-    JwtVerifier, Khala, Named, Revocation, RevocationId, Timestamp, Topic, TopicClass, TopicPattern,
+    Access, Authorizer, Classes, Denied, Error as Fault, ErrorKind, Grant, Khala, Named, Revocation,
+    RevocationId, Timestamp, Topic, TopicClass, TopicPattern,
 };
 use khala_server::{Credential, Holder, Mint, Server, Unproven};
 use khala_store_sqlite::SqliteStore;

@@ -2,9 +2,8 @@
 
 use std::{fs, path::Path};
 
-use khala_core::{
-    Clock as _, JwtOptions, JwtVerifier, KeyAlgorithm, KeySet, SystemClock, Token, Verifier as _,
-};
+use khala_auth::{JwtOptions, JwtVerifier, KeyAlgorithm, KeySet};
+use khala_core::{Clock as _, SystemClock, Token, Verifier as _};
 use serde_json::Value;
 
 use crate::{Ended, end, khala, pem};

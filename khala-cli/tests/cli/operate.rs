@@ -2,10 +2,10 @@
 
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Batch, Classes, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, KhalaBuilder, Kind,
-    Mandate, MemoryJournal, MemorySweeps, NewUpdate, NodeId, Payload, Retain, SweepOptions, Sweeps as _,
-    SystemClock, TopicClass, TopicPattern,
+    Access, Batch, Classes, Clock as _, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, MemorySweeps,
+    NewUpdate, NodeId, Payload, Retain, SweepOptions, Sweeps as _, SystemClock, TopicClass, TopicPattern,
 };
 use khala_server::{AdminToken, Server, serve};
 use serde_json::{Value, json};

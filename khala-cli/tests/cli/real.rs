@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Classes, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, Mandate, MemoryJournal, Rate,
-    SystemClock, TopicClass, TopicPattern,
+    Access, Classes, Clock as _, Khala, Mandate, MemoryJournal, Rate, SystemClock, TopicClass, TopicPattern,
 };
 use khala_server::{Server, serve};
 use serde_json::Value;

@@ -2,9 +2,9 @@
 
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Khala, Mandate, MemoryJournal, Named, Revocation,
-    RevocationId, SystemClock, Token,
+    Access, Clock as _, Khala, Mandate, MemoryJournal, Named, Revocation, RevocationId, SystemClock, Token,
 };
 use khala_server::{AdminToken, Server, serve};
 use serde_json::{Value, json};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use khala_core::{Access, Clock as _, JwtOptions, JwtVerifier, SystemClock, Timestamp, Token, Verifier as _};
+use khala_auth::{JwtOptions, JwtVerifier};
+use khala_core::{Access, Clock as _, SystemClock, Timestamp, Token, Verifier as _};
 
 use crate::{
     end,

@@ -12,10 +12,11 @@ use std::{
 use futures::{Stream, future::ready};
 use hyper::{header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, ClientBuilder, Error, Event, FreshToken};
 use khala_core::{
-    Access, Batch, Issued, JwtIssuer, JwtOptions, JwtVerifier, Khala, Kind, Mandate, MemoryJournal, Named,
-    NewUpdate, Payload, Revocation, RevocationId, Token, wire::Resume,
+    Access, Batch, Issued, Khala, Kind, Mandate, MemoryJournal, Named, NewUpdate, Payload, Revocation,
+    RevocationId, Token, wire::Resume,
 };
 use khala_server::Server;
 use serde_json::{Value, json};

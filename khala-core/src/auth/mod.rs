@@ -9,17 +9,10 @@ mod authorizer;
 mod denied;
 mod grant;
 mod issuer;
-#[cfg(feature = "jwt")]
-mod jwt;
 mod revocation;
 mod revocation_cache;
 mod verifier;
 
-#[cfg(feature = "jwt")]
-pub use self::jwt::{
-    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeyError, KeySet, KeySource,
-    StaticKeys,
-};
 pub(crate) use self::revocation_cache::{Revoked, Seat};
 pub use self::{
     authorizer::{Access, AllowAll, Authorizer},

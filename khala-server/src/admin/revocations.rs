@@ -33,7 +33,7 @@ pub struct RevocationTerms {
     /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
     /// until when. Default: a day.
     pub max_age: Option<Duration>,
-    /// How far the clocks of issuers may be off. Default: five seconds, as in [`JwtOptions`](khala_core::JwtOptions).
+    /// How far the clocks of issuers may be off. Default: five seconds, as in [`JwtOptions`](khala_auth::JwtOptions).
     ///
     /// A token may say that it is issued that much later than it was. So a revocation by `sub` takes back what says
     /// to be issued until this much after it, a new login's tokens too.

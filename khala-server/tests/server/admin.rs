@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, Error, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Khala, LocalFanout, Mandate,
-    MemoryJournal, MemoryRevocations, MemorySweeps, NodeId, Revocation, RevocationPage, Revocations,
-    Sweeps as _, SystemClock, Timestamp, Watermark,
+    Access, Clock as _, Error, ErrorKind, Khala, LocalFanout, Mandate, MemoryJournal, MemoryRevocations,
+    MemorySweeps, NodeId, Revocation, RevocationPage, Revocations, Sweeps as _, SystemClock, Timestamp,
+    Watermark,
 };
 use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

@@ -9,9 +9,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::Request;
 use http_body_util::Full;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
+use khala_auth::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};
 use khala_core::{
-    Access, AdmissionOptions, Classes, Clock as _, JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet, Named,
-    Revocation, RevocationId, SystemClock, TopicClass, TopicPattern,
+    Access, AdmissionOptions, Classes, Clock as _, Named, Revocation, RevocationId, SystemClock, TopicClass,
+    TopicPattern,
 };
 use khala_server::{Origins, ServerBuilder};
 use serde_json::{Value, json};

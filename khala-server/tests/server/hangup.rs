@@ -9,10 +9,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use khala_auth::{JwtOptions, JwtVerifier};
 use khala_client::{Client, Event};
 use khala_core::{
-    Access, Authorizer, Batch, Denied, Grant, Journal as _, JwtOptions, JwtVerifier, Khala, Kind, NewUpdate,
-    Payload, Token, Topic,
+    Access, Authorizer, Batch, Denied, Grant, Journal as _, Khala, Kind, NewUpdate, Payload, Token, Topic,
     session::SessionOptions,
     wire::{JoinRequest, Resume},
 };

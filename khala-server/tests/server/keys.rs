@@ -12,16 +12,15 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::join_all;
+use khala_auth::{
+    JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource,
+    sources::{FileKeys, KeyChange, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
+};
 use khala_core::{
-    Access, Clock as _, ErrorKind, JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource, Khala,
-    Mandate, MemoryJournal, SystemClock, Timestamp,
+    Access, Clock as _, ErrorKind, Khala, Mandate, MemoryJournal, SystemClock, Timestamp,
     health::{Condition, Health},
 };
-use khala_server::{
-    Server,
-    keys::{FileKeys, JwksKeys, JwksOptions, KeyChange, KeyRing},
-    serve,
-};
+use khala_server::{JwksAddress, Server, serve};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -183,10 +182,13 @@ impl Address {
         self.asked.load(Ordering::SeqCst)
     }
 
-    fn keys(&self, at_most_every: Duration) -> JwksKeys {
-        let options =
-            JwksOptions::default().with_refresh_every(NEVER).with_refresh_at_most_every(at_most_every);
-        JwksKeys::start(&self.url, options).unwrap()
+    fn keys(&self, at_most_every: Duration) -> RemoteKeys {
+        let options = RemoteKeysOptions {
+            refresh_interval: NEVER,
+            min_refresh_interval: at_most_every,
+            ..Default::default()
+        };
+        RemoteKeys::start(JwksAddress::parse(&self.url).unwrap(), options)
     }
 }
 
@@ -286,7 +288,7 @@ async fn without_any_key_the_node_is_not_ready_and_without_fresh_ones_it_says_so
     address.say(500, "");
     let source = address.keys(NEVER);
     let health = Health::new();
-    let ring = KeyRing::builder(KeySet::new()).with_jwks(source.clone()).build();
+    let ring = KeyRing::new(KeySources { remote: Some(source.clone()), ..KeySources::default() });
     ring.report_to(&health);
     source.reload().await;
     let reason = "no keys of jwks were ever loaded; the server's log says why".to_owned();
@@ -306,7 +308,7 @@ async fn without_any_key_the_node_is_not_ready_and_without_fresh_ones_it_says_so
     address.say(500, "");
     let (source, health) = (address.keys(NEVER), Health::new());
     let own = KeySet::new().with_key(Key::hs256(Some("own"), &[7; 32]).unwrap()).unwrap();
-    KeyRing::builder(own).with_jwks(source.clone()).build().report_to(&health);
+    KeyRing::new(KeySources { configured: own, remote: Some(source.clone()), file: None }).report_to(&health);
     source.reload().await;
     assert_eq!((health.failures(), health.notes()), (vec![], vec![("jwks_keys", reason)]));
 }
@@ -315,7 +317,7 @@ async fn without_any_key_the_node_is_not_ready_and_without_fresh_ones_it_says_so
 async fn an_answer_that_never_ends_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let keys = JwksKeys::start(&url, JwksOptions::default()).unwrap();
+    let keys = RemoteKeys::start(JwksAddress::parse(&url).unwrap(), RemoteKeysOptions::default());
     // The connection is kept, and nothing is said.
     let held = listener.accept().await.unwrap();
     pause();
@@ -333,10 +335,11 @@ async fn configuration_comes_before_the_file_and_the_file_before_the_address() {
     let unnamed = Key::hs256(None, &secret("unnamed", 1)).unwrap();
     fs::write(&path, jwks(&[key("a", 2), key("b", 2), unnamed])).unwrap();
     let address = Address::new(&[key("a", 3), key("b", 3), key("c", 3)]).await;
-    let ring = KeyRing::builder(set(&[key("a", 1)]))
-        .with_file(FileKeys::open(&path, NEVER).unwrap())
-        .with_jwks(address.keys(NEVER))
-        .build();
+    let ring = KeyRing::new(KeySources {
+        configured: set(&[key("a", 1)]),
+        file: Some(FileKeys::open(&path, NEVER).unwrap()),
+        remote: Some(address.keys(NEVER)),
+    });
     assert!(knows(&ring, "c").await);
     let keys = ring.keys(None, Timestamp::default()).await.unwrap();
     assert_eq!(*keys, set(&[key("a", 1), key("b", 2), key("c", 3)]), "and no key without a name");
@@ -354,13 +357,16 @@ async fn a_name_that_is_given_to_another_key_rests() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
     fs::write(&path, jwks(&[key("a", 1), key("b", 1)])).unwrap();
-    let ring = KeyRing::builder(KeySet::new()).with_file(FileKeys::open(&path, NEVER).unwrap()).build();
+    let ring = KeyRing::new(KeySources {
+        file: Some(FileKeys::open(&path, NEVER).unwrap()),
+        ..KeySources::default()
+    });
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
     let listening = ring.listen(move |change| {
         heard.lock().unwrap().push(match change {
             KeyChange::Trusted(kid) => format!("+{kid}"),
-            KeyChange::Withdrawn(kid) => format!("-{kid}"),
+            KeyChange::Distrusted(kid) => format!("-{kid}"),
             _ => panic!("a change of no kind"),
         });
     });
@@ -397,13 +403,16 @@ async fn a_lost_key_ends_its_connections_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
     fs::write(&path, jwks(&[secret_key("old", 1), secret_key("new", 1)])).unwrap();
-    let ring = KeyRing::builder(KeySet::new()).with_file(FileKeys::open(&path, NEVER).unwrap()).build();
+    let ring = KeyRing::new(KeySources {
+        file: Some(FileKeys::open(&path, NEVER).unwrap()),
+        ..KeySources::default()
+    });
     let verifier = JwtVerifier::new(Arc::new(ring.clone()), JwtOptions::default());
     let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
     let handle = khala.clone();
     let _listening = ring.listen(move |change| match change {
         KeyChange::Trusted(kid) => handle.restore_key(kid),
-        KeyChange::Withdrawn(kid) => handle.withdraw_key(kid),
+        KeyChange::Distrusted(kid) => handle.withdraw_key(kid),
         _ => panic!("a change of no kind"),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -29,7 +29,6 @@ mod publish;
 mod refusals;
 mod restored;
 mod retention;
-#[cfg(feature = "keys")]
 mod rotation;
 mod slow;
 mod stream;

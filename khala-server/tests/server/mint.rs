@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, KeySet};
 use khala_core::{
-    AdmissionOptions, Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, JwtIssuer, JwtOptions,
-    JwtVerifier, KeySet, Mandate, MemoryRevocations, Named, Rate, Revocation, RevocationId, RevocationPage,
-    Revocations, SystemClock, Timestamp, Token, Verifier, Watermark,
+    AdmissionOptions, Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, Mandate,
+    MemoryRevocations, Named, Rate, Revocation, RevocationId, RevocationPage, Revocations, SystemClock,
+    Timestamp, Token, Verifier, Watermark,
 };
 use khala_server::{ClaimName, Credential, Holder, Mint, MintSecret, SecretError, Unproven, VerifiedToken};
 use serde_json::{Value, json};

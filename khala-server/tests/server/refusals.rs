@@ -21,10 +21,11 @@ use base64::{
 use http::Request;
 use http_body_util::Full;
 use jsonwebtoken::{EncodingKey, Header, encode};
+use khala_auth::{JwtOptions, JwtVerifier, Key, KeySet};
 use khala_core::{
-    Access, AdmissionOptions, Authorizer, Classes, Clock as _, Denied, Error, ErrorKind, Grant, JwtOptions,
-    JwtVerifier, Key, KeySet, Named, Rate, Revocation, RevocationId, SystemClock, Timestamp, Token, Topic,
-    TopicClass, TopicPattern, Verifier, wire::Code,
+    Access, AdmissionOptions, Authorizer, Classes, Clock as _, Denied, Error, ErrorKind, Grant, Named, Rate,
+    Revocation, RevocationId, SystemClock, Timestamp, Token, Topic, TopicClass, TopicPattern, Verifier,
+    wire::Code,
 };
 use khala_server::{Compatibility, Origins, Window};
 use serde_json::{Map, Value, json};

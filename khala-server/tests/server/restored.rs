@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
+use khala_auth::{JwtOptions, JwtVerifier};
 use khala_client::{Client, Event, Subscription};
 use khala_core::{
-    Batch, Cursor, JoinRequest, JwtOptions, JwtVerifier, Khala, Kind, NewUpdate, Payload, Resume,
-    StaleReason, Timestamp, Token,
+    Batch, Cursor, JoinRequest, Khala, Kind, NewUpdate, Payload, Resume, StaleReason, Timestamp, Token,
 };
 use khala_server::{Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

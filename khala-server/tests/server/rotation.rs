@@ -3,10 +3,11 @@
 use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use khala_core::{
-    Access, Clock as _, JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource as _, Mandate, SystemClock,
+use khala_auth::{
+    JwtIssuer, JwtOptions, JwtVerifier, Key, KeySource as _,
+    sources::{FileKeys, KeyChange, KeyRing, KeySources},
 };
-use khala_server::keys::{FileKeys, KeyChange, KeyRing};
+use khala_core::{Access, Clock as _, Mandate, SystemClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -49,7 +50,7 @@ impl Drill {
         let path = folder.path().join("keys.json");
         fs::write(&path, key_file(kids)).unwrap();
         let file = FileKeys::open(path, Duration::from_millis(50)).unwrap();
-        let keys = KeyRing::builder(KeySet::new()).with_file(file).build();
+        let keys = KeyRing::new(KeySources { file: Some(file), ..KeySources::default() });
         let verifier = Arc::new(JwtVerifier::new(Arc::new(keys.clone()), JwtOptions::default()));
         let running = running_on(|khala| khala.with_verifier(verifier), |server| server).await;
         Self { running, keys, folder }
@@ -134,7 +135,7 @@ async fn a_rotation_refuses_nobody_who_holds_a_valid_token() {
     let khala = drill.running.khala.clone();
     let _listening = drill.keys.listen(move |change| match change {
         KeyChange::Trusted(kid) => khala.restore_key(kid),
-        KeyChange::Withdrawn(kid) => khala.withdraw_key(kid),
+        KeyChange::Distrusted(kid) => khala.withdraw_key(kid),
         _ => {}
     });
     let mut clients = join_all((0..CLIENTS).map(|number| Client::open(&drill, "old", number))).await;

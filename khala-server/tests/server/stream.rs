@@ -18,9 +18,10 @@ use futures::{StreamExt as _, stream};
 use http::Method;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use khala_auth::{JwtOptions, JwtVerifier};
 use khala_core::{
-    Classes, Cursor, ErrorKind, Journal, JwtOptions, JwtVerifier, Khala, MemoryBudget, MemoryPart, Named,
-    Rate, ReadLimit, Replay, Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
+    Classes, Cursor, ErrorKind, Journal, Khala, MemoryBudget, MemoryPart, Named, Rate, ReadLimit, Replay,
+    Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
 };
 use khala_server::{Limits, Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

@@ -17,11 +17,12 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Access, Append, Batch, Bounds, Clock, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal,
-    JwtIssuer, JwtOptions, JwtVerifier, Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment,
-    NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp,
-    Topic, TopicPage, Trimmed, Update, session::SessionOptions,
+    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment, NewUpdate, Payload, ReadLimit, Replay,
+    Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage, Trimmed, Update,
+    session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
+use khala_auth::{JwtOptions, JwtVerifier};
 use khala_client::{Client, Event};
 use khala_core::{
-    Append, Batch, Bounds, Classes, Cursor, DocKey, Documents as _, JoinRequest, Journal as _, JwtOptions,
-    JwtVerifier, Keep, Khala, Kind, NewUpdate, OnStale, Payload, ReadLimit, Resume, Retain, Snapshot,
-    SnapshotFrom, SweepOrder, SweepTrigger, Token, Topic, TopicClass, TopicPattern, Update, Watermark,
+    Append, Batch, Bounds, Classes, Cursor, DocKey, Documents as _, JoinRequest, Journal as _, Keep, Khala,
+    Kind, NewUpdate, OnStale, Payload, ReadLimit, Resume, Retain, Snapshot, SnapshotFrom, SweepOrder,
+    SweepTrigger, Token, Topic, TopicClass, TopicPattern, Update, Watermark,
 };
 use khala_server::{Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

@@ -5,14 +5,14 @@
 use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use khala_core::{
-    ClaimNames, Classes, Issuer, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet,
-    KeySource, health::Health,
+use khala_auth::{
+    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet, KeySource,
+    sources::{FileKeys, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
 };
+use khala_core::{Classes, Issuer, health::Health};
 use khala_server::{
-    AdminToken, ClaimName, Compatibility, Credential, Mint, MintSecret, Origins, RevocationTerms,
-    ServerBuilder, VerifiedToken, Window,
-    keys::{FileKeys, JwksKeys, JwksOptions, KeyRing},
+    AdminToken, ClaimName, Compatibility, Credential, JwksAddress, Mint, MintSecret, Origins,
+    RevocationTerms, ServerBuilder, VerifiedToken, Window,
 };
 
 use crate::{
@@ -164,7 +164,7 @@ pub(crate) struct Keys {
 #[derive(Clone)]
 enum Credentials {
     File(FileKeys),
-    Jwks(JwksKeys),
+    Remote(RemoteKeys),
 }
 
 impl Keys {
@@ -195,29 +195,29 @@ impl Keys {
             }
         }
 
-        let mut ring = KeyRing::builder(trusted);
+        let mut sources = KeySources { configured: trusted, ..KeySources::default() };
         if let Some(file) = &auth.keys_file {
-            ring = ring.with_file(FileKeys::open(file, CHECK_EVERY).map_err(wrong("auth.keys_file"))?);
+            sources.file = Some(FileKeys::open(file, CHECK_EVERY).map_err(wrong("auth.keys_file"))?);
         }
         if let Some(url) = &auth.jwks_url {
-            ring = ring.with_jwks(JwksKeys::start(url, jwks(auth)).map_err(wrong("auth.jwks_url"))?);
+            sources.remote = Some(remote("auth.jwks_url", url, remote_options(auth))?);
         }
         let credentials = match (&mint.credential.keys_file, &mint.credential.jwks_url) {
             (Some(file), _) => Some(Credentials::File(
                 FileKeys::open_for_credentials(file, CHECK_EVERY)
                     .map_err(wrong("mint.credential.keys_file"))?,
             )),
-            (None, Some(url)) => Some(Credentials::Jwks(
-                JwksKeys::start(url, jwks(auth).for_credentials())
-                    .map_err(wrong("mint.credential.jwks_url"))?,
-            )),
+            (None, Some(url)) => {
+                let options = RemoteKeysOptions { for_credentials: true, ..remote_options(auth) };
+                Some(Credentials::Remote(remote("mint.credential.jwks_url", url, options)?))
+            }
             (None, None) => None,
         };
         let mint = match issuer {
             Some(issuer) => Some(minting(settings, issuer, credentials.clone())?),
             None => None,
         };
-        Ok(Self { ring: ring.build(), options, mint, credentials })
+        Ok(Self { ring: KeyRing::new(sources), options, mint, credentials })
     }
 
     /// Has every source tell how it is.
@@ -225,7 +225,7 @@ impl Keys {
         self.ring.report_to(health);
         match &self.credentials {
             Some(Credentials::File(file)) => file.report_to(health),
-            Some(Credentials::Jwks(jwks)) => jwks.report_to(health),
+            Some(Credentials::Remote(remote)) => remote.report_to(health),
             None => {}
         }
     }
@@ -244,19 +244,25 @@ impl Reload {
         self.0.reload().await;
         match &self.1 {
             Some(Credentials::File(file)) => file.reload().await,
-            Some(Credentials::Jwks(jwks)) => jwks.reload().await,
+            Some(Credentials::Remote(remote)) => remote.reload().await,
             None => {}
         }
     }
 }
 
-fn jwks(auth: &AuthSettings) -> JwksOptions {
-    JwksOptions::default()
-        .with_refresh_every(Duration::from_secs(auth.jwks_refresh_seconds.into()))
-        .with_refresh_at_most_every(Duration::from_secs(auth.jwks_min_refresh_seconds.into()))
+fn remote(key: &str, url: &str, options: RemoteKeysOptions) -> Result<RemoteKeys, String> {
+    Ok(RemoteKeys::start(JwksAddress::parse(url).map_err(wrong(key))?, options))
 }
 
-fn trust(keys: KeySet, key: Result<TrustedKey, khala_core::KeyError>, path: &str) -> Result<KeySet, String> {
+fn remote_options(auth: &AuthSettings) -> RemoteKeysOptions {
+    RemoteKeysOptions {
+        refresh_interval: Duration::from_secs(auth.jwks_refresh_seconds.into()),
+        min_refresh_interval: Duration::from_secs(auth.jwks_min_refresh_seconds.into()),
+        for_credentials: false,
+    }
+}
+
+fn trust(keys: KeySet, key: Result<TrustedKey, khala_auth::KeyError>, path: &str) -> Result<KeySet, String> {
     key.and_then(|key| keys.with_key(key)).map_err(|fault| format!("{path} cannot be used: {fault}"))
 }
 
@@ -309,7 +315,7 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
     if let Some(credentials) = credentials {
         let keys: Arc<dyn KeySource> = match credentials {
             Credentials::File(file) => Arc::new(file),
-            Credentials::Jwks(jwks) => Arc::new(jwks),
+            Credentials::Remote(remote) => Arc::new(remote),
         };
         let theirs = &mint.credential;
         let names = ClaimNames::default()

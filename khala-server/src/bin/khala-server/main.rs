@@ -22,12 +22,14 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+use khala_auth::JwtVerifier;
+use khala_auth::sources::KeyChange;
 use khala_core::{
-    Classes, JwtVerifier, Rate, Retain, SystemClock,
+    Classes, Rate, Retain, SystemClock,
     health::{Condition, Health, supervise},
     telemetry,
 };
-use khala_server::{Server, keys::KeyChange, may_be_logged, serve};
+use khala_server::{Server, may_be_logged, serve};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
@@ -185,7 +187,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let handle = khala.clone();
     let _listening = keys.ring.listen(move |change| match change {
         KeyChange::Trusted(kid) => handle.restore_key(kid),
-        KeyChange::Withdrawn(kid) => handle.withdraw_key(kid),
+        KeyChange::Distrusted(kid) => handle.withdraw_key(kid),
         _ => {}
     });
     let server = Server::builder(khala.clone())

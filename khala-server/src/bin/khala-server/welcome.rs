@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Access, JwtIssuer, JwtOptions, Mandate, Timestamp};
+use khala_auth::{JwtIssuer, JwtOptions};
+use khala_core::{Access, Mandate, Timestamp};
 
 use crate::{key::Key, log_lines, settings::Database};
 

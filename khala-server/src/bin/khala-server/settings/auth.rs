@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use khala_core::{ClaimNames, JwtOptions};
+use khala_auth::{ClaimNames, JwtOptions};
 use serde::{Deserialize, Serialize};
 
 use super::values::{Limit, Secret, exclude};

@@ -1,4 +1,8 @@
-//! What a source holds, and how it stands with it: the state that the log and the metrics show.
+//! The state of a source: its last good set, and what was wrong when the source was last read. The log, the metrics and
+//! the health report show it.
+//!
+//! # Invariants
+//! - A fault never takes a set away.
 
 use std::{
     fmt,
@@ -6,78 +10,86 @@ use std::{
 };
 
 use khala_core::{
-    KeySet, SystemClock,
+    SystemClock,
     health::{Condition, Health, Part, supervise},
     telemetry,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
+use crate::key_set::KeySet;
+
+/// The most bytes of a key set: more than a hundred RSA keys need.
+pub(super) const MAX_BYTES: usize = 256 << 10;
+
 type Hook = Box<dyn Fn() + Send + Sync>;
 
-/// The last good set of a source.
-pub(super) struct Held {
+/// The state of one source.
+pub(super) struct SourceState {
     /// The source in the metrics.
     label: &'static str,
     /// The source in the log.
     name: String,
-    state: Mutex<State>,
+    last_read: Mutex<LastRead>,
     hooks: Mutex<Vec<Hook>>,
-    /// Where it tells how it is, and whether nobody is let in without its keys.
-    told: Mutex<Option<(Part, bool)>>,
+    /// The source's part of the health report, and whether every token is refused without these keys.
+    health: Mutex<Option<(Part, bool)>>,
 }
 
 #[derive(Default)]
-struct State {
+struct LastRead {
+    /// The last good set.
     set: Option<Arc<KeySet>>,
     confirmed_at: Option<Instant>,
-    /// What was wrong when it was last looked at.
+    /// What was wrong when the source was last read.
     fault: Option<String>,
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for SourceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("name", &self.name).field("set", &self.set()).finish_non_exhaustive()
+        f.debug_struct("SourceState")
+            .field("name", &self.name)
+            .field("set", &self.set())
+            .finish_non_exhaustive()
     }
 }
 
-impl Held {
+impl SourceState {
     pub(super) fn new(label: &'static str, name: String) -> Self {
-        Self { label, name, state: Mutex::default(), hooks: Mutex::default(), told: Mutex::default() }
+        Self { label, name, last_read: Mutex::default(), hooks: Mutex::default(), health: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_read(&self) -> MutexGuard<'_, LastRead> {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set(&self) -> Option<Arc<KeySet>> {
-        self.state().set.clone()
+        self.last_read().set.clone()
     }
 
-    /// What was wrong when it was last looked at.
-    #[cfg(feature = "jwks")]
+    /// What was wrong when the source was last read.
     pub(super) fn fault(&self) -> Option<String> {
-        self.state().fault.clone()
+        self.last_read().fault.clone()
     }
 
-    /// Tells `health` how it is, now and at each change. While it is `needed` and never had a key, it has failed; otherwise
-    /// the node does without what it cannot read.
+    /// Reports to `health`, now and at each change. A source that is `needed` and never had a key has failed; any other
+    /// source that cannot be read is degraded.
     pub(super) fn report_to(&self, health: &Health, needed: bool) {
         let part = health.part(match self.label {
             "credential" => "credential_keys",
             "file" => "file_keys",
             _ => "jwks_keys",
         });
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((part, needed));
-        self.tell();
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Some((part, needed));
+        self.update_health();
     }
 
-    /// Without the address and the fault: both are in the log, and readiness is told to anybody.
-    fn tell(&self) {
+    /// The report leaves out the address and the fault: anybody can read it, and the log has both.
+    fn update_health(&self) {
         let (loaded, good) = {
-            let state = self.state();
-            (state.set.is_some(), state.fault.is_none())
+            let last = self.last_read();
+            (last.set.is_some(), last.fault.is_none())
         };
-        if let Some((part, needed)) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some((part, needed)) = &*self.health.lock().unwrap_or_else(PoisonError::into_inner) {
             let label = self.label;
             part.set(match (loaded, good) {
                 (true, true) => Condition::Healthy,
@@ -92,18 +104,18 @@ impl Held {
         }
     }
 
-    /// Calls `hook` whenever the set has changed, before whoever looked at the source goes on.
+    /// Calls `hook` whenever the set has changed, before the caller that read the source goes on.
     pub(super) fn on_change(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
 
-    /// The source says what it said before.
+    /// The source was read, and has the same set as before.
     pub(super) fn unchanged(&self) {
         telemetry::keys_read(self.label, "unchanged");
         self.confirm();
     }
 
-    /// The source says this.
+    /// The source was read, and has this set.
     pub(super) fn loaded(&self, set: KeySet) {
         if self.set().as_deref() == Some(&set) {
             return self.unchanged();
@@ -112,7 +124,7 @@ impl Held {
         telemetry::keys_held(self.label, set.len());
         let kids: Vec<_> = set.kids().collect();
         tracing::info!(source = self.name, keys = set.len(), ?kids, "keys loaded");
-        self.state().set = Some(Arc::new(set));
+        self.last_read().set = Some(Arc::new(set));
         self.confirm();
         for hook in &*self.hooks.lock().unwrap_or_else(PoisonError::into_inner) {
             hook();
@@ -120,45 +132,46 @@ impl Held {
     }
 
     fn confirm(&self) {
-        let mut state = self.state();
-        state.confirmed_at = Some(Instant::now());
-        if state.fault.take().is_some() {
+        let mut last = self.last_read();
+        last.confirmed_at = Some(Instant::now());
+        if last.fault.take().is_some() {
             tracing::info!(source = self.name, "the keys can be read again");
         }
-        drop(state);
-        self.tell();
+        drop(last);
+        self.update_health();
         self.report_age();
     }
 
-    /// The source says nothing that can be used. What it said before holds.
+    /// The source could not be read, or has no usable set. The earlier set stays.
     pub(super) fn failed(&self, fault: String) {
         telemetry::keys_read(self.label, "failed");
-        let mut state = self.state();
-        if state.fault.as_ref() != Some(&fault) {
-            let keys = state.set.as_ref().map_or(0, |set| set.len());
+        let mut last = self.last_read();
+        if last.fault.as_ref() != Some(&fault) {
+            let keys = last.set.as_ref().map_or(0, |set| set.len());
             tracing::warn!(source = self.name, fault, keys, "the keys cannot be read; those of before hold");
-            state.fault = Some(fault);
+            last.fault = Some(fault);
         }
-        drop(state);
-        self.tell();
+        drop(last);
+        self.update_health();
         self.report_age();
     }
 
-    /// Tells the metrics how old the set is.
+    /// Sets the metric of the set's age.
     pub(super) fn report_age(&self) {
-        if let Some(confirmed_at) = self.state().confirmed_at {
+        if let Some(confirmed_at) = self.last_read().confirmed_at {
             telemetry::keys_age(self.label, confirmed_at.elapsed().as_secs_f64());
         }
     }
 }
 
-/// Runs what looks at a source, for ever. How the source is, it says itself; here are counted its restarts.
-pub(super) async fn keep_looking<Fut: Future<Output = ()>>(look: impl FnMut() -> Fut) {
+/// Runs the task that reads a source, for ever, and restarts it after a panic. The source reports its own health; this
+/// counts the restarts.
+pub(super) async fn run_reader<Fut: Future<Output = ()>>(read: impl FnMut() -> Fut) {
     let part = Health::new().part("key_source");
-    supervise(&part, &SystemClock::new(), Condition::Degraded, look).await;
+    supervise(&part, &SystemClock::new(), Condition::Degraded, read).await;
 }
 
-/// Ends a task with the last of those who hold this.
+/// Aborts the task when the last handle is dropped.
 #[derive(Debug)]
 pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 

@@ -10,8 +10,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Key;
-use crate::{auth::Grant, update::Timestamp};
+use khala_core::{Grant, Timestamp};
+
+use crate::key::Key;
 
 /// So many tokens, and bytes of tokens, make a generation; there are two.
 const TOKENS: usize = 4_096;
@@ -19,7 +20,7 @@ const BYTES: usize = 4 << 20;
 
 /// The newer generation, and the one before it, from which a token that is asked for comes back.
 #[derive(Default)]
-pub(super) struct Verified(Mutex<Generations>);
+pub(crate) struct Verified(Mutex<Generations>);
 
 #[derive(Default)]
 struct Generations {
@@ -30,21 +31,21 @@ struct Generations {
 }
 
 /// What a token proved, when and by which key.
-pub(super) struct Known {
-    pub(super) key: Key,
-    pub(super) grant: Grant,
-    pub(super) at: Timestamp,
+pub(crate) struct Known {
+    pub(crate) key: Key,
+    pub(crate) grant: Grant,
+    pub(crate) at: Timestamp,
 }
 
 impl Known {
     /// Whether it holds at `now`, as far as time goes: a clock that went back before the check proves nothing.
-    pub(super) fn holds(&self, now: Timestamp) -> bool {
+    pub(crate) fn holds(&self, now: Timestamp) -> bool {
         (self.at..self.grant.expires_at()).contains(&now)
     }
 }
 
 impl Verified {
-    pub(super) fn find(&self, token: &str) -> Option<Arc<Known>> {
+    pub(crate) fn find(&self, token: &str) -> Option<Arc<Known>> {
         // Each change under the lock is whole.
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = held.newer.get(token) {
@@ -55,7 +56,7 @@ impl Verified {
         Some(known)
     }
 
-    pub(super) fn keep(&self, token: &str, known: Known) {
+    pub(crate) fn keep(&self, token: &str, known: Known) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(token.into(), Arc::new(known));
     }
 }

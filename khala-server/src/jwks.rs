@@ -1,16 +1,17 @@
-//! One GET of a key set: of a fixed address, in bounded time, of bounded size, following nobody.
+//! Fetches a key set over HTTP: one GET of a fixed address, in bounded time, of bounded size, without redirects.
 //!
-//! What must stay true: keys come over TLS, or from this machine. Whoever could change them on their way could sign
-//! for anybody.
+//! # Invariants
+//! - Keys come over TLS, or from this machine. Anybody who could change them on their way could sign any token.
 
 use std::{error::Error as StdError, fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::patience::timeout;
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use khala_auth::sources::FetchKeySet;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -22,22 +23,27 @@ use tokio_rustls::{
 };
 use url::{Host, Url};
 
-use super::{KeysError, MAX_BYTES};
+use crate::patience::timeout;
 
-/// How long it may take in all.
+/// Why an address of keys cannot be used. Its `Display` shows neither a user name nor a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct JwksAddressError(String);
+
+/// How long a fetch may take in all.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of the head of an answer.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// Where a key set is.
-pub(super) struct Address {
+/// The address of a JWK Set, for [`RemoteKeys`](khala_auth::sources::RemoteKeys): `https`, or `http` on this machine.
+pub struct JwksAddress {
     url: Url,
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for JwksAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
     }
@@ -47,11 +53,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-impl Address {
+impl JwksAddress {
     /// Checks `text` and takes it.
-    pub(super) fn parse(text: &str) -> Result<Self, KeysError> {
+    ///
+    /// # Errors
+    /// A [`JwksAddressError`] for an address that is wrong, and where there is no TLS.
+    pub fn parse(text: &str) -> Result<Self, JwksAddressError> {
         // It may hold a password, and is not repeated.
-        let fault = |fault: &str| KeysError(format!("no address for keys: {fault}"));
+        let fault = |fault: &str| JwksAddressError(format!("no address for keys: {fault}"));
         let url = Url::parse(text).map_err(|error| fault(&error.to_string()))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(fault("it holds a user name or a password"));
@@ -80,21 +89,7 @@ impl Address {
         Ok(Self { url, host, port, tls })
     }
 
-    /// The address without what may be meant for its host alone.
-    pub(super) fn name(&self) -> String {
-        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
-    }
-
-    /// What is there now.
-    ///
-    /// # Errors
-    /// What is wrong, in one line.
-    pub(super) async fn fetch(&self) -> Result<Bytes, String> {
-        let fetched = timeout(WITHIN, self.get()).await;
-        fetched.unwrap_or_else(|_| Err(format!("no whole answer within {} s", WITHIN.as_secs())))
-    }
-
-    async fn get(&self) -> Result<Bytes, String> {
+    async fn get(&self, max_bytes: usize) -> Result<Vec<u8>, String> {
         let stream = self.connect().await.map_err(|fault| format!("it cannot be reached: {fault}"))?;
         let broken = |fault: hyper::Error| format!("the connection broke: {}", chain(&fault));
         let (mut sender, connection) = http1::Builder::new()
@@ -118,12 +113,12 @@ impl Address {
         if answer.status() != StatusCode::OK {
             return Err(format!("it answered {}, not 200", answer.status().as_u16()));
         }
-        let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
+        let body = Limited::new(answer.into_body(), max_bytes).collect().await;
         let body = body.map_err(|fault| match fault.downcast::<hyper::Error>() {
             Ok(fault) => broken(*fault),
-            Err(_) => format!("it is larger than {MAX_BYTES} bytes"),
+            Err(_) => format!("it is larger than {max_bytes} bytes"),
         })?;
-        Ok(body.to_bytes())
+        Ok(body.to_bytes().to_vec())
     }
 
     async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
@@ -136,6 +131,19 @@ impl Address {
             return Ok(Box::new(stream));
         };
         Ok(Box::new(connector.connect(name.clone(), stream).await?))
+    }
+}
+
+#[async_trait]
+impl FetchKeySet for JwksAddress {
+    fn name(&self) -> String {
+        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
+    }
+
+    async fn fetch(&self, max_bytes: usize) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
+        let fetched = timeout(WITHIN, self.get(max_bytes)).await;
+        let late = || Err(format!("no whole answer within {} s", WITHIN.as_secs()));
+        fetched.unwrap_or_else(|_| late()).map_err(Into::into)
     }
 }
 
@@ -175,7 +183,7 @@ mod tests {
     #[test]
     fn keys_come_over_tls_or_from_this_machine() {
         for good in ["http://127.0.0.1:1/keys?a=b", "http://[::1]/keys", "http://localhost:8080/keys"] {
-            assert!(Address::parse(good).is_ok(), "{good}");
+            assert!(JwksAddress::parse(good).is_ok(), "{good}");
         }
         for (bad, fault) in [
             ("http://idp.example/keys", "others need https"),
@@ -188,14 +196,14 @@ mod tests {
             ("http://127.0.0.1:99999/", "no address for keys: "),
             ("http://ada:secret@127.0.0.1/keys", "it holds a user name or a password"),
         ] {
-            let error = Address::parse(bad).unwrap_err().to_string();
+            let error = JwksAddress::parse(bad).unwrap_err().to_string();
             assert!(error.contains(fault) && !error.contains("secret"), "{bad}: {error}");
         }
     }
 
     #[test]
     fn a_name_shows_no_query() {
-        let address = Address::parse("http://127.0.0.1:8/keys?code=secret").unwrap();
+        let address = JwksAddress::parse("http://127.0.0.1:8/keys?code=secret").unwrap();
         assert_eq!(format!("{address:?}"), "http://127.0.0.1:8/keys");
     }
 }

@@ -2,18 +2,15 @@
 
 use futures::FutureExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use khala_core::{Grant, Token, wire::Code};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{
+use crate::{
     JwtOptions, Key,
     testing::{
         EC_PRIVATE, HEADER, RSA_PRIVATE, RSA_PUBLIC, SECRET, T, at, base64, claims, forge, signed, verify,
     },
-};
-use crate::{
-    auth::{Grant, Token},
-    wire::Code,
 };
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The longest token that is looked at, and so the longest that is signed, in bytes.
+pub(crate) const MAX_TOKEN: usize = 8 * 1024;
+
 /// What a token must say beside its signature. The same options serve the verifier and the issuer: what one signs
 /// with them, the other accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]

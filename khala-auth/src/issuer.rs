@@ -6,13 +6,16 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jsonwebtoken::{EncodingKey, Header, encode};
+use khala_core::{Error, ErrorKind, Issued, Issuer, Mandate, RevocationId, Timestamp, Token};
 use serde_json::{Map, Value};
 
-use super::{JwtOptions, Key, KeyAlgorithm, KeyError, MAX_TOKEN, claims::REGISTERED, pem};
 use crate::{
-    auth::{Issued, Issuer, Mandate, RevocationId, Token},
-    error::{Error, ErrorKind},
-    update::Timestamp,
+    algorithm::KeyAlgorithm,
+    claims::REGISTERED,
+    key::Key,
+    key_error::KeyError,
+    options::{JwtOptions, MAX_TOKEN},
+    pem,
 };
 
 const BACKEND: &str = "jwt";
@@ -110,7 +113,7 @@ impl JwtIssuer {
 
     fn claims(&self, mandate: &Mandate, jti: &str, iat: u64, exp: u64) -> Result<Map<String, Value>, Error> {
         let JwtOptions { issuer, audience, claims_version, names, .. } = &self.options;
-        let Mandate { subject, scopes, session_id, organisation, claims: further } = mandate;
+        let Mandate { subject, scopes, session_id, organisation, claims: further, .. } = mandate;
         for (name, id) in [("sub", Some(subject)), ("sid", session_id.as_ref())] {
             if let Some(fault) = id.and_then(|id| RevocationId::parse(id).err()) {
                 return Err(Error::caused_by(
@@ -168,13 +171,12 @@ impl Issuer for JwtIssuer {
 
 #[cfg(test)]
 mod tests {
+    use khala_core::{Access, Verifier as _};
+
     use super::*;
-    use crate::auth::{
-        Access, Verifier as _,
-        jwt::{
-            ClaimNames, JwtVerifier, KeySet,
-            testing::{EC_PRIVATE, ED_PRIVATE, RSA_1024_PRIVATE, RSA_PRIVATE, RSA_PUBLIC, SECRET},
-        },
+    use crate::{
+        ClaimNames, JwtVerifier, KeySet,
+        testing::{EC_PRIVATE, ED_PRIVATE, RSA_1024_PRIVATE, RSA_PRIVATE, RSA_PUBLIC, SECRET},
     };
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_400);

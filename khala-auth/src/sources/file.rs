@@ -1,7 +1,7 @@
-//! Keys from a JWK Set in a file, looked at again and again.
+//! Keys from a JWK Set in a file that is read again at an interval.
 //!
-//! Its content is compared and nothing else: whoever replaces a symbolic link, as Kubernetes does, or sets the time of
-//! the file back, is noticed too. A file that is being written is wrong for a moment, and then it is not.
+//! Only the content is compared, so a replaced symbolic link (as Kubernetes makes) or a file time that was set back is
+//! noticed too. A file that is being written is wrong for a moment; the next read repairs that.
 
 use std::{
     fs::File,
@@ -12,33 +12,31 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Error, KeySet, KeySource, Timestamp, health::Health, without_byte_order_mark};
+use khala_core::{Error, Timestamp, health::Health, without_byte_order_mark};
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 
-use super::{
-    KeysError, MAX_BYTES,
-    held::{AbortOnDrop, Held, keep_looking},
-};
+use super::state::{AbortOnDrop, MAX_BYTES, SourceState, run_reader};
+use crate::{key_error::KeyError, key_set::KeySet, key_source::KeySource};
 
 /// The keys of a JWK Set in a file. Cloning it gives another handle to the same.
 ///
 /// The file is read again each `check_every` and on [`reload`](Self::reload). While it is missing, unreadable, larger
-/// than 256 KiB, without a key or wrong in any of them, the keys of before hold. Dropping the last handle ends that.
+/// than 256 KiB, without a key or wrong in any key, the earlier keys stay. Dropping the last handle ends the reading.
 #[derive(Clone, Debug)]
 pub struct FileKeys {
     shared: Arc<Shared>,
-    _checker: Arc<AbortOnDrop>,
+    _reader: Arc<AbortOnDrop>,
 }
 
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    held: Held,
-    /// The last good content. Held while the file is read, so that an older content never follows a newer one.
+    state: SourceState,
+    /// The last good content. Locked while the file is read, so that an older content never follows a newer one.
     content: Mutex<Vec<u8>>,
 }
 
@@ -46,35 +44,35 @@ impl FileKeys {
     /// Reads the file now, and again each `check_every`.
     ///
     /// # Errors
-    /// A [`KeysError`] when it cannot be read or is wrong.
+    /// A [`KeyError`] when it cannot be read or is wrong.
     ///
     /// # Panics
     /// Outside of a tokio runtime, and for a `check_every` of zero.
-    pub fn open(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeysError> {
+    pub fn open(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeyError> {
         Self::open_as("file", path.into(), check_every)
     }
 
-    /// The same for what the minting of tokens trusts: `credential` in the metrics.
+    /// The same for keys that check the credentials of a mint: the metrics call this source `credential`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     ///
     /// # Panics
     /// As [`open`](Self::open).
-    pub fn open_for_credentials(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeysError> {
+    pub fn open_for_credentials(path: impl Into<PathBuf>, check_every: Duration) -> Result<Self, KeyError> {
         Self::open_as("credential", path.into(), check_every)
     }
 
-    fn open_as(label: &'static str, path: PathBuf, check_every: Duration) -> Result<Self, KeysError> {
+    fn open_as(label: &'static str, path: PathBuf, check_every: Duration) -> Result<Self, KeyError> {
         let name = path.display().to_string();
-        let fault = |fault| KeysError(format!("{name}: {fault}"));
+        let fault = |fault| KeyError::new(None, format!("{name}: {fault}"));
         let content = read(&path).map_err(fault)?;
         let set = parse(&content).map_err(fault)?;
-        let held = Held::new(label, name);
-        held.loaded(set);
-        let shared = Arc::new(Shared { path, held, content: Mutex::new(content) });
+        let state = SourceState::new(label, name);
+        state.loaded(set);
+        let shared = Arc::new(Shared { path, state, content: Mutex::new(content) });
         let checked = Arc::clone(&shared);
-        let checker = tokio::spawn(keep_looking(move || {
+        let reader = tokio::spawn(run_reader(move || {
             let checked = Arc::clone(&checked);
             async move {
                 let mut ticks = interval(check_every);
@@ -87,28 +85,28 @@ impl FileKeys {
                 }
             }
         }));
-        Ok(Self { shared, _checker: Arc::new(AbortOnDrop(checker)) })
+        Ok(Self { shared, _reader: Arc::new(AbortOnDrop(reader)) })
     }
 
-    /// Reads the file now. Dropping the future leaves the keys of before or those of now.
+    /// Reads the file now. Dropping the future leaves the earlier or the new keys.
     pub async fn reload(&self) {
         self.shared.check().await;
     }
 
-    /// Tells `health` while the file cannot be read: the node goes on with the keys of before.
+    /// Reports to `health` while the file cannot be read. The earlier keys stay meanwhile.
     pub fn report_to(&self, health: &Health) {
-        self.held().report_to(health, false);
+        self.state().report_to(health, false);
     }
 
-    pub(super) fn held(&self) -> &Held {
-        &self.shared.held
+    pub(super) fn state(&self) -> &SourceState {
+        &self.shared.state
     }
 }
 
 #[async_trait]
 impl KeySource for FileKeys {
     async fn keys(&self, _: Option<&str>, _: Timestamp) -> Result<Arc<KeySet>, Error> {
-        Ok(self.held().set().expect("a file that could not be read was an error at the start"))
+        Ok(self.state().set().expect("the first read was good, or there would be no source"))
     }
 }
 
@@ -118,25 +116,25 @@ impl Shared {
         let path = self.path.clone();
         let content = match spawn_blocking(move || read(&path)).await {
             Ok(Ok(content)) => content,
-            Ok(Err(fault)) => return self.held.failed(fault),
-            Err(fault) => return self.held.failed(fault.to_string()),
+            Ok(Err(fault)) => return self.state.failed(fault),
+            Err(fault) => return self.state.failed(fault.to_string()),
         };
         if *good == content {
-            return self.held.unchanged();
+            return self.state.unchanged();
         }
         match parse(&content) {
             Ok(set) => {
-                self.held.loaded(set);
+                self.state.loaded(set);
                 *good = content;
             }
-            Err(fault) => self.held.failed(fault),
+            Err(fault) => self.state.failed(fault),
         }
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let fault = |fault: std::io::Error| fault.to_string();
-    // A pipe would hold up whoever opens it.
+    // Opening a pipe would block.
     if !path.metadata().map_err(fault)?.is_file() {
         return Err("it is not a file".to_owned());
     }

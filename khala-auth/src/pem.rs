@@ -6,7 +6,7 @@
 
 use jsonwebtoken::{DecodingKey, EncodingKey, jwk::Jwk};
 
-use super::{KeyAlgorithm, name_provider};
+use crate::algorithm::{KeyAlgorithm, name_provider};
 
 fn label(pem: &str) -> Option<&str> {
     let (_, rest) = pem.split_once("-----BEGIN ")?;
@@ -14,7 +14,7 @@ fn label(pem: &str) -> Option<&str> {
 }
 
 /// The public key in `pem`, or what is wrong with it.
-pub(super) fn public(algorithm: KeyAlgorithm, pem: &str) -> Result<DecodingKey, String> {
+pub(crate) fn public(algorithm: KeyAlgorithm, pem: &str) -> Result<DecodingKey, String> {
     match label(pem) {
         Some("PUBLIC KEY" | "RSA PUBLIC KEY") => {}
         Some("PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | "ENCRYPTED PRIVATE KEY") => {
@@ -33,7 +33,7 @@ pub(super) fn public(algorithm: KeyAlgorithm, pem: &str) -> Result<DecodingKey, 
 }
 
 /// The private key in `pem` and its public half, or what is wrong with it.
-pub(super) fn private(algorithm: KeyAlgorithm, pem: &str) -> Result<(EncodingKey, DecodingKey), String> {
+pub(crate) fn private(algorithm: KeyAlgorithm, pem: &str) -> Result<(EncodingKey, DecodingKey), String> {
     match label(pem) {
         Some("PRIVATE KEY" | "RSA PRIVATE KEY") => {}
         Some("EC PRIVATE KEY") => {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jsonwebtoken::decode_header;
+use khala_core::{Denied, Grant, Timestamp, Token, Verifier};
 
-use super::{
-    JwtOptions, Key, KeyError, KeySet, KeySource, MAX_TOKEN, StaticKeys,
-    claims::Claims,
-    keys::check_kid,
-    verified::{Known, Verified},
-};
 use crate::{
-    auth::{Denied, Grant, Token, Verifier},
-    update::Timestamp,
+    claims::Claims,
+    key::{Key, check_kid},
+    key_error::KeyError,
+    key_set::KeySet,
+    key_source::{KeySource, StaticKeys},
+    options::{JwtOptions, MAX_TOKEN},
+    verified::{Known, Verified},
 };
 
 /// Checks JSON Web Tokens. A token that was good lately, under a key that is still the same, is known again for as long as
@@ -34,7 +34,7 @@ impl JwtVerifier {
 
     /// Checks tokens with these keys for ever.
     pub fn with_keys(keys: KeySet, options: JwtOptions) -> Self {
-        Self::new(Arc::new(StaticKeys::new(keys)), options)
+        Self::new(Arc::new(StaticKeys(Arc::new(keys))), options)
     }
 
     /// Checks tokens that are signed with this secret and name no key.
@@ -158,19 +158,13 @@ impl Verifier for JwtVerifier {
 mod tests {
     use std::{sync::Mutex, time::Duration};
 
+    use khala_core::{Error, ErrorKind, Mandate, wire::Code};
     use serde_json::json;
 
     use super::*;
     use crate::{
-        auth::{
-            Mandate,
-            jwt::{
-                ClaimNames, JwtIssuer,
-                testing::{HEADER, HOUR, SECRET, T, at, claims, signed, verify},
-            },
-        },
-        error::{Error, ErrorKind},
-        wire::Code,
+        ClaimNames, JwtIssuer,
+        testing::{HEADER, HOUR, SECRET, T, at, claims, signed, verify},
     };
 
     #[tokio::test]

@@ -5,21 +5,17 @@
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
+use khala_core::{Grant, Timestamp, Token, Verifier as _, wire::Code};
 use serde_json::{Value, json};
 
-use super::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};
-use crate::{
-    auth::{Grant, Token, Verifier as _},
-    update::Timestamp,
-    wire::Code,
-};
+use crate::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};
 
-pub(super) const T: u64 = 1_700_000_000;
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
-pub(super) const HEADER: &str = r#"{"alg":"HS256","typ":"JWT","kid":"hs"}"#;
+pub(crate) const T: u64 = 1_700_000_000;
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HEADER: &str = r#"{"alg":"HS256","typ":"JWT","kid":"hs"}"#;
 
 /// base64url without padding (RFC 4648).
-pub(super) fn base64(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn base64(bytes: impl AsRef<[u8]>) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let digits = bytes.as_ref().chunks(3).flat_map(|chunk| {
         let bits =
@@ -30,13 +26,13 @@ pub(super) fn base64(bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// A token of this header and these claims, signed with `key` by `algorithm`, whatever the header says.
-pub(super) fn forge(header: &str, claims: &str, key: &EncodingKey, algorithm: Algorithm) -> Token {
+pub(crate) fn forge(header: &str, claims: &str, key: &EncodingKey, algorithm: Algorithm) -> Token {
     let message = format!("{}.{}", base64(header), base64(claims));
     let signature = sign(message.as_bytes(), key, algorithm).unwrap();
     Token::new(format!("{message}.{signature}"))
 }
 
-pub(super) fn at(seconds: u64) -> Timestamp {
+pub(crate) fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(seconds * 1000)
 }
 
@@ -53,7 +49,7 @@ fn keys() -> KeySet {
 }
 
 /// The verdict on `token`, which the verdict must not show.
-pub(super) async fn verify(options: JwtOptions, token: &Token, now: Timestamp) -> Result<Grant, Code> {
+pub(crate) async fn verify(options: JwtOptions, token: &Token, now: Timestamp) -> Result<Grant, Code> {
     let verifier = JwtVerifier::with_keys(keys(), options);
     let verdict = verifier.verify(token, now).await;
     verdict.map_err(|denied| {
@@ -65,12 +61,12 @@ pub(super) async fn verify(options: JwtOptions, token: &Token, now: Timestamp) -
 }
 
 /// A token of this header and these claims, rightly signed with the secret.
-pub(super) fn signed(header: &str, claims: &str) -> Token {
+pub(crate) fn signed(header: &str, claims: &str) -> Token {
     forge(header, claims, &EncodingKey::from_secret(SECRET), Algorithm::HS256)
 }
 
 /// A good token's claims, with these changes; null takes one away.
-pub(super) fn claims(changes: Value) -> String {
+pub(crate) fn claims(changes: Value) -> String {
     let mut claims = json!({ "sub": "ada", "exp": T + 3600, "iat": T, "jti": "1", "oa_sync_scopes": ["a"] });
     let claims = claims.as_object_mut().expect("it is an object");
     if let Value::Object(changes) = changes {
@@ -80,9 +76,9 @@ pub(super) fn claims(changes: Value) -> String {
     json!(claims).to_string()
 }
 
-pub(super) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-pub(super) const RSA_PRIVATE: &str = "\
+pub(crate) const RSA_PRIVATE: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQCusfT2QbGeZvTl
 QIQB7S4MXCZRrpIt9hCAPcuQL8R8Ux+5/fUZIhebb0ZhtHS/WvscNafKqn9TfU6n
@@ -113,7 +109,7 @@ kGCcZMi4BoUuGypFnxxcvAw=
 -----END PRIVATE KEY-----
 ";
 
-pub(super) const RSA_PRIVATE_PKCS1: &str = "\
+pub(crate) const RSA_PRIVATE_PKCS1: &str = "\
 -----BEGIN RSA PRIVATE KEY-----
 MIIEowIBAAKCAQEArrH09kGxnmb05UCEAe0uDFwmUa6SLfYQgD3LkC/EfFMfuf31
 GSIXm29GYbR0v1r7HDWnyqp/U31Op5gOF33RWiyhDNM6aAQVVlzMRE5f2bCK1BHf
@@ -143,7 +139,7 @@ PqNy2gDmZ7WymSRLnktVSCG/o761B5BgnGTIuAaFLhsqRZ8cXLwM
 -----END RSA PRIVATE KEY-----
 ";
 
-pub(super) const RSA_PUBLIC: &str = "\
+pub(crate) const RSA_PUBLIC: &str = "\
 -----BEGIN PUBLIC KEY-----
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEArrH09kGxnmb05UCEAe0u
 DFwmUa6SLfYQgD3LkC/EfFMfuf31GSIXm29GYbR0v1r7HDWnyqp/U31Op5gOF33R
@@ -155,7 +151,7 @@ MwIDAQAB
 -----END PUBLIC KEY-----
 ";
 
-pub(super) const RSA_1024_PRIVATE: &str = "\
+pub(crate) const RSA_1024_PRIVATE: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIICdgIBADANBgkqhkiG9w0BAQEFAASCAmAwggJcAgEAAoGBAL7O8c5QrUpxC0LU
 HSVVAuLQ9PUfjwcWmKc5qJdqf97xA60f5gUcWSq0tzWrCDG5KPCTnezt1HWKwZ5J
@@ -174,7 +170,7 @@ DBhA9EL4x4xGAA==
 -----END PRIVATE KEY-----
 ";
 
-pub(super) const RSA_1024_PUBLIC: &str = "\
+pub(crate) const RSA_1024_PUBLIC: &str = "\
 -----BEGIN PUBLIC KEY-----
 MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC+zvHOUK1KcQtC1B0lVQLi0PT1
 H48HFpinOaiXan/e8QOtH+YFHFkqtLc1qwgxuSjwk53s7dR1isGeSfLqcu7/0eig
@@ -183,7 +179,7 @@ mNIY8B1n2Y3LpSRKAwIDAQAB
 -----END PUBLIC KEY-----
 ";
 
-pub(super) const EC_PRIVATE: &str = "\
+pub(crate) const EC_PRIVATE: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg/A/HNleODC2/YEhG
 xMpAe+nvfi8XZusc845jfUI5xTahRANCAAQ7wjhXUt1tO0ZyQl/D8Eqx/uTa0MGn
@@ -191,7 +187,7 @@ xMpAe+nvfi8XZusc845jfUI5xTahRANCAAQ7wjhXUt1tO0ZyQl/D8Eqx/uTa0MGn
 -----END PRIVATE KEY-----
 ";
 
-pub(super) const EC_PRIVATE_SEC1: &str = "\
+pub(crate) const EC_PRIVATE_SEC1: &str = "\
 -----BEGIN EC PRIVATE KEY-----
 MHcCAQEEIPwPxzZXjgwtv2BIRsTKQHvp734vF2brHPOOY31COcU2oAoGCCqGSM49
 AwEHoUQDQgAEO8I4V1LdbTtGckJfw/BKsf7k2tDBp+NtUu3/EscKrhacQaHubLZ9
@@ -199,14 +195,14 @@ AwEHoUQDQgAEO8I4V1LdbTtGckJfw/BKsf7k2tDBp+NtUu3/EscKrhacQaHubLZ9
 -----END EC PRIVATE KEY-----
 ";
 
-pub(super) const EC_PUBLIC: &str = "\
+pub(crate) const EC_PUBLIC: &str = "\
 -----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEO8I4V1LdbTtGckJfw/BKsf7k2tDB
 p+NtUu3/EscKrhacQaHubLZ98StJpCguZ3aEPzqYIl0LcEdU9Dvx9Uj7tg==
 -----END PUBLIC KEY-----
 ";
 
-pub(super) const SECP256K1_PRIVATE: &str = "\
+pub(crate) const SECP256K1_PRIVATE: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIGEAgEAMBAGByqGSM49AgEGBSuBBAAKBG0wawIBAQQg1EhYFeI2wp79V/odd9Lo
 r8lAeXiSEHQLuG/otxpOzJuhRANCAAQrJ6DH3VTSQDK9Qwlg5c6QWlZ1gTZBGkrz
@@ -214,20 +210,20 @@ SfP2DczlJcxqfs0wBBQ9g1Yk3KjolUowd2TgbQPvxvaCPHLjw+2O
 -----END PRIVATE KEY-----
 ";
 
-pub(super) const SECP256K1_PUBLIC: &str = "\
+pub(crate) const SECP256K1_PUBLIC: &str = "\
 -----BEGIN PUBLIC KEY-----
 MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEKyegx91U0kAyvUMJYOXOkFpWdYE2QRpK
 80nz9g3M5SXMan7NMAQUPYNWJNyo6JVKMHdk4G0D78b2gjxy48Ptjg==
 -----END PUBLIC KEY-----
 ";
 
-pub(super) const ED_PRIVATE: &str = "\
+pub(crate) const ED_PRIVATE: &str = "\
 -----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIAB3i62tX1KbcnHyilsUlUYga2oPiY6nJ99rcqI3Gtwa
 -----END PRIVATE KEY-----
 ";
 
-pub(super) const ED_PUBLIC: &str = "\
+pub(crate) const ED_PUBLIC: &str = "\
 -----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAa0FvpN5KpxqI2h6zUwo0iKYhkaAJJu0U5hVcrM5GYBw=
 -----END PUBLIC KEY-----

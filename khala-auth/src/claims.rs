@@ -3,20 +3,16 @@
 //! A claim that is absent, null or an empty text is one that the token does not make; one of the wrong type makes the
 //! token invalid. Nothing here knows which claims are asked for.
 
+use khala_core::{Denied, RevocationId, Timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{
-    auth::{Denied, RevocationId},
-    update::Timestamp,
-};
-
 /// The claims of RFC 7519, and `sid` (OpenID Connect): what a further claim may not be called.
-pub(super) const REGISTERED: &[&str] = &["aud", "exp", "iat", "iss", "jti", "nbf", "sid", "sub"];
+pub(crate) const REGISTERED: &[&str] = &["aud", "exp", "iat", "iss", "jti", "nbf", "sid", "sub"];
 
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Claims(Map<String, Value>);
+pub(crate) struct Claims(Map<String, Value>);
 
 impl Claims {
     fn claim(&self, name: &str) -> Option<&Value> {
@@ -24,7 +20,7 @@ impl Claims {
     }
 
     /// A claim of text.
-    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Denied> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>, Denied> {
         match self.claim(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -33,7 +29,7 @@ impl Claims {
     }
 
     /// A claim that a revocation can name.
-    pub(super) fn name(&self, name: &'static str) -> Result<Option<&str>, Denied> {
+    pub(crate) fn name(&self, name: &'static str) -> Result<Option<&str>, Denied> {
         let text = self.text(name)?;
         if text.is_some_and(|text| RevocationId::parse(text).is_err()) {
             return Err(Denied::InvalidToken(match name {
@@ -49,7 +45,7 @@ impl Claims {
     ///
     /// What is before 1970 counts as 1970, and what is after the last moment there is counts as that: a float cast
     /// saturates, which is what an absurd claim deserves.
-    pub(super) fn moment(&self, name: &str) -> Result<Option<Timestamp>, Denied> {
+    pub(crate) fn moment(&self, name: &str) -> Result<Option<Timestamp>, Denied> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
@@ -61,7 +57,7 @@ impl Claims {
     }
 
     /// Whether `name`, a text or an array of texts, says `wanted`.
-    pub(super) fn says(&self, name: &str, wanted: &str) -> bool {
+    pub(crate) fn says(&self, name: &str, wanted: &str) -> bool {
         match self.claim(name) {
             Some(Value::String(text)) => text == wanted,
             Some(Value::Array(texts)) => texts.iter().any(|text| text.as_str() == Some(wanted)),
@@ -70,7 +66,7 @@ impl Claims {
     }
 
     /// Whether `name`, a text or a number, is written `wanted`.
-    pub(super) fn reads(&self, name: &str, wanted: &str) -> bool {
+    pub(crate) fn reads(&self, name: &str, wanted: &str) -> bool {
         match self.claim(name) {
             Some(Value::String(text)) => text == wanted,
             Some(Value::Number(number)) => number.to_string() == wanted,
@@ -79,7 +75,7 @@ impl Claims {
     }
 
     /// Scopes: an array of strings, or one string with spaces between them (RFC 8693, section 4.2).
-    pub(super) fn scopes(&self, name: &str) -> Result<Vec<String>, Denied> {
+    pub(crate) fn scopes(&self, name: &str) -> Result<Vec<String>, Denied> {
         let scopes = match self.claim(name) {
             None => Some(Vec::new()),
             Some(Value::String(text)) => Some(text.split(' ').map(str::to_owned).collect()),

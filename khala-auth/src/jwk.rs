@@ -1,4 +1,4 @@
-//! Keys as JSON (RFC 7517, RFC 7518 section 6, RFC 8037): sets of them read, single ones written.
+//! Reading sets of keys as JSON (RFC 7517, RFC 7518 section 6, RFC 8037).
 //!
 //! No fault repeats what a member holds, because it may be a secret; it names the key and the member.
 
@@ -7,16 +7,20 @@ use jsonwebtoken::{
     jwk::{
         AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
         EllipticCurveKeyType, Jwk, OctetKeyPairParameters, OctetKeyPairType, OctetKeyParameters,
-        OctetKeyType, PublicKeyUse, RSAKeyParameters, RSAKeyType,
+        OctetKeyType, RSAKeyParameters, RSAKeyType,
     },
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    Key, KeyAlgorithm, KeyError,
-    keys::{MAX_KEYS, check_kid},
+use crate::{
+    algorithm::KeyAlgorithm,
+    key::{Key, check_kid},
+    key_error::KeyError,
 };
+
+/// The most keys in a set: searching one is bounded, and a set that is fetched cannot fill the memory.
+pub(crate) const MAX_KEYS: usize = 100;
 
 #[derive(Deserialize)]
 struct Set {
@@ -44,7 +48,7 @@ struct Members {
 ///
 /// # Errors
 /// A [`KeyError`] when it is no JWK Set, or holds too many keys.
-pub(super) fn read(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
+pub(crate) fn read(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
     let set: Set = serde_json::from_str(json).map_err(|fault| {
         let (line, column) = (fault.line(), fault.column());
         KeyError::new(None, format!("not a JWK Set (RFC 7517): line {line}, column {column}"))
@@ -59,7 +63,7 @@ pub(super) fn read(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
 
 /// [`read`], for a set of somebody else, with a fault in the place of each secret: whoever made it public can sign, and
 /// so can everybody who read it on its way.
-pub(super) fn read_foreign(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
+pub(crate) fn read_foreign(json: &str) -> Result<Vec<Result<Key, KeyError>>, KeyError> {
     let public = |(at, key): (usize, Result<Key, KeyError>)| match key {
         Ok(key) if key.algorithm() == KeyAlgorithm::Hs256 => {
             let fault = "it is a secret (kty \"oct\"), and a set that others can read has public keys alone";
@@ -143,18 +147,10 @@ impl Members {
     }
 }
 
-/// One key as JSON.
-pub(super) fn write(kid: Option<&str>, algorithm: KeyAlgorithm, key: &DecodingKey) -> String {
-    let mut jwk = Jwk::from_decoding_key(key, Some(algorithm.of_library())).expect("the key was checked");
-    jwk.common.key_id = kid.map(str::to_owned);
-    jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-    serde_json::to_string(&jwk).expect("a JWK is JSON")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::jwt::{
+    use crate::{
         KeySet,
         testing::{EC_PUBLIC, ED_PUBLIC, RSA_PUBLIC, SECRET, base64},
     };

@@ -1,0 +1,289 @@
+//! Keys from an address (JWKS): fetched in the background, and once more when a token names an unknown key.
+//!
+//! The transport is the host's: it implements [`FetchKeySet`] with the HTTP client that it has.
+//!
+//! # Invariants
+//! - Tokens cannot cause more fetches than the options allow.
+//! - A fetch is a task of its own, so a waiting caller that goes away delays nobody.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use khala_core::{
+    Error, ErrorKind, Timestamp,
+    health::{Health, panic_message},
+    without_byte_order_mark,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::state::{AbortOnDrop, MAX_BYTES, SourceState, run_reader};
+use crate::{key_error::KeyError, key_set::KeySet, key_source::KeySource};
+
+/// Fetches a JWK Set from its address.
+///
+/// Whoever can change the keys on their way can sign for anybody: an implementation uses TLS, or stays on this machine,
+/// and follows no redirect to elsewhere. `khala-server` has one for HTTPS.
+///
+/// ```
+/// # use async_trait::async_trait;
+/// # use khala_auth::sources::FetchKeySet;
+/// # #[derive(Debug)] struct Client;
+/// # impl Client { async fn get(&self, _: &str, _: usize) -> std::io::Result<Vec<u8>> { Ok(Vec::new()) } }
+/// /// The application's own HTTP client.
+/// #[derive(Debug)]
+/// struct FromProvider(Client);
+///
+/// #[async_trait]
+/// impl FetchKeySet for FromProvider {
+///     fn name(&self) -> String {
+///         "https://login.example/keys".to_owned()
+///     }
+///
+///     async fn fetch(&self, max_bytes: usize) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+///         Ok(self.0.get("https://login.example/keys", max_bytes).await?)
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait FetchKeySet: fmt::Debug + Send + Sync + 'static {
+    /// The address, for the log: without what is meant for its host alone, as a query or a password.
+    fn name(&self) -> String;
+
+    /// The document that is at the address now. It has at most `max_bytes`, and arrives in bounded time.
+    ///
+    /// # Errors
+    /// What is wrong, in one line. Causes are not logged.
+    async fn fetch(&self, max_bytes: usize) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
+}
+
+/// How often the metric of the set's age is updated.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often an address is fetched, and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "options are data")]
+pub struct RemoteKeysOptions {
+    /// The interval of fetches in the background. Default: 300 s.
+    pub refresh_interval: Duration,
+    /// The shortest time between two fetches that tokens with an unknown key cause; and the wait after a failed fetch,
+    /// at least a second. Default: 10 s.
+    pub min_refresh_interval: Duration,
+    /// Whether the keys check the credentials of a mint: the metrics call this source `credential` then, otherwise `jwks`.
+    pub for_credentials: bool,
+}
+
+impl Default for RemoteKeysOptions {
+    fn default() -> Self {
+        Self {
+            refresh_interval: Duration::from_secs(300),
+            min_refresh_interval: Duration::from_secs(10),
+            for_credentials: false,
+        }
+    }
+}
+
+/// The keys of a JWK Set at an address. Cloning it gives another handle to the same.
+///
+/// A set has at most 256 KiB. Keys of a kind that is not supported are left out (RFC 7517, section 5). While the address
+/// is down, or its set is wrong or holds no usable key, the earlier keys stay, and a token that names another key is
+/// neither accepted nor refused. Dropping the last handle ends the fetching.
+#[derive(Clone, Debug)]
+pub struct RemoteKeys {
+    shared: Arc<Shared>,
+    _reader: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: Box<dyn FetchKeySet>,
+    options: RemoteKeysOptions,
+    state: SourceState,
+    flight: Mutex<Flight>,
+    /// The document of the last good fetch.
+    content: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    /// Closed when the fetch that is running ends.
+    running: Option<watch::Receiver<()>>,
+    /// When a token last caused a fetch.
+    demanded_at: Option<Instant>,
+}
+
+impl RemoteKeys {
+    /// Starts to fetch the set at `address`. Until that has worked once, there are no keys, and tokens are neither accepted
+    /// nor refused.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(address: impl FetchKeySet, options: RemoteKeysOptions) -> Self {
+        let label = if options.for_credentials { "credential" } else { "jwks" };
+        let state = SourceState::new(label, address.name());
+        let (address, flight, content) = (Box::new(address), Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { address, options, state, flight, content });
+        // Now, so that a token that comes at once waits for this fetch and causes no other.
+        shared.start();
+        let refreshed = Arc::clone(&shared);
+        let reader = tokio::spawn(run_reader(move || {
+            let refreshed = Arc::clone(&refreshed);
+            async move {
+                loop {
+                    done(refreshed.start()).await;
+                    let next = refreshed.next();
+                    let until = Instant::now() + next;
+                    while Instant::now() < until {
+                        sleep(REPORT_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+                        refreshed.state.report_age();
+                    }
+                }
+            }
+        }));
+        Self { shared, _reader: Arc::new(AbortOnDrop(reader)) }
+    }
+
+    /// Fetches now. Dropping the future does not stop the fetch.
+    pub async fn reload(&self) {
+        done(self.shared.start()).await;
+    }
+
+    /// Reports to `health` while the address cannot be read. The earlier keys stay meanwhile.
+    pub fn report_to(&self, health: &Health) {
+        self.state().report_to(health, false);
+    }
+
+    pub(super) fn state(&self) -> &SourceState {
+        &self.shared.state
+    }
+}
+
+#[async_trait]
+impl KeySource for RemoteKeys {
+    async fn keys(&self, wanted: Option<&str>, _: Timestamp) -> Result<Arc<KeySet>, Error> {
+        let state = self.state();
+        let known = |set: &Arc<KeySet>| wanted.is_none() || set.key(wanted).is_some();
+        if let Some(set) = state.set().filter(known) {
+            return Ok(set);
+        }
+        if let Some(running) = self.shared.demand() {
+            done(running).await;
+        }
+        match (state.set(), state.fault()) {
+            (Some(set), None) => Ok(set),
+            (Some(set), Some(_)) if known(&set) => Ok(set),
+            (_, fault) => {
+                let fault = fault.unwrap_or_else(|| "it has not answered yet".to_owned());
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "jwks",
+                    format!("{}: {fault}", self.shared.address.name()),
+                ))
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The fetch that is running; a new one if there is none.
+    fn start(self: &Arc<Self>) -> watch::Receiver<()> {
+        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        flight.running.get_or_insert_with(|| self.launch()).clone()
+    }
+
+    /// The same for a token, if tokens may cause a fetch now.
+    fn demand(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
+        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if flight.running.is_none() {
+            let at_most_every = self.options.min_refresh_interval;
+            if flight.demanded_at.is_some_and(|at| at.elapsed() < at_most_every) {
+                return None;
+            }
+            flight.demanded_at = Some(Instant::now());
+            flight.running = Some(self.launch());
+        }
+        flight.running.clone()
+    }
+
+    fn launch(self: &Arc<Self>) -> watch::Receiver<()> {
+        let (landed, running) = watch::channel(());
+        let fetching = Arc::clone(self);
+        tokio::spawn(async move {
+            // Also after a panic: nobody waits for ever.
+            let landing = Landing(fetching, Some(landed));
+            if let Err(panic) = AssertUnwindSafe(landing.0.refresh()).catch_unwind().await {
+                tracing::error!(message = panic_message(&*panic), "fetching the keys panicked");
+                landing.0.state.failed("fetching the keys panicked".to_owned());
+            }
+        });
+        running
+    }
+
+    async fn refresh(&self) {
+        let content = match self.address.fetch(MAX_BYTES).await {
+            Ok(content) if content.len() > MAX_BYTES => {
+                return self.state.failed(format!("it is larger than {MAX_BYTES} bytes"));
+            }
+            Ok(content) => content,
+            Err(fault) => return self.state.failed(fault.to_string()),
+        };
+        let is_known = *self.content.lock().unwrap_or_else(PoisonError::into_inner) == content;
+        if is_known && self.state.set().is_some() {
+            return self.state.unchanged();
+        }
+        match parse(&content) {
+            Ok((set, left_out)) => {
+                for fault in left_out {
+                    tracing::warn!(source = self.address.name(), %fault, "a key cannot be used and is left out");
+                }
+                self.state.loaded(set);
+                *self.content.lock().unwrap_or_else(PoisonError::into_inner) = content;
+            }
+            Err(fault) => self.state.failed(fault),
+        }
+    }
+
+    /// How long until the next fetch in the background.
+    fn next(&self) -> Duration {
+        let RemoteKeysOptions { refresh_interval, min_refresh_interval, .. } = self.options;
+        let next = match self.state.fault() {
+            Some(_) => refresh_interval.min(min_refresh_interval),
+            None => refresh_interval,
+        };
+        next.max(Duration::from_secs(1))
+    }
+}
+
+/// Ends a fetch for those who wait for it.
+struct Landing(Arc<Shared>, Option<watch::Sender<()>>);
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.0.flight.lock().unwrap_or_else(PoisonError::into_inner).running = None;
+        self.1 = None;
+    }
+}
+
+async fn done(mut running: watch::Receiver<()>) {
+    // Nothing is ever sent.
+    let _ = running.changed().await;
+}
+
+fn parse(content: &[u8]) -> Result<(KeySet, Vec<KeyError>), String> {
+    let text = str::from_utf8(without_byte_order_mark(content)).map_err(|_| "it is not UTF-8".to_owned())?;
+    let (set, left_out) = KeySet::from_foreign_jwks(text).map_err(|fault| fault.to_string())?;
+    match left_out.first() {
+        _ if !set.is_empty() => Ok((set, left_out)),
+        Some(fault) => Err(format!("it holds no key that can be used: {fault}")),
+        None => Err("it holds no key".to_owned()),
+    }
+}
