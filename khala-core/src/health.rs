@@ -17,6 +17,7 @@ use std::{
 
 use futures::FutureExt as _;
 
+pub use crate::error::panic_message;
 use crate::{clock::Clock, telemetry};
 
 /// The state of one part of a node.
@@ -196,15 +197,6 @@ pub async fn supervise<Fut: Future<Output = ()>>(
         rest = (rest * 2).min(most);
         part.healthy();
     }
-}
-
-/// What a panic said, for a log line.
-pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }
 
 #[cfg(test)]

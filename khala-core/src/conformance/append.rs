@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::{Over, at_once, race},
     subject::{LARGE, NOW, Subject, batch, dedup, labelled, single, state, text, texts, update, watermark},
 };

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    CheckpointsHarness,
+    harness::CheckpointsHarness,
     race::{Over, at_once, race},
     run::{Victim, declared, report},
     subject::{self, NOW, batch, dedup, doc_key, single, state, text, texts, topic, update, watermark},

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::{Over, race},
     subject::{LARGE, NOW, Subject, at, batch, pages_of, seqs, single, update, watermark},
 };

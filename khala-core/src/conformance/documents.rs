@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::{Over, at_once, race},
     subject::{
         LARGE, NOW, Subject, at, batch, dedup, doc_key, kind, pages_of, state, text, texts, tombstone, update,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::at_once,
     run::declared,
     subject::{NOW, Subject, batch, dedup, single, state, tombstone, topic},

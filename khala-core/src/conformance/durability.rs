@@ -11,8 +11,8 @@ use crate::{
 };
 
 use super::{
-    Harness,
     append::whole,
+    harness::Harness,
     race::at_once,
     run::{Victim, declared, report},
     subject::{

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::{Over, at_once, race},
     subject::{LARGE, NOW, Subject, batch, dedup, pages_of, seqs, single, state, text, texts, update},
 };

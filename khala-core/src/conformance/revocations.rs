@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    RevocationsHarness,
+    harness::RevocationsHarness,
     race::{Over, at_once, race},
     run::{Victim, declared, report},
     subject::watermark,

@@ -15,10 +15,7 @@ use std::{
 
 use tokio::{runtime, task, time};
 
-use super::{
-    CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, checkpoints, durability,
-    revocations,
-};
+use super::harness::{Harness, Place};
 
 /// No law takes this long on a store that answers: what still runs then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,26 +51,6 @@ impl<H> fmt::Debug for Law<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Law").field(&self.name).finish()
     }
-}
-
-/// Every law of a journal and its documents, in order.
-pub fn laws<H: Harness>() -> Vec<Law<H>> {
-    crate::__each_law!(__law_table, H)
-}
-
-/// Every law of revocations, in order.
-pub fn revocation_laws<H: RevocationsHarness>() -> Vec<Law<H>> {
-    crate::__each_revocation_law!(__law_table, H)
-}
-
-/// Every law of sweeps, in order.
-pub fn sweep_laws<H: SweepsHarness>() -> Vec<Law<H>> {
-    crate::__each_sweep_law!(__law_table, H)
-}
-
-/// Every law of checkpoints, in order.
-pub fn checkpoint_laws<H: CheckpointsHarness>() -> Vec<Law<H>> {
-    crate::__each_checkpoint_law!(__law_table, H)
 }
 
 /// Holds a fresh store to one law. What `laws!` and its like expand to.
@@ -175,25 +152,8 @@ fn kill(module: &str, test: &str, place: &str, acknowledgements: usize) -> io::R
     Ok(reported)
 }
 
-/// The process that law J18 kills; nothing in any other.
-#[doc(hidden)]
-pub fn victim<H: Harness>() {
-    work(async |store: H| durability::append_until_killed(store.journal()).await);
-}
-
-/// The process that law R6 kills; nothing in any other.
-#[doc(hidden)]
-pub fn revoking_victim<H: RevocationsHarness>() {
-    work(async |store: H| revocations::revoke_until_killed(store.revocations()).await);
-}
-
-/// The process that law C9 kills; nothing in any other.
-#[doc(hidden)]
-pub fn advancing_victim<H: CheckpointsHarness>() {
-    work(async |store: H| checkpoints::advance_until_killed(&store).await);
-}
-
-fn work<H: Harness>(work: impl AsyncFnOnce(H)) {
+/// Works on the store that this process was started for; does nothing in any other.
+pub(super) fn work<H: Harness>(work: impl AsyncFnOnce(H)) {
     if let Ok(place) = env::var(PLACE) {
         runtime().block_on(async { work(H::open(Place::new(place)).await).await });
     }

@@ -15,7 +15,7 @@ use crate::{
     update::{DedupKey, DocKey, Kind, NewUpdate, Payload, Timestamp, Update},
 };
 
-use super::Harness;
+use super::harness::Harness;
 
 /// When laws happen, unless they are about time.
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);

@@ -8,7 +8,7 @@ use crate::{
     update::Timestamp,
 };
 
-use super::{SweepsHarness, race::at_once, run::declared};
+use super::{harness::SweepsHarness, race::at_once, run::declared};
 
 /// S1: one node leads at a time.
 pub async fn s1_one_node_leads_at_a_time<H: SweepsHarness>(store: H) {

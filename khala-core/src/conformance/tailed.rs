@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Capabilities, Harness, Place};
+use super::harness::{Capabilities, Harness, Place};
 use crate::{
     clock::Moment,
     documents::Documents,

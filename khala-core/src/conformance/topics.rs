@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     run::declared,
     subject::{LARGE, NOW, Subject, batch, doc_key, kind, single, state, texts, tombstone, update},
 };

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Harness,
+    harness::Harness,
     race::at_once,
     subject::{NOW, Subject, at, batch, dedup, labelled, single, state, update, watermark},
 };

@@ -6,7 +6,12 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, ChannelId, Session, say::Status};
+use super::{
+    action::Action,
+    by_channel::ChannelId,
+    replies::Status,
+    state::{Refresh, Session},
+};
 use crate::{
     auth::{Denied, Grant, Token},
     clock::Now,
@@ -14,14 +19,6 @@ use crate::{
     update::Timestamp,
     wire::{Close, Code, Frame, Refusal, event},
 };
-
-/// The frame that handed over a token, to be answered when that is checked.
-#[derive(Debug)]
-pub(super) struct Refresh {
-    join_ref: Option<String>,
-    reference: Option<String>,
-    topic: String,
-}
 
 #[derive(Deserialize)]
 struct AccessToken {

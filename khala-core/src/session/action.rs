@@ -3,7 +3,7 @@
 //! Values only. What must stay true: whoever drives a session can carry out every action, and answer every question, with
 //! nothing but what stands in it.
 
-use super::ChannelId;
+use super::by_channel::ChannelId;
 use crate::{
     admission::Limited,
     auth::{Denied, Grant, Token},

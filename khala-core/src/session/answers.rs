@@ -1,30 +1,89 @@
 //! What an answer leads to: the join's one answer, the next frame, the next question.
 
-use super::{Action, ChannelId, Session, channel::Phase, say::Status};
+use super::{
+    action::{Action, Answer},
+    by_channel::ChannelId,
+    channel::Phase,
+    replies::Status,
+    state::Session,
+};
 use crate::{
     admission::Limited,
+    auth::Denied,
     clock::{Moment, Now},
     documents::SnapshotFrom,
     error::Error,
     position::{Bounds, Cursor, Stale},
-    snapshots::SharedSnapshotPage,
-    tail::SharedPage,
+    snapshots::{SharedSnapshot, SharedSnapshotPage},
+    tail::{Followed, SharedPage},
     telemetry,
     wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
 
 /// What came with a page, or with the news that there is none.
-pub(super) struct News {
+struct News {
     /// What the topic holds.
-    pub(super) bounds: Bounds,
+    bounds: Bounds,
     /// When the journal last confirmed that.
-    pub(super) confirmed_at: Moment,
+    confirmed_at: Moment,
     /// The page lies behind what the tail holds.
-    pub(super) behind: bool,
+    behind: bool,
 }
 
 impl Session {
-    pub(super) fn answer_bounds(&mut self, id: ChannelId, bounds: Bounds, confirmed_at: Moment, now: Moment) {
+    /// A question was answered, or could not be.
+    pub fn handle_answer(&mut self, id: ChannelId, answer: Result<Answer, Error>, now: Now) {
+        if self.waiting.remove(&id) {
+            self.ask_later();
+        } else {
+            self.asked -= 1;
+        }
+        if !self.goes_on(now) {
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(id) else { return };
+        channel.asking = false;
+        if answer.is_ok() {
+            channel.succeeded();
+        }
+        if channel.asked_in != self.round {
+            // Asked under a grant that was replaced meanwhile: it is asked again once the new one was checked.
+            return self.enqueue(id);
+        }
+        match answer {
+            Ok(Answer::Access(verdict)) => self.answer_access(id, verdict),
+            Err(error) if !channel.granted => self.answer_access(id, Err(Denied::Unavailable(error))),
+            // What was not asked for gets nobody past the check.
+            Ok(_) if !channel.granted => self.enqueue(id),
+            Ok(Answer::Bounds(bounds, confirmed_at)) => {
+                self.answer_bounds(id, bounds, confirmed_at, now.steady);
+            }
+            Ok(Answer::Deferred(limited)) => self.answer_deferred(id, &limited, now),
+            Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at, behind })) => {
+                let news = News { bounds, confirmed_at, behind };
+                self.answer_page(id, &page, &news, now);
+            }
+            Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
+                let news = News { bounds, confirmed_at, behind: false };
+                self.answer_caught_up(id, &news, now.steady);
+            }
+            Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
+            Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now.steady),
+            Ok(Answer::Snapshot(SharedSnapshot::Stale(stale))) => {
+                // The client is told by the page that starts it anew; operators are by this.
+                let class = channel.class.as_deref();
+                self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
+                channel.phase.restart_snapshot();
+                self.start_over(id, now);
+            }
+            Err(error) => self.answer_error(id, &error, now.steady),
+        }
+        if self.channels.get(id).is_some_and(|channel| channel.asks_again()) {
+            self.enqueue(id);
+        }
+    }
+
+    fn answer_bounds(&mut self, id: ChannelId, bounds: Bounds, confirmed_at: Moment, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = confirmed_at;
         match channel.phase {
@@ -37,7 +96,7 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_page(&mut self, id: ChannelId, page: &SharedPage, news: &News, now: Now) {
+    fn answer_page(&mut self, id: ChannelId, page: &SharedPage, news: &News, now: Now) {
         if let Err(stale) = self.within_budget(id, &news.bounds) {
             return self.answer_stale(id, stale, now);
         }
@@ -69,7 +128,7 @@ impl Session {
         }
     }
 
-    pub(super) fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Moment) {
+    fn answer_caught_up(&mut self, id: ChannelId, news: &News, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         channel.confirmed_at = news.confirmed_at;
         if let Phase::Opening { .. } = channel.phase {
@@ -101,7 +160,7 @@ impl Session {
     }
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
-    pub(super) fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Now) {
+    fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         self.ledger.deferred(&channel.topic, channel.class.as_deref(), now.wall);
         if channel.unanswered().is_some() {
@@ -112,7 +171,7 @@ impl Session {
     }
 
     /// The cursor cannot be resumed from: at the join, or because the log was trimmed past a slow reader.
-    pub(super) fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Now) {
+    fn answer_stale(&mut self, id: ChannelId, stale: Stale, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         if let Phase::Opening { resume: Resume::Floor, .. } = channel.phase {
             // Trimmed between the two questions; the floor is where it is now.
@@ -133,7 +192,7 @@ impl Session {
     }
 
     /// Has a channel ask from a new start: at once, but for one that did so again and again.
-    pub(super) fn start_over(&mut self, id: ChannelId, now: Now) {
+    fn start_over(&mut self, id: ChannelId, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         if channel.starts_over() {
             return self.enqueue(id);
@@ -141,7 +200,7 @@ impl Session {
         self.retry(id, self.options.retry_after, now.steady);
     }
 
-    pub(super) fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Moment) {
+    fn answer_snapshot(&mut self, id: ChannelId, shared: &SharedSnapshotPage, now: Moment) {
         let page = shared.page();
         let Some(channel) = self.channels.get_mut(id) else { return };
         let Phase::Snapshot { unanswered, next } = &mut channel.phase else { return };
@@ -167,7 +226,7 @@ impl Session {
         self.enqueue(id);
     }
 
-    pub(super) fn answer_error(&mut self, id: ChannelId, error: &Error, now: Moment) {
+    fn answer_error(&mut self, id: ChannelId, error: &Error, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         let refusal = if error.is_retryable() {
             tracing::warn!(topic = %channel.topic, %error, "a read failed");

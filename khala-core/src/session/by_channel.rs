@@ -2,7 +2,23 @@
 //!
 //! Most connections follow one topic or a few, so this is as small as a list; whoever follows a thousand is found by halving.
 
-use super::ChannelId;
+use std::fmt;
+
+/// Names a channel within its session; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(u64);
+
+impl ChannelId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct ByChannel<T>(Vec<(ChannelId, T)>);

@@ -1,8 +1,8 @@
 //! One joined topic of a session: where it stands, what it has heard of, and what it asks next.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use super::Question;
+use super::action::Question;
 use crate::{
     auth::Grant,
     class::TopicClass,
@@ -19,22 +19,6 @@ use crate::{
 
 /// How often in a row a channel starts over at once, for the log may be trimmed between two of its questions.
 const RESTARTS: u32 = 8;
-
-/// Names a channel within its session; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelId(u64);
-
-impl ChannelId {
-    pub(super) fn new(number: u64) -> Self {
-        Self(number)
-    }
-}
-
-impl fmt::Display for ChannelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Phase {

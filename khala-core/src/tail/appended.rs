@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Ring, TailJournal};
+use super::{entry::Entry, journal::TailJournal, ring::Ring};
 use crate::{
     journal::{Batch, Receipt},
     position::{Bounds, Watermark},

@@ -6,7 +6,7 @@ use std::{
     task::Waker,
 };
 
-use super::{Entry, Part, Ring};
+use super::{entry::Entry, lead::Part, ring::Ring};
 use crate::position::Bounds;
 
 /// What the tail holds of one topic.

@@ -10,9 +10,12 @@ use std::{
 use futures::FutureExt as _;
 
 use super::{
-    Entry, Ring, SharedPage, TailJournal,
+    entry::Entry,
+    journal::TailJournal,
     mark::{LookedBack, read_on},
+    page::SharedPage,
     reads::{Found, SharedRead, Target},
+    ring::Ring,
     shelf::grid,
 };
 use crate::{

@@ -7,7 +7,6 @@
 //! - What a read brings is the same with a look back and without, and so is what a cursor is told that cannot be resumed from.
 //! - A look back costs the one update, and nothing where that is large: such an update is not looked back at.
 
-use super::Entry;
 use crate::{
     error::Error,
     journal::{Journal, Page, ReadLimit, Replay, Start},
@@ -36,6 +35,11 @@ impl Mark {
     pub(super) fn of(update: &Update) -> Self {
         Self { at: update.seq.watermark(), published_at: update.published_at, size: update.size() }
     }
+
+    /// Whether it is the update that `watermark` ends with, and small enough to be looked back at.
+    pub(super) fn is_small_at(&self, watermark: Watermark) -> bool {
+        self.at == watermark && self.size <= SMALL
+    }
 }
 
 /// What a read found that looked back, or would have.
@@ -44,16 +48,6 @@ pub(super) enum LookedBack {
     Other(Bounds),
     /// What is new.
     Replay(Replay),
-}
-
-impl Entry {
-    /// The last update of its ring, if `cursor` ends with that and it may be looked back at.
-    pub(super) fn mark_at(&self, cursor: Cursor) -> Option<Mark> {
-        let ring = self.ring();
-        let ring = ring.as_ref().filter(|ring| ring.bounds().epoch == cursor.epoch)?;
-        let mark = ring.mark().filter(|mark| mark.at == cursor.watermark && mark.size <= SMALL)?;
-        (cursor.watermark > ring.bounds().floor).then_some(mark)
-    }
 }
 
 /// Reads a page of what follows `cursor`, and looks whether the update that it ends with is still that of `mark`.

@@ -16,9 +16,13 @@ use std::{
 use futures::FutureExt as _;
 
 use super::{
-    Entry, LOOKS, Ring, SharedPage, TailJournal, inconclusive,
+    entry::Entry,
+    journal::{LOOKS, TailJournal},
+    lookup::inconclusive,
     mark::before,
+    page::SharedPage,
     reads::{Done, Found, Target},
+    ring::Ring,
 };
 use crate::{
     clock::Moment,

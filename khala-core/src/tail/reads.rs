@@ -17,7 +17,7 @@ use futures::{
     future::{BoxFuture, Shared, WeakShared},
 };
 
-use super::SharedPage;
+use super::page::SharedPage;
 use crate::{
     clock::Moment,
     error::Error,

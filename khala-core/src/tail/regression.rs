@@ -14,29 +14,10 @@
 //!   tail after the others. A cursor that brings the moment of its last update shows them too, which is how followers are
 //!   told from each other after the evidence: what they follow may be what is lost.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
-use super::{Entry, Ring, TailJournal};
-use crate::{
-    clock::{Clock, Moment},
-    error::{Error, ErrorKind},
-    health::Part,
-    ledger::{Ledger, Violation},
-    position::Bounds,
-    telemetry,
-    topic::Topic,
-};
-
-/// What is told of a journal that went back: the ledger, and the health of this node.
-#[derive(Debug)]
-pub(crate) struct Alarm {
-    /// Where it is noted, by topic.
-    pub(crate) ledger: Arc<Ledger>,
-    /// What tells operators, for as long as the process runs: only they can say what was lost.
-    pub(crate) part: Part,
-    /// When that is.
-    pub(crate) clock: Arc<dyn Clock>,
-}
+use super::{alarm::Alarm, entry::Entry, journal::TailJournal, ring::Ring};
+use crate::{clock::Moment, ledger::Violation, position::Bounds, telemetry, topic::Topic};
 
 impl Entry {
     /// Whether what has that number began before a read that showed that the journal went back.
@@ -128,14 +109,10 @@ impl TailJournal {
     }
 }
 
-/// The error of a question that the journal did not answer in as many looks as it gets.
-pub(crate) fn inconclusive(topic: &Topic) -> Error {
-    let message = format!("what the journal answers about topic {topic} does not agree");
-    Error::new(ErrorKind::Unavailable, "tail", message)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures::FutureExt as _;
 
     use super::*;

@@ -10,7 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Followed, SharedPage, Wanted, mark::Mark};
+use super::{
+    lookup::{Followed, Lookup, Wanted},
+    mark::Mark,
+    page::SharedPage,
+};
 use crate::{
     clock::Moment,
     journal::{Page, ReadLimit},
@@ -20,17 +24,6 @@ use crate::{
 
 /// Bytes of updates that wait for those before them.
 const EARLY_BYTES: usize = 1 << 20;
-
-/// What a ring says to a reader.
-#[derive(Debug)]
-pub(super) enum Lookup {
-    /// Here it is.
-    Found(Followed),
-    /// It has to be read from the journal; what comes back belongs at the ring's end.
-    Hot,
-    /// It lies outside of the ring.
-    Cold,
-}
 
 #[derive(Debug)]
 pub(super) struct Ring {

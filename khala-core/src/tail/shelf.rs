@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::SharedPage;
+use super::page::SharedPage;
 use crate::position::{Bounds, Cursor, Watermark};
 
 /// Pages that one read brings beside the one that was asked for, at most.

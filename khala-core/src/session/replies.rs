@@ -1,6 +1,6 @@
 //! What a session says: replies, pushes and refusals, each encoded once it is due.
 
-use super::{Action, Session, clip};
+use super::{action::Action, state::Session};
 use crate::{
     telemetry::{self, Surface},
     wire::{Frame, Refusal, event},
@@ -68,4 +68,10 @@ impl Session {
         let frame = self.serializer.encode_value(join_ref, None, topic, event, payload);
         self.actions.push_back(Action::Send(frame));
     }
+}
+
+/// The start of a client's text, short enough to be sent back and logged.
+pub(super) fn clip(text: &str) -> &str {
+    let end = text.char_indices().nth(80).map_or(text.len(), |(at, _)| at);
+    &text[..end]
 }

@@ -1,0 +1,16 @@
+//! Whom the tail tells of a journal that went back.
+
+use std::sync::Arc;
+
+use crate::{clock::Clock, health::Part, ledger::Ledger};
+
+/// What is told of a journal that went back: the ledger, and the health of this node.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    /// Where it is noted, by topic.
+    pub(crate) ledger: Arc<Ledger>,
+    /// What tells operators, for as long as the process runs: only they can say what was lost.
+    pub(crate) part: Part,
+    /// When that is.
+    pub(crate) clock: Arc<dyn Clock>,
+}
