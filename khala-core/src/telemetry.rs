@@ -1,14 +1,16 @@
 //! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq. A
 //! class is one: there are as many as the settings say.
 
-use metrics::{SharedString, counter, gauge, histogram};
+use std::{fmt, sync::Arc, time::Duration};
+
+use metrics::{Counter, Histogram, SharedString, counter, gauge, histogram};
 
 use crate::{
     admission::LimitedBy,
     budget::{MemoryBudget, MemoryPart},
-    class::{NO_CLASS, TopicClass},
+    class::{Classes, NO_CLASS, TopicClass},
     error::ErrorKind,
-    khala::Appended,
+    khala::{AppendOutcome, Appended},
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
     wire::{Close, Code},
@@ -346,28 +348,51 @@ pub(crate) fn journal_regressed() {
     counter!(JOURNAL_REGRESSIONS).increment(1);
 }
 
-/// Counts appends; many at once cost little more than one.
-pub(crate) fn appended<'a>(appended: impl IntoIterator<Item = &'a Appended>) {
-    let seconds = histogram!(APPEND_SECONDS);
-    let (mut updates, mut outcome, mut same) = (0, "written", 0);
-    for append in appended {
-        seconds.record(append.seconds);
-        updates += append.updates;
-        if append.outcome != outcome && same > 0 {
-            counter!(APPENDS, "outcome" => outcome).increment(same);
-            same = 0;
-        }
-        outcome = append.outcome;
-        same += 1;
-    }
-    if same > 0 {
-        counter!(APPENDS, "outcome" => outcome).increment(same);
-    }
-    counter!(UPDATES).increment(updates);
+/// The metrics of appends, asked of the recorder once, for each publish counts in five of them.
+pub(crate) struct AppendMetrics {
+    outcomes: [Counter; AppendOutcome::ALL.len()],
+    seconds: Histogram,
+    updates: Counter,
+    by_class: Vec<(Arc<TopicClass>, Counter)>,
+    without_class: Counter,
 }
 
-pub(crate) fn class_updates(class: Option<&TopicClass>, updates: u64) {
-    counter!(CLASS_UPDATES, "class" => class_label(class)).increment(updates);
+impl fmt::Debug for AppendMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppendMetrics").finish_non_exhaustive()
+    }
+}
+
+impl AppendMetrics {
+    pub(crate) fn new(classes: &Classes) -> Self {
+        let of_class = |class: Option<&Arc<TopicClass>>| counter!(CLASS_UPDATES, "class" => class_label(class.map(|class| &**class)));
+        Self {
+            outcomes: AppendOutcome::ALL.map(|outcome| counter!(APPENDS, "outcome" => outcome.as_str())),
+            seconds: histogram!(APPEND_SECONDS),
+            updates: counter!(UPDATES),
+            by_class: classes
+                .shared()
+                .iter()
+                .map(|class| (Arc::clone(class), of_class(Some(class))))
+                .collect(),
+            without_class: of_class(None),
+        }
+    }
+
+    pub(crate) fn appended<'a>(&self, appended: impl IntoIterator<Item = &'a Appended>) {
+        for append in appended {
+            self.seconds.record(append.seconds);
+            self.outcomes[append.outcome as usize].increment(1);
+            self.updates.increment(append.updates);
+        }
+    }
+
+    /// Updates were published to a topic of that class.
+    pub(crate) fn updates_of(&self, class: Option<&Arc<TopicClass>>, updates: u64) {
+        let of_class =
+            class.and_then(|class| self.by_class.iter().find(|(known, _)| Arc::ptr_eq(known, class)));
+        of_class.map_or(&self.without_class, |(_, counter)| counter).increment(updates);
+    }
 }
 
 pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
@@ -392,11 +417,45 @@ pub(crate) fn subject_limited(limit: SubjectLimit) {
     counter!(SUBJECT_LIMITED, "limit" => limit).increment(1);
 }
 
-/// A store's writer committed a group of `appends`, advances among them, or failed to. For implementers of a store.
-pub fn committed(outcome: &'static str, appends: usize, seconds: f64) {
-    counter!(COMMITS, "outcome" => outcome).increment(1);
-    histogram!(COMMIT_SECONDS).record(seconds);
-    histogram!(COMMIT_APPENDS).record(appends as f64);
+/// The metrics of a store's transactions, asked of the recorder once. For implementers of a store.
+///
+/// Make it after the process has installed its recorder: what is made before the recorder counts nothing.
+pub struct CommitMetrics {
+    committed: Counter,
+    failed: Counter,
+    seconds: Histogram,
+    appends: Histogram,
+}
+
+impl fmt::Debug for CommitMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommitMetrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for CommitMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CommitMetrics {
+    /// The metrics, of the recorder that is installed now.
+    pub fn new() -> Self {
+        Self {
+            committed: counter!(COMMITS, "outcome" => "committed"),
+            failed: counter!(COMMITS, "outcome" => "failed"),
+            seconds: histogram!(COMMIT_SECONDS),
+            appends: histogram!(COMMIT_APPENDS),
+        }
+    }
+
+    /// A transaction of `appends`, advances among them, was committed, or failed.
+    pub fn record(&self, committed: bool, appends: usize, took: Duration) {
+        if committed { &self.committed } else { &self.failed }.increment(1);
+        self.seconds.record(took.as_secs_f64());
+        self.appends.record(appends as f64);
+    }
 }
 
 /// A store could not do what it was asked. For implementers of a store.

@@ -46,6 +46,7 @@ mod problem;
 mod proxies;
 mod publish;
 mod query;
+mod request_metrics;
 mod response;
 mod route;
 mod secret;
@@ -72,7 +73,6 @@ use khala_core::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use self::drain::Drain;
 #[cfg(feature = "jwks")]
 pub use self::jwks::{JwksAddress, JwksAddressError};
 pub use self::{
@@ -87,6 +87,7 @@ pub use self::{
     secret::SecretError,
     serve::serve,
 };
+use self::{drain::Drain, request_metrics::RequestMetrics};
 
 /// The OpenAPI 3.1 document that `/openapi.json` answers with.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -248,6 +249,7 @@ struct Inner {
     writes: operations::WriteProbe,
     sockets: sockets::Sockets,
     requests: sockets::RequestCounts,
+    request_metrics: RequestMetrics,
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -415,6 +417,7 @@ impl ServerBuilder {
             sweep_every,
         } = self;
         Server(Arc::new(Inner {
+            request_metrics: RequestMetrics::new(),
             khala,
             limits,
             origins,

@@ -114,6 +114,30 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// What [`pattern`](Self::pattern) may say.
+    pub(crate) const PATTERNS: [&'static str; 20] = [
+        "/v1/topics/{topic}/updates",
+        "/v1/topics/{topic}",
+        "/v1/topics/{topic}/snapshot",
+        "/v1/topics/{topic}/documents/{doc_key}",
+        "/v1/topics",
+        "/v1/updates",
+        "/sync/v1/websocket",
+        "/v1/token",
+        "/api/khala/token",
+        "/api/sync/token",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/internal/v1/khala/connections",
+        "/internal/v1/khala/drain",
+        "/internal/v1/khala/fanout/hooks",
+        "/internal/v1/khala/fanout/metrics",
+        "/internal/v1/khala/retention",
+        "/internal/v1/khala/revocations",
+    ];
+
     /// What `Allow` says.
     pub(crate) fn allow(self) -> &'static str {
         match self {
@@ -208,6 +232,14 @@ mod tests {
         }
         for path in ["a//b", "a/b/", "a/b//updates", "/a/b", "a/b/documents/"] {
             assert_eq!(Route::of(&format!("/v1/topics/{path}")), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn each_pattern_is_that_of_a_route() {
+        for pattern in Route::PATTERNS {
+            let path = pattern.replace("{topic}", "t").replace("{doc_key}", "k");
+            assert_eq!(Route::of(&path).map(Route::pattern), Some(pattern));
         }
     }
 

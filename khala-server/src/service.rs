@@ -114,7 +114,7 @@ impl Server {
             target: "khala_server::access",
             request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, client, code, "request"
         );
-        count(route, &method, status, elapsed.as_secs_f64());
+        self.0.request_metrics.answered(route, &method, status, elapsed);
         response
     }
 
@@ -296,25 +296,4 @@ fn request_id(headers: &HeaderMap) -> String {
             format!("{:016x}", KEYS.hash_one(COUNT.fetch_add(1, Ordering::Relaxed)))
         }
     }
-}
-
-fn count(route: Option<Route<'_>>, method: &Method, status: StatusCode, seconds: f64) {
-    let route = route.map_or("unknown", Route::pattern);
-    let method = match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::POST => "POST",
-        _ => "other",
-    };
-    let status = match status.as_u16() / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    metrics::counter!(telemetry::HTTP_REQUESTS, "route" => route, "method" => method, "status" => status)
-        .increment(1);
-    metrics::histogram!(telemetry::HTTP_SECONDS, "route" => route).record(seconds);
 }

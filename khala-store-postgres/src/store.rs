@@ -13,7 +13,7 @@ use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, DueAfter, DuePage,
     Entity, Error, Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
     RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp,
-    Topic, TopicPage, Trimmed, Update, Watermark, telemetry,
+    Topic, TopicPage, Trimmed, Update, Watermark,
 };
 
 use crate::{
@@ -183,8 +183,7 @@ impl Checkpoints for PostgresStore {
     async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         let (database, begun) = (&self.0.database, Instant::now());
         let advanced = database.transaction(checkpoint::Move::new(database, &advance, now)).await;
-        let outcome = if advanced.is_ok() { "committed" } else { "failed" };
-        telemetry::committed(outcome, 1, begun.elapsed().as_secs_f64());
+        self.0.writers.counts().metrics.record(advanced.is_ok(), 1, begun.elapsed());
         let (advanced, written) = advanced?;
         self.0.writers.counts().add(1, written);
         Ok(advanced)

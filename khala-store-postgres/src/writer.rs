@@ -20,7 +20,7 @@ use futures::FutureExt as _;
 use khala_core::{
     Append, Arrivals, Batch, Chain, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic,
     health::{Condition, Part, panic_message},
-    telemetry,
+    telemetry::CommitMetrics,
 };
 use sqlx::PgConnection;
 use tokio::{
@@ -77,6 +77,7 @@ pub(crate) struct Counts {
     pub(crate) commits: AtomicU64,
     pub(crate) appends: AtomicU64,
     pub(crate) updates: AtomicU64,
+    pub(crate) metrics: CommitMetrics,
 }
 
 impl Counts {
@@ -87,6 +88,7 @@ impl Counts {
             commits: AtomicU64::new(0),
             appends: AtomicU64::new(0),
             updates: AtomicU64::new(0),
+            metrics: CommitMetrics::new(),
         }
     }
 
@@ -525,8 +527,7 @@ impl Pen {
         };
         let appends = outcomes.as_ref().map_or(group.len(), answered);
         if appends > 0 {
-            let outcome = if outcomes.is_ok() { "committed" } else { "failed" };
-            telemetry::committed(outcome, appends, took.as_secs_f64());
+            self.counts.metrics.record(outcomes.is_ok(), appends, took);
         }
         let outcomes = outcomes?;
         let written = requests

@@ -22,7 +22,7 @@ use khala_core::{
     Advance, Advanced, Append, Arrivals, Batch, Error, ErrorKind, Handed, Inbox, NewUpdate, Timestamp, Topic,
     Trimmed,
     health::{Condition, Part, panic_message},
-    telemetry,
+    telemetry::CommitMetrics,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -136,6 +136,7 @@ impl Writer {
             expected: 0,
             took: Duration::ZERO,
             counts: Arc::clone(&counts),
+            metrics: CommitMetrics::new(),
         };
         let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || {
             run_again(&part, Condition::Failed, || desk.work());
@@ -254,6 +255,7 @@ struct Desk {
     /// How long the last group took.
     took: Duration,
     counts: Arc<Counts>,
+    metrics: CommitMetrics,
 }
 
 impl Desk {
@@ -373,8 +375,7 @@ impl Desk {
         if took > SLOW {
             tracing::warn!(requests = group.len(), ?took, "a transaction was slow");
         }
-        let outcome = if done.is_ok() { "committed" } else { "failed" };
-        telemetry::committed(outcome, group.len(), took.as_secs_f64());
+        self.metrics.record(done.is_ok(), group.len(), took);
         let updates = done?;
         self.counts.committed();
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
@@ -539,6 +540,7 @@ mod tests {
             expected: 0,
             took: Duration::ZERO,
             counts: Arc::new(Counts::new()),
+            metrics: CommitMetrics::new(),
         };
         desk.work();
 

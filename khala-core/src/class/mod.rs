@@ -263,6 +263,11 @@ impl Classes {
         self.classes.iter().map(|class| &**class)
     }
 
+    /// The same, shared.
+    pub(crate) fn shared(&self) -> &[Arc<TopicClass>] {
+        &self.classes
+    }
+
     /// Whether a placeholder of that name binds to the grant's claim; else it is free.
     pub fn binds(&self, placeholder: &str) -> bool {
         self.bound.contains(placeholder)

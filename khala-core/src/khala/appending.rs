@@ -10,7 +10,6 @@ use crate::{
     finish::Finish,
     journal::{Append, Batch, Journal as _, Receipt},
     position::Cursor,
-    telemetry,
     topic::Topic,
 };
 
@@ -18,12 +17,34 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 #[must_use = "who appends has to tell of it"]
 pub struct Appended {
-    pub(crate) outcome: &'static str,
+    pub(crate) outcome: AppendOutcome,
     /// The updates that were written.
     pub(crate) updates: u64,
     pub(crate) seconds: f64,
     /// The head to announce. Of a duplicate too: the first time it may have been stored by a process that died before.
     head: Option<Cursor>,
+}
+
+/// What became of an append, as metrics tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AppendOutcome {
+    Conflict,
+    Duplicate,
+    Error,
+    Written,
+}
+
+impl AppendOutcome {
+    pub(crate) const ALL: [Self; 4] = [Self::Conflict, Self::Duplicate, Self::Error, Self::Written];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Duplicate => "duplicate",
+            Self::Error => "error",
+            Self::Written => "written",
+        }
+    }
 }
 
 impl Khala {
@@ -86,7 +107,7 @@ impl Khala {
 
     async fn append_and_announce(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let (answer, appended) = self.append(topic, batch).await;
-        telemetry::appended([&appended]);
+        self.0.append_metrics.appended([&appended]);
         self.tell_class(topic, appended.updates);
         if let Some(head) = appended.head {
             self.announce_head(topic, head).await;
@@ -104,10 +125,10 @@ impl Khala {
         let answer = self.0.tail.append(topic, batch, stamp).await;
         let seconds = self.moment().since(started).as_secs_f64();
         let (outcome, updates, head) = match &answer {
-            Ok(Append::Written(receipt)) => ("written", updates, Some(receipt.cursor())),
-            Ok(Append::Duplicate(receipt)) => ("duplicate", 0, Some(receipt.cursor())),
-            Ok(Append::Conflict(_)) => ("conflict", 0, None),
-            Err(_) => ("error", 0, None),
+            Ok(Append::Written(receipt)) => (AppendOutcome::Written, updates, Some(receipt.cursor())),
+            Ok(Append::Duplicate(receipt)) => (AppendOutcome::Duplicate, 0, Some(receipt.cursor())),
+            Ok(Append::Conflict(_)) => (AppendOutcome::Conflict, 0, None),
+            Err(_) => (AppendOutcome::Error, 0, None),
         };
         (answer, Appended { outcome, updates, seconds, head })
     }
@@ -131,7 +152,7 @@ impl Khala {
     /// Dropping the future may lose announcements: delivery then completes by polling. A request whose future may be
     /// dropped runs the appends and this call together in a task of their own.
     pub async fn tell(&self, appended: &[(Topic, Appended)]) {
-        telemetry::appended(appended.iter().map(|(_, appended)| appended));
+        self.0.append_metrics.appended(appended.iter().map(|(_, appended)| appended));
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
             let Some((topic, _)) = same.first() else { continue };
             self.tell_class(topic, same.iter().map(|(_, appended)| appended.updates).sum());
@@ -165,7 +186,7 @@ impl Khala {
 
     fn tell_class(&self, topic: &Topic, updates: u64) {
         if updates > 0 {
-            telemetry::class_updates(self.0.classes.of(topic).map(|class| &**class), updates);
+            self.0.append_metrics.updates_of(self.0.classes.of(topic), updates);
         }
     }
 

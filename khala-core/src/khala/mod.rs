@@ -8,6 +8,7 @@ mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
+pub(crate) use self::appending::AppendOutcome;
 pub use self::{
     appending::Appended,
     publishing::PublishLimited,
@@ -33,6 +34,7 @@ use crate::{
     session::SessionOptions,
     snapshots::Snapshots,
     tail::{Alarm, TailJournal, TailOptions},
+    telemetry::AppendMetrics,
     topic::Topic,
     update::Timestamp,
     wire::JoinRequest,
@@ -89,6 +91,7 @@ pub(crate) struct Inner {
     stamps: Stamps,
     pub(crate) dates: Dates,
     pub(crate) publishers: Publishers,
+    append_metrics: AppendMetrics,
     pub(crate) health: Health,
 }
 
@@ -199,6 +202,9 @@ impl KhalaBuilder {
 
     /// The handle.
     ///
+    /// An application that exports metrics installs its recorder (the crate `metrics`) before: the handle asks the recorder
+    /// once for the metrics of appends.
+    ///
     /// # Panics
     /// Without a clock, if the feature `system-clock` is off.
     pub fn build(self) -> Khala {
@@ -231,7 +237,6 @@ impl KhalaBuilder {
             connections: Arc::default(),
             admission: Admission::new(self.admission),
             verifier: self.verifier,
-            classes: self.classes,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations, self.health.part("revocations"))),
             ledger,
@@ -245,6 +250,8 @@ impl KhalaBuilder {
             stamps: Stamps::default(),
             dates,
             publishers: Publishers::new(self.admission),
+            append_metrics: AppendMetrics::new(&self.classes),
+            classes: self.classes,
             health: self.health,
         }))
     }
