@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use khala_benches::{PAYLOAD, update};
 use khala_core::{Append, Batch, Journal, Timestamp, Topic};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 
 fn append(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -24,7 +24,7 @@ fn append(c: &mut Criterion) {
         let folder = tempfile::tempdir().expect("a folder");
         let store = {
             let _entered = runtime.enter();
-            SqliteStore::open(folder.path().join("bench.db"), SqliteOptions::default()).expect("a store")
+            SqliteStore::open(folder.path().join("bench.db")).expect("a store")
         };
         let store = Arc::new(store);
         let topic = Topic::parse("run:7:events").expect("a topic");

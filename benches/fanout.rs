@@ -17,7 +17,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use khala_benches::update;
 use khala_core::{Access, Append, Batch, Denied, Grant, Khala, Timestamp, Token, Topic, Verifier};
 use khala_server::{Server, serve};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
@@ -87,13 +87,8 @@ fn fanout(c: &mut Criterion) {
     let (applied, joined) = (Arc::new(Applied::default()), Arc::new(Applied::default()));
 
     let khala = runtime.block_on(async {
-        let store = SqliteStore::open(folder.path().join("bench.db"), SqliteOptions::default());
-        let store = Arc::new(store.expect("a store"));
-        let khala = Khala::builder(Arc::clone(&store))
-            .with_fanout(Arc::<SqliteStore>::clone(&store))
-            .with_revocations(store)
-            .with_verifier(Arc::new(Everybody))
-            .build();
+        let store = SqliteStore::open(folder.path().join("bench.db"));
+        let khala = Khala::builder(store.expect("a store")).with_verifier(Arc::new(Everybody)).build();
         let server = Server::builder(khala.clone()).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");

@@ -5,10 +5,10 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryJournal, Moment, Page, Peek, ReadLimit, Replay, Start, TailJournal,
+    Cursor, Followed, Journal, MemoryStore, Moment, Page, Peek, ReadLimit, Replay, Start, TailJournal,
     TailOptions, Topic, Wanted, Watermark, wire,
 };
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 
 const UPDATES: usize = 1_000;
 
@@ -16,12 +16,10 @@ fn page(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let topic = Topic::parse("run:7:events").expect("a topic");
     let folder = tempfile::tempdir().expect("a folder");
-    let memory: Arc<dyn Journal> = Arc::new(MemoryJournal::new());
+    let memory: Arc<dyn Journal> = Arc::new(MemoryStore::new());
     let sqlite: Arc<dyn Journal> = {
         let _entered = runtime.enter();
-        Arc::new(
-            SqliteStore::open(folder.path().join("bench.db"), SqliteOptions::default()).expect("a store"),
-        )
+        Arc::new(SqliteStore::open(folder.path().join("bench.db")).expect("a store"))
     };
     let mut group = c.benchmark_group("page of 200");
     group.throughput(Throughput::Elements(200));

@@ -30,7 +30,7 @@ use khala_core::{
     Append, Batch, Delivery, Fanout, JoinRequest, Journal, Khala, Subscribed, Timestamp, Topic,
 };
 use khala_fanout_nats::{NatsFanout, NatsOptions};
-use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore};
+use khala_store_postgres::{PostgresOptions, PostgresStore};
 use khala_testing::{Cluster, Nats, postgres};
 use tokio::{
     runtime::Runtime,
@@ -148,7 +148,7 @@ async fn publish(
 ) -> (f64, f64) {
     let options = PostgresOptions::new();
     let options = writers.into_iter().fold(options, PostgresOptions::with_writers);
-    let store = PostgresStore::open(url, options).await.expect("a store");
+    let store = PostgresStore::open_with(url, options).await.expect("a store");
     let topics: Arc<Vec<Topic>> = Arc::new((0..topics).map(|n| topic(&format!("run:{n}:events"))).collect());
     let append = |at: u64| {
         let (store, topic) = (store.clone(), topics[(at % topics.len() as u64) as usize].clone());
@@ -194,7 +194,7 @@ fn topic(name: &str) -> Topic {
 
 /// A node on the database, with a fanout by NATS where there is one and else by NOTIFY.
 async fn node(url: &str, nats: Option<&Nats>) -> (PostgresStore, Khala) {
-    let store = PostgresStore::open(url, PostgresOptions::new()).await.expect("a store");
+    let store = PostgresStore::open(url).await.expect("a store");
     let fanout: Arc<dyn Fanout> = match nats {
         Some(nats) => {
             let fanout =
@@ -203,14 +203,16 @@ async fn node(url: &str, nats: Option<&Nats>) -> (PostgresStore, Khala) {
             Arc::new(fanout)
         }
         None => {
-            let fanout = PostgresFanout::listen(&store, ListenOptions::new()).expect("a fanout");
+            let fanout = Arc::clone(store.postgres_fanout());
+            // It begins to listen when it is first used.
+            drop(fanout.watch_revoked().await);
             while !fanout.listens() {
                 sleep(Duration::from_millis(5)).await;
             }
-            Arc::new(fanout)
+            fanout
         }
     };
-    let khala = Khala::builder(Arc::new(store.clone())).with_fanout(fanout).build();
+    let khala = Khala::builder(store.clone()).with_fanout(fanout).build();
     (store, khala)
 }
 

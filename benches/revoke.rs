@@ -23,11 +23,10 @@ use std::{
 
 use futures::{SinkExt as _, StreamExt as _, future::join_all};
 use khala_core::{
-    Access, Denied, Fanout, Grant, Khala, LocalFanout, Named, Revocation, RevocationId, Timestamp, Token,
-    Verifier,
+    Access, Denied, Grant, Khala, LocalFanout, Named, Revocation, RevocationId, Timestamp, Token, Verifier,
 };
 use khala_server::{Server, serve};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -66,16 +65,12 @@ enum Hints {
 
 /// A node on the file: its handle and its address.
 async fn node(file: &Path, fanout: Option<LocalFanout>) -> (Khala, SocketAddr) {
-    let store = Arc::new(SqliteStore::open(file, SqliteOptions::default()).expect("a store"));
-    let fanout: Arc<dyn Fanout> = match fanout {
-        Some(fanout) => Arc::new(fanout),
-        None => Arc::<SqliteStore>::clone(&store),
-    };
-    let khala = Khala::builder(Arc::clone(&store))
-        .with_fanout(fanout)
-        .with_revocations(store)
-        .with_verifier(Arc::new(Logins))
-        .build();
+    let store = Arc::new(SqliteStore::open(file).expect("a store"));
+    let mut khala = Khala::builder(store).with_verifier(Arc::new(Logins));
+    if let Some(fanout) = fanout {
+        khala = khala.with_fanout(Arc::new(fanout));
+    }
+    let khala = khala.build();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(serve(listener, Server::builder(khala.clone()).build(), pending()));

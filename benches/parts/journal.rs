@@ -1,7 +1,7 @@
 //! Parts of the journals: appending within a transaction, and reading a page of 200.
 
 use khala_benches::{fill, update};
-use khala_core::{Append, Batch, Cursor, Journal, MemoryJournal, ReadLimit, Replay, Topic, Watermark};
+use khala_core::{Append, Batch, Cursor, Journal, MemoryStore, ReadLimit, Replay, Topic, Watermark};
 use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in, prepare};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ impl Part for AppendIn {
 
 /// From the memory journal, copied.
 pub(crate) struct Page {
-    journal: MemoryJournal,
+    journal: MemoryStore,
     topic: Topic,
     start: Cursor,
 }
@@ -85,7 +85,7 @@ impl SqlitePage {
         let options = SqliteOptions::default().with_readers(std::num::NonZeroUsize::MIN);
         let store = {
             let _entered = runtime.enter();
-            SqliteStore::open(folder.path().join("bench.db"), options).expect("a store")
+            SqliteStore::open_with(folder.path().join("bench.db"), options).expect("a store")
         };
         let topic = topic();
         runtime.block_on(fill(&store, &topic, 2_000));

@@ -12,7 +12,7 @@ use std::future::Future;
 
 use futures::FutureExt as _;
 use khala_benches::update;
-use khala_core::{Batch, Journal, MemoryJournal, Moment, Now, Timestamp, Topic};
+use khala_core::{Batch, Journal, MemoryStore, Moment, Now, Timestamp, Topic};
 
 pub(crate) use self::{
     journal::{AppendIn, Page, SqlitePage},
@@ -46,8 +46,8 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A log of so many updates in memory.
-pub(crate) fn memory(updates: usize) -> MemoryJournal {
-    let journal = MemoryJournal::new();
+pub(crate) fn memory(updates: usize) -> MemoryStore {
+    let journal = MemoryStore::new();
     append(&journal, updates);
     journal
 }

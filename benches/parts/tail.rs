@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use khala_core::{
-    Cursor, Followed, Journal, MemoryJournal, Peek, TailJournal, TailOptions, Topic, Wanted, Watermark,
+    Cursor, Followed, Journal, MemoryStore, Peek, TailJournal, TailOptions, Topic, Wanted, Watermark,
 };
 
 use super::{Part, STEADY, append, memory, now, topic};
@@ -72,7 +72,7 @@ impl Part for Hit {
 
 /// The first follower reads what was appended, and the tail takes it in.
 pub(crate) struct HotRead {
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     topic: Topic,
     head: Cursor,
 }
@@ -91,7 +91,7 @@ impl Part for HotRead {
     type Made = (Followed, TailJournal);
 
     fn run(&mut self) -> Self::Made {
-        let journal: Arc<dyn Journal> = Arc::<MemoryJournal>::clone(&self.journal);
+        let journal: Arc<dyn Journal> = Arc::<MemoryStore>::clone(&self.journal);
         let tail = TailJournal::new(journal, TailOptions::default());
         (follow(&tail, &self.topic, self.head), tail)
     }
@@ -99,7 +99,7 @@ impl Part for HotRead {
 
 /// Somebody replays: one read behind the tail and the five pages that it brings.
 pub(crate) struct Ahead {
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     topic: Topic,
     start: Cursor,
 }
@@ -117,7 +117,7 @@ impl Part for Ahead {
     type Made = (Cursor, TailJournal);
 
     fn run(&mut self) -> Self::Made {
-        let journal: Arc<dyn Journal> = Arc::<MemoryJournal>::clone(&self.journal);
+        let journal: Arc<dyn Journal> = Arc::<MemoryStore>::clone(&self.journal);
         let tail = TailJournal::new(journal, TailOptions::default());
         now(tail.recent_bounds(&self.topic, STEADY, STEADY)).expect("bounds");
         let mut cursor = self.start;

@@ -33,6 +33,7 @@ mod replay;
 mod retention;
 pub mod session;
 mod snapshots;
+mod store;
 mod strict;
 mod tail;
 pub mod telemetry;
@@ -65,7 +66,7 @@ pub use self::{
     },
     khala::{Appended, Delivery, Khala, KhalaBuilder, PublishLimited, Subscribed, Subscription, TopicWindow},
     ledger::{Ledger, Totals, Violation, Violations},
-    memory::MemoryJournal,
+    memory::MemoryStore,
     node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
@@ -77,6 +78,7 @@ pub use self::{
         Swept, TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
+    store::{Roles, Store},
     strict::PayloadFault,
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
     text::{TextError, without_byte_order_mark},

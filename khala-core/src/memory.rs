@@ -1,5 +1,4 @@
-//! The reference journal, with its documents and checkpoints: the laws in plain code, for tests and for state that
-//! may be lost.
+//! The reference store: the laws in plain code, for tests and for state that may be lost.
 //!
 //! Everything stands under one lock and nothing is on stable storage. A store that is not sure what a law
 //! means looks here.
@@ -8,33 +7,38 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     num::NonZeroUsize,
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 
 use crate::{
+    auth::{MemoryRevocations, Revocation, RevocationPage, Revocations},
     chain::Chain,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
+    fanout::{Fanout, LocalFanout},
     journal::{
         Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Receipt,
         Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
     },
+    node::NodeId,
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
+    retention::{Lead, MemorySweeps, SweepRecord, Sweeps},
+    store::Store,
     topic::Topic,
     update::{DedupKey, DocKey, Timestamp, Update},
 };
 
-/// A journal, with its documents and checkpoints, in memory.
+/// A store in memory, with every role.
 ///
 /// ```
-/// # use khala_core::{Append, Batch, Journal, Kind, MemoryJournal, NewUpdate, Payload, Timestamp, Topic};
+/// # use khala_core::{Append, Batch, Journal, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let journal = MemoryJournal::new();
+/// let journal = MemoryStore::new();
 /// let topic = Topic::parse("run:7:events")?;
 /// let update = NewUpdate::new(Kind::parse("started")?, Payload::parse("{}")?);
 /// let answer = journal.append(&topic, Batch::new(vec![update])?, Timestamp::from_millis(0)).await?;
@@ -43,9 +47,12 @@ use crate::{
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct MemoryJournal {
+pub struct MemoryStore {
     seed: [u8; 16],
     state: Mutex<State>,
+    revocations: MemoryRevocations,
+    sweeps: MemorySweeps,
+    fanout: LocalFanout,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -217,28 +224,38 @@ impl Log {
     }
 }
 
-impl Default for MemoryJournal {
+impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// A copy as it is at that moment, of the same epochs: what a backup is.
-impl Clone for MemoryJournal {
-    fn clone(&self) -> Self {
-        Self { seed: self.seed, state: Mutex::new(self.state().clone()) }
-    }
-}
-
-impl MemoryJournal {
-    /// An empty journal with epochs of its own.
+impl MemoryStore {
+    /// An empty store with epochs of its own.
     ///
     /// # Panics
     /// If the operating system has no randomness to give.
     pub fn new() -> Self {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).expect("the operating system gives randomness");
-        Self { seed, state: Mutex::default() }
+        Self::with(seed, State::default())
+    }
+
+    /// What a backup of this moment restores: the same journal, documents, checkpoints and epochs; no revocations, and nobody
+    /// who watches.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        Self::with(self.seed, self.state().clone())
+    }
+
+    fn with(seed: [u8; 16], state: State) -> Self {
+        Self {
+            seed,
+            state: Mutex::new(state),
+            revocations: MemoryRevocations::new(),
+            sweeps: MemorySweeps::new(),
+            fanout: LocalFanout::new(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -257,7 +274,7 @@ fn nothing_of(bounds: Bounds) -> Trimmed {
 }
 
 #[async_trait]
-impl Journal for MemoryJournal {
+impl Journal for MemoryStore {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
         self.state().append(&self.seed, topic, batch, now)
     }
@@ -389,7 +406,7 @@ impl Journal for MemoryJournal {
 }
 
 #[async_trait]
-impl Documents for MemoryJournal {
+impl Documents for MemoryStore {
     async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
         Ok(self.state().logs.get(topic).and_then(|log| log.documents.get(key)).cloned())
     }
@@ -422,7 +439,7 @@ impl Documents for MemoryJournal {
 }
 
 #[async_trait]
-impl Checkpoints for MemoryJournal {
+impl Checkpoints for MemoryStore {
     async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         self.state().advance(&self.seed, advance, now)
     }
@@ -455,5 +472,41 @@ impl Checkpoints for MemoryJournal {
 
     async fn remove_all(&self, projection: &ProjectionName) -> Result<u64, Error> {
         Ok(self.state().checkpoints.remove(projection).map_or(0, |kept| kept.len() as u64))
+    }
+}
+
+#[async_trait]
+impl Revocations for MemoryStore {
+    async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
+        self.revocations.revoke(revocation).await
+    }
+
+    async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
+        self.revocations.revocations(after, limit).await
+    }
+
+    async fn prune(&self, now: Timestamp) -> Result<u64, Error> {
+        self.revocations.prune(now).await
+    }
+}
+
+#[async_trait]
+impl Sweeps for MemoryStore {
+    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+        self.sweeps.lead(node, now, until).await
+    }
+
+    async fn record(&self, record: &SweepRecord) -> Result<(), Error> {
+        self.sweeps.record(record).await
+    }
+
+    async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        self.sweeps.records(limit).await
+    }
+}
+
+impl Store for MemoryStore {
+    fn fanout(&self) -> Arc<dyn Fanout> {
+        Arc::new(self.fanout.clone())
     }
 }

@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::{
         journal::{Batch, Journal as _},
-        memory::MemoryJournal,
+        memory::MemoryStore,
         update::{Kind, NewUpdate, Payload, Timestamp},
     };
 
@@ -301,7 +301,7 @@ mod tests {
 
     /// Documents of a few topics, 100,000 bytes of each, and the snapshots of them within `limit`.
     fn snapshots(limit: u64, topics: &[&str]) -> (Snapshots, MemoryBudget) {
-        let (journal, memory) = (Arc::new(MemoryJournal::new()), MemoryBudget::new(Some(limit)));
+        let (journal, memory) = (Arc::new(MemoryStore::new()), MemoryBudget::new(Some(limit)));
         for name in topics {
             let updates = (0..10).map(|number| {
                 let payload = Payload::parse(&format!("\"{}\"", "x".repeat(10_000))).unwrap();

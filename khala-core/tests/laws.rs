@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use khala_core::{
-    Checkpoints, Documents, Journal, MemoryJournal, MemoryRevocations, MemorySweeps, Revocations, Sweeps,
+    Checkpoints, Documents, Journal, MemoryRevocations, MemoryStore, MemorySweeps, Revocations, Sweeps,
     conformance::{
         Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
     },
@@ -12,7 +12,7 @@ use khala_core::{
 
 #[derive(Clone, Debug)]
 struct Memory {
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     revocations: Arc<MemoryRevocations>,
     sweeps: Arc<MemorySweeps>,
 }
@@ -22,7 +22,7 @@ impl Harness for Memory {
 
     async fn fresh() -> Self {
         Self {
-            journal: Arc::new(MemoryJournal::new()),
+            journal: Arc::new(MemoryStore::new()),
             revocations: Arc::new(MemoryRevocations::new()),
             sweeps: Arc::new(MemorySweeps::new()),
         }

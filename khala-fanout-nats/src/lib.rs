@@ -16,7 +16,7 @@
 //!     eprintln!("without NATS for now, so by polling: {fault}");
 //! }
 //!
-//! // As a part of Khala: `Khala::builder(journal).with_fanout(Arc::new(fanout))`. By itself:
+//! // As a part of Khala: `Khala::builder(store).with_fanout(Arc::new(fanout))`. By itself:
 //! let mut watch = fanout.watch(&Topic::parse("run:7:events")?).await?;
 //! println!("the head is at least {:?}", watch.moved().await);
 //! # Ok(())

@@ -9,11 +9,11 @@
 //! # use std::{convert::Infallible, sync::Arc};
 //! # use hyper::service::service_fn;
 //! # use khala_auth::{JwtOptions, JwtVerifier};
-//! # use khala_core::{Khala, MemoryJournal};
+//! # use khala_core::{Khala, MemoryStore};
 //! # use khala_server::Server;
 //! # async fn mount(io: hyper_util::rt::TokioIo<tokio::net::TcpStream>) -> Result<(), Box<dyn std::error::Error>> {
 //! let verifier = JwtVerifier::hs256(b"thirty-two bytes that are secret", JwtOptions::default())?;
-//! let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+//! let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
 //! let server = Server::builder(khala).build();
 //!
 //! // In a hyper service of one's own: what is not the application's goes to Khala.

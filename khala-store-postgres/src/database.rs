@@ -76,6 +76,8 @@ pub(crate) struct Database {
     lost: Lost,
     /// How many may wait for locks at once, each on a connection: half of them, so that groups are never without.
     waits: Semaphore,
+    /// Whether the connections are those of the application's own pool.
+    shared: bool,
     /// How many questions of readers were asked.
     asked: AtomicU64,
 }
@@ -131,18 +133,47 @@ impl Database {
                 })
                 .connect_lazy_with(connect.clone())
         };
-        let sql = Sql::new(options.schema.as_str(), !options.pooler);
-        let database = Self {
-            sql,
-            readers: pool(),
-            writers: pool(),
-            lost: lost.clone(),
-            waits: Semaphore::new(connections as usize / 2),
-            asked: AtomicU64::new(0),
-            options,
-        };
+        let database = Self::over(pool(), pool(), false, connections, lost.clone(), options);
         database.examine().await?;
         Ok(database)
+    }
+
+    /// Works on the connections of the application's own pool, beside it.
+    pub(crate) async fn of_pool(pool: PgPool, options: PostgresOptions) -> Result<Self, Fault> {
+        let connections = pool.options().get_max_connections();
+        if connections < 2 {
+            let message =
+                "a pool of one connection is too small: while one waits for a lock, another must be there";
+            return Err(error(ErrorKind::Invalid, message).into());
+        }
+        let database = Self::over(pool.clone(), pool, true, connections, Lost::default(), options);
+        database.examine().await?;
+        Ok(database)
+    }
+
+    /// Whether nothing is set up for Khala on a connection, so that each transaction says what it needs.
+    fn is_bare(&self) -> bool {
+        self.options.pooler || self.shared
+    }
+
+    fn over(
+        readers: PgPool,
+        writers: PgPool,
+        shared: bool,
+        connections: u32,
+        lost: Lost,
+        options: PostgresOptions,
+    ) -> Self {
+        Self {
+            sql: Sql::new(options.schema.as_str(), !options.pooler),
+            readers,
+            writers,
+            lost,
+            waits: Semaphore::new(connections as usize / 2),
+            shared,
+            asked: AtomicU64::new(0),
+            options,
+        }
     }
 
     async fn examine(&self) -> Result<(), Fault> {
@@ -252,7 +283,7 @@ impl Database {
 
     /// Runs work that is one statement. It is a transaction by itself where connections are set up for it.
     pub(crate) async fn alone<W: Work>(&self, work: W) -> Result<W::Done, Fault> {
-        let manner = if self.options.pooler { Manner::Group } else { Manner::Alone };
+        let manner = if self.is_bare() { Manner::Group } else { Manner::Alone };
         self.run(work, manner).await
     }
 
@@ -303,7 +334,7 @@ impl Database {
     fn begin(&self, manner: Manner) -> String {
         match manner {
             Manner::Operator => sql::begin_operation(),
-            _ if self.options.pooler => sql::begin_pooled(self.options.lock_timeout()),
+            _ if self.is_bare() => sql::begin_pooled(self.options.lock_timeout()),
             Manner::Alone | Manner::Group | Manner::Waits => sql::BEGIN.to_owned(),
         }
     }
@@ -328,8 +359,11 @@ impl Database {
         Ok(())
     }
 
-    /// Closes all connections, and waits for those that are in use.
+    /// Closes all connections, and waits for those that are in use; those of the application stay open.
     pub(crate) async fn close(&self) {
+        if self.shared {
+            return;
+        }
         self.readers.close().await;
         self.writers.close().await;
     }

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -116,7 +116,8 @@ impl ListenOptions {
 /// It can begin before the database can be reached, and goes on when it is lost. Dropping it ends its tasks.
 pub struct PostgresFanout {
     news: Arc<News>,
-    tasks: [JoinHandle<()>; 2],
+    ear: Ear,
+    tasks: OnceLock<[JoinHandle<()>; 2]>,
 }
 
 impl fmt::Debug for PostgresFanout {
@@ -127,7 +128,7 @@ impl fmt::Debug for PostgresFanout {
 
 impl Drop for PostgresFanout {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.get().into_iter().flatten().for_each(JoinHandle::abort);
     }
 }
 
@@ -151,21 +152,35 @@ impl PostgresFanout {
         options: ListenOptions,
         levels: LocalFanout,
     ) -> Result<Self, Error> {
-        let database = Arc::clone(store.database());
+        let fanout = Self::new(Arc::clone(store.database()), store.seed(), options, levels)?;
+        fanout.begin();
+        Ok(fanout)
+    }
+
+    /// One that begins when it is first used.
+    pub(crate) fn new(
+        database: Arc<Database>,
+        seed: &[u8; 16],
+        options: ListenOptions,
+        levels: LocalFanout,
+    ) -> Result<Self, Error> {
         let connect = match &options.url {
             Some(url) => address(url, "khala listen")?,
             None => database.connect_options().application_name("khala listen"),
         };
         let channel = database.options.schema.as_str().to_owned();
-        let news = Arc::new(News::new(database, levels, store.seed()));
+        let news = Arc::new(News::new(database, levels, seed));
         let ear = Ear { news: Arc::clone(&news), connect, channel, options };
-        let announcer = keep(Arc::clone(&news), "announcer", {
-            let news = Arc::clone(&news);
-            move || Arc::clone(&news).tell()
+        Ok(Self { news, ear, tasks: OnceLock::new() })
+    }
+
+    fn begin(&self) {
+        self.tasks.get_or_init(|| {
+            let (news, ear) = (Arc::clone(&self.news), self.ear.clone());
+            let announcer = keep(Arc::clone(&self.news), "announcer", move || Arc::clone(&news).tell());
+            let listener = keep(Arc::clone(&self.news), "listener", move || ear.clone().hear());
+            [tokio::spawn(announcer), tokio::spawn(listener)]
         });
-        let listener = keep(Arc::clone(&news), "listener", move || ear.clone().hear());
-        let tasks = [tokio::spawn(announcer), tokio::spawn(listener)];
-        Ok(Self { news, tasks })
     }
 
     /// Whether the connection that listens is known to hear. While it is not, heads are read from the tables.
@@ -177,20 +192,24 @@ impl PostgresFanout {
 #[async_trait]
 impl Fanout for PostgresFanout {
     async fn announce(&self, topic: &Topic, head: Cursor) -> Result<(), Error> {
+        self.begin();
         self.news.local.raise(topic, head);
         self.news.add(|pending| pending.raise(topic, head))
     }
 
     async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
+        self.begin();
         Ok(self.news.local.observe(topic))
     }
 
     async fn announce_revoked(&self, newest: Watermark) -> Result<(), Error> {
+        self.begin();
         self.news.local.raise_revoked(newest);
         self.news.add(|pending| pending.revoked = pending.revoked.max(Some(newest)))
     }
 
     async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
+        self.begin();
         Ok(self.news.local.observe_revoked())
     }
 }
@@ -551,7 +570,6 @@ mod tests {
     use khala_testing::Cluster;
 
     use super::*;
-    use crate::PostgresOptions;
 
     /// A subscriber that is woken here runs on the listener's task.
     struct Panics;
@@ -564,7 +582,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_panics_no_longer_says_that_it_hears() {
-        let store = PostgresStore::open(&Cluster::shared().database(), PostgresOptions::new()).await.unwrap();
+        let store = PostgresStore::open(&Cluster::shared().database()).await.unwrap();
         let database = Arc::clone(store.database());
         let connect = database.connect_options().application_name("khala listen");
         let channel = database.options.schema.as_str().to_owned();

@@ -1,4 +1,4 @@
-//! Khala's journal, documents, checkpoints, revocations, sweeps and fanout on PostgreSQL: several nodes on one database.
+//! Khala's store on PostgreSQL: several nodes on one database.
 //!
 //! One schema, `khala` unless another is named, in a database that may be the application's own. A topic's row is locked
 //! while something is appended to it, which orders the commits; appends of a process share transactions, and topics never
@@ -6,19 +6,11 @@
 //! so from any language.
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//!
 //! use khala_core::Khala;
-//! use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore};
+//! use khala_store_postgres::PostgresStore;
 //!
 //! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
-//! let store = Arc::new(PostgresStore::open("postgres://khala@db.example/khala", PostgresOptions::new()).await?);
-//! let fanout = Arc::new(PostgresFanout::listen(&store, ListenOptions::new())?);
-//! let khala = Khala::builder(Arc::clone(&store))
-//!     .with_fanout(fanout)
-//!     .with_revocations(Arc::clone(&store) as _)
-//!     .with_sweeps(store)
-//!     .build();
+//! let khala = Khala::open(PostgresStore::open("postgres://khala@db.example/khala").await?);
 //! # drop(khala);
 //! # Ok(())
 //! # }

@@ -5,7 +5,10 @@ use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 use khala_core::{Error, ErrorKind, health::Health};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::fault::{BACKEND, error};
+use crate::{
+    fanout::ListenOptions,
+    fault::{BACKEND, error},
+};
 
 /// The schema that holds Khala's tables: 1 to 40 of `a-z 0-9 _`, not beginning with a digit or `pg_`.
 ///
@@ -70,6 +73,8 @@ pub struct PostgresOptions {
     pub lock_timeout: Duration,
     /// How long a statement, or a group of appends, may take before its connection is given up. Default: 15 s.
     pub statement_timeout: Duration,
+    /// How the store's own fanout listens.
+    pub listen: ListenOptions,
     /// What the store's tasks report to. Default: a health of its own.
     pub health: Health,
 }
@@ -85,6 +90,7 @@ impl Default for PostgresOptions {
             connect_timeout: Duration::from_secs(2),
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
+            listen: ListenOptions::default(),
             health: Health::new(),
         }
     }
@@ -100,6 +106,13 @@ impl PostgresOptions {
     #[must_use]
     pub fn with_health(mut self, health: Health) -> Self {
         self.health = health;
+        self
+    }
+
+    /// Says how the store's own fanout listens.
+    #[must_use]
+    pub fn with_listen(mut self, listen: ListenOptions) -> Self {
+        self.listen = listen;
         self
     }
 

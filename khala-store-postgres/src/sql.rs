@@ -94,7 +94,7 @@ const SYNCED: &str = "CASE current_setting('synchronous_commit') WHEN 'off' THEN
 /// How a transaction begins on a connection that is set up.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// How one begins on a pooler's connection, which is not.
+/// How one begins on a connection of a pooler or of the application, which is not.
 pub(crate) fn begin_pooled(locks: Duration) -> String {
     let (locks, idle) = (millis(locks), millis(locks / 2));
     format!(

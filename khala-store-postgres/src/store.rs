@@ -1,4 +1,4 @@
-//! The store: one handle that is journal, documents, checkpoints, revocations and sweeps.
+//! The store: one handle with every role.
 //!
 //! It only passes on: appends to the writers, everything else to the connections.
 
@@ -11,15 +11,17 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, DueAfter, DuePage,
-    Entity, Error, Journal, Keep, Lead, NodeId, ProjectionName, ReadLimit, Replay, Revocation,
-    RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord, Sweeps, Timestamp,
-    Topic, TopicPage, Trimmed, Update, Watermark,
+    Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit, Replay,
+    Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, Store, SweepRecord,
+    Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
 };
+use sqlx::PgPool;
 
 use crate::{
     checkpoint,
     database::Database,
     due,
+    fanout::PostgresFanout,
     options::PostgresOptions,
     read::Reader,
     revocation, schema,
@@ -45,6 +47,7 @@ struct Inner {
     database: Arc<Database>,
     writers: Writers,
     leading: Leading,
+    fanout: Arc<PostgresFanout>,
 }
 
 /// What a store has done since it was opened.
@@ -76,12 +79,45 @@ impl PostgresStore {
     /// | [`ReadOnly`](khala_core::ErrorKind::ReadOnly) | the role may not make or use the tables |
     /// | [`Schema`](khala_core::ErrorKind::Schema) | the tables are of a version that this one cannot work with, or are not there and may not be made |
     /// | [`Unavailable`](khala_core::ErrorKind::Unavailable) | the database cannot be reached, or refuses the user |
-    pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, Error> {
-        let database = Arc::new(Database::connect(url, options).await?);
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        Self::open_with(url, PostgresOptions::default()).await
+    }
+
+    /// [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(url: &str, options: PostgresOptions) -> Result<Self, Error> {
+        Self::start(Database::connect(url, options).await?).await
+    }
+
+    /// Opens a store on the connections of an application's own pool, so that both together have no more of them than the
+    /// pool allows. The pool must allow two connections at least. [`close`](Self::close) leaves it open.
+    ///
+    /// A connection of its own listens, and another one holds the lease while this process sweeps; they are made with the
+    /// pool's address. The options `connections` and `connect_timeout` mean nothing here. [`new_epochs`](crate::new_epochs)
+    /// does not notice such a store: stop the application before.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Invalid`](khala_core::ErrorKind::Invalid) also where the pool allows one connection only.
+    pub async fn from_pool(pool: PgPool, options: PostgresOptions) -> Result<Self, Error> {
+        Self::start(Database::of_pool(pool, options).await?).await
+    }
+
+    async fn start(database: Database) -> Result<Self, Error> {
+        let database = Arc::new(database);
         let seed = schema::prepare(&database).await?;
+        let listen = database.options.listen.clone();
+        let fanout = PostgresFanout::new(Arc::clone(&database), &seed, listen, LocalFanout::new())?;
         let writers = Writers::start(&database);
         tracing::info!(schema = %database.options.schema, pooler = database.options.pooler, "opened the store");
-        Ok(Self(Arc::new(Inner { seed, database, writers, leading: Leading::default() })))
+        Ok(Self(Arc::new(Inner {
+            seed,
+            database,
+            writers,
+            leading: Leading::default(),
+            fanout: Arc::new(fanout),
+        })))
     }
 
     /// What this store has done since it was opened, and what it has.
@@ -96,6 +132,11 @@ impl PostgresStore {
             connections_busy,
             connections_idle,
         }
+    }
+
+    /// The store's own fanout. It listens from the moment on at which it is first used.
+    pub fn postgres_fanout(&self) -> &Arc<PostgresFanout> {
+        &self.0.fanout
     }
 
     /// Closes the connections, and waits for those that are in use. Whatever is asked later is
@@ -242,5 +283,11 @@ impl Sweeps for PostgresStore {
 
     async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
         Ok(sweep::records(&self.0.database, limit).await?)
+    }
+}
+
+impl Store for PostgresStore {
+    fn fanout(&self) -> Arc<dyn Fanout> {
+        Arc::<PostgresFanout>::clone(&self.0.fanout)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, Error> {
     let shown = path.display();
     let invalid = |message: String| error(ErrorKind::Invalid, message);
     if path == Path::new(":memory:") {
-        return Err(invalid("a store in memory is `khala_core::MemoryJournal`; name a file".to_owned()));
+        return Err(invalid("a store in memory is `khala_core::MemoryStore`; name a file".to_owned()));
     }
     let path = std::path::absolute(path)
         .map_err(|fault| invalid(format!("'{shown}' is not a path to a file: {fault}; name a file")))?;

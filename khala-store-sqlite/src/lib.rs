@@ -1,4 +1,4 @@
-//! Khala's journal, documents, checkpoints, revocations, sweeps and fanout on SQLite: the embedded default.
+//! Khala's store on SQLite: the embedded default.
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
@@ -6,14 +6,14 @@
 //!
 //! ```
 //! use khala_core::{Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, Start, Timestamp, Topic};
-//! use khala_store_sqlite::{SqliteOptions, SqliteStore};
+//! use khala_store_sqlite::SqliteStore;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("khala.db");
 //! # let now = Timestamp::from_millis(0);
-//! let store = SqliteStore::open(&path, SqliteOptions::new())?;
+//! let store = SqliteStore::open(&path)?;
 //! let topic = Topic::parse("run:7:events")?;
 //!
 //! let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"by":"ann"}"#)?);
@@ -33,7 +33,7 @@
 //!
 //! ```
 //! use khala_core::{Append, Batch, Fanout, Kind, NewUpdate, Payload, Timestamp, Topic};
-//! use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
+//! use khala_store_sqlite::{SqliteStore, append_in};
 //! use rusqlite::{Connection, TransactionBehavior};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -41,7 +41,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("application.db");
 //! # let now = Timestamp::from_millis(0);
-//! let store = SqliteStore::open(&path, SqliteOptions::new())?;
+//! let store = SqliteStore::open(&path)?;
 //! let topic = Topic::parse("orders")?;
 //! let batch = Batch::new(vec![NewUpdate::new(Kind::parse("paid")?, Payload::parse(r#"{"order":1}"#)?)])?;
 //!

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, DueAfter,
     DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit,
-    Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, SweepRecord,
-    Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watch, Watermark,
+    Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, Store,
+    SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watch, Watermark,
 };
 
 use crate::{
@@ -87,11 +87,19 @@ impl SqliteStore {
     /// | [`ReadOnly`](khala_core::ErrorKind::ReadOnly) | the file may not be written |
     /// | [`Schema`](khala_core::ErrorKind::Schema) | Khala's tables are of a newer version, or are not what they should be |
     /// | [`Unavailable`](khala_core::ErrorKind::Unavailable) | the file is locked for longer than the busy timeout, or cannot be opened |
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path, SqliteOptions::default())
+    }
+
+    /// [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     #[expect(
         clippy::needless_pass_by_value,
         reason = "options are made for this call; a later one may be kept"
     )]
-    pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
+    pub fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
         let path = connection::locate(path.as_ref())?;
         Self::start(&path, &options).map_err(|fault| {
             let error = Error::from(fault);
@@ -317,5 +325,11 @@ impl Fanout for SqliteStore {
         let watch = self.0.fanout.observe_revoked();
         self.0.watcher.wake();
         Ok(watch)
+    }
+}
+
+impl Store for SqliteStore {
+    fn fanout(&self) -> Arc<dyn Fanout> {
+        Arc::new(self.clone())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 use khala_core::{Append, Batch, Journal, Khala, Timestamp, Topic};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use tokio::runtime::Runtime;
 
 use super::{Done, Meter};
@@ -45,8 +45,7 @@ impl Taker {
 pub(super) fn append(folder: &Path, handle: bool, tasks: usize, length: Duration) -> Result<Done, Failure> {
     let runtime = Runtime::new().during("making a runtime")?;
     let _entered = runtime.enter();
-    let store =
-        SqliteStore::open(folder.join("khala.db"), SqliteOptions::default()).during("opening a store")?;
+    let store = SqliteStore::open(folder.join("khala.db")).during("opening a store")?;
     let store = Arc::new(store);
     let taker = if handle {
         Taker::Handle(Khala::builder(Arc::clone(&store)).build())

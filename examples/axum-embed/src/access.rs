@@ -36,10 +36,7 @@ pub(crate) fn server(store: SqliteStore, database: &Database) -> Result<(Khala, 
     // Readable with a scope, if the authorizer agrees; published by the application alone; no other topics.
     let notes =
         TopicClass::new("notes", TopicPattern::parse("notes:{owner}")?).with_read([Access::Read.scope()]);
-    let khala = Khala::builder(Arc::clone(&store))
-        .with_fanout(Arc::<SqliteStore>::clone(&store))
-        .with_revocations(Arc::<SqliteStore>::clone(&store))
-        .with_sweeps(store)
+    let khala = Khala::builder(store)
         .with_verifier(Arc::new(JwtVerifier::hs256(SECRET, options.clone())?))
         .with_classes(Classes::new(vec![notes])?)
         .with_authorizer(Arc::new(Readers(database.clone())))

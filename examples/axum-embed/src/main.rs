@@ -22,7 +22,7 @@ use axum::{
 };
 use khala_core::{Append, Batch, DocKey, Khala, Kind, NewUpdate, Payload, Topic};
 use khala_server::Server;
-use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
+use khala_store_sqlite::{SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::spawn_blocking};
@@ -78,7 +78,7 @@ struct Note {
 
 /// The application: its routes, and Khala for everything else.
 fn application(path: &Path) -> Result<(Router, Server), Box<dyn Error>> {
-    let store = SqliteStore::open(path, SqliteOptions::new())?;
+    let store = SqliteStore::open(path)?;
     let database = Database::open(path)?;
     let (khala, server) = access::server(store, &database)?;
     let service = server.clone();

@@ -1,7 +1,7 @@
 //! The journal itself, read from the SQLite file after the last server was killed: no server stands in between.
 
 use khala_core::{Journal as _, ReadLimit, Replay, Start};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use main_job::{
     checker::{Delivery, Entry, Log},
     failure::{During as _, Failure},
@@ -11,7 +11,7 @@ use crate::setting::Setting;
 
 /// Everything that the topic holds.
 pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
-    let store = SqliteStore::open(setting.database(), SqliteOptions::new()).during("opening the journal")?;
+    let store = SqliteStore::open(setting.database()).during("opening the journal")?;
     let mut entries = Vec::new();
     let mut start = Start::Origin;
     loop {

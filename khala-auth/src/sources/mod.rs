@@ -7,14 +7,14 @@
 //!
 //! ```no_run
 //! # use std::{sync::Arc, time::Duration};
-//! # use khala_core::{Khala, MemoryJournal};
+//! # use khala_core::{Khala, MemoryStore};
 //! use khala_auth::{JwtOptions, JwtVerifier, sources::{FileKeys, KeyChange, KeyRing, KeySources}};
 //!
 //! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
 //! let file = FileKeys::open("keys.json", Duration::from_secs(1))?;
 //! let ring = KeyRing::new(KeySources { file: Some(file), ..KeySources::default() });
 //! let verifier = JwtVerifier::new(Arc::new(ring.clone()), JwtOptions::default());
-//! let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+//! let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
 //!
 //! // Connections end when the key of their token is no longer trusted.
 //! let handle = khala.clone();

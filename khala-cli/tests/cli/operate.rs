@@ -4,7 +4,7 @@ use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duratio
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Batch, Classes, Clock as _, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, MemorySweeps,
+    Access, Batch, Classes, Clock as _, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, MemorySweeps,
     NewUpdate, NodeId, Payload, Retain, SweepOptions, Sweeps as _, SystemClock, TopicClass, TopicPattern,
 };
 use khala_server::{AdminToken, Server, serve};
@@ -22,7 +22,7 @@ async fn start(set: impl FnOnce(KhalaBuilder) -> KhalaBuilder) -> (SocketAddr, K
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_read([Access::Read.scope()])
         .with_retain(Retain::everything().with_updates(Some(2)));
-    let khala = Khala::builder(Arc::new(MemoryJournal::new()))
+    let khala = Khala::builder(MemoryStore::new())
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![all]).unwrap());
     let khala = set(khala).build();
@@ -73,7 +73,8 @@ async fn a_sweep_that_is_held_back_or_has_to_wait_says_so() {
     let sweeps = Arc::new(MemorySweeps::new());
     let shared = Arc::clone(&sweeps);
     let guard = SweepOptions::default().with_guard(Some(0));
-    let (address, handle) = start(|khala| khala.with_sweep(guard).with_sweeps(shared)).await;
+    let (address, handle) =
+        start(|khala| khala.with_sweep(guard).with_roles(|roles| roles.sweeps = shared)).await;
     let directory = tempfile::tempdir().unwrap();
     publish(&handle, 2).await;
     // A reader that has two and goes.

@@ -15,7 +15,7 @@ use std::{
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Classes, Clock as _, Khala, Mandate, MemoryJournal, Rate, SystemClock, TopicClass, TopicPattern,
+    Access, Classes, Clock as _, Khala, Mandate, MemoryStore, Rate, SystemClock, TopicClass, TopicPattern,
 };
 use khala_server::{Server, serve};
 use serde_json::Value;
@@ -41,7 +41,7 @@ async fn start_with(rate: Option<Rate>) -> SocketAddr {
         .with_read([Access::Read.scope()])
         .with_publish([Access::Publish.scope()])
         .with_publish_rate(rate);
-    let khala = Khala::builder(Arc::new(MemoryJournal::new()))
+    let khala = Khala::builder(MemoryStore::new())
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![class]).unwrap())
         .build();

@@ -4,7 +4,7 @@ use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duratio
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, Khala, Mandate, MemoryJournal, Named, Revocation, RevocationId, SystemClock, Token,
+    Access, Clock as _, Khala, Mandate, MemoryStore, Named, Revocation, RevocationId, SystemClock, Token,
 };
 use khala_server::{AdminToken, Server, serve};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ const ADMIN: &str = "an-admin-token-of-enough-characters";
 /// A server in this process; its address, and its handle.
 async fn start() -> (SocketAddr, Khala) {
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
-    let handle = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+    let handle = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
     let admin = AdminToken::new(ADMIN).unwrap();
     let server = Server::builder(handle.clone()).with_admin_token(admin).build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -20,7 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Append, Batch, Conflict, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryJournal, NewUpdate, Payload,
+    Append, Batch, Conflict, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryStore, NewUpdate, Payload,
     ReadLimit, Receipt, Replay, Seq, Start, Timestamp, Topic, Update,
     wire::{JoinRequest, Serializer},
 };
@@ -61,7 +61,7 @@ pub(crate) struct Seen {
 
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
-    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) journal: Arc<MemoryStore>,
     pub(crate) faults: Arc<Mutex<VecDeque<Fault>>>,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
     peers: mpsc::UnboundedReceiver<Peer>,
@@ -69,7 +69,7 @@ pub(crate) struct Fake {
 
 #[derive(Clone)]
 struct Shared {
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     faults: Arc<Mutex<VecDeque<Fault>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
     peers: mpsc::UnboundedSender<Peer>,
@@ -81,7 +81,7 @@ impl Fake {
         let address = listener.local_addr().unwrap();
         let (sender, peers) = mpsc::unbounded_channel();
         let shared = Shared {
-            journal: Arc::new(MemoryJournal::new()),
+            journal: Arc::new(MemoryStore::new()),
             faults: Arc::default(),
             seen: Arc::default(),
             peers: sender,

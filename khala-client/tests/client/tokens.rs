@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, ClientBuilder, Error, Event, FreshToken};
 use khala_core::{
-    Access, Batch, Issued, Khala, Kind, Mandate, MemoryJournal, Named, NewUpdate, Payload, Revocation,
+    Access, Batch, Issued, Khala, Kind, Mandate, MemoryStore, Named, NewUpdate, Payload, Revocation,
     RevocationId, Token, wire::Resume,
 };
 use khala_server::Server;
@@ -55,7 +55,7 @@ struct Login {
 impl Real {
     async fn start() -> Self {
         let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
-        let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+        let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
         let server = Server::builder(khala.clone()).build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

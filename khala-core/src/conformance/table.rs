@@ -53,18 +53,18 @@ pub fn advancing_victim<H: CheckpointsHarness>() {
 /// use std::sync::Arc;
 ///
 /// use khala_core::{
-///     Documents, Journal, MemoryJournal,
+///     Documents, Journal, MemoryStore,
 ///     conformance::{Capabilities, Harness, Place},
 /// };
 ///
 /// #[derive(Debug)]
-/// struct Memory(Arc<MemoryJournal>);
+/// struct Memory(Arc<MemoryStore>);
 ///
 /// impl Harness for Memory {
 ///     const CAPABILITIES: Capabilities = Capabilities::volatile();
 ///
 ///     async fn fresh() -> Self {
-///         Self(Arc::new(MemoryJournal::new()))
+///         Self(Arc::new(MemoryStore::new()))
 ///     }
 ///
 ///     fn journal(&self) -> Arc<dyn Journal> {
@@ -81,7 +81,7 @@ pub fn advancing_victim<H: CheckpointsHarness>() {
 ///     }
 ///
 ///     async fn open(place: Place) -> Self {
-///         Self(Arc::clone(&place.kept::<Arc<MemoryJournal>>().expect("memory is closed in this process only")))
+///         Self(Arc::clone(&place.kept::<Arc<MemoryStore>>().expect("memory is closed in this process only")))
 ///     }
 /// }
 ///

@@ -208,15 +208,14 @@ mod tests {
     use super::*;
     use crate::{
         fanout::{Fanout as _, LocalFanout},
-        memory::MemoryJournal,
+        memory::MemoryStore,
         update::{Kind, NewUpdate, Payload},
     };
 
     #[tokio::test]
     async fn many_are_told_of_at_once() {
         let fanout = LocalFanout::new();
-        let khala =
-            Khala::builder(Arc::new(MemoryJournal::new())).with_fanout(Arc::new(fanout.clone())).build();
+        let khala = Khala::builder(MemoryStore::new()).with_fanout(Arc::new(fanout.clone())).build();
         let topic = |name: &str| Topic::parse(name).unwrap();
         let mut watches = Vec::new();
         for name in ["a", "b"] {

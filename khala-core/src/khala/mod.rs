@@ -18,21 +18,22 @@ pub use self::{
 use self::{publishing::Published, stamps::Stamps};
 use crate::{
     admission::{Admission, AdmissionOptions, Publishers},
-    auth::{AllowAll, Authorizer, DenyAll, MemoryRevocations, Revocations, Revoked, Verifier},
+    auth::{AllowAll, Authorizer, DenyAll, Revoked, Verifier},
     budget::MemoryBudget,
     class::{Classes, TopicClass},
     clock::{Clock, Moment},
     documents::Documents,
     error::Error,
-    fanout::{Fanout, LocalFanout},
+    fanout::Fanout,
     health::Health,
-    journal::Journal,
     ledger::Ledger,
+    projection::Checkpoints,
     registry::Connections,
     replay::{Gate, Pace, ReplayOptions, Turns},
     retention::{Cursors, Dates, Sweeper, SweeperBuilder},
     session::SessionOptions,
     snapshots::Snapshots,
+    store::Roles,
     tail::{Alarm, TailJournal, TailOptions},
     telemetry::AppendMetrics,
     topic::Topic,
@@ -43,11 +44,10 @@ use crate::{
 /// Durable, resumable sync over a journal. Cloning it gives another handle to the same.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use khala_core::{Batch, Delivery, JoinRequest, Khala, Kind, MemoryJournal, NewUpdate, Payload, Subscribed, Topic};
+/// # use khala_core::{Batch, Delivery, JoinRequest, Khala, Kind, MemoryStore, NewUpdate, Payload, Subscribed, Topic};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let khala = Khala::builder(Arc::new(MemoryJournal::new())).build();
+/// let khala = Khala::open(MemoryStore::new());
 /// let topic = Topic::parse("run:7:events")?;
 ///
 /// let Subscribed::Following(mut subscription) = khala.subscribe(&topic, JoinRequest::default()).await? else {
@@ -69,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) tail: TailJournal,
     pub(crate) memory: MemoryBudget,
     pub(crate) documents: Arc<dyn Documents>,
+    checkpoints: Arc<dyn Checkpoints>,
     pub(crate) fanout: Arc<dyn Fanout>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sessions: Arc<SessionOptions>,
@@ -98,9 +99,7 @@ pub(crate) struct Inner {
 /// Makes a [`Khala`].
 #[derive(Debug)]
 pub struct KhalaBuilder {
-    journal: Arc<dyn Journal>,
-    documents: Arc<dyn Documents>,
-    fanout: Arc<dyn Fanout>,
+    roles: Roles,
     clock: Option<Arc<dyn Clock>>,
     tail: TailOptions,
     sessions: SessionOptions,
@@ -108,7 +107,6 @@ pub struct KhalaBuilder {
     verifier: Arc<dyn Verifier>,
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
-    revocations: Option<Arc<dyn Revocations>>,
     replays: ReplayOptions,
     pub(crate) sweeper: SweeperBuilder,
     health: Health,
@@ -116,10 +114,17 @@ pub struct KhalaBuilder {
 }
 
 impl KhalaBuilder {
-    /// Carries announcements by `fanout`; without one, within this process.
+    /// Carries announcements by `fanout` in place of the store's own.
     #[must_use]
     pub fn with_fanout(mut self, fanout: Arc<dyn Fanout>) -> Self {
-        self.fanout = fanout;
+        self.roles.fanout = fanout;
+        self
+    }
+
+    /// Puts something else in the place of one of the store's roles.
+    #[must_use]
+    pub fn with_roles(mut self, change: impl FnOnce(&mut Roles)) -> Self {
+        change(&mut self.roles);
         self
     }
 
@@ -186,13 +191,6 @@ impl KhalaBuilder {
         self
     }
 
-    /// Keeps revocations in `store`; without one, in memory, where a restart forgets them.
-    #[must_use]
-    pub fn with_revocations(mut self, store: Arc<dyn Revocations>) -> Self {
-        self.revocations = Some(store);
-        self
-    }
-
     /// Has the handle's tasks report to `health`, as the store and the fanout may; without it, to one of its own.
     #[must_use]
     pub fn with_health(mut self, health: Health) -> Self {
@@ -217,9 +215,9 @@ impl KhalaBuilder {
         let dates = Dates::new(clock.read());
         let ledger = Arc::new(Ledger::default().with_memory(self.memory.clone()));
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
-        let revocations = self.revocations.unwrap_or_else(|| Arc::new(MemoryRevocations::new()));
+        let Roles { journal, documents, checkpoints, revocations, sweeps, fanout } = self.roles;
         Khala(Arc::new(Inner {
-            tail: TailJournal::new(self.journal, self.tail)
+            tail: TailJournal::new(journal, self.tail)
                 .with_memory(self.memory.clone())
                 .with_classes(self.classes.clone())
                 .with_pace(Arc::clone(&pace), Arc::clone(&clock))
@@ -229,9 +227,10 @@ impl KhalaBuilder {
                     clock: Arc::clone(&clock),
                 }),
             pace,
-            snapshots: Snapshots::new(Arc::clone(&self.documents), self.memory.clone()),
-            documents: self.documents,
-            fanout: self.fanout,
+            snapshots: Snapshots::new(Arc::clone(&documents), self.memory.clone()),
+            documents,
+            checkpoints,
+            fanout,
             clock,
             sessions: self.sessions.into(),
             connections: Arc::default(),
@@ -245,7 +244,7 @@ impl KhalaBuilder {
             turns: Turns::new(self.replays.reads_at_once),
             hasher: RandomState::new(),
             cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
-            sweeper: self.sweeper.build(),
+            sweeper: self.sweeper.build(sweeps),
             published: Published::new(),
             stamps: Stamps::default(),
             dates,
@@ -258,12 +257,20 @@ impl KhalaBuilder {
 }
 
 impl Khala {
-    /// Starts to make a handle over `store`.
-    pub fn builder<S: Journal + Documents>(store: Arc<S>) -> KhalaBuilder {
+    /// A handle over `store`: a [`Store`](crate::Store), an [`Arc`] of one, or its [`Roles`].
+    ///
+    /// Without a verifier no token is accepted, and nothing else is set: see [`builder`](Self::builder).
+    ///
+    /// # Panics
+    /// As [`KhalaBuilder::build`].
+    pub fn open(store: impl Into<Roles>) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// Starts to make a handle over `store`, as [`open`](Self::open) takes one.
+    pub fn builder(store: impl Into<Roles>) -> KhalaBuilder {
         KhalaBuilder {
-            journal: Arc::<S>::clone(&store),
-            documents: store,
-            fanout: Arc::new(LocalFanout::new()),
+            roles: store.into(),
             clock: None,
             tail: TailOptions::default(),
             sessions: SessionOptions::default(),
@@ -271,7 +278,6 @@ impl Khala {
             verifier: Arc::new(DenyAll),
             classes: Classes::default(),
             authorizer: Arc::new(AllowAll),
-            revocations: None,
             replays: ReplayOptions::default(),
             sweeper: SweeperBuilder::default(),
             health: Health::new(),
@@ -290,6 +296,11 @@ impl Khala {
     /// The journal, with its tail.
     pub fn journal(&self) -> &TailJournal {
         &self.0.tail
+    }
+
+    /// How far projections were folded.
+    pub fn checkpoints(&self) -> &dyn Checkpoints {
+        &*self.0.checkpoints
     }
 
     /// The documents.

@@ -108,13 +108,13 @@ pub enum Advanced {
 ///
 /// ```
 /// use khala_core::{
-///     Advance, Advanced, Checkpoint, Checkpoints, Cursor, DocKey, Entity, Epoch, Kind, MemoryJournal, NewUpdate,
+///     Advance, Advanced, Checkpoint, Checkpoints, Cursor, DocKey, Entity, Epoch, Kind, MemoryStore, NewUpdate,
 ///     Payload, PayloadHash, ProjectionName, Timestamp, Topic, Watermark,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = MemoryJournal::new();
+/// let store = MemoryStore::new();
 /// let (projection, entity) = (ProjectionName::parse("orders by customer")?, Entity::parse("ann")?);
 /// let found = store.checkpoint(&projection, &entity).await?;
 ///

@@ -18,8 +18,8 @@ use std::{
 use futures::{FutureExt as _, pin_mut, select_biased};
 
 use super::{
-    ClassRetention, Facts, FailedTopic, Lead, LeftBehind, MemorySweeps, Retention, SweepOptions, SweepOrder,
-    SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, due,
+    ClassRetention, Facts, FailedTopic, Lead, LeftBehind, Retention, SweepOptions, SweepOrder, SweepOutcome,
+    SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, due,
     plan::{Planned, Tally, is_too_much},
 };
 use crate::{
@@ -70,15 +70,14 @@ pub(crate) struct SweeperBuilder {
     pub(crate) options: SweepOptions,
     node: Option<NodeId>,
     retention: Option<Arc<dyn Retention>>,
-    sweeps: Option<Arc<dyn Sweeps>>,
 }
 
 impl SweeperBuilder {
-    pub(crate) fn build(self) -> Sweeper {
+    pub(crate) fn build(self, sweeps: Arc<dyn Sweeps>) -> Sweeper {
         Sweeper {
             node: self.node.unwrap_or_else(NodeId::random),
             retention: self.retention.unwrap_or_else(|| Arc::new(ClassRetention)),
-            sweeps: self.sweeps.unwrap_or_else(|| Arc::new(MemorySweeps::new())),
+            sweeps,
             options: self.options,
             state: Mutex::default(),
         }
@@ -158,14 +157,6 @@ impl KhalaBuilder {
     #[must_use]
     pub fn with_retention(mut self, retention: Arc<dyn Retention>) -> Self {
         self.sweeper.retention = Some(retention);
-        self
-    }
-
-    /// Keeps who sweeps, and the records of it, in `store`; without one, in memory: then every process that shares the
-    /// journal sweeps it, and a restart forgets the records.
-    #[must_use]
-    pub fn with_sweeps(mut self, store: Arc<dyn Sweeps>) -> Self {
-        self.sweeper.sweeps = Some(store);
         self
     }
 

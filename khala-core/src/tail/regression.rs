@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::{
         journal::{Batch, Journal as _, ReadLimit, Replay, Start},
-        memory::MemoryJournal,
+        memory::MemoryStore,
         position::{Cursor, Watermark},
         tail::{SharedPage, TailOptions, Wanted},
         update::{Kind, NewUpdate, Payload, Timestamp},
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn what_passed_the_first_check_before_the_evidence_came_brings_nothing_back_after_it() {
-        let (journal, topic) = (Arc::new(MemoryJournal::new()), Topic::parse("t").unwrap());
+        let (journal, topic) = (Arc::new(MemoryStore::new()), Topic::parse("t").unwrap());
         journal.append(&topic, updates(10), Timestamp::default()).now_or_never().unwrap().unwrap();
-        let tail = TailJournal::new(Arc::<MemoryJournal>::clone(&journal), TailOptions::default());
+        let tail = TailJournal::new(Arc::<MemoryStore>::clone(&journal), TailOptions::default());
         let now = Moment::from_millis(1_000_000);
         let entry = tail.entry(&topic, now);
         let bounds = tail.recent_bounds(&topic, now, now).now_or_never().unwrap().unwrap().0;

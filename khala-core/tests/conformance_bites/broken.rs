@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, DueAfter, DuePage, Epoch, Error,
-    Journal, Keep, Kind, MemoryJournal, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Settled,
+    Journal, Keep, Kind, MemoryStore, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Settled,
     Snapshot, SnapshotFrom, Stale, StaleReason, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
     Watermark,
     conformance::{Capabilities, Harness, Place},
@@ -36,7 +36,7 @@ pub(crate) struct Broken(Arc<Inner>);
 impl Broken {
     pub(crate) fn new(fault: Fault) -> Self {
         let (asked, state) = (AtomicU64::new(0), Mutex::default());
-        Self(Arc::new(Inner { fault, whole: MemoryJournal::new(), asked, state }))
+        Self(Arc::new(Inner { fault, whole: MemoryStore::new(), asked, state }))
     }
 }
 
@@ -69,7 +69,7 @@ impl Harness for Broken {
 #[derive(Debug)]
 struct Inner {
     fault: Fault,
-    whole: MemoryJournal,
+    whole: MemoryStore,
     /// How often bounds were asked for, and how often something was appended.
     asked: AtomicU64,
     state: Mutex<State>,

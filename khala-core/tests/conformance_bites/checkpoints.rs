@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Checkpoint, Checkpoints, Cursor, DocKey, Documents, Entity, Epoch,
-    Error, Journal, Kind, MemoryJournal, NewUpdate, ProjectionName, Receipt, Timestamp, Topic, Watermark,
+    Error, Journal, Kind, MemoryStore, NewUpdate, ProjectionName, Receipt, Timestamp, Topic, Watermark,
     conformance::{self, Capabilities, CheckpointsHarness, Harness, Place, checkpoint_laws},
 };
 use tokio::time::sleep;
@@ -107,7 +107,7 @@ struct Broken(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fault: Fault,
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     /// One transaction at a time.
     transaction: tokio::sync::Mutex<()>,
     kept: Mutex<Kept>,
@@ -118,7 +118,7 @@ type Kept = BTreeMap<(String, String), (Checkpoint, Option<Topic>)>;
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        let journal = Arc::new(MemoryJournal::new());
+        let journal = Arc::new(MemoryStore::new());
         Self(Arc::new(Inner {
             fault,
             journal,

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Documents, Error, Journal, MemoryJournal, Named, Revocation, RevocationId, RevocationPage, Revocations,
+    Documents, Error, Journal, MemoryStore, Named, Revocation, RevocationId, RevocationPage, Revocations,
     Timestamp, Watermark,
     conformance::{self, Capabilities, Harness, Place, RevocationsHarness, revocation_laws},
 };
@@ -76,7 +76,7 @@ struct Broken(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fault: Fault,
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     log: Mutex<Log>,
     /// How often something was revoked.
     revoked: AtomicU64,
@@ -102,7 +102,7 @@ impl Log {
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        let (journal, log) = (Arc::new(MemoryJournal::new()), Mutex::default());
+        let (journal, log) = (Arc::new(MemoryStore::new()), Mutex::default());
         Self(Arc::new(Inner { fault, journal, log, revoked: AtomicU64::new(0) }))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Documents, Error, Journal, Lead, MemoryJournal, NodeId, SWEEPS_KEPT, SweepRecord, Sweeps, Timestamp,
+    Documents, Error, Journal, Lead, MemoryStore, NodeId, SWEEPS_KEPT, SweepRecord, Sweeps, Timestamp,
     conformance::{Capabilities, Harness, Place, SweepsHarness, sweep_laws},
 };
 use tokio::time::sleep;
@@ -63,7 +63,7 @@ struct Broken(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fault: Fault,
-    journal: Arc<MemoryJournal>,
+    journal: Arc<MemoryStore>,
     state: Mutex<State>,
 }
 
@@ -76,7 +76,7 @@ struct State {
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        Self(Arc::new(Inner { fault, journal: Arc::new(MemoryJournal::new()), state: Mutex::default() }))
+        Self(Arc::new(Inner { fault, journal: Arc::new(MemoryStore::new()), state: Mutex::default() }))
     }
 }
 

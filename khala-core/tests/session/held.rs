@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use futures::{FutureExt as _, Sink, Stream, StreamExt as _};
 use khala_core::{
     Append, Batch, Bounds, Cursor, DocKey, Documents, DueAfter, DuePage, Error, Followed, Grant, JoinRequest,
-    Journal, Keep, Khala, Kind, MemoryJournal, NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot,
+    Journal, Keep, Khala, Kind, MemoryStore, NewUpdate, Payload, ReadLimit, Replay, Settled, Snapshot,
     SnapshotFrom, Start, Subscribed, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage,
     Trimmed, Update, Wanted, Watermark,
     connection::{Progress, Received, Sent, Transport},
@@ -42,7 +42,7 @@ const LONG: Duration = Duration::from_secs(20);
 /// A journal that reads at once and, while its gate is closed, keeps the answer back.
 #[derive(Debug, Default)]
 struct Gated {
-    inner: MemoryJournal,
+    inner: MemoryStore,
     closed: AtomicBool,
     reading: Notify,
     gate: Notify,
@@ -209,7 +209,7 @@ async fn origin(tail: &TailJournal) -> Cursor {
 #[tokio::test]
 async fn a_client_that_takes_nothing_holds_up_nobody() {
     let journal = Arc::new(Gated::default());
-    let khala = Khala::builder(Arc::clone(&journal)).build();
+    let khala = Khala::builder(crate::store::roles(&journal)).build();
     let (say, says) = mpsc::unbounded_channel();
     let (stuck, taken, refused) =
         (Arc::<AtomicBool>::default(), Arc::default(), Arc::<AtomicUsize>::default());
@@ -243,7 +243,7 @@ async fn a_client_that_takes_nothing_holds_up_nobody() {
 #[tokio::test]
 async fn a_stream_that_is_not_polled_on_holds_up_nobody() {
     let journal = Arc::new(Gated::default());
-    let khala = Khala::builder(Arc::clone(&journal)).build();
+    let khala = Khala::builder(crate::store::roles(&journal)).build();
     let mut idle = Box::pin(follow(&khala).await.into_stream());
     assert!(idle.next().now_or_never().is_none());
     let mut other = follow(&khala).await;
@@ -284,7 +284,7 @@ async fn a_read_that_somebody_holds_answers_nobody_who_came_later() {
 
 #[tokio::test]
 async fn a_large_exact_read_is_no_frame() {
-    let tail = TailJournal::new(Arc::new(MemoryJournal::new()), TailOptions::default());
+    let tail = TailJournal::new(Arc::new(MemoryStore::new()), TailOptions::default());
     let topic = topic();
     let start = tail.recent_bounds(&topic, steady(NOW), steady(NOW)).await.unwrap().0.at_head();
     tail.append(&topic, updates(600), NOW).await.unwrap();

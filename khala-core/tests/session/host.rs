@@ -143,13 +143,13 @@ impl Host {
         let (store, clock, hints) = (Store::new(page, 200), TestClock::new(), Arc::<Hints>::default());
         let (tokens, doorman, ledger) =
             (Arc::<Tokens>::default(), Arc::<Doorman>::default(), Arc::new(ledger));
-        let khala = Khala::builder(Arc::clone(&store))
+        let khala = Khala::builder(crate::store::roles(&store))
             .with_clock(Arc::<TestClock>::clone(&clock))
             .with_fanout(Arc::<Hints>::clone(&hints))
             .with_verifier(Arc::<Tokens>::clone(&tokens))
             .with_admission(AdmissionOptions::unlimited())
             .with_authorizer(Arc::<Doorman>::clone(&doorman))
-            .with_revocations(Arc::<Ledger>::clone(&ledger));
+            .with_roles(|roles| roles.revocations = Arc::<Ledger>::clone(&ledger));
         let khala = rest(khala).build();
         let keeper = {
             let khala = khala.clone();

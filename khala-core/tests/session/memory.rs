@@ -1,10 +1,8 @@
 //! The tail under the node's budget of memory: what it lets go of, in which order, and that no follower notices.
 
-use std::sync::Arc;
-
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Cursor, Followed, Journal as _, Khala, Kind, MemoryBudget, MemoryJournal, MemoryPart,
+    Append, Batch, Cursor, Followed, Journal as _, Khala, Kind, MemoryBudget, MemoryPart, MemoryStore,
     Moment, NewUpdate, Payload, Peek, ReplayOptions, Timestamp, Topic, Wanted, Watermark,
 };
 use serde_json::json;
@@ -23,7 +21,7 @@ struct Rig(Khala);
 
 impl Rig {
     fn new() -> Self {
-        let khala = Khala::builder(Arc::new(MemoryJournal::new()))
+        let khala = Khala::builder(MemoryStore::new())
             .with_clock(TestClock::new())
             .with_memory(MemoryBudget::new(Some(LIMIT)));
         Self(khala.build())

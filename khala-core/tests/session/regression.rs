@@ -3,7 +3,7 @@
 
 use futures::FutureExt as _;
 use khala_core::{
-    Cursor, Delivery, JoinRequest, Journal as _, MemoryJournal, Resume, Subscribed, Watermark,
+    Cursor, Delivery, JoinRequest, Journal as _, MemoryStore, Resume, Subscribed, Watermark,
     health::Condition,
 };
 use serde_json::json;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::host::{HOUR, Host, Peer, seconds, seqs, topic};
 
 /// Ten updates of "t", and the journal of when there were five.
-fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryJournal {
+fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryStore {
     host.publish("t", 5);
     let backup = host.store.backup();
     host.publish("t", 5);

@@ -3,15 +3,14 @@
 
 use futures::FutureExt as _;
 use khala_core::{
-    Batch, Cursor, Fanout as _, Journal as _, Kind, MemoryJournal, NewUpdate, Payload, Topic,
-    health::Condition,
+    Batch, Cursor, Fanout as _, Journal as _, Kind, MemoryStore, NewUpdate, Payload, Topic, health::Condition,
 };
 use serde_json::{Value, json};
 
 use crate::host::{HOUR, Host, Peer, seconds, seqs, topic};
 
 /// Ten updates of "t", and the journal of when there were five.
-fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryJournal {
+fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryStore {
     host.publish("t", 5);
     let backup = host.store.backup();
     host.publish("t", 5);
@@ -19,7 +18,7 @@ fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryJournal {
 }
 
 /// The journal goes back, and another node appends that many updates a second later; gives the head.
-fn go_back_and_regrow(host: &Host, backup: MemoryJournal, updates: usize) -> Cursor {
+fn go_back_and_regrow(host: &Host, backup: MemoryStore, updates: usize) -> Cursor {
     host.store.go_back(backup);
     host.clock.pass(seconds(1));
     let update = NewUpdate::new(Kind::parse("other").unwrap(), Payload::parse("1").unwrap());

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Access, Append, Batch, Bounds, Classes, DocKey, Documents, DueAfter, DuePage, Error, Grant, Journal,
-    Keep, Khala, MemoryJournal, Rate, ReadLimit, Replay, ReplayOptions, Settled, Snapshot, SnapshotFrom,
-    Start, TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
+    Keep, Khala, MemoryStore, Rate, ReadLimit, Replay, ReplayOptions, Settled, Snapshot, SnapshotFrom, Start,
+    TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -25,13 +25,13 @@ use crate::{
 /// A memory journal whose reads of some topics take for ever.
 #[derive(Debug)]
 struct Holding {
-    inner: MemoryJournal,
+    inner: MemoryStore,
     held: watch::Sender<HashSet<String>>,
 }
 
 impl Holding {
     fn new() -> Arc<Self> {
-        Arc::new(Self { inner: MemoryJournal::new(), held: watch::Sender::default() })
+        Arc::new(Self { inner: MemoryStore::new(), held: watch::Sender::default() })
     }
 
     fn hold(&self, topics: &[&str]) {
@@ -108,7 +108,7 @@ fn host(journal: &Arc<Holding>) -> Host {
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_read([Access::Read.scope()])
         .with_replay_budget(None);
-    host.khala = Khala::builder(Arc::clone(journal))
+    host.khala = Khala::builder(crate::store::roles(journal))
         .with_clock(Arc::<TestClock>::clone(&clock))
         .with_classes(Classes::new(vec![all]).unwrap())
         .with_replays(ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN))

@@ -14,14 +14,14 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryJournal, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
-    Trimmed, Update,
+    MemoryStore, ReadLimit, Replay, Roles, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic,
+    TopicPage, Trimmed, Update,
 };
 
 /// A memory journal in a bad neighbourhood.
 #[derive(Debug)]
 pub struct Store {
-    journal: Mutex<Arc<MemoryJournal>>,
+    journal: Mutex<Arc<MemoryStore>>,
     /// Updates that one page holds at most, so that short logs have many pages.
     page: NonZeroUsize,
     /// Documents that one page holds at most.
@@ -58,7 +58,7 @@ impl Future for Pause {
 impl Store {
     pub fn new(page: usize, documents: usize) -> Arc<Self> {
         Arc::new(Self {
-            journal: Mutex::new(Arc::new(MemoryJournal::new())),
+            journal: Mutex::new(Arc::new(MemoryStore::new())),
             page: NonZeroUsize::new(page).unwrap(),
             documents: NonZeroUsize::new(documents).unwrap(),
             failing: AtomicUsize::new(0),
@@ -71,22 +71,22 @@ impl Store {
     }
 
     /// The journal itself, as another process has it.
-    pub fn journal(&self) -> Arc<MemoryJournal> {
+    pub fn journal(&self) -> Arc<MemoryStore> {
         Arc::clone(&self.journal.lock().unwrap())
     }
 
     /// Begins a new history of everything.
     pub fn wipe(&self) {
-        *self.journal.lock().unwrap() = Arc::new(MemoryJournal::new());
+        *self.journal.lock().unwrap() = Arc::new(MemoryStore::new());
     }
 
     /// The journal as it is now: what a backup is.
-    pub fn backup(&self) -> MemoryJournal {
-        (*self.journal()).clone()
+    pub fn backup(&self) -> MemoryStore {
+        self.journal().backup()
     }
 
     /// The journal goes back to what it was: what a crash does that loses commits, or a backup that is restored.
-    pub fn go_back(&self, backup: MemoryJournal) {
+    pub fn go_back(&self, backup: MemoryStore) {
         *self.journal.lock().unwrap() = Arc::new(backup);
     }
 
@@ -203,5 +203,14 @@ impl Documents for Store {
         let snapshot = self.journal().snapshot(topic, from, limit).await;
         self.turn().await;
         snapshot
+    }
+}
+
+/// A journal with its documents, and in memory every other role.
+pub fn roles<J: Journal + Documents>(journal: &Arc<J>) -> Roles {
+    Roles {
+        journal: Arc::<J>::clone(journal),
+        documents: Arc::<J>::clone(journal),
+        ..MemoryStore::new().into()
     }
 }

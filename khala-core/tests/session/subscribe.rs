@@ -50,7 +50,7 @@ struct Rig {
 impl Rig {
     fn new(fanout: Arc<dyn Fanout>) -> Self {
         let (store, clock) = (Store::new(3, 1), TestClock::new());
-        let khala = Khala::builder(Arc::clone(&store))
+        let khala = Khala::builder(crate::store::roles(&store))
             .with_clock(Arc::<TestClock>::clone(&clock))
             .with_fanout(Arc::clone(&fanout))
             .build();

@@ -8,7 +8,7 @@ use std::{
 
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, MemoryJournal, Moment, NewUpdate,
+    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, MemoryStore, Moment, NewUpdate,
     Payload, Peek, ReadLimit, Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp,
     Topic, Wanted, Watermark, wire::Serializer,
 };
@@ -430,7 +430,7 @@ fn a_failed_read_is_reported_and_the_next_one_works() {
 }
 
 /// Appends five updates through the tail, and five more that `go_back` takes away.
-fn ten_of_which_five_will_be_lost(rig: &Rig) -> (Cursor, MemoryJournal) {
+fn ten_of_which_five_will_be_lost(rig: &Rig) -> (Cursor, MemoryStore) {
     let append = |count| {
         let append = rig.tail.append(&topic("t"), updates(count, 10), START).now_or_never().unwrap().unwrap();
         let Append::Written(receipt) = append else { panic!("nothing conflicts") };

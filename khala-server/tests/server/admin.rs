@@ -7,12 +7,12 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, Error, ErrorKind, Khala, LocalFanout, Mandate, MemoryJournal, MemoryRevocations,
+    Access, Clock as _, Error, ErrorKind, Khala, LocalFanout, Mandate, MemoryRevocations, MemoryStore,
     MemorySweeps, NodeId, Revocation, RevocationPage, Revocations, Sweeps as _, SystemClock, Timestamp,
     Watermark,
 };
 use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use serde_json::json;
 
 use crate::{
@@ -97,7 +97,10 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let off = running().await.server;
     let broken = |kind| {
         let store = Arc::new(Broken(kind));
-        running_on(|khala| khala.with_revocations(store), |server| server.with_admin_token(admin()))
+        running_on(
+            |khala| khala.with_roles(|roles| roles.revocations = store),
+            |server| server.with_admin_token(admin()),
+        )
     };
     let (corrupt, away) =
         (broken(ErrorKind::Corrupt).await.server, broken(ErrorKind::Unavailable).await.server);
@@ -169,8 +172,11 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
 async fn history_that_cannot_be_read(good: &[(&str, &str)]) -> Vec<(&'static str, Method, Answer)> {
     let sweeps = Arc::new(MemorySweeps::new());
     let shared = Arc::clone(&sweeps);
-    let running =
-        running_on(|khala| khala.with_sweeps(shared), |server| server.with_admin_token(admin())).await;
+    let running = running_on(
+        |khala| khala.with_roles(|roles| roles.sweeps = shared),
+        |server| server.with_admin_token(admin()),
+    )
+    .await;
     // A topic that nobody has read yet is told of, because of this.
     let large = format!(r#"{{"kind":"k","payload":"{}"}}"#, "x".repeat(64 << 10));
     running.post("/v1/topics/t/updates", &large).await.problem(413, "khala_frame_payload_too_large");
@@ -358,7 +364,7 @@ async fn what_is_revoked_is_closed_and_refused_on_every_node() {
     let node = || {
         let (store, fanout) = (Arc::clone(&store), Arc::clone(&fanout));
         running_on(
-            |khala| khala.with_revocations(store).with_fanout(fanout),
+            |khala| khala.with_roles(|roles| (roles.revocations, roles.fanout) = (store, fanout)),
             |server| server.with_admin_token(admin()),
         )
     };
@@ -404,8 +410,8 @@ async fn what_is_revoked_is_closed_and_refused_on_every_node() {
 /// A node with a clock of its own, over a store of revocations; and the server before it.
 fn node(store: &Arc<MemoryRevocations>, clock: &Arc<Hand>, options: &JwtOptions) -> Server {
     let verifier = Arc::new(JwtVerifier::hs256(SECRET, options.clone()).unwrap());
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_clock(clock.clone());
-    let khala = khala.with_verifier(verifier).with_revocations(store.clone()).build();
+    let khala = Khala::builder(MemoryStore::new()).with_clock(clock.clone());
+    let khala = khala.with_verifier(verifier).with_roles(|roles| roles.revocations = store.clone()).build();
     let terms = RevocationTerms::default().with_max_age(options.max_age).with_leeway(options.leeway);
     Server::builder(khala).with_admin_token(admin()).with_revocation_terms(terms).build()
 }
@@ -482,10 +488,9 @@ async fn a_restart_forgets_no_revocation() {
     let path = folder.path().join("khala.db");
     let (token, jti) = token("ada", "s1");
     let start = || {
-        let store = Arc::new(SqliteStore::open(&path, SqliteOptions::new()).unwrap());
+        let store = SqliteStore::open(&path).unwrap();
         let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
-        let khala =
-            Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier)).with_revocations(store);
+        let khala = Khala::builder(store).with_verifier(Arc::new(verifier));
         Server::builder(khala.build()).with_admin_token(admin()).build()
     };
     let authorization = format!("Bearer {token}");

@@ -61,10 +61,9 @@ async fn what_a_publisher_had_stored_that_reset_its_connection_is_announced_at_o
     // Nobody looks for what was not announced: neither the sessions nor the watcher of the file.
     let never = Duration::from_secs(3_600);
     let options = SqliteOptions::new().with_watch_every(never).with_busy_timeout(LONG);
-    let store = Arc::new(SqliteStore::open(&path, options).unwrap());
+    let store = Arc::new(SqliteStore::open_with(&path, options).unwrap());
     let door = Arc::new(Door::default());
     let khala = Khala::builder(Arc::clone(&store))
-        .with_fanout(Arc::<SqliteStore>::clone(&store))
         .with_verifier(Arc::new(JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap()))
         .with_authorizer(Arc::<Door>::clone(&door))
         .with_sessions(SessionOptions::default().with_poll_every(never))

@@ -17,7 +17,7 @@ use khala_auth::{
     sources::{FileKeys, KeyChange, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
 };
 use khala_core::{
-    Access, Clock as _, ErrorKind, Khala, Mandate, MemoryJournal, SystemClock, Timestamp,
+    Access, Clock as _, ErrorKind, Khala, Mandate, MemoryStore, SystemClock, Timestamp,
     health::{Condition, Health},
 };
 use khala_server::{JwksAddress, Server, serve};
@@ -408,7 +408,7 @@ async fn a_lost_key_ends_its_connections_and_no_others() {
         ..KeySources::default()
     });
     let verifier = JwtVerifier::new(Arc::new(ring.clone()), JwtOptions::default());
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(verifier)).build();
+    let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
     let handle = khala.clone();
     let _listening = ring.listen(move |change| match change {
         KeyChange::Trusted(kid) => handle.restore_key(kid),

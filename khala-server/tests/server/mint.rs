@@ -445,8 +445,11 @@ async fn a_revoked_credential_is_not_exchanged() {
             let old = Revocation::new(Named::Jti(id(&n.to_string())), Timestamp::default());
             store.revoke(old).await.unwrap();
         }
-        let server =
-            running_on(|khala| khala.with_revocations(store), |server| server.with_mint(mint())).await;
+        let server = running_on(
+            |khala| khala.with_roles(|roles| roles.revocations = store),
+            |server| server.with_mint(mint()),
+        )
+        .await;
         let own = app_token(&mandate(), HOUR);
         assert_eq!(ask(&server, &own, "").await.status, 200);
         let named = match by {
@@ -458,8 +461,10 @@ async fn a_revoked_credential_is_not_exchanged() {
         ask(&server, &own, "").await.problem(401, "authz_denied");
         assert_eq!(ask(&server, &other, "").await.status, 200, "nobody else");
     }
-    let unknown =
-        running_on(|khala| khala.with_revocations(Arc::new(Down)), |server| server.with_mint(mint()));
+    let unknown = running_on(
+        |khala| khala.with_roles(|roles| roles.revocations = Arc::new(Down)),
+        |server| server.with_mint(mint()),
+    );
     ask(&unknown.await, &other, "").await.problem(503, "upstream_unavailable");
 }
 

@@ -64,7 +64,7 @@ async fn what_it_does_without_is_noted_and_no_reason_to_be_unready() {
 
 #[tokio::test]
 async fn a_mounted_service_leaves_metrics_to_its_host() {
-    let khala = khala_core::Khala::builder(std::sync::Arc::new(khala_core::MemoryJournal::new())).build();
+    let khala = khala_core::Khala::open(khala_core::MemoryStore::new());
     let server = khala_server::Server::builder(khala).build();
     let request = Request::builder().uri("/metrics").body(Full::<bytes::Bytes>::default()).unwrap();
     assert_eq!(server.handle(request).await.status(), 404);

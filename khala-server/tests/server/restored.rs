@@ -14,7 +14,7 @@ use khala_core::{
     Batch, Cursor, JoinRequest, Khala, Kind, NewUpdate, Payload, Resume, StaleReason, Timestamp, Token,
 };
 use khala_server::{Server, serve};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -49,12 +49,9 @@ struct Node {
 
 impl Node {
     async fn start(file: &Path, address: SocketAddr) -> Self {
-        let store = Arc::new(SqliteStore::open(file, SqliteOptions::new()).unwrap());
+        let store = Arc::new(SqliteStore::open(file).unwrap());
         let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
-        let khala = Khala::builder(Arc::clone(&store))
-            .with_fanout(Arc::<SqliteStore>::clone(&store))
-            .with_verifier(Arc::new(verifier))
-            .build();
+        let khala = Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier)).build();
         let server = Server::builder(khala.clone()).with_drain(Duration::from_millis(1)).build();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -135,7 +132,7 @@ async fn a_cursor_that_says_its_update_notices_a_restore_without_new_epochs() {
     let (cursor, published_at) = until(&mut follows, 10).await;
     node.stop().await;
     copy_store(&backup, &file);
-    let store = SqliteStore::open(&file, SqliteOptions::new()).unwrap();
+    let store = SqliteStore::open(&file).unwrap();
     let khala = Khala::builder(Arc::new(store)).build();
     for n in 100..107_u64 {
         publish(&khala, n).await;

@@ -124,7 +124,10 @@ async fn the_guard_holds_back_what_would_leave_somebody_behind() {
 async fn one_sweep_at_a_time() {
     let sweeps = Arc::new(MemorySweeps::new());
     let shared = Arc::clone(&sweeps);
-    let server = start(|khala| khala.with_sweeps(shared).with_node(NodeId::parse("here").unwrap())).await;
+    let server = start(|khala| {
+        khala.with_roles(|roles| roles.sweeps = shared).with_node(NodeId::parse("here").unwrap())
+    })
+    .await;
     let (there, now) = (NodeId::parse("there").unwrap(), server.khala.now());
     let ends = now.plus(Duration::from_secs(60));
     sweeps.lead(&there, now, ends).await.unwrap();

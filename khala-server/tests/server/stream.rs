@@ -84,7 +84,7 @@ async fn on_a_file() -> (tempfile::TempDir, Arc<SqliteStore>, String) {
 
 async fn on_a_file_with(options: SqliteOptions) -> (tempfile::TempDir, Arc<SqliteStore>, String) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(folder.path().join("khala.db"), options).unwrap());
+    let store = Arc::new(SqliteStore::open_with(folder.path().join("khala.db"), options).unwrap());
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = Khala::builder(Arc::clone(&store))
         .with_verifier(Arc::new(verifier))

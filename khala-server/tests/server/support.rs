@@ -20,8 +20,8 @@ use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Access, Append, Batch, Bounds, Clock, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal,
-    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryJournal, Moment, NewUpdate, Payload, ReadLimit, Replay,
-    Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage, Trimmed, Update,
+    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, Moment, NewUpdate, Payload, ReadLimit, Replay,
+    Roles, Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage, Trimmed, Update,
     session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
@@ -46,7 +46,7 @@ pub(crate) type Socket = WebSocketStream<TcpStream>;
 /// A journal in memory that can be told to fail, and to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    journal: MemoryJournal,
+    journal: MemoryStore,
     fault: Mutex<Option<ErrorKind>>,
     unwritable: Mutex<Option<ErrorKind>>,
     corrupt: Mutex<Option<Topic>>,
@@ -324,7 +324,12 @@ pub(crate) async fn running_on(
 ) -> Running {
     let store = Arc::new(Store::default());
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
-    let khala = khala(Khala::builder(Arc::clone(&store)).with_verifier(Arc::new(verifier))).build();
+    let roles = Roles {
+        journal: Arc::<Store>::clone(&store),
+        documents: Arc::<Store>::clone(&store),
+        ..MemoryStore::new().into()
+    };
+    let khala = khala(Khala::builder(roles).with_verifier(Arc::new(verifier))).build();
     let limits = Limits::default().with_body_bytes(256 << 10);
     let builder = Server::builder(khala.clone())
         .with_limits(limits)

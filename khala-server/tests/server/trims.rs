@@ -18,7 +18,7 @@ use khala_core::{
     SweepTrigger, Token, Topic, TopicClass, TopicPattern, Update, Watermark,
 };
 use khala_server::{Server, serve};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 use tokio::{net::TcpListener, sync::watch, task::yield_now, time::timeout};
 
 use crate::support::{LONG, SECRET, good_token, topic};
@@ -185,7 +185,7 @@ async fn publish(khala: Khala, name: Topic) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_overtaken_by_trims_is_told_and_ends_complete_through_a_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("khala.db"), SqliteOptions::new()).unwrap();
+    let store = SqliteStore::open(folder.path().join("khala.db")).unwrap();
     let store = Arc::new(store);
     let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_read(["khala:read"])
@@ -193,7 +193,6 @@ async fn whoever_is_overtaken_by_trims_is_told_and_ends_complete_through_a_snaps
         .with_retain(Retain::everything().with_updates(Some(40)));
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = Khala::builder(Arc::clone(&store))
-        .with_fanout(Arc::<SqliteStore>::clone(&store))
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![class]).unwrap())
         .build();

@@ -8,7 +8,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use khala_core::{
-    Access, AdmissionOptions, Denied, Error, ErrorKind, Grant, Khala, MemoryJournal, Rate, Timestamp, Token,
+    Access, AdmissionOptions, Denied, Error, ErrorKind, Grant, Khala, MemoryStore, Rate, Timestamp, Token,
     Verifier,
 };
 use khala_server::Server;
@@ -110,7 +110,7 @@ impl Verifier for Away {
 
 #[tokio::test]
 async fn a_verifier_that_cannot_tell_asks_to_come_back() {
-    let khala = Khala::builder(Arc::new(MemoryJournal::new())).with_verifier(Arc::new(Away)).build();
+    let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(Away)).build();
     let server = Server::builder(khala).build();
     let request = http::Request::builder()
         .uri("/v1/topics")

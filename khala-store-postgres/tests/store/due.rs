@@ -46,7 +46,7 @@ async fn what_version_4_wrote_is_due_and_its_function_makes_topics_due() {
     migrate(&url, PostgresOptions::new()).await.unwrap();
     assert_eq!(check(&url, PostgresOptions::new()).await.unwrap(), [""; 0]);
 
-    let store = PostgresStore::open(&url, PostgresOptions::new()).await.unwrap();
+    let store = PostgresStore::open(&url).await.unwrap();
     assert_eq!(due(&store).await, ["before", "by_function"]);
     for name in ["before", "by_function"] {
         put_off(&store, name).await;

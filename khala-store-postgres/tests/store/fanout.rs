@@ -144,7 +144,7 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
     let pooler = Pgbouncer::start(Cluster::shared().port(), 20);
     let pooled = pooler.url(url.rsplit('/').next().unwrap());
     let options = PostgresOptions::new().with_pooler(true);
-    let store = PostgresStore::open(&pooled, options).await.unwrap();
+    let store = PostgresStore::open_with(&pooled, options).await.unwrap();
     let beat = Duration::from_millis(200);
     let deaf = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat)).unwrap();
     let hears = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat).with_url(&url)).unwrap();
@@ -169,7 +169,7 @@ fn no_password_is_in_what_debug_prints() {
 async fn a_publish_that_nobody_waits_for_is_stored_and_announced() {
     let (url, store) = fresh().await;
     let ((_, here), (_, there)) = (node(&url).await, node(&url).await);
-    let khala = Khala::builder(Arc::new(store)).with_fanout(Arc::new(here)).build();
+    let khala = Khala::builder(store).with_fanout(Arc::new(here)).build();
     let t = topic("t");
     let mut watch = there.watch(&t).await.unwrap();
     for patience in 0..60 {

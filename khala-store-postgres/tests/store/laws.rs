@@ -49,7 +49,7 @@ impl<const POOLER: bool> Harness for One<POOLER> {
 
     async fn open(place: Place) -> Self {
         let options = patient().with_pooler(POOLER);
-        Self { store: PostgresStore::open(place.as_str(), options).await.unwrap(), place }
+        Self { store: PostgresStore::open_with(place.as_str(), options).await.unwrap(), place }
     }
 }
 

@@ -48,7 +48,7 @@ async fn a_database_that_cannot_be_written_says_so_when_it_is_asked() {
     .await
     .unwrap();
     let there = url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
-    let store = PostgresStore::open(&there, patient().with_migrate(false)).await.unwrap();
+    let store = PostgresStore::open_with(&there, patient().with_migrate(false)).await.unwrap();
     let error = store.check_writable().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("can only be read"), "{error}");
@@ -83,7 +83,7 @@ async fn a_database_that_says_nothing_is_given_up_and_is_not_waited_for() {
     let options = PostgresOptions::new()
         .with_connect_timeout(Duration::from_millis(300))
         .with_statement_timeout(Duration::from_millis(300));
-    let store = PostgresStore::open(&through, options).await.unwrap();
+    let store = PostgresStore::open_with(&through, options).await.unwrap();
     let t = topic("t");
     written(store.append(&t, batch([1]), NOW).await.unwrap());
     proxy.silent();
@@ -112,13 +112,13 @@ async fn an_address_that_leads_nowhere_says_so_without_its_password() {
         ("mysql://u:hunter2@h/d", ErrorKind::Invalid, "the address"),
     ] {
         let options = PostgresOptions::new().with_connect_timeout(Duration::from_millis(300));
-        let error = PostgresStore::open(url, options).await.unwrap_err();
+        let error = PostgresStore::open_with(url, options).await.unwrap_err();
         assert!(error.kind() == kind || error.to_string().contains("no connection"), "{url}: {error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         assert!(error.to_string().contains(named) || error.to_string().contains("no connection"), "{error}");
     }
     let missing = Cluster::shared().url("nowhere");
-    let error = PostgresStore::open(&missing, PostgresOptions::new()).await.unwrap_err();
+    let error = PostgresStore::open(&missing).await.unwrap_err();
     assert!(error.to_string().contains("no such database"), "{error}");
 }
 
@@ -176,7 +176,7 @@ async fn a_store_that_opens_while_new_epochs_are_drawn_has_them() {
     .await;
     let opened = tokio::spawn({
         let url = url.clone();
-        async move { PostgresStore::open(&url, patient()).await }
+        async move { PostgresStore::open_with(&url, patient()).await }
     });
     soon(async {
         while !opened.is_finished() && !waiting("khala") {
@@ -234,7 +234,7 @@ async fn a_group_whose_commit_is_not_answered_in_time_is_not_written_again() {
     let options = PostgresOptions::new()
         .with_writers(std::num::NonZeroU32::MIN)
         .with_statement_timeout(Duration::from_millis(500));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let t = topic("t");
     let answers = futures::future::join_all((1..=3).map(|n| store.append(&t, batch([n]), NOW))).await;
     assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(khala_core::Error::is_retryable)));
@@ -256,7 +256,7 @@ async fn a_group_whose_commit_is_not_answered_in_time_is_not_written_again() {
 async fn a_lead_whose_renewal_failed_lasts_until_its_end() {
     let (url, _) = fresh().await;
     let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(300));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let other = open(&url).await;
     let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
     let at = Timestamp::from_millis;
@@ -279,7 +279,7 @@ async fn asking_for_the_lead_is_given_up_like_everything_else() {
     let options = PostgresOptions::new()
         .with_connect_timeout(Duration::from_millis(300))
         .with_statement_timeout(Duration::from_millis(300));
-    let store = PostgresStore::open(&through, options).await.unwrap();
+    let store = PostgresStore::open_with(&through, options).await.unwrap();
     let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
     assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
     proxy.silent();
@@ -353,7 +353,7 @@ async fn while_commits_hang_nobody_is_written_twice() {
     let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
     let url = cluster.database();
     let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(500));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let topics = ["a", "b", "c"].map(topic);
     for topic in &topics {
         written(store.append(topic, batch([0]), NOW).await.unwrap());
@@ -390,7 +390,7 @@ async fn a_node_that_stands_still_amid_a_transaction_gives_its_topics_up() {
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
     let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
-    let stopped = PostgresStore::open(&through, options).await.unwrap();
+    let stopped = PostgresStore::open_with(&through, options).await.unwrap();
     let t = topic("t");
     written(other.append(&t, batch([0]), NOW).await.unwrap());
     // The database has written and waits for the commit, which is never said.

@@ -60,7 +60,7 @@ async fn every_difference_is_named() {
 #[tokio::test]
 async fn stores_that_open_an_empty_database_at_once_make_it_once() {
     let url = Cluster::shared().database();
-    let opening = (0..8).map(|_| PostgresStore::open(&url, patient()));
+    let opening = (0..8).map(|_| PostgresStore::open_with(&url, patient()));
     for store in futures::future::join_all(opening).await {
         store.unwrap();
     }
@@ -80,11 +80,11 @@ async fn versions_work_side_by_side_as_long_as_the_newer_one_says_so() {
         [""; 0],
         "a newer one's tables are its own matter"
     );
-    PostgresStore::open(&url, PostgresOptions::new()).await.unwrap();
+    PostgresStore::open(&url).await.unwrap();
     sql(&url, "UPDATE khala.meta SET works_since = schema_version");
     for migrate in [true, false] {
         let error =
-            PostgresStore::open(&url, PostgresOptions::new().with_migrate(migrate)).await.unwrap_err();
+            PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(migrate)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.to_string().contains("run a newer version of Khala"), "{error}");
     }
@@ -93,10 +93,10 @@ async fn versions_work_side_by_side_as_long_as_the_newer_one_says_so() {
 #[tokio::test]
 async fn without_the_right_to_migrate_the_tables_must_be_there() {
     let url = Cluster::shared().database();
-    let error = PostgresStore::open(&url, PostgresOptions::new().with_migrate(false)).await.unwrap_err();
+    let error = PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(false)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     migrate(&url, PostgresOptions::new()).await.unwrap();
-    PostgresStore::open(&url, PostgresOptions::new().with_migrate(false)).await.unwrap();
+    PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(false)).await.unwrap();
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) fn patient() -> PostgresOptions {
 }
 
 pub(crate) async fn open(url: &str) -> PostgresStore {
-    PostgresStore::open(url, PostgresOptions::new()).await.unwrap()
+    PostgresStore::open(url).await.unwrap()
 }
 
 /// What `psql` prints for these statements, in the database at `url`.

@@ -111,7 +111,7 @@ async fn a_topic_that_stays_locked_is_an_error_that_says_so() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
     let options = PostgresOptions::new().with_lock_timeout(Duration::from_millis(100));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     let error = store.append(&topic("held"), batch([1]), NOW).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn what_fails_takes_along_what_queued_up_behind_it_in_its_chain() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
     let options = PostgresOptions::new().with_lock_timeout(Duration::from_millis(100));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     let (held, chain) = (topic("held"), Chain::new());
@@ -167,7 +167,7 @@ async fn advances_to_a_locked_topic_hold_up_nobody_who_appends_to_others() {
     let (url, _) = fresh().await;
     let patient = Duration::from_secs(60);
     let options = PostgresOptions::new().with_lock_timeout(patient).with_statement_timeout(patient);
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -199,7 +199,7 @@ async fn what_waited_for_a_locked_topic_and_was_given_up_waits_no_longer_in_the_
     let options = PostgresOptions::new()
         .with_lock_timeout(Duration::from_millis(100))
         .with_statement_timeout(Duration::from_millis(500));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     for n in 0..5 {
@@ -217,7 +217,7 @@ async fn futures_that_were_dropped_keep_no_connection() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
     let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(1_000));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     let names: Vec<String> = (0..8).map(|n| format!("e{n}")).collect();
@@ -237,7 +237,7 @@ async fn with_one_connection_too_unrelated_topics_do_not_wait_for_each_other() {
         written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
     }
     let options = PostgresOptions::new().with_connections(std::num::NonZeroU32::MIN);
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     let behind = tokio::spawn({
@@ -337,7 +337,7 @@ async fn a_bad_request_in_the_group_changes_no_order() {
          ALTER TABLE khala.update ADD CONSTRAINT own CHECK (slowly(payload))",
     );
     let options = PostgresOptions::new().with_writers(std::num::NonZeroU32::MIN);
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let (held, bad) = (topic("held"), topic("bad"));
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -366,7 +366,7 @@ async fn a_trim_of_a_topic_that_stays_locked_says_so() {
     let options = PostgresOptions::new()
         .with_lock_timeout(Duration::from_millis(100))
         .with_statement_timeout(Duration::from_millis(1_000));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
     let error = store.trim(&topic("held"), Keep::everything(), NOW).await.unwrap_err();
@@ -383,7 +383,7 @@ async fn the_lock_timeout_holds_for_more_topics_than_there_are_connections_to_wa
         written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
     }
     let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
-    let store = PostgresStore::open(&url, options).await.unwrap();
+    let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &locked).await;
     let appends = join_all(locked.iter().map(|name| {

@@ -2,11 +2,14 @@
 
 use futures::future::join_all;
 use khala_core::{
-    Append, Batch, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Fanout, Journal, Kind,
-    NewUpdate, Payload, Watermark,
+    Append, Batch, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Fanout, Journal, Khala,
+    Kind, NewUpdate, Payload, Store as _, Watermark,
 };
-use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, append_in, set_notify};
-use sqlx::{Connection as _, PgConnection, Row as _};
+use khala_store_postgres::{
+    ListenOptions, PostgresFanout, PostgresOptions, PostgresStore, append_in, set_notify,
+};
+use khala_testing::Cluster;
+use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgPoolOptions};
 
 use crate::support::{NOW, batch, fresh, log, open, soon, sql, topic, written};
 
@@ -397,4 +400,33 @@ async fn an_append_that_nobody_waited_for_leaves_nothing_in_the_transaction() {
     transaction.commit().await.unwrap();
     let there: Vec<_> = log(&store, &t).await.into_iter().map(|update| update.payload).collect();
     assert_eq!(there.iter().map(Payload::as_str).collect::<Vec<_>>(), ["0", "3"]);
+}
+
+/// The application's pool is the store's too: both commit together, on no more connections than the pool allows.
+#[tokio::test]
+async fn an_application_shares_its_pool() {
+    let url = Cluster::shared().database();
+    let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone(), PostgresOptions::new()).await.unwrap();
+    let khala = Khala::open(store.clone());
+    let t = topic("t");
+    let mut watch = store.fanout().watch(&t).await.unwrap();
+
+    let mut transaction = pool.begin().await.unwrap();
+    let receipt = written(append_in(&mut transaction, &t, &batch([1]), NOW).await.unwrap());
+    transaction.commit().await.unwrap();
+    khala.announce(&t, &receipt).await;
+    assert_eq!(soon(watch.moved()).await, receipt.cursor());
+    // Many at once wait for connections, and for locks, and all of them are stored.
+    let appends = (0..50).map(|number| khala.publish(&t, batch([number])));
+    for answer in soon(join_all(appends)).await {
+        written(answer.unwrap());
+    }
+    assert_eq!(store.bounds(&t).await.unwrap().head.as_u64(), 51);
+    assert!(pool.size() <= 2);
+    store.close().await;
+    assert!(!pool.is_closed());
+    let small = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let error = PostgresStore::from_pool(small, PostgresOptions::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
 }

@@ -10,7 +10,7 @@ use crate::support::{NOW, Place, batch, log, topic, written};
 
 fn refused(path: &Path) -> Error {
     let options = SqliteOptions::new().with_busy_timeout(Duration::from_millis(50));
-    SqliteStore::open(path, options).expect_err("it cannot be opened")
+    SqliteStore::open_with(path, options).expect_err("it cannot be opened")
 }
 
 /// The error is of that kind, and says where, what, and what to do.
@@ -28,7 +28,7 @@ fn paths_that_cannot_be_a_file() {
     says(&refused(place.folder.path()), ErrorKind::Invalid, &["is a directory", "name a file in it"]);
     let nowhere = place.folder.path().join("missing/khala.db");
     says(&refused(&nowhere), ErrorKind::Invalid, &["missing does not exist", "create it first"]);
-    says(&refused(Path::new(":memory:")), ErrorKind::Invalid, &["MemoryJournal"]);
+    says(&refused(Path::new(":memory:")), ErrorKind::Invalid, &["MemoryStore"]);
     says(&refused(Path::new("")), ErrorKind::Invalid, &["name a file"]);
 }
 
@@ -36,7 +36,7 @@ fn paths_that_cannot_be_a_file() {
 async fn a_path_that_looks_like_a_uri_is_a_path() {
     let place = Place::new();
     let odd = place.folder.path().join("file:khala.db?mode=memory");
-    let store = SqliteStore::open(&odd, SqliteOptions::new()).unwrap();
+    let store = SqliteStore::open(&odd).unwrap();
     written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
     assert!(odd.is_file());
 }
@@ -117,7 +117,7 @@ async fn a_file_that_is_locked() {
 #[tokio::test]
 async fn a_disk_that_is_full() {
     let place = Place::new();
-    let tiny = SqliteStore::open(&place.path, SqliteOptions::new().with_max_pages(3));
+    let tiny = SqliteStore::open_with(&place.path, SqliteOptions::new().with_max_pages(3));
     says(&tiny.unwrap_err(), ErrorKind::Full, &["no space left", "Free disk space"]);
     // Room again: the file opens as if nothing had been.
     let store = place.open();
@@ -250,7 +250,7 @@ mod read_only {
 async fn what_is_corrupt_of_one_topic_spoils_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("k.db");
-    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
     for name in ["a", "b", "c", "d", "e"] {
         written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
     }

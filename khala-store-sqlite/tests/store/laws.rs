@@ -10,7 +10,7 @@ use khala_core::{
         Ways,
     },
 };
-use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in};
+use khala_store_sqlite::{SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior};
 use tempfile::TempDir;
 
@@ -43,7 +43,7 @@ impl Harness for Alone {
 
     async fn open(place: Place) -> Self {
         let path = PathBuf::from(place.as_str());
-        Self { store: SqliteStore::open(path, SqliteOptions::new()).unwrap(), place }
+        Self { store: SqliteStore::open(path).unwrap(), place }
     }
 }
 
@@ -133,7 +133,7 @@ impl Harness for Together {
 
     async fn open(place: Place) -> Self {
         let path = PathBuf::from(place.as_str());
-        let stores = [(); 2].map(|()| SqliteStore::open(&path, SqliteOptions::new()).unwrap());
+        let stores = [(); 2].map(|()| SqliteStore::open(&path).unwrap());
         Self { ways: Arc::new(InTurn::new(Two { path, stores })), place }
     }
 }

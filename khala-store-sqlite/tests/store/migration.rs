@@ -111,12 +111,12 @@ fn a_migration_that_fails_leaves_version_1() {
     let place = version_1();
     let own = place.connect();
     own.execute_batch("CREATE TABLE khala_revocation (mine)").unwrap();
-    SqliteStore::open(&place.path, SqliteOptions::new()).expect_err("the name is taken");
+    SqliteStore::open(&place.path).expect_err("the name is taken");
     assert_eq!(version(&place), 1);
     own.execute_batch("DROP TABLE khala_revocation").unwrap();
 
     let pages: u32 = own.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let full = SqliteStore::open(&place.path, SqliteOptions::new().with_max_pages(pages)).unwrap_err();
+    let full = SqliteStore::open_with(&place.path, SqliteOptions::new().with_max_pages(pages)).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Full);
     assert_eq!(version(&place), 1);
     assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);

@@ -9,7 +9,7 @@ use std::{
 
 use futures::future::join_all;
 use khala_core::{Fanout, Journal, Kind, NewUpdate, Payload, Revocations, Seq};
-use khala_store_sqlite::{SqliteOptions, SqliteStore};
+use khala_store_sqlite::SqliteStore;
 
 use crate::support::{NOW, Place, batch, log, revocation, revoked, soon, topic, written};
 
@@ -32,7 +32,7 @@ fn another_process(place: &Place) -> Child {
 #[ignore = "not a test: the other process of those below"]
 async fn the_other_process() {
     let Ok(file) = env::var(FILE) else { return };
-    let store = SqliteStore::open(file, SqliteOptions::new()).unwrap();
+    let store = SqliteStore::open(file).unwrap();
     for n in 0..THEIRS {
         written(store.append(&topic("shared"), batch([n]), NOW).await.unwrap());
     }

@@ -31,7 +31,7 @@ impl Place {
     }
 
     pub(crate) fn open_with(&self, options: SqliteOptions) -> SqliteStore {
-        SqliteStore::open(&self.path, options).unwrap()
+        SqliteStore::open_with(&self.path, options).unwrap()
     }
 
     /// A connection as the application has it.

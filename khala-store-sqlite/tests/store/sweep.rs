@@ -2,10 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -26,10 +23,9 @@ fn khala(store: &SqliteStore, node: &str, updates: u64) -> Khala {
             .with_retain(Retain::everything().with_updates(updates))
     };
     let classes = vec![class("kept", "kept", None), class("every", "**", Some(updates))];
-    Khala::builder(Arc::new(store.clone()))
+    Khala::builder(store.clone())
         .with_classes(Classes::new(classes).unwrap())
         .with_node(NodeId::parse(node).unwrap())
-        .with_sweeps(Arc::new(store.clone()))
         .build()
 }
 

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryJournal, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
+    MemoryStore, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
     Trimmed, Update,
 };
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 /// A memory journal that counts what it is asked, holds trims, and fails for some topics.
 #[derive(Debug)]
 pub struct Trimming {
-    pub inner: MemoryJournal,
+    pub inner: MemoryStore,
     pub plans: AtomicUsize,
     pub trims: AtomicUsize,
     pub pages: AtomicUsize,
@@ -35,7 +35,7 @@ pub struct Trimming {
 impl Trimming {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            inner: MemoryJournal::new(),
+            inner: MemoryStore::new(),
             plans: AtomicUsize::new(0),
             trims: AtomicUsize::new(0),
             pages: AtomicUsize::new(0),

@@ -75,12 +75,12 @@ impl Node {
         retention: Arc<dyn Retention>,
     ) -> Self {
         let mut host = Host::new(200);
-        host.khala = Khala::builder(Arc::clone(&journal))
+        host.khala = Khala::builder(crate::store::roles(&journal))
             .with_clock(Arc::<TestClock>::clone(&clock))
             .with_classes(classes)
             .with_node(NodeId::parse(name).unwrap())
             .with_retention(retention)
-            .with_sweeps(Arc::<MemorySweeps>::clone(&sweeps))
+            .with_roles(|roles| roles.sweeps = Arc::<MemorySweeps>::clone(&sweeps))
             .with_sweep(options)
             .build();
         host.clock = clock;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use khala_core::{Fanout, Khala, KhalaBuilder, health::Health, telemetry};
+use khala_core::{Fanout, Khala, KhalaBuilder, LocalFanout, health::Health, telemetry};
 use khala_fanout_nats::NatsFanout;
 use khala_store_postgres::{PostgresFanout, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -60,43 +60,32 @@ pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened,
     match &settings.database {
         Database::Postgres(address) => {
             let options = settings.postgres.options()?.with_health(health.clone());
-            let opened = PostgresStore::open(address.reveal(), options).await;
+            let opened = PostgresStore::open_with(address.reveal(), options).await;
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
             );
             let nats = if settings.nats.is_on() { Some(connect(settings, health).await?) } else { None };
             let listening =
                 if settings.listens() { Some(listen(settings, &store, nats.as_ref())?) } else { None };
-            let fanout: Option<Arc<dyn Fanout>> = match (&nats, &listening) {
-                (Some(nats), _) => Some(Arc::new(nats.clone())),
-                (None, Some(listening)) => Some(Arc::<PostgresFanout>::clone(listening)),
-                (None, None) => None,
+            let fanout: Arc<dyn Fanout> = match (&nats, &listening) {
+                (Some(nats), _) => Arc::new(nats.clone()),
+                (None, Some(listening)) => Arc::<PostgresFanout>::clone(listening),
+                (None, None) => Arc::new(LocalFanout::new()),
             };
-            let mut khala = Khala::builder(Arc::clone(&store))
-                .with_revocations(Arc::<PostgresStore>::clone(&store))
-                .with_sweeps(Arc::<PostgresStore>::clone(&store));
-            if let Some(fanout) = fanout {
-                khala = khala.with_fanout(fanout);
-            }
+            let khala = Khala::builder(Arc::clone(&store)).with_fanout(fanout);
             Ok(Opened { khala, watched: Watched { store: Some(store), nats, listening } })
         }
         Database::Sqlite(path) => {
-            let store = SqliteStore::open(path, SqliteOptions::new().with_health(health.clone())).map_err(
-                |fault| {
+            let store = SqliteStore::open_with(path, SqliteOptions::new().with_health(health.clone()))
+                .map_err(|fault| {
                     let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
                     format!(
                         "the database {} cannot be opened: {fault}{}",
                         path.display(),
                         cause.unwrap_or_default()
                     )
-                },
-            )?;
-            let store = Arc::new(store);
-            let khala = Khala::builder(Arc::clone(&store))
-                .with_fanout(Arc::<SqliteStore>::clone(&store))
-                .with_revocations(Arc::<SqliteStore>::clone(&store))
-                .with_sweeps(store);
-            Ok(Opened { khala, watched: Watched::default() })
+                })?;
+            Ok(Opened { khala: Khala::builder(store), watched: Watched::default() })
         }
     }
 }
@@ -107,11 +96,8 @@ fn listen(
     store: &PostgresStore,
     nats: Option<&NatsFanout>,
 ) -> Result<Arc<PostgresFanout>, String> {
-    let options = settings.postgres.listen();
-    let listening = match nats {
-        Some(nats) => PostgresFanout::listen_for(store, options, nats.levels()),
-        None => PostgresFanout::listen(store, options),
-    };
+    let Some(nats) = nats else { return Ok(Arc::clone(store.postgres_fanout())) };
+    let listening = PostgresFanout::listen_for(store, settings.postgres.listen(), nats.levels());
     listening.map(Arc::new).map_err(|fault| format!("the setting postgres.listen is wrong: {fault}"))
 }
 

@@ -72,7 +72,8 @@ impl PostgresSettings {
             .with_migrate(self.migrate)
             .with_connect_timeout(time(self.connect_timeout_seconds))
             .with_lock_timeout(time(self.lock_timeout_seconds))
-            .with_statement_timeout(time(self.statement_timeout_seconds)))
+            .with_statement_timeout(time(self.statement_timeout_seconds))
+            .with_listen(self.listen()))
     }
 
     /// How the node listens.
