@@ -172,19 +172,29 @@ impl Cluster {
         {
             postgres.args(["-c", setting]);
         }
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_file_name("log"));
         postgres.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
-        postgres.stderr(log.expect("the folder is ours"));
-        let mut process = postgres.spawn().expect("postgres starts");
-        server.guardian.guards(process.id());
         let patience = Instant::now() + PATIENCE;
-        while !self.answers() {
-            if let Some(status) = process.try_wait().expect("it is ours") {
-                panic!("postgres ended ({status}): {}", self.log());
-            }
-            assert!(Instant::now() < patience, "postgres does not answer: {}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
+        let process = loop {
+            let log = fs::OpenOptions::new().create(true).append(true).open(self.data.with_file_name("log"));
+            postgres.stderr(log.expect("the folder is ours"));
+            let logged = self.log().len();
+            let mut process = postgres.spawn().expect("postgres starts");
+            server.guardian.guards(process.id());
+            let ended = loop {
+                if self.answers() {
+                    break None;
+                }
+                if let Some(status) = process.try_wait().expect("it is ours") {
+                    break Some(status);
+                }
+                assert!(Instant::now() < patience, "postgres does not answer: {}", self.log());
+                thread::sleep(Duration::from_millis(20));
+            };
+            let Some(status) = ended else { break process };
+            // The last of the processes that were killed may take a moment to let go of their memory.
+            let in_use = self.log().get(logged..).is_some_and(|new| new.contains("is still in use"));
+            assert!(in_use && Instant::now() < patience, "postgres ended ({status}): {}", self.log());
+        };
         server.process = Some(process);
     }
 
