@@ -141,7 +141,9 @@ impl Khala {
         let watermark = self.0.revoked.revoke(revocation, &**self.clock()).await?;
         tracing::info!(by, watermark = watermark.as_u64(), "a revocation was stored");
         let announced = self.0.fanout.announce_revoked(watermark).await;
-        self.0.ledger.revocation_announced(announced.is_ok());
+        let cells = &self.0.stats.cells;
+        if announced.is_ok() { &cells.revocations_announced } else { &cells.revocation_announce_failures }
+            .add(1);
         if let Err(error) = announced {
             tracing::warn!(%error, "a revocation could not be announced; other nodes find it by polling");
         }
@@ -197,7 +199,7 @@ impl Khala {
         loop {
             let read = self.catch_up(None).await;
             if let (Ok(found), true, false) = (&read, polled, failing) {
-                self.0.ledger.revocation_poll_found(*found);
+                self.0.stats.cells.revocation_poll_finds.add(*found as u64);
             }
             match &read {
                 Ok(_) if failing => tracing::info!("the revocations can be read again"),
@@ -212,7 +214,7 @@ impl Khala {
             polled = select_biased! {
                 announced = hints.next() => {
                     if announced == Some(true) {
-                        self.0.ledger.revocations_heard();
+                        self.0.stats.cells.revocations_heard.add(1);
                     }
                     false
                 }
@@ -282,7 +284,7 @@ impl Khala {
         let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now.wall);
         let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now.steady)
             .with_classes(self.0.classes.clone())
-            .with_ledger(Arc::clone(&self.0.ledger));
+            .with_stats(Arc::clone(&self.0.stats));
         Ok(Connection::new(self.clone(), session, connected))
     }
 

@@ -22,7 +22,6 @@ pub mod health;
 mod inbox;
 mod journal;
 mod khala;
-mod ledger;
 mod memory;
 mod node;
 mod position;
@@ -33,6 +32,7 @@ mod replay;
 mod retention;
 pub mod session;
 mod snapshots;
+mod stats;
 mod store;
 mod strict;
 mod tail;
@@ -65,7 +65,6 @@ pub use self::{
         Journal, Keep, Page, ReadLimit, Receipt, Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
     },
     khala::{Appended, Delivery, Khala, KhalaBuilder, PublishLimited, Subscribed, Subscription, TopicWindow},
-    ledger::{Ledger, Totals, Violation, Violations},
     memory::MemoryStore,
     node::NodeId,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
@@ -78,6 +77,7 @@ pub use self::{
         Swept, TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
+    stats::{Counters, Stats, TopicIncident, TopicIncidents},
     store::{Roles, Store},
     strict::PayloadFault,
     tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},

@@ -1,16 +1,15 @@
 //! Every metric's name, once, with what it counts. Labels are of bounded range: never a topic, key, user or seq. A
 //! class is one: there are as many as the settings say.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use metrics::{Counter, Histogram, SharedString, counter, gauge, histogram};
 
 use crate::{
     admission::LimitedBy,
     budget::{MemoryBudget, MemoryPart},
-    class::{Classes, NO_CLASS, TopicClass},
+    class::{NO_CLASS, TopicClass},
     error::ErrorKind,
-    khala::{AppendOutcome, Appended},
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
     wire::{Close, Code},
@@ -261,46 +260,6 @@ pub fn class_label(class: Option<&TopicClass>) -> SharedString {
     class.map_or(SharedString::const_str(NO_CLASS), |class| class.name.clone().into())
 }
 
-pub(crate) fn stale_cursor(class: &SharedString, reason: &'static str) {
-    counter!(STALE_CURSORS, "class" => class.clone(), "reason" => reason).increment(1);
-}
-
-pub(crate) fn stale_loop(class: &SharedString) {
-    counter!(STALE_LOOPS, "class" => class.clone()).increment(1);
-}
-
-pub(crate) fn replay_deferred(class: &SharedString) {
-    counter!(REPLAYS_DEFERRED, "class" => class.clone()).increment(1);
-}
-
-pub(crate) fn replay_rested() {
-    counter!(REPLAY_RESTS).increment(1);
-}
-
-pub(crate) fn turn_waited() {
-    counter!(REPLAY_WAITS).increment(1);
-}
-
-pub(crate) fn slow_eviction(class: &SharedString) {
-    counter!(SLOW_EVICTIONS, "class" => class.clone()).increment(1);
-}
-
-pub(crate) fn channels_behind(change: f64) {
-    gauge!(CHANNELS_BEHIND).increment(change);
-}
-
-pub(crate) fn demoted() {
-    counter!(DEMOTIONS).increment(1);
-}
-
-pub(crate) fn promoted() {
-    counter!(PROMOTIONS).increment(1);
-}
-
-pub(crate) fn outbox(change: f64) {
-    gauge!(OUTBOX_BYTES).increment(change);
-}
-
 /// A sweep was planned that makes that many cursors stale.
 pub(crate) fn sweep_planned(cursors: u64) {
     gauge!(SWEEP_STALE_CURSORS).set(cursors as f64);
@@ -346,53 +305,6 @@ pub(crate) fn journal_read(temperature: &'static str) {
 
 pub(crate) fn journal_regressed() {
     counter!(JOURNAL_REGRESSIONS).increment(1);
-}
-
-/// The metrics of appends, asked of the recorder once, for each publish counts in five of them.
-pub(crate) struct AppendMetrics {
-    outcomes: [Counter; AppendOutcome::ALL.len()],
-    seconds: Histogram,
-    updates: Counter,
-    by_class: Vec<(Arc<TopicClass>, Counter)>,
-    without_class: Counter,
-}
-
-impl fmt::Debug for AppendMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppendMetrics").finish_non_exhaustive()
-    }
-}
-
-impl AppendMetrics {
-    pub(crate) fn new(classes: &Classes) -> Self {
-        let of_class = |class: Option<&Arc<TopicClass>>| counter!(CLASS_UPDATES, "class" => class_label(class.map(|class| &**class)));
-        Self {
-            outcomes: AppendOutcome::ALL.map(|outcome| counter!(APPENDS, "outcome" => outcome.as_str())),
-            seconds: histogram!(APPEND_SECONDS),
-            updates: counter!(UPDATES),
-            by_class: classes
-                .shared()
-                .iter()
-                .map(|class| (Arc::clone(class), of_class(Some(class))))
-                .collect(),
-            without_class: of_class(None),
-        }
-    }
-
-    pub(crate) fn appended<'a>(&self, appended: impl IntoIterator<Item = &'a Appended>) {
-        for append in appended {
-            self.seconds.record(append.seconds);
-            self.outcomes[append.outcome as usize].increment(1);
-            self.updates.increment(append.updates);
-        }
-    }
-
-    /// Updates were published to a topic of that class.
-    pub(crate) fn updates_of(&self, class: Option<&Arc<TopicClass>>, updates: u64) {
-        let of_class =
-            class.and_then(|class| self.by_class.iter().find(|(known, _)| Arc::ptr_eq(known, class)));
-        of_class.map_or(&self.without_class, |(_, counter)| counter).increment(updates);
-    }
 }
 
 pub(crate) fn publish_refused(class: &TopicClass, code: Code) {
@@ -470,10 +382,6 @@ pub fn store_connections(busy: u32, idle: u32) {
     }
 }
 
-pub(crate) fn announce_failed() {
-    counter!(ANNOUNCE_FAILURES).increment(1);
-}
-
 /// A fanout between nodes has a connection now, or has none. For implementers of a fanout.
 pub fn fanout_connected(transport: &'static str, connected: bool) {
     gauge!(FANOUT_CONNECTED, "transport" => transport).set(f64::from(u8::from(connected)));
@@ -501,10 +409,6 @@ pub(crate) fn channels(change: f64) {
     gauge!(CHANNELS).increment(change);
 }
 
-pub(crate) fn joined(resume: &'static str) {
-    counter!(JOINS, "resume" => resume).increment(1);
-}
-
 /// A connection came past a limit, and was `answered`, or closed at once. For a server around the core.
 pub fn http_connection_refused(by: LimitedBy, answered: bool) {
     let outcome = if answered { "refused" } else { "closed" };
@@ -514,10 +418,6 @@ pub fn http_connection_refused(by: LimitedBy, answered: bool) {
 /// Something was refused. `code` is one of those that PROTOCOL.md or the OpenAPI document lists.
 pub fn refused(code: &'static str, on: Surface) {
     counter!(REFUSALS, "code" => code, "on" => on.as_str()).increment(1);
-}
-
-pub(crate) fn refreshed() {
-    counter!(REFRESHES).increment(1);
 }
 
 pub(crate) fn revocations(by: &'static str, held: usize) {
@@ -551,19 +451,6 @@ pub fn keys_read(source: &'static str, outcome: &'static str) {
 /// A source of keys last confirmed them that long ago. For whoever reads keys.
 pub fn keys_age(source: &'static str, seconds: f64) {
     gauge!(KEYS_AGE, "source" => source).set(seconds);
-}
-
-pub(crate) fn batches_sent(batches: u64, updates: u64) {
-    counter!(BATCHES_SENT).increment(batches);
-    counter!(UPDATES_SENT).increment(updates);
-}
-
-pub(crate) fn revocation_poll_found(revocations: usize) {
-    counter!(REVOCATION_POLL_FINDS).increment(revocations as u64);
-}
-
-pub(crate) fn poll_found(updates: usize) {
-    counter!(POLL_FINDS).increment(updates as u64);
 }
 
 pub(crate) fn part_healthy(part: &'static str, healthy: bool) {

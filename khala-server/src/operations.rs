@@ -133,7 +133,7 @@ pub(crate) fn metrics(server: &Server) -> Result<Response<Full<Bytes>>, Problem>
     let Some(render) = &server.0.metrics else {
         return Err(Problem::not_found("metrics_off", "this server keeps its metrics elsewhere"));
     };
-    server.0.khala.memory().report();
+    server.0.khala.stats().report();
     let mut response = Response::new(Full::from(render()));
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);

@@ -17,7 +17,6 @@ use crate::{
     replay::{Turn, Waiter},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
-    telemetry,
     topic::Topic,
     update::Timestamp,
 };
@@ -142,7 +141,7 @@ impl Khala {
         }
         let place = self.0.pace.take_place(now);
         if place.at() > now {
-            telemetry::replay_rested();
+            self.0.stats.cells.replays_rested.add(1);
         }
         while let Some(rest) = self.0.pace.rest(place.at(), now) {
             self.clock().sleep(rest).await;
@@ -243,7 +242,7 @@ impl Khala {
         match self.0.turns.free() {
             Some(turn) => turn,
             None => {
-                self.0.ledger.turn_waited();
+                self.0.stats.cells.turns_waited.add(1);
                 self.0.turns.wait(waiter).await
             }
         }

@@ -29,12 +29,12 @@ use crate::{
     error::Error,
     fanout::Watch,
     khala::Khala,
-    ledger::Violation,
     position::{Cursor, Stale},
     registry::Connected,
     retention::Place,
     session::{Action, Answer, ByChannel, ChannelId, Question, Session},
     snapshots::SharedSnapshot,
+    stats::TopicIncident,
     tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
     telemetry,
     topic::Topic,
@@ -58,7 +58,7 @@ const WATCH_WITHIN: Duration = Duration::from_secs(5);
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a client that is evicted has to take what is on its way, and the close that says why.
 const EVICTED_WITHIN: Duration = Duration::from_secs(2);
-/// Topics that an eviction is noted for: who follows a thousand would push all others out of the ledger.
+/// Topics that an eviction is noted for: who follows a thousand would push all others out of what is remembered.
 const NOTED_TOPICS: usize = 16;
 /// After so many actions the driver looks up: at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
@@ -200,7 +200,7 @@ impl Driver {
         let mut rung = Why::default();
         rung.add(Why::INPUT);
         Self {
-            outbox: Outbox::new(Arc::clone(khala.shared_ledger()), Arc::clone(connected.card())),
+            outbox: Outbox::new(Arc::clone(khala.shared_stats()), Arc::clone(connected.card())),
             khala,
             session,
             connected,
@@ -389,11 +389,11 @@ impl Driver {
     }
 
     fn note_eviction(&self) {
-        let (ledger, now) = (self.khala.ledger(), self.khala.now());
+        let (stats, now) = (self.khala.stats(), self.khala.now());
         let (limit, class) = self.session.stall_limit();
-        ledger.evicted(class);
+        stats.of_class(class).slow_evictions.add(1);
         for topic in self.session.topics().take(NOTED_TOPICS) {
-            ledger.violated(topic, Violation::SlowConsumerEvicted, now);
+            stats.incident(topic, TopicIncident::SlowConsumerEvicted, now);
         }
         let (subject, class) = (self.session.grant().subject(), class.map(|class| &*class.name));
         tracing::info!(

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     auth::Grant,
     clock::Clock,
-    ledger::Ledger,
     registry::{Card, Connected},
+    stats::Stats,
     wake::Why,
     wire::Close,
 };
@@ -32,10 +32,10 @@ const PRESSED: Duration = Duration::from_secs(5);
 
 /// What was handed to the transport and not taken by the network yet, in bytes.
 ///
-/// It is counted in the ledger while a write waits, and only then: nearly every write is done at once.
+/// It is counted in the figures while a write waits, and only then: nearly every write is done at once.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    ledger: Arc<Ledger>,
+    stats: Arc<Stats>,
     card: Arc<Card>,
     /// What was handed over since the transport was last empty, and what the network had taken then.
     fed: u64,
@@ -44,8 +44,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(ledger: Arc<Ledger>, card: Arc<Card>) -> Self {
-        Self { ledger, card, fed: 0, taken: 0, counted: 0 }
+    pub(super) fn new(stats: Arc<Stats>, card: Arc<Card>) -> Self {
+        Self { stats, card, fed: 0, taken: 0, counted: 0 }
     }
 
     pub(super) fn fed(&mut self, bytes: usize) {
@@ -69,14 +69,14 @@ impl Outbox {
 
     /// What all connections hold.
     pub(super) fn held_by_all(&self) -> u64 {
-        self.ledger.holds(0)
+        self.stats.connections_hold(0)
     }
 
     fn set(&mut self, held: u64) -> u64 {
         let change = held.cast_signed() - self.counted.cast_signed();
         self.counted = held;
         self.card.holds(held);
-        self.ledger.holds(change)
+        self.stats.connections_hold(change)
     }
 }
 
@@ -108,7 +108,7 @@ impl Patience {
         let mut before = self.progress.bytes();
         loop {
             let held = outbox.count(&self.progress, questions);
-            let pressed = self.outbox_bytes.is_some_and(|most| held > most) || outbox.ledger.has_no_memory();
+            let pressed = self.outbox_bytes.is_some_and(|most| held > most) || outbox.stats.has_no_memory();
             let limit = if pressed { limit.min(PRESSED) } else { limit };
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));

@@ -17,34 +17,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 #[must_use = "who appends has to tell of it"]
 pub struct Appended {
-    pub(crate) outcome: AppendOutcome,
-    /// The updates that were written.
-    pub(crate) updates: u64,
-    pub(crate) seconds: f64,
     /// The head to announce. Of a duplicate too: the first time it may have been stored by a process that died before.
     head: Option<Cursor>,
-}
-
-/// What became of an append, as metrics tell it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AppendOutcome {
-    Conflict,
-    Duplicate,
-    Error,
-    Written,
-}
-
-impl AppendOutcome {
-    pub(crate) const ALL: [Self; 4] = [Self::Conflict, Self::Duplicate, Self::Error, Self::Written];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Conflict => "conflict",
-            Self::Duplicate => "duplicate",
-            Self::Error => "error",
-            Self::Written => "written",
-        }
-    }
 }
 
 impl Khala {
@@ -107,8 +81,6 @@ impl Khala {
 
     async fn append_and_announce(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
         let (answer, appended) = self.append(topic, batch).await;
-        self.0.append_metrics.appended([&appended]);
-        self.tell_class(topic, appended.updates);
         if let Some(head) = appended.head {
             self.announce_head(topic, head).await;
         }
@@ -119,18 +91,24 @@ impl Khala {
     /// tells of many appends at once.
     pub async fn append(&self, topic: &Topic, batch: Batch) -> (Result<Append, Error>, Appended) {
         let updates = batch.updates().len() as u64;
-        let hashes = self.class_of(topic).is_some_and(|class| class.hashes);
-        let batch = if hashes { batch.with_hashes() } else { batch };
+        let class = self.class_of(topic).map(|class| &**class);
+        let batch = if class.is_some_and(|class| class.hashes) { batch.with_hashes() } else { batch };
         let (started, stamp) = (self.moment(), self.0.stamps.next(self.now()));
         let answer = self.0.tail.append(topic, batch, stamp).await;
-        let seconds = self.moment().since(started).as_secs_f64();
-        let (outcome, updates, head) = match &answer {
-            Ok(Append::Written(receipt)) => (AppendOutcome::Written, updates, Some(receipt.cursor())),
-            Ok(Append::Duplicate(receipt)) => (AppendOutcome::Duplicate, 0, Some(receipt.cursor())),
-            Ok(Append::Conflict(_)) => (AppendOutcome::Conflict, 0, None),
-            Err(_) => (AppendOutcome::Error, 0, None),
+        self.0.stats.append_took(self.moment().since(started).as_secs_f64());
+        let cells = &self.0.stats.cells;
+        let (outcome, head) = match &answer {
+            Ok(Append::Written(receipt)) => {
+                cells.updates.add(updates);
+                self.0.stats.of_class(class).published_updates.add(updates);
+                (&cells.appends_written, Some(receipt.cursor()))
+            }
+            Ok(Append::Duplicate(receipt)) => (&cells.appends_duplicate, Some(receipt.cursor())),
+            Ok(Append::Conflict(_)) => (&cells.appends_conflict, None),
+            Err(_) => (&cells.appends_failed, None),
         };
-        (answer, Appended { outcome, updates, seconds, head })
+        outcome.add(1);
+        (answer, Appended { head })
     }
 
     /// [`append`](Self::append) for the holder of `grant`, as [`publish_for`](Self::publish_for) is.
@@ -147,15 +125,13 @@ impl Khala {
         (answer, appended)
     }
 
-    /// Counts and announces what was appended: of appends to one topic that stand next to each other, the furthest head.
+    /// Announces what was appended: of appends to one topic that stand next to each other, the furthest head.
     ///
     /// Dropping the future may lose announcements: delivery then completes by polling. A request whose future may be
     /// dropped runs the appends and this call together in a task of their own.
     pub async fn tell(&self, appended: &[(Topic, Appended)]) {
-        self.0.append_metrics.appended(appended.iter().map(|(_, appended)| appended));
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
             let Some((topic, _)) = same.first() else { continue };
-            self.tell_class(topic, same.iter().map(|(_, appended)| appended.updates).sum());
             let mut furthest: Option<Cursor> = None;
             for head in same.iter().filter_map(|(_, appended)| appended.head) {
                 match furthest {
@@ -184,17 +160,12 @@ impl Khala {
         Finish::new(self.clock(), async move { khala.announce_head(&topic, head).await }).await;
     }
 
-    fn tell_class(&self, topic: &Topic, updates: u64) {
-        if updates > 0 {
-            self.0.append_metrics.updates_of(self.0.classes.of(topic), updates);
-        }
-    }
-
     async fn announce_head(&self, topic: &Topic, head: Cursor) {
         // What was appended in a transaction of the caller's own is noted here.
         self.0.pace.appends(self.moment());
         let announced = self.0.fanout.announce(topic, head).await;
-        self.0.ledger.announced(announced.is_ok());
+        let cells = &self.0.stats.cells;
+        if announced.is_ok() { &cells.announced } else { &cells.announce_failures }.add(1);
         if let Err(error) = announced {
             tracing::warn!(%topic, %error, "an announcement failed; delivery completes by polling");
         }

@@ -8,7 +8,6 @@ mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
-pub(crate) use self::appending::AppendOutcome;
 pub use self::{
     appending::Appended,
     publishing::PublishLimited,
@@ -26,16 +25,15 @@ use crate::{
     error::Error,
     fanout::Fanout,
     health::Health,
-    ledger::Ledger,
     projection::Checkpoints,
     registry::Connections,
     replay::{Gate, Pace, ReplayOptions, Turns},
     retention::{Cursors, Dates, Sweeper, SweeperBuilder},
     session::SessionOptions,
     snapshots::Snapshots,
+    stats::Stats,
     store::Roles,
     tail::{Alarm, TailJournal, TailOptions},
-    telemetry::AppendMetrics,
     topic::Topic,
     update::Timestamp,
     wire::JoinRequest,
@@ -80,7 +78,7 @@ pub(crate) struct Inner {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) cursors: Arc<Cursors>,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) gate: Gate,
     pub(crate) turns: Turns,
     pub(crate) pace: Arc<Pace>,
@@ -92,7 +90,6 @@ pub(crate) struct Inner {
     stamps: Stamps,
     pub(crate) dates: Dates,
     pub(crate) publishers: Publishers,
-    append_metrics: AppendMetrics,
     pub(crate) health: Health,
 }
 
@@ -213,7 +210,7 @@ impl KhalaBuilder {
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let clock = self.clock.unwrap_or_else(system);
         let dates = Dates::new(clock.read());
-        let ledger = Arc::new(Ledger::default().with_memory(self.memory.clone()));
+        let stats = Arc::new(Stats::new(&self.classes, self.memory.clone()));
         let pace = Arc::new(Pace::new(self.replays.beside_appends));
         let Roles { journal, documents, checkpoints, revocations, sweeps, fanout } = self.roles;
         Khala(Arc::new(Inner {
@@ -222,7 +219,7 @@ impl KhalaBuilder {
                 .with_classes(self.classes.clone())
                 .with_pace(Arc::clone(&pace), Arc::clone(&clock))
                 .with_alarm(Alarm {
-                    ledger: Arc::clone(&ledger),
+                    stats: Arc::clone(&stats),
                     part: self.health.part("history"),
                     clock: Arc::clone(&clock),
                 }),
@@ -238,7 +235,7 @@ impl KhalaBuilder {
             verifier: self.verifier,
             authorizer: self.authorizer,
             revoked: Arc::new(Revoked::new(revocations, self.health.part("revocations"))),
-            ledger,
+            stats,
             memory: self.memory,
             gate: Gate::new(self.replays),
             turns: Turns::new(self.replays.reads_at_once),
@@ -249,7 +246,6 @@ impl KhalaBuilder {
             stamps: Stamps::default(),
             dates,
             publishers: Publishers::new(self.admission),
-            append_metrics: AppendMetrics::new(&self.classes),
             classes: self.classes,
             health: self.health,
         }))
@@ -308,9 +304,9 @@ impl Khala {
         &*self.0.documents
     }
 
-    /// What went wrong on this node since it started.
-    pub fn ledger(&self) -> &Ledger {
-        &self.0.ledger
+    /// What happened on this node since it started.
+    pub fn stats(&self) -> &Stats {
+        &self.0.stats
     }
 
     /// The class of a topic, with its rules.
@@ -348,8 +344,8 @@ impl Khala {
         self.0.clock.moment()
     }
 
-    pub(crate) fn shared_ledger(&self) -> &Arc<Ledger> {
-        &self.0.ledger
+    pub(crate) fn shared_stats(&self) -> &Arc<Stats> {
+        &self.0.stats
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {

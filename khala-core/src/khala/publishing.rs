@@ -18,7 +18,7 @@ use crate::{
     class::{Tier, TopicClass},
     clock::Moment,
     journal::{Append, Batch, Journal as _},
-    ledger::Violation,
+    stats::TopicIncident,
     telemetry::{self, SubjectLimit},
     topic::Topic,
     wire::Code,
@@ -185,11 +185,11 @@ impl Khala {
             && let Err(limited) = self.0.published.take(class, topic, batch, now)
         {
             telemetry::publish_refused(class, limited.code());
-            let violation = match limited {
-                PublishLimited::PayloadTooLarge { .. } => Violation::PayloadTooLarge,
-                _ => Violation::PublishRateLimited,
+            let incident = match limited {
+                PublishLimited::PayloadTooLarge { .. } => TopicIncident::PayloadTooLarge,
+                _ => TopicIncident::PublishRateLimited,
             };
-            self.0.ledger.violated(topic, violation, self.now());
+            self.0.stats.incident(topic, incident, self.now());
             return Err(limited);
         }
         // Several at the same moment may go past the burst together: that is owed too.

@@ -8,9 +8,9 @@ use crate::{
     class::TopicClass,
     error::{Error, ErrorKind},
     journal::Journal as _,
-    ledger::Violations,
     position::Bounds,
     retention::Followers,
+    stats::TopicIncidents,
     topic::Topic,
 };
 
@@ -28,13 +28,13 @@ pub struct TopicWindow {
     pub followers: Followers,
     /// How far the slowest of those who follow it now is behind the head, in updates.
     pub lag: u64,
-    /// How often its rules were broken here.
-    pub violations: Violations,
+    /// What went wrong with it here.
+    pub incidents: TopicIncidents,
 }
 
 impl Khala {
     /// The topics that are followed on this node or whose rules were broken here of late, at most `limit`: first those
-    /// with the most violations, then those whose slowest follower is farthest behind.
+    /// with the most incidents, then those whose slowest follower is farthest behind.
     ///
     /// Dropping the future leaves nothing behind.
     ///
@@ -43,13 +43,13 @@ impl Khala {
     /// named in the log.
     pub async fn topic_windows(&self, limit: NonZeroUsize) -> Result<Vec<TopicWindow>, Error> {
         let topics: HashSet<Topic> =
-            self.0.cursors.topics().into_iter().chain(self.0.ledger.violated_topics()).collect();
+            self.0.cursors.topics().into_iter().chain(self.0.stats.topics_with_incidents()).collect();
         let mut ranked: Vec<_> = topics
             .into_iter()
             .map(|topic| {
-                let violations = self.0.ledger.violations(&topic);
+                let incidents = self.0.stats.incidents(&topic);
                 let lag = self.0.tail.known_bounds(&topic).map_or(0, |bounds| self.lag(&topic, &bounds).0);
-                (Reverse(violations.sum()), Reverse(lag), topic)
+                (Reverse(incidents.sum()), Reverse(lag), topic)
             })
             .collect();
         ranked.sort_unstable();
@@ -70,8 +70,8 @@ impl Khala {
                 },
             };
             let (lag, followers) = self.lag(&topic, &bounds);
-            let (class, violations) = (self.class_of(&topic).cloned(), self.0.ledger.violations(&topic));
-            windows.push(TopicWindow { topic, class, bounds, followers, lag, violations });
+            let (class, incidents) = (self.class_of(&topic).cloned(), self.0.stats.incidents(&topic));
+            windows.push(TopicWindow { topic, class, bounds, followers, lag, incidents });
         }
         Ok(windows)
     }

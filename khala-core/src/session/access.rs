@@ -15,7 +15,7 @@ use super::{
 use crate::{
     auth::{Denied, Grant, Token},
     clock::Now,
-    telemetry::{self, Surface},
+    telemetry::Surface,
     update::Timestamp,
     wire::{Close, Code, Frame, Refusal, event},
 };
@@ -57,7 +57,7 @@ impl Session {
                 let refreshed = Refreshed { expires_at: grant.expires_at() };
                 (self.grant, self.expires_at) = (grant, refreshed.expires_at);
                 self.round += 1;
-                telemetry::refreshed();
+                self.stats.cells.refreshes.add(1);
                 self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);
                 self.enqueue_where(|channel| {
                     channel.granted = false;

@@ -16,7 +16,6 @@ use crate::{
     position::{Bounds, Cursor, Stale},
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     tail::{Followed, SharedPage},
-    telemetry,
     wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
 
@@ -72,7 +71,7 @@ impl Session {
             Ok(Answer::Snapshot(SharedSnapshot::Stale(stale))) => {
                 // The client is told by the page that starts it anew; operators are by this.
                 let class = channel.class.as_deref();
-                self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
+                self.stats.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
                 channel.phase.restart_snapshot();
                 self.start_over(id, now);
             }
@@ -112,16 +111,16 @@ impl Session {
             return self.enqueue(id);
         }
         channel.continues();
-        channel.reads(news.behind, was_live, &self.ledger);
+        channel.reads(news.behind, was_live, &self.stats);
         if channel.polled() {
-            self.ledger.poll_found(page.page().updates.len());
+            self.stats.cells.poll_finds.add(page.page().updates.len() as u64);
         }
         (channel.cursor, channel.published_at) = (page.page().cursor(), Some(page.published_at()));
         channel.spoke_at = now.steady;
         let complete = channel.cursor.watermark >= channel.replay_until;
         // A shared page may have been complete when it was read, and the tail have read on since.
         let more = channel.cursor.watermark < news.bounds.head || channel.has_news();
-        self.counts.sent(page.page().updates.len(), &self.ledger, now.steady);
+        self.counts.sent(page.page().updates.len(), &self.stats, now.steady);
         self.actions.push_back(Action::Send(page.frame(self.serializer, complete)));
         if more {
             self.enqueue(id);
@@ -135,7 +134,7 @@ impl Session {
             return self.go_live(id, news.bounds.at_head(), &news.bounds, now);
         }
         channel.continues();
-        channel.reads(false, true, &self.ledger);
+        channel.reads(false, true, &self.stats);
         // Polling found nothing.
         channel.polled();
         // Before a doubt forgets what was announced.
@@ -162,7 +161,7 @@ impl Session {
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
     fn answer_deferred(&mut self, id: ChannelId, limited: &Limited, now: Now) {
         let Some(channel) = self.channels.get_mut(id) else { return };
-        self.ledger.deferred(&channel.topic, channel.class.as_deref(), now.wall);
+        self.stats.replay_deferred(&channel.topic, channel.class.as_deref(), now.wall);
         if channel.unanswered().is_some() {
             let refusal = Refusal::limited(limited);
             return self.end_channel(id, refusal.code, &refusal, event::ERROR);
@@ -180,7 +179,7 @@ impl Session {
         }
         let stale = stale.within(channel.budget());
         let class = channel.class.as_deref();
-        self.ledger.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
+        self.stats.stale(self.grant.subject(), &channel.topic, class, &stale.reasons, now);
         let answer = StaleCursor::new(&channel.topic, &stale, class);
         if channel.on_stale == OnStale::Snapshot {
             let (surface, topic) = (channel.surface(), channel.topic.clone());
@@ -213,7 +212,7 @@ impl Session {
             let joined =
                 Joined::new(epoch, watermark, page.bounds.head, page.bounds.floor).with_snapshot(stale);
             let (topic, join_ref) = (channel.topic.clone(), channel.join_ref.clone());
-            telemetry::joined("snapshot");
+            self.stats.cells.joins_from_snapshot.add(1);
             self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
         }
         let Some(channel) = self.channels.get_mut(id) else { return };
@@ -276,12 +275,14 @@ impl Session {
         channel.cursor = cursor;
         channel.replay_until = bounds.head;
         channel.spoke_at = now;
-        telemetry::joined(match resume {
-            Resume::After(_) => "cursor",
-            Resume::Floor => "floor",
-            Resume::Head => "head",
-            Resume::Snapshot => "snapshot",
-        });
+        let cells = &self.stats.cells;
+        let joins = match resume {
+            Resume::After(_) => &cells.joins_from_cursor,
+            Resume::Floor => &cells.joins_from_floor,
+            Resume::Head => &cells.joins_from_head,
+            Resume::Snapshot => &cells.joins_from_snapshot,
+        };
+        joins.add(1);
         let joined = Joined::new(cursor.epoch, cursor.watermark, bounds.head, bounds.floor);
         let (topic, join_ref, news) = (channel.topic.clone(), channel.join_ref.clone(), channel.has_news());
         self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);

@@ -8,8 +8,8 @@ use crate::{
     class::TopicClass,
     clock::Moment,
     documents::SnapshotFrom,
-    ledger::Ledger,
     position::{Cursor, Epoch, Watermark},
+    stats::Stats,
     tail::Wanted,
     telemetry::Surface,
     topic::Topic,
@@ -68,18 +68,21 @@ impl Phase {
 
 /// Counts a channel that reads from the journal and not from the tail, for as long as it does.
 #[derive(Debug)]
-pub(super) struct Behind(Arc<Ledger>);
+pub(super) struct Behind(Arc<Stats>);
 
 impl Behind {
-    fn new(ledger: &Arc<Ledger>, was_live: bool) -> Self {
-        ledger.fell_behind(was_live);
-        Self(Arc::clone(ledger))
+    fn new(stats: &Arc<Stats>, was_live: bool) -> Self {
+        stats.cells.behind.change(1);
+        if was_live {
+            stats.cells.demotions.add(1);
+        }
+        Self(Arc::clone(stats))
     }
 }
 
 impl Drop for Behind {
     fn drop(&mut self) {
-        self.0.behind(-1);
+        self.0.cells.behind.change(-1);
     }
 }
 
@@ -187,11 +190,11 @@ impl Channel {
     }
 
     /// Notes where what it is sent comes from, and counts each change of that.
-    pub(super) fn reads(&mut self, behind: bool, was_live: bool, ledger: &Arc<Ledger>) {
+    pub(super) fn reads(&mut self, behind: bool, was_live: bool, stats: &Arc<Stats>) {
         if behind {
-            self.behind.get_or_insert_with(|| Behind::new(ledger, was_live));
+            self.behind.get_or_insert_with(|| Behind::new(stats, was_live));
         } else if self.behind.take().is_some() {
-            ledger.caught_up();
+            stats.cells.promotions.add(1);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Moment, ledger::Ledger, telemetry};
+use crate::{clock::Moment, stats::Stats};
 
 /// How often it is told while more comes.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -26,20 +26,21 @@ impl Counts {
     }
 
     /// A batch of so many updates is sent.
-    pub(super) fn sent(&mut self, updates: usize, ledger: &Ledger, now: Moment) {
+    pub(super) fn sent(&mut self, updates: usize, stats: &Stats, now: Moment) {
         self.batches += 1;
         self.updates += updates as u64;
         if now.since(self.told_at) >= TELL_EVERY {
             self.told_at = now;
-            self.tell(ledger);
+            self.tell(stats);
         }
     }
 
     /// Tells all that was not told.
-    pub(super) fn tell(&mut self, ledger: &Ledger) {
-        ledger.heard(std::mem::take(&mut self.heard));
+    pub(super) fn tell(&mut self, stats: &Stats) {
+        stats.cells.heard.add(std::mem::take(&mut self.heard));
         if self.batches > 0 {
-            telemetry::batches_sent(std::mem::take(&mut self.batches), std::mem::take(&mut self.updates));
+            stats.cells.batches_sent.add(std::mem::take(&mut self.batches));
+            stats.cells.updates_sent.add(std::mem::take(&mut self.updates));
         }
     }
 }

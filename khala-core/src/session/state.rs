@@ -22,8 +22,8 @@ use crate::{
     class::{Classes, TopicClass},
     clock::{Moment, Now},
     documents::SnapshotFrom,
-    ledger::Ledger,
     position::Cursor,
+    stats::Stats,
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -55,7 +55,7 @@ pub struct Session {
     pub(super) serializer: Serializer,
     pub(super) options: Arc<SessionOptions>,
     pub(super) classes: Classes,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) stats: Arc<Stats>,
     pub(super) counts: Counts,
     pub(super) channels: ByChannel<Channel>,
     pub(super) joined: HashMap<Topic, ChannelId>,
@@ -100,7 +100,7 @@ impl Session {
             admitted,
             serializer,
             classes: Classes::default(),
-            ledger: Arc::default(),
+            stats: Arc::default(),
             counts: Counts::default(),
             channels: ByChannel::default(),
             joined: HashMap::new(),
@@ -130,10 +130,10 @@ impl Session {
         self
     }
 
-    /// Notes what goes wrong in a ledger that it shares; without, in one of its own.
+    /// Counts in figures that it shares; without, in its own.
     #[must_use]
-    pub fn with_ledger(mut self, ledger: Arc<Ledger>) -> Self {
-        self.ledger = ledger;
+    pub fn with_stats(mut self, stats: Arc<Stats>) -> Self {
+        self.stats = stats;
         self
     }
 
@@ -255,7 +255,7 @@ impl Session {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.counts.tell(&self.ledger);
+        self.counts.tell(&self.stats);
         if !self.goes_on(now) {
             return;
         }
@@ -391,7 +391,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.counts.tell(&self.ledger);
+        self.counts.tell(&self.stats);
         telemetry::channels(-(self.channels.len() as f64));
     }
 }

@@ -1,20 +1,29 @@
-//! The ledger: what went wrong for whom on this node since it started, in numbers that an operator asks for.
+//! What happened on this node since it started: each event is counted once, here. Operators read the figures, and a recorder of
+//! metrics is told of them when metrics are read.
 //!
-//! Totals and what each topic of late had, beside the metrics, which may name no topic. It decides nothing. What must
-//! stay true: it is bounded, however many topics and holders there are.
+//! The table below has each figure once: its name, what it counts, and the metric that tells it, if any. Beside the table, each
+//! topic's last incidents are remembered, which no metric may name.
+//!
+//! # Invariants
+//! - Memory is bounded, however many topics and subjects there are.
+//! - Nothing is decided here.
+
+mod cells;
+mod incidents;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use metrics::{Histogram, counter, gauge, histogram};
+
+use self::cells::{Count, Level};
+pub use self::incidents::{TopicIncident, TopicIncidents};
 use crate::{
     budget::{MemoryBudget, MemoryPart},
-    class::TopicClass,
+    class::{Classes, TopicClass},
     clock::{Moment, Now},
     position::StaleReason,
     recent::Recent,
@@ -23,190 +32,238 @@ use crate::{
     update::Timestamp,
 };
 
-/// Topics whose violations are remembered, at least.
+/// Topics whose incidents are remembered, at least.
 const TOPICS: usize = 5_000;
-/// Holders and topics whose last stale cursor is remembered, at least.
-const HOLDERS: usize = 50_000;
-/// A holder whose cursor of the same topic is stale again so soon goes round in a loop.
+/// Pairs of subject and topic whose last stale cursor is remembered, at least.
+const SUBJECTS: usize = 50_000;
+/// A subject whose cursor of the same topic is stale again so soon goes round in a loop.
 const LOOP_WITHIN: Duration = Duration::from_secs(60);
 
-/// What a topic's rules were held against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Violation {
-    /// The journal went back: it has lost updates that were acknowledged.
-    JournalRegressed,
-    /// A payload was larger than the class allows.
-    PayloadTooLarge,
-    /// More was published than the class allows.
-    PublishRateLimited,
-    /// A replay was put off.
-    ReplayDeferred,
-    /// A connection that followed it was evicted.
-    SlowConsumerEvicted,
-    /// A cursor could not be resumed from.
-    StaleCursor,
+/// Tells the recorder what a cell has counted since it was told last; a figure without a metric is not told.
+macro_rules! report {
+    ($class:expr, $cell:expr,) => {};
+    ((), $cell:expr, $metric:ident) => {
+        counter!(telemetry::$metric).increment($cell.unreported())
+    };
+    ((), $cell:expr, $metric:ident $label:literal $value:expr) => {
+        counter!(telemetry::$metric, $label => $value).increment($cell.unreported())
+    };
+    ($class:expr, $cell:expr, $metric:ident) => {
+        counter!(telemetry::$metric, "class" => $class.clone()).increment($cell.unreported())
+    };
+    ($class:expr, $cell:expr, $metric:ident $label:literal $value:expr) => {
+        counter!(telemetry::$metric, "class" => $class.clone(), $label => $value).increment($cell.unreported())
+    };
 }
 
-impl Violation {
-    /// The violation as operators read it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::JournalRegressed => "journal_regressed",
-            Self::PayloadTooLarge => "payload_too_large",
-            Self::PublishRateLimited => "publish_rate_limited",
-            Self::ReplayDeferred => "replay_deferred",
-            Self::SlowConsumerEvicted => "slow_consumer_evicted",
-            Self::StaleCursor => "stale_cursor",
+macro_rules! figures {
+    (
+        counts { $($(#[$count_doc:meta])* $count:ident $(: $count_metric:ident $($count_label:literal $count_value:expr)?)?,)* }
+        levels { $($(#[$level_doc:meta])* $level:ident: $level_metric:ident,)* }
+        by_class { $($(#[$class_doc:meta])* $class:ident $(: $class_metric:ident $($class_label:literal $class_value:expr)?)?,)* }
+    ) => {
+        /// What happened on this node since it started.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Counters {
+            $($(#[$count_doc])* pub $count: u64,)*
+            $($(#[$level_doc])* pub $level: u64,)*
+            $($(#[$class_doc])* pub $class: u64,)*
         }
-    }
-}
 
-/// How often a topic's rules were broken, as far as is remembered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Violations {
-    /// Times that the journal went back.
-    pub journal_regressed: u64,
-    /// Payloads that were too large.
-    pub payload_too_large: u64,
-    /// Publishes that were too many.
-    pub publish_rate_limited: u64,
-    /// Replays that were put off.
-    pub replay_deferred: u64,
-    /// Connections that followed it and were evicted.
-    pub slow_consumer_evicted: u64,
-    /// Cursors that could not be resumed from.
-    pub stale_cursor: u64,
-    /// The last of them, and when.
-    pub last: Option<(Violation, Timestamp)>,
-}
-
-impl Violations {
-    fn add(&mut self, violation: Violation, now: Timestamp) {
-        let count = match violation {
-            Violation::JournalRegressed => &mut self.journal_regressed,
-            Violation::PayloadTooLarge => &mut self.payload_too_large,
-            Violation::PublishRateLimited => &mut self.publish_rate_limited,
-            Violation::ReplayDeferred => &mut self.replay_deferred,
-            Violation::SlowConsumerEvicted => &mut self.slow_consumer_evicted,
-            Violation::StaleCursor => &mut self.stale_cursor,
-        };
-        *count += 1;
-        self.last = Some((violation, now));
-    }
-
-    /// All of them together.
-    pub fn sum(&self) -> u64 {
-        self.journal_regressed
-            + self.payload_too_large
-            + self.publish_rate_limited
-            + self.replay_deferred
-            + self.slow_consumer_evicted
-            + self.stale_cursor
-    }
-}
-
-/// What happened on this node since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Heads that this node announced.
-    pub announced: u64,
-    /// Heads that it could not announce.
-    pub announce_failures: u64,
-    /// Heads that were announced to its connections.
-    pub heard: u64,
-    /// Updates that polling found and no announcement had told of.
-    pub poll_finds: u64,
-    /// Revocations that this node announced.
-    pub revocations_announced: u64,
-    /// Revocations that it could not announce.
-    pub revocation_announce_failures: u64,
-    /// Times that this node was told that there are more.
-    pub revocations_heard: u64,
-    /// Revocations that polling found and no announcement had told of.
-    pub revocation_poll_finds: u64,
-    /// Channels that fell behind the tail after they had been live.
-    pub demotions: u64,
-    /// Channels that came back to it.
-    pub promotions: u64,
-    /// Channels that read from the journal now.
-    pub behind: u64,
-    /// Connections that were evicted because they made no progress.
-    pub slow_evictions: u64,
-    /// Cursors that could not be resumed from.
-    pub stale_cursors: u64,
-    /// Those of a holder that had one of the same topic within a minute.
-    pub stale_loops: u64,
-    /// Replays that were put off.
-    pub replays_deferred: u64,
-    /// Reads behind the tail that waited for their turn.
-    pub turns_waited: u64,
-    /// Bytes that connections hold and have not sent yet.
-    pub outbox_bytes: u64,
-}
-
-macro_rules! tally {
-    ($($name:ident),*) => {
+        /// The cells of what is counted for the node as a whole.
         #[derive(Debug, Default)]
-        struct Tally { $($name: AtomicU64,)* behind: AtomicI64, outbox_bytes: AtomicI64 }
+        pub(crate) struct Cells {
+            $(pub(crate) $count: Count,)*
+            $(pub(crate) $level: Level,)*
+        }
 
-        impl Tally {
-            fn totals(&self) -> Totals {
-                let gauge = |gauge: &AtomicI64| u64::try_from(gauge.load(Ordering::Relaxed)).unwrap_or(0);
-                Totals {
-                    $($name: self.$name.load(Ordering::Relaxed),)*
-                    behind: gauge(&self.behind),
-                    outbox_bytes: gauge(&self.outbox_bytes),
+        /// The cells of what is counted for each class of topics.
+        #[derive(Debug, Default)]
+        pub(crate) struct ClassCells {
+            $(pub(crate) $class: Count,)*
+        }
+
+        impl Stats {
+            /// What happened so far.
+            pub fn counters(&self) -> Counters {
+                Counters {
+                    $($count: self.cells.$count.get(),)*
+                    $($level: self.cells.$level.get(),)*
+                    $($class: self.by_class().map(|(_, cells)| cells.$class.get()).sum(),)*
+                }
+            }
+
+            /// Tells the process' recorder of metrics what happened since it was told last. To be called before metrics are
+            /// read, by an application that exports its own; the server's `/metrics` does it.
+            pub fn report(&self) {
+                self.memory.report();
+                $(report!((), self.cells.$count, $($count_metric $($count_label $count_value)?)?);)*
+                $(gauge!(telemetry::$level_metric).increment(self.cells.$level.unreported());)*
+                for (class, cells) in self.by_class() {
+                    let class = telemetry::class_label(class);
+                    $(report!(class, cells.$class, $($class_metric $($class_label $class_value)?)?);)*
                 }
             }
         }
     };
 }
 
-tally!(
-    announced,
-    announce_failures,
-    heard,
-    poll_finds,
-    revocations_announced,
-    revocation_announce_failures,
-    revocations_heard,
-    revocation_poll_finds,
-    demotions,
-    promotions,
-    slow_evictions,
-    stale_cursors,
-    stale_loops,
-    replays_deferred,
-    turns_waited
-);
-
-fn one(count: &AtomicU64) {
-    count.fetch_add(1, Ordering::Relaxed);
+figures! {
+    counts {
+        /// Heads that this node announced.
+        announced,
+        /// Heads that it could not announce.
+        announce_failures: ANNOUNCE_FAILURES,
+        /// Heads that were announced to its connections.
+        heard,
+        /// Updates that polling found and no announcement had told of.
+        poll_finds: POLL_FINDS,
+        /// Revocations that this node announced.
+        revocations_announced,
+        /// Revocations that it could not announce.
+        revocation_announce_failures,
+        /// Times that this node was told that there are more revocations.
+        revocations_heard,
+        /// Revocations that polling found and no announcement had told of.
+        revocation_poll_finds: REVOCATION_POLL_FINDS,
+        /// Channels that fell behind the tail after they had been live.
+        demotions: DEMOTIONS,
+        /// Channels that came back to the tail.
+        promotions: PROMOTIONS,
+        /// Reads behind the tail that waited for their turn.
+        turns_waited: REPLAY_WAITS,
+        /// Pages of history that rested because somebody appended.
+        replays_rested: REPLAY_RESTS,
+        /// Appends that were written.
+        appends_written: APPENDS "outcome" "written",
+        /// Appends that repeated an earlier one, by its dedup key.
+        appends_duplicate: APPENDS "outcome" "duplicate",
+        /// Appends that found another head or version than they expected.
+        appends_conflict: APPENDS "outcome" "conflict",
+        /// Appends that the journal could not store.
+        appends_failed: APPENDS "outcome" "error",
+        /// Updates that were stored.
+        updates: UPDATES,
+        /// Joins that were answered from the client's cursor.
+        joins_from_cursor: JOINS "resume" "cursor",
+        /// Joins that were answered from the floor.
+        joins_from_floor: JOINS "resume" "floor",
+        /// Joins that were answered from the head.
+        joins_from_head: JOINS "resume" "head",
+        /// Joins that were answered from a snapshot.
+        joins_from_snapshot: JOINS "resume" "snapshot",
+        /// Fresh tokens that were taken on an open connection.
+        refreshes: REFRESHES,
+        /// Batches handed to connections.
+        batches_sent: BATCHES_SENT,
+        /// Updates handed to connections.
+        updates_sent: UPDATES_SENT,
+    }
+    levels {
+        /// Channels that read from the journal now.
+        behind: CHANNELS_BEHIND,
+        /// Bytes that connections hold and have not sent yet.
+        outbox_bytes: OUTBOX_BYTES,
+    }
+    by_class {
+        /// Updates that were published through this node.
+        published_updates: CLASS_UPDATES,
+        /// Connections that were evicted because they made no progress.
+        slow_evictions: SLOW_EVICTIONS,
+        /// Cursors that could not be resumed from; several of the reasons below may hold at once.
+        stale_cursors,
+        /// Stale cursors that lie ahead of the head.
+        stale_ahead: STALE_CURSORS "reason" StaleReason::CursorAhead.as_str(),
+        /// Stale cursors of another epoch.
+        stale_of_another_epoch: STALE_CURSORS "reason" StaleReason::EpochMismatch.as_str(),
+        /// Stale cursors that are farther behind than the class's replay budget.
+        stale_past_budget: STALE_CURSORS "reason" StaleReason::ReplayBudgetExceeded.as_str(),
+        /// Stale cursors below the floor.
+        stale_below_floor: STALE_CURSORS "reason" StaleReason::RetentionFloorBreach.as_str(),
+        /// Stale cursors of a subject that had one of the same topic within a minute.
+        stale_loops: STALE_LOOPS,
+        /// Replays that were put off.
+        replays_deferred: REPLAYS_DEFERRED,
+    }
 }
 
-/// The ledger of one node.
+impl ClassCells {
+    fn of_reason(&self, reason: StaleReason) -> &Count {
+        match reason {
+            StaleReason::CursorAhead => &self.stale_ahead,
+            StaleReason::EpochMismatch => &self.stale_of_another_epoch,
+            StaleReason::ReplayBudgetExceeded => &self.stale_past_budget,
+            StaleReason::RetentionFloorBreach => &self.stale_below_floor,
+        }
+    }
+}
+
+/// The figures of one node.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Stats {
     memory: MemoryBudget,
-    tally: Tally,
-    topics: Mutex<Recent<Topic, Violations>>,
+    pub(crate) cells: Cells,
+    classes: Vec<(Arc<TopicClass>, ClassCells)>,
+    without_class: ClassCells,
+    append_seconds: AppendSeconds,
+    topics: Mutex<Recent<Topic, TopicIncidents>>,
     stale: Mutex<Recent<u64, Option<Moment>>>,
     hasher: RandomState,
 }
 
-impl Default for Ledger {
-    fn default() -> Self {
-        Self::new()
+struct AppendSeconds(Histogram);
+
+impl std::fmt::Debug for AppendSeconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AppendSeconds")
     }
 }
 
-impl Ledger {
-    /// A ledger that counts unsent bytes in `memory` too.
-    pub(crate) fn with_memory(self, memory: MemoryBudget) -> Self {
-        Self { memory, ..self }
+impl Default for Stats {
+    fn default() -> Self {
+        Self::new(&Classes::default(), MemoryBudget::new(None))
+    }
+}
+
+/// What was counted after metrics were read last is reported when the node ends.
+impl Drop for Stats {
+    fn drop(&mut self) {
+        self.report();
+    }
+}
+
+impl Stats {
+    /// Figures for topics of these classes. Bytes that connections hold are counted in `memory` too.
+    ///
+    /// The time that appends take is recorded by the recorder of metrics that is installed now.
+    pub fn new(classes: &Classes, memory: MemoryBudget) -> Self {
+        Self {
+            memory,
+            cells: Cells::default(),
+            classes: classes
+                .shared()
+                .iter()
+                .map(|class| (Arc::clone(class), ClassCells::default()))
+                .collect(),
+            without_class: ClassCells::default(),
+            append_seconds: AppendSeconds(histogram!(telemetry::APPEND_SECONDS)),
+            topics: Mutex::new(Recent::new(TOPICS)),
+            stale: Mutex::new(Recent::new(SUBJECTS)),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn by_class(&self) -> impl Iterator<Item = (Option<&TopicClass>, &ClassCells)> {
+        let without = std::iter::once((None, &self.without_class));
+        self.classes.iter().map(|(class, cells)| (Some(&**class), cells)).chain(without)
+    }
+
+    /// The cells of a class; those of no class for one that this node does not have.
+    pub(crate) fn of_class(&self, class: Option<&TopicClass>) -> &ClassCells {
+        let found =
+            class.and_then(|class| self.classes.iter().find(|(known, _)| std::ptr::eq(&**known, class)));
+        found.map_or(&self.without_class, |(_, cells)| cells)
     }
 
     /// Whether the node has no memory left, of its budget.
@@ -214,171 +271,132 @@ impl Ledger {
         self.memory.is_spent()
     }
 
-    /// An empty ledger.
-    pub fn new() -> Self {
-        Self {
-            memory: MemoryBudget::new(None),
-            tally: Tally::default(),
-            topics: Mutex::new(Recent::new(TOPICS)),
-            stale: Mutex::new(Recent::new(HOLDERS)),
-            hasher: RandomState::new(),
-        }
-    }
-
-    /// What happened so far.
-    pub fn totals(&self) -> Totals {
-        self.tally.totals()
-    }
-
-    /// How often the rules of `topic` were broken, as far as is remembered.
-    pub fn violations(&self, topic: &Topic) -> Violations {
+    /// The incidents of `topic`, as far as they are remembered.
+    pub fn incidents(&self, topic: &Topic) -> TopicIncidents {
         self.topics().find(topic).copied().unwrap_or_default()
     }
 
-    /// The topics of which any violation is remembered.
-    pub(crate) fn violated_topics(&self) -> Vec<Topic> {
+    /// The topics of which any incident is remembered.
+    pub(crate) fn topics_with_incidents(&self) -> Vec<Topic> {
         self.topics().keys().cloned().collect()
     }
 
-    fn topics(&self) -> MutexGuard<'_, Recent<Topic, Violations>> {
+    fn topics(&self) -> MutexGuard<'_, Recent<Topic, TopicIncidents>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rules of a topic were broken.
-    pub(crate) fn violated(&self, topic: &Topic, violation: Violation, now: Timestamp) {
-        self.topics().touch(topic).add(violation, now);
+    /// Something went wrong with a topic.
+    pub(crate) fn incident(&self, topic: &Topic, incident: TopicIncident, now: Timestamp) {
+        self.topics().touch(topic).add(incident, now);
     }
 
-    /// A cursor that `holder` brought could not be resumed from.
+    /// An append took so long.
+    pub(crate) fn append_took(&self, seconds: f64) {
+        self.append_seconds.0.record(seconds);
+    }
+
+    /// A cursor that `subject` brought could not be resumed from.
     pub(crate) fn stale(
         &self,
-        holder: &str,
+        subject: &str,
         topic: &Topic,
         class: Option<&TopicClass>,
         reasons: &[StaleReason],
         now: Now,
     ) {
-        one(&self.tally.stale_cursors);
-        self.violated(topic, Violation::StaleCursor, now.wall);
-        let class = telemetry::class_label(class);
-        for reason in reasons {
-            telemetry::stale_cursor(&class, reason.as_str());
-        }
+        let cells = self.of_class(class);
+        cells.stale_cursors.add(1);
+        reasons.iter().for_each(|reason| cells.of_reason(*reason).add(1));
+        self.incident(topic, TopicIncident::StaleCursor, now.wall);
         let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = stale.touch(&self.hasher.hash_one((holder, topic))).replace(now.steady);
+        let last = stale.touch(&self.hasher.hash_one((subject, topic))).replace(now.steady);
         drop(stale);
         if last.is_some_and(|last| now.steady.since(last) <= LOOP_WITHIN) {
-            one(&self.tally.stale_loops);
-            telemetry::stale_loop(&class);
+            cells.stale_loops.add(1);
         }
     }
 
     /// A replay was put off.
-    pub(crate) fn deferred(&self, topic: &Topic, class: Option<&TopicClass>, now: Timestamp) {
-        one(&self.tally.replays_deferred);
-        self.violated(topic, Violation::ReplayDeferred, now);
-        telemetry::replay_deferred(&telemetry::class_label(class));
-    }
-
-    /// A connection was evicted by the rule of that class.
-    pub(crate) fn evicted(&self, class: Option<&TopicClass>) {
-        one(&self.tally.slow_evictions);
-        telemetry::slow_eviction(&telemetry::class_label(class));
-    }
-
-    /// A channel fell behind the tail: at its join, or after it had been live.
-    pub(crate) fn fell_behind(&self, was_live: bool) {
-        self.behind(1);
-        if was_live {
-            one(&self.tally.demotions);
-            telemetry::demoted();
-        }
-    }
-
-    /// A channel came back to the tail. That it is no longer behind is told apart.
-    pub(crate) fn caught_up(&self) {
-        one(&self.tally.promotions);
-        telemetry::promoted();
-    }
-
-    /// So many channels more, or fewer, read from the journal.
-    pub(crate) fn behind(&self, change: i64) {
-        self.tally.behind.fetch_add(change, Ordering::Relaxed);
-        telemetry::channels_behind(change as f64);
-    }
-
-    pub(crate) fn turn_waited(&self) {
-        one(&self.tally.turns_waited);
-        telemetry::turn_waited();
-    }
-
-    pub(crate) fn announced(&self, well: bool) {
-        if well {
-            one(&self.tally.announced);
-        } else {
-            one(&self.tally.announce_failures);
-            telemetry::announce_failed();
-        }
-    }
-
-    pub(crate) fn heard(&self, heads: u64) {
-        self.tally.heard.fetch_add(heads, Ordering::Relaxed);
-    }
-
-    pub(crate) fn revocation_announced(&self, well: bool) {
-        one(if well { &self.tally.revocations_announced } else { &self.tally.revocation_announce_failures });
-    }
-
-    pub(crate) fn revocations_heard(&self) {
-        one(&self.tally.revocations_heard);
-    }
-
-    pub(crate) fn revocation_poll_found(&self, revocations: usize) {
-        self.tally.revocation_poll_finds.fetch_add(revocations as u64, Ordering::Relaxed);
-        telemetry::revocation_poll_found(revocations);
-    }
-
-    pub(crate) fn poll_found(&self, updates: usize) {
-        self.tally.poll_finds.fetch_add(updates as u64, Ordering::Relaxed);
-        telemetry::poll_found(updates);
+    pub(crate) fn replay_deferred(&self, topic: &Topic, class: Option<&TopicClass>, now: Timestamp) {
+        self.of_class(class).replays_deferred.add(1);
+        self.incident(topic, TopicIncident::ReplayDeferred, now);
     }
 
     /// Connections hold so many bytes more, or fewer; says how many they hold now.
-    pub(crate) fn holds(&self, change: i64) -> u64 {
-        let before = self.tally.outbox_bytes.fetch_add(change, Ordering::Relaxed);
-        telemetry::outbox(change as f64);
+    pub(crate) fn connections_hold(&self, change: i64) -> u64 {
         self.memory.change(MemoryPart::Frames, change);
-        u64::try_from(before + change).unwrap_or(0)
+        self.cells.outbox_bytes.change(change)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
+    fn now(millis: u64) -> Now {
+        Now { wall: Timestamp::from_millis(millis), steady: Moment::from_millis(millis) }
+    }
+
     #[test]
-    fn a_loop_is_the_same_holder_with_the_same_topic_within_a_minute() {
-        let ledger = Ledger::new();
-        let at = Timestamp::from_millis;
-        let stale = |holder, topic, now| {
+    fn a_loop_is_the_same_subject_with_the_same_topic_within_a_minute() {
+        let stats = Stats::default();
+        let stale = |subject, topic, millis| {
             let topic = Topic::parse(topic).unwrap();
-            ledger.stale(
-                holder,
-                &topic,
-                None,
-                &[StaleReason::EpochMismatch],
-                Now { wall: at(now), steady: Moment::from_millis(now) },
-            );
-            let totals = ledger.totals();
-            (totals.stale_cursors, totals.stale_loops)
+            stats.stale(subject, &topic, None, &[StaleReason::EpochMismatch], now(millis));
+            let counters = stats.counters();
+            (counters.stale_cursors, counters.stale_loops)
         };
         assert_eq!(stale("ada", "t", 0), (1, 0));
         assert_eq!(stale("bob", "t", 1), (2, 0));
         assert_eq!(stale("ada", "u", 2), (3, 0));
         assert_eq!(stale("ada", "t", 60_000), (4, 1));
         assert_eq!(stale("ada", "t", 120_001), (5, 1));
-        let violations = ledger.violations(&Topic::parse("t").unwrap());
-        assert_eq!(violations.sum(), 4);
-        assert_eq!(violations.last, Some((Violation::StaleCursor, at(120_001))));
+        let incidents = stats.incidents(&Topic::parse("t").unwrap());
+        assert_eq!(incidents.sum(), 4);
+        assert_eq!(incidents.last, Some((TopicIncident::StaleCursor, Timestamp::from_millis(120_001))));
+    }
+
+    #[test]
+    fn what_was_counted_is_reported_once_and_every_series_is_there_from_the_first_report() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let classes = Classes::default();
+            let class = Arc::clone(&classes.shared()[0]);
+            let stats = Stats::new(&classes, MemoryBudget::new(None));
+            stats.report();
+            let (count, level) = ("khala_updates_total 0", "khala_channels_behind 0");
+            let text = handle.render();
+            assert!(text.contains(count) && text.contains(level), "{text}");
+            let of_class = |events: u64| {
+                format!(
+                    "khala_stale_cursors_total{{class=\"{}\",reason=\"cursor_ahead\"}} {events}",
+                    class.name
+                )
+            };
+            assert!(text.contains(&of_class(0)), "{text}");
+
+            stats.cells.updates.add(2);
+            stats.cells.behind.change(1);
+            let topic = Topic::parse("t").unwrap();
+            let reasons = [StaleReason::CursorAhead, StaleReason::ReplayBudgetExceeded];
+            stats.stale("ada", &topic, Some(&class), &reasons, now(0));
+            stats.report();
+            stats.report();
+            let text = handle.render();
+            assert!(text.contains("khala_updates_total 2"), "{text}");
+            assert!(text.contains("khala_channels_behind 1"), "{text}");
+            assert!(text.contains(&of_class(1)), "{text}");
+            assert_eq!(stats.counters().stale_cursors, 1);
+
+            stats.cells.behind.change(-1);
+            stats.cells.updates.add(1);
+            drop(stats);
+            let text = handle.render();
+            assert!(text.contains("khala_updates_total 3"), "{text}");
+            assert!(text.contains("khala_channels_behind 0"), "{text}");
+        });
     }
 }

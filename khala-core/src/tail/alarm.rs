@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::{clock::Clock, health::Part, ledger::Ledger};
+use crate::{clock::Clock, health::Part, stats::Stats};
 
-/// What is told of a journal that went back: the ledger, and the health of this node.
+/// What is told of a journal that went back: the figures, and the health of this node.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     /// Where it is noted, by topic.
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) stats: Arc<Stats>,
     /// What tells operators, for as long as the process runs: only they can say what was lost.
     pub(crate) part: Part,
     /// When that is.

@@ -17,7 +17,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{alarm::Alarm, entry::Entry, journal::TailJournal, ring::Ring};
-use crate::{clock::Moment, ledger::Violation, position::Bounds, telemetry, topic::Topic};
+use crate::{clock::Moment, position::Bounds, stats::TopicIncident, telemetry, topic::Topic};
 
 impl Entry {
     /// Whether what has that number began before a read that showed that the journal went back.
@@ -88,7 +88,7 @@ impl TailJournal {
              been stored in their place"
         );
         if let Some(alarm) = &self.alarm {
-            alarm.ledger.violated(topic, Violation::JournalRegressed, alarm.clock.now());
+            alarm.stats.incident(topic, TopicIncident::JournalRegressed, alarm.clock.now());
             let lost = if found.head < known.head {
                 format!("went back from head {} to {}", known.head, found.head)
             } else {

@@ -6,8 +6,8 @@ use std::{num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 use futures::FutureExt as _;
 use khala_core::Journal as _;
 use khala_core::{
-    Access, Classes, Cursor, Grant, Keep, Rate, ReplayOptions, TailOptions, TopicClass, TopicPattern,
-    Violation, Watermark, connection::Ended, session::SessionOptions, wire::Close,
+    Access, Classes, Cursor, Grant, Keep, Rate, ReplayOptions, TailOptions, TopicClass, TopicIncident,
+    TopicPattern, Watermark, connection::Ended, session::SessionOptions, wire::Close,
 };
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ fn a_reader_that_fell_behind_comes_back_on_the_same_connection() {
         slow.task.run();
         assert_eq!(seqs(&quick.sent()).len(), 200);
     }
-    let totals = || host.khala.ledger().totals();
+    let totals = || host.khala.stats().counters();
     assert_eq!((totals().behind, totals().demotions), (0, 0), "it holds a page and asks for nothing");
     slow.take(2);
     let some = slow.sent();
@@ -83,14 +83,14 @@ fn who_leaves_behind_the_tail_is_not_counted_any_more() {
         let mut peer = host.connect(HOUR);
         peer.take(2);
         peer.join("t", &json!({"from": "floor"}));
-        assert_eq!(host.khala.ledger().totals().behind, 1);
+        assert_eq!(host.khala.stats().counters().behind, 1);
         if end == "leave" {
             peer.say("t", "phx_leave", &json!({}));
             peer.take(usize::MAX);
             peer.sent();
         }
         drop(peer);
-        assert_eq!(host.khala.ledger().totals().behind, 0, "{end}");
+        assert_eq!(host.khala.stats().counters().behind, 0, "{end}");
     }
 }
 
@@ -154,9 +154,9 @@ fn the_strictest_class_that_is_followed_says_how_long_a_client_may_take_nothing(
         // And it has a moment to learn why.
         host.pass(seconds(4), &mut [&mut peer]);
         assert_eq!(peer.task.done, Some(Ended::Closed(Close::SlowConsumer)), "{named}");
-        assert_eq!(host.khala.ledger().totals().slow_evictions, 1);
-        let violations = host.khala.ledger().violations(&topic("a"));
-        assert_eq!(violations.last.map(|(last, _)| last), Some(Violation::SlowConsumerEvicted));
+        assert_eq!(host.khala.stats().counters().slow_evictions, 1);
+        let incidents = host.khala.stats().incidents(&topic("a"));
+        assert_eq!(incidents.last.map(|(last, _)| last), Some(TopicIncident::SlowConsumerEvicted));
     }
 }
 
@@ -174,7 +174,7 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
     for peer in stuck.iter_mut().chain([&mut slow]) {
         peer.task.run();
     }
-    let held = host.khala.ledger().totals().outbox_bytes;
+    let held = host.khala.stats().counters().outbox_bytes;
     let worst = host.khala.open_connections(2.try_into().unwrap());
     assert!(worst.len() == 2 && worst.iter().all(|one| one.held_bytes > 1_000 && one.channels == 1));
     assert!((4 * 1_000..10_000).contains(&held), "{held} bytes are counted");
@@ -188,7 +188,7 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
         peer.take(1);
         peer.join("t", &json!({"from": "floor"}));
     }
-    assert!(host.khala.ledger().totals().outbox_bytes > 10_000);
+    assert!(host.khala.stats().counters().outbox_bytes > 10_000);
     for _ in 0..14 {
         slow.progress.add(1);
         let mut all: Vec<&mut Peer> = stuck.iter_mut().chain(&mut more).chain([&mut slow]).collect();
@@ -196,7 +196,7 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
     }
     let evicted = stuck.iter().chain(&more).filter(|peer| peer.task.done.is_some()).count();
     assert!(evicted > 0, "somebody made room");
-    assert!(host.khala.ledger().totals().outbox_bytes <= 10_000);
+    assert!(host.khala.stats().counters().outbox_bytes <= 10_000);
     assert!(evicted < 11, "and no more of them than it took");
     assert_eq!(slow.task.done, None, "who makes progress is never evicted");
 }
@@ -253,8 +253,8 @@ fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
     }
     host.pass(Duration::from_millis(wait + 500), &mut [&mut other]);
     assert_eq!(joined(&mut other, &far)["status"], "ok");
-    let violations = host.khala.ledger().violations(&topic("t"));
-    assert_eq!((violations.replay_deferred, host.khala.ledger().totals().replays_deferred), (1, 1));
+    let incidents = host.khala.stats().incidents(&topic("t"));
+    assert_eq!((incidents.replay_deferred, host.khala.stats().counters().replays_deferred), (1, 1));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_cursor_over_the_budget_costs_no_read_of_the_log() {
     }
     assert_eq!(host.store.reads(), reads);
     assert_eq!(host.store.bounds.load(Ordering::Relaxed), 1, "shared by all of them");
-    let totals = host.khala.ledger().totals();
+    let totals = host.khala.stats().counters();
     assert_eq!((totals.stale_cursors, totals.stale_loops), (20, 19), "the same holder again and again");
     let good = host.connect(HOUR).join("t", &after(cursor(&host, "t", 400)));
     assert_eq!(seqs(&good), (401..=500).collect::<Vec<_>>());
@@ -306,12 +306,12 @@ fn each_channel_that_is_behind_is_counted_once() {
         peer.take(2);
         peer.join("t", &json!({"from": "floor"}));
     }
-    let behind = || host.khala.ledger().totals().behind;
+    let behind = || host.khala.stats().counters().behind;
     assert_eq!(behind(), 3);
     // One of them reads on to the head; the others stay where they are.
     peers[0].take(usize::MAX);
     assert_eq!(last(&peers[0].sent()), Some(3_000));
-    assert_eq!(host.khala.ledger().totals().promotions, 1);
+    assert_eq!(host.khala.stats().counters().promotions, 1);
     assert_eq!(behind(), 2, "two are still behind");
 }
 

@@ -77,7 +77,7 @@ fn a_crowd_that_is_a_little_late_for_what_is_published_does_not_rest() {
     }
     // A read of a thousand updates takes one place, and all share what it brings.
     let mut rounds = 0;
-    while host.khala.ledger().totals().behind > 0 {
+    while host.khala.stats().counters().behind > 0 {
         rounds += 1;
         host.publish("other", 1);
         host.clock.pass(Duration::from_millis(100));

@@ -62,7 +62,7 @@ fn connected_and_joining_clients_that_stand_ahead_are_told_within_the_poll_inter
     assert_eq!(stale(&sent).expect("it is told")["reason_codes"], json!(["cursor_ahead"]));
 
     // Operators are told, and new updates flow.
-    assert_eq!(host.khala.ledger().violations(&topic("t")).journal_regressed, 1);
+    assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 1);
     let notes = host.khala.health().notes();
     assert!(
         notes.iter().any(|(part, note)| *part == "history" && note.contains("from head 10 to 5")),
@@ -81,7 +81,7 @@ fn what_this_node_appends_shows_at_once_that_the_journal_went_back() {
     assert_eq!(seqs(&old.sent()).len(), 10);
     host.store.go_back(backup);
     host.publish("t", 1);
-    assert_eq!(host.khala.ledger().violations(&topic("t")).journal_regressed, 1);
+    assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 1);
     let mut new = host.connect(HOUR);
     assert_eq!(seqs(&new.join("t", &json!({"from": "floor"}))), [1, 2, 3, 4, 5, 6]);
     old.beat();

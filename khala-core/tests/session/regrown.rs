@@ -75,13 +75,13 @@ fn followers_of_what_was_lost_are_told_when_the_next_update_is_announced() {
     assert_eq!((seqs(&sent), stale(&sent)), ((4..=11).collect(), None), "it has seen nothing that was lost");
 
     // Operators are told once, and new updates flow.
-    assert_eq!(host.khala.ledger().violations(&topic("t")).journal_regressed, 1);
+    assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 1);
     assert!(matches!(host.khala.health().report()[..], [("history", Condition::Degraded(_)), ..]));
     let mut new = host.connect(HOUR);
     assert_eq!(seqs(&new.join("t", &json!({"from": "floor"}))), (1..=11).collect::<Vec<_>>());
     host.publish("t", 1);
     assert_eq!((seqs(&new.sent()), seqs(&slow.sent())), (vec![12], vec![12]));
-    assert_eq!(host.khala.ledger().violations(&topic("t")).journal_regressed, 1);
+    assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 1);
 }
 
 #[test]
@@ -126,5 +126,5 @@ fn a_quiet_topic_whose_journal_is_the_same_alarms_nobody() {
         host.pass(seconds(20), &mut [&mut old]);
         assert!(host.store.reads() - before <= 3, "a poll is one read");
     }
-    assert_eq!(host.khala.ledger().violations(&topic("t")).journal_regressed, 0);
+    assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 0);
 }

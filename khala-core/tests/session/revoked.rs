@@ -315,7 +315,7 @@ fn a_fanout_that_hangs_holds_up_neither_the_end_of_a_grant_nor_the_others() {
 fn a_control_lane_that_is_dead_shows_in_what_polling_finds() {
     let mut host = Host::new(200);
     let counted = |host: &Host| {
-        let totals = host.khala.ledger().totals();
+        let totals = host.khala.stats().counters();
         (totals.revocations_announced, totals.revocations_heard, totals.revocation_poll_finds)
     };
     host.revoke_elsewhere(jti("before"));

@@ -51,7 +51,7 @@ pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Respon
         &Connections {
             open: khala.connections(),
             channels: khala.channels(),
-            outbox_bytes: khala.ledger().totals().outbox_bytes,
+            outbox_bytes: khala.stats().counters().outbox_bytes,
             slowest: khala.open_connections(limit).into_iter().map(show).collect(),
         },
     )

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use khala_core::{Epoch, ReplayOptions, Topic, TopicWindow, Totals, Violations, Watermark};
+use khala_core::{Counters, Epoch, ReplayOptions, Topic, TopicIncidents, TopicWindow, Watermark};
 use serde::Serialize;
 
 use super::rules::{Rules, millis};
@@ -46,14 +46,14 @@ struct Window<'a> {
     seen: u64,
     slowest_seen: Option<Watermark>,
     limits: Option<Rules>,
-    violations: Broken,
+    incidents: Incidents,
     last_reason: Option<&'static str>,
     last_at: Option<u64>,
 }
 
 /// How often its rules were broken.
 #[derive(Serialize)]
-struct Broken {
+struct Incidents {
     journal_regressed: u64,
     payload_too_large: u64,
     publish_rate_limited: u64,
@@ -64,8 +64,8 @@ struct Broken {
 
 impl<'a> Window<'a> {
     fn of(window: &'a TopicWindow) -> Self {
-        let TopicWindow { topic, class, bounds, followers, lag, violations, .. } = window;
-        let Violations {
+        let TopicWindow { topic, class, bounds, followers, lag, incidents, .. } = window;
+        let TopicIncidents {
             journal_regressed,
             payload_too_large,
             publish_rate_limited,
@@ -74,7 +74,7 @@ impl<'a> Window<'a> {
             stale_cursor,
             last,
             ..
-        } = *violations;
+        } = *incidents;
         Self {
             topic,
             class: class.as_ref().map(|class| &*class.name),
@@ -88,7 +88,7 @@ impl<'a> Window<'a> {
             seen: followers.seen,
             slowest_seen: followers.slowest_seen,
             limits: class.as_ref().map(|class| Rules::of(class)),
-            violations: Broken {
+            incidents: Incidents {
                 journal_regressed,
                 payload_too_large,
                 publish_rate_limited,
@@ -96,7 +96,7 @@ impl<'a> Window<'a> {
                 slow_consumer_evicted,
                 stale_cursor,
             },
-            last_reason: last.map(|(violation, _)| violation.as_str()),
+            last_reason: last.map(|(incident, _)| incident.as_str()),
             last_at: last.map(|(_, at)| at.as_millis()),
         }
     }
@@ -139,7 +139,7 @@ struct Storms {
 impl Delivery {
     fn of(server: &Server) -> Self {
         let khala = &server.0.khala;
-        let Totals {
+        let Counters {
             behind,
             demotions,
             promotions,
@@ -150,7 +150,7 @@ impl Delivery {
             turns_waited,
             outbox_bytes,
             ..
-        } = khala.ledger().totals();
+        } = khala.stats().counters();
         let ReplayOptions { pages, reads_at_once, longest_wait, .. } = khala.replay_options();
         Self {
             connections: khala.connections(),
@@ -189,7 +189,7 @@ pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Ful
         hooks: [Hook; 2],
     }
     Query::parse(query, &[])?;
-    let totals = server.0.khala.ledger().totals();
+    let totals = server.0.khala.stats().counters();
     let heads = Hook {
         hook: "heads",
         announced: totals.announced,

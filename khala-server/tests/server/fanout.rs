@@ -43,10 +43,10 @@ async fn topics_are_told_of_with_rules_and_what_was_broken() {
     let names: Vec<_> = all["topics"].as_array().unwrap().iter().map(|topic| &topic["topic"]).collect();
     assert_eq!(names, [&json!("quiet"), &json!("run:8:events"), &json!("run:7:events")], "the worst first");
     let quiet = &all["topics"][0];
-    assert_eq!(quiet["violations"]["payload_too_large"], 2);
+    assert_eq!(quiet["incidents"]["payload_too_large"], 2);
     assert_eq!([&quiet["class"], &quiet["last_reason"]], [&json!("fallback"), &json!("payload_too_large")]);
     assert!(quiet["last_at"].as_u64().unwrap() > 1_700_000_000_000);
-    assert_eq!(all["topics"][1]["violations"]["stale_cursor"], 1);
+    assert_eq!(all["topics"][1]["incidents"]["stale_cursor"], 1);
     let followed = &all["topics"][2];
     let facts =
         ["class", "tier", "head", "floor", "lag", "connected", "seen", "slowest_connected", "last_reason"]

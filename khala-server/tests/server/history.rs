@@ -76,13 +76,13 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
     for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
         let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
         let turn = server.khala.history_turn(&somebody).await;
-        let waited = server.khala.ledger().totals().turns_waited;
+        let waited = server.khala.stats().counters().turns_waited;
         let asked = tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.get(path).await }
         });
         let khala = server.khala.clone();
-        until(move || khala.ledger().totals().turns_waited > waited).await;
+        until(move || khala.stats().counters().turns_waited > waited).await;
         assert!(!asked.is_finished(), "it is not its turn");
         assert_eq!(server.khala.memory().taken_by(MemoryPart::Answers), 0, "who waits holds nothing");
         drop(turn);
@@ -101,7 +101,7 @@ async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
         let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
         let turn = khala.history_turn(&somebody).await;
         let asked = tokio::spawn(async move { server.get(path).await });
-        until(|| khala.ledger().totals().turns_waited > 0).await;
+        until(|| khala.stats().counters().turns_waited > 0).await;
         let named = Named::Sub(RevocationId::parse("ada").unwrap());
         khala.revoke(Revocation::new(named, khala.now())).await.unwrap();
         drop(turn);

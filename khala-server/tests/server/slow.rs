@@ -41,7 +41,7 @@ async fn who_takes_something_all_the_time_is_not_evicted() {
     while began.elapsed() < Duration::from_secs(9) {
         sleep(Duration::from_millis(200)).await;
         let taken = stream.read(&mut buffer).await.unwrap_or(0);
-        let evicted = server.khala.ledger().totals().slow_evictions;
+        let evicted = server.khala.stats().counters().slow_evictions;
         assert!(
             evicted == 0 && taken > 0,
             "evicted after {:?}, of which it took something every 200 ms, {read} bytes in all",
@@ -56,7 +56,7 @@ async fn who_is_evicted_and_reads_again_is_told_why() {
     let server = of_megabytes(16, Duration::from_millis(500)).await;
     let mut socket = server.connect().await;
     assert_eq!(join(&mut socket, "t", json!({"from": "floor"})).await[4]["status"], "ok");
-    until(|| server.khala.ledger().totals().slow_evictions == 1).await;
+    until(|| server.khala.stats().counters().slow_evictions == 1).await;
     // It reads on at once, and finds what the network had taken for it.
     assert_eq!(closed(&mut socket).await, (4002, "slow_consumer_evicted".to_owned()));
 }
