@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryStore, Moment, Page, Peek, ReadLimit, Replay, Start, TailJournal,
+    Cursor, Followed, Journal, MemoryStore, Moment, Page, Peek, ReadFrom, ReadLimit, Replay, TailJournal,
     TailOptions, Topic, Wanted, Watermark, wire,
 };
 use khala_store_sqlite::SqliteStore;
@@ -72,7 +72,7 @@ async fn middle(journal: &dyn Journal, topic: &Topic) -> Cursor {
     Cursor::new(bounds.epoch, Watermark::new(400).expect("a watermark"))
 }
 
-async fn read(journal: &dyn Journal, topic: &Topic, start: Start) -> Page {
+async fn read(journal: &dyn Journal, topic: &Topic, start: ReadFrom) -> Page {
     let Ok(Replay::Page(page)) = journal.read(topic, start, ReadLimit::PAGE).await else { panic!("a page") };
     assert_eq!(page.updates.len(), 200);
     page

@@ -26,9 +26,7 @@ use std::{
 use clap::Parser;
 use futures::future::join_all;
 use khala_benches::{PAYLOAD, update};
-use khala_core::{
-    Append, Batch, Delivery, Fanout, JoinRequest, Journal, Khala, Subscribed, Timestamp, Topic,
-};
+use khala_core::{Append, Batch, EventPage, Fanout, Journal, Khala, Start, Timestamp, Topic};
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_store_postgres::{PostgresOptions, PostgresStore};
 use khala_testing::{Cluster, Nats, postgres};
@@ -218,15 +216,12 @@ async fn node(url: &str, nats: Option<&Nats>) -> (PostgresStore, Khala) {
 
 /// Follows the topic until the end, and gives the seq and the moment of each update.
 async fn follow(khala: &Khala, topic: &Topic, arrived: mpsc::UnboundedSender<(u64, Instant)>) {
-    let Subscribed::Following(mut subscription) =
-        khala.subscribe(topic, JoinRequest::default()).await.expect("a subscription")
-    else {
-        panic!("a head is never stale")
-    };
+    let topic = khala.topic(topic).expect("a topic");
+    let mut pages = topic.subscribe(Start::head()).await.expect("a subscription").pages();
     tokio::spawn(async move {
-        while let Ok(Delivery::Updates(page)) = subscription.next().await {
+        while let Some(Ok(EventPage::Updates(page))) = pages.next().await {
             let now = Instant::now();
-            if page.page().updates.iter().any(|update| arrived.send((update.seq.as_u64(), now)).is_err()) {
+            if page.updates().iter().any(|update| arrived.send((update.seq.as_u64(), now)).is_err()) {
                 return;
             }
         }

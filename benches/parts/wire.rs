@@ -1,7 +1,7 @@
 //! Parts of the wire: frames written and read, by both serializers.
 
 use khala_core::{
-    Journal, Page, ReadLimit, Replay, Start,
+    Journal, Page, ReadFrom, ReadLimit, Replay,
     wire::{Encoded, Frame, Joined, Serializer, event, write_page},
 };
 
@@ -16,7 +16,7 @@ pub(crate) struct EncodePage {
 impl EncodePage {
     /// A page of so many updates.
     pub(crate) fn new(serializer: Serializer, updates: usize) -> Self {
-        let read = now(memory(updates).read(&topic(), Start::Origin, ReadLimit::PAGE));
+        let read = now(memory(updates).read(&topic(), ReadFrom::Origin, ReadLimit::PAGE));
         let Ok(Replay::Page(page)) = read else { panic!("nothing was trimmed") };
         Self { serializer, page }
     }

@@ -122,7 +122,7 @@ impl Shape {
             let key = text_of(&fields, name, true)?;
             let key = DocKey::parse(&key)
                 .map_err(|fault| format!("has a field {name:?} that is no document key: {fault}"))?;
-            update = update.with_doc_key(key);
+            update = update.doc_key(key);
         }
         Ok(Some(update))
     }

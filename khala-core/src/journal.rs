@@ -3,7 +3,7 @@
 //! The trait is small so that the laws can be whole: J1 to J22 in `conformance` say what each method must
 //! do, and a store is right when it passes them. Pages, not streams, so that no slow reader pins a connection.
 
-use std::{collections::HashMap, fmt, num::NonZeroUsize, time::Duration};
+use std::{collections::HashMap, convert::Infallible, fmt, num::NonZeroUsize, time::Duration};
 
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
@@ -13,6 +13,7 @@ use crate::{
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
     strict::{self, PayloadFault},
+    text::TextError,
     topic::Topic,
     update::{DedupKey, DocKey, NewUpdate, PayloadHash, Timestamp, Update},
 };
@@ -30,7 +31,7 @@ use crate::{
 ///
 /// use async_trait::async_trait;
 /// use khala_core::{
-///     Append, Batch, Bounds, DueAfter, DuePage, Error, Journal, Keep, ReadLimit, Replay, Settled, Start, Timestamp,
+///     Append, Batch, Bounds, DueAfter, DuePage, Error, Journal, Keep, ReadLimit, Replay, Settled, ReadFrom, Timestamp,
 ///     Topic, TopicPage, Trimmed,
 /// };
 ///
@@ -47,7 +48,7 @@ use crate::{
 ///         self.inner.append(topic, batch, now).await
 ///     }
 ///
-///     async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+///     async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
 ///         self.inner.read(topic, start, limit).await
 ///     }
 ///
@@ -113,7 +114,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// An [`Error`] when the log cannot be read now.
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error>;
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error>;
 
     /// Whether an append could be stored now: asks what writes, and proves it by a transaction that reaches stable storage
     /// and changes nothing that anybody reads. A commit of the last second is proof enough.
@@ -208,14 +209,14 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 /// Where a read starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a store must handle every start")]
-pub enum Start {
+pub enum ReadFrom {
     /// Before the first update of whatever epoch the topic is in. Stale once anything was trimmed.
     Origin,
     /// After everything that the cursor covers.
     After(Cursor),
 }
 
-impl Start {
+impl ReadFrom {
     /// The cursor that this start means in a topic with those bounds.
     pub fn cursor(self, bounds: &Bounds) -> Cursor {
         match self {
@@ -225,7 +226,7 @@ impl Start {
     }
 }
 
-impl From<Cursor> for Start {
+impl From<Cursor> for ReadFrom {
     fn from(cursor: Cursor) -> Self {
         Self::After(cursor)
     }
@@ -400,12 +401,42 @@ pub enum BatchError {
         /// What is wrong with it, and where.
         fault: PayloadFault,
     },
+    /// A text that an update was given breaks its rule.
+    #[error("the {fault} (update {index})")]
+    Text {
+        /// Which update, from zero.
+        index: usize,
+        /// Which text, and why.
+        fault: TextError,
+    },
     /// More than [`Batch::MAX`] updates.
     #[error("a batch holds at most {} updates, not {found}", Batch::MAX)]
     TooMany {
         /// How many there were.
         found: usize,
     },
+}
+
+impl From<Infallible> for BatchError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl TryFrom<Vec<NewUpdate>> for Batch {
+    type Error = BatchError;
+
+    fn try_from(updates: Vec<NewUpdate>) -> Result<Self, BatchError> {
+        Self::new(updates)
+    }
+}
+
+impl<const N: usize> TryFrom<[NewUpdate; N]> for Batch {
+    type Error = BatchError;
+
+    fn try_from(updates: [NewUpdate; N]) -> Result<Self, BatchError> {
+        Self::new(updates.into())
+    }
 }
 
 impl Batch {
@@ -433,6 +464,9 @@ impl Batch {
         }
         let mut checker = strict::Checker::default();
         for (index, update) in updates.iter().enumerate() {
+            if let Some(fault) = &update.fault {
+                return Err(BatchError::Text { index, fault: (**fault).clone() });
+            }
             if update.doc_version.is_some_and(|version| version > crate::position::MAX_POSITION) {
                 return Err(BatchError::DocVersionTooLarge { index });
             }
@@ -648,6 +682,25 @@ pub enum Conflict {
         /// Where it is.
         found: Watermark,
     },
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dedup { first } => write!(
+                f,
+                "another batch was stored under the same dedup key, as the updates {} to {}",
+                first.first, first.last
+            ),
+            Self::DocVersion { doc_key, given, found } => {
+                write!(
+                    f,
+                    "the document {doc_key:?} has version {found}; the version {given} does not exceed it"
+                )
+            }
+            Self::Head { expected, found } => write!(f, "the head is {found} and not {expected}"),
+        }
+    }
 }
 
 /// What trimming keeps. An update stays if every limit that is set keeps it; what is not set keeps all.

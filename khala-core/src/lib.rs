@@ -3,6 +3,37 @@
 //! The journal is the only truth. Fanout is a hint that may be lost, late or repeated, so it may cost time and
 //! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
 //! right when it passes the laws, and the laws ship with the trait.
+//!
+//! ```
+//! use futures::TryStreamExt;
+//! use khala_core::{Event, Khala, MemoryStore, ReadFrom, Update};
+//!
+//! # #[derive(serde::Serialize, serde::Deserialize)]
+//! # struct Order { id: u64 }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let khala = Khala::open(MemoryStore::new()); // or a SqliteStore, a PostgresStore
+//! let orders = khala.topic("orders:7")?;
+//! let receipt = orders.publish(Update::json("paid", &Order { id: 7 })?.doc_key("order/7")).await?;
+//! # orders.publish(Update::json("shipped", &Order { id: 7 })?.doc_key("order/7")).await?;
+//! # let (mut saved, mut seen) = (receipt.cursor(), Vec::new());
+//!
+//! let mut events = orders.subscribe(Start::after(saved).or_snapshot()).await?;
+//! while let Some(event) = events.try_next().await? {
+//!     match event {
+//!         Event::Update(update) => {
+//!             seen.push(update.json::<Order>()?.id);
+//!             saved = update.cursor(); // kept together with what the update changed
+//!             # break;
+//!         }
+//!         Event::Snapshot(page) => println!("{} documents", page.documents.len()),
+//!         Event::Stale(stale) => return Err(stale.into()),
+//!     }
+//! }
+//! # assert_eq!((seen, saved), (vec![7], orders.bounds().await?.at_head()));
+//! # Ok(())
+//! # }
+//! ```
 
 mod access;
 mod admission;
@@ -16,6 +47,7 @@ pub mod conformance;
 pub mod connection;
 mod documents;
 mod error;
+mod event;
 mod fanout;
 mod finish;
 pub mod health;
@@ -24,7 +56,9 @@ mod journal;
 mod khala;
 mod memory;
 mod node;
+mod pipeline;
 mod position;
+mod producer;
 mod projection;
 mod recent;
 mod registry;
@@ -58,16 +92,19 @@ pub use self::{
     connection::HistoryTurn,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
+    event::{DeliveredUpdate, DocumentPage, Event, EventPage, Pages, Start, Subscription, UpdatePage},
     fanout::{Fanout, LocalFanout, Watch},
     inbox::{Arrivals, Handed, Inbox, InboxClosed},
     journal::{
         Append, Batch, BatchError, CLOCKS_APART, Conflict, CorruptTopic, DEDUP_FOR, DueAfter, DuePage,
-        Journal, Keep, Page, ReadLimit, Receipt, Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
+        Journal, Keep, Page, ReadFrom, ReadLimit, Receipt, Replay, Settled, TopicPage, Trimmed, is_ahead,
     },
-    khala::{Appended, Delivery, Khala, KhalaBuilder, PublishLimited, Subscribed, Subscription, TopicWindow},
+    khala::{Khala, KhalaBuilder, PublishLimited, PublishPermit, Refusal, TopicHandle, TopicWindow},
     memory::MemoryStore,
     node::NodeId,
+    pipeline::Appends,
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
+    producer::{Answer, Producer, PublishError, Submissions, Ticket},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     registry::OpenConnection,
     replay::ReplayOptions,

@@ -20,8 +20,8 @@ use crate::{
     error::{Error, ErrorKind},
     fanout::{Fanout, LocalFanout},
     journal::{
-        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Receipt,
-        Replay, Settled, Start, TopicPage, Trimmed, is_ahead,
+        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadFrom, ReadLimit,
+        Receipt, Replay, Settled, TopicPage, Trimmed, is_ahead,
     },
     node::NodeId,
     position::{Bounds, Epoch, Watermark},
@@ -279,7 +279,7 @@ impl Journal for MemoryStore {
         self.state().append(&self.seed, topic, batch, now)
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         let state = self.state();
         let log = state.logs.get(topic);
         let bounds = log.map_or_else(|| self.untouched(topic), |log| log.bounds);

@@ -360,6 +360,23 @@ pub struct Stale {
     pub reasons: Vec<StaleReason>,
 }
 
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cursor, bounds, reasons } = self;
+        let reasons: Vec<_> = reasons.iter().map(|reason| reason.as_str()).collect();
+        write!(
+            f,
+            "the log cannot be continued after {} ({}): the topic holds the updates after {} up to {}",
+            cursor.watermark,
+            reasons.join(", "),
+            bounds.floor,
+            bounds.head
+        )
+    }
+}
+
+impl std::error::Error for Stale {}
+
 impl Stale {
     /// A cursor of a topic with those bounds that was made with another update than the one in its place.
     pub(crate) fn of_another_history(cursor: Cursor, bounds: Bounds) -> Self {

@@ -23,6 +23,12 @@ impl TextError {
     }
 }
 
+impl From<std::convert::Infallible> for TextError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 /// A text without the byte order mark that Windows tools begin files with. The mark says how a text is encoded and is
 /// no part of it. Only one at the very beginning is a mark.
 pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
@@ -69,6 +75,21 @@ macro_rules! text {
                 rule($field, text)
             }
 
+            /// A literal.
+            ///
+            /// It panics where others give an error, because a literal that breaks the rule is a fault of the program; texts that
+            /// are made while it runs go through [`parse`](Self::parse) or `TryFrom`.
+            ///
+            /// # Panics
+            /// If the rule forbids it.
+            #[track_caller]
+            pub fn from_static(text: &'static str) -> Self {
+                match Self::parse(text) {
+                    Ok(text) => text,
+                    Err(fault) => panic!("{text:?} as a literal: {fault}"),
+                }
+            }
+
             /// The text itself.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -104,6 +125,28 @@ macro_rules! text {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 Self::parse(text)
+            }
+        }
+
+        impl TryFrom<&str> for $name {
+            type Error = crate::text::TextError;
+
+            fn try_from(text: &str) -> Result<Self, Self::Error> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = crate::text::TextError;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<&$name> for $name {
+            fn from(text: &$name) -> Self {
+                text.clone()
             }
         }
 

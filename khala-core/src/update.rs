@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
@@ -189,6 +189,15 @@ impl Payload {
         Self { text: Arc::clone(text), start: part.start, end: part.end }
     }
 
+    /// The value, read as a `T`.
+    ///
+    /// # Errors
+    /// A [`TextError`] that says where it is not a `T`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, TextError> {
+        serde_json::from_str(self.as_str())
+            .map_err(|fault| TextError::new("payload", format!("is not what is read: {fault}")))
+    }
+
     /// The JSON text.
     pub fn as_str(&self) -> &str {
         &self.text[self.start..self.end]
@@ -233,6 +242,8 @@ pub struct NewUpdate {
     pub payload_hash: Option<PayloadHash>,
     /// Where it came from.
     pub trace: Option<TraceContext>,
+    /// The first fault of what was set, which its batch gives back.
+    pub(crate) fault: Option<Box<TextError>>,
 }
 
 impl NewUpdate {
@@ -246,38 +257,45 @@ impl NewUpdate {
             deleted: false,
             payload_hash: None,
             trace: None,
+            fault: None,
         }
     }
 
     /// The removal of a document: a tombstone with the payload `null`.
     pub fn tombstone(kind: Kind, doc_key: DocKey) -> Self {
-        Self { deleted: true, ..Self::new(kind, Payload::null()) }.with_doc_key(doc_key)
+        Self { deleted: true, ..Self::new(kind, Payload::null()) }.doc_key(doc_key)
     }
 
     /// Makes it the new state of the document `doc_key`.
+    ///
+    /// A key that breaks the rule is told of when the update is put into a [`Batch`](crate::Batch), as by publishing it: so a chain
+    /// of setters needs no `?` for each.
     #[must_use]
-    pub fn with_doc_key(mut self, doc_key: DocKey) -> Self {
-        self.doc_key = Some(doc_key);
+    pub fn doc_key(mut self, doc_key: impl TryInto<DocKey, Error: Into<TextError>>) -> Self {
+        match doc_key.try_into() {
+            Ok(doc_key) => self.doc_key = Some(doc_key),
+            Err(fault) => self.fault = self.fault.or_else(|| Some(Box::new(fault.into()))),
+        }
         self
     }
 
     /// Gives the document's version, which must exceed the stored one.
     #[must_use]
-    pub fn with_doc_version(mut self, doc_version: u64) -> Self {
+    pub fn doc_version(mut self, doc_version: u64) -> Self {
         self.doc_version = Some(doc_version);
         self
     }
 
     /// Carries the publisher's hash of the payload.
     #[must_use]
-    pub fn with_payload_hash(mut self, hash: PayloadHash) -> Self {
+    pub fn payload_hash(mut self, hash: PayloadHash) -> Self {
         self.payload_hash = Some(hash);
         self
     }
 
     /// Carries the trace context of the publish request.
     #[must_use]
-    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+    pub fn trace(mut self, trace: TraceContext) -> Self {
         self.trace = Some(trace);
         self
     }
@@ -332,6 +350,36 @@ pub struct Update {
 }
 
 impl Update {
+    /// A new update of that kind, whose payload is the JSON form of `value`.
+    ///
+    /// ```
+    /// # use khala_core::Update;
+    /// # let order = 7;
+    /// let update = Update::json("paid", &order)?.doc_key(format!("order/{order}"));
+    /// # Ok::<(), khala_core::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A [`TextError`] that names the fault of the kind, or why the value has no JSON form.
+    pub fn json(
+        kind: impl TryInto<Kind, Error: Into<TextError>>,
+        value: &impl Serialize,
+    ) -> Result<NewUpdate, TextError> {
+        Ok(NewUpdate::new(kind.try_into().map_err(Into::into)?, Payload::of(value)?))
+    }
+
+    /// The removal of a document: a tombstone with the payload `null`.
+    ///
+    /// # Errors
+    /// A [`TextError`] that names the fault of the kind or of the key.
+    pub fn tombstone(
+        kind: impl TryInto<Kind, Error: Into<TextError>>,
+        doc_key: impl TryInto<DocKey, Error: Into<TextError>>,
+    ) -> Result<NewUpdate, TextError> {
+        let doc_key = doc_key.try_into().map_err(Into::into)?;
+        Ok(NewUpdate::tombstone(kind.try_into().map_err(Into::into)?, doc_key))
+    }
+
     /// What it counts against limits in bytes: its texts.
     pub fn size(&self) -> usize {
         self.payload.as_str().len()

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, CorruptTopic, Denied, Grant, HistoryTurn, Journal as _, Page, ReadLimit, Replay, Stale,
-    StaleReason, Start, Topic, TopicPage, wire::write_page,
+    Access, Bounds, CorruptTopic, Denied, Grant, HistoryTurn, Journal as _, Page, ReadFrom, ReadLimit,
+    Replay, Stale, StaleReason, Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -82,17 +82,17 @@ pub(crate) async fn updates(
                 return Err(server.stale_cursor(topic, Stale { cursor, bounds, reasons }));
             }
         }
-        return match read(Start::After(cursor)).await? {
+        return match read(ReadFrom::After(cursor)).await? {
             Replay::Page(page) => Ok(written(topic, &page)),
             Replay::Stale(stale) => Err(server.stale_cursor(topic, stale)),
         };
     }
-    let mut start = Start::Origin;
+    let mut start = ReadFrom::Origin;
     // Each turn after the first needs a trim between two reads.
     for _ in 0..8 {
         match read(start).await? {
             Replay::Page(page) => return Ok(written(topic, &page)),
-            Replay::Stale(stale) => start = Start::After(stale.bounds.at_floor()),
+            Replay::Stale(stale) => start = ReadFrom::After(stale.bounds.at_floor()),
         }
     }
     Err(Problem::unavailable("unavailable", "the topic is being trimmed faster than it can be read"))

@@ -56,7 +56,6 @@ mod sockets;
 mod stream;
 mod token;
 mod transport;
-mod under_way;
 mod upgrade;
 
 use std::{

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{
-    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Rate, Stale, TextError, Topic, TopicClass,
+    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Rate, Refusal, Stale, TextError, Topic,
+    TopicClass,
     wire::{Code, StaleCursor},
 };
 use serde_json::{Map, Value, json};
@@ -134,6 +135,20 @@ impl Problem {
     }
 }
 
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(denied) => denied.into(),
+            Refusal::Failed(error) => error.into(),
+            Refusal::HashMismatch { index, .. } => {
+                Self::invalid(refusal.code(), refusal.detail()).with("index", index)
+            }
+            Refusal::Limited(limited) => limited.into(),
+            Refusal::PublishLimited(limited) => limited.into(),
+        }
+    }
+}
+
 impl From<TextError> for Problem {
     fn from(fault: TextError) -> Self {
         let code = match fault.field() {
@@ -211,22 +226,17 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let kind = error.kind();
         tracing::error!(kind = kind.as_str(), error = &error as &dyn std::error::Error, "the store failed");
-        let (status, detail) = match kind {
-            ErrorKind::Full => {
-                // Not 507, which fewer clients take for a reason to try again.
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "there is no space left to store anything; nothing was stored",
-                )
-            }
-            ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "the store refuses this for good"),
-            ErrorKind::ReadOnly => (StatusCode::SERVICE_UNAVAILABLE, "the store can only be read now"),
-            ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "the store cannot answer now"),
-            _ => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "the store needs its operator; the server's log says why")
-            }
+        let status = match kind {
+            // Not 507 where it is full, which fewer clients take for a reason to try again.
+            ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let problem = Self::new(status, kind.as_str(), detail);
-        if error.is_retryable() { problem.with_retry_after(RETRY_AFTER) } else { problem }
+        let refusal = Refusal::Failed(error);
+        let problem = Self::new(status, refusal.code(), refusal.detail());
+        match refusal.retry_after() {
+            Some(wait) => problem.with_retry_after(wait),
+            None => problem,
+        }
     }
 }

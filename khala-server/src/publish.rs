@@ -9,8 +9,8 @@ use http::{HeaderMap, Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Append, Batch, BatchError, DedupKey, DocKey, Grant, Kind, NewUpdate, Payload, PayloadHash, Receipt,
-    Topic, TraceContext, TraceField, Watermark,
+    Append, Batch, BatchError, DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, PublishPermit,
+    Receipt, Topic, TraceContext, TraceField, Watermark,
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
@@ -26,12 +26,11 @@ use crate::{
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Publishes what the body holds, if `grant` still stands when that is there. The body and `holds` count for as long as the
+/// Publishes what the body holds, if the grant still stands when that is there. The body and `holds` count for as long as the
 /// batch is under way, also where the client is gone.
 pub(crate) async fn publish<B>(
     server: &Server,
-    grant: &Grant,
-    topic: &Topic,
+    permit: &PublishPermit,
     head: &Parts,
     body: B,
     holds: &Arc<Holds>,
@@ -47,37 +46,15 @@ where
     let body = body::read(server, &head.headers, body, most, Empty::Refused, Room::Needed).await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
-        Some(key) => batch.with_dedup(key).published_by(grant.subject()),
+        Some(key) => batch.with_dedup(key),
         None => batch,
     };
-    let khala = &server.0.khala;
-    // The body may have taken its time.
-    khala.check(grant)?;
-    khala.check_new_topic(grant, topic).await?;
-    khala.check_publish(grant, topic, &batch)?;
-    if khala.class_of(topic).is_some_and(|class| class.hashes) {
-        check_hashes(&batch)?;
-    }
-    match khala.publish_holding(grant, topic, batch, (body, Arc::clone(holds))).await? {
+    let topic = permit.topic();
+    match permit.publish(batch, (body, Arc::clone(holds))).await? {
         Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
         Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
     }
-}
-
-/// Whether the hashes that the publisher gave are those of the payloads.
-pub(crate) fn check_hashes(batch: &Batch) -> Result<(), Problem> {
-    for (index, update) in batch.updates().iter().enumerate() {
-        let Some(given) = &update.payload_hash else { continue };
-        let found = PayloadHash::of(&update.payload);
-        if found.as_ref() != Some(given) {
-            let found = found.as_ref().map_or("it has no canonical form", PayloadHash::as_str);
-            let detail =
-                format!("payload_hash of update {index} is not that of its payload: {found} (RFC 8785)");
-            return Err(Problem::invalid("payload_hash_mismatch", detail).with("index", index));
-        }
-    }
-    Ok(())
 }
 
 /// Where the updates were stored.

@@ -209,12 +209,14 @@ impl Server {
                 history::topics(self, &grant, query, &mut holds).await
             }
             Route::Updates { topic: name } if head.method == Method::POST => {
-                let (grant, topic) = self.granted(headers, name, Access::Publish, &mut holds).await?;
+                let grant = self.grant(headers, &mut holds).await?;
+                let permit = self.0.khala.publish_permit(&grant, &topic(name)?).await?;
                 let holds = Arc::new(holds);
                 if stream::is_asked_for(headers) {
-                    return stream::publish(self, grant, Some(topic), headers, body, request_id, holds).await;
+                    return stream::publish(self, grant, Some(permit), headers, body, request_id, holds)
+                        .await;
                 }
-                let answer = publish(self, &grant, &topic, &head, body, &holds).await?;
+                let answer = publish(self, &permit, &head, body, &holds).await?;
                 return Ok(answer.map(|body| ResponseBody::from(body).with(holds)));
             }
             Route::Updates { topic: name } => {

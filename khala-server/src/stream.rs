@@ -1,7 +1,8 @@
 //! `POST /v1/topics/{topic}/updates` and `POST /v1/updates` with `application/x-ndjson`: an update a line, published as it
 //! arrives and answered as it is committed, while the request goes on. The lines of the second name their topics.
 //!
-//! What must stay true: lines are handed to the journal in their order and answered in their order; an acknowledged line
+//! # Invariants
+//! Lines are handed to the journal in their order and answered in their order; an acknowledged line
 //! is on stable storage; after a line that is refused nothing is stored; a topic is published to only after it was asked
 //! whether it is open; and a producer that sends faster than the store writes, or reads no answers, is not read, so that a
 //! stream holds bounded memory, which counts in the node's budget.
@@ -9,9 +10,9 @@
 use std::{
     collections::HashMap,
     error::Error as StdError,
-    future::{pending, poll_fn},
+    future::pending,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -20,7 +21,8 @@ use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Access, Append, Appended, Batch, Chain, Error, Grant, MemoryPart, MemoryShare, Topic, TraceContext,
+    Append, Appends, Batch, Chain, Error, Grant, MemoryPart, MemoryShare, PublishPermit, Refusal, Topic,
+    TraceContext,
     telemetry::{self, Surface},
     without_byte_order_mark,
 };
@@ -28,7 +30,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
-    task::{unconstrained, yield_now},
+    task::yield_now,
     time::{Duration, Instant, sleep_until, timeout},
 };
 
@@ -39,7 +41,6 @@ use crate::{
     problem::Problem,
     publish::{self, IDEMPOTENCY_KEY, Stored},
     response::{Holds, ResponseBody},
-    under_way::UnderWay,
 };
 
 const MEDIA_TYPE: &str = "application/x-ndjson";
@@ -75,12 +76,12 @@ pub(crate) fn unsupported() -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
-/// Begins to publish the lines of `body`, each if `grant` still stands when it is there: to `topic`, which is open to its
-/// holder, or else each to the topic that it names, if that is.
+/// Begins to publish the lines of `body`, each if `grant` still stands when it is there: to the topic of `permit`, or else each to
+/// the topic that it names, if that is open to the grant's holder.
 pub(crate) async fn publish<B>(
     server: &Server,
     grant: Grant,
-    topic: Option<Topic>,
+    permit: Option<PublishPermit>,
     headers: &HeaderMap,
     body: B,
     request_id: &str,
@@ -98,11 +99,11 @@ where
     if server.is_closing() {
         return Err(draining());
     }
-    if let Some(topic) = &topic {
-        server.0.khala.check_new_topic(&grant, topic).await?;
+    if let Some(permit) = &permit {
+        permit.check_new_topic().await?;
     }
     let stream = Stream {
-        one: topic.map(|topic| Opened::new(server, topic)),
+        one: permit.map(Opened::new),
         trace: publish::trace(headers),
         patience: server.0.limits.body_timeout,
         line_bytes: server.0.limits.body_bytes,
@@ -146,17 +147,14 @@ struct Stream {
 
 /// A topic that is open to who streams.
 struct Opened {
-    topic: Topic,
+    permit: PublishPermit,
     /// A line that is not stored takes along those behind it: what is stored is a prefix of what was sent.
     chain: Chain,
-    /// Whether its class checks hashes.
-    hashes: bool,
 }
 
 impl Opened {
-    fn new(server: &Server, topic: Topic) -> Arc<Self> {
-        let hashes = server.0.khala.class_of(&topic).is_some_and(|class| class.hashes);
-        Arc::new(Self { topic, chain: Chain::new(), hashes })
+    fn new(permit: PublishPermit) -> Arc<Self> {
+        Arc::new(Self { permit, chain: Chain::new() })
     }
 }
 
@@ -174,16 +172,18 @@ struct Held {
 enum To {
     Opened(Arc<Opened>),
     /// It is being asked whether this one is open, and may be made if it is new.
-    Unknown(Topic, BoxFuture<'static, Result<(), Problem>>),
+    Unknown(BoxFuture<'static, Result<PublishPermit, Problem>>),
 }
 
-/// A line that was handed over, and what became of it.
-struct Done {
+/// A line that was handed over.
+struct Sent {
     line: u64,
     bytes: usize,
     to: Arc<Opened>,
-    answer: Result<Append, Error>,
 }
+
+/// What became of it.
+type Answered = (Sent, Result<Append, Error>);
 
 /// Where a line was stored, as the answer to a publish of its own says it; the topic only where lines name theirs.
 #[derive(Serialize)]
@@ -209,19 +209,12 @@ struct Counts {
     conflicts: u64,
 }
 
-type Finished = Arc<Mutex<Vec<(Topic, Appended)>>>;
-
 /// How far a stream has come.
 struct Run {
     stream: Stream,
     /// The topics that are known to be open.
     known: HashMap<Topic, Arc<Opened>>,
-    in_flight: UnderWay<Done>,
-    /// What nobody is told of any more.
-    untold: UnderWay<Done>,
-    /// What is stored, or not to be, and not announced yet: also behind lines whose fate is open.
-    finished: Finished,
-    telling: UnderWay<()>,
+    in_flight: Appends<Sent>,
     counts: Counts,
     out: Vec<u8>,
     /// Bytes of the lines that are in flight or held.
@@ -245,12 +238,9 @@ impl Run {
     fn new(stream: Stream) -> Self {
         Self {
             share: stream.server.0.khala.memory().share(MemoryPart::Bodies),
+            in_flight: Appends::new(stream.server.0.khala.clone()),
             stream,
             known: HashMap::new(),
-            in_flight: UnderWay::new(),
-            untold: UnderWay::new(),
-            finished: Finished::default(),
-            telling: UnderWay::new(),
             counts: Counts::default(),
             out: Vec::new(),
             bytes: 0,
@@ -286,21 +276,19 @@ impl Run {
             let next = self.held.as_ref().map_or(self.line + 1, |held| held.line);
             let nothing_waits = self.held.is_none() && self.in_flight.is_empty() && self.out.is_empty();
             let (asking, again) = match &self.held {
-                Some(Held { to: To::Unknown(..), again, .. }) => (true, *again),
+                Some(Held { to: To::Unknown(_), again, .. }) => (true, *again),
                 Some(held) => (false, held.again),
                 None => (false, self.quiet_since),
             };
             tokio::select! {
                 // What is ready is gathered before it is written: many answers, one write.
                 biased;
-                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    self.done(done);
-                    self.all_done().await;
-                    self.tell();
+                answered = self.in_flight.next(), if !self.in_flight.is_idle() => {
+                    self.done(answered);
+                    while let Some(answered) = self.in_flight.try_next() {
+                        self.done(answered);
+                    }
                 }
-                Some(_) = self.untold.next(), if !self.untold.is_empty() => self.tell(),
-                () = some(&self.finished), if !(self.in_flight.is_empty() && self.untold.is_empty()) => self.tell(),
-                Some(()) = self.telling.next(), if !self.telling.is_empty() => {}
                 permit = answers.reserve(), if !self.out.is_empty() => match permit {
                     Ok(permit) => {
                         (self.quiet_since, self.quiet_parts) = (Instant::now(), 0);
@@ -313,7 +301,7 @@ impl Run {
                 () = answers.closed(), if self.reading => break,
                 () = closing.as_mut(), if self.reading => self.refuse_from(next, draining()),
                 answered = asked(&mut self.held), if self.reading && asking => match answered {
-                    Ok(()) => self.opened(),
+                    Ok(permit) => self.opened(permit),
                     Err(problem) => self.refuse_from(next, problem),
                 },
                 () = sleep_until(again), if self.reading && self.held.is_some() && !asking => self.go_on(),
@@ -343,9 +331,9 @@ impl Run {
         }
         let vanished = answers.is_closed();
         drop(answers);
-        let Self { stream, mut in_flight, mut untold, finished, mut telling, line, whole, code, .. } = self;
+        let Self { stream, in_flight, line, whole, code, .. } = self;
         let Counts { written, duplicates, conflicts } = self.counts;
-        let topic = stream.one.as_ref().map(|opened| tracing::field::display(&opened.topic));
+        let topic = stream.one.as_ref().map(|opened| tracing::field::display(opened.permit.topic()));
         tracing::debug!(
             request_id = stream.request_id,
             topic,
@@ -365,20 +353,7 @@ impl Run {
             drop(lines);
         };
         let see_through = async {
-            while !(in_flight.is_empty() && untold.is_empty() && telling.is_empty()) {
-                tokio::select! {
-                    biased;
-                    Some(_) = in_flight.next(), if !in_flight.is_empty() => {}
-                    Some(_) = untold.next(), if !untold.is_empty() => {}
-                    () = some(&finished) => {}
-                    Some(()) = telling.next(), if !telling.is_empty() => {}
-                }
-                let told = std::mem::take(&mut *lock(&finished));
-                if !told.is_empty() {
-                    let khala = server.0.khala.clone();
-                    telling.set_out(async move { khala.tell(&told).await });
-                }
-            }
+            in_flight.finish().await;
             drop(stream);
         };
         tokio::join!(linger, see_through);
@@ -417,8 +392,8 @@ impl Run {
                 let cx = &mut Context::from_waker(Waker::noop());
                 match &mut held.to {
                     To::Opened(_) => self.go_on(),
-                    To::Unknown(_, asking) => match asking.as_mut().poll(cx) {
-                        Poll::Ready(Ok(())) => self.opened(),
+                    To::Unknown(asking) => match asking.as_mut().poll(cx) {
+                        Poll::Ready(Ok(permit)) => self.opened(permit),
                         Poll::Ready(Err(problem)) => self.refuse_from(self.line, problem),
                         Poll::Pending => {}
                     },
@@ -429,16 +404,15 @@ impl Run {
     }
 
     /// The topic of what is held is open.
-    fn opened(&mut self) {
-        if let Some(held) = &mut self.held
-            && let To::Unknown(topic, _) = &held.to
-        {
-            let opened = Opened::new(&self.stream.server, topic.clone());
+    fn opened(&mut self, permit: PublishPermit) {
+        if let Some(held) = &mut self.held {
+            let topic = permit.topic().clone();
+            let opened = Opened::new(permit);
             if self.known.len() >= TOPICS_KNOWN {
                 // But those whose lines are under way: they share a chain with what comes.
                 self.known.retain(|_, opened| Arc::strong_count(opened) > 1);
             }
-            self.known.insert(topic.clone(), Arc::clone(&opened));
+            self.known.insert(topic, Arc::clone(&opened));
             held.to = To::Opened(opened);
         }
         self.go_on();
@@ -458,67 +432,36 @@ impl Run {
     fn offer(&mut self, mut held: Held) -> Result<Option<Held>, Problem> {
         let To::Opened(to) = &held.to else { return Ok(Some(held)) };
         let to = Arc::clone(to);
-        let khala = &self.stream.server.0.khala;
-        khala.check(&self.stream.grant)?;
-        if let Err(limited) = khala.check_publish(&self.stream.grant, &to.topic, &held.batch) {
-            let Some(retry_after) = limited.retry_after() else { return Err(limited.into()) };
+        if let Err(refusal) = to.permit.check(&held.batch) {
+            let Refusal::PublishLimited(limited) = &refusal else { return Err(refusal.into()) };
+            let Some(retry_after) = limited.retry_after() else { return Err(refusal.into()) };
             held.again = Instant::now() + retry_after;
             return if held.again > held.since + self.stream.patience {
-                Err(limited.into())
+                Err(refusal.into())
             } else {
                 Ok(Some(held))
             };
         }
-        if to.hashes {
-            publish::check_hashes(&held.batch)?;
-        }
         let Held { line, bytes, batch, .. } = held;
-        let (khala, grant) = (khala.clone(), self.stream.grant.clone());
-        let finished = Arc::clone(&self.finished);
-        // A store takes what it is given in the order in which it was first asked, so each line is, before the next one.
-        // Without the runtime's budget, which could send it away before it has reached the store's queue.
-        self.in_flight.set_out(unconstrained(async move {
-            let batch = batch.with_chain(to.chain.clone());
-            let (answer, appended) = khala.append_for(&grant, &to.topic, batch).await;
-            lock(&finished).push((to.topic.clone(), appended));
-            Done { line, bytes, to, answer }
-        }));
+        let batch = batch.with_chain(to.chain.clone());
+        to.permit.append(&mut self.in_flight, Sent { line, bytes, to: Arc::clone(&to) }, batch);
         Ok(None)
     }
 
-    /// Answers all lines whose fate is known, and that of all before them.
-    async fn all_done(&mut self) {
-        while let Some(done) = poll_fn(|cx| match self.in_flight.poll_next(cx) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => Poll::Ready(None),
-        })
-        .await
-        {
-            self.done(done);
-        }
-    }
-
-    /// Announces what is stored, whether or not it is its turn to be answered.
-    fn tell(&mut self) {
-        let told = std::mem::take(&mut *lock(&self.finished));
-        if !told.is_empty() {
-            let khala = self.stream.server.0.khala.clone();
-            self.telling.set_out(async move { khala.tell(&told).await });
-        }
-    }
-
-    fn done(&mut self, done: Done) {
-        self.bytes -= done.bytes;
+    fn done(&mut self, (sent, answer): Answered) {
+        self.bytes -= sent.bytes;
         (self.quiet_since, self.quiet_parts) = (Instant::now(), 0);
-        let line = done.line;
-        if let Err(problem) = self.answer(done) {
+        let line = sent.line;
+        if let Err(problem) = self.answer(&sent, answer) {
             self.refuse_from(line, problem);
-            self.untold = std::mem::replace(&mut self.in_flight, UnderWay::new());
+            // Those behind it were not stored; they are announced if they were all the same.
+            self.in_flight.abandon();
         }
     }
 
     /// Answers a line whose fate is known. After a fault of the store there is no going on.
-    fn answer(&mut self, Done { line, to, answer, .. }: Done) -> Result<(), Problem> {
+    fn answer(&mut self, sent: &Sent, answer: Result<Append, Error>) -> Result<(), Problem> {
+        let line = sent.line;
         let (receipt, duplicate) = match answer? {
             Append::Written(receipt) => (receipt, false),
             Append::Duplicate(receipt) => (receipt, true),
@@ -529,7 +472,7 @@ impl Run {
             }
         };
         *if duplicate { &mut self.counts.duplicates } else { &mut self.counts.written } += 1;
-        let topic = self.stream.one.is_none().then_some(&to.topic);
+        let topic = self.stream.one.is_none().then_some(sent.to.permit.topic());
         write(&mut self.out, &Acknowledged { line, topic, receipt: receipt.into(), duplicate });
         Ok(())
     }
@@ -559,7 +502,6 @@ impl Stream {
             return Ok(None);
         }
         let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
-        let batch = batch.published_by(self.grant.subject());
         let to = match (&self.one, topic) {
             (Some(one), _) => To::Opened(Arc::clone(one)),
             (None, None) => return Err(body::invalid("topic", "missing field `topic`")),
@@ -567,7 +509,7 @@ impl Stream {
                 Some(opened) => To::Opened(Arc::clone(opened)),
                 None => {
                     khala.check(&self.grant)?;
-                    To::Unknown(topic.clone(), self.ask(topic))
+                    To::Unknown(self.ask(topic))
                 }
             },
         };
@@ -576,39 +518,29 @@ impl Stream {
     }
 
     /// Asks whether a topic is open to who streams; if it is new, waits until they may make it.
-    fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<(), Problem>> {
+    fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<PublishPermit, Problem>> {
         let (khala, grant, patience) = (self.server.0.khala.clone(), self.grant.clone(), self.patience);
         Box::pin(async move {
-            khala.authorize(&grant, &topic, Access::Publish).await?;
+            let permit = khala.publish_permit(&grant, &topic).await?;
             let latest = Instant::now() + patience;
-            while let Err(limited) = khala.check_new_topic(&grant, &topic).await {
+            while let Err(limited) = permit.check_new_topic().await {
                 let again = Instant::now() + limited.retry_after().unwrap_or_default();
                 if again > latest {
                     return Err(limited.into());
                 }
                 sleep_until(again).await;
             }
-            Ok(())
+            Ok(permit)
         })
     }
 }
 
 /// The answer to what is being asked about the line that is held.
-async fn asked(held: &mut Option<Held>) -> Result<(), Problem> {
+async fn asked(held: &mut Option<Held>) -> Result<PublishPermit, Problem> {
     match held {
-        Some(Held { to: To::Unknown(_, asking), .. }) => asking.await,
+        Some(Held { to: To::Unknown(asking), .. }) => asking.await,
         _ => pending().await,
     }
-}
-
-/// Ready when there is something to announce; looked at whenever something that was under way has gone on.
-async fn some(finished: &Finished) {
-    poll_fn(|_| if lock(finished).is_empty() { Poll::Pending } else { Poll::Ready(()) }).await;
-}
-
-fn lock(finished: &Finished) -> MutexGuard<'_, Vec<(Topic, Appended)>> {
-    // Each change under the lock is whole.
-    finished.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refuse(out: &mut Vec<u8>, line: u64, problem: &Problem) {

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom,
-    SnapshotPage, Start, Topic, TopicPage, Update, Watermark,
+    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadFrom, ReadLimit, Replay, Snapshot, SnapshotFrom,
+    SnapshotPage, Topic, TopicPage, Update, Watermark,
 };
 use sqlx::postgres::PgRow;
 
@@ -35,10 +35,15 @@ impl Reader<'_> {
         self.bounds_in(&rows, topic)
     }
 
-    pub(crate) async fn page(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Fault> {
+    pub(crate) async fn page(
+        &self,
+        topic: &Topic,
+        start: ReadFrom,
+        limit: ReadLimit,
+    ) -> Result<Replay, Fault> {
         let (after, epoch) = match start {
-            Start::Origin => (Watermark::ORIGIN, None),
-            Start::After(cursor) => (cursor.watermark, Some(int(cursor.epoch.bits()))),
+            ReadFrom::Origin => (Watermark::ORIGIN, None),
+            ReadFrom::After(cursor) => (cursor.watermark, Some(int(cursor.epoch.bits()))),
         };
         let sql = &self.database.sql;
         let rows = self.database.rows(|| {

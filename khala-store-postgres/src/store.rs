@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, DocKey, Documents, DueAfter, DuePage,
-    Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit, Replay,
-    Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, Store, SweepRecord,
+    Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadFrom, ReadLimit,
+    Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Store, SweepRecord,
     Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watermark,
 };
 use sqlx::PgPool;
@@ -164,7 +164,7 @@ impl Journal for PostgresStore {
         self.0.writers.append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         Ok(self.reader().page(topic, start, limit).await?)
     }
 

@@ -5,7 +5,7 @@
 //! is noticed within [`watch_every`](SqliteOptions::watch_every).
 //!
 //! ```
-//! use khala_core::{Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, Start, Timestamp, Topic};
+//! use khala_core::{Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, ReadFrom, Timestamp, Topic};
 //! use khala_store_sqlite::SqliteStore;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -20,7 +20,7 @@
 //! let answer = store.append(&topic, Batch::new(vec![update])?, now).await?;
 //! assert!(matches!(answer, Append::Written(receipt) if receipt.last.as_u64() == 1));
 //!
-//! let Replay::Page(page) = store.read(&topic, Start::Origin, ReadLimit::PAGE).await? else {
+//! let Replay::Page(page) = store.read(&topic, ReadFrom::Origin, ReadLimit::PAGE).await? else {
 //!     panic!("nothing was trimmed")
 //! };
 //! assert_eq!(page.updates[0].payload.as_str(), r#"{"by":"ann"}"#);

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadLimit, Replay, Snapshot, SnapshotFrom,
-    SnapshotPage, Start, Topic, TopicPage, Update,
+    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadFrom, ReadLimit, Replay, Snapshot, SnapshotFrom,
+    SnapshotPage, Topic, TopicPage, Update,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -45,7 +45,7 @@ pub(crate) fn page(
     conn: &Connection,
     seed: &[u8; 16],
     topic: &Topic,
-    start: Start,
+    start: ReadFrom,
     limit: ReadLimit,
 ) -> Result<Replay, Fault> {
     at_one_moment(conn, |conn| {

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, DueAfter,
-    DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadLimit,
-    Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Start, Store,
+    DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadFrom,
+    ReadLimit, Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Store,
     SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watch, Watermark,
 };
 
@@ -139,7 +139,7 @@ impl Journal for SqliteStore {
         self.0.writer.append(topic.clone(), batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         let (seed, topic) = (self.0.seed, topic.clone());
         self.0.readers.ask(move |conn| read::page(conn, &seed, &topic, start, limit)).await
     }

@@ -107,7 +107,7 @@ async fn add(
 
         let topic = Topic::parse(&format!("notes:{owner}"))?;
         let update = NewUpdate::new(Kind::parse("note_added")?, Payload::of(&note)?)
-            .with_doc_key(DocKey::parse(&format!("note/{}", note.id))?);
+            .doc_key(DocKey::parse(&format!("note/{}", note.id))?);
         let Append::Written(receipt) = append_in(&transaction, &topic, &Batch::new(vec![update])?, now)?
         else {
             return Err("a new note cannot be in anybody's way".into());

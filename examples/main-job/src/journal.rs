@@ -1,6 +1,6 @@
 //! The journal itself, read from the SQLite file after the last server was killed: no server stands in between.
 
-use khala_core::{Journal as _, ReadLimit, Replay, Start};
+use khala_core::{Journal as _, ReadFrom, ReadLimit, Replay};
 use khala_store_sqlite::SqliteStore;
 use main_job::{
     checker::{Delivery, Entry, Log},
@@ -13,7 +13,7 @@ use crate::setting::Setting;
 pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
     let store = SqliteStore::open(setting.database()).during("opening the journal")?;
     let mut entries = Vec::new();
-    let mut start = Start::Origin;
+    let mut start = ReadFrom::Origin;
     loop {
         match store.read(&setting.topic, start, ReadLimit::PAGE).await.during("reading the journal")? {
             Replay::Page(page) => {
@@ -25,7 +25,7 @@ pub(crate) async fn read(setting: &Setting) -> Result<Log, Failure> {
                 if page.is_complete() {
                     break;
                 }
-                start = Start::After(page.cursor());
+                start = ReadFrom::After(page.cursor());
             }
             Replay::Stale(stale) => {
                 return Err(Failure::new(format_args!("the journal cannot be read on: {stale:?}")));

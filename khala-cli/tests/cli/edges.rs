@@ -67,7 +67,7 @@ async fn an_update_is_one_line_whatever_its_payload_looks_like() {
         khala_core::Kind::parse("k").unwrap(),
         khala_core::Payload::parse(payload).unwrap(),
     )
-    .with_doc_key(khala_core::DocKey::parse("d").unwrap());
+    .doc_key(khala_core::DocKey::parse("d").unwrap());
     client.publish(&topic, khala_core::Batch::try_from(update).unwrap()).await.unwrap();
     for from in ["floor", "snapshot"] {
         let arguments = ["tail", "run:7/a", "--from", from, "--until-head"];

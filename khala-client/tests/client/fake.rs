@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use khala_core::{
     Append, Batch, Conflict, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryStore, NewUpdate, Payload,
-    ReadLimit, Receipt, Replay, Seq, Start, Timestamp, Topic, Update,
+    ReadFrom, ReadLimit, Receipt, Replay, Seq, Timestamp, Topic, Update,
     wire::{JoinRequest, Serializer},
 };
 use serde_json::{Value, json, value::RawValue};
@@ -118,7 +118,7 @@ impl Fake {
     /// The payloads that a topic holds, in order.
     pub(crate) async fn payloads(&self, topic: &Topic) -> Vec<String> {
         let limit = ReadLimit::new(100_000.try_into().unwrap(), usize::MAX);
-        match self.journal.read(topic, Start::Origin, limit).await.unwrap() {
+        match self.journal.read(topic, ReadFrom::Origin, limit).await.unwrap() {
             Replay::Page(page) => {
                 page.updates.iter().map(|update| update.payload.as_str().to_owned()).collect()
             }
@@ -221,7 +221,7 @@ impl Shared {
         let updates = body.updates.into_iter().map(|One { kind, payload, doc_key }| {
             let update = NewUpdate::new(kind, Payload::from_raw(&payload));
             match doc_key {
-                Some(key) => update.with_doc_key(key),
+                Some(key) => update.doc_key(key),
                 None => update,
             }
         });

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     chain::Chain,
-    journal::{Append, Batch, Conflict, DEDUP_FOR, Keep, Receipt, Start},
+    journal::{Append, Batch, Conflict, DEDUP_FOR, Keep, ReadFrom, Receipt},
     position::Watermark,
     update::Update,
 };
@@ -57,7 +57,7 @@ async fn watch_batches(subject: Subject, over: Over) -> BTreeSet<Watermark> {
     loop {
         let last = over.is_over().await;
         heads.insert(subject.bounds().await.head);
-        let page = subject.page(Start::Origin, LARGE).await;
+        let page = subject.page(ReadFrom::Origin, LARGE).await;
         heads.insert(page.bounds.head);
         // A page that ends before the head may end inside a batch.
         if page.is_complete() {
@@ -151,8 +151,7 @@ pub async fn j20_nothing_is_stored_behind_what_was_not<H: Harness>(store: H) {
 /// J10: a repeated dedup key gives the first receipt and writes nothing, and another batch under it is a conflict.
 pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J10", "j10");
-    let named =
-        || batch([update("plain"), state("doc", "state").with_doc_version(7)]).with_dedup(dedup("name"));
+    let named = || batch([update("plain"), state("doc", "state").doc_version(7)]).with_dedup(dedup("name"));
     let first = subject.write(named()).await;
     let other = single("something else").with_dedup(dedup("name"));
     // In this order: the key, before the expected head, before the versions of documents.
@@ -161,7 +160,7 @@ pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
     {
         repeated(&subject, what, again, first).await;
     }
-    let first_state = || state("doc", "state").with_doc_version(7);
+    let first_state = || state("doc", "state").doc_version(7);
     for (what, changed) in [
         ("something else", other.clone()),
         ("a part of it", single("plain").with_dedup(dedup("name"))),

@@ -159,12 +159,12 @@ pub async fn c3_an_advance_from_elsewhere_writes_nothing<H: CheckpointsHarness>(
 /// else.
 pub async fn c4_a_batch_that_conflicts_moves_nothing<H: CheckpointsHarness>(store: H) {
     let subject = Subject::new(&store, "C4");
-    let versioned = batch([state("doc", "state").with_doc_version(9)]);
+    let versioned = batch([state("doc", "state").doc_version(9)]);
     subject.topic.write(versioned).await;
     subject.written(subject.step("stands", 1)).await;
     let held = subject.held().await;
     let head = subject.topic.bounds().await.head;
-    let stale = [update("refused"), state("doc", "refused").with_doc_version(9)];
+    let stale = [update("refused"), state("doc", "refused").doc_version(9)];
     let version = Conflict::DocVersion { doc_key: doc_key("doc"), given: 9, found: 9 };
     let expected = watermark(40);
     for (refused, conflict) in [

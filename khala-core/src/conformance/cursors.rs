@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    journal::{Keep, Page, ReadLimit, Replay, Start},
+    journal::{Keep, Page, ReadFrom, ReadLimit, Replay},
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Stale, StaleReason, Watermark},
     update::Update,
 };
@@ -28,7 +28,7 @@ pub async fn j3_reading_is_exclusive_of_the_cursor<H: Harness>(store: H) {
             assert_eq!(first, next, "J3: the first update of a read after {number}");
         }
     }
-    let origin = subject.page(Start::Origin, LARGE).await;
+    let origin = subject.page(ReadFrom::Origin, LARGE).await;
     assert_eq!(origin.after, Watermark::ORIGIN, "J3: what a read from the origin continues from");
     assert_eq!(seqs(&origin.updates).first(), Some(&1), "J3: the first update of a read from the origin");
 }
@@ -51,7 +51,7 @@ pub async fn j4_pages_concatenate_to_the_whole_log<H: Harness>(store: H) {
 }
 
 async fn in_pages(subject: &Subject, whole: &[Update], limit: ReadLimit) {
-    let mut page = subject.page(Start::Origin, limit).await;
+    let mut page = subject.page(ReadFrom::Origin, limit).await;
     let mut log: Vec<Update> = Vec::new();
     loop {
         let (count, bytes) = (page.updates.len(), page.updates.iter().map(Update::size).sum::<usize>());
@@ -123,7 +123,7 @@ pub async fn j11_a_trimmed_cursor_is_reported<H: Harness>(store: H) {
             let what = format!("cursor {number} below floor {floor}");
             reported("J11", &what, &stale, at(&bounds, number), &bounds, StaleReason::RetentionFloorBreach);
         }
-        let stale = subject.stale(Start::Origin).await;
+        let stale = subject.stale(ReadFrom::Origin).await;
         let origin = bounds_origin(&bounds);
         reported("J11", "the trimmed origin", &stale, origin, &bounds, StaleReason::RetentionFloorBreach);
     }

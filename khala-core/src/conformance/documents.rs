@@ -23,13 +23,13 @@ pub async fn d1_a_document_is_the_newest_update_of_its_key<H: Harness>(store: H)
     let subject = Subject::new(&store, "D1", "d1");
     subject.write(batch([update("no document"), state("k", "one"), state("other", "beside")])).await;
     newest(&subject, "k", "one", 2).await;
-    subject.write(batch([state("k", "two").with_doc_version(10)])).await;
+    subject.write(batch([state("k", "two").doc_version(10)])).await;
     newest(&subject, "k", "two", 10).await;
     newest(&subject, "other", "beside", 3).await;
     assert_eq!(subject.beside("d1.beside").document("k").await, None, "D1: a document of another topic");
     assert_eq!(subject.document("K").await, None, "D1: a document of another key");
 
-    let version = |version| state("k", "refused").with_doc_version(version);
+    let version = |version| state("k", "refused").doc_version(version);
     refused(&subject, vec![version(10)], (10, 10)).await;
     refused(&subject, vec![version(9)], (9, 10)).await;
     refused(&subject, vec![version(0)], (0, 10)).await;
@@ -39,25 +39,25 @@ pub async fn d1_a_document_is_the_newest_update_of_its_key<H: Harness>(store: H)
     refused(&subject, vec![version(12), state("other", "refused"), version(11)], (11, 12)).await;
 
     // Several states of one key in one batch: the last is the newest.
-    let three = batch([state("d", "one"), state("d", "two"), state("d", "three").with_doc_version(7)]);
+    let three = batch([state("d", "one"), state("d", "two"), state("d", "three").doc_version(7)]);
     subject.write(three).await;
     newest(&subject, "d", "three", 7).await;
-    subject.write(batch([state("zero", "zero").with_doc_version(0)])).await;
+    subject.write(batch([state("zero", "zero").doc_version(0)])).await;
     newest(&subject, "zero", "zero", 0).await;
 
     // A tombstone has a version like any other state.
-    subject.write(batch([NewUpdate::tombstone(kind(), doc_key("k")).with_doc_version(20)])).await;
+    subject.write(batch([NewUpdate::tombstone(kind(), doc_key("k")).doc_version(20)])).await;
     let gone = subject.document("k").await;
     assert!(gone.is_some_and(|gone| gone.deleted && gone.doc_version == Some(20)), "D1: no tombstone of k");
     refused(&subject, vec![version(20)], (20, 20)).await;
-    refused(&subject, vec![tombstone("k").with_doc_version(19)], (19, 20)).await;
-    subject.write(batch([state("k", "again").with_doc_version(21)])).await;
+    refused(&subject, vec![tombstone("k").doc_version(19)], (19, 20)).await;
+    subject.write(batch([state("k", "again").doc_version(21)])).await;
     newest(&subject, "k", "again", 21).await;
 
     // Of those who bring the same version, one is first.
     let racers = (0..10).map(|racer| {
         let subject = subject.clone();
-        let state = state("k", &racer.to_string()).with_doc_version(100);
+        let state = state("k", &racer.to_string()).doc_version(100);
         async move { subject.append(batch([update("beside"), state]), NOW).await }
     });
     let answers = at_once(racers).await;
@@ -200,8 +200,8 @@ async fn continues_or_is_stale(subject: &Subject) {
 /// D4: trimming the log leaves documents.
 pub async fn d4_trimming_the_log_leaves_documents<H: Harness>(store: H) {
     let subject = Subject::new(&store, "D4", "d4");
-    subject.write(batch([state("a", "a").with_doc_version(50), state("b", "b"), state("c", "c")])).await;
-    subject.write(batch([tombstone("b").with_doc_version(60)])).await;
+    subject.write(batch([state("a", "a").doc_version(50), state("b", "b"), state("c", "c")])).await;
+    subject.write(batch([tombstone("b").doc_version(60)])).await;
     let before = documents(&subject, LARGE).await;
     for kept in [2, 0] {
         subject.trim(Keep::everything().with_updates(kept), NOW).await;
@@ -218,7 +218,7 @@ pub async fn d4_trimming_the_log_leaves_documents<H: Harness>(store: H) {
     }
     // Nor are versions forgotten, of what is there or gone.
     for (key, given) in [("a", 50), ("b", 60)] {
-        let conflict = subject.conflict(batch([state(key, "refused").with_doc_version(given)])).await;
+        let conflict = subject.conflict(batch([state(key, "refused").doc_version(given)])).await;
         let meant = Conflict::DocVersion { doc_key: doc_key(key), given, found: given };
         assert_eq!(conflict, meant, "D4: the conflict with a version from before trimming");
     }
@@ -228,12 +228,10 @@ pub async fn d4_trimming_the_log_leaves_documents<H: Harness>(store: H) {
 pub async fn d5_old_tombstones_go_and_nothing_else<H: Harness>(store: H) {
     let subject = Subject::new(&store, "D5", "d5");
     let day = Duration::from_secs(86_400);
-    subject
-        .write(batch([state("kept", "1").with_doc_version(5), state("again", "1"), state("gone", "1")]))
-        .await;
-    subject.write(batch([tombstone("gone").with_doc_version(60), tombstone("again")])).await;
+    subject.write(batch([state("kept", "1").doc_version(5), state("again", "1"), state("gone", "1")])).await;
+    subject.write(batch([tombstone("gone").doc_version(60), tombstone("again")])).await;
     subject.write(batch([state("again", "2"), state("late", "1")])).await;
-    subject.write(batch([tombstone("late").with_doc_version(70)])).await;
+    subject.write(batch([tombstone("late").doc_version(70)])).await;
     let before = documents(&subject, LARGE).await;
     let keep = |updates| Keep::everything().with_updates(updates).with_tombstones(day);
 
@@ -274,9 +272,9 @@ pub async fn d5_old_tombstones_go_and_nothing_else<H: Harness>(store: H) {
         "D5: a tombstone whose update is kept, where a clock was ahead"
     );
     // The version is forgotten with it, and no other.
-    subject.write(batch([state("gone", "2").with_doc_version(1)])).await;
+    subject.write(batch([state("gone", "2").doc_version(1)])).await;
     for (key, given) in [("kept", 5), ("late", 70)] {
-        let conflict = subject.conflict(batch([state(key, "refused").with_doc_version(given)])).await;
+        let conflict = subject.conflict(batch([state(key, "refused").doc_version(given)])).await;
         let meant = Conflict::DocVersion { doc_key: doc_key(key), given, found: given };
         assert_eq!(conflict, meant, "D5: the conflict with a version that is kept");
     }

@@ -51,7 +51,7 @@ const EMPTIED: &str = "j18.emptied";
 
 async fn write_some_history(store: &impl Harness, named: Batch) -> Receipt {
     let subject = Subject::new(store, "J18", PLAIN);
-    subject.write(batch([update("plain"), state("kept", "state").with_doc_version(9)])).await;
+    subject.write(batch([update("plain"), state("kept", "state").doc_version(9)])).await;
     subject.write(batch([state("gone", "state")])).await;
     subject.write(batch([tombstone("gone")])).await;
     for (topic, kept) in [(TRIMMED, 3), (EMPTIED, 0)] {
@@ -103,8 +103,7 @@ pub(super) async fn append_until_killed(journal: Arc<dyn Journal>) {
             for n in 0..2_000 {
                 let label = format!("{writer}.{n}");
                 let updates = labelled(&label, 3).into_iter();
-                let updates =
-                    updates.map(|update| update.with_doc_key(doc_key(&format!("doc-{writer}.{n}"))));
+                let updates = updates.map(|update| update.doc_key(doc_key(&format!("doc-{writer}.{n}"))));
                 let answer = journal.append(&topic(name), batch(updates), NOW).await;
                 let Ok(Append::Written(Receipt { epoch, first, last })) = answer else {
                     panic!("J18: in the process to be killed, a plain append was not written: {answer:?}");

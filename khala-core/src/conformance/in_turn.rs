@@ -14,7 +14,7 @@ use crate::{
     documents::{Documents, Snapshot, SnapshotFrom},
     error::Error,
     journal::{
-        Append, Batch, DueAfter, DuePage, Journal, Keep, ReadLimit, Replay, Settled, Start, TopicPage,
+        Append, Batch, DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage,
         Trimmed,
     },
     node::NodeId,
@@ -80,7 +80,7 @@ impl<W: Ways> Journal for InTurn<W> {
         }
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         self.store().read(topic, start, limit).await
     }
 

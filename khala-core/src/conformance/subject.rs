@@ -8,7 +8,8 @@ use std::{fmt, num::NonZeroUsize, ops::RangeInclusive, sync::Arc};
 use crate::{
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     journal::{
-        Append, Batch, Conflict, Journal, Keep, Page, ReadLimit, Receipt, Replay, Start, TopicPage, Trimmed,
+        Append, Batch, Conflict, Journal, Keep, Page, ReadFrom, ReadLimit, Receipt, Replay, TopicPage,
+        Trimmed,
     },
     position::{Bounds, Cursor, Stale, Watermark},
     topic::Topic,
@@ -104,21 +105,21 @@ impl Subject {
         }
     }
 
-    pub(super) async fn read(&self, start: impl Into<Start>, limit: ReadLimit) -> Replay {
+    pub(super) async fn read(&self, start: impl Into<ReadFrom>, limit: ReadLimit) -> Replay {
         match self.journal.read(&self.topic, start.into(), limit).await {
             Ok(replay) => replay,
             Err(error) => self.broken("a read failed", &error),
         }
     }
 
-    pub(super) async fn page(&self, start: impl Into<Start>, limit: ReadLimit) -> Page {
+    pub(super) async fn page(&self, start: impl Into<ReadFrom>, limit: ReadLimit) -> Page {
         match self.read(start, limit).await {
             Replay::Page(page) => page,
             Replay::Stale(stale) => self.broken("a good start was called stale", &stale),
         }
     }
 
-    pub(super) async fn stale(&self, start: impl Into<Start>) -> Stale {
+    pub(super) async fn stale(&self, start: impl Into<ReadFrom>) -> Stale {
         match self.read(start, LARGE).await {
             Replay::Stale(stale) => stale,
             Replay::Page(page) => self.broken("a start that cannot resume was given a page", &page),
@@ -126,7 +127,7 @@ impl Subject {
     }
 
     /// What follows `start` up to the head, read as a subscriber reads.
-    pub(super) async fn follow(&self, start: impl Into<Start>) -> Vec<Update> {
+    pub(super) async fn follow(&self, start: impl Into<ReadFrom>) -> Vec<Update> {
         let mut page = self.page(start, LARGE).await;
         let (mut end, mut log) = (page.after, Vec::new());
         loop {
@@ -146,7 +147,7 @@ impl Subject {
 
     /// The whole log.
     pub(super) async fn log(&self) -> Vec<Update> {
-        self.follow(Start::Origin).await
+        self.follow(ReadFrom::Origin).await
     }
 
     pub(super) async fn topics(
@@ -226,7 +227,7 @@ pub(super) fn labelled(label: &str, size: u64) -> Vec<NewUpdate> {
 
 /// A new state of a document.
 pub(super) fn state(key: &str, text: &str) -> NewUpdate {
-    update(text).with_doc_key(doc_key(key))
+    update(text).doc_key(doc_key(key))
 }
 
 pub(super) fn tombstone(key: &str) -> NewUpdate {

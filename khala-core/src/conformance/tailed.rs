@@ -16,8 +16,8 @@ use crate::{
     documents::Documents,
     error::Error,
     journal::{
-        Append, Batch, DueAfter, DuePage, Journal, Keep, Page, ReadLimit, Replay, Settled, Start, TopicPage,
-        Trimmed,
+        Append, Batch, DueAfter, DuePage, Journal, Keep, Page, ReadFrom, ReadLimit, Replay, Settled,
+        TopicPage, Trimmed,
     },
     position::Bounds,
     tail::{Followed, TailJournal, TailOptions, Wanted},
@@ -83,10 +83,10 @@ impl Journal for FollowedJournal {
         self.tail.append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         let cursor = match start {
-            Start::After(cursor) => cursor,
-            Start::Origin => start.cursor(&self.tail.bounds(topic).await?),
+            ReadFrom::After(cursor) => cursor,
+            ReadFrom::Origin => start.cursor(&self.tail.bounds(topic).await?),
         };
         let now = Moment::from_millis(self.ticks.fetch_add(1, Ordering::SeqCst));
         let wanted = Wanted { head: None, not_older_than: now };

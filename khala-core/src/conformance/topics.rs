@@ -2,7 +2,7 @@
 
 use crate::{
     documents::SnapshotFrom,
-    journal::{Append, Keep, Start},
+    journal::{Append, Keep, ReadFrom},
     position::{Bounds, MAX_POSITION, Seq},
     update::{Kind, NewUpdate, Payload, PayloadHash, TraceContext, TraceField, Update},
 };
@@ -18,7 +18,7 @@ pub async fn j16_an_untouched_topic_is_stable_and_empty<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J16", "j16");
     let bounds = subject.bounds().await;
     assert_eq!(bounds, Bounds::untouched(bounds.epoch), "J16: the bounds of an untouched topic");
-    for start in [Start::Origin, bounds.at_floor().into()] {
+    for start in [ReadFrom::Origin, bounds.at_floor().into()] {
         let page = subject.page(start, LARGE).await;
         assert!(page.updates.is_empty(), "J16: an untouched topic holds {:?}", page.updates);
         assert_eq!(page.bounds, bounds, "J16: the bounds of an untouched topic, asked twice");
@@ -131,13 +131,13 @@ async fn exact(subject: &Subject) {
         TraceContext { tracestate: field("vendor=a,other=b"), request_id: field(odd), ..trace.clone() };
     let odd_kind = Kind::parse(odd).expect("it is a good kind");
     updates.extend([
-        NewUpdate::new(odd_kind.clone(), Payload::null()).with_doc_key(doc_key(odd)),
-        update("versioned").with_doc_key(longest.clone()).with_doc_version(MAX_POSITION - 1),
+        NewUpdate::new(odd_kind.clone(), Payload::null()).doc_key(doc_key(odd)),
+        update("versioned").doc_key(longest.clone()).doc_version(MAX_POSITION - 1),
         tombstone("gone"),
-        NewUpdate::tombstone(odd_kind, longest).with_doc_version(MAX_POSITION),
-        update("hashed").with_payload_hash(hash.clone()),
-        update("traced").with_trace(trace),
-        state("everything", odd).with_doc_version(3).with_payload_hash(hash).with_trace(whole_trace),
+        NewUpdate::tombstone(odd_kind, longest).doc_version(MAX_POSITION),
+        update("hashed").payload_hash(hash.clone()),
+        update("traced").trace(trace),
+        state("everything", odd).doc_version(3).payload_hash(hash).trace(whole_trace),
     ]);
 
     let answer = subject.append(batch(updates.clone()), NOW).await;

@@ -16,7 +16,7 @@ use crate::{
 /// What [`Khala::tell`] has to tell of an append.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "who appends has to tell of it"]
-pub struct Appended {
+pub(crate) struct Appended {
     /// The head to announce. Of a duplicate too: the first time it may have been stored by a process that died before.
     head: Option<Cursor>,
 }
@@ -26,7 +26,7 @@ impl Khala {
     ///
     /// Updates without a hash are given one where the topic's class says so.
     ///
-    /// No limit applies: the application is trusted. For batches of others, see [`publish_for`](Self::publish_for).
+    /// No limit applies: the application is trusted. For batches of others, see [`publish_as`](Self::publish_as).
     ///
     /// # Cancellation
     /// What was begun is finished: a future that is dropped after it was polled still has the batch stored and announced, by
@@ -39,28 +39,9 @@ impl Khala {
         Finish::new(self.clock(), async move { khala.append_and_announce(&topic, batch).await }).await
     }
 
-    /// [`publish`](Self::publish) for the holder of `grant`, whose subject is charged if the batch makes its topic, also
-    /// where the future is dropped. Ask [`check_new_topic`](Self::check_new_topic) and
-    /// [`check_publish`](Self::check_publish) first.
-    ///
-    /// # Cancellation
-    /// As for [`publish`](Self::publish).
-    ///
-    /// # Errors
-    /// As for [`publish`](Self::publish).
-    pub async fn publish_for(&self, grant: &Grant, topic: &Topic, batch: Batch) -> Result<Append, Error> {
-        self.publish_holding(grant, topic, batch, ()).await
-    }
-
-    /// [`publish_for`](Self::publish_for), which drops `held` when the batch is stored and announced, also where the future
-    /// was dropped before: for what the batch takes meanwhile, as a share of the memory budget.
-    ///
-    /// # Cancellation
-    /// As for [`publish`](Self::publish).
-    ///
-    /// # Errors
-    /// As for [`publish`](Self::publish).
-    pub async fn publish_holding(
+    /// [`publish`](Self::publish) for the holder of `grant`, whose subject is charged if the batch makes its topic. Drops `held` when
+    /// the batch is stored and announced, also where the future was dropped before.
+    pub(super) async fn publish_holding(
         &self,
         grant: &Grant,
         topic: &Topic,
@@ -89,7 +70,7 @@ impl Khala {
 
     /// The same, but that [`tell`](Self::tell) is left to the caller, who has to call it soon: for whoever appends much, and
     /// tells of many appends at once.
-    pub async fn append(&self, topic: &Topic, batch: Batch) -> (Result<Append, Error>, Appended) {
+    pub(crate) async fn append(&self, topic: &Topic, batch: Batch) -> (Result<Append, Error>, Appended) {
         let updates = batch.updates().len() as u64;
         let class = self.class_of(topic).map(|class| &**class);
         let batch = if class.is_some_and(|class| class.hashes) { batch.with_hashes() } else { batch };
@@ -111,25 +92,11 @@ impl Khala {
         (answer, Appended { head })
     }
 
-    /// [`append`](Self::append) for the holder of `grant`, as [`publish_for`](Self::publish_for) is.
-    pub async fn append_for(
-        &self,
-        grant: &Grant,
-        topic: &Topic,
-        batch: Batch,
-    ) -> (Result<Append, Error>, Appended) {
-        let (answer, appended) = self.append(topic, batch).await;
-        if let Ok(append) = &answer {
-            self.charge_new_topic(grant, append);
-        }
-        (answer, appended)
-    }
-
     /// Announces what was appended: of appends to one topic that stand next to each other, the furthest head.
     ///
     /// Dropping the future may lose announcements: delivery then completes by polling. A request whose future may be
     /// dropped runs the appends and this call together in a task of their own.
-    pub async fn tell(&self, appended: &[(Topic, Appended)]) {
+    pub(crate) async fn tell(&self, appended: &[(Topic, Appended)]) {
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
             let Some((topic, _)) = same.first() else { continue };
             let mut furthest: Option<Cursor> = None;

@@ -1,17 +1,20 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
 mod appending;
+mod follow;
+mod permit;
 mod publishing;
 mod stamps;
-mod subscription;
+mod topic_handle;
 mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
+pub(crate) use self::appending::Appended;
 pub use self::{
-    appending::Appended,
+    permit::{PublishPermit, Refusal},
     publishing::PublishLimited,
-    subscription::{Delivery, Subscribed, Subscription},
+    topic_handle::TopicHandle,
     windows::TopicWindow,
 };
 use self::{publishing::Published, stamps::Stamps};
@@ -22,7 +25,6 @@ use crate::{
     class::{Classes, TopicClass},
     clock::{Clock, Moment},
     documents::Documents,
-    error::Error,
     fanout::Fanout,
     health::Health,
     projection::Checkpoints,
@@ -36,29 +38,11 @@ use crate::{
     tail::{Alarm, TailJournal, TailOptions},
     topic::Topic,
     update::Timestamp,
-    wire::JoinRequest,
 };
 
-/// Durable, resumable sync over a journal. Cloning it gives another handle to the same.
+/// Durable, resumable sync over a [`Store`](crate::Store). Cloning it gives another handle to the same.
 ///
-/// ```
-/// # use khala_core::{Batch, Delivery, JoinRequest, Khala, Kind, MemoryStore, NewUpdate, Payload, Subscribed, Topic};
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let khala = Khala::open(MemoryStore::new());
-/// let topic = Topic::parse("run:7:events")?;
-///
-/// let Subscribed::Following(mut subscription) = khala.subscribe(&topic, JoinRequest::default()).await? else {
-///     unreachable!("the head of a topic is never stale");
-/// };
-/// let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"step": 1}"#)?);
-/// khala.publish(&topic, Batch::new(vec![update])?).await?;
-///
-/// let Delivery::Updates(page) = subscription.next().await? else { unreachable!("nothing was trimmed") };
-/// assert_eq!(page.page().updates[0].payload.as_str(), r#"{"step": 1}"#);
-/// # Ok(())
-/// # }
-/// ```
+/// [`topic`](Self::topic) gives what an application publishes to and subscribes to.
 #[derive(Clone, Debug)]
 pub struct Khala(pub(crate) Arc<Inner>);
 
@@ -279,14 +263,6 @@ impl Khala {
             health: Health::new(),
             memory: MemoryBudget::default(),
         }
-    }
-
-    /// Follows a topic in this process, with the promises of the wire: first what was missed, then what comes.
-    ///
-    /// # Errors
-    /// An [`Error`] when the topic cannot be watched or read now.
-    pub async fn subscribe(&self, topic: &Topic, request: JoinRequest) -> Result<Subscribed, Error> {
-        Subscription::open(self.clone(), topic.clone(), request).await
     }
 
     /// The journal, with its tail.

@@ -168,14 +168,19 @@ impl Khala {
     /// by [`publishes_per_principal`](crate::AdmissionOptions::publishes_per_principal). Takes its updates from them if
     /// it may. A topic of no class has no limits of its own.
     ///
-    /// For a host that takes batches from others, before [`publish_for`](Self::publish_for). The rates are those on this
+    /// [`publish_as`](Self::publish_as) asks it. The rates are those on this
     /// node, in updates. A batch goes through as soon as there is room for its first update; what is over is owed, and
     /// the next one waits for it. So a batch may be larger than the burst, and over time the rate holds. What then is
     /// not stored, as a duplicate or a conflict, was taken all the same: it costs the store as much.
     ///
     /// # Errors
     /// [`PublishLimited`], with the limit, and with the time to wait where that helps. It has taken nothing.
-    pub fn check_publish(&self, grant: &Grant, topic: &Topic, batch: &Batch) -> Result<(), PublishLimited> {
+    pub(super) fn check_publish(
+        &self,
+        grant: &Grant,
+        topic: &Topic,
+        batch: &Batch,
+    ) -> Result<(), PublishLimited> {
         let now = self.moment();
         if let Some((rate, retry_after)) = self.0.publishers.wait_to_publish(grant.subject(), now) {
             telemetry::subject_limited(SubjectLimit::Publishes);
@@ -201,9 +206,8 @@ impl Khala {
     /// [`new_topics_per_principal`](crate::AdmissionOptions::new_topics_per_principal). A topic is new until its first
     /// update is stored.
     ///
-    /// For a host that takes batches from others: once before the first batch that a request, or a stream, has for a
-    /// topic. It takes nothing, for nobody knows yet whether the topic will be made:
-    /// [`publish_for`](Self::publish_for) charges for that afterwards. The journal is asked only while the subject may
+    /// To be asked once before the first batch that a request, or a stream, has for a topic. It takes nothing, for nobody knows yet whether the topic will be made:
+    /// [`publish_as`](Self::publish_as) charges for that afterwards. The journal is asked only while the subject may
     /// make no topic. If it does not answer, the topic is let through, for then the batch will not be stored either.
     ///
     /// # Cancellation
@@ -211,7 +215,7 @@ impl Khala {
     ///
     /// # Errors
     /// [`PublishLimited::TooManyNewTopics`], with the time to wait.
-    pub async fn check_new_topic(&self, grant: &Grant, topic: &Topic) -> Result<(), PublishLimited> {
+    pub(super) async fn check_new_topic(&self, grant: &Grant, topic: &Topic) -> Result<(), PublishLimited> {
         let Some((rate, retry_after)) = self.0.publishers.wait_for_new_topic(grant.subject(), self.moment())
         else {
             return Ok(());
@@ -226,7 +230,7 @@ impl Khala {
     }
 
     /// Charges the holder of `grant` for the topic that its append made, if it made one.
-    pub(super) fn charge_new_topic(&self, grant: &Grant, append: &Append) {
+    pub(crate) fn charge_new_topic(&self, grant: &Grant, append: &Append) {
         if let Append::Written(receipt) = append
             && receipt.first.as_u64() == 1
         {

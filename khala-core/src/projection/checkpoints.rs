@@ -125,7 +125,7 @@ pub enum Advanced {
 ///     version: 1,
 ///     summary_hash: PayloadHash::of(&payload).expect("it has a canonical form"),
 /// };
-/// let state = NewUpdate::new(Kind::parse("customer")?, payload).with_doc_key(DocKey::parse("ann")?);
+/// let state = NewUpdate::new(Kind::parse("customer")?, payload).doc_key(DocKey::parse("ann")?);
 /// let advance = Advance::new(projection, entity, found, to)
 ///     .with_batch(Topic::parse("customers")?, state.try_into()?);
 ///

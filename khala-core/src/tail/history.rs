@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Moment,
-    journal::{ReadLimit, Replay, Start},
+    journal::{ReadFrom, ReadLimit, Replay},
     position::{Cursor, Epoch},
     telemetry,
     topic::Topic,
@@ -61,7 +61,7 @@ impl TailJournal {
             let (mark, evidence) = (if behind { None } else { entry.mark_at(cursor) }, entry.evidence());
             let read = async move {
                 let replay = if behind {
-                    journal.read(&topic, Start::After(cursor), limit).await?
+                    journal.read(&topic, ReadFrom::After(cursor), limit).await?
                 } else {
                     match read_on(&*journal, &topic, cursor, mark).await? {
                         LookedBack::Replay(replay) => replay,

@@ -33,7 +33,7 @@ use crate::{
     clock::{Clock, Moment},
     error::Error,
     journal::{
-        Append, Batch, DueAfter, DuePage, Journal, Keep, ReadLimit, Replay, Settled, Start, TopicPage,
+        Append, Batch, DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage,
         Trimmed,
     },
     position::{Bounds, Cursor, Stale, StaleReason},
@@ -534,7 +534,7 @@ impl Journal for TailJournal {
         Ok(answer)
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         telemetry::journal_read("exact");
         let number = self.begin(topic);
         let replay = self.journal.read(topic, start, limit).await?;

@@ -9,7 +9,7 @@
 
 use crate::{
     error::Error,
-    journal::{Journal, Page, ReadLimit, Replay, Start},
+    journal::{Journal, Page, ReadFrom, ReadLimit, Replay},
     position::{Bounds, Cursor, StaleReason, Watermark},
     topic::Topic,
     update::{Timestamp, Update},
@@ -60,7 +60,7 @@ pub(super) async fn read_on(
     if let Some((mark, before)) = mark.zip(before(cursor.watermark)) {
         let most = ReadLimit::PAGE;
         let limit = ReadLimit::new(most.updates.saturating_add(1), most.bytes + mark.size);
-        let start = Start::After(Cursor::new(cursor.epoch, before));
+        let start = ReadFrom::After(Cursor::new(cursor.epoch, before));
         match journal.read(topic, start, limit).await? {
             Replay::Page(page) => match page.updates.first() {
                 Some(update) if Mark::of(update) != mark => return Ok(LookedBack::Other(page.bounds)),
@@ -87,5 +87,5 @@ pub(super) async fn read_on(
             }
         }
     }
-    journal.read(topic, Start::After(cursor), ReadLimit::PAGE).await.map(LookedBack::Replay)
+    journal.read(topic, ReadFrom::After(cursor), ReadLimit::PAGE).await.map(LookedBack::Replay)
 }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Moment,
     error::Error,
-    journal::{ReadLimit, Replay, Start},
+    journal::{ReadFrom, ReadLimit, Replay},
     position::Cursor,
     telemetry,
     topic::Topic,
@@ -107,7 +107,7 @@ impl TailJournal {
                 let (journal, topic, inline) = (Arc::clone(&self.journal), topic.clone(), entry.inline);
                 let limit = ReadLimit::new(NonZeroUsize::MIN, ReadLimit::PAGE.bytes);
                 let read = async move {
-                    Ok(match journal.read(&topic, Start::After(start), limit).await? {
+                    Ok(match journal.read(&topic, ReadFrom::After(start), limit).await? {
                         Replay::Page(page) => {
                             Found::Pages([Arc::new(SharedPage::new(topic, page, inline))].into())
                         }

@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        journal::{Batch, Journal as _, ReadLimit, Replay, Start},
+        journal::{Batch, Journal as _, ReadFrom, ReadLimit, Replay},
         memory::MemoryStore,
         position::{Cursor, Watermark},
         tail::{SharedPage, TailOptions, Wanted},
@@ -138,7 +138,7 @@ mod tests {
         let entry = tail.entry(&topic, now);
         let bounds = tail.recent_bounds(&topic, now, now).now_or_never().unwrap().unwrap().0;
         let page = |after| {
-            let start = Start::After(Cursor::new(bounds.epoch, Watermark::new(after).unwrap()));
+            let start = ReadFrom::After(Cursor::new(bounds.epoch, Watermark::new(after).unwrap()));
             let read = journal.read(&topic, start, ReadLimit::PAGE).now_or_never().unwrap().unwrap();
             let Replay::Page(page) = read else { panic!("nothing was trimmed") };
             [Arc::new(SharedPage::new(topic.clone(), page, None))]

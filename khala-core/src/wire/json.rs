@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn the_room_of_an_update_is_what_it_takes() {
         let new = || NewUpdate::new(Kind::parse("k").unwrap(), Payload::parse("[1,2]").unwrap());
-        let keyed = || new().with_doc_key(DocKey::parse("key").unwrap());
+        let keyed = || new().doc_key(DocKey::parse("key").unwrap());
         let hash = PayloadHash::of(&Payload::null()).unwrap();
         let all = [
             new(),
-            keyed().with_doc_version(70),
-            keyed().with_payload_hash(hash),
+            keyed().doc_version(70),
+            keyed().payload_hash(hash),
             NewUpdate::tombstone(Kind::parse("gone").unwrap(), DocKey::parse("key").unwrap()),
         ];
         for (seq, new) in [1, 9, 10, 12_345].into_iter().zip(all) {

@@ -21,8 +21,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, DueAfter, DuePage, Epoch, Error,
-    Journal, Keep, Kind, MemoryStore, NewUpdate, Page, Payload, ReadLimit, Receipt, Replay, Seq, Settled,
-    Snapshot, SnapshotFrom, Stale, StaleReason, Start, Timestamp, Topic, TopicPage, Trimmed, Update,
+    Journal, Keep, Kind, MemoryStore, NewUpdate, Page, Payload, ReadFrom, ReadLimit, Receipt, Replay, Seq,
+    Settled, Snapshot, SnapshotFrom, Stale, StaleReason, Timestamp, Topic, TopicPage, Trimmed, Update,
     Watermark,
     conformance::{Capabilities, Harness, Place},
 };
@@ -198,7 +198,7 @@ impl Inner {
     async fn seen(
         &self,
         topic: &Topic,
-        start: Start,
+        start: ReadFrom,
         sees: impl Fn(&State, &Update) -> bool,
     ) -> Result<Replay, Error> {
         let state = self.state.lock().await;
@@ -382,7 +382,7 @@ impl Journal for Inner {
         }
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         let (topic, whole) = (&self.topic(topic), &self.whole);
         let before = whole.bounds(topic).await?;
         let cursor = start.cursor(&before);

@@ -4,12 +4,12 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use futures::FutureExt as _;
-use khala_core::{Delivery, JoinRequest, Rate, ReplayOptions, Subscribed, TailOptions};
+use khala_core::{EventPage, Rate, ReplayOptions, Start, TailOptions};
 use serde_json::json;
 
 use crate::{
     guards::Ledger,
-    host::{HOUR, Host, seqs, topic},
+    host::{HOUR, Host, seqs},
 };
 
 /// A server whose tail holds next to nothing, with a pace of ten pages a second and two at once.
@@ -107,18 +107,17 @@ fn what_is_new_of_a_topic_that_was_quiet_for_long_does_not_rest() {
 #[test]
 fn a_subscription_in_the_process_rests_too() {
     let host = host();
-    let request: JoinRequest = serde_json::from_value(json!({"from": "floor"})).unwrap();
-    let subscribed = host.khala.subscribe(&topic("t"), request).now_or_never().unwrap().unwrap();
-    let Subscribed::Following(mut subscription) = subscribed else { panic!("nothing was trimmed") };
+    let topic = host.khala.topic("t").unwrap();
+    let mut subscription = topic.subscribe(Start::floor()).now_or_never().unwrap().unwrap().pages();
     host.publish("other", 1);
     let mut pages = 0;
     while let Some(delivery) = subscription.next().now_or_never() {
-        assert!(matches!(delivery.unwrap(), Delivery::Updates(_)));
+        assert!(matches!(delivery.unwrap().unwrap(), EventPage::Updates(_)));
         pages += 1;
     }
     assert!((1..=3).contains(&pages), "{pages}");
     host.clock.pass(Duration::from_millis(101));
-    while let Some(Ok(Delivery::Updates(_))) = subscription.next().now_or_never() {
+    while let Some(Some(Ok(EventPage::Updates(_)))) = subscription.next().now_or_never() {
         pages += 1;
     }
     assert_eq!(pages, 50);

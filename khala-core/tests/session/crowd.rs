@@ -28,7 +28,7 @@ fn host(documents: usize) -> Host {
 
 fn put(host: &Host, n: usize) {
     let key = DocKey::parse(&format!("d{n:05}")).unwrap();
-    let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::of(&n).unwrap()).with_doc_key(key);
+    let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::of(&n).unwrap()).doc_key(key);
     let batch = Batch::new(vec![update]).unwrap();
     host.khala.publish(&topic("t"), batch).now_or_never().unwrap().unwrap();
 }

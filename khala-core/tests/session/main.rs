@@ -22,6 +22,7 @@ mod log;
 mod memory;
 mod model;
 mod pair;
+mod producer;
 mod regression;
 mod regrown;
 mod revoked;

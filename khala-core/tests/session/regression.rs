@@ -2,10 +2,7 @@
 //! nobody is served what is lost.
 
 use futures::FutureExt as _;
-use khala_core::{
-    Cursor, Delivery, JoinRequest, Journal as _, MemoryStore, Resume, Subscribed, Watermark,
-    health::Condition,
-};
+use khala_core::{Cursor, Event, Journal as _, MemoryStore, Start, Watermark, health::Condition};
 use serde_json::json;
 
 use crate::host::{HOUR, Host, Peer, seconds, seqs, topic};
@@ -114,12 +111,8 @@ fn a_head_that_was_announced_and_is_lost_is_waited_for_by_nobody() {
 fn a_subscription_of_this_process_and_snapshots_know_it_too() {
     let host = Host::new(200);
     let backup = ten_of_which_five_will_be_lost(&host);
-    let request = JoinRequest { resume: Resume::Head, ..JoinRequest::default() };
-    let Subscribed::Following(mut subscription) =
-        host.khala.subscribe(&topic("t"), request).now_or_never().unwrap().unwrap()
-    else {
-        panic!("it follows")
-    };
+    let handle = host.khala.topic("t").unwrap();
+    let mut subscription = handle.subscribe(Start::head()).now_or_never().unwrap().unwrap();
     let snapshot = |host: &Host| {
         let sent = host.connect(HOUR).join("t", &json!({"from": "snapshot"}));
         sent[0][4]["response"]["after"].as_u64().expect("it is answered")
@@ -128,7 +121,7 @@ fn a_subscription_of_this_process_and_snapshots_know_it_too() {
     host.store.go_back(backup);
     assert!(matches!(host.khala.health().report()[..], [("history", Condition::Healthy), ..]));
     assert_eq!(host.khala.journal().bounds(&topic("t")).now_or_never().unwrap().unwrap().head.as_u64(), 5);
-    let delivery = subscription.next().now_or_never().expect("it is told at once").unwrap();
-    assert!(matches!(delivery, Delivery::Stale(stale) if stale.bounds.head.as_u64() == 5));
+    let delivery = subscription.next().now_or_never().expect("it is told at once").unwrap().unwrap();
+    assert!(matches!(delivery, Event::Stale(stale) if stale.bounds.head.as_u64() == 5));
     assert_eq!(snapshot(&host), 5, "what others have just read is read again");
 }

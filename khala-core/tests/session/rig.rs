@@ -53,7 +53,7 @@ pub fn update(n: u64) -> NewUpdate {
 }
 
 pub fn document(key: &str) -> NewUpdate {
-    update(0).with_doc_key(DocKey::parse(key).unwrap())
+    update(0).doc_key(DocKey::parse(key).unwrap())
 }
 
 impl Rig {

@@ -194,7 +194,7 @@ fn update((key, deleted): (u8, bool)) -> NewUpdate {
             if deleted && key < 4 {
                 NewUpdate::tombstone(kind, doc_key)
             } else {
-                NewUpdate::new(kind, Payload::parse("[1, 2]").unwrap()).with_doc_key(doc_key)
+                NewUpdate::new(kind, Payload::parse("[1, 2]").unwrap()).doc_key(doc_key)
             }
         }
     }

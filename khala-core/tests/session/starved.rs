@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Access, Append, Batch, Bounds, Classes, DocKey, Documents, DueAfter, DuePage, Error, Grant, Journal,
-    Keep, Khala, MemoryStore, Rate, ReadLimit, Replay, ReplayOptions, Settled, Snapshot, SnapshotFrom, Start,
-    TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
+    Keep, Khala, MemoryStore, Rate, ReadFrom, ReadLimit, Replay, ReplayOptions, Settled, Snapshot,
+    SnapshotFrom, TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -45,7 +45,7 @@ impl Journal for Holding {
         self.inner.append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         let _ = self.held.subscribe().wait_for(|held| !held.contains(topic.as_str())).await;
         self.inner.read(topic, start, limit).await
     }

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryStore, ReadLimit, Replay, Roles, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic,
+    MemoryStore, ReadFrom, ReadLimit, Replay, Roles, Settled, Snapshot, SnapshotFrom, Timestamp, Topic,
     TopicPage, Trimmed, Update,
 };
 
@@ -30,6 +30,10 @@ pub struct Store {
     failing: AtomicUsize,
     /// A bit for each moment at which a read may pause; it is turned round and round.
     pauses: AtomicU64,
+    /// Held while no append is to be answered.
+    pub turns: tokio::sync::Mutex<()>,
+    /// Which of the next appends fails.
+    pub fail_append: AtomicI64,
     /// Pages of the log that were read.
     pub reads: AtomicUsize,
     /// Updates that were on them.
@@ -63,6 +67,8 @@ impl Store {
             documents: NonZeroUsize::new(documents).unwrap(),
             failing: AtomicUsize::new(0),
             pauses: AtomicU64::new(0),
+            turns: tokio::sync::Mutex::new(()),
+            fail_append: AtomicI64::new(0),
             reads: AtomicUsize::new(0),
             updates: AtomicUsize::new(0),
             bounds: AtomicUsize::new(0),
@@ -130,10 +136,18 @@ impl Store {
 #[deny(clippy::missing_trait_methods)]
 impl Journal for Store {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
+        // In the order in which they came, as a store with one writer.
+        let turn = self.turns.lock().await;
+        let fails = self.fail_append.fetch_sub(1, Ordering::Relaxed) == 1;
+        if fails && !batch.is_cut_off() {
+            batch.break_chain();
+            return Err(Error::new(ErrorKind::Full, "test", "there is no space"));
+        }
+        drop(turn);
         self.journal().append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.trouble().await?;
         let limit = ReadLimit::new(limit.updates.min(self.page), limit.bytes);

@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Delivery, DocKey, Documents as _, Error, Fanout, JoinRequest,
-    Journal as _, Keep, Khala, Kind, LocalFanout, NewUpdate, OnStale, Payload, Resume, Snapshot,
-    SnapshotFrom, StaleReason, Subscribed, Subscription, Timestamp, Topic, Update, Watch, Watermark,
-    session::SessionOptions,
+    Append, Batch, Bounds, Cursor, DocKey, Documents as _, Error, EventPage, Fanout, Journal as _, Keep,
+    Khala, Kind, LocalFanout, NewUpdate, Pages, Payload, Snapshot, SnapshotFrom, StaleReason, Start,
+    Timestamp, Topic, Update, Watch, Watermark, session::SessionOptions,
 };
 
 use crate::{
@@ -85,17 +84,9 @@ impl Rig {
         self.store.journal().trim(&self.topic, keep, now).now_or_never().unwrap().unwrap();
     }
 
-    fn try_subscribe(&self, resume: Resume, on_stale: OnStale) -> Subscribed {
-        let subscribe =
-            self.khala.subscribe(&self.topic, JoinRequest { resume, on_stale, published_at: None });
-        subscribe.now_or_never().unwrap().unwrap()
-    }
-
-    fn subscribe(&self, resume: Resume) -> Subscription {
-        let Subscribed::Following(subscription) = self.try_subscribe(resume, OnStale::Error) else {
-            panic!("it is not stale")
-        };
-        subscription
+    fn subscribe(&self, start: Start) -> Pages {
+        let subscribe = self.khala.topic(&self.topic).unwrap().subscribe(start).now_or_never();
+        subscribe.unwrap().unwrap().pages()
     }
 }
 
@@ -104,7 +95,7 @@ fn update(n: u64) -> NewUpdate {
 }
 
 fn document(key: &str) -> NewUpdate {
-    update(0).with_doc_key(DocKey::parse(key).unwrap())
+    update(0).doc_key(DocKey::parse(key).unwrap())
 }
 
 fn tombstone(key: &str) -> NewUpdate {
@@ -112,23 +103,22 @@ fn tombstone(key: &str) -> NewUpdate {
 }
 
 /// What is there without waiting.
-fn ready(subscription: &mut Subscription) -> Vec<Delivery> {
+fn ready(subscription: &mut Pages) -> Vec<EventPage> {
     let mut all = Vec::new();
-    while let Some(delivery) = subscription.next().now_or_never() {
-        all.push(delivery.unwrap());
-        if matches!(all.last(), Some(Delivery::Stale(_))) {
-            break;
-        }
+    while let Some(Some(page)) = subscription.next().now_or_never() {
+        all.push(page.unwrap());
     }
     all
 }
 
-fn seqs(deliveries: &[Delivery]) -> Vec<u64> {
+fn seqs(deliveries: &[EventPage]) -> Vec<u64> {
     let mut seqs = Vec::new();
     for delivery in deliveries {
-        if let Delivery::Updates(page) = delivery {
-            assert!(seqs.last().is_none_or(|last| *last == page.page().after.as_u64()), "without a gap");
-            seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
+        if let EventPage::Updates(page) = delivery {
+            for update in page.updates() {
+                assert!(seqs.last().is_none_or(|last| last + 1 == update.seq.as_u64()), "without a gap");
+                seqs.push(update.seq.as_u64());
+            }
         }
     }
     seqs
@@ -140,14 +130,14 @@ fn every_start_begins_where_it_says() {
     rig.publish((1..=10).map(update).collect());
     rig.trim(8);
     let cursor = Cursor::new(rig.bounds().epoch, Watermark::new(5).unwrap());
-    for (resume, first) in [(Resume::Head, 11), (Resume::Floor, 3), (Resume::After(cursor), 6)] {
-        let mut subscription = rig.subscribe(resume);
+    for (start, first) in [(Start::head(), 11), (Start::floor(), 3), (Start::after(cursor), 6)] {
+        let mut subscription = rig.subscribe(start);
         let mut deliveries = ready(&mut subscription);
         let head = rig.publish(vec![update(0)]).watermark.as_u64();
         deliveries.extend(ready(&mut subscription));
-        let first = if resume == Resume::Head { head } else { first };
-        assert_eq!(seqs(&deliveries), (first..=head).collect::<Vec<_>>(), "{resume:?}");
-        assert_eq!(subscription.cursor(), rig.bounds().at_head());
+        let first = if start == Start::head() { head } else { first };
+        assert_eq!(seqs(&deliveries), (first..=head).collect::<Vec<_>>(), "{start:?}");
+        assert_eq!(subscription.cursor(), Some(rig.bounds().at_head()));
     }
 }
 
@@ -155,7 +145,7 @@ fn every_start_begins_where_it_says() {
 fn a_next_that_is_dropped_loses_nothing() {
     let rig = Rig::announced();
     rig.publish(vec![document("a"), document("b"), update(3)]);
-    let mut subscription = rig.subscribe(Resume::Snapshot);
+    let mut subscription = rig.subscribe(Start::snapshot());
     rig.store.pause(u64::MAX);
     let mut deliveries = Vec::new();
     for n in 0..400u64 {
@@ -167,13 +157,13 @@ fn a_next_that_is_dropped_loses_nothing() {
         let mut next = Box::pin(subscription.next());
         for _ in 0..n % 7 {
             if let Some(delivery) = (&mut next).now_or_never() {
-                deliveries.push(delivery.unwrap());
+                deliveries.push(delivery.unwrap().unwrap());
                 break;
             }
         }
     }
     assert_eq!(seqs(&deliveries), (4..=33).collect::<Vec<_>>());
-    let pages = deliveries.iter().filter(|delivery| matches!(delivery, Delivery::Snapshot(_))).count();
+    let pages = deliveries.iter().filter(|delivery| matches!(delivery, EventPage::Snapshot(_))).count();
     assert_eq!(pages, 2, "each page of the snapshot once");
 }
 
@@ -182,58 +172,57 @@ fn a_stale_cursor_is_told_at_once_or_leads_to_a_snapshot() {
     let rig = Rig::announced();
     rig.publish(vec![document("a"), document("b"), update(3)]);
     rig.trim(1);
-    let origin = Resume::After(Cursor::new(rig.bounds().epoch, Watermark::ORIGIN));
-    let Subscribed::Stale(stale) = rig.try_subscribe(origin, OnStale::Error) else { panic!("it is stale") };
-    assert_eq!((stale.reasons, stale.bounds), (vec![StaleReason::RetentionFloorBreach], rig.bounds()));
-    let Subscribed::Following(mut subscription) = rig.try_subscribe(origin, OnStale::Snapshot) else {
+    let origin = Start::after(Cursor::new(rig.bounds().epoch, Watermark::ORIGIN));
+    let refused = ready(&mut rig.subscribe(origin));
+    let [EventPage::Stale(stale)] = &refused[..] else { panic!("it is stale, and that is all: {refused:?}") };
+    assert_eq!((&stale.reasons[..], stale.bounds), (&[StaleReason::RetentionFloorBreach][..], rig.bounds()));
+    let deliveries = ready(&mut rig.subscribe(origin.or_snapshot()));
+    let [EventPage::Snapshot(one), EventPage::Snapshot(two)] = &deliveries[..] else {
         panic!("a snapshot is no refusal")
     };
-    assert_eq!(subscription.stale().unwrap().reasons, [StaleReason::RetentionFloorBreach]);
-    let deliveries = ready(&mut subscription);
-    assert!(matches!(&deliveries[..], [Delivery::Snapshot(one), Delivery::Snapshot(two)]
-        if !one.complete && two.complete && two.at == rig.bounds().at_head()));
+    assert_eq!(one.stale.as_ref().unwrap().reasons, [StaleReason::RetentionFloorBreach]);
+    assert!(one.first && !one.complete && !two.first && two.complete && two.at == rig.bounds().at_head());
+    assert_eq!(two.stale, None, "it is said once");
 }
 
 #[test]
 fn a_subscription_that_is_left_behind_says_so_and_stays_so() {
     let rig = Rig::announced();
-    let mut subscription = rig.subscribe(Resume::Head);
+    let mut subscription = rig.subscribe(Start::head());
     rig.publish((1..=5).map(update).collect());
     rig.trim(1);
+    let Some(Some(Ok(EventPage::Stale(stale)))) = subscription.next().now_or_never() else {
+        panic!("it is stale")
+    };
+    assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
     for _ in 0..2 {
-        let Some(Ok(Delivery::Stale(stale))) = subscription.next().now_or_never() else {
-            panic!("it is stale")
-        };
-        assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
+        assert!(subscription.next().now_or_never().expect("the stream has ended").is_none());
     }
-    let stream = subscription.into_stream();
-    let all = stream.collect::<Vec<_>>().now_or_never().expect("the stream ends");
-    assert!(matches!(&all[..], [Ok(Delivery::Stale(_))]));
 }
 
 #[test]
 fn a_new_epoch_is_told() {
     let rig = Rig::announced();
     rig.publish(vec![update(1)]);
-    let mut subscription = rig.subscribe(Resume::Head);
+    let mut subscription = rig.subscribe(Start::head());
     assert!(ready(&mut subscription).is_empty());
     rig.store.wipe();
     rig.publish(vec![update(1)]);
     let deliveries = ready(&mut subscription);
     assert!(
-        matches!(&deliveries[..], [Delivery::Stale(stale)] if stale.reasons == [StaleReason::EpochMismatch])
+        matches!(&deliveries[..], [EventPage::Stale(stale)] if stale.reasons == [StaleReason::EpochMismatch])
     );
 }
 
 #[test]
 fn after_a_false_head_announcements_are_heard_as_before_it() {
     let rig = Rig::announced();
-    let mut subscription = rig.subscribe(Resume::Head);
+    let mut subscription = rig.subscribe(Start::head());
     let mut task = Task::new(async move {
         let mut seen = Vec::new();
         while seen.len() < 4 {
-            if let Delivery::Updates(page) = subscription.next().await.unwrap() {
-                seen.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
+            if let EventPage::Updates(page) = subscription.next().await.unwrap().unwrap() {
+                seen.extend(page.updates().iter().map(|update| update.seq.as_u64()));
             }
         }
         seen
@@ -256,11 +245,11 @@ fn after_a_false_head_announcements_are_heard_as_before_it() {
 #[test]
 fn with_every_announcement_lost_polling_completes_delivery() {
     let rig = Rig::new(Arc::new(Mute::default()));
-    let mut subscription = rig.subscribe(Resume::Head);
+    let mut subscription = rig.subscribe(Start::head());
     let khala = rig.khala.clone();
     let mut task = Task::new(async move {
-        let first = subscription.next().await.unwrap();
-        let second = subscription.next().await.unwrap();
+        let first = subscription.next().await.unwrap().unwrap();
+        let second = subscription.next().await.unwrap().unwrap();
         drop(khala);
         seqs(&[first, second])
     });
@@ -283,8 +272,8 @@ fn with_every_announcement_lost_polling_completes_delivery() {
 #[test]
 fn a_sleeper_is_woken_by_an_announcement_and_by_nothing_else() {
     let rig = Rig::announced();
-    let mut subscription = rig.subscribe(Resume::Head);
-    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap()]) });
+    let mut subscription = rig.subscribe(Start::head());
+    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap().unwrap()]) });
     task.run();
     assert_eq!(rig.clock.sleepers(), 1);
     let before = rig.store.reads();
@@ -299,17 +288,17 @@ fn a_sleeper_is_woken_by_an_announcement_and_by_nothing_else() {
 fn a_failed_read_leaves_the_subscription_where_it_stood() {
     let rig = Rig::announced();
     rig.publish(vec![document("a"), document("b")]);
-    let mut subscription = rig.subscribe(Resume::Snapshot);
+    let mut subscription = rig.subscribe(Start::snapshot());
     let mut fail_then_go_on = || {
         rig.store.fail(1);
         let failed = subscription.next().now_or_never().expect("there is something to read");
-        assert!(failed.unwrap_err().is_retryable());
+        assert!(failed.unwrap().unwrap_err().is_retryable());
         assert!(subscription.next().now_or_never().is_none(), "it waits before it asks again");
         rig.clock.pass(Duration::from_secs(1));
-        subscription.next().now_or_never().expect("there still is").unwrap()
+        subscription.next().now_or_never().expect("there still is").unwrap().unwrap()
     };
-    assert!(matches!(fail_then_go_on(), Delivery::Snapshot(page) if !page.complete));
-    assert!(matches!(fail_then_go_on(), Delivery::Snapshot(page) if page.complete));
+    assert!(matches!(fail_then_go_on(), EventPage::Snapshot(page) if !page.complete));
+    assert!(matches!(fail_then_go_on(), EventPage::Snapshot(page) if page.complete));
     for n in 3..6 {
         rig.publish(vec![update(n)]);
         assert_eq!(seqs(&[fail_then_go_on()]), [n]);
@@ -320,9 +309,9 @@ fn a_failed_read_leaves_the_subscription_where_it_stood() {
 fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
     let rig = Rig::announced();
     rig.publish(vec![update(1)]);
-    let mut subscription = rig.subscribe(Resume::Floor);
+    let mut subscription = rig.subscribe(Start::floor());
     rig.store.fail(2);
-    assert!(subscription.next().now_or_never().unwrap().is_err());
+    assert!(subscription.next().now_or_never().unwrap().unwrap().is_err());
     let reads = rig.store.reads();
     for _ in 0..10 {
         assert!(subscription.next().now_or_never().is_none());
@@ -330,7 +319,10 @@ fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
     }
     assert_eq!(rig.store.reads(), reads);
     rig.clock.pass(Duration::from_millis(10));
-    assert!(subscription.next().now_or_never().unwrap().is_err(), "a second after the error, and no later");
+    assert!(
+        subscription.next().now_or_never().unwrap().unwrap().is_err(),
+        "a second after the error, and no later"
+    );
     rig.clock.pass(Duration::from_secs(1));
     assert_eq!(seqs(&ready(&mut subscription)), [1]);
 }
@@ -339,21 +331,21 @@ fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
 fn a_floor_that_moves_before_the_first_update_is_where_it_is_now() {
     let rig = Rig::announced();
     rig.publish((1..=10).map(update).collect());
-    let mut subscription = rig.subscribe(Resume::Floor);
+    let mut subscription = rig.subscribe(Start::floor());
     rig.trim(3);
     assert_eq!(seqs(&ready(&mut subscription)), [8, 9, 10]);
     rig.publish((11..=15).map(update).collect());
     rig.trim(1);
     let deliveries = ready(&mut subscription);
-    assert!(matches!(&deliveries[..], [Delivery::Stale(_)]), "only as long as nothing was delivered");
+    assert!(matches!(&deliveries[..], [EventPage::Stale(_)]), "only as long as nothing was delivered");
 }
 
 #[test]
 fn an_announced_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_polling() {
     let rig = Rig::announced();
     rig.publish(vec![update(1)]);
-    let mut subscription = rig.subscribe(Resume::Head);
-    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap()]) });
+    let mut subscription = rig.subscribe(Start::head());
+    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap().unwrap()]) });
     task.run();
     let next = |number| Cursor::new(rig.bounds().epoch, Watermark::new(number).unwrap());
     rig.announce(next(7));
@@ -382,7 +374,7 @@ fn an_announced_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_p
 fn a_snapshot_and_the_log_stitch_whatever_is_written_meanwhile() {
     let rig = Rig::announced();
     rig.publish(["a", "b", "c", "d"].map(document).to_vec());
-    let mut subscription = rig.subscribe(Resume::Snapshot);
+    let mut subscription = rig.subscribe(Start::snapshot());
     let mut here: BTreeMap<DocKey, Update> = BTreeMap::new();
     let mut at = None;
     let writes: [&dyn Fn(); 6] = [
@@ -394,25 +386,26 @@ fn a_snapshot_and_the_log_stitch_whatever_is_written_meanwhile() {
         &|| _ = rig.publish(vec![tombstone("e")]),
         &|| _ = rig.publish(vec![document("f")]),
     ];
-    let mut take = |delivery: Delivery| match delivery {
-        Delivery::Snapshot(page) => {
-            if at.replace(page.at) != Some(page.at) {
+    let mut take = |delivery: EventPage| match delivery {
+        EventPage::Snapshot(page) => {
+            assert_eq!(page.first, at.replace(page.at) != Some(page.at));
+            if page.first {
                 here.clear();
             }
             here.extend(page.documents.into_iter().map(|doc| (doc.doc_key.clone().unwrap(), doc)));
         }
-        Delivery::Updates(page) => {
-            for update in &page.page().updates {
+        EventPage::Updates(page) => {
+            for update in page.updates() {
                 let key = update.doc_key.clone().unwrap();
                 if here.get(&key).is_none_or(|newer| newer.seq < update.seq) {
                     here.insert(key, update.clone());
                 }
             }
         }
-        Delivery::Stale(stale) => panic!("{stale:?}"),
+        EventPage::Stale(stale) => panic!("{stale:?}"),
     };
     for write in writes {
-        take(subscription.next().now_or_never().expect("there is more").unwrap());
+        take(subscription.next().now_or_never().expect("there is more").unwrap().unwrap());
         write();
     }
     ready(&mut subscription).into_iter().for_each(take);

@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
     Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, MemoryStore, Moment, NewUpdate,
-    Payload, Peek, ReadLimit, Replay, SharedPage, StaleReason, Start, TailJournal, TailOptions, Timestamp,
+    Payload, Peek, ReadFrom, ReadLimit, Replay, SharedPage, StaleReason, TailJournal, TailOptions, Timestamp,
     Topic, Wanted, Watermark, wire::Serializer,
 };
 
@@ -329,7 +329,7 @@ fn topics_that_nobody_follows_are_forgotten() {
 fn reading_a_topic_does_not_make_it_followed() {
     let rig = Rig::new(TailOptions::default());
     let head = rig.append("t", updates(3, 10));
-    let read = rig.tail.read(&topic("t"), Start::Origin, ReadLimit::PAGE).now_or_never().unwrap().unwrap();
+    let read = rig.tail.read(&topic("t"), ReadFrom::Origin, ReadLimit::PAGE).now_or_never().unwrap().unwrap();
     assert!(matches!(read, Replay::Page(page) if page.updates.len() == 3));
     assert!(!rig.in_memory("t", head) && !rig.in_memory("t", at(head, 0)));
 }
@@ -345,7 +345,7 @@ fn a_head_that_was_seen_is_never_taken_back() {
     let read = |after: u64, limit: usize| {
         let limit = ReadLimit::new(limit.try_into().unwrap(), usize::MAX);
         let topic = topic("t");
-        let replay = rig.tail.read(&topic, Start::After(at(start, after)), limit);
+        let replay = rig.tail.read(&topic, ReadFrom::After(at(start, after)), limit);
         let Replay::Page(page) = replay.now_or_never().unwrap().unwrap() else {
             panic!("nothing was trimmed")
         };

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Classes, ErrorKind, Journal as _, MemoryBudget, MemoryPart, Named, ReadLimit, Replay, Revocation,
-    RevocationId, Start, TopicClass, TopicPattern, Watermark,
+    Access, Classes, ErrorKind, Journal as _, MemoryBudget, MemoryPart, Named, ReadFrom, ReadLimit, Replay,
+    Revocation, RevocationId, TopicClass, TopicPattern, Watermark,
 };
 use khala_server::Limits;
 use serde_json::json;
@@ -45,7 +45,7 @@ async fn payloads_keep_their_bytes_and_traces_are_carried() {
     let headers = [("traceparent", "00-1-2-01"), ("tracestate", "a=b"), ("x-request-id", "r-1")];
     let answer = server.post_with("/v1/topics/t/updates", &body, &headers).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-request-id")), (201, "r-1"));
-    let read = server.khala.journal().read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap();
+    let read = server.khala.journal().read(&topic("t"), ReadFrom::Origin, ReadLimit::PAGE).await.unwrap();
     let Replay::Page(page) = read else { panic!("{read:?}") };
     assert_eq!(page.updates[0].payload.as_str(), payload);
     let trace = page.updates[0].trace.clone().unwrap();

@@ -20,8 +20,8 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use khala_auth::{JwtOptions, JwtVerifier};
 use khala_core::{
-    Classes, Cursor, ErrorKind, Journal, Khala, MemoryBudget, MemoryPart, Named, Rate, ReadLimit, Replay,
-    Revocation, RevocationId, Start, TopicClass, TopicPattern, Update,
+    Classes, Cursor, ErrorKind, Journal, Khala, MemoryBudget, MemoryPart, Named, Rate, ReadFrom, ReadLimit,
+    Replay, Revocation, RevocationId, TopicClass, TopicPattern, Update,
 };
 use khala_server::{Limits, Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
@@ -59,12 +59,12 @@ async fn running() -> Running {
 
 async fn stored(journal: &dyn Journal) -> Vec<Update> {
     let mut all = Vec::new();
-    let mut start = Start::Origin;
+    let mut start = ReadFrom::Origin;
     loop {
         let read = journal.read(&topic("t"), start, ReadLimit::PAGE).await.unwrap();
         let Replay::Page(page) = read else { panic!("{read:?}") };
         let Some(last) = page.updates.last() else { return all };
-        start = Start::After(Cursor { epoch: page.bounds.epoch, watermark: last.seq.watermark() });
+        start = ReadFrom::After(Cursor { epoch: page.bounds.epoch, watermark: last.seq.watermark() });
         all.extend(page.updates);
     }
 }

@@ -20,9 +20,9 @@ use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Access, Append, Batch, Bounds, Clock, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal,
-    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, Moment, NewUpdate, Payload, ReadLimit, Replay,
-    Roles, Settled, Snapshot, SnapshotFrom, Start, SystemClock, Timestamp, Topic, TopicPage, Trimmed, Update,
-    session::SessionOptions,
+    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, Moment, NewUpdate, Payload, ReadFrom, ReadLimit,
+    Replay, Roles, Settled, Snapshot, SnapshotFrom, SystemClock, Timestamp, Topic, TopicPage, Trimmed,
+    Update, session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ impl Journal for Store {
         self.journal.append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         self.check()?;
         self.journal.read(topic, start, limit).await
     }

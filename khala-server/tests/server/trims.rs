@@ -162,7 +162,7 @@ fn update(n: u64, chance: &mut Chance) -> NewUpdate {
     match chance.below(10) {
         0 => NewUpdate::tombstone(kind, key),
         1..4 => NewUpdate::new(kind, Payload::of(&n).unwrap()),
-        _ => NewUpdate::new(kind, Payload::of(&n).unwrap()).with_doc_key(key),
+        _ => NewUpdate::new(kind, Payload::of(&n).unwrap()).doc_key(key),
     }
 }
 

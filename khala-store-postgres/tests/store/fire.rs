@@ -13,7 +13,7 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Cursor, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, Start, Topic, Watermark,
+    Append, Batch, Cursor, Journal, Kind, NewUpdate, Payload, ReadFrom, ReadLimit, Replay, Topic, Watermark,
 };
 use khala_store_postgres::{PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Row as _};
@@ -190,7 +190,7 @@ async fn a_start_that_was_read_before_a_slow_commit_gets_it_afterwards() {
         let (store, topic) = (store.clone(), topic.clone());
         async move { store.append(&topic, batch_of("2"), NOW).await.unwrap() }
     });
-    let Replay::Page(page) = store.read(&topic, Start::Origin, ReadLimit::PAGE).await.unwrap() else {
+    let Replay::Page(page) = store.read(&topic, ReadFrom::Origin, ReadLimit::PAGE).await.unwrap() else {
         panic!()
     };
     assert!(page.updates.is_empty() && !behind.is_finished());

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use khala_core::{
-    Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Receipt, Replay, Start, Timestamp, Topic,
+    Append, Batch, Journal, Kind, NewUpdate, Payload, ReadFrom, ReadLimit, Receipt, Replay, Timestamp, Topic,
     Update,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore};
@@ -54,7 +54,7 @@ pub(crate) fn written(answer: Append) -> Receipt {
 
 /// The whole log of a topic that was never trimmed.
 pub(crate) async fn log(journal: &impl Journal, topic: &Topic) -> Vec<Update> {
-    let (mut start, mut log) = (Start::Origin, Vec::new());
+    let (mut start, mut log) = (ReadFrom::Origin, Vec::new());
     loop {
         match journal.read(topic, start, ReadLimit::PAGE).await.unwrap() {
             Replay::Page(page) => {

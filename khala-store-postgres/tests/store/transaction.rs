@@ -162,7 +162,7 @@ async fn dedup_expect_and_versions_mean_the_same_on_all_ways_in() {
         refused("SELECT khala.append('t', 'k', '5', doc_key => 'd', doc_version => 10)").await;
     assert_eq!((&*code, &*message), ("KH002", "document 'd' of t has version 10, which 10 does not exceed"));
     let lower =
-        NewUpdate::new(Kind::parse("k").unwrap(), Payload::null()).with_doc_key(DocKey::parse("d").unwrap());
+        NewUpdate::new(Kind::parse("k").unwrap(), Payload::null()).doc_key(DocKey::parse("d").unwrap());
     let answer = store.append(&t, lower.try_into().unwrap(), NOW).await.unwrap();
     assert!(
         matches!(answer, Append::Conflict(Conflict::DocVersion { given: 5, found: 10, .. })),

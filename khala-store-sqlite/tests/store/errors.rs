@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use khala_core::{Error, ErrorKind, Journal, ReadLimit, Start};
+use khala_core::{Error, ErrorKind, Journal, ReadFrom, ReadLimit};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::TransactionBehavior;
 
@@ -67,7 +67,7 @@ async fn a_file_that_is_damaged() {
     bytes[damaged..].fill(0x5a);
     fs::write(&place.path, bytes).unwrap();
     let store = place.open();
-    let mut start = Start::Origin;
+    let mut start = ReadFrom::Origin;
     let error = loop {
         match store.read(&topic("t"), start, ReadLimit::PAGE).await {
             Ok(khala_core::Replay::Page(page)) => start = page.cursor().into(),
@@ -86,7 +86,7 @@ async fn a_log_with_a_hole_is_an_error_and_not_a_page() {
     written(store.append(&topic("t"), batch(1..=10), NOW).await.unwrap());
     for (hole, missing) in [("seq = 10", "update 10"), ("seq = 4", "update 4"), ("seq = 1", "update 1")] {
         place.connect().execute(&format!("DELETE FROM khala_update WHERE {hole}"), []).unwrap();
-        let error = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
+        let error = store.read(&topic("t"), ReadFrom::Origin, ReadLimit::PAGE).await.unwrap_err();
         says(&error, ErrorKind::Corrupt, &[missing, "is missing"]);
     }
 }

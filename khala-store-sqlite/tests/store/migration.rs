@@ -10,7 +10,7 @@ use std::{fs, num::NonZeroUsize};
 
 use khala_core::{
     Append, Checkpoints, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId,
-    ReadLimit, Replay, Revocations, Start, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Timestamp,
+    ReadFrom, ReadLimit, Replay, Revocations, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Timestamp,
     Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
@@ -94,7 +94,8 @@ async fn is_whole(store: &SqliteStore) {
     assert_eq!(untouched.epoch, "3f21451acdc7143b".parse::<Epoch>().unwrap(), "the seed is the same");
 
     let cursor = Cursor::new(bounds.epoch, bounds.floor);
-    let Replay::Page(page) = store.read(&orders, Start::After(cursor), ReadLimit::PAGE).await.unwrap() else {
+    let Replay::Page(page) = store.read(&orders, ReadFrom::After(cursor), ReadLimit::PAGE).await.unwrap()
+    else {
         panic!("the cursor is at the floor")
     };
     let payloads: Vec<_> = page.updates.iter().map(|update| update.payload.as_str()).collect();

@@ -1,7 +1,7 @@
 //! What an operator does to a file: a backup that is put in the place of a lost one, and the schema looked at.
 
 use khala_core::{
-    Append, Batch, Cursor, DedupKey, ErrorKind, Journal, ReadLimit, Replay, StaleReason, Start, Watermark,
+    Append, Batch, Cursor, DedupKey, ErrorKind, Journal, ReadFrom, ReadLimit, Replay, StaleReason, Watermark,
 };
 
 use khala_store_sqlite::{SqliteOptions, check, migrate, new_epochs};
@@ -38,7 +38,7 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
 
     let store = place.open();
     for (topic, cursor) in cursors {
-        let answer = store.read(topic, Start::After(cursor), ReadLimit::PAGE).await.unwrap();
+        let answer = store.read(topic, ReadFrom::After(cursor), ReadLimit::PAGE).await.unwrap();
         let Replay::Stale(stale) = answer else { panic!("{topic} resumes from {cursor:?}: {answer:?}") };
         assert_eq!(stale.reasons, [StaleReason::EpochMismatch], "{topic}");
     }

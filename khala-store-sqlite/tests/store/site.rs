@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use khala_core::{ErrorKind, Journal, ReadLimit, Start, health::Health};
+use khala_core::{ErrorKind, Journal, ReadFrom, ReadLimit, health::Health};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use tokio::time::{sleep, timeout};
 
@@ -119,7 +119,7 @@ async fn a_file_that_was_removed_is_neither_written_nor_read() {
     assert!(refused.to_string().contains("was removed while it was open"), "{refused}");
     let reason = told(|| health.failures()).await;
     assert_eq!(reason, "the database file was removed while it was open; the log says more");
-    let read = store.read(&topic("t"), Start::Origin, ReadLimit::PAGE).await.unwrap_err();
+    let read = store.read(&topic("t"), ReadFrom::Origin, ReadLimit::PAGE).await.unwrap_err();
     assert!(read.to_string().contains("was removed while it was open"), "{read}");
     assert!(store.check_writable().await.is_err());
 }

@@ -4,8 +4,8 @@ use std::{future::Future, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use khala_core::{
     Advance, Advanced, Append, Batch, Checkpoint, Cursor, DocKey, Entity, Epoch, Journal, Kind, Named,
-    NewUpdate, Payload, PayloadHash, ProjectionName, ReadLimit, Receipt, Replay, Revocation, RevocationId,
-    Revocations, Start, Timestamp, Topic, Update, Watermark,
+    NewUpdate, Payload, PayloadHash, ProjectionName, ReadFrom, ReadLimit, Receipt, Replay, Revocation,
+    RevocationId, Revocations, Timestamp, Topic, Update, Watermark,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -63,7 +63,7 @@ pub(crate) fn written(answer: Append) -> Receipt {
 
 /// The whole log of a topic that was never trimmed.
 pub(crate) async fn log(journal: &impl Journal, topic: &Topic) -> Vec<Update> {
-    let (mut start, mut log) = (Start::Origin, Vec::new());
+    let (mut start, mut log) = (ReadFrom::Origin, Vec::new());
     loop {
         match journal.read(topic, start, ReadLimit::PAGE).await.unwrap() {
             Replay::Page(page) => {
@@ -105,7 +105,7 @@ pub(crate) fn checkpoint(number: u64) -> Checkpoint {
 /// The step of an entity to a number from the one before, with the document of its name, in the topic `folded`.
 pub(crate) fn step(name: &str, number: u64) -> Advance {
     let from = (number > 1).then(|| checkpoint(number - 1));
-    let state = update(number).with_doc_key(DocKey::parse(name).unwrap());
+    let state = update(number).doc_key(DocKey::parse(name).unwrap());
     Advance::new(projection(), entity(name), from, checkpoint(number))
         .with_batch(topic("folded"), state.try_into().unwrap())
 }

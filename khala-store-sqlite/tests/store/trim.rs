@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use khala_core::{Append, DEDUP_FOR, DedupKey, Journal, Keep, ReadLimit, Replay, Start};
+use khala_core::{Append, DEDUP_FOR, DedupKey, Journal, Keep, ReadFrom, ReadLimit, Replay};
 
 use crate::support::{NOW, Place, batch, soon, topic, written};
 
@@ -54,7 +54,7 @@ async fn a_trim_ends_while_others_append_and_keeps_what_they_appended() {
         panic!("the floor is a good cursor")
     };
     assert_eq!(trimmed.updates + page.updates.len() as u64, 10_050);
-    let stale = store.read(&topic, Start::Origin, ReadLimit::PAGE).await.unwrap();
+    let stale = store.read(&topic, ReadFrom::Origin, ReadLimit::PAGE).await.unwrap();
     assert!(matches!(stale, Replay::Stale(_)), "{stale:?}");
 }
 

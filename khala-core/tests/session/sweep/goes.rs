@@ -180,7 +180,7 @@ fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
     let node = Node::new(SweepOptions::default().with_guard(Some(0)));
     for n in 0..1_000 {
         let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null())
-            .with_doc_key(DocKey::parse(&format!("d{n:04}")).unwrap());
+            .doc_key(DocKey::parse(&format!("d{n:04}")).unwrap());
         let batch = Batch::new(vec![update]).unwrap();
         node.host.khala.publish(&topic("few:1"), batch).now_or_never().unwrap().unwrap();
     }
@@ -221,7 +221,7 @@ fn what_is_published_after_the_guard_was_asked_leaves_nobody_behind() {
     node.publish("few:1", 1);
     let mut reading = node.follow("few:1");
     let reading = finished(async move {
-        reading.next().await.unwrap();
+        reading.next().await.unwrap().unwrap();
         reading
     });
     node.publish("few:1", 3);

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryStore, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Start, Timestamp, Topic, TopicPage,
+    MemoryStore, ReadFrom, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Timestamp, Topic, TopicPage,
     Trimmed, Update,
 };
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ impl Journal for Trimming {
         self.inner.append(topic, batch, now).await
     }
 
-    async fn read(&self, topic: &Topic, start: Start, limit: ReadLimit) -> Result<Replay, Error> {
+    async fn read(&self, topic: &Topic, start: ReadFrom, limit: ReadLimit) -> Result<Replay, Error> {
         self.inner.read(topic, start, limit).await
     }
 

@@ -10,9 +10,9 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use futures::FutureExt as _;
 use khala_core::{
-    ClassRetention, Classes, Error, JoinRequest, Journal as _, Khala, MemorySweeps, NodeId, Resume, Retain,
-    Retention, Subscribed, Subscription, SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger,
-    Sweeps as _, Swept, Timestamp, TopicClass, TopicPattern,
+    ClassRetention, Classes, Error, Journal as _, Khala, MemorySweeps, NodeId, Retain, Retention, Start,
+    Subscription, SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger, Sweeps as _, Swept,
+    Timestamp, TopicClass, TopicPattern,
 };
 
 use self::journal::Trimming;
@@ -136,13 +136,8 @@ impl Node {
 
     /// Follows a topic from its floor and reads nothing.
     pub fn follow(&self, name: &str) -> Subscription {
-        let request = JoinRequest { resume: Resume::Floor, ..JoinRequest::default() };
-        let (khala, topic) = (self.host.khala.clone(), topic(name));
-        let subscribed = finished(async move { khala.subscribe(&topic, request).await }).unwrap();
-        match subscribed {
-            Subscribed::Following(subscription) => subscription,
-            Subscribed::Stale(stale) => panic!("{stale:?}"),
-        }
+        let topic = self.host.khala.topic(topic(name)).unwrap();
+        finished(async move { topic.subscribe(Start::floor()).await }).unwrap()
     }
 }
 

@@ -4,20 +4,21 @@
 //! hint is a level and the cursor moves only with what was returned, there is nothing to buffer or de-duplicate.
 //! What it does on a doubt, after a failure and at a floor that moves is what a session does.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{Stream, future::Either, stream};
 
 use super::Khala;
 use crate::{
     clock::Moment,
-    documents::{Snapshot, SnapshotFrom, SnapshotPage},
+    documents::{Snapshot, SnapshotFrom},
     error::Error,
+    event::{DocumentPage, EventPage, Start, Subscription, UpdatePage},
     fanout::Watch,
     journal::{Journal as _, ReadLimit},
     position::{Bounds, Cursor, Stale},
     retention::Place,
-    tail::{Followed, SharedPage, Wanted, inconclusive},
+    tail::{Followed, Wanted, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},
 };
@@ -25,32 +26,9 @@ use crate::{
 /// How often one call starts over, for the log may be trimmed between two reads.
 const RESTARTS: u32 = 8;
 
-/// The one answer to a subscribe.
-#[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, once per subscription")]
-pub enum Subscribed {
-    /// It follows.
-    Following(Subscription),
-    /// The cursor cannot be resumed from.
-    Stale(Stale),
-}
-
-/// What a subscription brings.
-#[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
-pub enum Delivery {
-    /// Documents of a snapshot; the log continues from its watermark once it is complete.
-    Snapshot(SnapshotPage),
-    /// The subscription can go no further: the log was trimmed past it, or its epoch is over. It stays so.
-    Stale(Stale),
-    /// Updates, right after those before.
-    Updates(Arc<SharedPage>),
-}
-
 /// A topic that is followed within the process.
 #[derive(Debug)]
-pub struct Subscription {
+struct Follower {
     khala: Khala,
     topic: Topic,
     on_stale: OnStale,
@@ -59,6 +37,7 @@ pub struct Subscription {
     snapshot: Option<SnapshotFrom>,
     /// It starts at the floor, wherever that is when the log is first read.
     at_floor: bool,
+    /// Why there is a snapshot that was not asked for; its first page says so.
     stale: Option<Stale>,
     /// The announced head that could not be read, and when that was first tried.
     doubted: Option<(Cursor, Moment)>,
@@ -68,8 +47,21 @@ pub struct Subscription {
     place: Box<Place>,
 }
 
-impl Subscription {
-    pub(super) async fn open(khala: Khala, topic: Topic, request: JoinRequest) -> Result<Subscribed, Error> {
+impl Khala {
+    /// Follows a topic in this process, with the promises of the wire: first what was missed, then what comes.
+    pub(super) async fn follow(&self, topic: &Topic, start: Start) -> Result<Subscription, Error> {
+        match Follower::open(self.clone(), topic.clone(), start.into()).await? {
+            Ok(follower) => {
+                let at = follower.snapshot.is_none().then_some(follower.cursor);
+                Ok(Subscription::new(follower.into_stream(), at))
+            }
+            Err(stale) => Ok(Subscription::new(stream::once(async { Ok(EventPage::Stale(stale)) }), None)),
+        }
+    }
+}
+
+impl Follower {
+    async fn open(khala: Khala, topic: Topic, request: JoinRequest) -> Result<Result<Self, Stale>, Error> {
         // The watch comes first: what is appended after the bounds were read is then heard of.
         let watch = khala.fanout().watch(&topic).await?;
         let bounds = khala.journal().bounds(&topic).await?;
@@ -78,7 +70,7 @@ impl Subscription {
         let (cursor, snapshot) = match request.resume {
             Resume::After(cursor) => match admit(&khala, &topic, &request, cursor, bounds, budget).await? {
                 Ok(()) => (cursor, None),
-                Err(why) if request.on_stale == OnStale::Error => return Ok(Subscribed::Stale(why)),
+                Err(why) if request.on_stale == OnStale::Error => return Ok(Err(why)),
                 Err(why) => {
                     stale = Some(why);
                     (bounds.at_head(), Some(SnapshotFrom::Start))
@@ -89,7 +81,7 @@ impl Subscription {
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
         let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.moment()));
-        Ok(Subscribed::Following(Self {
+        Ok(Ok(Self {
             place,
             khala,
             topic,
@@ -104,28 +96,9 @@ impl Subscription {
         }))
     }
 
-    /// Where it stands: everything up to here was returned. Means nothing while a snapshot is being read.
-    pub fn cursor(&self) -> Cursor {
-        self.cursor
-    }
-
-    /// Why there is a snapshot that was not asked for; none if there was none.
-    ///
-    /// With [`OnStale::Snapshot`] nothing else gives the reasons: what is delivered is the snapshot.
-    pub fn stale(&self) -> Option<&Stale> {
-        self.stale.as_ref()
-    }
-
-    /// Waits for what comes next.
-    ///
-    /// Cancel safe: what was not returned is returned by the next call, and a wait that was begun goes on.
-    ///
-    /// # Errors
-    /// An [`Error`] when the journal cannot be read now. The subscription stands where it stood; call again. That
-    /// call waits [`SessionOptions::retry_after`](crate::session::SessionOptions::retry_after) before it asks, so
-    /// that a loop that notes the error and goes on does not spin. Whether to go on is the caller's to say: an
-    /// error that is not [retryable](Error::is_retryable) comes again until somebody has acted.
-    pub async fn next(&mut self) -> Result<Delivery, Error> {
+    /// Waits for what comes next. After an error it stands where it stood, and waits before the journal is asked again, so that
+    /// a loop that notes the error and goes on does not spin.
+    async fn next(&mut self) -> Result<EventPage, Error> {
         self.wait_after_error().await;
         let next = self.look().await;
         if next.is_err() {
@@ -140,7 +113,7 @@ impl Subscription {
         self.retry_at = None;
     }
 
-    async fn look(&mut self) -> Result<Delivery, Error> {
+    async fn look(&mut self) -> Result<EventPage, Error> {
         let mut restarts = 0;
         loop {
             if let Some(from) = self.snapshot.clone() {
@@ -158,7 +131,7 @@ impl Subscription {
                     self.cursor = page.page().cursor();
                     self.place.moved(self.cursor, now);
                     self.at_floor = false;
-                    return Ok(Delivery::Updates(page));
+                    return Ok(EventPage::Updates(UpdatePage::shared(page)));
                 }
                 // Trimmed since the bounds were read; the floor is where it is now.
                 Followed::Stale(stale) if self.at_floor => {
@@ -173,7 +146,7 @@ impl Subscription {
                     self.stale = Some(stale);
                     self.snapshot = Some(SnapshotFrom::Start);
                 }
-                Followed::Stale(stale) => return Ok(Delivery::Stale(stale)),
+                Followed::Stale(stale) => return Ok(EventPage::Stale(stale)),
                 Followed::CaughtUp { .. } => {
                     self.at_floor = false;
                     let wait = self.doubt(now).unwrap_or(poll_every);
@@ -183,15 +156,18 @@ impl Subscription {
         }
     }
 
-    async fn next_documents(&mut self, from: SnapshotFrom) -> Result<Delivery, Error> {
+    async fn next_documents(&mut self, from: SnapshotFrom) -> Result<EventPage, Error> {
         let mut from = from;
         for _ in 0..=RESTARTS {
-            match self.khala.documents().snapshot(&self.topic, from, ReadLimit::PAGE).await? {
+            match self.khala.documents().snapshot(&self.topic, from.clone(), ReadLimit::PAGE).await? {
                 Snapshot::Page(page) => {
                     self.cursor = page.at;
                     self.place.moved(self.cursor, self.khala.moment());
                     self.snapshot = page.next();
-                    return Ok(Delivery::Snapshot(page));
+                    let first = from == SnapshotFrom::Start;
+                    let stale = if first { self.stale.take() } else { None };
+                    let page = DocumentPage::new(page.at, first, page.documents, page.complete);
+                    return Ok(EventPage::Snapshot(page.with_stale(stale)));
                 }
                 // The log no longer continues from the watermark of page one: from the start.
                 Snapshot::Stale(_) => from = SnapshotFrom::Start,
@@ -225,13 +201,14 @@ impl Subscription {
         }
     }
 
-    /// The same as a stream, which ends after [`Delivery::Stale`].
-    pub fn into_stream(self) -> impl Stream<Item = Result<Delivery, Error>> + Send {
-        stream::unfold(Some(self), |subscription| async move {
-            let mut subscription = subscription?;
-            let next = subscription.next().await;
-            let goes_on = !matches!(next, Ok(Delivery::Stale(_)));
-            Some((next, goes_on.then_some(subscription)))
+    /// Ends after [`EventPage::Stale`]. A wait that was begun is kept in the stream, so that one that is not polled to its end goes
+    /// on with the next poll.
+    fn into_stream(self) -> impl Stream<Item = Result<EventPage, Error>> + Send {
+        stream::unfold(Some(self), |follower| async move {
+            let mut follower = follower?;
+            let next = follower.next().await;
+            let goes_on = !matches!(next, Ok(EventPage::Stale(_)));
+            Some((next, goes_on.then_some(follower)))
         })
     }
 }

@@ -1,0 +1,196 @@
+//! Publishing for somebody else: one call that takes grant, topic and batch, and the refusal that it may answer with.
+//!
+//! The application that holds the handle is trusted: nothing here stands in the way of [`Khala::publish`].
+//!
+//! # Invariants
+//! Only [`Khala::publish_permit`] makes a [`PublishPermit`], after the topic's class and the authorizer were asked, so a batch of
+//! somebody else cannot be published unasked. Whether the grant still stands is asked again for every batch.
+
+use std::time::Duration;
+
+use super::{Khala, PublishLimited};
+use crate::{
+    admission::Limited,
+    auth::{Access, Denied, Grant},
+    error::{Error, ErrorKind},
+    journal::{Append, Batch},
+    pipeline::Appends,
+    topic::Topic,
+    update::PayloadHash,
+};
+
+/// How long to wait when nothing tells better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request was not carried out: a code for machines, a detail for people, and when to try again. Every surface, HTTP or the
+/// application's own, answers from it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[expect(clippy::exhaustive_enums, reason = "a host must answer every refusal")]
+pub enum Refusal {
+    /// The grant does not allow it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The store failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+    /// A hash that the publisher gave is not that of its payload, in a class whose updates carry hashes.
+    #[error(
+        "payload_hash of update {index} is not that of its payload: {} (RFC 8785)",
+        found.as_ref().map_or("it has no canonical form", PayloadHash::as_str)
+    )]
+    HashMismatch {
+        /// Which update of the batch, from zero.
+        index: usize,
+        /// The hash of its payload; none where it has none.
+        found: Option<PayloadHash>,
+    },
+    /// More is asked for than one subject, or one address, may.
+    #[error("{0}")]
+    Limited(Limited),
+    /// More is published than may be.
+    #[error(transparent)]
+    PublishLimited(#[from] PublishLimited),
+}
+
+impl From<Limited> for Refusal {
+    fn from(limited: Limited) -> Self {
+        Self::Limited(limited)
+    }
+}
+
+impl Refusal {
+    /// What a machine acts on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Denied(denied) => denied.code().as_str(),
+            Self::Failed(error) => error.kind().as_str(),
+            Self::HashMismatch { .. } => "payload_hash_mismatch",
+            Self::Limited(limited) => limited.code.as_str(),
+            Self::PublishLimited(limited) => limited.code().as_str(),
+        }
+    }
+
+    /// What a person reads, who may be anybody: it names no file and no host, as an [`Error`] may.
+    pub fn detail(&self) -> String {
+        let Self::Failed(error) = self else { return self.to_string() };
+        match error.kind() {
+            ErrorKind::Full => "there is no space left to store anything; nothing was stored",
+            ErrorKind::Invalid => "the store refuses this for good",
+            ErrorKind::ReadOnly => "the store can only be read now",
+            ErrorKind::Unavailable => "the store cannot answer now",
+            _ => "the store needs its operator; the server's log says why",
+        }
+        .to_owned()
+    }
+
+    /// When to try again, if that helps.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Denied(Denied::Unavailable(_)) => Some(RETRY_AFTER),
+            Self::Failed(error) => error.is_retryable().then_some(RETRY_AFTER),
+            Self::Limited(limited) => Some(limited.retry_after),
+            Self::PublishLimited(limited) => limited.retry_after(),
+            Self::Denied(_) | Self::HashMismatch { .. } => None,
+        }
+    }
+}
+
+/// A topic that is open to the holder of a grant, to be published to.
+#[derive(Clone, Debug)]
+pub struct PublishPermit {
+    khala: Khala,
+    grant: Grant,
+    topic: Topic,
+}
+
+impl Khala {
+    /// Publishes a batch for the holder of `grant`: asks the topic's class and the authorizer, whether the grant still stands, the
+    /// limits of the class and of the subject, and the hashes that the publisher gave. A dedup key is the publisher's own: the
+    /// same key of somebody else is another one.
+    ///
+    /// A host that reads a body in between, or publishes many batches, takes the two steps apart: see
+    /// [`publish_permit`](Self::publish_permit).
+    ///
+    /// # Cancellation
+    /// As for [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing of the batch is stored then, unless the store failed in the middle.
+    pub async fn publish_as(&self, grant: &Grant, topic: &Topic, batch: Batch) -> Result<Append, Refusal> {
+        self.publish_permit(grant, topic).await?.publish(batch, ()).await
+    }
+
+    /// Asks the topic's class, and then the authorizer, whether the holder of `grant` may publish to `topic`.
+    ///
+    /// # Errors
+    /// [`Denied`], with the reason.
+    pub async fn publish_permit(&self, grant: &Grant, topic: &Topic) -> Result<PublishPermit, Denied> {
+        self.authorize(grant, topic, Access::Publish).await?;
+        Ok(PublishPermit { khala: self.clone(), grant: grant.clone(), topic: topic.clone() })
+    }
+}
+
+impl PublishPermit {
+    /// The topic.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The grant.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// As [`Khala::check_new_topic`].
+    ///
+    /// # Errors
+    /// [`PublishLimited::TooManyNewTopics`].
+    pub async fn check_new_topic(&self) -> Result<(), PublishLimited> {
+        self.khala.check_new_topic(&self.grant, &self.topic).await
+    }
+
+    /// Whether a batch may be published now: that the grant still stands, the limits, and the hashes. Takes its updates from the
+    /// limits if it may, so it is asked once for each batch.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check(&self, batch: &Batch) -> Result<(), Refusal> {
+        self.khala.check(&self.grant)?;
+        self.khala.check_publish(&self.grant, &self.topic, batch)?;
+        let hashes = self.khala.class_of(&self.topic).is_some_and(|class| class.hashes);
+        if !hashes {
+            return Ok(());
+        }
+        for (index, update) in batch.updates().iter().enumerate() {
+            let Some(given) = &update.payload_hash else { continue };
+            let found = PayloadHash::of(&update.payload);
+            if found.as_ref() != Some(given) {
+                return Err(Refusal::HashMismatch { index, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a batch, if it may be. Drops `held` once it is stored and announced, also where the future was dropped before:
+    /// for what the batch takes meanwhile, as a share of the memory budget.
+    ///
+    /// # Cancellation
+    /// As for [`Khala::publish`].
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn publish(&self, batch: Batch, held: impl Send + 'static) -> Result<Append, Refusal> {
+        // The grant first: a body may have taken its time.
+        self.khala.check(&self.grant)?;
+        self.check_new_topic().await?;
+        self.check(&batch)?;
+        let batch = batch.published_by(self.grant.subject());
+        Ok(self.khala.publish_holding(&self.grant, &self.topic, batch, held).await?)
+    }
+
+    /// Hands over a batch that was [checked](Self::check), behind those that are in flight.
+    pub fn append<T: Send + 'static>(&self, appends: &mut Appends<T>, tag: T, batch: Batch) {
+        let batch = batch.published_by(self.grant.subject());
+        appends.push(tag, Some(self.grant.clone()), self.topic.clone(), batch);
+    }
+}
