@@ -12,7 +12,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use khala_client::{Error, Event, Snapshot, Subscription};
+use khala_client::{
+    Error,
+    connection::{ConnectionEvent, ConnectionEvents, Snapshot},
+};
 use khala_core::{
     Cursor, Timestamp, Topic, Update,
     wire::{JoinRequest, Joined, OnStale, Resume, StaleCursor, write_update},
@@ -145,7 +148,8 @@ impl Tail {
             trouble_since: None,
             retry_for: self.retry_for.0,
         };
-        let mut subscription = client.subscribe(&self.topic, JoinRequest { resume, on_stale, published_at });
+        let mut subscription =
+            client.connection_events(&self.topic, JoinRequest { resume, on_stale, published_at });
         let ended = printer.run(&mut subscription).await;
         // However it ends, what was printed is not printed again.
         let stored = printer.store();
@@ -174,7 +178,7 @@ struct Printer {
 }
 
 impl Printer {
-    async fn run(&mut self, subscription: &mut Subscription) -> Result<(), Failure> {
+    async fn run(&mut self, subscription: &mut ConnectionEvents) -> Result<(), Failure> {
         while !self.stopped {
             let store_at = self.store_at;
             let event = tokio::select! {
@@ -194,13 +198,13 @@ impl Printer {
         Ok(())
     }
 
-    async fn handle(&mut self, event: Event) -> Result<Then, Failure> {
+    async fn handle(&mut self, event: ConnectionEvent) -> Result<Then, Failure> {
         match event {
-            Event::Joined { joined, resumed } => Ok(self.joined(&joined, resumed)),
-            Event::Reconnecting { error, wait, .. } => self.lost(error, wait),
-            Event::Snapshot(snapshot) => self.snapshot(&snapshot).await,
-            Event::Stale(stale) => Err(explain(&stale)),
-            Event::Updates(arrived) => self.updates(&arrived.updates, arrived.cursor).await,
+            ConnectionEvent::Joined { joined, resumed } => Ok(self.joined(&joined, resumed)),
+            ConnectionEvent::Reconnecting { error, wait, .. } => self.lost(error, wait),
+            ConnectionEvent::Snapshot(snapshot) => self.snapshot(&snapshot).await,
+            ConnectionEvent::Stale(stale) => Err(explain(&stale)),
+            ConnectionEvent::Updates(arrived) => self.updates(&arrived.updates, arrived.cursor).await,
             _ => Ok(Then::GoOn),
         }
     }

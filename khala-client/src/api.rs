@@ -80,6 +80,58 @@ pub(crate) fn publish_body(batch: &Batch) -> Bytes {
     Bytes::from(out)
 }
 
+/// A line of a stream of updates: that of a batch of one, with its key.
+pub(crate) fn line(batch: &Batch) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    for update in batch.updates() {
+        write_new_update(&mut out, update);
+    }
+    if let Some(key) = &batch.dedup {
+        out.pop();
+        out.extend_from_slice(b",\"dedup\":");
+        serde_json::to_writer(&mut out, key).expect("text has a JSON form, and a Vec takes every write");
+        out.push(b'}');
+    }
+    out.push(b'\n');
+    Bytes::from(out)
+}
+
+/// A line of a stream that was stored.
+pub(crate) fn acknowledged(line: &[u8]) -> Result<Append, Error> {
+    let Published { epoch, first, last, duplicate } = serde_json::from_slice(line)
+        .map_err(|fault| Error::Protocol(format!("an update was answered with {fault}")))?;
+    let receipt = Receipt { epoch, first, last };
+    Ok(if duplicate { Append::Duplicate(receipt) } else { Append::Written(receipt) })
+}
+
+/// The conflict that a problem tells of, if it does.
+pub(crate) fn conflict(problem: &[u8]) -> Option<Conflict> {
+    #[derive(Deserialize)]
+    struct Coded {
+        code: String,
+    }
+    let Coded { code } = serde_json::from_slice(problem).ok()?;
+    if code != "conflict" {
+        return None;
+    }
+    Some(match serde_json::from_slice(problem).ok()? {
+        Conflicting::Dedup { epoch, first, last } => {
+            Conflict::Dedup { first: Receipt { epoch, first, last } }
+        }
+        Conflicting::DocVersion { doc_key, given, found } => Conflict::DocVersion { doc_key, given, found },
+        Conflicting::Head { expected, found } => Conflict::Head { expected, found },
+    })
+}
+
+/// The status that a problem names.
+pub(crate) fn status_of(problem: &[u8]) -> Option<u16> {
+    #[derive(Deserialize)]
+    struct Status {
+        status: u16,
+    }
+    serde_json::from_slice(problem).ok().map(|Status { status }| status)
+}
+
 fn write_new_update(out: &mut Vec<u8>, update: &NewUpdate) {
     let text = |out: &mut Vec<u8>, name: &str, value: &str| {
         out.extend_from_slice(name.as_bytes());
@@ -122,17 +174,9 @@ enum Conflicting {
 
 pub(crate) fn published(answer: &Answer) -> Result<Append, Error> {
     if answer.status.as_u16() == 409 {
-        return match serde_json::from_slice(&answer.body) {
-            Ok(Conflicting::Dedup { epoch, first, last }) => {
-                Ok(Append::Conflict(Conflict::Dedup { first: Receipt { epoch, first, last } }))
-            }
-            Ok(Conflicting::DocVersion { doc_key, given, found }) => {
-                Ok(Append::Conflict(Conflict::DocVersion { doc_key, given, found }))
-            }
-            Ok(Conflicting::Head { expected, found }) => {
-                Ok(Append::Conflict(Conflict::Head { expected, found }))
-            }
-            Err(_) => Err(Error::Refused(answer.refused())),
+        return match conflict(&answer.body) {
+            Some(conflict) => Ok(Append::Conflict(conflict)),
+            None => Err(Error::Refused(answer.refused())),
         };
     }
     let Published { epoch, first, last, duplicate } = read(answer)?;

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Refused},
-    event::{Arrived, Event, Snapshot},
+    event::{Arrived, ConnectionEvent, Snapshot},
     reader::{Fresh, Gap, Reader},
 };
 
@@ -31,11 +31,11 @@ pub(crate) enum Step {
     /// The server is about to close the connection, and asks not to be called again before that time.
     Drain(Duration),
     /// Hand this to the application.
-    Event(Event),
+    Event(ConnectionEvent),
     /// Fetch the payloads of these updates, which follow that cursor, and hand them to the application.
     Hydrate(Arrived, Vec<Seq>, Cursor),
     /// The subscription is over, with this as its last word.
-    Last(Event),
+    Last(ConnectionEvent),
     /// Nothing to do.
     Nothing,
     /// Join again, on this connection, after the wait that the error may ask for.
@@ -210,7 +210,7 @@ impl Channel {
         match &*frame.event {
             event::UPDATE_BATCH => self.updates(frame.payload_as()?),
             event::SNAPSHOT => self.snapshot(frame.payload_as()?),
-            event::HEAD => Ok(Step::Event(Event::Head(frame.payload_as::<Head>()?))),
+            event::HEAD => Ok(Step::Event(ConnectionEvent::Head(frame.payload_as::<Head>()?))),
             event::SYNC_ERROR => {
                 self.complaint = Some(Refused::read(frame.payload.get().as_bytes(), None));
                 Ok(Step::Nothing)
@@ -259,7 +259,7 @@ impl Channel {
             let refused = Refused::read(response.get().as_bytes(), None);
             if refused.code == "stale_cursor" {
                 let stale: StaleCursor = serde_json::from_str(response.get()).map_err(read)?;
-                return Ok(Step::Last(Event::Stale(Box::new(stale))));
+                return Ok(Step::Last(ConnectionEvent::Stale(Box::new(stale))));
             }
             let error = Error::Refused(refused);
             return Ok(if error.is_retryable() { Step::Rejoin(error) } else { Step::Refused(error) });
@@ -275,7 +275,7 @@ impl Channel {
             }
             self.state = State::Following;
         }
-        Ok(Step::Event(Event::Joined { joined, resumed }))
+        Ok(Step::Event(ConnectionEvent::Joined { joined, resumed }))
     }
 
     fn updates(&mut self, batch: UpdateBatch) -> Result<Step, Error> {
@@ -292,7 +292,7 @@ impl Channel {
         }
         let arrived = Arrived { updates, cursor, head, complete };
         Ok(match left_out.is_empty() {
-            true => Step::Event(Event::Updates(arrived)),
+            true => Step::Event(ConnectionEvent::Updates(arrived)),
             false => Step::Hydrate(arrived, left_out, before),
         })
     }
@@ -317,7 +317,7 @@ impl Channel {
             self.state = State::Snapshot(Some(at));
         }
         let documents = documents.into_iter().map(Update::from).collect();
-        Ok(Step::Event(Event::Snapshot(Snapshot { at, first, documents, complete })))
+        Ok(Step::Event(ConnectionEvent::Snapshot(Snapshot { at, first, documents, complete })))
     }
 
     fn channel_failed(&mut self) -> Step {

@@ -13,7 +13,7 @@ use hyper::{
     Method, StatusCode,
     header::{HeaderName, HeaderValue},
 };
-use khala_core::{Append, Batch, Bounds, Cursor, Token, Topic, wire::JoinRequest};
+use khala_core::{Append, Batch, Bounds, Cursor, Start, Token, Topic};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     http::{Call, Http, OnRetry, Retry},
     renewal::{FreshToken, Renewal},
-    subscription::{Pulse, Subscription},
+    subscription::{ConnectionEvents, Pulse},
     token::{Source, Tokens},
 };
 
@@ -133,14 +133,14 @@ impl ClientBuilder {
     }
 
     /// Sets for how long a call is tried again while the server is away or busy: none is for as long as it takes.
-    /// Default: one minute. A subscription always goes on; see [`Event::Reconnecting`](crate::Event::Reconnecting).
+    /// Default: one minute. A subscription always goes on; it tells of it by [`on_retry`](Self::on_retry).
     #[must_use]
     pub fn retry_for(mut self, most: Option<Duration>) -> Self {
         self.retry_for = most;
         self
     }
 
-    /// Is told of every call that failed and is about to be tried again.
+    /// Is told of every call that failed and is about to be tried again, and of every reconnect of a subscription or a producer.
     #[must_use]
     pub fn on_retry(mut self, told: impl Fn(&Retry<'_>) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(OnRetry(Arc::new(told)));
@@ -183,12 +183,25 @@ impl Client {
         }
     }
 
-    /// Follows a topic. Connects, joins, resumes and reconnects by itself.
+    /// Follows a topic, as [`TopicHandle::subscribe`](crate::TopicHandle::subscribe) does, and tells also what its connections go
+    /// through: for a program with a status line.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn subscribe(&self, topic: &Topic, request: JoinRequest) -> Subscription {
-        Subscription::start(Arc::clone(&self.http), Channel::new(topic.clone(), request), self.pulse)
+    pub fn connection_events(&self, topic: &Topic, start: impl Into<Start>) -> ConnectionEvents {
+        let channel = Channel::new(topic.clone(), start.into().into());
+        ConnectionEvents::start(Arc::clone(&self.http), channel, self.pulse)
+    }
+
+    pub(crate) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
+    /// Tells the application of a failure that is tried again.
+    pub(crate) fn tell_retry(&self, retry: &Retry<'_>) {
+        if let Some(OnRetry(told)) = &self.http.on_retry {
+            told(retry);
+        }
     }
 
     /// Publishes a batch, as a whole or not at all.

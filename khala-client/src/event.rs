@@ -15,7 +15,7 @@ use crate::error::Error;
 /// cursor that comes with them, and acts on [`Stale`](Self::Stale); the rest is for logs and status lines.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event {
+pub enum ConnectionEvent {
     /// A quiet topic stands here; a growing age means that the server has lost sight of its journal.
     Head(Head),
     /// The server answered a join: the first one, or one after the connection was lost.
@@ -54,7 +54,7 @@ pub struct Arrived {
     pub cursor: Cursor,
     /// The newest update that the server knew of when it sent them.
     pub head: Watermark,
-    /// Whether the replay of this join has ended: they reach the head that [`Event::Joined`] named, or come after it.
+    /// Whether the replay of this join has ended: they reach the head that [`ConnectionEvent::Joined`] named, or come after it.
     pub complete: bool,
 }
 

@@ -1,34 +1,32 @@
 //! The Rust client of Khala: durable, resumable real-time sync.
 //!
-//! A [`Client`] publishes, lists topics and reads history over HTTP. A [`Subscription`] follows a topic: it joins,
-//! resumes by cursor, reconnects by itself, and hands out every update exactly in order, each at least once and
-//! none after a hole. An application that keeps the cursor beside its state writes no reconnect code.
+//! [`Client::topic`] gives the handle of a topic, which publishes and subscribes as that of an embedded Khala does, with the same events:
+//! code moves from one to the other by changing where its handle comes from. A subscription joins, resumes by cursor, reconnects by
+//! itself, and hands out every update exactly in order, each at least once and none after a hole. An application that keeps the cursor
+//! beside its state writes no reconnect code.
 //!
 //! ```no_run
-//! use khala_client::{Client, Event};
-//! use khala_core::{Batch, Kind, NewUpdate, Payload, Token, Topic, wire::{JoinRequest, Resume}};
+//! use futures::TryStreamExt;
+//! use khala_client::Client;
+//! use khala_core::{Event, Start, Token, Update};
 //!
+//! # #[derive(serde::Serialize, serde::Deserialize)]
+//! # struct Order { id: u64 }
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::builder("http://127.0.0.1:4510").token(Token::new("…")).build()?;
-//! let topic = Topic::parse("run:7:events")?;
+//! let orders = client.topic("orders:7")?;
+//! let receipt = orders.publish(Update::json("paid", &Order { id: 7 })?.doc_key("order/7")).await?;
+//! # let mut saved = receipt.cursor();
 //!
-//! let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"by":"ada"}"#)?);
-//! client.publish(&topic, Batch::new(vec![update])?).await?;
-//!
-//! // With a kept cursor: `Resume::After(cursor)`.
-//! let request = JoinRequest { resume: Resume::Floor, ..JoinRequest::default() };
-//! let mut subscription = client.subscribe(&topic, request);
-//! while let Some(event) = subscription.next().await {
-//!     match event? {
-//!         Event::Updates(arrived) => {
-//!             for update in &arrived.updates {
-//!                 println!("{} {}", update.seq, update.payload.as_str());
-//!             }
-//!             // Keep `arrived.cursor` together with what the updates changed.
+//! let mut events = orders.subscribe(Start::after(saved).or_snapshot()).await?;
+//! while let Some(event) = events.try_next().await? {
+//!     match event {
+//!         Event::Update(update) => {
+//!             println!("order {} was paid", update.json::<Order>()?.id);
+//!             saved = update.cursor(); // kept together with what the update changed
 //!         }
-//!         Event::Stale(stale) => println!("start again from a snapshot: {}", stale.message),
-//!         Event::Reconnecting { error, wait, .. } => println!("{error}; again in {wait:?}"),
-//!         _ => {}
+//!         Event::Snapshot(page) => println!("{} documents", page.documents.len()),
+//!         Event::Stale(stale) => return Err(stale.into()),
 //!     }
 //! }
 //! # Ok(())
@@ -63,20 +61,29 @@ mod event;
 mod handover;
 mod http;
 mod hydrate;
+mod producer;
 mod reader;
 mod renewal;
 mod socket;
 mod subscription;
 mod token;
+mod topic;
+
+/// What the connections of a subscription go through.
+pub mod connection {
+    pub use crate::{
+        event::{Arrived, ConnectionEvent, Snapshot},
+        subscription::ConnectionEvents,
+    };
+}
 
 pub use self::{
     api::{History, HistoryPage},
     backoff::Backoff,
     client::{Client, ClientBuilder},
     error::{Error, Refused},
-    event::{Arrived, Event, Snapshot},
     http::Retry,
     reader::{Fresh, Gap, Reader},
     renewal::FreshToken,
-    subscription::Subscription,
+    topic::TopicHandle,
 };

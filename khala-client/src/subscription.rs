@@ -28,7 +28,7 @@ use crate::{
     backoff::random,
     channel::{Channel, Step},
     error::{Error, Refused},
-    event::Event,
+    event::ConnectionEvent,
     handover::Handover,
     http::Http,
     hydrate::hydrate,
@@ -44,7 +44,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The events of one topic: a [`Stream`] that goes on across reconnects.
 ///
-/// It ends (`None`) after an error and after [`Event::Stale`]; everything else it sees to itself. The errors are those
+/// It ends (`None`) after an error and after [`ConnectionEvent::Stale`]; everything else it sees to itself. The errors are those
 /// that coming back does not help: the topic is not open to the token ([`Refused::is_about_token`]), a fixed token no
 /// longer does or a fresh one is refused, the join is not one, the server's end is not Khala. A panic, as of the
 /// application's source of tokens, ends it with [`Error::Panicked`].
@@ -56,11 +56,11 @@ const GOODBYE: Duration = Duration::from_millis(500);
 ///
 /// Dropping the subscription closes the connection.
 #[derive(Debug)]
-pub struct Subscription {
-    events: mpsc::Receiver<Result<Event, Error>>,
+pub struct ConnectionEvents {
+    events: mpsc::Receiver<Result<ConnectionEvent, Error>>,
 }
 
-impl Subscription {
+impl ConnectionEvents {
     pub(crate) fn start(http: Arc<Http>, channel: Channel, pulse: Pulse) -> Self {
         let (sender, events) = mpsc::channel(1);
         let driver = Driver {
@@ -78,13 +78,13 @@ impl Subscription {
     }
 
     /// The next event; none after the last.
-    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+    pub async fn next(&mut self) -> Option<Result<ConnectionEvent, Error>> {
         self.events.recv().await
     }
 }
 
-impl Stream for Subscription {
-    type Item = Result<Event, Error>;
+impl Stream for ConnectionEvents {
+    type Item = Result<ConnectionEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.events.poll_recv(context)
@@ -116,7 +116,7 @@ struct Driver {
     http: Arc<Http>,
     channel: Channel,
     pulse: Pulse,
-    events: mpsc::Sender<Result<Event, Error>>,
+    events: mpsc::Sender<Result<ConnectionEvent, Error>>,
     /// Failures since anything arrived.
     failures: u32,
     /// Of these, faults of the protocol.
@@ -173,7 +173,7 @@ impl Driver {
                 }
             };
             let wait = self.next_wait(&error, not_before);
-            let event = Event::Reconnecting { error, failures: self.failures, wait };
+            let event = ConnectionEvent::Reconnecting { error, failures: self.failures, wait };
             tokio::select! {
                 sent = events.send(Ok(event)) => if sent.is_err() { return },
                 () = events.closed() => return,
@@ -220,7 +220,7 @@ impl Driver {
 
     async fn converse(&mut self, socket: &mut Socket, mut handover: Option<&mut Handover>) -> Ended {
         let events = self.events.clone();
-        let mut held: Option<Event> = None;
+        let mut held: Option<ConnectionEvent> = None;
         let mut last = false;
         let mut not_before: Option<Instant> = None;
         let mut join_at = Some(Instant::now());
@@ -286,7 +286,7 @@ impl Driver {
                             };
                             match hydrated {
                                 Ok(arrived) => {
-                                    let event = Event::Updates(arrived);
+                                    let event = ConnectionEvent::Updates(arrived);
                                     self.arrived(&event);
                                     held = Some(event);
                                 }
@@ -314,7 +314,7 @@ impl Driver {
                             }
                             let wait = self.next_wait(&error, None);
                             join_at = Some(Instant::now() + wait);
-                            held = Some(Event::Reconnecting { error, failures: self.failures, wait });
+                            held = Some(ConnectionEvent::Reconnecting { error, failures: self.failures, wait });
                         }
                     }
                 }
@@ -361,10 +361,12 @@ impl Driver {
     }
 
     /// Notes what an event says about how things go.
-    fn arrived(&mut self, event: &Event) {
+    fn arrived(&mut self, event: &ConnectionEvent) {
         match event {
-            Event::Joined { .. } => self.renewed = false,
-            Event::Updates(_) | Event::Snapshot(_) => (self.failures, self.faults) = (0, 0),
+            ConnectionEvent::Joined { .. } => self.renewed = false,
+            ConnectionEvent::Updates(_) | ConnectionEvent::Snapshot(_) => {
+                (self.failures, self.faults) = (0, 0)
+            }
             _ => {}
         }
     }

@@ -32,7 +32,6 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Khala, open to the application's users.
 pub(crate) fn server(store: SqliteStore, database: &Database) -> Result<(Khala, Server), Box<dyn Error>> {
     let options = JwtOptions::default().with_max_age(Some(DAY));
-    let store = Arc::new(store);
     // Readable with a scope, if the authorizer agrees; published by the application alone; no other topics.
     let notes =
         TopicClass::new("notes", TopicPattern::parse("notes:{owner}")?).with_read([Access::Read.scope()]);

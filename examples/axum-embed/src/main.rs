@@ -20,7 +20,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::{get, post},
 };
-use khala_core::{Append, Batch, DocKey, Khala, Kind, NewUpdate, Payload, Topic};
+use khala_core::{Append, Khala, Topic, Update};
 use khala_server::Server;
 use khala_store_sqlite::{SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -106,10 +106,8 @@ async fn add(
         let note = Note { id: transaction.last_insert_rowid(), text: note.text };
 
         let topic = Topic::parse(&format!("notes:{owner}"))?;
-        let update = NewUpdate::new(Kind::parse("note_added")?, Payload::of(&note)?)
-            .doc_key(DocKey::parse(&format!("note/{}", note.id))?);
-        let Append::Written(receipt) = append_in(&transaction, &topic, &Batch::new(vec![update])?, now)?
-        else {
+        let update = Update::json("note_added", &note)?.doc_key(format!("note/{}", note.id));
+        let Append::Written(receipt) = append_in(&transaction, &topic, &update.try_into()?, now)? else {
             return Err("a new note cannot be in anybody's way".into());
         };
         transaction.commit()?;

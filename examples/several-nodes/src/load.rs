@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use khala_client::{Client, Event};
+use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
     Batch, DedupKey, Kind, NewUpdate, Payload, Token, Topic,
     wire::{JoinRequest, Resume},
@@ -178,13 +178,14 @@ impl Common {
                 Some(cursor) => Resume::After(cursor),
                 None => Resume::Floor,
             };
-            let mut subscription = client.subscribe(&topic, JoinRequest { resume, ..JoinRequest::default() });
+            let mut subscription =
+                client.connection_events(&topic, JoinRequest { resume, ..JoinRequest::default() });
             let began = Instant::now();
             // Now and then it moves on to another node.
             while began.elapsed() < STAYS {
                 let Ok(Some(event)) = timeout(STAYS, subscription.next()).await else { break };
                 match event {
-                    Ok(Event::Updates(arrived)) => {
+                    Ok(ConnectionEvent::Updates(arrived)) => {
                         let seqs = arrived.updates.iter().map(|update| update.seq.as_u64());
                         let first = last
                             .map_or(arrived.updates[0].seq.as_u64(), |cursor| cursor.watermark.as_u64() + 1);
@@ -197,7 +198,7 @@ impl Common {
                         last = Some(arrived.cursor);
                         self.counts.delivered.fetch_add(arrived.updates.len() as u64, Ordering::Relaxed);
                     }
-                    Ok(Event::Stale(stale)) => {
+                    Ok(ConnectionEvent::Stale(stale)) => {
                         // Only a follower that was away while much was published may be stale, and only for the floor.
                         if !stale
                             .reason_codes
@@ -211,7 +212,10 @@ impl Common {
                         break;
                     }
                     // The client itself refuses what does not continue its cursor, and says so with this.
-                    Ok(Event::Reconnecting { error: error @ khala_client::Error::Protocol(_), .. })
+                    Ok(ConnectionEvent::Reconnecting {
+                        error: error @ khala_client::Error::Protocol(_),
+                        ..
+                    })
                     | Err(error @ khala_client::Error::Protocol(_)) => {
                         self.fault(format!("{topic} at {last:?}: {error}"));
                         break;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, channel::mpsc};
-use khala_client::{Client, Error, Event};
+use khala_client::{Client, Error, connection::ConnectionEvent};
 use khala_core::{
     Batch, Cursor, Epoch, Journal as _, Keep, Kind, NewUpdate, Payload, Timestamp, Token, Watermark,
     wire::{JoinRequest, OnStale, Resume},
@@ -29,8 +29,11 @@ fn at(epoch: u64, watermark: u64) -> Cursor {
 }
 
 /// Follows the topic as an application does that is always ready for the next event.
-pub(crate) fn follow(client: &Client, request: JoinRequest) -> mpsc::UnboundedReceiver<Result<Event, Error>> {
-    let mut subscription = client.subscribe(&topic(), request);
+pub(crate) fn follow(
+    client: &Client,
+    request: JoinRequest,
+) -> mpsc::UnboundedReceiver<Result<ConnectionEvent, Error>> {
+    let mut subscription = client.connection_events(&topic(), request);
     let (sender, receiver) = mpsc::unbounded();
     tokio::spawn(async move {
         while let Some(event) = subscription.next().await {
@@ -43,17 +46,17 @@ pub(crate) fn follow(client: &Client, request: JoinRequest) -> mpsc::UnboundedRe
 }
 
 pub(crate) async fn next(
-    subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin),
-) -> Option<Result<Event, Error>> {
+    subscription: &mut (impl Stream<Item = Result<ConnectionEvent, Error>> + Unpin),
+) -> Option<Result<ConnectionEvent, Error>> {
     timeout(PATIENCE, subscription.next()).await.expect("something happens")
 }
 
 /// The next updates: their seqs, and the cursor after them. Whatever else comes first is passed over.
 pub(crate) async fn updates(
-    subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin),
+    subscription: &mut (impl Stream<Item = Result<ConnectionEvent, Error>> + Unpin),
 ) -> (Vec<u64>, Cursor) {
     loop {
-        if let Event::Updates(arrived) = next(subscription).await.unwrap().unwrap() {
+        if let ConnectionEvent::Updates(arrived) = next(subscription).await.unwrap().unwrap() {
             let seqs = arrived.updates.iter().map(|update| update.seq.as_u64()).collect();
             return (seqs, arrived.cursor);
         }
@@ -61,7 +64,9 @@ pub(crate) async fn updates(
 }
 
 /// The error that the subscription ends with.
-pub(crate) async fn end(subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) -> Error {
+pub(crate) async fn end(
+    subscription: &mut (impl Stream<Item = Result<ConnectionEvent, Error>> + Unpin),
+) -> Error {
     loop {
         if let Err(error) = next(subscription).await.expect("it ends with an error") {
             assert!(next(subscription).await.is_none(), "nothing follows");
@@ -80,7 +85,9 @@ async fn it_joins_with_its_token_and_resumes_from_its_cursor() {
     assert_eq!(seen.path, "/sync/v1/websocket?vsn=2.0.0");
     assert_eq!(seen.authorization.as_deref(), Some("Bearer secret-token"));
     peer.welcome(1, 5, 5).await;
-    let Event::Joined { joined, resumed } = next(&mut subscription).await.unwrap().unwrap() else { panic!() };
+    let ConnectionEvent::Joined { joined, resumed } = next(&mut subscription).await.unwrap().unwrap() else {
+        panic!()
+    };
     assert_eq!((joined.after.as_u64(), resumed), (5, false));
     // Cut off before anything came: it goes on from where the join said, not from the head of a later time.
     drop(peer);
@@ -167,8 +174,8 @@ async fn another_epoch_is_noticed_and_told() {
     peer.reply("error", stale).await;
     loop {
         match next(&mut subscription).await.unwrap().unwrap() {
-            Event::Stale(stale) => break assert_eq!(stale.epoch, Epoch::from_bits(2)),
-            Event::Reconnecting { .. } => {}
+            ConnectionEvent::Stale(stale) => break assert_eq!(stale.epoch, Epoch::from_bits(2)),
+            ConnectionEvent::Reconnecting { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -203,8 +210,8 @@ async fn a_snapshot_that_is_cut_off_starts_again_and_stitches() {
     let mut pages = Vec::new();
     let (seqs, cursor) = loop {
         match next(&mut subscription).await.unwrap().unwrap() {
-            Event::Snapshot(page) => pages.push((page.at, page.first, page.complete)),
-            Event::Updates(arrived) => break (arrived.updates.len(), arrived.cursor),
+            ConnectionEvent::Snapshot(page) => pages.push((page.at, page.first, page.complete)),
+            ConnectionEvent::Updates(arrived) => break (arrived.updates.len(), arrived.cursor),
             _ => {}
         }
     };
@@ -249,7 +256,7 @@ async fn a_close_code_says_whether_to_come_back() {
         let (mut peer, _) = fake.joining().await;
         peer.close(code, "again").await;
         let event = next(&mut subscription).await.unwrap().unwrap();
-        assert!(matches!(event, Event::Reconnecting { .. }), "{code}: {event:?}");
+        assert!(matches!(event, ConnectionEvent::Reconnecting { .. }), "{code}: {event:?}");
     }
     let (mut peer, _) = fake.joining().await;
     peer.close(4001, "token_expired").await;
@@ -329,7 +336,7 @@ async fn a_silent_connection_is_dead() {
     assert_eq!(join.request.resume, Resume::After(at(1, 0)));
     let mut seen = Vec::new();
     while let Some(Ok(event)) = next(&mut subscription).await {
-        if let Event::Reconnecting { error, .. } = event {
+        if let ConnectionEvent::Reconnecting { error, .. } = event {
             seen.push(error.to_string());
             break;
         }
@@ -342,7 +349,7 @@ async fn a_slow_application_holds_the_server_back_and_keeps_its_connection() {
     let mut fake = Fake::start().await;
     let client =
         client(&fake).heartbeat(Duration::from_millis(20), Duration::from_millis(60)).build().unwrap();
-    let mut subscription = client.subscribe(&topic(), from(Resume::Floor));
+    let mut subscription = client.connection_events(&topic(), from(Resume::Floor));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(1, 0, 9).await;
     for seq in 1..=9 {
@@ -390,7 +397,9 @@ async fn payloads_that_stayed_behind_are_fetched_before_they_are_handed_out() {
     fake.fault(Fault::Say(503, vec![("retry-after", "0")], "{}"));
     peer.push("sync:update_batch", left_out(0, 1..=9, &[2, 3, 7])).await;
     loop {
-        let Event::Updates(arrived) = next(&mut subscription).await.unwrap().unwrap() else { continue };
+        let ConnectionEvent::Updates(arrived) = next(&mut subscription).await.unwrap().unwrap() else {
+            continue;
+        };
         let payloads: Vec<_> =
             arrived.updates.iter().map(|update| update.payload.as_str().to_owned()).collect();
         assert_eq!(payloads, (1..=9).map(|n: u64| n.to_string()).collect::<Vec<_>>());

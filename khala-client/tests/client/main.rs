@@ -4,6 +4,7 @@
 mod calls;
 mod fake;
 mod follow;
+mod handle;
 mod tokens;
 
 use std::time::Duration;

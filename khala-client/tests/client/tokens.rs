@@ -13,7 +13,7 @@ use futures::{Stream, future::ready};
 use hyper::{header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
-use khala_client::{Backoff, Client, ClientBuilder, Error, Event, FreshToken};
+use khala_client::{Backoff, Client, ClientBuilder, Error, FreshToken, connection::ConnectionEvent};
 use khala_core::{
     Access, Batch, Issued, Khala, Kind, Mandate, MemoryStore, Named, NewUpdate, Payload, Revocation,
     RevocationId, Token, wire::Resume,
@@ -109,7 +109,10 @@ impl Real {
     }
 
     /// Publishes one update, and waits until it arrives as the next.
-    async fn pass(&mut self, subscription: &mut (impl Stream<Item = Result<Event, Error>> + Unpin)) {
+    async fn pass(
+        &mut self,
+        subscription: &mut (impl Stream<Item = Result<ConnectionEvent, Error>> + Unpin),
+    ) {
         self.publish().await;
         assert_eq!(updates(subscription).await.0, [self.published]);
     }
@@ -362,7 +365,7 @@ async fn limits_are_waited_out() {
     peer.push("phx_close", json!({})).await;
     let error = loop {
         match next(&mut subscription).await.unwrap() {
-            Ok(Event::Reconnecting { error, .. }) => {
+            Ok(ConnectionEvent::Reconnecting { error, .. }) => {
                 needed |= error.refused().is_some_and(|refused| refused.needs_operator());
             }
             Ok(_) => {}

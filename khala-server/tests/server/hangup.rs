@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use khala_auth::{JwtOptions, JwtVerifier};
-use khala_client::{Client, Event};
+use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
     Access, Authorizer, Batch, Denied, Grant, Journal as _, Khala, Kind, NewUpdate, Payload, Token, Topic,
     session::SessionOptions,
@@ -75,9 +75,9 @@ async fn what_a_publisher_had_stored_that_reset_its_connection_is_announced_at_o
     let client =
         Client::builder(format!("http://{address}")).token(Token::new(good_token())).build().unwrap();
     let request = JoinRequest { resume: Resume::Floor, ..JoinRequest::default() };
-    let mut follower = client.subscribe(&topic("t"), request);
+    let mut follower = client.connection_events(&topic("t"), request);
     let joined = timeout(LONG, follower.next()).await.expect("it joins").unwrap().unwrap();
-    assert!(matches!(joined, Event::Joined { .. }), "{joined:?}");
+    assert!(matches!(joined, ConnectionEvent::Joined { .. }), "{joined:?}");
 
     let own = rusqlite::Connection::open(&path).unwrap();
     let (mut heard, mut sent) = (0, 0);
@@ -103,7 +103,7 @@ async fn what_a_publisher_had_stored_that_reset_its_connection_is_announced_at_o
             let head = store.bounds(&topic("t")).await.unwrap().head.as_u64();
             while heard < head {
                 let event = timeout(LONG, follower.next()).await.expect("what is stored is announced");
-                if let Event::Updates(arrived) = event.unwrap().unwrap() {
+                if let ConnectionEvent::Updates(arrived) = event.unwrap().unwrap() {
                     heard = arrived.cursor.watermark.as_u64();
                 }
             }

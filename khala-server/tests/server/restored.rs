@@ -9,7 +9,10 @@ use std::{
 };
 
 use khala_auth::{JwtOptions, JwtVerifier};
-use khala_client::{Client, Event, Subscription};
+use khala_client::{
+    Client,
+    connection::{ConnectionEvent, ConnectionEvents},
+};
 use khala_core::{
     Batch, Cursor, JoinRequest, Khala, Kind, NewUpdate, Payload, Resume, StaleReason, Timestamp, Token,
 };
@@ -89,11 +92,11 @@ impl Node {
 }
 
 /// Follows until it stands at that seq; gives the cursor, and when its last update was published.
-async fn until(subscription: &mut Subscription, seq: u64) -> (Cursor, Timestamp) {
+async fn until(subscription: &mut ConnectionEvents, seq: u64) -> (Cursor, Timestamp) {
     loop {
         let event =
             timeout(LONG, subscription.next()).await.expect("it goes on").expect("it follows").unwrap();
-        if let Event::Updates(arrived) = event
+        if let ConnectionEvent::Updates(arrived) = event
             && arrived.cursor.watermark.as_u64() == seq
         {
             return (arrived.cursor, arrived.updates.last().unwrap().published_at);
@@ -102,12 +105,16 @@ async fn until(subscription: &mut Subscription, seq: u64) -> (Cursor, Timestamp)
 }
 
 /// How a subscription ends up: at a head, or stale.
-async fn outcome(subscription: &mut Subscription) -> Result<u64, Vec<StaleReason>> {
+async fn outcome(subscription: &mut ConnectionEvents) -> Result<u64, Vec<StaleReason>> {
     loop {
         match timeout(LONG, subscription.next()).await.expect("it goes on").expect("it says why").unwrap() {
-            Event::Stale(stale) => return Err(stale.reason_codes.clone()),
-            Event::Updates(arrived) if arrived.complete => return Ok(arrived.cursor.watermark.as_u64()),
-            Event::Joined { joined, .. } if joined.after == joined.head => return Ok(joined.head.as_u64()),
+            ConnectionEvent::Stale(stale) => return Err(stale.reason_codes.clone()),
+            ConnectionEvent::Updates(arrived) if arrived.complete => {
+                return Ok(arrived.cursor.watermark.as_u64());
+            }
+            ConnectionEvent::Joined { joined, .. } if joined.after == joined.head => {
+                return Ok(joined.head.as_u64());
+            }
             _ => {}
         }
     }
@@ -126,7 +133,7 @@ async fn a_cursor_that_says_its_update_notices_a_restore_without_new_epochs() {
     let token = Token::new(good_token());
     let client = Client::builder(format!("http://{address}")).token(token).build().unwrap();
     let from_floor = JoinRequest { resume: Resume::Floor, ..JoinRequest::default() };
-    let mut follows = client.subscribe(&topic("t"), from_floor);
+    let mut follows = client.connection_events(&topic("t"), from_floor);
     let early = until(&mut follows, 5).await;
     node.publish(5).await;
     let (cursor, published_at) = until(&mut follows, 10).await;
@@ -145,7 +152,7 @@ async fn a_cursor_that_says_its_update_notices_a_restore_without_new_epochs() {
     let again = |(cursor, published_at): (Cursor, Timestamp), says: bool| {
         let published_at = Some(published_at).filter(|_| says);
         let request = JoinRequest { resume: Resume::After(cursor), published_at, ..JoinRequest::default() };
-        client.subscribe(&topic("t"), request)
+        client.connection_events(&topic("t"), request)
     };
     assert_eq!(outcome(&mut again((cursor, published_at), true)).await, mismatch);
     assert_eq!(

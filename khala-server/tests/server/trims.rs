@@ -11,7 +11,7 @@ use std::{
 };
 
 use khala_auth::{JwtOptions, JwtVerifier};
-use khala_client::{Client, Event};
+use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
     Append, Batch, Bounds, Classes, Cursor, DocKey, Documents as _, JoinRequest, Journal as _, Keep, Khala,
     Kind, NewUpdate, OnStale, Payload, ReadLimit, Resume, Retain, Snapshot, SnapshotFrom, SweepOrder,
@@ -68,9 +68,9 @@ impl Copy {
     }
 
     /// Takes in one event; says whether the subscription goes on.
-    fn take(&mut self, event: Event, seen: &Seen) -> bool {
+    fn take(&mut self, event: ConnectionEvent, seen: &Seen) -> bool {
         match event {
-            Event::Joined { joined, resumed } => {
+            ConnectionEvent::Joined { joined, resumed } => {
                 if resumed {
                     one(&seen.resumed);
                 } else if !joined.snapshot {
@@ -82,7 +82,7 @@ impl Copy {
                     one(&seen.stale);
                 }
             }
-            Event::Snapshot(snapshot) => {
+            ConnectionEvent::Snapshot(snapshot) => {
                 if snapshot.first {
                     self.documents.clear();
                     (self.cursor, self.whole) = (None, false);
@@ -93,7 +93,7 @@ impl Copy {
                     (self.cursor, self.whole) = (Some(snapshot.at), true);
                 }
             }
-            Event::Updates(arrived) => {
+            ConnectionEvent::Updates(arrived) => {
                 let mut at = self.cursor.expect("updates come after a join or a snapshot").watermark;
                 for update in arrived.updates {
                     assert_eq!(Some(update.seq), at.next(), "updates are dense");
@@ -102,7 +102,7 @@ impl Copy {
                 }
                 self.cursor = Some(arrived.cursor);
             }
-            Event::Stale(stale) => {
+            ConnectionEvent::Stale(stale) => {
                 one(&seen.stale);
                 assert!(!stale.reason_codes.is_empty());
                 *self = Self::default();
@@ -134,7 +134,8 @@ async fn read(
             None if told_stale => Resume::Snapshot,
             None => first,
         };
-        let mut subscription = client.subscribe(&name, JoinRequest { resume, on_stale, published_at: None });
+        let mut subscription =
+            client.connection_events(&name, JoinRequest { resume, on_stale, published_at: None });
         // It leaves after some events, and is away for a while.
         for _ in 0..1 + chance.below(12) {
             let event = tokio::select! {
