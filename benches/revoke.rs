@@ -177,7 +177,11 @@ async fn measure(hints: Hints, open: usize, named: usize) -> Times {
         sleep(SPREAD.mul_f64((round as f64 * 0.618_034).fract())).await;
         let login = RevocationId::parse(&clients[0].login).expect("an id");
         let started = Instant::now();
-        revoker.revoke(Revocation::new(Named::Sid(login), revoker.now())).await.expect("it is stored");
+        revoker
+            .access()
+            .revoke(Revocation::new(Named::Sid(login), revoker.now()))
+            .await
+            .expect("it is stored");
         times.stored.push(started.elapsed());
         let mut last = started;
         let mut closed = HashSet::new();

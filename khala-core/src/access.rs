@@ -1,24 +1,24 @@
-//! The handle's answers to who may do what: verifies, authorizes, revokes, and keeps up with what others revoked.
+//! Access control: verifies tokens, authorizes what their subjects ask for, revokes, and keeps up with what other nodes revoked.
 
-use std::{hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, Stream, StreamExt as _, TryFutureExt as _, future, select_biased, stream};
 
 use crate::{
-    admission::Limited,
-    auth::{Access, Denied, Grant, Revocation, RevocationId, RevocationPage, Token},
-    clock::{self, Moment},
-    connection::Connection,
+    admission::{Admission, Admitted, Limited},
+    auth::{
+        Access, Authorizer, Denied, Grant, Revocation, RevocationCache, RevocationId, RevocationPage, Token,
+        Verifier,
+    },
+    class::Classes,
+    clock::{self, Clock, Moment},
     error::{Error, ErrorKind},
-    fanout::Watch,
+    fanout::{Fanout, Watch},
     finish::Finish,
-    khala::Khala,
     position::Watermark,
-    registry::Connected,
-    session::Session,
+    retention::Dates,
+    stats::Stats,
     topic::Topic,
-    wake::Bell,
-    wire::Serializer,
 };
 
 /// How old the copy of the revocations may be: half of the second after which nothing reaches a revoked client.
@@ -28,7 +28,29 @@ const CHECK_WITHIN: Duration = Duration::from_secs(5);
 /// How often what has ended is forgotten, and what could not be read is looked at again.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
-impl Khala {
+/// Decides who may do what; [`Khala::access`](crate::Khala::access) gives it. Cloning it gives another handle to the same.
+#[derive(Clone, Debug)]
+pub struct AccessControl(Arc<Parts>);
+
+/// What access control stands on.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) verifier: Arc<dyn Verifier>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) classes: Classes,
+    pub(crate) admission: Admission,
+    pub(crate) revocations: RevocationCache,
+    pub(crate) fanout: Arc<dyn Fanout>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dates: Arc<Dates>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl AccessControl {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
     /// What the token proves now: that it is good, and not revoked.
     ///
     /// Dropping the future leaves nothing behind.
@@ -37,26 +59,26 @@ impl Khala {
     /// [`Denied`], with the reason. [`Denied::Unavailable`] where it cannot be checked within five seconds, or where
     /// the revocations were never read.
     pub async fn verify(&self, token: &Token) -> Result<Grant, Denied> {
-        let grant = self.within(self.0.verifier.verify(token, self.now())).await?;
-        if grant.expires_at() <= self.now() {
+        let grant = self.within(self.0.verifier.verify(token, self.0.clock.now())).await?;
+        if grant.expires_at() <= self.0.clock.now() {
             return Err(Denied::TokenExpired);
         }
         let names = [Some(grant.subject()), grant.session_id(), grant.token_id()];
         if names.into_iter().flatten().any(|name| RevocationId::check(name).is_err()) {
             return Err(Denied::InvalidToken("it has a name that no revocation could name"));
         }
-        let not_older_than = self.moment().minus(2 * POLL_EVERY);
-        if !self.0.revoked.is_fresh(not_older_than)
+        let not_older_than = self.0.clock.moment().minus(2 * POLL_EVERY);
+        if !self.0.revocations.is_fresh(not_older_than)
             && let Err(unavailable) = self.catch_up(Some(not_older_than)).await
         {
-            if !self.0.revoked.is_loaded() {
+            if !self.0.revocations.is_loaded() {
                 return Err(unavailable);
             }
             // Whoever revokes stores it first: what this node cannot read, hardly anybody can write.
             tracing::warn!(error = ?unavailable, "the revocations cannot be read; the known ones hold");
         }
-        self.0.revoked.check(&grant)?;
-        self.0.revoked.saw(&grant, self.moment());
+        self.0.revocations.check(&grant)?;
+        self.0.revocations.note_verified(&grant, self.0.clock.moment());
         Ok(grant)
     }
 
@@ -67,23 +89,23 @@ impl Khala {
     /// # Errors
     /// [`Denied`], with the reason.
     pub fn check(&self, grant: &Grant) -> Result<(), Denied> {
-        if grant.expires_at() <= self.now() {
+        if grant.expires_at() <= self.0.clock.now() {
             return Err(Denied::TokenExpired);
         }
-        self.0.revoked.check(grant)
+        self.0.revocations.check(grant)
     }
 
     /// Whether `address` may try its token now, or did so too often.
     ///
     /// # Errors
     /// [`Limited`], by [`AdmissionOptions::connects_per_address`](crate::AdmissionOptions).
-    pub fn may_try(&self, address: Option<IpAddr>) -> Result<(), Limited> {
-        self.0.admission.may_try(address, self.moment())
+    pub fn check_connect_rate(&self, address: Option<IpAddr>) -> Result<(), Limited> {
+        self.0.admission.check_connect_rate(address, self.0.clock.moment())
     }
 
     /// Counts a try of `address` that was refused.
     pub fn failed(&self, address: Option<IpAddr>) {
-        self.0.admission.failed(address, self.moment());
+        self.0.admission.failed(address, self.0.clock.moment());
     }
 
     /// Whether `grant` was revoked, by `jti`, `sid` or `sub`, as the store says now.
@@ -95,8 +117,23 @@ impl Khala {
     /// [`Denied::TokenRevoked`], or [`Denied::Unavailable`] where the revocations cannot be read within five seconds.
     pub async fn check_revoked(&self, grant: &Grant) -> Result<(), Denied> {
         // A read that began later than this call will do, whoever began it.
-        self.catch_up(Some(self.moment().plus(Duration::from_millis(1)))).await?;
-        self.0.revoked.check_names(grant)
+        self.catch_up(Some(self.0.clock.moment().plus(Duration::from_millis(1)))).await?;
+        self.0.revocations.check_names(grant)
+    }
+
+    /// Whether nothing that this node knows takes `grant` back.
+    pub(crate) fn check_revoked_here(&self, grant: &Grant) -> Result<(), Denied> {
+        self.0.revocations.check(grant)
+    }
+
+    /// Lets a connection of `subject` in, and counts it for as long as it is open.
+    pub(crate) fn admit(
+        &self,
+        subject: &str,
+        address: Option<IpAddr>,
+        now: Moment,
+    ) -> Result<Admitted, Limited> {
+        self.0.admission.connect(subject, address, now)
     }
 
     /// Whether the holder of `grant` may have `access` to `topic`: by its class, then by the authorizer.
@@ -132,13 +169,13 @@ impl Khala {
     /// # Errors
     /// The store's [`Error`]. That the other nodes could not be told is no error: they poll.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Watermark, Error> {
-        let khala = self.clone();
-        Finish::new(self.clock(), async move { khala.revoke_and_announce(revocation).await }).await
+        let access = self.clone();
+        Finish::new(&self.0.clock, async move { access.revoke_and_announce(revocation).await }).await
     }
 
     async fn revoke_and_announce(&self, revocation: Revocation) -> Result<Watermark, Error> {
         let by = revocation.named.by();
-        let watermark = self.0.revoked.revoke(revocation, &**self.clock()).await?;
+        let watermark = self.0.revocations.revoke(revocation, &*self.0.clock).await?;
         tracing::info!(by, watermark = watermark.as_u64(), "a revocation was stored");
         let announced = self.0.fanout.announce_revoked(watermark).await;
         let cells = &self.0.stats.cells;
@@ -155,19 +192,19 @@ impl Khala {
     /// # Errors
     /// The store's [`Error`].
     pub async fn revocations(&self, after: Watermark, limit: NonZeroUsize) -> Result<RevocationPage, Error> {
-        self.0.revoked.store().revocations(after, limit).await
+        self.0.revocations.store().revocations(after, limit).await
     }
 
     /// Ends, on this node, every connection whose token was signed with the key of that name.
     ///
     /// For whoever takes a key out of the set that the verifier uses; the verifier refuses such tokens by itself.
-    pub fn withdraw_key(&self, kid: &str) {
-        self.0.revoked.withdraw(kid, true);
+    pub fn distrust_key(&self, kid: &str) {
+        self.0.revocations.withdraw(kid, true);
     }
 
-    /// Undoes [`withdraw_key`](Self::withdraw_key), for a key that is in the set again.
-    pub fn restore_key(&self, kid: &str) {
-        self.0.revoked.withdraw(kid, false);
+    /// Undoes [`distrust_key`](Self::distrust_key), for a key that is in the set again.
+    pub fn trust_key(&self, kid: &str) {
+        self.0.revocations.withdraw(kid, false);
     }
 
     /// Keeps up with what other nodes revoke, and forgets what has ended. Never ready.
@@ -177,15 +214,15 @@ impl Khala {
     ///
     /// The caller must supervise it, as with [`supervise`](crate::health::supervise): a panic ends it, and revocations of other
     /// nodes no longer end open connections. `khala-server` does so.
-    pub async fn keep_revocations(&self) {
+    pub async fn run_revocation_sync(&self) {
         // A store that takes long to forget, or a fanout that cannot be watched, must not hold up the reading.
         future::join3(self.keep_reading(), self.keep_pruning(), self.keep_looking_again()).await;
     }
 
     async fn keep_looking_again(&self) {
         loop {
-            self.clock().sleep(PRUNE_EVERY).await;
-            if let Err(error) = self.0.revoked.look_again_at_corrupt().await {
+            self.0.clock.sleep(PRUNE_EVERY).await;
+            if let Err(error) = self.0.revocations.look_again_at_corrupt().await {
                 tracing::debug!(%error, "the revocations could not be looked at again");
             }
         }
@@ -209,8 +246,8 @@ impl Khala {
                 Ok(_) | Err(_) => {}
             }
             failing = read.is_err();
-            self.0.revoked.report(self.moment());
-            let mut sleep = self.clock().sleep(POLL_EVERY).fuse();
+            self.0.revocations.report(self.0.clock.moment());
+            let mut sleep = self.0.clock.sleep(POLL_EVERY).fuse();
             polled = select_biased! {
                 announced = hints.next() => {
                     if announced == Some(true) {
@@ -231,7 +268,7 @@ impl Khala {
                 loop {
                     match self.0.fanout.watch_revoked().await {
                         Ok(watch) => return Some((false, Some(watch))),
-                        Err(_) => self.clock().sleep(POLL_EVERY).await,
+                        Err(_) => self.0.clock.sleep(POLL_EVERY).await,
                     }
                 }
             };
@@ -243,10 +280,10 @@ impl Khala {
     async fn keep_pruning(&self) {
         loop {
             // A wall clock that is ahead for a while must not have forgotten what holds when it is put right.
-            let now = self.0.dates.at(self.clock().read());
-            self.0.revoked.prune(now);
-            let mut pruned = self.0.revoked.store().prune(now).fuse();
-            let mut sleep = self.clock().sleep(PRUNE_EVERY).fuse();
+            let now = self.0.dates.at(self.0.clock.read());
+            self.0.revocations.prune(now);
+            let mut pruned = self.0.revocations.store().prune(now).fuse();
+            let mut sleep = self.0.clock.sleep(PRUNE_EVERY).fuse();
             select_biased! {
                 pruned = pruned => {
                     if let Err(error) = pruned {
@@ -260,37 +297,13 @@ impl Khala {
     }
 
     async fn catch_up(&self, not_older_than: Option<Moment>) -> Result<usize, Denied> {
-        let clock = &**self.clock();
-        self.within(self.0.revoked.catch_up(not_older_than, clock).map_err(Denied::Unavailable)).await
-    }
-
-    /// A connection for the holder of `grant`, to be run over its transport; `address` is where it comes from, for
-    /// the limits per address.
-    ///
-    /// # Errors
-    /// [`Limited`] when the holder or the address has, or opens, too many.
-    pub fn connect(
-        &self,
-        grant: Grant,
-        address: Option<IpAddr>,
-        serializer: Serializer,
-    ) -> Result<Connection, Limited> {
-        let now = self.clock().read();
-        let admitted = self.0.admission.connect(grant.subject(), address, now.steady)?;
-        let principal = self.0.hasher.hash_one(grant.subject());
-        let who = (grant.clone(), address);
-        let bell = Arc::<Bell>::default();
-        let seat = self.0.revoked.seat(&grant, Arc::clone(&bell), now.steady);
-        let connected = Connected::new(&self.0.connections, seat, principal, who, bell, now.wall);
-        let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now.steady)
-            .with_classes(self.0.classes.clone())
-            .with_stats(Arc::clone(&self.0.stats));
-        Ok(Connection::new(self.clone(), session, connected))
+        let clock = &*self.0.clock;
+        self.within(self.0.revocations.catch_up(not_older_than, clock).map_err(Denied::Unavailable)).await
     }
 
     /// Waits for a check, and not for ever.
     async fn within<T>(&self, check: impl Future<Output = Result<T, Denied>> + Send) -> Result<T, Denied> {
-        clock::within(&**self.clock(), CHECK_WITHIN, check).await.unwrap_or_else(|| {
+        clock::within(&*self.0.clock, CHECK_WITHIN, check).await.unwrap_or_else(|| {
             let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
             Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
         })

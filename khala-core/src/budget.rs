@@ -12,7 +12,9 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use crate::telemetry;
+use metrics::{counter, gauge};
+
+use crate::telemetry::{MEMORY, MEMORY_LIMIT, MEMORY_REFUSALS};
 
 /// What takes memory on behalf of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +45,11 @@ impl MemoryPart {
             Self::Snapshots => "snapshots",
             Self::Tail => "tail",
         }
+    }
+
+    /// Counts that something of this part found no room in the budget and was refused. For a server around the core.
+    pub fn count_refusal(self) {
+        counter!(MEMORY_REFUSALS, "part" => self.as_str()).increment(1);
     }
 }
 
@@ -108,7 +115,15 @@ impl MemoryBudget {
 
     /// Reports what is taken. To be called before metrics are read.
     pub fn report(&self) {
-        telemetry::memory(self);
+        for part in MemoryPart::ALL {
+            gauge!(MEMORY, "part" => part.as_str()).set(self.taken_by(part) as f64);
+        }
+        if let Some(limit) = self.limit() {
+            gauge!(MEMORY_LIMIT).set(limit as f64);
+        }
+        for part in [MemoryPart::Answers, MemoryPart::Bodies] {
+            counter!(MEMORY_REFUSALS, "part" => part.as_str()).increment(0);
+        }
     }
 }
 

@@ -65,6 +65,7 @@ mod registry;
 mod replay;
 mod retention;
 pub mod session;
+pub mod single_flight;
 mod snapshots;
 mod stats;
 mod store;
@@ -80,6 +81,7 @@ pub mod wire;
 #[cfg(feature = "system-clock")]
 pub use self::clock::SystemClock;
 pub use self::{
+    access::AccessControl,
     admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
     auth::{
         Access, AllowAll, Authorizer, CorruptRevocation, Denied, DenyAll, Grant, Issued, Issuer, Mandate,
@@ -89,7 +91,7 @@ pub use self::{
     chain::Chain,
     class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
     clock::{Clock, Moment, Now, within},
-    connection::HistoryTurn,
+    connection::ReadPermit,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
     error::{Error, ErrorKind},
     event::{DeliveredUpdate, DocumentPage, Event, EventPage, Pages, Start, Subscription, UpdatePage},
@@ -106,12 +108,12 @@ pub use self::{
     position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
     producer::{Answer, Producer, PublishError, Submissions, Ticket},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    registry::OpenConnection,
+    registry::{ConnectionRegistry, OpenConnection},
     replay::ReplayOptions,
     retention::{
         ClassRetention, ClassSwept, Facts, FailedTopic, Followers, Lead, LeftBehind, MemorySweeps, Retention,
-        SWEEPS_KEPT, SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeps,
-        Swept, TopicPlan,
+        SWEEPS_KEPT, SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeper,
+        Sweeps, Swept, TopicPlan,
     },
     snapshots::{SharedSnapshot, SharedSnapshotPage},
     stats::{Counters, Stats, TopicIncident, TopicIncidents},

@@ -5,15 +5,12 @@
 //! snapshot is joined only while the log still continues from it; and what is kept is bounded, and counts in the budget.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use futures::{
-    FutureExt as _,
-    future::{BoxFuture, Shared, WeakShared},
-};
+use futures::FutureExt as _;
 
 use crate::{
     budget::{MemoryBudget, MemoryPart, MemoryShare},
@@ -22,6 +19,7 @@ use crate::{
     error::Error,
     journal::ReadLimit,
     position::{Bounds, Cursor, Stale},
+    single_flight::{Flight, SingleFlight},
     tail::SharedPage,
     topic::Topic,
     update::DocKey,
@@ -89,7 +87,7 @@ pub enum SharedSnapshot {
     Stale(Stale),
 }
 
-type Read = Shared<BoxFuture<'static, Result<SharedSnapshot, Error>>>;
+type Read = Flight<Result<SharedSnapshot, Error>>;
 
 /// The snapshots that are being read on this node.
 #[derive(Debug)]
@@ -120,7 +118,7 @@ struct Run {
     /// Where the log continues; none until page one is there.
     at: Option<Cursor>,
     /// By the key that they follow.
-    under_way: HashMap<Option<DocKey>, WeakShared<BoxFuture<'static, Result<SharedSnapshot, Error>>>>,
+    under_way: SingleFlight<Option<DocKey>, Result<SharedSnapshot, Error>>,
     pages: VecDeque<(Option<DocKey>, Arc<SharedSnapshotPage>)>,
     /// What the pages take.
     share: MemoryShare,
@@ -138,7 +136,7 @@ impl Run {
 
     /// Whether somebody reads it at this moment. A read that was given up unfinished is nobody's.
     fn is_read(&self) -> bool {
-        self.under_way.values().any(|read| read.upgrade().is_some())
+        !self.under_way.is_idle()
     }
 
     /// The page after `key`, as it is there or on its way.
@@ -147,7 +145,7 @@ impl Run {
             let page = Arc::clone(page);
             return Some(async move { Ok(SharedSnapshot::Page(page)) }.boxed().shared());
         }
-        self.under_way.get(key).and_then(WeakShared::upgrade)
+        self.under_way.join(key)
     }
 
     fn keep(&mut self, key: Option<DocKey>, page: &Arc<SharedSnapshotPage>, memory: &MemoryBudget) {
@@ -175,7 +173,7 @@ impl Runs {
             started_at: now,
             evidence,
             at: None,
-            under_way: HashMap::new(),
+            under_way: SingleFlight::default(),
             pages: VecDeque::new(),
             share: self.memory.share(MemoryPart::Snapshots),
         });
@@ -209,7 +207,6 @@ impl Runs {
     /// Takes in what the read of a run's page gave.
     fn done(&mut self, number: u64, key: Option<DocKey>, read: &Result<SharedSnapshot, Error>) {
         let Some(run) = self.runs.iter_mut().find(|run| run.number == number) else { return };
-        run.under_way.remove(&key);
         match read {
             Ok(SharedSnapshot::Page(page)) => {
                 run.at = Some(page.page().at);
@@ -263,26 +260,21 @@ impl Snapshots {
             SnapshotFrom::Start => (Some(runs.start(topic, evidence, now)), None),
             SnapshotFrom::After { at, key } => (runs.at(topic, *at, evidence), Some(key.clone())),
         };
-        let number = run.as_ref().map(|run| run.number);
-        let (documents, topic, after) = (Arc::clone(&self.documents), topic.clone(), key.clone());
-        let runs_of_all = Arc::clone(&self.runs);
-        let read = async move {
-            let read = documents.snapshot(&topic, from, ReadLimit::PAGE).await.map(|read| match read {
-                Snapshot::Page(page) => {
-                    SharedSnapshot::Page(Arc::new(SharedSnapshotPage::new(topic.clone(), page)))
-                }
-                Snapshot::Stale(stale) => SharedSnapshot::Stale(stale),
-            });
-            if let Some(number) = number {
-                Self::lock(&runs_of_all).done(number, after, &read);
-            }
-            read
+        let (documents, topic) = (Arc::clone(&self.documents), topic.clone());
+        let begin = move || {
+            let read = async move {
+                documents.snapshot(&topic, from, ReadLimit::PAGE).await.map(|read| match read {
+                    Snapshot::Page(page) => {
+                        SharedSnapshot::Page(Arc::new(SharedSnapshotPage::new(topic.clone(), page)))
+                    }
+                    Snapshot::Stale(stale) => SharedSnapshot::Stale(stale),
+                })
+            };
+            read.boxed()
         };
-        let read = read.boxed().shared();
-        if let (Some(run), Some(weak)) = (run, read.downgrade()) {
-            run.under_way.insert(key, weak);
-        }
-        read
+        let Some(run) = run else { return begin().shared() };
+        let (runs_of_all, number, after) = (Arc::clone(&self.runs), run.number, key.clone());
+        run.under_way.share_then(key, begin, move |read| Self::lock(&runs_of_all).done(number, after, read))
     }
 }
 

@@ -7,7 +7,6 @@ use metrics::{Counter, Histogram, SharedString, counter, gauge, histogram};
 
 use crate::{
     admission::LimitedBy,
-    budget::{MemoryBudget, MemoryPart},
     class::{NO_CLASS, TopicClass},
     error::ErrorKind,
     retention::{SweepOutcome, SweepRecord},
@@ -464,21 +463,4 @@ pub(crate) fn task_restarted(part: &'static str) {
 /// Lines of the log were dropped because there was no room for them. For the code that writes the log.
 pub fn log_lines_dropped(lines: u64) {
     counter!(LOG_LINES_DROPPED).increment(lines);
-}
-
-pub(crate) fn memory(budget: &MemoryBudget) {
-    for part in MemoryPart::ALL {
-        gauge!(MEMORY, "part" => part.as_str()).set(budget.taken_by(part) as f64);
-    }
-    if let Some(limit) = budget.limit() {
-        gauge!(MEMORY_LIMIT).set(limit as f64);
-    }
-    for part in [MemoryPart::Answers, MemoryPart::Bodies] {
-        counter!(MEMORY_REFUSALS, "part" => part.as_str()).increment(0);
-    }
-}
-
-/// Something found no room in the memory budget and was refused. For a server around the core.
-pub fn memory_refused(part: MemoryPart) {
-    counter!(MEMORY_REFUSALS, "part" => part.as_str()).increment(1);
 }

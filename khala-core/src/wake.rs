@@ -1,8 +1,11 @@
-//! The bell of one connection: what wakes its task, and why, so that the task looks at nothing that has not rung.
+//! The waker of one connection: it wakes the connection's task and says why, so that the task looks only at what has changed.
 //!
-//! A connection waits for its client, its topics, the clock and its grant; polling all of them whenever one moves would cost
-//! more than the work. What must stay true: whatever rings after the task has looked wakes it, and what rang before it
-//! looks is not lost; what rings again meanwhile costs nothing.
+//! A connection waits for its client, its topics, the clock and its grant; polling all of them whenever one changes would cost
+//! more than the work.
+//!
+//! # Invariants
+//! A wake that comes after the task has taken the reasons wakes it, and the reason of one that came before is not lost. Another
+//! wake for the same reason meanwhile costs nothing.
 
 use std::{
     mem,
@@ -17,12 +20,12 @@ use futures::{future::poll_fn, task::AtomicWaker};
 
 use crate::session::ChannelId;
 
-/// Why it rang: a set.
+/// Why a connection was woken: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Why(u8);
+pub(crate) struct WakeReasons(u8);
 
-impl Why {
-    /// The order to end was given.
+impl WakeReasons {
+    /// The server stops.
     pub(crate) const DRAIN: Self = Self(1);
     /// The grant may have been taken back.
     pub(crate) const GRANT: Self = Self(2);
@@ -50,13 +53,13 @@ impl Why {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
+pub(crate) struct ConnectionWaker {
     task: AtomicWaker,
-    rung: AtomicU8,
+    reasons: AtomicU8,
     moved: Mutex<Moved>,
 }
 
-/// The channels that something was announced to, each once. The first has its place, for most connections have no other.
+/// The channels to which a head was announced, each once. The first has a field of its own, because most connections follow one topic.
 #[derive(Debug, Default)]
 pub(crate) struct Moved {
     first: Option<ChannelId>,
@@ -76,85 +79,85 @@ impl Moved {
     }
 }
 
-impl Bell {
-    /// Wakes the task, unless it was woken for the same and has not looked since.
-    pub(crate) fn ring(&self, why: Why) {
-        if self.rung.fetch_or(why.0, Ordering::AcqRel) & why.0 == 0 {
+impl ConnectionWaker {
+    /// Wakes the task, unless it was woken for the same reason and has not taken it since.
+    pub(crate) fn wake(&self, reason: WakeReasons) {
+        if self.reasons.fetch_or(reason.0, Ordering::AcqRel) & reason.0 == 0 {
             self.task.wake();
         }
     }
 
-    /// Takes all that it rang for, and wakes `task` from now on.
-    pub(crate) fn look(&self, task: &Waker) -> Why {
+    /// Takes the reasons of all wakes, and wakes `task` from now on.
+    pub(crate) fn take(&self, task: &Waker) -> WakeReasons {
         self.task.register(task);
-        Why(self.rung.swap(0, Ordering::AcqRel))
+        WakeReasons(self.reasons.swap(0, Ordering::AcqRel))
     }
 
-    /// Waits until it rings for `why`, and leaves all else. Cancel safe.
-    pub(crate) async fn wait_for(&self, why: Why) {
+    /// Waits for a wake for `reason`, and leaves the other reasons. Cancel safe.
+    pub(crate) async fn wait_for(&self, reason: WakeReasons) {
         poll_fn(|context| {
             self.task.register(context.waker());
-            let rung = self.rung.fetch_and(!why.0, Ordering::AcqRel);
-            if Why(rung).has(why) { Poll::Ready(()) } else { Poll::Pending }
+            let reasons = self.reasons.fetch_and(!reason.0, Ordering::AcqRel);
+            if WakeReasons(reasons).has(reason) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    /// Takes the channels that have moved.
+    /// Takes the channels to which a head was announced.
     pub(crate) fn moved(&self) -> Moved {
         mem::take(&mut self.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A waker that rings for `why`.
-    pub(crate) fn waker(self: &Arc<Self>, why: Why) -> Waker {
-        Waker::from(Arc::new(Cord { bell: Arc::clone(self), why }))
+    /// A waker that wakes for `reason`.
+    pub(crate) fn waker(self: &Arc<Self>, reason: WakeReasons) -> Waker {
+        Waker::from(Arc::new(ReasonWaker { waker: Arc::clone(self), reason }))
     }
 }
 
-struct Cord {
-    bell: Arc<Bell>,
-    why: Why,
+struct ReasonWaker {
+    waker: Arc<ConnectionWaker>,
+    reason: WakeReasons,
 }
 
-impl Wake for Cord {
+impl Wake for ReasonWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.bell.ring(self.why);
+        self.waker.wake(self.reason);
     }
 }
 
-/// Rings for one channel that has moved.
+/// Wakes the connection for one channel to which a head was announced.
 #[derive(Debug)]
-pub(crate) struct ChannelCord {
-    bell: Arc<Bell>,
+pub(crate) struct ChannelWaker {
+    waker: Arc<ConnectionWaker>,
     channel: ChannelId,
-    pulled: AtomicBool,
+    woken: AtomicBool,
 }
 
-impl ChannelCord {
-    pub(crate) fn new(bell: &Arc<Bell>, channel: ChannelId) -> Arc<Self> {
-        Arc::new(Self { bell: Arc::clone(bell), channel, pulled: AtomicBool::new(false) })
+impl ChannelWaker {
+    pub(crate) fn new(waker: &Arc<ConnectionWaker>, channel: ChannelId) -> Arc<Self> {
+        Arc::new(Self { waker: Arc::clone(waker), channel, woken: AtomicBool::new(false) })
     }
 
-    /// Lets it ring again. To be called before it is looked what moved.
-    pub(crate) fn release(&self) {
-        // A swap, and not a store: so whatever was announced before the pull that it undoes is seen by who looks.
-        self.pulled.swap(false, Ordering::AcqRel);
+    /// Lets it wake again. To be called before the watch is asked for its head.
+    pub(crate) fn rearm(&self) {
+        // A swap, and not a store: so a head that was announced before the wake which it undoes is seen by the reader.
+        self.woken.swap(false, Ordering::AcqRel);
     }
 }
 
-impl Wake for ChannelCord {
+impl Wake for ChannelWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.pulled.swap(true, Ordering::AcqRel) {
-            self.bell.moved.lock().unwrap_or_else(PoisonError::into_inner).add(self.channel);
-            self.bell.ring(Why::MOVED);
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.waker.moved.lock().unwrap_or_else(PoisonError::into_inner).add(self.channel);
+            self.waker.wake(WakeReasons::MOVED);
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use khala_core::{MemoryPart, MemoryShare, WholeNumber, telemetry, without_byte_order_mark};
+use khala_core::{MemoryPart, MemoryShare, WholeNumber, without_byte_order_mark};
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, sleep};
 
@@ -121,7 +121,7 @@ async fn grow(share: &mut MemoryShare, bytes: u64) -> Result<(), Problem> {
 
 /// What is answered where the memory budget is spent.
 pub(crate) fn no_memory(part: MemoryPart) -> Problem {
-    telemetry::memory_refused(part);
+    part.count_refusal();
     Problem::unavailable("memory_limit", "the server has no memory left for this now (limits.memory_bytes)")
 }
 

@@ -67,14 +67,14 @@ impl Server {
         }
         if unready.is_zero() {
             phase.send_replace(Phase::Closing);
-            self.0.khala.drain(*over);
+            self.0.khala.connections().drain(*over);
             return true;
         }
         phase.send_replace(Phase::Unready);
         let (khala, phase, unready, over) = (self.0.khala.clone(), phase.clone(), *unready, *over);
         tokio::spawn(async move {
             sleep(unready).await;
-            khala.drain(over);
+            khala.connections().drain(over);
             phase.send_replace(Phase::Closing);
         });
         true

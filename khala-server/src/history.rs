@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, CorruptTopic, Denied, Grant, HistoryTurn, Journal as _, Page, ReadFrom, ReadLimit,
-    Replay, Stale, StaleReason, Topic, TopicPage, wire::write_page,
+    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Page, ReadFrom, ReadLimit, ReadPermit, Replay,
+    Stale, StaleReason, Topic, TopicPage, wire::write_page,
 };
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -100,9 +100,9 @@ pub(crate) async fn updates(
 
 impl Server {
     /// The turn of the holder of `grant` among all who read history, if `grant` still stands when it comes.
-    pub(crate) async fn history_turn(&self, grant: &Grant) -> Result<HistoryTurn, Problem> {
-        let turn = self.0.khala.history_turn(grant).await;
-        self.0.khala.check(grant)?;
+    pub(crate) async fn history_turn(&self, grant: &Grant) -> Result<ReadPermit, Problem> {
+        let turn = self.0.khala.acquire_read_permit(grant).await;
+        self.0.khala.access().check(grant)?;
         Ok(turn)
     }
 
@@ -153,7 +153,7 @@ pub(crate) async fn topics(
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
-    server.0.khala.authorize_any(grant, Access::Read)?;
+    server.0.khala.access().authorize_any(grant, Access::Read)?;
     let query = Query::parse(query, &["prefix", "after", "limit"])?;
     let (prefix, after, limit) =
         (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
@@ -224,7 +224,7 @@ async fn find(
             tracing::error!(topic = name.as_str(), error, "a topic cannot be listed; the others are");
         }
         for (topic, bounds) in topics {
-            match khala.authorize(grant, &topic, Access::Read).await {
+            match khala.access().authorize(grant, &topic, Access::Read).await {
                 Ok(()) => open.push((topic, bounds)),
                 Err(denied @ Denied::Unavailable(_)) => return Found::Failed(denied.into()),
                 Err(_) => {}

@@ -469,14 +469,19 @@ impl Server {
             let khala = self.0.khala.clone();
             let mut keepers = vec![AbortOnDrop(tokio::spawn(async move {
                 let part = khala.health().part("revocation_sync");
-                supervise(&part, &SystemClock::new(), Condition::Failed, || khala.keep_revocations()).await;
+                supervise(&part, &SystemClock::new(), Condition::Failed, || {
+                    khala.access().run_revocation_sync()
+                })
+                .await;
             }))];
             if let Some(every) = self.0.sweep_every {
                 let khala = self.0.khala.clone();
                 keepers.push(AbortOnDrop(tokio::spawn(async move {
                     let part = khala.health().part("sweeper");
-                    supervise(&part, &SystemClock::new(), Condition::Degraded, || khala.keep_sweeping(every))
-                        .await;
+                    supervise(&part, &SystemClock::new(), Condition::Degraded, || {
+                        khala.retention().run_sweeper(every)
+                    })
+                    .await;
                 })));
             }
             keepers

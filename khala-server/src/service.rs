@@ -250,7 +250,7 @@ impl Server {
 
     /// What the request's token proves; the request is one of its subject's from then on.
     async fn grant(&self, headers: &HeaderMap, holds: &mut Holds) -> Result<Grant, Problem> {
-        let grant = self.0.khala.verify(&token::in_header(headers)?).await?;
+        let grant = self.0.khala.access().verify(&token::in_header(headers)?).await?;
         holds.of_subject = Some(self.0.requests.of_subject(grant.subject(), self.0.khala.moment())?);
         Ok(grant)
     }
@@ -276,7 +276,7 @@ impl Server {
     ) -> Result<(Grant, Topic), Problem> {
         let grant = self.grant(headers, holds).await?;
         let topic = topic(name)?;
-        self.0.khala.authorize(&grant, &topic, access).await?;
+        self.0.khala.access().authorize(&grant, &topic, access).await?;
         Ok((grant, topic))
     }
 }

@@ -498,7 +498,7 @@ impl Stream {
         // A byte order mark stands before the first line only.
         let text = if line == 1 { without_byte_order_mark(&text) } else { &text };
         if text.iter().all(u8::is_ascii_whitespace) {
-            khala.check(&self.grant)?;
+            khala.access().check(&self.grant)?;
             return Ok(None);
         }
         let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
@@ -508,7 +508,7 @@ impl Stream {
             (None, Some(topic)) => match known.get(&topic) {
                 Some(opened) => To::Opened(Arc::clone(opened)),
                 None => {
-                    khala.check(&self.grant)?;
+                    khala.access().check(&self.grant)?;
                     To::Unknown(self.ask(topic))
                 }
             },

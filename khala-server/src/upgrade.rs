@@ -71,13 +71,13 @@ pub(crate) async fn upgrade(
 /// What the token proves. An address with too many failed attempts is refused before its token is checked.
 async fn verified(server: &Server, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
     let khala = &server.0.khala;
-    khala.may_try(client)?;
+    khala.access().check_connect_rate(client)?;
     let verified = match token::of_websocket(&head.headers, head.uri.query()) {
-        Ok(token) => khala.verify(&token).await,
+        Ok(token) => khala.access().verify(&token).await,
         Err(denied) => Err(denied),
     };
     if verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
-        khala.failed(client);
+        khala.access().failed(client);
     }
     Ok(verified?)
 }

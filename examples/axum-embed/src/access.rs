@@ -145,7 +145,7 @@ pub(crate) async fn log_out(State(app): State<App>, headers: HeaderMap) -> Resul
     let now = app.khala.now();
     // Longer than the last token can be good that is made before the login is gone.
     let revocation = Revocation::new(named, now).with_until(now.plus(2 * DAY));
-    app.khala.revoke(revocation).await.map_err(failed)?;
+    app.khala.access().revoke(revocation).await.map_err(failed)?;
     let ended =
         app.database.run(move |database| Ok(database.execute("DELETE FROM logins WHERE id = ?1", [login])?));
     ended.await.map_err(failed)?;

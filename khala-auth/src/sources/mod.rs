@@ -19,8 +19,8 @@
 //! // Connections end when the key of their token is no longer trusted.
 //! let handle = khala.clone();
 //! let listener = ring.listen(move |change| match change {
-//!     KeyChange::Trusted(kid) => handle.restore_key(kid),
-//!     KeyChange::Distrusted(kid) => handle.withdraw_key(kid),
+//!     KeyChange::Trusted(kid) => handle.access().trust_key(kid),
+//!     KeyChange::Distrusted(kid) => handle.access().distrust_key(kid),
 //!     _ => {}
 //! });
 //! # drop(listener);

@@ -53,7 +53,7 @@ async fn what_is_named_is_refused_and_nothing_else() {
     let refused = async || -> Vec<bool> {
         let mut refused = Vec::new();
         for (token, _) in &tokens {
-            refused.push(handle.verify(token).await.is_err());
+            refused.push(handle.access().verify(token).await.is_err());
         }
         refused
     };
@@ -91,7 +91,7 @@ async fn a_long_list_is_read_to_its_end() {
     let ((address, handle), directory) = (start().await, tempfile::tempdir().unwrap());
     for number in 0..450 {
         let id = RevocationId::parse(&format!("login-{number}")).unwrap();
-        handle.revoke(Revocation::new(Named::Sid(id), handle.now())).await.unwrap();
+        handle.access().revoke(Revocation::new(Named::Sid(id), handle.now())).await.unwrap();
     }
     let listed = revoke(&format!("http://{address}"), directory.path(), &["--list"]).await;
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);

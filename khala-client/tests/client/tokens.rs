@@ -125,7 +125,7 @@ impl Real {
 
     async fn revoke(&self, sid: &str) {
         let named = Named::Sid(RevocationId::parse(sid).unwrap());
-        self.khala.revoke(Revocation::new(named, self.khala.now())).await.unwrap();
+        self.khala.access().revoke(Revocation::new(named, self.khala.now())).await.unwrap();
     }
 }
 

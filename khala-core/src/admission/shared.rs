@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    AdmissionOptions, Limited, LimitedBy,
     book::{Book, Usage},
-    options::Limits,
-    take_all,
+    limited::{Limited, LimitedBy},
+    options::{AdmissionOptions, Limits},
+    rate::{Bucket, Rate},
 };
 use crate::{clock::Moment, wire::Code};
 
@@ -141,4 +141,29 @@ impl Shared {
         state.principals.forget(|usage| usage.is_spent(self.of_principals, state.latest));
         state.addresses.forget(|usage| usage.is_spent(self.of_addresses, state.latest));
     }
+}
+
+/// A bucket to ask, with its rate and whose it is.
+pub(super) type Asked<'a> = Option<(LimitedBy, Rate, &'a mut Bucket)>;
+
+/// Takes one from each bucket, or from none: then the longest wait is told.
+pub(super) fn take_all<const N: usize>(
+    code: Code,
+    now: Moment,
+    mut asked: [Asked<'_>; N],
+) -> Result<(), Limited> {
+    let mut longest: Option<Limited> = None;
+    for (by, rate, bucket) in asked.iter_mut().flatten() {
+        let retry_after = bucket.wait(*rate, now);
+        if retry_after > longest.as_ref().map_or(Duration::ZERO, |limited| limited.retry_after) {
+            longest = Some(Limited { code, retry_after, by: *by });
+        }
+    }
+    if let Some(limited) = longest {
+        return Err(limited);
+    }
+    for (_, _, bucket) in asked.into_iter().flatten() {
+        bucket.take();
+    }
+    Ok(())
 }

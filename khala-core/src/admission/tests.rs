@@ -1,6 +1,6 @@
 //! What is let in, by whose limit, and that everything is given back and forgotten.
 
-use std::num::NonZeroU32;
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use proptest::prelude::*;
 
@@ -9,6 +9,7 @@ use super::{
     shared::PLACE_RETRY_AFTER,
     *,
 };
+use crate::wire::Code;
 
 fn some(number: u32) -> Option<NonZeroU32> {
     Some(NonZeroU32::new(number).unwrap())
@@ -158,14 +159,17 @@ fn who_tries_in_vain_uses_up_the_rate_of_its_address() {
     let admission = Admission::new(none().with_connects_per_address(rate(1, 2)));
     let (here, there) = (address("10.0.0.1"), address("10.0.0.2"));
     for _ in 0..2 {
-        admission.may_try(here, at(0)).unwrap();
+        admission.check_connect_rate(here, at(0)).unwrap();
         admission.failed(here, at(0));
     }
     let refused = limited(Code::TooManyConnections, LimitedBy::Address, 1_000);
-    assert_eq!(admission.may_try(here, at(0)), Err(refused));
+    assert_eq!(admission.check_connect_rate(here, at(0)), Err(refused));
     assert!(admission.connect("ada", here, at(0)).is_err(), "good or in vain, it is one rate");
-    assert_eq!(admission.may_try(here, at(1_000)), Ok(()));
-    assert_eq!((admission.may_try(there, at(0)), admission.may_try(None, at(0))), (Ok(()), Ok(())));
+    assert_eq!(admission.check_connect_rate(here, at(1_000)), Ok(()));
+    assert_eq!(
+        (admission.check_connect_rate(there, at(0)), admission.check_connect_rate(None, at(0))),
+        (Ok(()), Ok(()))
+    );
     for host in 0..5_000_u32 {
         let guesser = Some(IpAddr::from(host.to_be_bytes()));
         admission.failed(guesser, at(u64::from(host) * 10_000));

@@ -13,7 +13,7 @@ mod revocation;
 mod revocation_cache;
 mod verifier;
 
-pub(crate) use self::revocation_cache::{Revoked, Seat};
+pub(crate) use self::revocation_cache::RevocationCache;
 pub use self::{
     authorizer::{Access, AllowAll, Authorizer},
     denied::Denied,

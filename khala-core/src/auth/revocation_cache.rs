@@ -1,8 +1,8 @@
-//! What this node knows to be revoked, and whom that concerns.
+//! What this node knows to be revoked: a copy in memory of the store's log of revocations, read on from where it ends.
 //!
-//! A copy in memory of the store's log of revocations, read on from where it ends, and a roster of the open
-//! connections, so that a revocation wakes those whom it may name and nobody else. What must stay true: a connection
-//! that is in the roster and then looks at the copy misses nothing, for a revocation is in the copy before it wakes.
+//! # Invariants
+//! A revocation is in the copy before it wakes the connections that it may name. So a connection that is registered and then
+//! asks the copy misses nothing.
 //!
 //! A stored row that cannot be read does not keep the other rows from being read, and it is reported: tokens that have what the
 //! row names are refused, and the part `revocations` of the node's health is degraded until the row is gone or can be read.
@@ -11,10 +11,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     num::NonZeroUsize,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -24,9 +21,9 @@ use crate::{
     health::Part,
     position::Watermark,
     recent::Recent,
+    registry::{ConnectionRegistry, HeldGrant, RevocableName},
     telemetry,
     update::Timestamp,
-    wake::{Bell, Why},
 };
 
 /// Tokens that are remembered: as many as the last to be verified.
@@ -36,18 +33,20 @@ const NOTED: usize = 3;
 /// Revocations read at once.
 const PAGE: NonZeroUsize = NonZeroUsize::new(1_000).expect("1,000 is not zero");
 
-/// The copy and the roster.
+/// The copy.
 #[derive(Debug)]
-pub(crate) struct Revoked {
+pub(crate) struct RevocationCache {
     store: Arc<dyn Revocations>,
     known: Mutex<Known>,
     /// Degraded while a stored row cannot be read.
     part: Part,
     /// Tokens that were verified recently, by the hash of their names, and when each was verified first.
-    seen: Mutex<Recent<u64, Option<Seen>>>,
+    seen: Mutex<Recent<u64, Option<HeldGrant>>>,
+    /// Hashes the names of tokens.
+    hasher: RandomState,
     /// Held while the log is read, so that many who want to know read it once.
     reading: tokio::sync::Mutex<()>,
-    roster: Roster,
+    registry: Arc<ConnectionRegistry>,
 }
 
 #[derive(Debug)]
@@ -67,15 +66,8 @@ struct Known {
     unstored: Vec<Revocation>,
 }
 
-/// A grant, and since when this node has known it.
-#[derive(Clone, Debug)]
-struct Seen {
-    grant: Grant,
-    since: Moment,
-}
-
-impl Revoked {
-    pub(crate) fn new(store: Arc<dyn Revocations>, part: Part) -> Self {
+impl RevocationCache {
+    pub(crate) fn new(store: Arc<dyn Revocations>, registry: Arc<ConnectionRegistry>, part: Part) -> Self {
         let known = Known {
             upto: Watermark::ORIGIN,
             last: None,
@@ -91,7 +83,8 @@ impl Revoked {
             part,
             seen: Mutex::new(Recent::new(SEEN)),
             reading: tokio::sync::Mutex::default(),
-            roster: Roster::default(),
+            hasher: RandomState::new(),
+            registry,
         }
     }
 
@@ -200,7 +193,7 @@ impl Revoked {
             let refused = refused.as_deref().unwrap_or("no token, because what it names is not known");
             tracing::error!(row, refused, %error, "a stored revocation cannot be read; the others hold");
             if let Some(named) = &named {
-                self.roster.wake(&Name::of(named));
+                self.registry.wake(&RevocableName::of(named));
             }
         }
         if news {
@@ -292,7 +285,7 @@ impl Revoked {
             };
             known.by_name.insert(named.clone(), revocation);
         }
-        self.roster.wake(&Name::of(&named));
+        self.registry.wake(&RevocableName::of(&named));
     }
 
     /// Takes back the grants of a subject that this node knew before its revocation was stored, although they say that they
@@ -300,7 +293,7 @@ impl Revoked {
     /// whatever their clocks say, and nobody's next login is refused; one without a name by a later moment.
     fn take_back_what_is_ahead(&self, revocation: &Revocation, before: Moment) {
         let Named::Sub(subject) = &revocation.named else { return };
-        let mut grants = self.roster.grants(&Name::Sub(subject.as_str()), before);
+        let mut grants = self.registry.grants(&RevocableName::Sub(subject.as_str()), before);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         grants.extend(
             seen.values().flatten().filter(|seen| seen.since <= before).map(|seen| seen.grant.clone()),
@@ -337,12 +330,12 @@ impl Revoked {
     }
 
     /// Notes a token that was verified.
-    pub(crate) fn saw(&self, grant: &Grant, now: Moment) {
+    pub(crate) fn note_verified(&self, grant: &Grant, now: Moment) {
         if grant.issued_at().is_some() {
             let name = (grant.subject(), grant.token_id(), grant.issued_at());
-            let name = self.roster.hasher.hash_one(name);
+            let name = self.hasher.hash_one(name);
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.touch(&name).get_or_insert_with(|| Seen { grant: grant.clone(), since: now });
+            seen.touch(&name).get_or_insert_with(|| HeldGrant { grant: grant.clone(), since: now });
         }
     }
 
@@ -350,7 +343,7 @@ impl Revoked {
     pub(crate) fn withdraw(&self, kid: &str, withdrawn: bool) {
         if withdrawn {
             self.known().withdrawn.insert(kid.to_owned());
-            self.roster.wake(&Name::Kid(kid));
+            self.registry.wake(&RevocableName::Kid(kid));
         } else {
             self.known().withdrawn.remove(kid);
         }
@@ -410,118 +403,5 @@ impl Revoked {
             telemetry::revocations(by, held);
         }
         telemetry::revocations_age(now.since(known.confirmed_at.unwrap_or_default()).as_secs_f64());
-    }
-
-    /// Seats an open connection in the roster, whose bell is rung for what its grant goes by.
-    pub(crate) fn seat(self: &Arc<Self>, grant: &Grant, bell: Arc<Bell>, now: Moment) -> Seat {
-        let number = self.roster.next_seat.fetch_add(1, Ordering::Relaxed);
-        let mut seat = Seat { revoked: Arc::clone(self), number, names: Vec::new(), bell };
-        seat.take(grant, now);
-        seat
-    }
-}
-
-/// What a connection can be ended by.
-#[derive(Hash)]
-enum Name<'a> {
-    Jti(&'a str),
-    Kid(&'a str),
-    Sid(&'a str),
-    Sub(&'a str),
-}
-
-impl<'a> Name<'a> {
-    fn of(named: &'a Named) -> Self {
-        match named {
-            Named::Jti(id) => Self::Jti(id.as_str()),
-            Named::Sid(id) => Self::Sid(id.as_str()),
-            Named::Sub(id) => Self::Sub(id.as_str()),
-        }
-    }
-}
-
-/// By the hash of a name and the seat's number: who is woken, and what it has seen.
-type Seats = BTreeMap<(u64, u64), (Arc<Bell>, Seen)>;
-
-/// Who is to be woken, by the hash of a name and the number of the seat: one who shares a hash by chance is woken for
-/// nothing, and looks. A name may have as many seats as there are connections, as that of a key does, so leaving
-/// must not look through them.
-#[derive(Debug, Default)]
-struct Roster {
-    hasher: RandomState,
-    seats: Mutex<Seats>,
-    next_seat: AtomicU64,
-}
-
-impl Roster {
-    fn lock(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self, name: &Name<'_>) {
-        let hash = self.hasher.hash_one(name);
-        for (bell, _) in self.lock().range((hash, 0)..=(hash, u64::MAX)).map(|(_, seat)| seat) {
-            bell.ring(Why::GRANT);
-        }
-    }
-
-    /// The grants of that name that have sat here since `before` or longer.
-    fn grants(&self, name: &Name<'_>, before: Moment) -> Vec<Grant> {
-        let hash = self.hasher.hash_one(name);
-        let seats = self.lock();
-        let seen = seats.range((hash, 0)..=(hash, u64::MAX)).map(|(_, (_, seen))| seen);
-        seen.filter(|seen| seen.since <= before).map(|seen| seen.grant.clone()).collect()
-    }
-}
-
-/// A connection's place in the roster, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    revoked: Arc<Revoked>,
-    number: u64,
-    names: Vec<u64>,
-    bell: Arc<Bell>,
-}
-
-impl Seat {
-    /// Takes the places of another grant.
-    pub(crate) fn take(&mut self, grant: &Grant, now: Moment) {
-        self.leave();
-        let names = [
-            grant.token_id().map(Name::Jti),
-            grant.key_id().map(Name::Kid),
-            grant.session_id().map(Name::Sid),
-            Some(Name::Sub(grant.subject())),
-        ];
-        let roster = &self.revoked.roster;
-        self.names = names.into_iter().flatten().map(|name| roster.hasher.hash_one(name)).collect();
-        let mut seats = roster.lock();
-        for name in &self.names {
-            let seen = Seen { grant: grant.clone(), since: now };
-            seats.insert((*name, self.number), (Arc::clone(&self.bell), seen));
-        }
-    }
-
-    /// The number of this seat, which no other has.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Whether `grant` stands.
-    pub(crate) fn check(&self, grant: &Grant) -> Result<(), Denied> {
-        self.revoked.check(grant)
-    }
-
-    fn leave(&mut self) {
-        let mut seats = self.revoked.roster.lock();
-        for name in self.names.drain(..) {
-            seats.remove(&(name, self.number));
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.leave();
     }
 }

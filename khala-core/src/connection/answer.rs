@@ -1,8 +1,9 @@
-//! The handle's answers to the questions of its sessions: at once from memory, else by reads that are shared, let in by
-//! their cost, and taken in turns.
+//! The answers to the questions of sessions: at once from memory, else by reads that are shared, admitted by their cost, and
+//! queued.
 //!
-//! What must stay true: whoever stands at the head costs one read of its topic's bounds at most, shared by all who come
-//! at the same time; and nobody waits for a turn, or rests, to hear what is new.
+//! # Invariants
+//! A subscriber at the head costs one read of its topic's bounds at most, shared by all who come at the same time. No subscriber
+//! waits for a permit, or is throttled, to be told what is new.
 
 use std::{hash::BuildHasher as _, time::Duration};
 
@@ -14,23 +15,23 @@ use crate::{
     journal::ReadLimit,
     khala::Khala,
     position::{Bounds, Cursor, Stale, StaleReason},
-    replay::{Turn, Waiter},
+    replay::{ReadPermit as QueuePermit, Waiter},
     session::{Answer, Question},
     tail::{Followed, Peek, Wanted},
     topic::Topic,
     update::Timestamp,
 };
 
-/// What the first page of a snapshot costs at the gate, in pages: nobody knows how many follow.
+/// What the first page of a snapshot costs at admission, in pages: nobody knows how many follow.
 const SNAPSHOT_PAGES: u64 = 4;
 
 /// How long a read of history waits before it looks again whether there is memory for it.
-const ROOM_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_FOR_MEMORY_EVERY: Duration = Duration::from_millis(100);
 
-/// The turn to read history, until it is dropped.
+/// The permit to read history, until it is dropped.
 #[derive(Debug)]
-pub struct HistoryTurn {
-    _turn: Turn,
+pub struct ReadPermit {
+    _permit: QueuePermit,
 }
 
 impl Khala {
@@ -43,7 +44,9 @@ impl Khala {
     ) -> Result<Answer, Error> {
         let now = self.moment();
         Ok(match question {
-            Question::Access(grant) => Answer::Access(self.authorize(&grant, topic, Access::Read).await),
+            Question::Access(grant) => {
+                Answer::Access(self.access().authorize(&grant, topic, Access::Read).await)
+            }
             Question::Bounds { not_older_than } => {
                 let (bounds, confirmed_at) = self.0.tail.recent_bounds(topic, not_older_than, now).await?;
                 Answer::Bounds(bounds, confirmed_at)
@@ -80,7 +83,9 @@ impl Khala {
             let lag = cursor.watermark.distance_to(bounds.head);
             let cold = lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold);
             // Before anything is read: a join that is put off costs nothing, however often it comes.
-            if cold && let Err(limited) = self.0.gate.replay(waiter, topic, cursor, lag, now) {
+            if cold
+                && let Err(limited) = self.0.replay_admission.admit_replay(waiter, topic, cursor, lag, now)
+            {
                 return Ok(Answer::Deferred(limited));
             }
             // Of an update that was trimmed it cannot be told.
@@ -88,24 +93,24 @@ impl Khala {
                 && bounds.admit(cursor).is_ok()
                 && cursor.watermark > bounds.floor
             {
-                let _turn = match self.0.tail.known_moment(topic, cursor) {
+                let _permit = match self.0.tail.known_moment(topic, cursor) {
                     Some(_) => None,
-                    None => Some(self.turn(waiter).await),
+                    None => Some(self.permit(waiter).await),
                 };
                 if !self.is_of_this_history(topic, cursor, published_at).await? {
                     return Ok(Answer::Read(Followed::Stale(Stale::of_another_history(cursor, bounds))));
                 }
             }
             if cold && lag >= ReadLimit::PAGE.updates.get() as u64 {
-                // What answers the join does not rest; those after it do, for its sake too.
-                self.0.pace.place(now);
+                // The read that answers the join is not throttled; those after it are, for its sake too.
+                self.0.throttle.next_slot(now);
             }
         }
         self.read_now(waiter, topic, cursor, wanted, None).await
     }
 
-    /// What follows a cursor. Behind the tail it waits for a turn, and with that it rests beside appends: so turns decide who
-    /// comes next, and nobody waits for the rest of more than those who have one.
+    /// What follows a cursor. Behind the tail it waits for a permit, and is throttled while it has one: so the queue decides which
+    /// read comes next, and no read waits for the throttle of more than those that have a permit.
     async fn read(
         &self,
         waiter: Waiter,
@@ -113,62 +118,62 @@ impl Khala {
         cursor: Cursor,
         wanted: Wanted,
     ) -> Result<Answer, Error> {
-        let mut turn = None;
-        if self.rests(topic, cursor, wanted, self.moment()) {
-            turn = Some(self.turn(waiter).await);
-            self.rest(topic, cursor, wanted).await;
+        let mut permit = None;
+        if self.is_throttled(topic, cursor, wanted, self.moment()) {
+            permit = Some(self.permit(waiter).await);
+            self.throttle(topic, cursor, wanted).await;
         }
-        self.read_now(waiter, topic, cursor, wanted, turn).await
+        self.read_now(waiter, topic, cursor, wanted, permit).await
     }
 
-    /// Whether what follows the cursor is history that rests, because somebody appends.
-    fn rests(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> bool {
+    /// Whether what follows the cursor is history that is throttled, because somebody appends.
+    fn is_throttled(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> bool {
         // Who misses less than a page, or follows a topic of which nothing is known here, may only be late for what is new.
         let lags = |bounds: Bounds| {
             let lag = cursor.watermark.distance_to(bounds.head);
             bounds.epoch == cursor.epoch && lag >= ReadLimit::PAGE.updates.get() as u64
         };
-        self.0.pace.holds(now)
+        self.0.throttle.is_active(now)
             && self.0.tail.known_bounds(topic).is_some_and(lags)
             && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
     }
 
-    /// Rests, until somebody else has read it if it is young. A dropped future has taken nobody's place.
-    pub(crate) async fn rest(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
+    /// Waits while the throttle asks for it, or until another read has brought what follows. A dropped future gives its slot back.
+    pub(crate) async fn throttle(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
         let mut now = self.moment();
-        if !self.rests(topic, cursor, wanted, now) {
+        if !self.is_throttled(topic, cursor, wanted, now) {
             return;
         }
-        let place = self.0.pace.take_place(now);
-        if place.at() > now {
+        let slot = self.0.throttle.reserve_slot(now);
+        if slot.at() > now {
             self.0.stats.cells.replays_rested.add(1);
         }
-        while let Some(rest) = self.0.pace.rest(place.at(), now) {
-            self.clock().sleep(rest).await;
+        while let Some(wait) = self.0.throttle.wait_left(slot.at(), now) {
+            self.clock().sleep(wait).await;
             now = self.moment();
-            if !self.rests(topic, cursor, wanted, now) {
+            if !self.is_throttled(topic, cursor, wanted, now) {
                 return;
             }
         }
-        place.keep();
+        slot.keep();
     }
 
-    /// What follows a cursor. Behind the tail, it waits for a turn, unless it has one.
+    /// What follows a cursor. Behind the tail, it waits for a permit, unless it has one.
     async fn read_now(
         &self,
         waiter: Waiter,
         topic: &Topic,
         cursor: Cursor,
         wanted: Wanted,
-        turn: Option<Turn>,
+        permit: Option<QueuePermit>,
     ) -> Result<Answer, Error> {
-        let _turn = match (self.0.tail.look(topic, cursor, wanted), turn) {
+        let _permit = match (self.0.tail.look(topic, cursor, wanted), permit) {
             (Peek::Found(followed), _) => return Ok(Answer::Read(followed)),
             (Peek::Hot, _) => None,
-            (Peek::Cold, Some(turn)) => Some(turn),
+            (Peek::Cold, Some(permit)) => Some(permit),
             (Peek::Cold, None) => {
-                self.room().await;
-                Some(self.turn(waiter).await)
+                self.wait_for_memory().await;
+                Some(self.permit(waiter).await)
             }
         };
         Ok(Answer::Read(self.0.tail.follow(topic, cursor, wanted, self.moment()).await?))
@@ -184,12 +189,12 @@ impl Khala {
             return Ok(Answer::Snapshot(read.await?));
         }
         if from == SnapshotFrom::Start
-            && let Err(limited) = self.0.gate.enter(waiter, SNAPSHOT_PAGES, self.moment())
+            && let Err(limited) = self.0.replay_admission.admit_pages(waiter, SNAPSHOT_PAGES, self.moment())
         {
             return Ok(Answer::Deferred(limited));
         }
-        self.room().await;
-        let _turn = self.turn(waiter).await;
+        self.wait_for_memory().await;
+        let _permit = self.permit(waiter).await;
         // Somebody may have begun it meanwhile.
         let read = find().unwrap_or_else(|| {
             self.0.snapshots.read(topic, from.clone(), self.0.tail.evidence(topic), self.moment())
@@ -215,35 +220,35 @@ impl Khala {
         Ok(stored.is_none_or(|stored| stored == published_at))
     }
 
-    /// Waits for the turn of `grant`'s holder to read history, as connections do that replay: for a host that reads the
-    /// journal on behalf of others. Holders take turns, so one who asks for much delays nobody else by more than a read.
+    /// Waits for a permit to read history for the subject of `grant`, as connections do that replay: for a host that reads the
+    /// journal on behalf of others. Subjects take turns, so one that asks for much delays the others by one read at most.
     ///
-    /// The turn lasts until it is dropped: it is held for one read, and not for what follows. Dropping the future gives it
-    /// up.
-    pub async fn history_turn(&self, grant: &Grant) -> HistoryTurn {
+    /// The permit lasts until it is dropped: it is held for one read, and not for what follows. Dropping the future gives up
+    /// the place in the queue.
+    pub async fn acquire_read_permit(&self, grant: &Grant) -> ReadPermit {
         // Its requests are one connection among those of the same holder.
-        let waiter = Waiter { principal: self.0.hasher.hash_one(grant.subject()), connection: 0 };
-        HistoryTurn { _turn: self.turn(waiter).await }
+        let waiter = Waiter { subject: self.0.hasher.hash_one(grant.subject()), connection: 0 };
+        ReadPermit { _permit: self.permit(waiter).await }
     }
 
     /// Waits while the memory budget is spent: a subscriber that reads history holds a cursor, and has time.
-    async fn room(&self) {
+    async fn wait_for_memory(&self) {
         while self.0.memory.is_spent() {
             self.0.snapshots.let_go();
             self.0.tail.let_go();
             if !self.0.memory.is_spent() {
                 break;
             }
-            self.clock().sleep(ROOM_AGAIN).await;
+            self.clock().sleep(LOOK_FOR_MEMORY_EVERY).await;
         }
     }
 
-    async fn turn(&self, waiter: Waiter) -> Turn {
-        match self.0.turns.free() {
-            Some(turn) => turn,
+    async fn permit(&self, waiter: Waiter) -> QueuePermit {
+        match self.0.read_queue.try_acquire() {
+            Some(permit) => permit,
             None => {
                 self.0.stats.cells.turns_waited.add(1);
-                self.0.turns.wait(waiter).await
+                self.0.read_queue.acquire(waiter).await
             }
         }
     }

@@ -1,10 +1,16 @@
 //! The driver: carries out what a session asks, over any transport, with one flush for all that is ready.
 //!
-//! It is the only place where a session meets the world. What must stay true: while the transport takes nothing,
-//! nothing more is asked for; and a blocked transport cannot outlive its grant or make no progress for ever.
+//! It is the only place where a session meets the world.
+//!
+//! # Invariants
+//! While the transport takes nothing, nothing more is asked for. A blocked transport cannot outlive its grant, or make no progress
+//! for ever.
 
 use std::{
-    fmt, mem,
+    fmt,
+    hash::BuildHasher as _,
+    mem,
+    net::IpAddr,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -15,42 +21,30 @@ use futures::{
     FutureExt as _, SinkExt as _, StreamExt as _,
     future::{BoxFuture, poll_fn},
     select_biased,
-    stream::FuturesUnordered,
 };
 
 use super::{
-    Received, Sent, Transport,
-    doubt::doubt,
-    write::{Outbox, Patience},
+    questions::{Questions, Told},
+    transport::{Received, Sent, Transport},
+    write::{Ended, GrantWatch, Outbox, WriteDeadline},
 };
 use crate::{
-    auth::{Denied, Grant},
-    clock::{Moment, Now},
+    admission::Limited,
+    auth::Grant,
+    clock::Moment,
     error::Error,
     fanout::Watch,
     khala::Khala,
-    position::{Cursor, Stale},
-    registry::Connected,
-    retention::Place,
-    session::{Action, Answer, ByChannel, ChannelId, Question, Session},
-    snapshots::SharedSnapshot,
+    registry::ConnectionGuard,
+    retention::CursorHandle,
+    session::{Action, ByChannel, ChannelId, Question, Session},
     stats::TopicIncident,
-    tail::{Followed, HeldTopic, Lead, Part, Peek, Wanted},
+    tail::HeldTopic,
     telemetry,
     topic::Topic,
-    wake::{Bell, ChannelCord, Why},
-    wire::Close,
+    wake::{ChannelWaker, ConnectionWaker, WakeReasons},
+    wire::{Close, Serializer},
 };
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "it ends from either side")]
-pub enum Ended {
-    /// The server closed it.
-    Closed(Close),
-    /// The client left, or the network failed.
-    Gone,
-}
 
 /// How long the fanout may take to watch a topic.
 const WATCH_WITHIN: Duration = Duration::from_secs(5);
@@ -63,15 +57,13 @@ const NOTED_TOPICS: usize = 16;
 /// After so many actions the driver looks up: at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
 
-type Asked = BoxFuture<'static, Told>;
-
 /// One client's connection, ready to run over its transport.
 #[derive(Debug)]
 pub struct Connection(Box<Driver>); // A future that is given something by value has room for it twice.
 
 impl Connection {
-    pub(crate) fn new(khala: Khala, session: Session, connected: Connected) -> Self {
-        Self(Box::new(Driver::new(khala, session, connected)))
+    pub(crate) fn new(khala: Khala, session: Session, guard: ConnectionGuard) -> Self {
+        Self(Box::new(Driver::new(khala, session, guard)))
     }
 
     /// Serves the client until one side ends it.
@@ -82,38 +74,61 @@ impl Connection {
     }
 }
 
+impl Khala {
+    /// A connection for the holder of `grant`, to be run over its transport; `address` is where it comes from, for
+    /// the limits per address.
+    ///
+    /// # Errors
+    /// [`Limited`] when the holder or the address has, or opens, too many.
+    pub fn connect(
+        &self,
+        grant: Grant,
+        address: Option<IpAddr>,
+        serializer: Serializer,
+    ) -> Result<Connection, Limited> {
+        let now = self.clock().read();
+        let admitted = self.access().admit(grant.subject(), address, now.steady)?;
+        let subject = self.0.hasher.hash_one(grant.subject());
+        let guard = self.0.connections.register(&grant, subject, address, now);
+        let session = Session::new(grant, admitted, serializer, Arc::clone(&self.0.sessions), now.steady)
+            .with_classes(self.0.classes.clone())
+            .with_stats(Arc::clone(&self.0.stats));
+        Ok(Connection::new(self.clone(), session, guard))
+    }
+}
+
 /// What carries out the session's actions.
 #[derive(Debug)]
-struct Driver {
-    khala: Khala,
-    session: Session,
-    connected: Connected,
-    questions: Questions,
-    channels: ByChannel<Held>,
-    /// How many topics the client stands somewhere in.
-    followed: usize,
+pub(super) struct Driver {
+    pub(super) khala: Khala,
+    pub(super) session: Session,
+    pub(super) guard: ConnectionGuard,
+    pub(super) questions: Questions,
+    pub(super) channels: ByChannel<ChannelState>,
+    /// How many topics the client has a cursor in.
+    pub(super) followed: usize,
     outbox: Outbox,
-    bell: Arc<Bell>,
-    /// What the bell has rung for and is not dealt with yet.
-    rung: Why,
+    waker: Arc<ConnectionWaker>,
+    /// Why it was woken, as far as that is not dealt with yet.
+    reasons: WakeReasons,
     /// What is waited for; goes off no later than the session wants.
     timer: Timer,
-    /// Rings where something may have come in.
+    /// Wakes it when something may have come in.
     input: Waker,
 }
 
 /// What is held for a channel.
 #[derive(Debug, Default)]
-struct Held {
-    watch: Option<(Watch, Arc<ChannelCord>)>,
-    /// A question that waits until somebody else has read: the lead of that number.
-    waiting: Option<Box<(Topic, Question, u64)>>,
-    /// Where the client stands, for those who ask whom a trim would leave behind.
-    place: Option<Place>,
+pub(super) struct ChannelState {
+    pub(super) watch: Option<(Watch, Arc<ChannelWaker>)>,
+    /// A question that waits until another connection has read: the leader of that number.
+    pub(super) waiting: Option<Box<(Topic, Question, u64)>>,
+    /// Where the client stands, for the report of the cursors that a trim would make stale.
+    pub(super) cursor: Option<CursorHandle>,
     /// What the tail has of its topic, once it has something.
-    tail: Option<HeldTopic>,
+    pub(super) tail: Option<HeldTopic>,
     /// The newest evidence that the topic's journal went back, as it was when what it follows was last known to be kept.
-    evidence: u64,
+    pub(super) evidence: u64,
     /// Watching it has failed.
     unwatched: bool,
 }
@@ -124,45 +139,6 @@ enum Looked {
     Found,
     /// The client is gone.
     Gone,
-}
-
-/// What the session is told.
-#[derive(Debug)]
-pub(super) enum Told {
-    Answer(ChannelId, Result<Answer, Error>),
-    Verified(Result<Grant, Denied>),
-    /// None if the fanout did not answer in time.
-    Watched(ChannelId, Topic, Option<Result<Watch, Error>>),
-}
-
-/// The questions that are under way. They are driven on while a write waits, so that a client that takes nothing
-/// cannot make a store wait for it.
-#[derive(Debug, Default)]
-pub(super) struct Questions {
-    pub(super) asked: FuturesUnordered<Asked>,
-    /// Answered during a write; at most as many as a session asks at once.
-    pub(super) answered: Vec<Told>,
-}
-
-impl Questions {
-    /// What the pages that were answered during a write take in memory, roughly.
-    pub(super) fn answered_bytes(&self) -> u64 {
-        let bytes = |told: &Told| match told {
-            Told::Answer(_, Ok(Answer::Read(Followed::Page { page, .. }))) => page.bytes(),
-            Told::Answer(_, Ok(Answer::Snapshot(SharedSnapshot::Page(page)))) => page.bytes(),
-            _ => 0,
-        };
-        self.answered.iter().map(bytes).sum::<usize>() as u64
-    }
-}
-
-/// The close that a grant's end asks for, if it was taken back.
-pub(super) fn taken_back(connected: &Connected, grant: &Grant) -> Option<Close> {
-    match connected.check(grant) {
-        Ok(()) => None,
-        Err(Denied::UnknownKid) => Some(Close::KeyWithdrawn),
-        Err(_) => Some(Close::TokenRevoked),
-    }
 }
 
 /// The next moment that the session wants to be told of.
@@ -179,8 +155,8 @@ impl fmt::Debug for Timer {
 }
 
 impl Timer {
-    fn new(bell: &Arc<Bell>) -> Self {
-        Self { at: Moment::from_millis(u64::MAX), sleep: None, waker: bell.waker(Why::TIMER) }
+    fn new(waker: &Arc<ConnectionWaker>) -> Self {
+        Self { at: Moment::from_millis(u64::MAX), sleep: None, waker: waker.waker(WakeReasons::TIMER) }
     }
 
     /// Whether it went off, which it does once.
@@ -195,32 +171,32 @@ impl Timer {
 }
 
 impl Driver {
-    fn new(khala: Khala, session: Session, connected: Connected) -> Self {
-        let bell = Arc::clone(connected.bell());
-        let mut rung = Why::default();
-        rung.add(Why::INPUT);
+    fn new(khala: Khala, session: Session, guard: ConnectionGuard) -> Self {
+        let waker = Arc::clone(guard.waker());
+        let mut reasons = WakeReasons::default();
+        reasons.add(WakeReasons::INPUT);
         Self {
-            outbox: Outbox::new(Arc::clone(khala.shared_stats()), Arc::clone(connected.card())),
+            outbox: Outbox::new(Arc::clone(khala.shared_stats()), Arc::clone(guard.entry())),
             khala,
             session,
-            connected,
+            guard,
             questions: Questions::default(),
             channels: ByChannel::default(),
             followed: 0,
-            rung,
-            timer: Timer::new(&bell),
-            input: bell.waker(Why::INPUT),
-            bell,
+            reasons,
+            timer: Timer::new(&waker),
+            input: waker.waker(WakeReasons::INPUT),
+            waker,
         }
     }
 
     async fn run<T: Transport>(mut self: Box<Self>, mut transport: T) -> Ended {
-        let patience = Patience {
+        let deadline = WriteDeadline {
             clock: Arc::clone(self.khala.clock()),
             progress: transport.progress(),
             outbox_bytes: self.khala.sessions().outbox_bytes,
         };
-        // What was revoked before it had its seat woke nobody.
+        // What was revoked before it was registered woke nobody.
         self.check_grant();
         loop {
             let mut to_flush = false;
@@ -233,8 +209,8 @@ impl Driver {
                 match action {
                     Action::Send(frame) => {
                         self.outbox.fed(frame.framed_len());
-                        if let Err(ended) = self.write(&patience, transport.feed(Sent::Text(frame))).await {
-                            return self.give_up(&patience, transport, ended).await;
+                        if let Err(ended) = self.write(&deadline, transport.feed(Sent::Text(frame))).await {
+                            return self.give_up(&deadline, transport, ended).await;
                         }
                         to_flush = true;
                     }
@@ -243,7 +219,7 @@ impl Driver {
                             self.close_soon(&mut transport, close).await;
                         } else {
                             // The client may not listen any more; it gets as long as a stalled one.
-                            let _ = self.write(&patience, transport.send(Sent::Close(close))).await;
+                            let _ = self.write(&deadline, transport.send(Sent::Close(close))).await;
                         }
                         return Ended::Closed(close);
                     }
@@ -254,14 +230,14 @@ impl Driver {
                         self.watch_again(channel, topic);
                     }
                     Action::Watch { channel, topic } => {
-                        if let Err(close) = self.watch(&patience, channel, &topic).await {
-                            return self.give_up(&patience, transport, Ended::Closed(close)).await;
+                        if let Err(close) = self.watch(&deadline, channel, &topic).await {
+                            return self.give_up(&deadline, transport, Ended::Closed(close)).await;
                         }
                     }
                     Action::Unwatch(channel) => {
                         let held = self.channels.remove(channel).unwrap_or_default();
-                        self.followed -= usize::from(held.place.is_some());
-                        self.connected.card().follows(self.followed);
+                        self.followed -= usize::from(held.cursor.is_some());
+                        self.guard.entry().set_channels(self.followed);
                         // The session counts what it has asked.
                         if let Some((topic, question, _)) = held.waiting.map(|waiting| *waiting) {
                             self.ask_khala(channel, topic, question, None);
@@ -269,16 +245,16 @@ impl Driver {
                     }
                     Action::Verify(token) => {
                         let khala = self.khala.clone();
-                        let verified = async move { Told::Verified(khala.verify(&token).await) };
+                        let verified = async move { Told::Verified(khala.access().verify(&token).await) };
                         self.questions.asked.push(verified.boxed());
                     }
                 }
             }
             if to_flush {
-                if let Err(ended) = self.write(&patience, transport.flush()).await {
-                    return self.give_up(&patience, transport, ended).await;
+                if let Err(ended) = self.write(&deadline, transport.flush()).await {
+                    return self.give_up(&deadline, transport, ended).await;
                 }
-                self.outbox.emptied(&patience.progress);
+                self.outbox.emptied(&deadline.progress);
             }
             if !self.questions.answered.is_empty() {
                 more = true;
@@ -299,21 +275,21 @@ impl Driver {
         transport: &mut T,
         more: bool,
     ) -> Poll<Looked> {
-        self.rung.add(self.bell.look(context.waker()));
-        if self.rung.remove(Why::GRANT) {
+        self.reasons.add(self.waker.take(context.waker()));
+        if self.reasons.remove(WakeReasons::GRANT) {
             self.check_grant();
-        } else if self.rung.remove(Why::TIMER) && self.timer.is_due() {
+        } else if self.reasons.remove(WakeReasons::TIMER) && self.timer.is_due() {
             // While a write waited nothing was heard: what has come meanwhile counts before silence does.
             for _ in 0..ACTIONS_IN_A_ROW {
-                match self.hear(transport) {
+                match self.receive_next(transport) {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(Looked::Gone),
                     Poll::Pending => break,
                 }
             }
             self.session.handle_timeout(self.khala.clock().read());
-        } else if self.rung.remove(Why::DRAIN)
-            && let Some(close_after) = self.connected.drained()
+        } else if self.reasons.remove(WakeReasons::DRAIN)
+            && let Some(close_after) = self.guard.close_after()
         {
             self.session.handle_drain(close_after, self.khala.clock().read());
         } else if !self.questions.asked.is_empty()
@@ -325,9 +301,9 @@ impl Driver {
                 self.questions.answered.push(answered);
             }
             self.take_answers();
-        } else if let Poll::Ready(heard) = self.hear(transport) {
+        } else if let Poll::Ready(heard) = self.receive_next(transport) {
             return Poll::Ready(if heard { Looked::Found } else { Looked::Gone });
-        } else if self.rung.remove(Why::MOVED) {
+        } else if self.reasons.remove(WakeReasons::MOVED) {
             self.take_moves();
         } else if !more {
             return Poll::Pending;
@@ -336,8 +312,8 @@ impl Driver {
     }
 
     /// Takes one thing that came in; gives false when nothing ever will.
-    fn hear<T: Transport>(&mut self, transport: &mut T) -> Poll<bool> {
-        if !self.rung.has(Why::INPUT) {
+    fn receive_next<T: Transport>(&mut self, transport: &mut T) -> Poll<bool> {
+        if !self.reasons.has(WakeReasons::INPUT) {
             return Poll::Pending;
         }
         match transport.poll_next_unpin(&mut Context::from_waker(&self.input)) {
@@ -347,7 +323,7 @@ impl Driver {
             }
             Poll::Ready(None) => Poll::Ready(false),
             Poll::Pending => {
-                self.rung.remove(Why::INPUT);
+                self.reasons.remove(WakeReasons::INPUT);
                 Poll::Pending
             }
         }
@@ -355,7 +331,7 @@ impl Driver {
 
     async fn write<E>(
         &mut self,
-        patience: &Patience,
+        deadline: &WriteDeadline,
         write: impl Future<Output = Result<(), E>> + Send,
     ) -> Result<(), Ended> {
         let mut write = pin!(write.fuse());
@@ -364,24 +340,31 @@ impl Driver {
             return written.map_err(|_| Ended::Gone);
         }
         let (limit, _) = self.session.stall_limit();
-        let grant = (self.session.grant(), &self.connected);
-        patience.endure(write, limit, grant, &mut self.questions, &mut self.outbox).boxed().await
+        let Self { khala, session, guard, questions, outbox, .. } = self;
+        let watch = GrantWatch { grant: session.grant(), guard, access: khala.access() };
+        deadline.wait_for_write(write, limit, watch, questions, outbox).boxed().await
     }
 
     /// Ends a connection whose transport is stuck or broken: one try at a close frame, and no waiting for it; but a client
     /// that is evicted has a moment to take what is on its way, and to learn why.
-    async fn give_up<T: Transport>(&mut self, patience: &Patience, mut transport: T, ended: Ended) -> Ended {
+    async fn give_up<T: Transport>(
+        &mut self,
+        deadline: &WriteDeadline,
+        mut transport: T,
+        ended: Ended,
+    ) -> Ended {
         let Ended::Closed(close) = ended else { return ended };
         telemetry::closed(close);
         let mut sent = pin!(transport.send(Sent::Close(close)).fuse());
-        let pressed = patience.outbox_bytes.is_some_and(|most| self.outbox.held_by_all() > most);
+        let pressed = deadline.outbox_bytes.is_some_and(|most| self.outbox.held_by_all() > most);
         if close == Close::SlowConsumer {
             self.note_eviction();
         }
         if close == Close::SlowConsumer && !pressed {
-            let grant = self.session.grant();
-            // Whoever does not take it in time does not hear of it.
-            let _ = patience.wait(sent, EVICTED_WITHIN, grant, &self.connected, &mut self.questions).await;
+            let Self { khala, session, guard, questions, .. } = self;
+            let watch = GrantWatch { grant: session.grant(), guard, access: khala.access() };
+            // A client that does not take it in time is not told.
+            let _ = deadline.wait(sent, EVICTED_WITHIN, watch, questions).await;
         } else {
             let _ = sent.as_mut().now_or_never();
         }
@@ -418,8 +401,10 @@ impl Driver {
     }
 
     fn check_grant(&mut self) {
-        if let Some(close) = taken_back(&self.connected, self.session.grant()) {
-            self.session.handle_revoked(close);
+        let Self { khala, session, guard, .. } = self;
+        let watch = GrantWatch { grant: session.grant(), guard, access: khala.access() };
+        if let Some(close) = watch.close() {
+            session.handle_revoked(close);
         }
     }
 
@@ -440,8 +425,8 @@ impl Driver {
                 }
                 Told::Verified(verified) => {
                     self.session.handle_verified(verified, now);
-                    self.connected.take(self.session.grant(), now.steady);
-                    // What was revoked while it was verified woke the places of the old grant.
+                    self.guard.replace_grant(self.session.grant(), now.steady);
+                    // What was revoked while it was verified was looked up under the old grant.
                     self.check_grant();
                 }
             }
@@ -456,132 +441,18 @@ impl Driver {
         }
     }
 
-    /// Has a question answered, which has waited for that lead, if for any.
-    fn ask(&mut self, channel: ChannelId, topic: Topic, question: Question, waited_for: Option<u64>) {
-        let now = self.khala.clock().read();
-        let question = match self.doubt(channel, &topic, question) {
-            Ok(question) => question,
-            Err(stale) => return self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
-        };
-        let (mut lead, mut waits) = (None, matches!(question, Question::Snapshot(_)));
-        if let Question::Resume { cursor, published_at: Some(published_at), .. } = &question
-            && self.khala.journal().known_moment(&topic, *cursor) != Some(*published_at)
-        {
-            // Whether the cursor is of this history has to be read.
-            waits = true;
-        } else if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question
-        {
-            match self.peek(channel, *cursor, *wanted, now.steady) {
-                Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
-                Peek::Cold => waits = true,
-                Peek::Hot => match self.take_part(channel, waited_for) {
-                    Part::Alone => {}
-                    Part::Leads(leads) => lead = Some(leads),
-                    Part::Waits(lead) => {
-                        let held = self.channels.get_or_insert_with(channel, Held::default);
-                        held.waiting = Some(Box::new((topic, question, lead)));
-                        return;
-                    }
-                },
-            }
-        }
-        if waits && !self.session.handle_waiting(channel) {
-            return;
-        }
-        self.ask_khala(channel, topic, question, lead);
-    }
-
-    /// The question to ask in the place of that one, if the topic's journal went back.
-    fn doubt(&mut self, channel: ChannelId, topic: &Topic, question: Question) -> Result<Question, Stale> {
-        if let Question::Access(_) = question {
-            return Ok(question);
-        }
-        let held = self.channels.get_or_insert_with(channel, Held::default);
-        held.tail = held.tail.take().or_else(|| self.khala.journal().held(topic));
-        let Some(tail) = &held.tail else { return Ok(question) };
-        doubt(question, self.session.published_at(channel), tail, &mut held.evidence)
-    }
-
-    /// Asks again where the journal went back while a page was on its way, which may continue what is lost; says whether
-    /// it does.
-    fn asks_again(&mut self, channel: ChannelId, answer: &Result<Answer, Error>, now: Now) -> bool {
-        let Ok(Answer::Read(Followed::Page { .. })) = answer else { return false };
-        let went_back = |held: &Held| held.tail.as_ref().is_some_and(|tail| tail.evidence() != held.evidence);
-        if !self.channels.get(channel).is_some_and(went_back) {
-            return false;
-        }
-        let (Some(cursor), Some(topic)) = (self.session.cursor(channel), self.session.topic(channel)) else {
-            return false;
-        };
-        let (topic, wanted) = (topic.clone(), Wanted::default());
-        match self.doubt(channel, &topic, Question::Read { cursor, wanted }) {
-            Ok(question @ Question::Resume { .. }) => self.ask_khala(channel, topic, question, None),
-            Ok(_) => return false,
-            Err(stale) => self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
-        }
-        true
-    }
-
-    fn ask_khala(&mut self, channel: ChannelId, topic: Topic, question: Question, lead: Option<Lead>) {
-        let (khala, waiter) = (self.khala.clone(), self.connected.waiter());
-        let answer = async move {
-            let answer = khala.answer(waiter, &topic, question).await;
-            if let (Some(mut lead), Err(_)) = (lead, &answer) {
-                lead.fail();
-            }
-            Told::Answer(channel, answer)
-        };
-        self.questions.asked.push(answer.boxed());
-    }
-
-    /// What to do for a channel whose newest updates are not in memory yet.
-    fn take_part(&self, channel: ChannelId, waited_for: Option<u64>) -> Part {
-        let held = self.channels.get(channel);
-        match held.and_then(|held| held.watch.as_ref().zip(held.tail.as_ref())) {
-            Some(((_, cord), tail)) => tail.take_part(waited_for, &Waker::from(Arc::clone(cord))),
-            // Nothing would wake it.
-            None => Part::Alone,
-        }
-    }
-
-    /// What the tail has in memory after `cursor`.
-    fn peek(&self, channel: ChannelId, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
-        // It was looked for as the question was doubted.
-        match self.channels.get(channel).and_then(|held| held.tail.as_ref()) {
-            Some(held) => self.khala.journal().peek_held(held, cursor, wanted, now),
-            None => Peek::Cold,
-        }
-    }
-
-    /// Tells the session an answer, and the handle where the client stands then.
-    fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Now) {
-        if matches!(answer, Err(_) | Ok(Answer::Deferred(_)))
-            && let Some(held) = self.channels.get_mut(channel).filter(|held| held.evidence > 0)
-        {
-            // What was doubted still is.
-            held.evidence = u64::MAX;
-        }
-        self.session.handle_answer(channel, answer, now);
-        let Some(cursor) = self.session.cursor(channel) else { return };
-        let Some(topic) = self.session.topic(channel) else { return };
-        let held = self.channels.get_or_insert_with(channel, Held::default);
-        match &held.place {
-            Some(place) => place.moved(cursor, now.steady),
-            None => {
-                let holder = Some(self.session.grant().subject());
-                held.place = Some(self.khala.cursors().place(topic, holder, cursor, now.steady));
-                self.followed += 1;
-                self.connected.card().follows(self.followed);
-            }
-        }
-    }
-
-    async fn watch(&mut self, patience: &Patience, channel: ChannelId, topic: &Topic) -> Result<(), Close> {
+    async fn watch(
+        &mut self,
+        deadline: &WriteDeadline,
+        channel: ChannelId,
+        topic: &Topic,
+    ) -> Result<(), Close> {
         let watched = {
             let khala = self.khala.clone();
             let watch = pin!(khala.fanout().watch(topic).fuse());
-            let (grant, connected) = (self.session.grant(), &self.connected);
-            patience.wait(watch, WATCH_WITHIN, grant, connected, &mut self.questions).await?
+            let Self { khala, session, guard, questions, .. } = &mut *self;
+            let grant = GrantWatch { grant: session.grant(), guard, access: khala.access() };
+            deadline.wait(watch, WATCH_WITHIN, grant, questions).await?
         };
         self.take_watch(channel, topic, watched);
         Ok(())
@@ -606,19 +477,19 @@ impl Driver {
 
     /// Without hints delivery completes by polling, and with each poll it is tried again to watch.
     fn take_watch(&mut self, channel: ChannelId, topic: &Topic, watched: Option<Result<Watch, Error>>) {
-        let held = self.channels.get_or_insert_with(channel, Held::default);
+        let held = self.channels.get_or_insert_with(channel, ChannelState::default);
         let again = mem::replace(&mut held.unwatched, !matches!(watched, Some(Ok(_))));
         if held.unwatched {
             self.session.handle_unwatched(channel);
         }
         match watched {
             Some(Ok(mut watch)) => {
-                let cord = ChannelCord::new(&self.bell, channel);
-                watch.wake(Arc::clone(&cord).into());
+                let waker = ChannelWaker::new(&self.waker, channel);
+                watch.wake(Arc::clone(&waker).into());
                 if let Some(head) = watch.head() {
                     self.session.handle_moved(channel, head);
                 }
-                self.channels.get_or_insert_with(channel, Held::default).watch = Some((watch, cord));
+                self.channels.get_or_insert_with(channel, ChannelState::default).watch = Some((watch, waker));
             }
             Some(Err(error)) if again => tracing::debug!(%topic, %error, "the topic still cannot be watched"),
             Some(Err(error)) => {
@@ -632,20 +503,20 @@ impl Driver {
     }
 
     fn take_moves(&mut self) {
-        let mut moved = self.bell.moved();
+        let mut moved = self.waker.moved();
         while let Some(channel) = moved.next() {
             let Some(held) = self.channels.get_mut(channel) else { continue };
-            let Some((watch, cord)) = &mut held.watch else { continue };
-            cord.release();
+            let Some((watch, waker)) = &mut held.watch else { continue };
+            waker.rearm();
             if let Some(head) = watch.news() {
                 self.session.handle_moved(channel, head);
             }
-            // One more announcement ends no waiting: the end of the lead does.
-            let led = |lead| held.tail.as_ref().is_some_and(|tail| tail.is_led(lead));
-            if held.waiting.as_ref().is_some_and(|waiting| !led(waiting.2))
-                && let Some((topic, question, lead)) = held.waiting.take().map(|waiting| *waiting)
+            // Another announcement does not end the wait: the end of the leader's read does.
+            let is_led = |leader| held.tail.as_ref().is_some_and(|tail| tail.is_led_by(leader));
+            if held.waiting.as_ref().is_some_and(|waiting| !is_led(waiting.2))
+                && let Some((topic, question, leader)) = held.waiting.take().map(|waiting| *waiting)
             {
-                self.ask(channel, topic, question, Some(lead));
+                self.ask(channel, topic, question, Some(leader));
             }
         }
     }
@@ -659,7 +530,7 @@ impl Driver {
             let sleep = async move { clock.sleep(wait.max(Duration::from_millis(1))).await };
             (self.timer.at, self.timer.sleep) = (wanted, Some(sleep.boxed()));
             // It is to be looked at once before it wakes anybody.
-            self.rung.add(Why::TIMER);
+            self.reasons.add(WakeReasons::TIMER);
         }
     }
 }

@@ -3,11 +3,14 @@
 mod answer;
 mod doubt;
 mod driver;
+mod questions;
+mod reads;
 mod transport;
 mod write;
 
 pub use self::{
-    answer::HistoryTurn,
-    driver::{Connection, Ended},
+    answer::ReadPermit,
+    driver::Connection,
     transport::{Progress, Received, Sent, Transport},
+    write::Ended,
 };

@@ -11,24 +11,32 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::Fuse, select_biased};
 
-use super::{
-    Progress,
-    driver::{Ended, Questions, taken_back},
-};
+use super::{questions::Questions, transport::Progress};
 use crate::{
-    auth::Grant,
+    access::AccessControl,
+    auth::{Denied, Grant},
     clock::Clock,
-    registry::{Card, Connected},
+    registry::{ConnectionEntry, ConnectionGuard},
     stats::Stats,
-    wake::Why,
+    wake::WakeReasons,
     wire::Close,
 };
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "it ends from either side")]
+pub enum Ended {
+    /// The server closed it.
+    Closed(Close),
+    /// The client left, or the network failed.
+    Gone,
+}
+
 /// How often a connection that takes nothing is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long it may take nothing while all connections together hold too much: longer than a busy machine keeps a client
-/// waiting that reads.
-const PRESSED: Duration = Duration::from_secs(5);
+/// How long a connection may take nothing while all connections together hold too much: longer than a busy machine keeps a
+/// client waiting that reads.
+const STALL_LIMIT_UNDER_PRESSURE: Duration = Duration::from_secs(5);
 
 /// What was handed to the transport and not taken by the network yet, in bytes.
 ///
@@ -36,7 +44,7 @@ const PRESSED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Outbox {
     stats: Arc<Stats>,
-    card: Arc<Card>,
+    entry: Arc<ConnectionEntry>,
     /// What was handed over since the transport was last empty, and what the network had taken then.
     fed: u64,
     taken: u64,
@@ -44,8 +52,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(stats: Arc<Stats>, card: Arc<Card>) -> Self {
-        Self { stats, card, fed: 0, taken: 0, counted: 0 }
+    pub(super) fn new(stats: Arc<Stats>, entry: Arc<ConnectionEntry>) -> Self {
+        Self { stats, entry, fed: 0, taken: 0, counted: 0 }
     }
 
     pub(super) fn fed(&mut self, bytes: usize) {
@@ -75,7 +83,7 @@ impl Outbox {
     fn set(&mut self, held: u64) -> u64 {
         let change = held.cast_signed() - self.counted.cast_signed();
         self.counted = held;
-        self.card.holds(held);
+        self.entry.set_held_bytes(held);
         self.stats.connections_hold(change)
     }
 }
@@ -86,21 +94,40 @@ impl Drop for Outbox {
     }
 }
 
+/// The grant that a connection serves under, and what says that it has ended.
+#[derive(Clone, Copy)]
+pub(super) struct GrantWatch<'a> {
+    pub(super) grant: &'a Grant,
+    pub(super) guard: &'a ConnectionGuard,
+    pub(super) access: &'a AccessControl,
+}
+
+impl GrantWatch<'_> {
+    /// The close that the grant's end asks for, if it was taken back.
+    pub(super) fn close(&self) -> Option<Close> {
+        match self.access.check_revoked_here(self.grant) {
+            Ok(()) => None,
+            Err(Denied::UnknownKid) => Some(Close::KeyWithdrawn),
+            Err(_) => Some(Close::TokenRevoked),
+        }
+    }
+}
+
 /// How long a write may take: as long as the client takes something now and then, and its grant holds.
-pub(super) struct Patience {
+pub(super) struct WriteDeadline {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) progress: Progress,
     /// Bytes that all connections may hold before those that make no progress are given up sooner.
     pub(super) outbox_bytes: Option<u64>,
 }
 
-impl Patience {
+impl WriteDeadline {
     /// Waits for a write that was not done at once. The client may take nothing for `limit`.
-    pub(super) async fn endure<E>(
+    pub(super) async fn wait_for_write<E>(
         &self,
         mut write: Pin<&mut Fuse<impl Future<Output = Result<(), E>> + Send>>,
         limit: Duration,
-        (grant, connected): (&Grant, &Connected),
+        watch: GrantWatch<'_>,
         questions: &mut Questions,
         outbox: &mut Outbox,
     ) -> Result<(), Ended> {
@@ -109,16 +136,16 @@ impl Patience {
         loop {
             let held = outbox.count(&self.progress, questions);
             let pressed = self.outbox_bytes.is_some_and(|most| held > most) || outbox.stats.has_no_memory();
-            let limit = if pressed { limit.min(PRESSED) } else { limit };
+            let limit = if pressed { limit.min(STALL_LIMIT_UNDER_PRESSURE) } else { limit };
             if stalled >= limit {
                 return Err(Ended::Closed(Close::SlowConsumer));
             }
             // Two looks at least: at the first one after a pause nothing may have been taken yet.
             let slice = LOOK_EVERY.min(limit / 2).min(limit - stalled).max(Duration::from_millis(1));
-            connected.card().stalls(stalled);
-            match self.wait(write.as_mut(), slice, grant, connected, questions).await {
+            watch.guard.entry().set_stalled_for(stalled);
+            match self.wait(write.as_mut(), slice, watch, questions).await {
                 Ok(Some(written)) => {
-                    connected.card().stalls(Duration::ZERO);
+                    watch.guard.entry().set_stalled_for(Duration::ZERO);
                     outbox.set(0);
                     return written.map_err(|_| Ended::Gone);
                 }
@@ -135,20 +162,19 @@ impl Patience {
         &self,
         mut work: Pin<&mut Fuse<impl Future<Output = T> + Send>>,
         limit: Duration,
-        grant: &Grant,
-        connected: &Connected,
+        watch: GrantWatch<'_>,
         questions: &mut Questions,
     ) -> Result<Option<T>, Close> {
         let mut left = limit;
         loop {
-            let part = LOOK_EVERY.min(left).min(grant.expires_at().since(self.clock.now()));
+            let part = LOOK_EVERY.min(left).min(watch.grant.expires_at().since(self.clock.now()));
             left -= part;
             let mut sleep = self.clock.sleep(part).fuse();
             loop {
-                let mut woken = pin!(connected.bell().wait_for(Why::GRANT).fuse());
+                let mut woken = pin!(watch.guard.waker().wait_for(WakeReasons::GRANT).fuse());
                 // The end of the grant comes before whatever has become possible at the same moment.
                 select_biased! {
-                    () = woken => if let Some(close) = taken_back(connected, grant) {
+                    () = woken => if let Some(close) = watch.close() {
                         return Err(close);
                     },
                     () = sleep => break,
@@ -156,7 +182,7 @@ impl Patience {
                     answered = questions.asked.select_next_some() => questions.answered.push(answered),
                 }
             }
-            if grant.expires_at() <= self.clock.now() {
+            if watch.grant.expires_at() <= self.clock.now() {
                 return Err(Close::TokenExpired);
             }
             if left.is_zero() {

@@ -129,7 +129,7 @@ impl Khala {
 
     async fn announce_head(&self, topic: &Topic, head: Cursor) {
         // What was appended in a transaction of the caller's own is noted here.
-        self.0.pace.appends(self.moment());
+        self.0.throttle.note_append(self.moment());
         let announced = self.0.fanout.announce(topic, head).await;
         let cells = &self.0.stats.cells;
         if announced.is_ok() { &cells.announced } else { &cells.announce_failures }.add(1);

@@ -17,7 +17,7 @@ use crate::{
     fanout::Watch,
     journal::{Journal as _, ReadLimit},
     position::{Bounds, Cursor, Stale},
-    retention::Place,
+    retention::CursorHandle,
     tail::{Followed, Wanted, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},
@@ -44,7 +44,7 @@ struct Follower {
     /// The journal failed, and is not asked before this.
     retry_at: Option<Moment>,
     /// Counts among those whom a trim would leave behind.
-    place: Box<Place>,
+    place: Box<CursorHandle>,
 }
 
 impl Khala {
@@ -80,7 +80,7 @@ impl Follower {
             Resume::Head => (bounds.at_head(), None),
             Resume::Snapshot => (bounds.at_head(), Some(SnapshotFrom::Start)),
         };
-        let place = Box::new(khala.cursors().place(&topic, None, cursor, khala.moment()));
+        let place = Box::new(khala.cursors().follow(&topic, None, cursor, khala.moment()));
         Ok(Ok(Self {
             place,
             khala,
@@ -125,7 +125,7 @@ impl Follower {
             let doubted = self.doubted.map(|(_, at)| at.plus(Duration::from_millis(1)).min(now));
             let not_older_than = now.minus(poll_every).max(doubted.unwrap_or_default());
             let wanted = Wanted { head: self.watch.head(), not_older_than };
-            self.khala.rest(&self.topic, self.cursor, wanted).await;
+            self.khala.throttle(&self.topic, self.cursor, wanted).await;
             match self.khala.journal().follow(&self.topic, self.cursor, wanted, now).await? {
                 Followed::Page { page, .. } => {
                     self.cursor = page.page().cursor();

@@ -3,6 +3,7 @@
 mod appending;
 mod follow;
 mod permit;
+mod publish_limits;
 mod publishing;
 mod stamps;
 mod topic_handle;
@@ -13,24 +14,26 @@ use std::{hash::RandomState, sync::Arc};
 pub(crate) use self::appending::Appended;
 pub use self::{
     permit::{PublishPermit, Refusal},
-    publishing::PublishLimited,
+    publish_limits::PublishLimited,
     topic_handle::TopicHandle,
     windows::TopicWindow,
 };
-use self::{publishing::Published, stamps::Stamps};
+use self::{publish_limits::Published, stamps::Stamps};
 use crate::{
+    access::{self, AccessControl},
     admission::{Admission, AdmissionOptions, Publishers},
-    auth::{AllowAll, Authorizer, DenyAll, Revoked, Verifier},
+    auth::{AllowAll, Authorizer, DenyAll, RevocationCache, Verifier},
     budget::MemoryBudget,
     class::{Classes, TopicClass},
     clock::{Clock, Moment},
     documents::Documents,
     fanout::Fanout,
     health::Health,
+    node::NodeId,
     projection::Checkpoints,
-    registry::Connections,
-    replay::{Gate, Pace, ReplayOptions, Turns},
-    retention::{Cursors, Dates, Sweeper, SweeperBuilder},
+    registry::ConnectionRegistry,
+    replay::{FairQueue, ReplayAdmission, ReplayOptions, Throttle},
+    retention::{ClassRetention, Cursors, Dates, Retention, SweepOptions, Sweeper},
     session::SessionOptions,
     snapshots::Snapshots,
     stats::Stats,
@@ -48,31 +51,27 @@ pub struct Khala(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) tail: TailJournal,
+    pub(crate) tail: Arc<TailJournal>,
     pub(crate) memory: MemoryBudget,
     pub(crate) documents: Arc<dyn Documents>,
     checkpoints: Arc<dyn Checkpoints>,
     pub(crate) fanout: Arc<dyn Fanout>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sessions: Arc<SessionOptions>,
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) admission: Admission,
-    pub(crate) verifier: Arc<dyn Verifier>,
+    pub(crate) connections: Arc<ConnectionRegistry>,
+    access: AccessControl,
     pub(crate) classes: Classes,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
-    pub(crate) revoked: Arc<Revoked>,
     pub(crate) cursors: Arc<Cursors>,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) gate: Gate,
-    pub(crate) turns: Turns,
-    pub(crate) pace: Arc<Pace>,
+    pub(crate) replay_admission: ReplayAdmission,
+    pub(crate) read_queue: FairQueue,
+    pub(crate) throttle: Arc<Throttle>,
     pub(crate) snapshots: Snapshots,
-    /// Tells principals apart without keeping their names.
+    /// Tells subjects apart without keeping their names.
     pub(crate) hasher: RandomState,
-    pub(crate) sweeper: Sweeper,
+    sweeper: Sweeper,
     published: Published,
     stamps: Stamps,
-    pub(crate) dates: Dates,
     pub(crate) publishers: Publishers,
     pub(crate) health: Health,
 }
@@ -89,7 +88,9 @@ pub struct KhalaBuilder {
     classes: Classes,
     authorizer: Arc<dyn Authorizer>,
     replays: ReplayOptions,
-    pub(crate) sweeper: SweeperBuilder,
+    node: Option<NodeId>,
+    retention: Arc<dyn Retention>,
+    sweep: SweepOptions,
     health: Health,
     memory: MemoryBudget,
 }
@@ -172,6 +173,27 @@ impl KhalaBuilder {
         self
     }
 
+    /// Calls this process `node` among those that share the journal; without, by a random name.
+    #[must_use]
+    pub fn with_node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// Keeps as much history as `retention` says; without one, as much as the classes say.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Arc<dyn Retention>) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets the guard of sweeps, how long a lease lasts, and which cursors count as recently seen.
+    #[must_use]
+    pub fn with_sweep(mut self, options: SweepOptions) -> Self {
+        self.sweep = options;
+        self
+    }
+
     /// Has the handle's tasks report to `health`, as the store and the fanout may; without it, to one of its own.
     #[must_use]
     pub fn with_health(mut self, health: Health) -> Self {
@@ -193,44 +215,70 @@ impl KhalaBuilder {
         let system =
             || -> Arc<dyn Clock> { panic!("without the feature `system-clock`, with_clock is needed") };
         let clock = self.clock.unwrap_or_else(system);
-        let dates = Dates::new(clock.read());
+        let dates = Arc::new(Dates::new(clock.read()));
         let stats = Arc::new(Stats::new(&self.classes, self.memory.clone()));
-        let pace = Arc::new(Pace::new(self.replays.beside_appends));
+        let throttle = Arc::new(Throttle::new(self.replays.rate_while_appending));
         let Roles { journal, documents, checkpoints, revocations, sweeps, fanout } = self.roles;
+        let tail = TailJournal::new(journal, self.tail)
+            .with_memory(self.memory.clone())
+            .with_classes(self.classes.clone())
+            .with_throttle(Arc::clone(&throttle), Arc::clone(&clock))
+            .with_alarm(Alarm {
+                stats: Arc::clone(&stats),
+                part: self.health.part("history"),
+                clock: Arc::clone(&clock),
+            });
+        let (tail, cursors) = (Arc::new(tail), Arc::new(Cursors::new(self.sweep.seen_for)));
+        let connections = Arc::<ConnectionRegistry>::default();
+        let access = AccessControl::new(access::Parts {
+            verifier: self.verifier,
+            authorizer: self.authorizer,
+            classes: self.classes.clone(),
+            admission: Admission::new(self.admission),
+            revocations: RevocationCache::new(
+                revocations,
+                Arc::clone(&connections),
+                self.health.part("revocations"),
+            ),
+            fanout: Arc::clone(&fanout),
+            clock: Arc::clone(&clock),
+            dates: Arc::clone(&dates),
+            stats: Arc::clone(&stats),
+        });
+        let sweeper = Sweeper {
+            node: self.node.unwrap_or_else(NodeId::random),
+            retention: self.retention,
+            sweeps,
+            options: self.sweep,
+            tail: Arc::clone(&tail),
+            classes: self.classes.clone(),
+            cursors: Arc::clone(&cursors),
+            clock: Arc::clone(&clock),
+            dates,
+            state: Default::default(),
+        };
         Khala(Arc::new(Inner {
-            tail: TailJournal::new(journal, self.tail)
-                .with_memory(self.memory.clone())
-                .with_classes(self.classes.clone())
-                .with_pace(Arc::clone(&pace), Arc::clone(&clock))
-                .with_alarm(Alarm {
-                    stats: Arc::clone(&stats),
-                    part: self.health.part("history"),
-                    clock: Arc::clone(&clock),
-                }),
-            pace,
+            tail,
+            throttle,
             snapshots: Snapshots::new(Arc::clone(&documents), self.memory.clone()),
             documents,
             checkpoints,
             fanout,
             clock,
             sessions: self.sessions.into(),
-            connections: Arc::default(),
-            admission: Admission::new(self.admission),
-            verifier: self.verifier,
-            authorizer: self.authorizer,
-            revoked: Arc::new(Revoked::new(revocations, self.health.part("revocations"))),
+            connections,
+            access,
+            classes: self.classes,
             stats,
             memory: self.memory,
-            gate: Gate::new(self.replays),
-            turns: Turns::new(self.replays.reads_at_once),
+            replay_admission: ReplayAdmission::new(self.replays),
+            read_queue: FairQueue::new(self.replays.reads_at_once),
             hasher: RandomState::new(),
-            cursors: Arc::new(Cursors::new(self.sweeper.options.seen_for)),
-            sweeper: self.sweeper.build(sweeps),
+            cursors,
+            sweeper,
             published: Published::new(),
             stamps: Stamps::default(),
-            dates,
             publishers: Publishers::new(self.admission),
-            classes: self.classes,
             health: self.health,
         }))
     }
@@ -259,10 +307,32 @@ impl Khala {
             classes: Classes::default(),
             authorizer: Arc::new(AllowAll),
             replays: ReplayOptions::default(),
-            sweeper: SweeperBuilder::default(),
+            node: None,
+            retention: Arc::new(ClassRetention),
+            sweep: SweepOptions::default(),
             health: Health::new(),
             memory: MemoryBudget::default(),
         }
+    }
+
+    /// Who may do what: tokens, topics, revocations.
+    pub fn access(&self) -> &AccessControl {
+        &self.0.access
+    }
+
+    /// The open connections.
+    pub fn connections(&self) -> &ConnectionRegistry {
+        &self.0.connections
+    }
+
+    /// The sweeper, which deletes history that is no longer kept.
+    pub fn retention(&self) -> &Sweeper {
+        &self.0.sweeper
+    }
+
+    /// The name of this process among those that share the journal.
+    pub fn node(&self) -> &NodeId {
+        &self.0.sweeper.node
     }
 
     /// The journal, with its tail.
@@ -292,7 +362,7 @@ impl Khala {
 
     /// How many replays this node takes on.
     pub fn replay_options(&self) -> ReplayOptions {
-        self.0.gate.options()
+        self.0.replay_admission.options()
     }
 
     /// What the long-lived parts of this node say of themselves.

@@ -125,7 +125,7 @@ impl Khala {
     /// # Errors
     /// [`Denied`], with the reason.
     pub async fn publish_permit(&self, grant: &Grant, topic: &Topic) -> Result<PublishPermit, Denied> {
-        self.authorize(grant, topic, Access::Publish).await?;
+        self.access().authorize(grant, topic, Access::Publish).await?;
         Ok(PublishPermit { khala: self.clone(), grant: grant.clone(), topic: topic.clone() })
     }
 }
@@ -155,7 +155,7 @@ impl PublishPermit {
     /// # Errors
     /// [`Refusal`].
     pub fn check(&self, batch: &Batch) -> Result<(), Refusal> {
-        self.khala.check(&self.grant)?;
+        self.khala.access().check(&self.grant)?;
         self.khala.check_publish(&self.grant, &self.topic, batch)?;
         let hashes = self.khala.class_of(&self.topic).is_some_and(|class| class.hashes);
         if !hashes {
@@ -181,7 +181,7 @@ impl PublishPermit {
     /// [`Refusal`].
     pub async fn publish(&self, batch: Batch, held: impl Send + 'static) -> Result<Append, Refusal> {
         // The grant first: a body may have taken its time.
-        self.khala.check(&self.grant)?;
+        self.khala.access().check(&self.grant)?;
         self.check_new_topic().await?;
         self.check(&batch)?;
         let batch = batch.published_by(self.grant.subject());

@@ -41,7 +41,7 @@ impl Khala {
     /// # Errors
     /// The journal's [`Error`], where a topic's bounds had to be read. A topic of which something corrupt is stored is left out, and
     /// named in the log.
-    pub async fn topic_windows(&self, limit: NonZeroUsize) -> Result<Vec<TopicWindow>, Error> {
+    pub async fn topic_stats(&self, limit: NonZeroUsize) -> Result<Vec<TopicWindow>, Error> {
         let topics: HashSet<Topic> =
             self.0.cursors.topics().into_iter().chain(self.0.stats.topics_with_incidents()).collect();
         let mut ranked: Vec<_> = topics

@@ -1,9 +1,12 @@
-//! The gate for replays: how much old history a node reads in a second for those who come back, by what each costs.
+//! Replay admission control: how much old history a node reads in a second for subscribers that come back, by what each replay costs.
 //!
-//! Pure but for its lock: the moment is an argument. A join that is answered from memory never comes here. What must
-//! stay true: over any time at most twice the burst, and twice what the rate makes of that time, is let in, plus the last
-//! that came in owing; no principal keeps the others out; and those who are turned away together are told to come back
-//! one after the other.
+//! Pure but for its lock: the moment is an argument. A join that is answered from memory never comes here.
+//!
+//! # Invariants
+//! - Over any time at most twice the burst, and twice what the rate makes of that time, is admitted, plus the last replay that
+//!   was admitted owing.
+//! - No subject keeps the others out.
+//! - Replays that are deferred together are told to come back one after the other.
 
 use std::{
     fmt,
@@ -42,7 +45,7 @@ pub struct ReplayOptions {
     pub longest_wait: Duration,
     /// Pages of history that are read and sent, in all, while somebody appends: what publishers leave to those who
     /// replay. With nobody appending there is no such limit. None: publishers and readers share as they come.
-    pub beside_appends: Option<Rate>,
+    pub rate_while_appending: Option<Rate>,
 }
 
 impl Default for ReplayOptions {
@@ -56,7 +59,7 @@ impl Default for ReplayOptions {
             reads_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
             longest_wait: Duration::from_secs(30),
             // 100,000 updates a second, for a tenth of a processor.
-            beside_appends: Some(const { Rate::new(rate(500), rate(20)) }),
+            rate_while_appending: Some(const { Rate::new(rate(500), rate(20)) }),
         }
     }
 }
@@ -85,14 +88,14 @@ impl ReplayOptions {
 
     /// Reads and sends that many pages of history while somebody appends.
     #[must_use]
-    pub fn with_beside_appends(mut self, pages: Option<Rate>) -> Self {
-        self.beside_appends = pages;
+    pub fn with_rate_while_appending(mut self, pages: Option<Rate>) -> Self {
+        self.rate_while_appending = pages;
         self
     }
 }
 
-/// The gate of one node.
-pub(crate) struct Gate {
+/// The replay admission of one node.
+pub(crate) struct ReplayAdmission {
     options: ReplayOptions,
     state: Mutex<State>,
 }
@@ -100,8 +103,8 @@ pub(crate) struct Gate {
 struct State {
     /// What was let in.
     taken: Bucket,
-    /// The same by principal, for those of late.
-    by_principal: Book<u64, Bucket>,
+    /// The same by subject, for those of late.
+    by_subject: Book<u64, Bucket>,
     /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
     put_off: Bucket,
     /// Where replays of a topic start that were let in a moment ago: those after them read the same pages.
@@ -112,17 +115,17 @@ struct State {
     turned_away: u64,
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for ReplayAdmission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("ReplayAdmission").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
-impl Gate {
+impl ReplayAdmission {
     pub(crate) fn new(options: ReplayOptions) -> Self {
         let state = State {
             taken: Bucket::default(),
-            by_principal: Book::new(),
+            by_subject: Book::new(),
             put_off: Bucket::default(),
             let_in: Recent::new(TOPICS),
             told: Recent::new(TOLD),
@@ -138,7 +141,7 @@ impl Gate {
     /// Lets somebody in who replays a topic from `from` on, with `lag` updates after it, or says when to come back.
     ///
     /// What somebody else reads who was let in a moment ago costs nothing: the pages are shared.
-    pub(crate) fn replay(
+    pub(crate) fn admit_replay(
         &self,
         waiter: Waiter,
         topic: &Topic,
@@ -159,7 +162,7 @@ impl Gate {
         if updates == 0 {
             return Ok(());
         }
-        self.enter(waiter, updates.div_ceil(page), now)?;
+        self.admit_pages(waiter, updates.div_ceil(page), now)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state.let_in.touch(topic) = Some((now, from));
         Ok(())
@@ -167,19 +170,19 @@ impl Gate {
 
     /// Lets somebody in who asks for that many pages, or says when to come back.
     ///
-    /// While there is room, whoever comes first is let in. When there is none, a principal may still have its equal share
+    /// While there is room, whoever comes first is let in. When there is none, a subject may still have its equal share
     /// of the rate: otherwise one that asks again and again would have all of it.
-    pub(crate) fn enter(&self, waiter: Waiter, pages: u64, now: Moment) -> Result<(), Limited> {
+    pub(crate) fn admit_pages(&self, waiter: Waiter, pages: u64, now: Moment) -> Result<(), Limited> {
         let Some(rate) = self.options.pages else { return Ok(()) };
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
-        let share = share(rate, state.by_principal.len());
-        state.by_principal.forget(|own| {
+        let share = share(rate, state.by_subject.len());
+        state.by_subject.forget(|own| {
             own.drain(share, now);
             own.is_empty()
         });
         let wait = state.taken.wait(rate, now);
-        let own = state.by_principal.entry(&waiter.principal);
+        let own = state.by_subject.entry(&waiter.subject);
         if wait.is_zero() || own.has_room(share, pages, now) {
             state.taken.take_many(pages);
             own.take_many(pages);
@@ -232,43 +235,43 @@ mod tests {
     use super::*;
     use crate::admission::rate_tests::{at, rate};
 
-    fn gate(per_second: u32, burst: u32, longest: u64) -> Gate {
+    fn admission(per_second: u32, burst: u32, longest: u64) -> ReplayAdmission {
         let longest = Duration::from_millis(longest);
-        Gate::new(
+        ReplayAdmission::new(
             ReplayOptions::default().with_pages(Some(rate(per_second, burst))).with_longest_wait(longest),
         )
     }
 
     /// Each connection is somebody else's.
     fn somebody(number: u64) -> Waiter {
-        Waiter { principal: number, connection: number }
+        Waiter { subject: number, connection: number }
     }
 
     #[test]
     fn without_a_rate_everybody_is_let_in() {
-        let gate = Gate::new(ReplayOptions::default().with_pages(None));
-        assert!((0..10_000).all(|n| gate.enter(somebody(n), u64::MAX, at(0)).is_ok()));
+        let admission = ReplayAdmission::new(ReplayOptions::default().with_pages(None));
+        assert!((0..10_000).all(|n| admission.admit_pages(somebody(n), u64::MAX, at(0)).is_ok()));
     }
 
     #[test]
     fn a_replay_larger_than_the_burst_is_let_in_and_owed() {
-        let gate = gate(1_000, 10, 30_000);
-        let one = Waiter { principal: 1, connection: 1 };
-        assert!(gate.enter(one, 5_000, at(0)).is_ok());
-        let other = Waiter { principal: 1, connection: 2 };
-        assert!(gate.enter(other, 1, at(1)).is_err());
-        assert!(gate.enter(other, 1, at(4_989)).is_err());
-        assert!(gate.enter(other, 1, at(4_991)).is_ok());
+        let admission = admission(1_000, 10, 30_000);
+        let one = Waiter { subject: 1, connection: 1 };
+        assert!(admission.admit_pages(one, 5_000, at(0)).is_ok());
+        let other = Waiter { subject: 1, connection: 2 };
+        assert!(admission.admit_pages(other, 1, at(1)).is_err());
+        assert!(admission.admit_pages(other, 1, at(4_989)).is_err());
+        assert!(admission.admit_pages(other, 1, at(4_991)).is_ok());
     }
 
     #[test]
     fn a_crowd_is_told_to_come_back_one_after_the_other() {
-        // Of one principal, and of as many as there are connections.
-        for principals in [1, 6_000] {
-            let gate = gate(1_000, 1_000, 60_000);
+        // Of one subject, and of as many as there are connections.
+        for subjects in [1, 6_000] {
+            let admission = admission(1_000, 1_000, 60_000);
             let told: Vec<_> = (0..6_000)
-                .map(|n| Waiter { principal: n % principals, connection: n })
-                .filter_map(|one| gate.enter(one, 5, at(0)).err())
+                .map(|n| Waiter { subject: n % subjects, connection: n })
+                .filter_map(|one| admission.admit_pages(one, 5, at(0)).err())
                 .map(|limited| limited.retry_after.as_millis())
                 .collect();
             // 5,800 replays of 5 pages at 1,000 a second: 29 seconds, and a quarter more for the last.
@@ -284,9 +287,9 @@ mod tests {
 
     #[test]
     fn nobody_waits_longer_than_the_longest_and_those_who_do_are_spread() {
-        let gate = gate(10, 1, 10_000);
+        let admission = admission(10, 1, 10_000);
         let told: Vec<_> = (0..1_000)
-            .filter_map(|n| gate.enter(Waiter { principal: 1, connection: n }, 10, at(0)).err())
+            .filter_map(|n| admission.admit_pages(Waiter { subject: 1, connection: n }, 10, at(0)).err())
             .map(|limited| limited.retry_after.as_millis())
             .skip(100)
             .collect();
@@ -300,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_reads_the_same_pays_once() {
-        let gate = gate(1, 10, 30_000);
+        let admission = admission(1, 10, 30_000);
         let topic = Topic::parse("t").unwrap();
         let from = |watermark| {
             Cursor::new(
@@ -311,8 +314,8 @@ mod tests {
         let mut connection = 0;
         let mut come = |watermark, millis| {
             connection += 1;
-            let one = Waiter { principal: 1, connection };
-            gate.replay(one, &topic, from(watermark), 10_000 - watermark, at(millis)).is_ok()
+            let one = Waiter { subject: 1, connection };
+            admission.admit_replay(one, &topic, from(watermark), 10_000 - watermark, at(millis)).is_ok()
         };
         assert!(come(6_000, 0), "twenty pages, which is more than there is");
         assert!((0..1_000).all(|n| come(6_000 + n, 500)), "they read the same");
@@ -322,12 +325,13 @@ mod tests {
 
     #[test]
     fn who_does_not_wait_is_told_the_same_again_and_makes_nobody_wait_longer() {
-        let gate = gate(10, 10, 60_000);
+        let admission = admission(10, 10, 60_000);
         let told = |connection, millis| {
-            let limited = gate.enter(Waiter { principal: 1, connection }, 10, at(millis)).unwrap_err();
+            let limited =
+                admission.admit_pages(Waiter { subject: 1, connection }, 10, at(millis)).unwrap_err();
             limited.retry_after.as_millis() as u64
         };
-        gate.enter(somebody(1), 20, at(0)).unwrap();
+        admission.admit_pages(somebody(1), 20, at(0)).unwrap();
         let first = told(2, 0);
         for millis in 1..1_000 {
             assert_eq!(told(2, millis), first - millis);
@@ -337,13 +341,14 @@ mod tests {
 
     #[test]
     fn one_principal_that_asks_for_everything_leaves_the_others_their_share() {
-        let gate = gate(100, 100, 30_000);
+        let admission = admission(100, 100, 30_000);
         let (mut others, mut greedy) = (0, 0);
         for millis in 0..60_000 {
-            greedy +=
-                u32::from(gate.enter(Waiter { principal: 1, connection: millis }, 50, at(millis)).is_ok());
+            greedy += u32::from(
+                admission.admit_pages(Waiter { subject: 1, connection: millis }, 50, at(millis)).is_ok(),
+            );
             if millis % 1_000 == 500 {
-                others += u32::from(gate.enter(somebody(2), 20, at(millis)).is_ok());
+                others += u32::from(admission.admit_pages(somebody(2), 20, at(millis)).is_ok());
             }
         }
         assert!(others >= 59, "{others} of 60, at 20 pages of its 50 a second");
@@ -357,11 +362,11 @@ mod tests {
             burst in 1..50_u32,
             calls in prop::collection::vec((0..50_u64, 1..20_u64, 0..5_u64), 1..200),
         ) {
-            let gate = gate(per_second, burst, 30_000);
+            let admission = admission(per_second, burst, 30_000);
             let (mut now, mut through, mut largest) = (0, 0, 0);
             for (passed, pages, who) in calls {
                 now += passed;
-                if gate.enter(somebody(who), pages, at(now)).is_ok() {
+                if admission.admit_pages(somebody(who), pages, at(now)).is_ok() {
                     through += pages;
                     largest = largest.max(pages);
                 }

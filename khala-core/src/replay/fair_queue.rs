@@ -1,9 +1,11 @@
-//! Turns: whose read of the journal is next, when more are behind the tail than may read at once.
+//! The fair queue of reads: which read of the journal is next, when more subscribers are behind the tail than may read at once.
 //!
-//! Principals take turns, and within a principal its connections, and within a connection its topics in the order in
-//! which they asked. So neither a holder of a thousand connections nor a connection of a thousand topics delays
-//! somebody else's single read by more than one read. What must stay true: a turn that is dropped, or whose owner
-//! stopped waiting, goes to the next.
+//! Subjects take turns, and within a subject its connections, and within a connection its topics in the order in which they
+//! asked. So neither a subject with a thousand connections nor a connection with a thousand topics delays another subject's
+//! single read by more than one read.
+//!
+//! # Invariants
+//! A permit that is dropped, or whose owner stopped waiting, goes to the next in the queue.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,21 +16,21 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Who waits: a principal's number, and its connection's.
+/// Who waits: a subject's number, and its connection's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Waiter {
-    pub(crate) principal: u64,
+    pub(crate) subject: u64,
     pub(crate) connection: u64,
 }
 
-/// The turns of one node. A clone is another handle.
+/// The queue of one node. A clone is another handle.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns(Arc<Mutex<State>>);
+pub(crate) struct FairQueue(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     free: usize,
-    waiting: Ring<u64, Ring<u64, VecDeque<oneshot::Sender<Turn>>>>,
+    waiting: Ring<u64, Ring<u64, VecDeque<oneshot::Sender<ReadPermit>>>>,
 }
 
 /// Queues that are served in turn.
@@ -71,7 +73,7 @@ impl<K: Copy + Eq + Hash, Q: Default> Ring<K, Q> {
 }
 
 impl State {
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<ReadPermit>> {
         self.waiting.next(|connections| {
             let taken = connections.next(|waiting| {
                 let taken = waiting.pop_front();
@@ -82,7 +84,7 @@ impl State {
     }
 }
 
-impl Turns {
+impl FairQueue {
     pub(crate) fn new(at_once: NonZeroUsize) -> Self {
         Self(Arc::new(Mutex::new(State { free: at_once.get(), waiting: Ring::default() })))
     }
@@ -91,30 +93,30 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn if one is free and nobody waits for it.
-    pub(crate) fn free(&self) -> Option<Turn> {
+    /// A permit if one is free.
+    pub(crate) fn try_acquire(&self) -> Option<ReadPermit> {
         let mut state = self.lock();
         if state.free == 0 {
             return None;
         }
         state.free -= 1;
-        Some(Turn { turns: Some(self.clone()) })
+        Some(ReadPermit { queue: Some(self.clone()) })
     }
 
-    /// Waits for a turn, which lasts until it is dropped. Dropping the future gives it up.
-    pub(crate) async fn wait(&self, waiter: Waiter) -> Turn {
+    /// Waits for a permit, which lasts until it is dropped. Dropping the future gives it up.
+    pub(crate) async fn acquire(&self, waiter: Waiter) -> ReadPermit {
         let given = {
             let mut state = self.lock();
             if state.free > 0 {
                 state.free -= 1;
-                return Turn { turns: Some(self.clone()) };
+                return ReadPermit { queue: Some(self.clone()) };
             }
             let (give, given) = oneshot::channel();
-            state.waiting.queue(waiter.principal).queue(waiter.connection).push_back(give);
+            state.waiting.queue(waiter.subject).queue(waiter.connection).push_back(give);
             given
         };
-        // The sender is dropped only with the turns themselves, which this future holds.
-        given.await.unwrap_or(Turn { turns: None })
+        // The sender is dropped only with the queue itself, which this future holds.
+        given.await.unwrap_or(ReadPermit { queue: None })
     }
 
     fn pass_on(&self) {
@@ -125,10 +127,10 @@ impl Turns {
                 return;
             };
             drop(state);
-            match next.send(Turn { turns: Some(self.clone()) }) {
+            match next.send(ReadPermit { queue: Some(self.clone()) }) {
                 Ok(()) => return,
-                // Nobody waits there any more; the turn that comes back must not pass itself on again.
-                Err(mut turn) => turn.turns = None,
+                // Nobody waits there any more; the permit that comes back must not pass itself on again.
+                Err(mut permit) => permit.queue = None,
             }
         }
     }
@@ -136,14 +138,14 @@ impl Turns {
 
 /// The right to read, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    turns: Option<Turns>,
+pub(crate) struct ReadPermit {
+    queue: Option<FairQueue>,
 }
 
-impl Drop for Turn {
+impl Drop for ReadPermit {
     fn drop(&mut self) {
-        if let Some(turns) = self.turns.take() {
-            turns.pass_on();
+        if let Some(queue) = self.queue.take() {
+            queue.pass_on();
         }
     }
 }
@@ -154,20 +156,20 @@ mod tests {
 
     use super::*;
 
-    fn turns(at_once: usize) -> Turns {
-        Turns::new(NonZeroUsize::new(at_once).unwrap())
+    fn turns(at_once: usize) -> FairQueue {
+        FairQueue::new(NonZeroUsize::new(at_once).unwrap())
     }
 
     /// Asks for a turn, and for the place in line.
-    fn ask(turns: &Turns, principal: u64, connection: u64) -> BoxFuture<'static, Turn> {
+    fn ask(turns: &FairQueue, subject: u64, connection: u64) -> BoxFuture<'static, ReadPermit> {
         let turns = turns.clone();
-        let mut asked = async move { turns.wait(Waiter { principal, connection }).await }.boxed();
+        let mut asked = async move { turns.acquire(Waiter { subject, connection }).await }.boxed();
         assert!(asked.as_mut().now_or_never().is_none(), "none is free");
         asked
     }
 
     /// Who got the turn.
-    fn served(asked: &mut [(char, Option<BoxFuture<'static, Turn>>)]) -> Option<(char, Turn)> {
+    fn served(asked: &mut [(char, Option<BoxFuture<'static, ReadPermit>>)]) -> Option<(char, ReadPermit)> {
         asked.iter_mut().find_map(|(name, waiting)| {
             let turn = waiting.as_mut()?.now_or_never()?;
             *waiting = None;
@@ -178,13 +180,13 @@ mod tests {
     #[test]
     fn principals_take_turns_and_within_them_connections() {
         let turns = turns(1);
-        let mut turn = turns.free().unwrap();
-        assert!(turns.free().is_none());
-        // One principal with two busy connections, another with one read, asked last.
+        let mut turn = turns.try_acquire().unwrap();
+        assert!(turns.try_acquire().is_none());
+        // One subject with two busy connections, another with one read, asked last.
         let order = [('a', 1, 1), ('b', 1, 1), ('c', 1, 1), ('d', 1, 2), ('e', 1, 2), ('f', 2, 3)];
         let mut asked: Vec<_> = order
             .into_iter()
-            .map(|(name, principal, connection)| (name, Some(ask(&turns, principal, connection))))
+            .map(|(name, subject, connection)| (name, Some(ask(&turns, subject, connection))))
             .collect();
         let mut line = String::new();
         for _ in 0..6 {
@@ -195,26 +197,26 @@ mod tests {
         }
         assert_eq!(line, "afdbec");
         drop(turn);
-        assert!(turns.free().is_some());
+        assert!(turns.try_acquire().is_some());
     }
 
     #[test]
     fn who_stopped_waiting_is_passed_over() {
         let turns = turns(2);
-        let held = [turns.free().unwrap(), turns.free().unwrap()];
+        let held = [turns.try_acquire().unwrap(), turns.try_acquire().unwrap()];
         let (first, second, third) = (ask(&turns, 1, 1), ask(&turns, 1, 1), ask(&turns, 2, 2));
         drop((first, third));
         let [one, other] = held;
         drop(one);
         let turn = second.now_or_never().expect("the one who waits still");
         drop((turn, other));
-        assert!(turns.free().is_some() && turns.lock().free == 2);
+        assert!(turns.try_acquire().is_some() && turns.lock().free == 2);
     }
 
     #[test]
     fn a_turn_that_was_given_and_not_taken_goes_on() {
         let turns = turns(1);
-        let held = turns.free().unwrap();
+        let held = turns.try_acquire().unwrap();
         let (first, second) = (ask(&turns, 1, 1), ask(&turns, 2, 2));
         drop(held);
         // Given to the first, which is dropped before it looks.

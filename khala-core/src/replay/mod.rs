@@ -1,4 +1,4 @@
-//! Replays: how much history a node reads for subscribers that come back, in which order, and how fast beside appends.
+//! Replays: how much history a node reads for subscribers that come back, in which order, and how fast while somebody appends.
 
 mod admission;
 mod fair_queue;
@@ -6,7 +6,7 @@ mod throttle;
 
 pub use self::admission::ReplayOptions;
 pub(crate) use self::{
-    admission::Gate,
-    fair_queue::{Turn, Turns, Waiter},
-    throttle::Pace,
+    admission::ReplayAdmission,
+    fair_queue::{FairQueue, ReadPermit, Waiter},
+    throttle::Throttle,
 };

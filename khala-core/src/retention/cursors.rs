@@ -1,7 +1,7 @@
 //! Who follows which topic from where, and who did until lately: what says whom a trim would leave behind.
 //!
 //! A follower that is here has a place, which moves with what it was sent; one that went leaves its cursor for a
-//! while, until the same holder follows the topic again. What must stay true: a place costs its follower one store
+//! while, until the same subject follows the topic again. What must stay true: a place costs its follower one store
 //! per page, and what those who went leave is bounded.
 
 use std::{
@@ -23,7 +23,7 @@ use crate::{
 /// How many cursors of those who went are kept, in all. Past it the oldest are forgotten.
 const SEEN_MOST: usize = 100_000;
 
-/// Devices of one holder that are told apart when one of them is back.
+/// Devices of one subject that are told apart when one of them is back.
 const DEVICES: usize = 32;
 
 /// How many cursors of a topic are below a floor.
@@ -70,19 +70,19 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Entry {
-    here: HashMap<u64, Arc<Spot>>,
-    /// By holder and place.
+    here: HashMap<u64, Arc<Position>>,
+    /// By subject and place.
     gone: BTreeMap<(u64, u64), Seen>,
 }
 
 #[derive(Debug)]
-struct Spot {
+struct Position {
     epoch: AtomicU64,
     watermark: AtomicU64,
     moved_at: AtomicU64,
 }
 
-impl Spot {
+impl Position {
     fn cursor(&self) -> Cursor {
         let watermark = Watermark::new(self.watermark.load(Ordering::Relaxed));
         // Between the two stores of a change of epoch the pair may be mixed; a census is of no exact moment anyway.
@@ -108,17 +108,17 @@ impl Cursors {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for `holder`, which follows `topic` from `cursor` on; what it left there before is forgotten. Without
-    /// a holder it leaves nothing when it goes.
-    pub(crate) fn place(
+    /// A place for `subject`, which follows `topic` from `cursor` on; what it left there before is forgotten. Without
+    /// a subject it leaves nothing when it goes.
+    pub(crate) fn follow(
         self: &Arc<Self>,
         topic: &Topic,
-        holder: Option<&str>,
+        subject: Option<&str>,
         cursor: Cursor,
         now: Moment,
-    ) -> Place {
-        let holder = holder.map(|holder| self.hasher.hash_one(holder));
-        let spot = Arc::new(Spot {
+    ) -> CursorHandle {
+        let subject = subject.map(|subject| self.hasher.hash_one(subject));
+        let position = Arc::new(Position {
             epoch: AtomicU64::new(cursor.epoch.bits()),
             watermark: AtomicU64::new(cursor.watermark.as_u64()),
             moved_at: AtomicU64::new(now.as_millis()),
@@ -127,15 +127,15 @@ impl Cursors {
         state.next += 1;
         let number = state.next;
         let entry = state.topics.entry(topic.clone()).or_default();
-        // One holder may follow by several devices: the one that stood nearest is the one that is back.
-        let of_holder = holder.map(|holder| entry.gone.range((holder, 0)..=(holder, u64::MAX)));
+        // One subject may follow by several devices: the one that stood nearest is the one that is back.
+        let of_holder = subject.map(|subject| entry.gone.range((subject, 0)..=(subject, u64::MAX)));
         let off = |seen: &Seen| seen.cursor.watermark.as_u64().abs_diff(cursor.watermark.as_u64());
         let nearest = of_holder.into_iter().flatten().take(DEVICES).min_by_key(|(_, seen)| off(seen));
         let back = nearest.map(|(key, _)| *key).and_then(|back| entry.gone.remove(&back));
-        entry.here.insert(number, Arc::clone(&spot));
+        entry.here.insert(number, Arc::clone(&position));
         state.gone -= usize::from(back.is_some());
         drop(state);
-        Place { cursors: Arc::clone(self), topic: topic.clone(), holder, number, spot }
+        CursorHandle { cursors: Arc::clone(self), topic: topic.clone(), subject, number, position }
     }
 
     /// How many followers of `topic` a floor at `floor` would leave behind. Those of another epoch are so already.
@@ -181,7 +181,7 @@ impl Cursors {
         let before = entry.gone.len();
         entry.gone.retain(|_, seen| now.since(seen.at) <= self.seen_for);
         state.gone -= before - entry.gone.len();
-        let here = entry.here.values().map(|spot| spot.cursor()).collect();
+        let here = entry.here.values().map(|position| position.cursor()).collect();
         let gone = entry.gone.values().map(|seen| seen.cursor).collect();
         if entry.here.is_empty() && entry.gone.is_empty() {
             state.topics.remove(topic);
@@ -189,15 +189,15 @@ impl Cursors {
         (here, gone)
     }
 
-    fn leave(&self, Place { topic, holder, number, spot, .. }: &Place) {
+    fn leave(&self, CursorHandle { topic, subject, number, position, .. }: &CursorHandle) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(entry) = state.topics.get_mut(topic) else { return };
         entry.here.remove(number);
-        if let Some(holder) = *holder {
-            let at = Moment::from_millis(spot.moved_at.load(Ordering::Relaxed));
-            entry.gone.insert((holder, *number), Seen { cursor: spot.cursor(), at });
-            state.order.push_back((topic.clone(), (holder, *number)));
+        if let Some(subject) = *subject {
+            let at = Moment::from_millis(position.moved_at.load(Ordering::Relaxed));
+            entry.gone.insert((subject, *number), Seen { cursor: position.cursor(), at });
+            state.order.push_back((topic.clone(), (subject, *number)));
             state.gone += 1;
         }
         Self::tidy(state, topic);
@@ -226,24 +226,24 @@ impl Cursors {
 
 /// Where one follower of one topic stands. Dropping it says that the follower went.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct CursorHandle {
     cursors: Arc<Cursors>,
     topic: Topic,
-    holder: Option<u64>,
+    subject: Option<u64>,
     number: u64,
-    spot: Arc<Spot>,
+    position: Arc<Position>,
 }
 
-impl Place {
+impl CursorHandle {
     /// The follower has everything up to here.
     pub(crate) fn moved(&self, cursor: Cursor, now: Moment) {
-        self.spot.epoch.store(cursor.epoch.bits(), Ordering::Relaxed);
-        self.spot.watermark.store(cursor.watermark.as_u64(), Ordering::Relaxed);
-        self.spot.moved_at.store(now.as_millis(), Ordering::Relaxed);
+        self.position.epoch.store(cursor.epoch.bits(), Ordering::Relaxed);
+        self.position.watermark.store(cursor.watermark.as_u64(), Ordering::Relaxed);
+        self.position.moved_at.store(now.as_millis(), Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for CursorHandle {
     fn drop(&mut self) {
         self.cursors.leave(self);
     }
@@ -266,9 +266,9 @@ mod tests {
         let cursors = Arc::new(Cursors::new(Duration::from_millis(100)));
         let topic = Topic::parse("t").unwrap();
         let left = |floor, now| cursors.left_behind(&topic, at(1, floor), ms(now));
-        let ada = cursors.place(&topic, Some("ada"), at(1, 5), ms(0));
-        let bob = cursors.place(&topic, Some("bob"), at(1, 9), ms(0));
-        let other = cursors.place(&topic, Some("eve"), at(2, 1), ms(0));
+        let ada = cursors.follow(&topic, Some("ada"), at(1, 5), ms(0));
+        let bob = cursors.follow(&topic, Some("bob"), at(1, 9), ms(0));
+        let other = cursors.follow(&topic, Some("eve"), at(2, 1), ms(0));
         assert_eq!(left(5, 0), LeftBehind { connected: 0, seen: 0 }, "a cursor at the floor is good");
         assert_eq!(left(6, 0), LeftBehind { connected: 1, seen: 0 });
         ada.moved(at(1, 8), ms(10));
@@ -288,12 +288,12 @@ mod tests {
         let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
         let topic = Topic::parse("t").unwrap();
         let seen = || cursors.left_behind(&topic, at(1, 100), ms(1)).seen;
-        let devices = [5, 50].map(|watermark| cursors.place(&topic, Some("ada"), at(1, watermark), ms(0)));
-        let nobody = cursors.place(&topic, None, at(1, 7), ms(0));
+        let devices = [5, 50].map(|watermark| cursors.follow(&topic, Some("ada"), at(1, watermark), ms(0)));
+        let nobody = cursors.follow(&topic, None, at(1, 7), ms(0));
         drop((devices, nobody));
         // Followed again from 5 on: the device that stood there is back, not the other.
         assert_eq!(seen(), 2);
-        let back = cursors.place(&topic, Some("ada"), at(1, 5), ms(0));
+        let back = cursors.follow(&topic, Some("ada"), at(1, 5), ms(0));
         assert_eq!(seen(), 1);
         let slowest = cursors.followers(&topic, Epoch::from_bits(1), ms(1)).slowest_seen;
         assert_eq!(slowest, Watermark::new(50));
@@ -304,9 +304,9 @@ mod tests {
     fn who_comes_and_goes_takes_nobodys_room() {
         let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
         let (quiet, busy) = (Topic::parse("quiet").unwrap(), Topic::parse("busy").unwrap());
-        drop(cursors.place(&quiet, Some("ada"), at(1, 5), ms(0)));
+        drop(cursors.follow(&quiet, Some("ada"), at(1, 5), ms(0)));
         for _ in 0..3 * SEEN_MOST {
-            drop(cursors.place(&busy, Some("bob"), at(1, 5), ms(0)));
+            drop(cursors.follow(&busy, Some("bob"), at(1, 5), ms(0)));
         }
         assert_eq!(cursors.left_behind(&quiet, at(1, 9), ms(0)).seen, 1);
         let state = cursors.lock();
@@ -318,7 +318,7 @@ mod tests {
         let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
         let topic = |n: usize| Topic::parse(&format!("t{}", n % 1_000)).unwrap();
         for n in 0..SEEN_MOST + 500 {
-            drop(cursors.place(&topic(n), Some(&n.to_string()), at(1, 5), ms(0)));
+            drop(cursors.follow(&topic(n), Some(&n.to_string()), at(1, 5), ms(0)));
         }
         let state = cursors.lock();
         assert_eq!((state.order.len(), state.gone), (SEEN_MOST, SEEN_MOST));

@@ -12,10 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     class::{Classes, Retain},
-    journal::{DueAfter, Journal as _, Keep, Settled, is_ahead},
-    khala::Khala,
+    journal::{DueAfter, Keep, Settled, is_ahead},
     position::Cursor,
-    telemetry,
     topic::Topic,
     update::Timestamp,
 };
@@ -47,7 +45,7 @@ pub(crate) fn settled(
         return None;
     }
     // Not all at once, or they would come back at once.
-    let latest = now.plus(AT_LEAST / 2).plus(super::sweeper::random_part(AT_LEAST / 2));
+    let latest = now.plus(AT_LEAST / 2).plus(random_part(AT_LEAST / 2));
     let too_old = oldest.zip(keep.age).map(|(oldest, age)| oldest.plus(age).plus(Duration::from_millis(1)));
     // A topic that keeps nothing is looked at once more to be retired.
     let retires =
@@ -85,36 +83,14 @@ pub(crate) fn rules(classes: &Classes, lasting: bool) -> u64 {
     digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)).max(1)
 }
 
-impl Khala {
-    /// What names the rules of this handle.
-    pub(crate) fn rules(&self) -> u64 {
-        rules(&self.0.classes, self.0.sweeper.retention.lasts())
+/// A random part of `whole`.
+pub(crate) fn random_part(whole: Duration) -> Duration {
+    let mut bits = [0; 4];
+    // Without randomness, nodes that were started together stay together.
+    if getrandom::fill(&mut bits).is_err() {
+        return Duration::ZERO;
     }
-
-    /// A topic that loses nothing by `keep`, put off; none where it must be looked at each time.
-    pub(crate) fn put_off(
-        &self,
-        topic: &Topic,
-        head: Cursor,
-        keep: &Keep,
-        oldest: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Option<Settled> {
-        let sweeper = &self.0.sweeper;
-        let retire_after = sweeper.options.retire_after;
-        sweeper.retention.lasts().then(|| settled(topic, head, keep, oldest, now, retire_after)).flatten()
-    }
-
-    /// Puts off topics that have nothing to lose. Where that fails, they are looked at once more.
-    pub(crate) async fn settle(&self, settled: &[Settled]) {
-        match self.0.tail.settle(self.rules(), settled).await {
-            Ok(retired) => telemetry::topics_retired(retired),
-            Err(error) => tracing::warn!(
-                %error,
-                "topics that lose nothing could not be put off; the next sweep looks at them again"
-            ),
-        }
-    }
+    whole.mul_f64(f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -4,21 +4,20 @@
 
 use std::{fmt::Display, time::Duration};
 
-use super::{Lead, sweeper::Sweeper};
+use super::{sweeper::Sweeper, sweeps::Lead};
 use crate::{
     clock::{Moment, within},
     error::{Error, ErrorKind},
-    khala::Khala,
     update::Timestamp,
 };
 
 /// No lead is taken for longer than that at once, unless this node's own are.
 const LEAD_MOST: Duration = Duration::from_secs(60 * 60);
 
-impl Khala {
+impl Sweeper {
     /// Takes the lead. One that lasts longer than any does was taken by a clock that was ahead, and is over.
     pub(crate) async fn take_lead(&self, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
+        let Self { node, sweeps, options, .. } = self;
         match sweeps.lead(node, now, until).await? {
             Lead::Theirs { until: theirs, .. } if theirs > now.plus(LEAD_MOST.max(2 * options.lead_for)) => {
                 tracing::warn!("a lead of sweeps lasts longer than any does: it is taken over");
@@ -34,26 +33,26 @@ impl Khala {
     /// wall clock neither ends nor lengthens it. What the store has is a date, for the clocks of others: whichever of them is
     /// ahead takes a lead sooner, which costs a second sweep and nothing else.
     pub(crate) async fn keep_lead(&self, mut until: Moment) -> Error {
-        let Sweeper { node, sweeps, options, .. } = &self.0.sweeper;
+        let Self { node, sweeps, options, .. } = self;
         let lost = |why: &dyn Display| {
             Error::new(ErrorKind::Unavailable, "sweep", format!("the lead was lost: {why}"))
         };
         let third = (options.lead_for / 3).max(Duration::from_millis(1));
         loop {
-            self.clock().sleep(third).await;
-            let now = self.clock().read();
+            self.clock.sleep(third).await;
+            let now = self.clock.read();
             let date = now.wall.plus(options.lead_for);
-            let Some(led) = within(&**self.clock(), third, sweeps.lead(node, now.wall, date)).await else {
+            let Some(led) = within(&*self.clock, third, sweeps.lead(node, now.wall, date)).await else {
                 return lost(&"it could not be renewed in time");
             };
             match led {
                 Ok(Lead::Mine) => {
                     until = now.steady.plus(options.lead_for);
-                    self.0.sweeper.leads(date);
+                    self.set_leads_until(date);
                 }
                 Ok(Lead::Theirs { node, .. }) => return lost(&format!("{node} leads")),
                 // It still holds; the next third may do better.
-                Err(error) if self.moment().plus(third) < until => {
+                Err(error) if self.clock.moment().plus(third) < until => {
                     tracing::debug!(%error, "the lead was not renewed")
                 }
                 Err(error) => return lost(&error),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SweepRecord, SweepTrigger};
+use super::record::{SweepRecord, SweepTrigger};
 use crate::{node::NodeId, update::Timestamp};
 
 /// How a handle sweeps.

@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassSwept, FailedTopic, SweepRecord, cursors::LeftBehind};
+use super::{
+    cursors::LeftBehind,
+    record::{ClassSwept, FailedTopic, SweepRecord},
+};
 use crate::{
     class::{Classes, NO_CLASS, TopicClass},
     journal::Trimmed,

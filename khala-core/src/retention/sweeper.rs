@@ -1,96 +1,76 @@
-//! The handle's sweeper: plans for every topic that is due, asks the guard, and trims what has something to lose, topic by topic.
+//! The sweeper: it deletes what a topic's rule no longer keeps, on order or on a schedule, and keeps the records of that.
 //!
-//! It owns the order of things and no rule: [`Retention`] says what is kept, the journal trims in steps of its own. What
-//! must stay true: memory is bounded however many topics there are, and a run that ends early, for whatever reason, has
-//! done whole trims only, so that the next one goes on from there. What loses nothing is put off, so that the next one does not look
-//! at it.
+//! It owns the order of things and no rule: [`Retention`] says what is kept, the journal trims in steps of its own, and a run
+//! goes from topic to topic (`run.rs`) while the lease holds (`lease.rs`).
+//!
+//! # Invariants
+//! One sweep at a time in this process, and by the lease in all processes that share the journal. A run is recorded, however it
+//! ends, unless its future is dropped.
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     num::NonZeroUsize,
-    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
     time::Duration,
 };
 
 use futures::{FutureExt as _, pin_mut, select_biased};
 
 use super::{
-    ClassRetention, Facts, FailedTopic, Lead, LeftBehind, Retention, SweepOptions, SweepOrder, SweepOutcome,
-    SweepPlan, SweepRecord, SweepTrigger, Sweeps, Swept, due,
-    plan::{Planned, Tally, is_too_much},
+    cursors::{Cursors, LeftBehind},
+    dates::Dates,
+    due::random_part,
+    facts::Retention,
+    order::{SweepOptions, SweepOrder, Swept},
+    plan::Tally,
+    record::{FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
+    sweeps::{Lead, Sweeps},
 };
 use crate::{
-    class::TopicClass,
-    clock::Now,
-    error::{Error, ErrorKind},
-    journal::{CorruptTopic, DueAfter, Journal as _, Keep, Settled, is_ahead},
-    khala::{Khala, KhalaBuilder},
+    class::Classes,
+    clock::{Clock, Now},
+    error::Error,
     node::NodeId,
-    position::{Bounds, Cursor, Watermark},
+    tail::TailJournal,
     telemetry,
-    topic::Topic,
     update::Timestamp,
 };
 
-/// Topics that are listed at once.
-const PAGE: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
-/// Topics to be trimmed that are remembered between planning and trimming. Those past it are planned for again.
-const DUE_MOST: usize = 10_000;
-/// A run ends when so many topics in a row fail: it is not the topics then.
-const FAILURES_IN_A_ROW: u32 = 3;
 /// Records that are kept until they can be stored.
 const UNRECORDED: usize = 100;
 /// Records that are looked through for the last sweep that went to its end.
 const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zero");
 
-/// What the handle sweeps with.
+/// Deletes history that its rule no longer keeps; [`Khala::retention`](crate::Khala::retention) gives it.
 #[derive(Debug)]
-pub(crate) struct Sweeper {
+pub struct Sweeper {
     pub(crate) node: NodeId,
     pub(crate) retention: Arc<dyn Retention>,
     pub(crate) sweeps: Arc<dyn Sweeps>,
     pub(crate) options: SweepOptions,
-    state: Mutex<State>,
+    pub(crate) tail: Arc<TailJournal>,
+    pub(crate) classes: Classes,
+    pub(crate) cursors: Arc<Cursors>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dates: Arc<Dates>,
+    pub(crate) state: Mutex<SweepState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct SweepState {
     /// Until when this node leads, while a sweep of its own is under way.
     leads_until: Option<Timestamp>,
     /// Records that could not be stored yet, as on a full disk; oldest first.
     unrecorded: VecDeque<SweepRecord>,
 }
 
-/// What a handle is told of sweeping before it is made.
-#[derive(Debug, Default)]
-pub(crate) struct SweeperBuilder {
-    pub(crate) options: SweepOptions,
-    node: Option<NodeId>,
-    retention: Option<Arc<dyn Retention>>,
-}
-
-impl SweeperBuilder {
-    pub(crate) fn build(self, sweeps: Arc<dyn Sweeps>) -> Sweeper {
-        Sweeper {
-            node: self.node.unwrap_or_else(NodeId::random),
-            retention: self.retention.unwrap_or_else(|| Arc::new(ClassRetention)),
-            sweeps,
-            options: self.options,
-            state: Mutex::default(),
-        }
-    }
-}
-
 impl Sweeper {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SweepState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sweep that is under way leads until then.
-    pub(crate) fn leads(&self, until: Timestamp) {
+    pub(super) fn set_leads_until(&self, until: Timestamp) {
         self.state().leads_until = Some(until);
     }
 
@@ -116,105 +96,33 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A topic that is to be trimmed.
-#[derive(Debug)]
-struct Due {
-    topic: Topic,
-    keep: Keep,
-    floor: Watermark,
-    /// The head that was planned for.
-    head: Cursor,
-    /// The floor that it gets, at least.
-    planned: Cursor,
-}
-
-/// What is to be trimmed, in the order in which it was found.
-#[derive(Debug, Default)]
-struct Dues {
-    due: Vec<Due>,
-    /// Where the last of them was found.
-    last: Option<DueAfter>,
-    /// Whether there is more to be trimmed after it.
-    more: bool,
-}
-
 /// How a run ended that nothing went wrong with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     Done,
     HeldBack,
 }
 
-impl KhalaBuilder {
-    /// Calls this process `node` among those that share the journal; without, by a random name.
-    #[must_use]
-    pub fn with_node(mut self, node: NodeId) -> Self {
-        self.sweeper.node = Some(node);
-        self
-    }
-
-    /// Keeps as much history as `retention` says; without one, as much as the classes say.
-    #[must_use]
-    pub fn with_retention(mut self, retention: Arc<dyn Retention>) -> Self {
-        self.sweeper.retention = Some(retention);
-        self
-    }
-
-    /// Sets the guard of sweeps, how long a lead lasts, and which cursors count as recently seen.
-    #[must_use]
-    pub fn with_sweep(mut self, options: SweepOptions) -> Self {
-        self.sweeper.options = options;
-        self
-    }
-}
-
-impl Khala {
-    /// The name of this process among those that share the journal.
-    pub fn node(&self) -> &NodeId {
-        &self.0.sweeper.node
-    }
-
-    /// How this handle sweeps.
-    pub fn sweep_options(&self) -> SweepOptions {
-        self.0.sweeper.options
+impl Sweeper {
+    /// Its options.
+    pub fn options(&self) -> SweepOptions {
+        self.options
     }
 
     /// Until when this node leads, while a sweep of its own is under way; it is renewed as that goes on.
-    pub fn leads_sweep_until(&self) -> Option<Timestamp> {
-        self.0.sweeper.state().leads_until
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.state().leads_until
     }
 
     /// The records of the last sweeps of the journal, newest first, at most `limit`.
     ///
     /// # Errors
     /// The store's [`Error`].
-    pub async fn sweep_records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
-        let stored = self.0.sweeper.sweeps.records(limit).await?;
+    pub async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
+        let stored = self.sweeps.records(limit).await?;
         // Those of this node that could not be stored yet are newer than what it stored.
-        let unrecorded: Vec<_> = self.0.sweeper.state().unrecorded.iter().rev().cloned().collect();
+        let unrecorded: Vec<_> = self.state().unrecorded.iter().rev().cloned().collect();
         Ok(unrecorded.into_iter().chain(stored).take(limit.get()).collect())
-    }
-
-    /// What the next sweep would do, and whom of those who follow by this node it would leave behind. Changes nothing.
-    ///
-    /// It reads what would go, in steps that hold nobody up. Dropping the future leaves nothing behind.
-    ///
-    /// # Errors
-    /// An [`Error`] when the topics cannot be listed, or several in a row cannot be read. One that cannot is counted in the
-    /// plan.
-    pub async fn plan_sweep(&self) -> Result<SweepPlan, Error> {
-        let (now, mut tally) = (self.0.dates.at(self.clock().read()), Tally::new(&self.0.classes));
-        self.look(now, None, |seen| {
-            match seen {
-                Seen::Topic(planned, ..) => tally.plan(&planned),
-                Seen::Corrupt(name, error) => tally.corrupt(name, error),
-                Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
-            }
-            ControlFlow::Continue(None)
-        })
-        .await?;
-        telemetry::sweep_planned(tally.stale.connected + tally.stale.seen);
-        Ok(tally.into_plan(now, self.0.sweeper.options.guard))
     }
 
     /// Trims every topic that is due to what is kept of it, and records the run.
@@ -232,30 +140,30 @@ impl Khala {
     /// # Errors
     /// An [`Error`] when it is not known who leads, so that nothing was begun.
     pub async fn sweep(&self, order: SweepOrder) -> Result<Swept, Error> {
-        let (sweeper, Now { wall: began_at, steady: began }) = (&self.0.sweeper, self.clock().read());
-        let until = began_at.plus(sweeper.options.lead_for);
-        let _turn = match sweeper.turn(until) {
+        let Now { wall: began_at, steady: began } = self.clock.read();
+        let until = began_at.plus(self.options.lead_for);
+        let _turn = match self.turn(until) {
             Ok(turn) => turn,
-            Err(until) => return Ok(Swept::Busy { node: sweeper.node.clone(), until }),
+            Err(until) => return Ok(Swept::Busy { node: self.node.clone(), until }),
         };
         match self.take_lead(began_at, until).await {
             Ok(Lead::Mine) => {}
             Ok(Lead::Theirs { node, until }) => return Ok(Swept::Busy { node, until }),
             Err(error) => {
                 let mut record =
-                    SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, SweepOutcome::Failed);
+                    SweepRecord::new(self.node.clone(), began_at, order.trigger, SweepOutcome::Failed);
                 record.error = Some(error.to_string());
-                telemetry::swept(&record, self.now());
+                telemetry::swept(&record, self.clock.now());
                 self.record(record).await;
                 return Err(error);
             }
         }
 
-        let mut tally = Tally::new(&self.0.classes);
+        let mut tally = Tally::new(&self.classes);
         let ended = {
             let (run, lost) = (
-                self.run(order, self.0.dates.at(Now { wall: began_at, steady: began }), &mut tally).fuse(),
-                self.keep_lead(began.plus(sweeper.options.lead_for)).fuse(),
+                self.run(order, self.dates.at(Now { wall: began_at, steady: began }), &mut tally).fuse(),
+                self.keep_lead(began.plus(self.options.lead_for)).fuse(),
             );
             pin_mut!(run, lost);
             select_biased! {
@@ -272,7 +180,7 @@ impl Khala {
                 SweepOutcome::Failed
             }
         };
-        let mut record = SweepRecord::new(sweeper.node.clone(), began_at, order.trigger, outcome);
+        let mut record = SweepRecord::new(self.node.clone(), began_at, order.trigger, outcome);
         tally.write_into(&mut record);
         for FailedTopic { topic, error } in &record.failed {
             tracing::error!(
@@ -281,12 +189,12 @@ impl Khala {
                 "a topic cannot be swept; the others are"
             );
         }
-        let now = self.now();
-        record.took_ms = u64::try_from(self.moment().since(began).as_millis()).unwrap_or(u64::MAX);
+        let now = self.clock.now();
+        record.took_ms = u64::try_from(self.clock.moment().since(began).as_millis()).unwrap_or(u64::MAX);
         telemetry::swept(&record, now);
         self.record(record.clone()).await;
         // Until long ago, by whatever clock somebody else goes.
-        if let Err(error) = sweeper.sweeps.lead(&sweeper.node, now, Timestamp::default()).await {
+        if let Err(error) = self.sweeps.lead(&self.node, now, Timestamp::default()).await {
             tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
         }
         Ok(match outcome {
@@ -303,11 +211,11 @@ impl Khala {
     ///
     /// The caller must supervise it, as with [`supervise`](crate::health::supervise): a panic ends it, and nothing is swept any
     /// more. `khala-server` does so.
-    pub async fn keep_sweeping(&self, every: Duration) {
+    pub async fn run_sweeper(&self, every: Duration) {
         let mut before = None;
         loop {
             // A little later each time, so that nodes that were started together do not stay together.
-            self.clock().sleep(every + random_part(every / 10)).await;
+            self.clock.sleep(every + random_part(every / 10)).await;
             let state = match self.scheduled(every).await {
                 Ok(None) => continue,
                 Ok(Some(record)) => {
@@ -331,11 +239,11 @@ impl Khala {
 
     /// A turn of the schedule: the record of the sweep, if there was one.
     async fn scheduled(&self, every: Duration) -> Result<Option<SweepRecord>, Error> {
-        let records = self.sweep_records(LOOKED_THROUGH).await?;
+        let records = self.records(LOOKED_THROUGH).await?;
         if let Some(last) = records.iter().find(|record| record.outcome == SweepOutcome::Swept) {
             telemetry::last_sweep(last.ended_at());
         }
-        let now = self.now();
+        let now = self.clock.now();
         // One that is of the future was begun by a clock that was ahead, and says nothing.
         let recently = now.minus(every / 2)..=now;
         let newest = records.first().filter(|newest| newest.outcome != SweepOutcome::Failed);
@@ -348,268 +256,25 @@ impl Khala {
         })
     }
 
-    /// Plans, asks the guard, trims. What was done is in `tally`, however it ends.
-    async fn run(&self, order: SweepOrder, now: Timestamp, tally: &mut Tally) -> Result<Ended, Error> {
-        let sweeper = &self.0.sweeper;
-        // Where something is gone, there may be dedup keys of it.
-        let loses =
-            |planned: &Planned<'_>| planned.plan.updates > 0 || planned.bounds.floor > Watermark::ORIGIN;
-        let put_off = |planned: &Planned<'_>, keep: &Keep| {
-            self.put_off(planned.topic, planned.bounds.at_head(), keep, planned.plan.oldest, now)
-        };
-        // What was put off under other rules is due from here on.
-        self.settle(&[]).await;
-
-        let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
-        let (mut ahead, mut ahead_topics) = (None, 0);
-        self.look(now, None, |seen| {
-            if let Seen::Topic(planned, ..) = &seen
-                && let Some(at) = planned.plan.oldest.filter(|at| is_ahead(*at, now))
-            {
-                ahead_topics += 1;
-                ahead.get_or_insert_with(|| (planned.topic.clone(), at));
-            }
-            match seen {
-                Seen::Topic(planned, keep, at) if loses(&planned) => {
-                    left.connected += planned.left.connected;
-                    left.seen += planned.left.seen;
-                    tally.expect(planned.class);
-                    dues.take(&planned, keep, at);
-                }
-                Seen::Topic(planned, keep, _) => {
-                    tally.plan(&planned);
-                    return ControlFlow::Continue(put_off(&planned, &keep));
-                }
-                Seen::Corrupt(name, error) => tally.corrupt(name, error),
-                Seen::Unread(topic, class, error) => tally.unread(topic, class, error),
-            }
-            ControlFlow::Continue(None)
-        })
-        .await?;
-        Self::tell_of_clocks(ahead, ahead_topics, now);
-        telemetry::sweep_planned(left.connected + left.seen);
-        if !order.force && is_too_much(left, sweeper.options.guard) {
-            tally.leave_behind(left);
-            return Ok(Ended::HeldBack);
-        }
-
-        loop {
-            let Dues { due, last, more } = std::mem::take(&mut dues);
-            self.trim_all(due, now, tally).await?;
-            if !more {
-                break;
-            }
-            self.look(now, last, |seen| {
-                match seen {
-                    Seen::Topic(planned, keep, at) if loses(&planned) => {
-                        dues.take(&planned, keep, at);
-                        if dues.more {
-                            return ControlFlow::Break(());
-                        }
-                    }
-                    Seen::Topic(planned, keep, _) => {
-                        tally.trimmed(planned.class, &planned.plan);
-                        return ControlFlow::Continue(put_off(&planned, &keep));
-                    }
-                    // It was counted when all were planned for.
-                    Seen::Corrupt(..) => {}
-                    Seen::Unread(topic, _, error) => tally.failed(topic.as_str(), error),
-                }
-                ControlFlow::Continue(None)
-            })
-            .await?;
-        }
-        Ok(Ended::Done)
-    }
-
-    /// Tells of updates that say that they were published in the future.
-    fn tell_of_clocks(ahead: Option<(Topic, Timestamp)>, topics: u64, now: Timestamp) {
-        if let Some((topic, at)) = ahead {
-            let ahead_seconds = at.since(now).as_secs();
-            tracing::warn!(
-                %topic,
-                ahead_seconds,
-                topics,
-                "published_at of the oldest update lies in the future: the clock of a node is or was ahead, or this node's is behind; \
-                 it is taken to be as old as what follows it"
-            );
-        }
-    }
-
-    /// Trims one after the other. A journal trims in steps, so that appends go in between.
-    async fn trim_all(&self, due: Vec<Due>, now: Timestamp, tally: &mut Tally) -> Result<(), Error> {
-        let (mut failures, mut settled) = (0, Vec::new());
-        for Due { topic, keep, floor, head, planned } in due {
-            let class = self.0.classes.of(&topic).map(|class| &**class);
-            // Not past what the guard was asked about, whatever was appended since: that goes with the next sweep.
-            let most = keep.not_past.map_or(planned.watermark, |held| held.min(planned.watermark));
-            match self.0.tail.trim(&topic, keep.with_not_past(most), now).await {
-                Ok(trimmed) => {
-                    failures = 0;
-                    tally.trimmed(class, &trimmed);
-                    let Bounds { epoch, floor: reached, .. } = trimmed.bounds;
-                    if trimmed.updates > 0 {
-                        tally.leave_behind(self.newly_behind(&topic, floor, trimmed.bounds.at_floor()));
-                    }
-                    if epoch == planned.epoch && reached < planned.watermark {
-                        let to = planned.watermark;
-                        let short = format!("its trim ended at {reached}, and not at {to}");
-                        tally.failed(topic.as_str(), &short);
-                    } else {
-                        settled.extend(self.put_off(&topic, head, &keep, trimmed.oldest, now));
-                    }
-                }
-                Err(error) => {
-                    failures = failed_in_a_row(failures, &error);
-                    tally.failed(topic.as_str(), &error);
-                    if failures == FAILURES_IN_A_ROW {
-                        self.settle(&settled).await;
-                        return Err(error);
-                    }
-                }
-            }
-            if settled.len() == due::SETTLED_AT_ONCE {
-                self.settle(&std::mem::take(&mut settled)).await;
-            }
-            breathe().await;
-        }
-        if !settled.is_empty() {
-            self.settle(&settled).await;
-        }
-        Ok(())
-    }
-
-    /// Plans for every topic that is due, from `after` on, and shows each to `see` until that says to stop. What it gives back is
-    /// put off.
-    async fn look(
-        &self,
-        now: Timestamp,
-        mut after: Option<DueAfter>,
-        mut see: impl FnMut(Seen<'_>) -> ControlFlow<(), Option<Settled>> + Send,
-    ) -> Result<(), Error> {
-        let (rules, ever) = (self.rules(), Timestamp::from_millis(u64::MAX));
-        let (mut until, mut failures) = (now, 0);
-        loop {
-            let page = self.0.tail.due(rules, after.as_ref(), until, PAGE).await?;
-            let mut settled = Vec::new();
-            for CorruptTopic { name, error } in &page.corrupt {
-                if see(Seen::Corrupt(name, error)).is_break() {
-                    return Ok(());
-                }
-            }
-            for (at, topic, bounds) in &page.topics {
-                let class = self.0.classes.of(topic).map(|class| &**class);
-                let keep = self.keep(topic, class, *bounds, now);
-                let seen = match self.0.tail.plan_trim(topic, keep, now).await {
-                    Ok(plan) => {
-                        failures = 0;
-                        let left = match plan.updates {
-                            0 => LeftBehind::default(),
-                            _ => self.newly_behind(topic, bounds.floor, plan.bounds.at_floor()),
-                        };
-                        see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep, *at))
-                    }
-                    Err(error) => {
-                        failures = failed_in_a_row(failures, &error);
-                        if failures == FAILURES_IN_A_ROW {
-                            return Err(error);
-                        }
-                        see(Seen::Unread(topic, class, &error))
-                    }
-                };
-                match seen {
-                    ControlFlow::Continue(done) => settled.extend(done),
-                    ControlFlow::Break(()) => return Ok(()),
-                }
-                breathe().await;
-            }
-            if !settled.is_empty() {
-                self.settle(&settled).await;
-            }
-            let last = page.topics.last().map(|(at, topic, _)| place(*at, topic)).or(after);
-            after = match page.next {
-                Some(next) => Some(next),
-                None if until == ever => return Ok(()),
-                // What a clock put off that was ahead.
-                None => {
-                    until = ever;
-                    last.max(Some(due::horizon(now)))
-                }
-            };
-        }
-    }
-
-    fn keep(&self, topic: &Topic, class: Option<&TopicClass>, bounds: Bounds, now: Timestamp) -> Keep {
-        let Some(class) = class else { return Keep::everything() };
-        let followers = self.0.cursors.followers(topic, bounds.epoch, self.moment());
-        let facts = Facts::new(bounds, now)
-            .with_slowest_connected(followers.slowest_connected)
-            .with_slowest_seen(followers.slowest_seen);
-        self.0.sweeper.retention.keep(topic, class, &facts)
-    }
-
-    /// Whom a floor that rises from `before` to `after` leaves behind.
-    fn newly_behind(&self, topic: &Topic, before: Watermark, after: Cursor) -> LeftBehind {
-        let (cursors, now) = (&self.0.cursors, self.moment());
-        let already = cursors.left_behind(topic, Cursor::new(after.epoch, before), now);
-        let all = cursors.left_behind(topic, after, now);
-        LeftBehind {
-            connected: all.connected.saturating_sub(already.connected),
-            seen: all.seen.saturating_sub(already.seen),
-        }
-    }
-
     /// Stores a record, and those before it that could not be stored. Those that cannot be now stay for the next time,
     /// also when the future is dropped.
     async fn record(&self, record: SweepRecord) {
-        let sweeper = &self.0.sweeper;
         {
-            let mut state = sweeper.state();
+            let mut state = self.state();
             state.unrecorded.push_back(record);
             while state.unrecorded.len() > UNRECORDED {
                 state.unrecorded.pop_front();
             }
         }
         loop {
-            let Some(oldest) = sweeper.state().unrecorded.front().cloned() else { return };
-            if let Err(error) = sweeper.sweeps.record(&oldest).await {
+            let Some(oldest) = self.state().unrecorded.front().cloned() else { return };
+            if let Err(error) = self.sweeps.record(&oldest).await {
                 tracing::warn!(%error, "a sweep could not be recorded yet");
                 return;
             }
-            sweeper.state().unrecorded.pop_front();
+            self.state().unrecorded.pop_front();
         }
     }
-}
-
-/// What a look at a topic found.
-enum Seen<'a> {
-    /// What would go of it, under what is to be kept, and since when it is due.
-    Topic(Planned<'a>, Keep, Timestamp),
-    /// Something that no store has written, under a name that may be none.
-    Corrupt(&'a str, &'a Error),
-    /// Nothing: it could not be read.
-    Unread(&'a Topic, Option<&'a TopicClass>, &'a Error),
-}
-
-impl Dues {
-    fn take(&mut self, planned: &Planned<'_>, keep: Keep, at: Timestamp) {
-        if self.due.len() == DUE_MOST {
-            self.more = true;
-            return;
-        }
-        self.last = Some(place(at, planned.topic));
-        self.due.push(Due {
-            topic: planned.topic.clone(),
-            keep,
-            floor: planned.bounds.floor,
-            head: planned.bounds.at_head(),
-            planned: planned.plan.bounds.at_floor(),
-        });
-    }
-}
-
-fn place(at: Timestamp, topic: &Topic) -> DueAfter {
-    DueAfter { at, name: topic.as_str().to_owned() }
 }
 
 /// How a turn of the schedule ended.
@@ -638,36 +303,4 @@ impl Turned {
 
 fn left_behind(record: &SweepRecord) -> LeftBehind {
     LeftBehind { connected: record.stale_connected, seen: record.stale_seen }
-}
-
-/// How many topics in a row failed, with this one. What is corrupt, or makes the store panic, is one topic's own trouble, however
-/// many there are.
-fn failed_in_a_row(before: u32, error: &Error) -> u32 {
-    match error.kind() {
-        ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Invalid => before,
-        ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Schema | ErrorKind::Unavailable => before + 1,
-    }
-}
-
-/// Lets others run: a journal in memory never waits.
-async fn breathe() {
-    let mut breathed = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut breathed, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// A random part of `whole`.
-pub(crate) fn random_part(whole: Duration) -> Duration {
-    let mut bits = [0; 4];
-    // Without randomness, nodes that were started together stay together.
-    if getrandom::fill(&mut bits).is_err() {
-        return Duration::ZERO;
-    }
-    whole.mul_f64(f64::from(u32::from_le_bytes(bits)) / f64::from(u32::MAX))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::SweepRecord;
+use super::record::SweepRecord;
 use crate::{error::Error, node::NodeId, update::Timestamp};
 
 /// How many records of sweeps are kept.

@@ -8,8 +8,8 @@ use std::{
     },
 };
 
-use super::{lead::Leads, mark::Mark, page::SharedPage, reads::Reads, ring::Ring, shelf::Shelf};
-use crate::{journal::Page, position::Cursor, topic::Topic, update::Timestamp};
+use super::{mark::Mark, page::SharedPage, reads::Reads, ring::Ring, shelf::Shelf};
+use crate::{journal::Page, position::Cursor, single_flight::Leadership, topic::Topic, update::Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -24,7 +24,7 @@ pub(super) struct Entry {
     pub(super) evidence: AtomicU64,
     /// The number of the last one that showed other updates in the place of those that were known; zero if none did.
     pub(super) regrown: AtomicU64,
-    pub(super) leads: Arc<Leads>,
+    pub(super) leadership: Arc<Leadership>,
     /// It stands among those that hold something.
     pub(super) queued: AtomicBool,
     /// The updates that were looked at last for those who say which one their cursor ends with, the newest look last.
@@ -43,7 +43,7 @@ impl Entry {
             evidence: AtomicU64::new(0),
             regrown: AtomicU64::new(0),
             moments: Mutex::default(),
-            leads: Arc::default(),
+            leadership: Arc::default(),
             queued: AtomicBool::new(false),
         }
     }

@@ -6,8 +6,8 @@ use std::{
     task::Waker,
 };
 
-use super::{entry::Entry, lead::Part, ring::Ring};
-use crate::position::Bounds;
+use super::{entry::Entry, ring::Ring};
+use crate::{position::Bounds, single_flight::Role};
 
 /// What the tail holds of one topic.
 #[derive(Debug)]
@@ -33,14 +33,14 @@ impl HeldTopic {
         regrown.then(|| self.0.ring().as_ref().map(Ring::bounds)).flatten()
     }
 
-    /// What one does who peeked and was told [`Peek::Hot`], after it has waited for the lead of that number, if it has;
-    /// `waker` is woken if it is to wait.
-    pub(crate) fn take_part(&self, waited_for: Option<u64>, waker: &Waker) -> Part {
-        self.0.leads.take_part(waited_for, waker)
+    /// The role of one that looked up the newest updates and was told [`Peek::Hot`](super::Peek::Hot), after it has waited for the
+    /// leader of that number, if it has; `waker` is woken if it is to wait.
+    pub(crate) fn join_read(&self, waited_for: Option<u64>, waker: &Waker) -> Role {
+        self.0.leadership.join(waited_for, waker)
     }
 
-    /// Whether the lead of that number goes on.
-    pub(crate) fn is_led(&self, number: u64) -> bool {
-        self.0.leads.is_led(number)
+    /// Whether the leader of that number still reads.
+    pub(crate) fn is_led_by(&self, number: u64) -> bool {
+        self.0.leadership.is_led_by(number)
     }
 }

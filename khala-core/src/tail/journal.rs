@@ -37,7 +37,7 @@ use crate::{
         Trimmed,
     },
     position::{Bounds, Cursor, Stale, StaleReason},
-    replay::Pace,
+    replay::Throttle,
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -54,7 +54,7 @@ pub struct TailJournal {
     pub(super) classes: Classes,
     pub(super) options: TailOptions,
     /// How fast history goes on beside appends, by which clock.
-    pub(super) pace: Option<(Arc<Pace>, Arc<dyn Clock>)>,
+    pub(super) throttle: Option<(Arc<Throttle>, Arc<dyn Clock>)>,
     /// Who is told of a journal that went back.
     pub(super) alarm: Option<Alarm>,
     pub(super) topics: Mutex<Topics>,
@@ -79,7 +79,7 @@ impl TailJournal {
             journal,
             classes,
             options,
-            pace: None,
+            throttle: None,
             alarm: None,
             topics: Mutex::default(),
             held: AtomicUsize::new(0),
@@ -107,8 +107,8 @@ impl TailJournal {
     }
 
     /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::peek).
-    pub(crate) fn with_pace(mut self, pace: Arc<Pace>, clock: Arc<dyn Clock>) -> Self {
-        self.pace = Some((pace, clock));
+    pub(crate) fn with_throttle(mut self, throttle: Arc<Throttle>, clock: Arc<dyn Clock>) -> Self {
+        self.throttle = Some((throttle, clock));
         self
     }
 
@@ -205,8 +205,8 @@ impl TailJournal {
     pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
         match self.look_at(held.entry(), cursor, wanted) {
             Peek::Found(Followed::Page { behind: true, page, .. })
-                if self.pace.as_ref().is_some_and(|(pace, clock)| {
-                    pace.holds_back(|| clock.now().since(page.published_at()), now)
+                if self.throttle.as_ref().is_some_and(|(throttle, clock)| {
+                    throttle.holds_back(|| clock.now().since(page.published_at()), now)
                 }) =>
             {
                 Peek::Cold
@@ -344,7 +344,7 @@ impl TailJournal {
         number: u64,
         began_at: Moment,
     ) -> Option<Bounds> {
-        entry.leads.succeeded();
+        entry.leadership.succeeded();
         // They are of one moment.
         let mut bounds = pages[0].page().bounds;
         self.notice(entry, bounds, number);
@@ -509,9 +509,9 @@ impl TailJournal {
 #[deny(clippy::missing_trait_methods)]
 impl Journal for TailJournal {
     async fn append(&self, topic: &Topic, batch: Batch, now: Timestamp) -> Result<Append, Error> {
-        let moment = self.pace.as_ref().map(|(pace, clock)| {
+        let moment = self.throttle.as_ref().map(|(throttle, clock)| {
             let moment = clock.moment();
-            pace.appends(moment);
+            throttle.note_append(moment);
             moment
         });
         let known = {

@@ -10,7 +10,6 @@ mod entry;
 mod held;
 mod history;
 mod journal;
-mod lead;
 mod lookup;
 mod mark;
 mod moments;
@@ -21,12 +20,7 @@ mod regression;
 mod ring;
 mod shelf;
 
-pub(crate) use self::{
-    alarm::Alarm,
-    held::HeldTopic,
-    lead::{Lead, Part},
-    lookup::inconclusive,
-};
+pub(crate) use self::{alarm::Alarm, held::HeldTopic, lookup::inconclusive};
 pub use self::{
     journal::TailJournal,
     lookup::{Followed, Peek, Wanted},

@@ -4,24 +4,19 @@
 //! read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and
 //! who needs a later one asks again. Reads and appends that are not shared are numbered with them.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use futures::{
-    FutureExt as _,
-    future::{BoxFuture, Shared, WeakShared},
-};
+use futures::{FutureExt as _, future::BoxFuture};
 
 use super::page::SharedPage;
 use crate::{
     clock::Moment,
     error::Error,
     position::{Bounds, Cursor, Stale},
+    single_flight::{Flight, SingleFlight},
 };
 
 /// What is read.
@@ -57,24 +52,17 @@ pub(super) struct Done {
     pub(super) began_at: Moment,
 }
 
-type Read = BoxFuture<'static, Result<Done, Error>>;
-/// A read that whoever has it may drive.
-pub(super) type SharedRead = Shared<Read>;
-
-type UnderWay = HashMap<Target, WeakShared<Read>>;
+/// A read that everybody who has it may drive.
+pub(super) type SharedRead = Flight<Result<Done, Error>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// How many have begun, of those that are shared and those that are not.
     begun: AtomicU64,
-    under_way: Mutex<UnderWay>,
+    under_way: SingleFlight<Target, Result<Done, Error>>,
 }
 
 impl Reads {
-    fn lock(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How many have begun.
     pub(super) fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
@@ -87,25 +75,16 @@ impl Reads {
 
     /// The read of `target` that is under way, or the one that `begin` begins `now`.
     pub(super) fn share(
-        self: &Arc<Self>,
+        &self,
         target: Target,
         now: Moment,
         begin: impl FnOnce() -> BoxFuture<'static, Result<Found, Error>>,
     ) -> SharedRead {
-        let mut under_way = self.lock();
-        if let Some(read) = under_way.get(&target).and_then(WeakShared::upgrade) {
-            return read;
-        }
-        // Those that nobody waits for any more were given up unfinished.
-        under_way.retain(|_, read| read.upgrade().is_some());
-        let (number, reads, read) = (self.begin(), Arc::clone(self), begin());
-        let read = async move {
-            let found = read.await;
-            reads.lock().remove(&target);
-            found.map(|found| Done { found, number, began_at: now })
-        };
-        let read = read.boxed().shared();
-        under_way.extend(read.downgrade().map(|read| (target, read)));
-        read
+        self.under_way.share(target, || {
+            let (number, read) = (self.begin(), begin());
+            let done =
+                move |found: Result<Found, Error>| found.map(|found| Done { found, number, began_at: now });
+            read.map(done).boxed()
+        })
     }
 }

@@ -27,7 +27,7 @@ fn forgetful() -> Host {
     let tail = TailOptions::default().with_topic_bytes(1).with_total_bytes(1 << 20);
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
     // Time stands still while these publish and replay.
-    let replays = ReplayOptions::default().with_beside_appends(None);
+    let replays = ReplayOptions::default().with_rate_while_appending(None);
     Host::built(200, Ledger::default(), |khala| {
         khala.with_tail(tail).with_classes(classes).with_replays(replays)
     })
@@ -175,12 +175,12 @@ fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_other
         peer.task.run();
     }
     let held = host.khala.stats().counters().outbox_bytes;
-    let worst = host.khala.open_connections(2.try_into().unwrap());
+    let worst = host.khala.connections().list(2.try_into().unwrap());
     assert!(worst.len() == 2 && worst.iter().all(|one| one.held_bytes > 1_000 && one.channels == 1));
     assert!((4 * 1_000..10_000).contains(&held), "{held} bytes are counted");
     host.pass(seconds(3), &mut stuck.iter_mut().collect::<Vec<_>>());
     assert!(stuck.iter().all(|peer| peer.task.done.is_none()), "within bounds the limit is 30 s");
-    assert_eq!(host.khala.open_connections(1.try_into().unwrap())[0].stalled_for, seconds(3));
+    assert_eq!(host.khala.connections().list(1.try_into().unwrap())[0].stalled_for, seconds(3));
 
     // More of them come, and now it is too much. One of the old ones takes a byte now and then.
     let mut more: Vec<Peer> = (0..8).map(|_| host.connect(HOUR)).collect();

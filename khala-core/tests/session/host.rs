@@ -153,7 +153,7 @@ impl Host {
         let khala = rest(khala).build();
         let keeper = {
             let khala = khala.clone();
-            Task::new(async move { khala.keep_revocations().await })
+            Task::new(async move { khala.access().run_revocation_sync().await })
         };
         Self { khala, store, clock, fanout: hints.inner.clone(), hints, tokens, doorman, ledger, keeper }
     }
@@ -185,7 +185,7 @@ impl Host {
 
     /// What a token proves now, if that is known at once.
     pub fn verify(&self, token: &str) -> Option<Result<Grant, khala_core::Denied>> {
-        self.khala.verify(&Token::new(token)).now_or_never()
+        self.khala.access().verify(&Token::new(token)).now_or_never()
     }
 
     pub fn publish(&self, name: &str, updates: u64) {
@@ -279,7 +279,7 @@ impl Host {
     /// Revokes through this node.
     pub fn revoke(&self, named: Named) -> Watermark {
         let revocation = Revocation::new(named, self.khala.now());
-        self.khala.revoke(revocation).now_or_never().expect("the store does not pause").unwrap()
+        self.khala.access().revoke(revocation).now_or_never().expect("the store does not pause").unwrap()
     }
 
     /// Revokes as another node does, without the hint.

@@ -159,7 +159,7 @@ fn a_revocation_that_is_not_stored_has_no_effect() {
     peer.join("t", &json!({}));
     host.ledger.gate.set(Mood::Down);
     let revocation = Revocation::new(jti("1"), host.khala.now());
-    assert!(host.khala.revoke(revocation).now_or_never().unwrap().is_err());
+    assert!(host.khala.access().revoke(revocation).now_or_never().unwrap().is_err());
     assert_eq!(peer.closed(), None);
 }
 
@@ -172,7 +172,7 @@ fn many_who_want_to_know_read_the_log_once() {
     let mut tasks: Vec<_> = (0..50)
         .map(|_| {
             let khala = host.khala.clone();
-            Task::new(async move { khala.verify(&Token::new("token")).await })
+            Task::new(async move { khala.access().verify(&Token::new("token")).await })
         })
         .collect();
     for task in &mut tasks {
@@ -204,7 +204,7 @@ fn a_log_that_hangs_is_given_up_after_a_while() {
     host.ledger.gate.set(Mood::Held);
     let verify = || {
         let khala = host.khala.clone();
-        Task::new(async move { khala.verify(&Token::new("token")).await })
+        Task::new(async move { khala.access().verify(&Token::new("token")).await })
     };
     let mut task = verify();
     task.run();
@@ -248,7 +248,7 @@ fn what_has_ended_is_forgotten_and_nothing_else() {
     {
         let mut revocation = Revocation::new(jti(name), now);
         revocation.until = until;
-        host.khala.revoke(revocation).now_or_never().unwrap().unwrap();
+        host.khala.access().revoke(revocation).now_or_never().unwrap().unwrap();
         host.token(name, host.grant(HOUR).with_token_id(name));
     }
     host.pass(seconds(61), &mut []);

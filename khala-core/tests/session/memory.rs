@@ -144,7 +144,9 @@ fn history_that_waits_for_others_makes_room_for_those_who_come() {
     let limit = 8 << 20;
     let budget = MemoryBudget::new(Some(limit));
     let mut host = Host::built(200, Ledger::default(), |khala| {
-        khala.with_memory(budget.clone()).with_replays(ReplayOptions::default().with_beside_appends(None))
+        khala
+            .with_memory(budget.clone())
+            .with_replays(ReplayOptions::default().with_rate_while_appending(None))
     });
     let names = ["a", "b", "c", "d"];
     for name in names.iter().chain(&["e"]) {

@@ -49,10 +49,10 @@ pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Respon
     json(
         StatusCode::OK,
         &Connections {
-            open: khala.connections(),
-            channels: khala.channels(),
+            open: khala.connections().count(),
+            channels: khala.connections().channels(),
             outbox_bytes: khala.stats().counters().outbox_bytes,
-            slowest: khala.open_connections(limit).into_iter().map(show).collect(),
+            slowest: khala.connections().list(limit).into_iter().map(show).collect(),
         },
     )
 }

@@ -47,7 +47,7 @@ where
         let Ordered {} = body::parse(&body)?;
     }
     let already = !server.begin_drain();
-    let connections = server.0.khala.connections();
+    let connections = server.0.khala.connections().count();
     let drain_ms = u64::try_from(server.drains_within().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(request_id, connections, drain_ms, already, "a drain was ordered");
     json(StatusCode::ACCEPTED, &Begun { connections, drain_ms, already })

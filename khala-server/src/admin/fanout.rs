@@ -25,7 +25,7 @@ pub(crate) async fn metrics(server: &Server, query: Option<&str>) -> Result<Resp
         delivery: Delivery,
     }
     let limit = Query::parse(query, &["topic_limit"])?.at_most("topic_limit", TOPICS)?;
-    let windows = server.0.khala.topic_windows(limit).await?;
+    let windows = server.0.khala.topic_stats(limit).await?;
     let topics = windows.iter().map(Window::of).collect();
     json(StatusCode::OK, &Metrics { topics, delivery: Delivery::of(server) })
 }
@@ -153,8 +153,8 @@ impl Delivery {
         } = khala.stats().counters();
         let ReplayOptions { pages, reads_at_once, longest_wait, .. } = khala.replay_options();
         Self {
-            connections: khala.connections(),
-            channels: khala.channels(),
+            connections: khala.connections().count(),
+            channels: khala.connections().channels(),
             behind,
             demotions,
             promotions,

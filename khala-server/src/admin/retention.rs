@@ -56,9 +56,9 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
     let query = Query::parse(query, &["limit", "plan"])?;
     let (limit, planned) = (query.at_most("limit", RECORDS)?, query.flag("plan")?);
     let khala = &server.0.khala;
-    let records = khala.sweep_records(limit).await?;
-    let plan = if planned { Some(khala.plan_sweep().await?) } else { None };
-    let SweepOptions { guard, lead_for, seen_for, .. } = khala.sweep_options();
+    let records = khala.retention().records(limit).await?;
+    let plan = if planned { Some(khala.retention().plan_sweep().await?) } else { None };
+    let SweepOptions { guard, lead_for, seen_for, .. } = khala.retention().options();
     let classes = khala.classes().iter().map(|class| Class {
         class: &class.name,
         pattern: &class.pattern,
@@ -69,7 +69,7 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
         StatusCode::OK,
         &Status {
             node: khala.node(),
-            leads_until: khala.leads_sweep_until().map(|until| until.as_millis()),
+            leads_until: khala.retention().lease_until().map(|until| until.as_millis()),
             every_ms: server.0.sweep_every.map(millis),
             guard_cursors: guard,
             seen_ms: millis(seen_for),
@@ -119,14 +119,14 @@ where
         if force {
             return Err(invalid("force", "force means nothing with dry_run: a plan asks no guard"));
         }
-        let plan = khala.plan_sweep().await?;
+        let plan = khala.retention().plan_sweep().await?;
         return json(StatusCode::OK, &Answer::Planned { plan });
     }
     tracing::info!(request_id, force, "a sweep was ordered");
     let order = SweepOrder::new(SweepTrigger::Order).with_force(force);
-    let guard = khala.sweep_options().guard;
+    let guard = khala.retention().options().guard;
     // Whoever hangs up ends no sweep halfway.
-    let swept = tokio::spawn(async move { khala.sweep(order).await }).await;
+    let swept = tokio::spawn(async move { khala.retention().sweep(order).await }).await;
     let swept = swept.map_err(|error| {
         tracing::error!(request_id, %error, "a sweep did not end");
         failed(None)

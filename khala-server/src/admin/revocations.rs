@@ -133,7 +133,7 @@ where
         Some(until) => revocation.with_until(until),
         None => revocation,
     };
-    let watermark = khala.revoke(revocation.clone()).await?;
+    let watermark = khala.access().revoke(revocation.clone()).await?;
     let told = Told::new(watermark, &revocation);
     telemetry::revocation_made(told.by);
     let logged = &told.id.as_str()[..told.id.as_str().floor_char_boundary(LOGGED_ID)];
@@ -187,7 +187,7 @@ pub(crate) async fn revocations(
     let (mut found, mut at) = (Vec::new(), Some(after));
     // A row that cannot be read makes a page shorter and is not the end.
     while let (Some(after), true) = (at, found.len() < one_more.get()) {
-        let page = server.0.khala.revocations(after, one_more).await?;
+        let page = server.0.khala.access().revocations(after, one_more).await?;
         found.extend(page.revocations);
         at = page.next;
     }

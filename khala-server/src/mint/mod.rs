@@ -279,7 +279,7 @@ where
     server.0.compatibility.check(&head.headers, head.uri.query())?;
     let mut subject = None;
     let khala = &server.0.khala;
-    khala.may_try(client)?;
+    khala.access().check_connect_rate(client)?;
     let minted = minted(mint, server, head, body, &mut subject).await;
     let failure = match minted {
         Ok((mandate, issued)) => {
@@ -305,7 +305,7 @@ where
         Err(failure) => failure,
     };
     if let Failure::Unproven { .. } = failure {
-        khala.failed(client);
+        khala.access().failed(client);
     }
     telemetry::minted(failure.class());
     let code = failure.code();
@@ -362,7 +362,7 @@ where
 /// A credential that was taken back must not be exchanged for a token that is not.
 async fn not_revoked(khala: &Khala, holder: &Holder) -> Result<(), Failure> {
     let Some(grant) = holder.grant() else { return Ok(()) };
-    khala.check_revoked(grant).await.map_err(|denied| match denied {
+    khala.access().check_revoked(grant).await.map_err(|denied| match denied {
         Denied::Unavailable(error) => Failure::Unavailable(error),
         _ => Failure::Unproven { presented: true, reason: "token_revoked" },
     })

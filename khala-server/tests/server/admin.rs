@@ -403,7 +403,7 @@ async fn what_is_revoked_is_closed_and_refused_on_every_node() {
         for (node, witness) in nodes.iter().zip(&mut witnesses) {
             witness.check(node).await;
         }
-        crate::support::until(|| nodes.iter().all(|node| node.khala.connections() == 1)).await;
+        crate::support::until(|| nodes.iter().all(|node| node.khala.connections().count() == 1)).await;
     }
 }
 
@@ -426,18 +426,18 @@ async fn a_revocation_outlasts_a_token_of_a_clock_that_is_ahead() {
         let issued =
             issuer.sign(&Mandate::new("ada", ["khala:read"]), clock.now().plus(leeway), age).unwrap();
         let server = node(&store, &clock, &options);
-        server.khala().verify(&issued.token).await.expect("its clock is within the leeway");
+        server.khala().access().verify(&issued.token).await.expect("its clock is within the leeway");
         let id = if by == "jti" { issued.token_id.as_str() } else { "ada" };
         assert_eq!(order(&server, &json!({"by": by, "id": id}).to_string()).await.status, 201);
-        server.khala().verify(&issued.token).await.unwrap_err();
+        server.khala().access().verify(&issued.token).await.unwrap_err();
         // Its last second, and then the end of both.
         clock.advance(leeway + age + leeway - Duration::from_secs(1));
         assert_eq!(store.prune(clock.now()).await.unwrap(), 0);
-        let denied = node(&store, &clock, &options).khala().verify(&issued.token).await.unwrap_err();
+        let denied = node(&store, &clock, &options).khala().access().verify(&issued.token).await.unwrap_err();
         assert_eq!(denied.code().as_str(), "token_revoked", "{by}");
         clock.advance(Duration::from_secs(1));
         assert_eq!(store.prune(clock.now()).await.unwrap(), 1);
-        let denied = node(&store, &clock, &options).khala().verify(&issued.token).await.unwrap_err();
+        let denied = node(&store, &clock, &options).khala().access().verify(&issued.token).await.unwrap_err();
         assert_eq!(denied.code().as_str(), "token_expired", "{by}");
     }
 }
@@ -454,7 +454,7 @@ async fn a_login_that_was_ended_stays_ended() {
     let mandate = Mandate::new("ada", ["khala:read"]).with_session_id("login");
     let issued = issuer.sign(&mandate, clock.now(), age).unwrap();
     let restarted = node(&store, &clock, &options);
-    let denied = restarted.khala().verify(&issued.token).await.unwrap_err();
+    let denied = restarted.khala().access().verify(&issued.token).await.unwrap_err();
     assert_eq!(denied.code().as_str(), "token_revoked");
 
     // Whoever says until when, knows.
@@ -473,13 +473,13 @@ async fn a_subject_is_revoked_up_to_the_clocks_that_are_ahead() {
     let token =
         |at| issuer.sign(&Mandate::new("ada", ["khala:read"]), at, Duration::from_secs(3_600)).unwrap().token;
     let ahead = token(clock.now().plus(leeway));
-    server.khala().verify(&ahead).await.expect("its clock is within the leeway");
+    server.khala().access().verify(&ahead).await.expect("its clock is within the leeway");
     let told = order(&server, r#"{"by":"sub","id":"ada"}"#).await.json();
     assert_eq!(told["at"], clock.now().plus(leeway).as_millis());
-    let denied = server.khala().verify(&ahead).await.unwrap_err();
+    let denied = server.khala().access().verify(&ahead).await.unwrap_err();
     assert_eq!(denied.code().as_str(), "token_revoked", "issued before the revocation");
     clock.advance(leeway + Duration::from_secs(1));
-    server.khala().verify(&token(clock.now())).await.expect("a new login, after the leeway");
+    server.khala().access().verify(&token(clock.now())).await.expect("a new login, after the leeway");
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
     server.publish("t", "1").await;
     for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
         let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
-        let turn = server.khala.history_turn(&somebody).await;
+        let turn = server.khala.acquire_read_permit(&somebody).await;
         let waited = server.khala.stats().counters().turns_waited;
         let asked = tokio::spawn({
             let server = Arc::clone(&server);
@@ -99,11 +99,11 @@ async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
         server.publish("t", "1").await;
         let khala = server.khala.clone();
         let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
-        let turn = khala.history_turn(&somebody).await;
+        let turn = khala.acquire_read_permit(&somebody).await;
         let asked = tokio::spawn(async move { server.get(path).await });
         until(|| khala.stats().counters().turns_waited > 0).await;
         let named = Named::Sub(RevocationId::parse("ada").unwrap());
-        khala.revoke(Revocation::new(named, khala.now())).await.unwrap();
+        khala.access().revoke(Revocation::new(named, khala.now())).await.unwrap();
         drop(turn);
         timeout(LONG, asked).await.expect("it has its turn").unwrap().problem(401, "token_revoked");
     }

@@ -457,7 +457,7 @@ async fn a_revoked_credential_is_not_exchanged() {
             "sid" => Named::Sid(id("s1")),
             _ => Named::Sub(id("ada")),
         };
-        server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
         ask(&server, &own, "").await.problem(401, "authz_denied");
         assert_eq!(ask(&server, &other, "").await.status, 200, "nobody else");
     }
@@ -483,7 +483,7 @@ async fn a_credential_that_is_revoked_while_the_body_comes_is_not_exchanged() {
             "sid" => Named::Sid(id("s1")),
             _ => Named::Sub(id("ada")),
         };
-        server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
         begun.end().await.problem(401, "authz_denied");
     }
 }
@@ -503,12 +503,12 @@ async fn who_is_revoked_while_the_body_comes_gets_a_token_that_is_revoked() {
         let begun = Begun::new(&server.server, request, r#"{"subject":"ada"}"#).await;
         if revoked {
             let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
         }
         clock.advance(Duration::from_secs(2));
         let minted = begun.end().await.json();
         assert_eq!(minted["expires_in"], 3598, "{minted}");
-        server.khala.verify(&Token::new(minted["token"].as_str().unwrap())).await.map(|_| ())
+        server.khala.access().verify(&Token::new(minted["token"].as_str().unwrap())).await.map(|_| ())
     };
     minted(false).await.unwrap();
     assert!(matches!(minted(true).await, Err(Denied::TokenRevoked)), "the mint knew nothing of it");
@@ -526,9 +526,14 @@ async fn the_session_of_a_credential_ends_what_was_minted_for_it() {
         let own_claims = claims(&own);
         let session = own_claims["sid"].as_str().or_else(|| own_claims["jti"].as_str()).unwrap();
         assert_eq!(minted["session_id"], session);
-        server.khala.verify(&token).await.unwrap();
-        server.khala.revoke(Revocation::new(Named::Sid(id(session)), server.khala.now())).await.unwrap();
-        assert!(matches!(server.khala.verify(&token).await, Err(Denied::TokenRevoked)));
+        server.khala.access().verify(&token).await.unwrap();
+        server
+            .khala
+            .access()
+            .revoke(Revocation::new(Named::Sid(id(session)), server.khala.now()))
+            .await
+            .unwrap();
+        assert!(matches!(server.khala.access().verify(&token).await, Err(Denied::TokenRevoked)));
         ask(&server, &own, "").await.problem(401, "authz_denied");
     }
 }

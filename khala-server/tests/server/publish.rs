@@ -361,7 +361,7 @@ async fn a_token_that_ends_while_the_body_comes_publishes_nothing() {
             clock.advance(LONG * 101);
         } else {
             let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
         }
         begun.end().await.problem(401, code);
         let bounds = server.khala.journal().bounds(&topic("t")).await.unwrap();

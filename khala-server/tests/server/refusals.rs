@@ -628,7 +628,13 @@ async fn each_reason_on_each_surface() {
             }
             let stage = Stage::new(metrics.clone(), lines.clone(), admission).await;
             let revoked = Named::Jti(RevocationId::parse("revoked").unwrap());
-            stage.server.khala.revoke(Revocation::new(revoked, stage.server.khala.now())).await.unwrap();
+            stage
+                .server
+                .khala
+                .access()
+                .revoke(Revocation::new(revoked, stage.server.khala.now()))
+                .await
+                .unwrap();
             match (surface, *seen) {
                 (0, Status(status)) => stage.upgrade(*offence, code, status).await,
                 (1, Reply(on)) => stage.over_join(*offence, code, on).await,
@@ -674,13 +680,13 @@ async fn an_open_connection_ends_with_what_it_was_opened_by() {
         let mut socket = stage.open(&token).await;
         assert_eq!(stage.join(&mut socket, "t").await[4]["status"], "ok");
         let before = metrics.closes(reason);
-        let revoke = |named| khala.revoke(Revocation::new(named, khala.now()));
+        let revoke = |named| khala.access().revoke(Revocation::new(named, khala.now()));
         match n {
             0 => {}
             1 => drop(revoke(Named::Jti(named("one"))).await.unwrap()),
             2 => drop(revoke(Named::Sid(named("login"))).await.unwrap()),
             3 => drop(revoke(Named::Sub(named("eve"))).await.unwrap()),
-            _ => khala.withdraw_key("other"),
+            _ => khala.access().distrust_key("other"),
         }
         assert_eq!(closed(&mut socket).await, (code, reason.to_owned()));
         assert_eq!(metrics.closes(reason), before + 1);

@@ -95,7 +95,7 @@ async fn the_guard_holds_back_what_would_leave_somebody_behind() {
     assert_eq!(hear(&mut socket).await[4]["updates"][1]["seq"], 2);
     drop(socket);
     let khala = server.khala.clone();
-    until(move || khala.connections() == 0).await;
+    until(move || khala.connections().count() == 0).await;
     for _ in 0..5 {
         server.publish("t", "1").await;
     }
@@ -220,7 +220,7 @@ async fn a_server_that_is_told_to_sweeps_by_itself() {
     let khala = server.khala.clone();
     let recorded = async move {
         loop {
-            let records = khala.sweep_records(NonZeroUsize::MAX).await.unwrap();
+            let records = khala.retention().records(NonZeroUsize::MAX).await.unwrap();
             if let Some(record) = records.iter().find(|record| record.updates > 0) {
                 assert_eq!((record.trigger, record.outcome), (SweepTrigger::Schedule, SweepOutcome::Swept));
                 return;

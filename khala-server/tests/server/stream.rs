@@ -415,7 +415,7 @@ async fn nothing_is_taken_after_the_token() {
             clock.advance(LONG * 101);
         } else {
             let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
         }
         producer.send([line(2), line(3)].concat());
         let refused = producer.hear().await.unwrap();

@@ -177,7 +177,7 @@ async fn publish(khala: Khala, name: Topic) {
                 let keep = Keep::everything().with_updates(chance.below(30));
                 khala.journal().trim(&name, keep, khala.now()).await.unwrap();
             }
-            3 => drop(khala.sweep(SweepOrder::new(SweepTrigger::Order)).await.unwrap()),
+            3 => drop(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order)).await.unwrap()),
             _ => {}
         }
     }

@@ -30,7 +30,7 @@ fn khala(store: &SqliteStore, node: &str, updates: u64) -> Khala {
 }
 
 async fn sweep(khala: &Khala) -> SweepRecord {
-    match soon(khala.sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap() {
+    match soon(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap() {
         Swept::Done(record) => record,
         other => panic!("not done: {other:?}"),
     }
@@ -63,7 +63,7 @@ async fn appends_go_on_while_a_hundred_thousand_updates_are_swept() {
         )
         .unwrap();
     let khala = khala(&store, "n", 100);
-    let plan = soon(khala.plan_sweep()).await.unwrap();
+    let plan = soon(khala.retention().plan_sweep()).await.unwrap();
     assert_eq!((plan.topics, plan.updates), (2, 2 * 49_900));
 
     let (swept, written) = (AtomicBool::new(false), topic("kept"));
@@ -108,7 +108,7 @@ async fn one_of_two_that_share_a_file_sweeps_and_both_know() {
     let nodes = [khala(&stores[0], "one", 10), khala(&stores[1], "other", 10)];
     fill(&stores[0], "t", 60).await;
     let order = SweepOrder::new(SweepTrigger::Schedule);
-    let answers = soon(join_all(nodes.iter().map(|node| node.sweep(order)))).await;
+    let answers = soon(join_all(nodes.iter().map(|node| node.retention().sweep(order)))).await;
     let mut removed = 0;
     let mut busy = 0;
     for answer in answers {
@@ -123,9 +123,9 @@ async fn one_of_two_that_share_a_file_sweeps_and_both_know() {
     }
     assert_eq!((removed, busy), (59_990, 1));
     let some = NonZeroUsize::new(9).unwrap();
-    let records = nodes[0].sweep_records(some).await.unwrap();
+    let records = nodes[0].retention().records(some).await.unwrap();
     assert_eq!(records.len(), 1);
-    assert_eq!(nodes[1].sweep_records(some).await.unwrap(), records);
+    assert_eq!(nodes[1].retention().records(some).await.unwrap(), records);
     // Given up, the lead is free at once.
     for (node, name) in nodes.iter().zip(["one", "other"]) {
         assert_eq!(sweep(node).await.node.as_str(), name);
@@ -150,7 +150,7 @@ async fn a_sweep_makes_room_on_a_full_disk() {
     // To record it there is room then, too.
     let record = sweep(&khala).await;
     assert!(record.updates > 5_000, "{record:?}");
-    assert_eq!(khala.sweep_records(NonZeroUsize::MIN).await.unwrap(), [record]);
+    assert_eq!(khala.retention().records(NonZeroUsize::MIN).await.unwrap(), [record]);
     written(store.append(&topic, batch(0..1_000), NOW).await.unwrap());
 }
 
@@ -162,8 +162,8 @@ async fn a_file_that_is_locked_is_swept_later() {
     fill(&store, "t", 1).await;
     let mut own = place.connect();
     let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-    assert_eq!(soon(khala.plan_sweep()).await.unwrap().updates, 990, "planning needs no lock");
-    let error = soon(khala.sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap_err();
+    assert_eq!(soon(khala.retention().plan_sweep()).await.unwrap().updates, 990, "planning needs no lock");
+    let error = soon(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     drop(transaction);
     assert_eq!(sweep(&khala).await.updates, 990);
@@ -180,7 +180,7 @@ async fn a_topic_whose_row_is_damaged_does_not_keep_others_from_being_swept() {
     let own = place.connect();
     let damage = "UPDATE khala_update SET published_at = ?1 WHERE seq = 5 AND topic_id = 2";
     own.execute(damage, ["soon"]).unwrap();
-    let swept = soon(khala.sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap();
+    let swept = soon(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap();
     let Swept::Failed(record) = swept else { panic!("{swept:?}") };
     assert_eq!((record.topics, record.topics_failed, record.updates), (3, 1, 2 * 990), "{record:?}");
     assert!(record.error.is_some());
@@ -194,7 +194,8 @@ async fn a_sweep_that_is_given_up_does_not_hold_up_whoever_closes_the_store() {
     let store = place.open();
     fill(&store, "a", 100).await;
     let (keeper, floor) = (khala(&store, "n", 0), place.connect());
-    let sweeping = tokio::spawn(async move { keeper.sweep(SweepOrder::new(SweepTrigger::Schedule)).await });
+    let sweeping =
+        tokio::spawn(async move { keeper.retention().sweep(SweepOrder::new(SweepTrigger::Schedule)).await });
     let stands =
         || -> i64 { floor.query_row("SELECT floor FROM khala_topic", [], |row| row.get(0)).unwrap() };
     while stands() == 0 {
@@ -224,9 +225,9 @@ async fn a_topic_that_is_corrupt_fails_alone_and_is_named() {
         )
         .unwrap();
     let khala = khala(&store, "n", 1);
-    let plan = soon(khala.plan_sweep()).await.unwrap();
+    let plan = soon(khala.retention().plan_sweep()).await.unwrap();
     assert_eq!((plan.topics, plan.topics_failed, plan.updates), (6, 4, 2 * 4));
-    let swept = soon(khala.sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap();
+    let swept = soon(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order))).await.unwrap();
     let Swept::Failed(record) = swept else { panic!("it hides what failed: {swept:?}") };
     assert_eq!((record.topics, record.topics_failed, record.topics_trimmed), (6, 4, 2));
     let failed: Vec<_> = record.failed.iter().map(|failed| failed.topic.as_str()).collect();

@@ -274,9 +274,9 @@ impl World {
                 self.withdrawn[key] = withdrawn;
                 if withdrawn {
                     self.withdrawals += 1;
-                    self.host.khala.withdraw_key(KEYS[key]);
+                    self.host.khala.access().distrust_key(KEYS[key]);
                 } else {
-                    self.host.khala.restore_key(KEYS[key]);
+                    self.host.khala.access().trust_key(KEYS[key]);
                 }
             }
             Step::Leave { line, topic } => {
@@ -431,7 +431,7 @@ impl World {
         let (name, at) = (name.to_owned(), self.now());
         let revocation = Revocation::new(named, at);
         let watermark = if here {
-            let stored = self.host.khala.revoke(revocation).now_or_never().unwrap();
+            let stored = self.host.khala.access().revoke(revocation).now_or_never().unwrap();
             let Ok(watermark) = stored else {
                 assert_eq!(self.host.ledger.gate.mood(), Mood::Down);
                 return;

@@ -46,7 +46,7 @@ fn where_nothing_works_a_run_ends() {
     // Nor any plan.
     node.journal.fail(&[""]);
     let khala = node.host.khala.clone();
-    finished(async move { khala.plan_sweep().await }).unwrap_err();
+    finished(async move { khala.retention().plan_sweep().await }).unwrap_err();
     let record = failed(node.sweep());
     assert_eq!((record.topics, record.topics_failed, record.updates), (22, 2, 0));
     node.journal.fail(&["(topics)"]);

@@ -91,7 +91,14 @@ impl Node {
     pub fn beside(&self, name: &str) -> Self {
         let (journal, sweeps, clock) =
             (Arc::clone(&self.journal), Arc::clone(&self.sweeps), Arc::clone(&self.host.clock));
-        Self::of(name, self.host.khala.sweep_options(), journal, sweeps, clock, Arc::new(ClassRetention))
+        Self::of(
+            name,
+            self.host.khala.retention().options(),
+            journal,
+            sweeps,
+            clock,
+            Arc::new(ClassRetention),
+        )
     }
 
     pub fn publish(&self, name: &str, updates: u64) {
@@ -112,12 +119,12 @@ impl Node {
 
     pub fn plan(&self) -> SweepPlan {
         let khala = self.host.khala.clone();
-        finished(async move { khala.plan_sweep().await }).unwrap()
+        finished(async move { khala.retention().plan_sweep().await }).unwrap()
     }
 
     pub fn sweeping(&self, order: SweepOrder) -> Task<Result<Swept, Error>> {
         let khala = self.host.khala.clone();
-        Task::new(async move { khala.sweep(order).await })
+        Task::new(async move { khala.retention().sweep(order).await })
     }
 
     pub fn sweep(&self) -> Swept {

@@ -99,7 +99,7 @@ fn appends_go_on_between_the_topics_of_a_sweep() {
         node.publish(&format!("one:{n}"), 10);
     }
     let khala = node.host.khala.clone();
-    let mut sweep = Box::pin(khala.sweep(SweepOrder::new(SweepTrigger::Order)));
+    let mut sweep = Box::pin(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order)));
     let mut between = 0;
     let swept = loop {
         // One poll, as often as it takes.
@@ -121,7 +121,7 @@ fn it_sweeps_by_schedule() {
     let other = one.beside("b");
     let keeping = |node: &Node| {
         let khala = node.host.khala.clone();
-        Task::new(async move { khala.keep_sweeping(every).await })
+        Task::new(async move { khala.retention().run_sweeper(every).await })
     };
     let (mut first, mut second) = (keeping(&one), keeping(&other));
     first.run();
@@ -177,7 +177,7 @@ fn a_clock_that_was_ahead_for_one_sweep_does_not_end_the_schedule() {
     node.host.clock.set_back(YEAR);
     node.publish("few:1", 10);
     let khala = node.host.khala.clone();
-    let mut keeping = Task::new(async move { khala.keep_sweeping(every).await });
+    let mut keeping = Task::new(async move { khala.retention().run_sweeper(every).await });
     keeping.run();
     for _ in 0..100 {
         node.host.clock.pass(every * 11 / 10);

@@ -186,8 +186,8 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .build();
     let handle = khala.clone();
     let _listening = keys.ring.listen(move |change| match change {
-        KeyChange::Trusted(kid) => handle.restore_key(kid),
-        KeyChange::Distrusted(kid) => handle.withdraw_key(kid),
+        KeyChange::Trusted(kid) => handle.access().trust_key(kid),
+        KeyChange::Distrusted(kid) => handle.access().distrust_key(kid),
         _ => {}
     });
     let server = Server::builder(khala.clone())

@@ -152,7 +152,7 @@ impl Default for StormSettings {
             replay_pages: Limit::of(options.pages),
             replays_at_once: NonZeroU32::new(at_once).expect("it is not zero"),
             longest_wait_seconds: NonZeroU32::new(seconds(options.longest_wait)).expect("it is not zero"),
-            replay_pages_beside_appends: Limit::of(options.beside_appends),
+            replay_pages_beside_appends: Limit::of(options.rate_while_appending),
         }
     }
 }
@@ -164,7 +164,7 @@ impl StormSettings {
             .with_pages(self.replay_pages.rate())
             .with_reads_at_once(at_once)
             .with_longest_wait(Duration::from_secs(self.longest_wait_seconds.get().into()))
-            .with_beside_appends(self.replay_pages_beside_appends.rate())
+            .with_rate_while_appending(self.replay_pages_beside_appends.rate())
     }
 }
 

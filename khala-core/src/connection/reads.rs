@@ -1,0 +1,164 @@
+//! How a connection has the questions of its session answered: at once from memory, by a read that it shares, or by waiting for
+//! another connection that reads the same.
+//!
+//! # Invariants
+//! A question that waits for another connection's read is asked again when that read is done, has failed or was given up.
+
+use std::{sync::Arc, task::Waker};
+
+use futures::FutureExt as _;
+
+use super::{
+    doubt::doubt,
+    driver::{ChannelState, Driver},
+    questions::Told,
+};
+use crate::{
+    clock::{Moment, Now},
+    error::Error,
+    position::{Cursor, Stale},
+    session::{Answer, ChannelId, Question},
+    single_flight::{Leader, Role},
+    tail::{Followed, Peek, Wanted},
+    topic::Topic,
+};
+
+impl Driver {
+    /// Has a question answered, which has waited for the leader of that number, if for any.
+    pub(super) fn ask(
+        &mut self,
+        channel: ChannelId,
+        topic: Topic,
+        question: Question,
+        waited_for: Option<u64>,
+    ) {
+        let now = self.khala.clock().read();
+        let question = match self.doubt(channel, &topic, question) {
+            Ok(question) => question,
+            Err(stale) => return self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+        };
+        let (mut leads, mut waits) = (None, matches!(question, Question::Snapshot(_)));
+        if let Question::Resume { cursor, published_at: Some(published_at), .. } = &question
+            && self.khala.journal().known_moment(&topic, *cursor) != Some(*published_at)
+        {
+            // Whether the cursor is of this history has to be read.
+            waits = true;
+        } else if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question
+        {
+            match self.peek(channel, *cursor, *wanted, now.steady) {
+                Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
+                Peek::Cold => waits = true,
+                Peek::Hot => match self.join_read(channel, waited_for) {
+                    Role::Alone => {}
+                    Role::Leads(leader) => leads = Some(leader),
+                    Role::Waits(leader) => {
+                        let held = self.channels.get_or_insert_with(channel, ChannelState::default);
+                        held.waiting = Some(Box::new((topic, question, leader)));
+                        return;
+                    }
+                },
+            }
+        }
+        if waits && !self.session.handle_waiting(channel) {
+            return;
+        }
+        self.ask_khala(channel, topic, question, leads);
+    }
+
+    /// The question to ask in the place of that one, if the topic's journal went back.
+    fn doubt(&mut self, channel: ChannelId, topic: &Topic, question: Question) -> Result<Question, Stale> {
+        if let Question::Access(_) = question {
+            return Ok(question);
+        }
+        let held = self.channels.get_or_insert_with(channel, ChannelState::default);
+        held.tail = held.tail.take().or_else(|| self.khala.journal().held(topic));
+        let Some(tail) = &held.tail else { return Ok(question) };
+        doubt(question, self.session.published_at(channel), tail, &mut held.evidence)
+    }
+
+    /// Asks again where the journal went back while a page was on its way, which may continue what is lost; says whether
+    /// it does.
+    pub(super) fn asks_again(
+        &mut self,
+        channel: ChannelId,
+        answer: &Result<Answer, Error>,
+        now: Now,
+    ) -> bool {
+        let Ok(Answer::Read(Followed::Page { .. })) = answer else { return false };
+        let went_back =
+            |held: &ChannelState| held.tail.as_ref().is_some_and(|tail| tail.evidence() != held.evidence);
+        if !self.channels.get(channel).is_some_and(went_back) {
+            return false;
+        }
+        let (Some(cursor), Some(topic)) = (self.session.cursor(channel), self.session.topic(channel)) else {
+            return false;
+        };
+        let (topic, wanted) = (topic.clone(), Wanted::default());
+        match self.doubt(channel, &topic, Question::Read { cursor, wanted }) {
+            Ok(question @ Question::Resume { .. }) => self.ask_khala(channel, topic, question, None),
+            Ok(_) => return false,
+            Err(stale) => self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+        }
+        true
+    }
+
+    pub(super) fn ask_khala(
+        &mut self,
+        channel: ChannelId,
+        topic: Topic,
+        question: Question,
+        leads: Option<Leader>,
+    ) {
+        let (khala, waiter) = (self.khala.clone(), self.guard.waiter());
+        let answer = async move {
+            let answer = khala.answer(waiter, &topic, question).await;
+            if let (Some(mut leader), Err(_)) = (leads, &answer) {
+                leader.fail();
+            }
+            Told::Answer(channel, answer)
+        };
+        self.questions.asked.push(answer.boxed());
+    }
+
+    /// What to do for a channel whose newest updates are not in memory yet.
+    fn join_read(&self, channel: ChannelId, waited_for: Option<u64>) -> Role {
+        let held = self.channels.get(channel);
+        match held.and_then(|held| held.watch.as_ref().zip(held.tail.as_ref())) {
+            Some(((_, waker), tail)) => tail.join_read(waited_for, &Waker::from(Arc::clone(waker))),
+            // Nothing would wake it.
+            None => Role::Alone,
+        }
+    }
+
+    /// What the tail has in memory after `cursor`.
+    fn peek(&self, channel: ChannelId, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
+        // It was looked for as the question was doubted.
+        match self.channels.get(channel).and_then(|held| held.tail.as_ref()) {
+            Some(held) => self.khala.journal().peek_held(held, cursor, wanted, now),
+            None => Peek::Cold,
+        }
+    }
+
+    /// Tells the session an answer, and the handle where the client stands then.
+    pub(super) fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Now) {
+        if matches!(answer, Err(_) | Ok(Answer::Deferred(_)))
+            && let Some(held) = self.channels.get_mut(channel).filter(|held| held.evidence > 0)
+        {
+            // What was doubted still is.
+            held.evidence = u64::MAX;
+        }
+        self.session.handle_answer(channel, answer, now);
+        let Some(cursor) = self.session.cursor(channel) else { return };
+        let Some(topic) = self.session.topic(channel) else { return };
+        let held = self.channels.get_or_insert_with(channel, ChannelState::default);
+        match &held.cursor {
+            Some(handle) => handle.moved(cursor, now.steady),
+            None => {
+                let subject = Some(self.session.grant().subject());
+                held.cursor = Some(self.khala.cursors().follow(topic, subject, cursor, now.steady));
+                self.followed += 1;
+                self.guard.entry().set_channels(self.followed);
+            }
+        }
+    }
+}
