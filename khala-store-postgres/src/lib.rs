@@ -37,6 +37,9 @@ mod writer;
 
 #[doc(hidden)]
 pub use self::schema::shape_of;
+/// The driver, in the version that this crate was built with: what [`append_in`] takes is of this version.
+pub use sqlx;
+
 pub use self::{
     append::{append_in, append_in_schema},
     fanout::{ListenOptions, PostgresFanout},

@@ -47,10 +47,21 @@ pub fn append_in(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
+    append_on(transaction, topic, batch, now)
+}
+
+/// [`append_in`] for a transaction that was not begun by rusqlite: on a connection of another driver, wrapped by
+/// [`Connection::from_handle`] for the call. `docs/drivers.md` has the lines for sqlx and diesel.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] where no transaction is open on the connection, and those of [`append_in`].
+pub fn append_on(conn: &Connection, topic: &Topic, batch: &Batch, now: Timestamp) -> Result<Append, Error> {
+    if conn.is_autocommit() {
+        return Err(error(ErrorKind::Invalid, "no transaction is open on this connection; begin one first"));
+    }
     if batch.is_cut_off() {
         return Err(Chain::error(BACKEND));
     }
-    let conn: &Connection = transaction;
     let seed = schema::seed(conn)?;
     let append = || -> Result<Append, Fault> {
         let mut group = Group::new(conn, &seed);

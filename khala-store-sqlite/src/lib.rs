@@ -82,8 +82,11 @@ mod waiting;
 mod watcher;
 mod writer;
 
+/// The driver, in the version that this crate was built with: what [`append_in`] takes is of this version.
+pub use rusqlite;
+
 pub use self::{
-    append::append_in,
+    append::{append_in, append_on},
     operator::{check, migrate, new_epochs},
     options::{Durability, SqliteOptions},
     schema::{prepare, verify_schema},

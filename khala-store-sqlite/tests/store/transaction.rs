@@ -1,7 +1,7 @@
 //! Appends inside the application's own transactions.
 
 use khala_core::{Append, Conflict, DedupKey, ErrorKind, Fanout, Journal, Watermark};
-use khala_store_sqlite::{append_in, prepare, verify_schema};
+use khala_store_sqlite::{append_in, append_on, prepare, verify_schema};
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::support::{NOW, Place, batch, log, soon, topic, written};
@@ -15,6 +15,19 @@ fn application(place: &Place) -> Connection {
     let conn = place.connect();
     conn.execute_batch("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY)").unwrap();
     conn
+}
+
+/// A connection of another driver may have no transaction open, and each statement of an append would then be one.
+#[test]
+fn without_a_transaction_nothing_is_appended() {
+    let place = Place::new();
+    let (mut own, topic) = (place.connect(), topic("t"));
+    prepare(&mut own).unwrap();
+    let error = append_on(&own, &topic, &batch([1]), NOW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    own.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(written(append_on(&own, &topic, &batch([1]), NOW).unwrap()).first.as_u64(), 1);
+    own.execute_batch("COMMIT").unwrap();
 }
 
 #[tokio::test]
