@@ -13,7 +13,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use khala_benches::{PAYLOAD, update};
-use khala_core::{Append, Batch, Journal, Timestamp, Topic};
+use khala_core::{Append, Batch, Timestamp, Topic, journal::Journal};
 use khala_store_sqlite::SqliteStore;
 
 fn append(c: &mut Criterion) {

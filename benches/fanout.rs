@@ -15,7 +15,10 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::{SinkExt as _, StreamExt as _};
 use khala_benches::update;
-use khala_core::{Access, Append, Batch, Denied, Grant, Khala, Timestamp, Token, Topic, Verifier};
+use khala_core::{
+    Append, Batch, Grant, Khala, Timestamp, Token, Topic,
+    auth::{Access, Denied, Verifier},
+};
 use khala_server::{Server, serve};
 use khala_store_sqlite::SqliteStore;
 use tokio::{net::TcpListener, sync::Notify};

@@ -9,7 +9,7 @@ mod parts;
 use gungraun::{
     Callgrind, EntryPoint, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
-use khala_core::{Replay, wire::Serializer};
+use khala_core::{journal::Replay, wire::Serializer};
 
 use self::parts::{
     Ahead, Answered, AppendIn, CaughtUp, Decode, EncodePage, EncodeReply, HEARTBEAT, Hit, HotRead, JOIN,

@@ -3,7 +3,7 @@
 pub mod beside;
 pub mod crowd;
 
-use khala_core::{Batch, Journal, Kind, NewUpdate, Payload, Timestamp, Topic};
+use khala_core::{Batch, Kind, NewUpdate, Payload, Timestamp, Topic, journal::Journal};
 
 /// A payload of about 200 bytes, as a progress report would be.
 pub const PAYLOAD: &str = r#"{"step":"compile","crate":"khala-core","target":"lib","fresh":false,"warnings":[],"seconds":1.25,"features":["default","system-clock"],"profile":{"opt_level":"3","debug":false},"note":"........"}"#;

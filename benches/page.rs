@@ -5,8 +5,11 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use khala_benches::fill;
 use khala_core::{
-    Cursor, Followed, Journal, MemoryStore, Moment, Page, Peek, ReadFrom, ReadLimit, Replay, TailJournal,
-    TailOptions, Topic, Wanted, Watermark, wire,
+    Cursor, MemoryStore, Topic, Watermark,
+    clock::Moment,
+    journal::{Journal, Page, ReadFrom, ReadLimit, Replay},
+    tail::{Followed, Peek, TailJournal, TailOptions, Wanted},
+    wire,
 };
 use khala_store_sqlite::SqliteStore;
 

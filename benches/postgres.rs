@@ -26,7 +26,9 @@ use std::{
 use clap::Parser;
 use futures::future::join_all;
 use khala_benches::{PAYLOAD, update};
-use khala_core::{Append, Batch, EventPage, Fanout, Journal, Khala, Start, Timestamp, Topic};
+use khala_core::{
+    Append, Batch, EventPage, Khala, Start, Timestamp, Topic, fanout::Fanout, journal::Journal,
+};
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_store_postgres::{PostgresOptions, PostgresStore};
 use khala_testing::{Cluster, Nats, postgres};

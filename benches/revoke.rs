@@ -23,7 +23,9 @@ use std::{
 
 use futures::{SinkExt as _, StreamExt as _, future::join_all};
 use khala_core::{
-    Access, Denied, Grant, Khala, LocalFanout, Named, Revocation, RevocationId, Timestamp, Token, Verifier,
+    Grant, Khala, Timestamp, Token,
+    auth::{Access, Denied, Named, Revocation, RevocationId, Verifier},
+    fanout::LocalFanout,
 };
 use khala_server::{Server, serve};
 use khala_store_sqlite::SqliteStore;

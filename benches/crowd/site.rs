@@ -10,7 +10,10 @@ use std::{
 };
 
 use khala_auth::{JwtIssuer, JwtOptions};
-use khala_core::{Clock as _, Mandate, SystemClock};
+use khala_core::{
+    auth::Mandate,
+    clock::{Clock as _, SystemClock},
+};
 use tempfile::TempDir;
 
 use super::{

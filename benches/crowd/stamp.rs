@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn a_batch_of_the_server_is_read() {
-        use khala_core::{Bounds, Epoch, Kind, Page, Payload, Seq, Timestamp, Update, Watermark, wire};
+        use khala_core::{
+            Bounds, Epoch, Kind, Payload, Seq, Timestamp, Update, Watermark, journal::Page, wire,
+        };
         let mut payload = Vec::new();
         Stamp { due: 5, lane: 1, number: 2 }.write(&mut payload, BYTES);
         let payload = Payload::parse(std::str::from_utf8(&payload).unwrap()).unwrap();

@@ -1,7 +1,10 @@
 //! Parts of the journals: appending within a transaction, and reading a page of 200.
 
 use khala_benches::{fill, update};
-use khala_core::{Append, Batch, Cursor, Journal, MemoryStore, ReadLimit, Replay, Topic, Watermark};
+use khala_core::{
+    Append, Batch, Cursor, MemoryStore, Topic, Watermark,
+    journal::{Journal, ReadLimit, Replay},
+};
 use khala_store_sqlite::{SqliteOptions, SqliteStore, append_in, prepare};
 use rusqlite::Connection;
 use tempfile::TempDir;

@@ -12,7 +12,11 @@ use std::future::Future;
 
 use futures::FutureExt as _;
 use khala_benches::update;
-use khala_core::{Batch, Journal, MemoryStore, Moment, Now, Timestamp, Topic};
+use khala_core::{
+    Batch, MemoryStore, Timestamp, Topic,
+    clock::{Moment, Now},
+    journal::Journal,
+};
 
 pub(crate) use self::{
     journal::{AppendIn, Page, SqlitePage},

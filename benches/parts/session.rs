@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Admitted, Bounds, Classes, Cursor, Followed, Grant, Journal, LocalFanout, TailJournal,
-    TailOptions, Topic, TopicClass, TopicPattern, Wanted, Watch, Watermark,
+    Bounds, Cursor, Grant, Topic, Watermark,
+    admission::Admitted,
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+    fanout::{LocalFanout, Watch},
+    journal::Journal,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
+    tail::{Followed, TailJournal, TailOptions, Wanted},
     wire::Serializer,
 };
 

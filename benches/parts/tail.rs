@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use khala_core::{
-    Cursor, Followed, Journal, MemoryStore, Peek, TailJournal, TailOptions, Topic, Wanted, Watermark,
+    Cursor, MemoryStore, Topic, Watermark,
+    journal::Journal,
+    tail::{Followed, Peek, TailJournal, TailOptions, Wanted},
 };
 
 use super::{Part, STEADY, append, memory, now, topic};

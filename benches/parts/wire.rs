@@ -1,7 +1,7 @@
 //! Parts of the wire: frames written and read, by both serializers.
 
 use khala_core::{
-    Journal, Page, ReadFrom, ReadLimit, Replay,
+    journal::{Journal, Page, ReadFrom, ReadLimit, Replay},
     wire::{Encoded, Frame, Joined, Serializer, event, write_page},
 };
 

@@ -3,7 +3,10 @@
 //! A claim that is absent, null or an empty text is one that the token does not make; one of the wrong type makes the
 //! token invalid. Nothing here knows which claims are asked for.
 
-use khala_core::{Denied, RevocationId, Timestamp};
+use khala_core::{
+    Timestamp,
+    auth::{Denied, RevocationId},
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

@@ -6,7 +6,10 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use khala_core::{Error, ErrorKind, Issued, Issuer, Mandate, RevocationId, Timestamp, Token};
+use khala_core::{
+    Error, ErrorKind, Timestamp, Token,
+    auth::{Issued, Issuer, Mandate, RevocationId},
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -171,7 +174,7 @@ impl Issuer for JwtIssuer {
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Access, Verifier as _};
+    use khala_core::auth::{Access, Verifier as _};
 
     use super::*;
     use crate::{

@@ -15,7 +15,7 @@ use jsonwebtoken::{
     errors::ErrorKind,
     jwk::{Jwk, PublicKeyUse},
 };
-use khala_core::Denied;
+use khala_core::auth::Denied;
 
 use crate::{
     algorithm::{KeyAlgorithm, name_provider},

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
-use khala_core::{Grant, Timestamp, Token, Verifier as _, wire::Code};
+use khala_core::{Grant, Timestamp, Token, auth::Verifier as _, wire::Code};
 use serde_json::{Value, json};
 
 use crate::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jsonwebtoken::decode_header;
-use khala_core::{Denied, Grant, Timestamp, Token, Verifier};
+use khala_core::{
+    Grant, Timestamp, Token,
+    auth::{Denied, Verifier},
+};
 
 use crate::{
     claims::Claims,
@@ -158,7 +161,7 @@ impl Verifier for JwtVerifier {
 mod tests {
     use std::{sync::Mutex, time::Duration};
 
-    use khala_core::{Error, ErrorKind, Mandate, wire::Code};
+    use khala_core::{Error, ErrorKind, auth::Mandate, wire::Code};
     use serde_json::json;
 
     use super::*;

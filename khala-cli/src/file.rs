@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use khala_core::without_byte_order_mark;
+use khala_core::text::without_byte_order_mark;
 
 /// How many links are followed to a file, as Linux does.
 const MOST_LINKS: usize = 40;

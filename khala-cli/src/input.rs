@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, collections::HashMap, io};
 
-use khala_core::{Batch, BatchError, DocKey, Kind, NewUpdate, Payload, TextError, without_byte_order_mark};
+use khala_core::{
+    Batch, DocKey, Kind, NewUpdate, Payload, TextError, journal::BatchError, text::without_byte_order_mark,
+};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 

@@ -4,7 +4,11 @@ use std::{path::Path, path::PathBuf, time::Duration};
 
 use clap::Args;
 use khala_auth::{JwtIssuer, JwtOptions, KeyAlgorithm};
-use khala_core::{Access, Clock as _, ErrorKind, Mandate, SystemClock, Token};
+use khala_core::{
+    ErrorKind, Token,
+    auth::{Access, Mandate},
+    clock::{Clock as _, SystemClock},
+};
 
 use crate::{
     duration::{Patience, duration, patience},

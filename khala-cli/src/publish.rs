@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use khala_client::{Client, Error};
-use khala_core::{Append, Batch, Conflict, DedupKey, Kind, NewUpdate, Receipt, Topic, wire::Code};
+use khala_core::{Append, Batch, Conflict, Kind, NewUpdate, Receipt, Topic, update::DedupKey, wire::Code};
 use tokio::{
     io::{AsyncBufRead, BufReader},
     time::{Instant, timeout_at},

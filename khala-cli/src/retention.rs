@@ -5,7 +5,10 @@ use std::{fmt::Write as _, time::Duration};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hyper::Method;
-use khala_core::{FailedTopic, SweepPlan, SweepRecord, Timestamp};
+use khala_core::{
+    Timestamp,
+    retention::{FailedTopic, SweepPlan, SweepRecord},
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -179,7 +182,7 @@ fn records(past: &[SweepRecord]) -> String {
 
 fn plan_in_words(plan: &SweepPlan) -> String {
     let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), shown);
-    let row = |class: &khala_core::ClassSwept| {
+    let row = |class: &khala_core::retention::ClassSwept| {
         [
             class.class.clone(),
             format!("{}/{}", class.topics_trimmed, class.topics),
@@ -191,7 +194,7 @@ fn plan_in_words(plan: &SweepPlan) -> String {
     let rows: Vec<_> = plan.classes.iter().map(row).collect();
     let mut out = output::table(["CLASS", "TOPICS", "UPDATES", "BYTES", "OLDEST KEPT"], &rows);
     if !plan.worst.is_empty() {
-        let row = |topic: &khala_core::TopicPlan| {
+        let row = |topic: &khala_core::retention::TopicPlan| {
             [
                 topic.topic.to_string(),
                 topic.floor.to_string(),

@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
-use khala_core::{Clock as _, RevocationId, SystemClock, Timestamp, Watermark};
+use khala_core::{
+    Timestamp, Watermark,
+    auth::RevocationId,
+    clock::{Clock as _, SystemClock},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

@@ -5,8 +5,9 @@ use std::{io::Write as _, num::NonZeroUsize};
 use bytes::Bytes;
 use hyper::StatusCode;
 use khala_core::{
-    Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Epoch, NewUpdate, Receipt, Seq, Topic, Update,
+    Append, Batch, Bounds, Conflict, Cursor, DocKey, Epoch, NewUpdate, Receipt, Seq, Topic, Update,
     Watermark,
+    update::DedupKey,
     wire::{StaleCursor, UpdateBatch},
 };
 use serde::{Deserialize, de::DeserializeOwned};

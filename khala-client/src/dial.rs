@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use khala_core::{SystemClock, within};
+use khala_core::clock::{SystemClock, within};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,

@@ -50,7 +50,7 @@ pub struct Arrived {
     /// The updates; never empty.
     pub updates: Vec<Update>,
     /// What to keep once they are applied, and to bring back after a restart: with the `published_at` of the last of them
-    /// ([`JoinRequest::published_at`](khala_core::JoinRequest)), a server that was restored since notices.
+    /// ([`JoinRequest::published_at`](khala_core::wire::JoinRequest)), a server that was restored since notices.
     pub cursor: Cursor,
     /// The newest update that the server knew of when it sent them.
     pub head: Watermark,

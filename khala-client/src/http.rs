@@ -17,7 +17,10 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use khala_core::{SystemClock, Token, within};
+use khala_core::{
+    Token,
+    clock::{SystemClock, within},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Cursor, ReadLimit, Seq, Topic, Watermark, wire::Code};
+use khala_core::{Cursor, Seq, Topic, Watermark, journal::ReadLimit, wire::Code};
 
 use crate::{
     api::History,

@@ -12,7 +12,10 @@ use futures::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{Request, body::Frame, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use khala_core::{Answer, Append, Batch, PublishError, Submissions, Token, Topic};
+use khala_core::{
+    Append, Batch, PublishError, Token, Topic,
+    publish::{Answer, Submissions},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use khala_core::{Issued, Timestamp, Token};
+use khala_core::{Timestamp, Token, auth::Issued};
 use serde::Deserialize;
 
 use crate::{backoff::unit, error::Error};

@@ -3,7 +3,11 @@
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, client::conn::http1, header, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use khala_core::{SystemClock, Token, wire, within};
+use khala_core::{
+    Token,
+    clock::{SystemClock, within},
+    wire,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{

@@ -7,8 +7,10 @@ use std::num::NonZeroUsize;
 
 use futures::{Stream, stream};
 use khala_core::{
-    Append, Batch, BatchError, Bounds, Cursor, DocumentPage, EventPage, Producer, PublishError, Receipt,
-    Stale, Start, Subscription, TextError, Topic, UpdatePage,
+    Append, Batch, Bounds, Cursor, EventPage, Producer, PublishError, Receipt, Stale, Start, Subscription,
+    TextError, Topic,
+    event::{DocumentPage, UpdatePage},
+    journal::BatchError,
     wire::{JoinRequest, Resume, StaleCursor},
 };
 

@@ -98,7 +98,7 @@ impl AccessControl {
     /// Whether `address` may try its token now, or did so too often.
     ///
     /// # Errors
-    /// [`Limited`], by [`AdmissionOptions::connects_per_address`](crate::AdmissionOptions).
+    /// [`Limited`], by [`AdmissionOptions::connects_per_address`](crate::admission::AdmissionOptions).
     pub fn check_connect_rate(&self, address: Option<IpAddr>) -> Result<(), Limited> {
         self.0.admission.check_connect_rate(address, self.0.clock.moment())
     }
@@ -164,7 +164,7 @@ impl AccessControl {
     ///
     /// # Cancellation
     /// What was begun is finished: a future that is dropped after it was polled still revokes, and tells of it, by the host's
-    /// runtime ([`Clock::finish`](crate::Clock::finish)).
+    /// runtime ([`Clock::finish`](crate::clock::Clock::finish)).
     ///
     /// # Errors
     /// The store's [`Error`]. That the other nodes could not be told is no error: they poll.

@@ -8,11 +8,11 @@ use std::{collections::HashMap, convert::Infallible, fmt, num::NonZeroUsize, tim
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
+pub use crate::{chain::Chain, strict::PayloadFault};
 use crate::{
-    chain::Chain,
     error::Error,
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
-    strict::{self, PayloadFault},
+    strict,
     text::TextError,
     topic::Topic,
     update::{DedupKey, DocKey, NewUpdate, PayloadHash, Timestamp, Update},
@@ -31,8 +31,8 @@ use crate::{
 ///
 /// use async_trait::async_trait;
 /// use khala_core::{
-///     Append, Batch, Bounds, DueAfter, DuePage, Error, Journal, Keep, ReadLimit, Replay, Settled, ReadFrom, Timestamp,
-///     Topic, TopicPage, Trimmed,
+///     Append, Batch, Bounds, Error, Timestamp, Topic,
+///     journal::{DueAfter, DuePage, Journal, Keep, ReadLimit, Replay, Settled, ReadFrom, TopicPage, Trimmed},
 /// };
 ///
 /// #[derive(Debug)]
@@ -101,7 +101,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// updates are kept and at least [`DEDUP_FOR`]; a batch that is refused leaves its key free.
     ///
     /// Batches of one topic that were asked for one after the other, without waiting for answers, should be stored in the
-    /// order in which their futures were first polled: who publishes a stream relies on it. [`Inbox`](crate::Inbox) helps
+    /// order in which their futures were first polled: who publishes a stream relies on it. [`Inbox`](crate::inbox::Inbox) helps
     /// a store that has one writer.
     ///
     /// # Errors

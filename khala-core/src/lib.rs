@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use futures::TryStreamExt;
-//! use khala_core::{Event, Khala, MemoryStore, ReadFrom, Update};
+//! use khala_core::{Event, Khala, MemoryStore, Update, journal::ReadFrom};
 //!
 //! # #[derive(serde::Serialize, serde::Deserialize)]
 //! # struct Order { id: u64 }
@@ -35,95 +35,74 @@
 //! # }
 //! ```
 
-mod access;
-mod admission;
-mod auth;
-mod budget;
+pub mod access;
+pub mod admission;
+pub mod auth;
+pub mod budget;
 mod chain;
-mod class;
-mod clock;
+pub mod class;
+pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod connection;
-mod documents;
+pub mod documents;
 mod error;
-mod event;
-mod fanout;
+pub mod event;
+pub mod fanout;
 mod finish;
 pub mod health;
-mod inbox;
-mod journal;
+pub mod inbox;
+pub mod journal;
 mod khala;
 mod memory;
-mod node;
+pub mod node;
 mod pipeline;
-mod position;
+pub mod position;
 mod producer;
-mod projection;
+pub mod projection;
 mod recent;
-mod registry;
-mod replay;
-mod retention;
+pub mod registry;
+pub mod replay;
+pub mod retention;
 pub mod session;
 pub mod single_flight;
-mod snapshots;
-mod stats;
+pub mod snapshots;
+pub mod stats;
 mod store;
 mod strict;
-mod tail;
+pub mod tail;
 pub mod telemetry;
-mod text;
+pub mod text;
 mod topic;
-mod update;
+pub mod update;
 mod wake;
 pub mod wire;
 
-#[cfg(feature = "system-clock")]
-pub use self::clock::SystemClock;
+/// What operators are told of single topics.
+pub mod admin {
+    pub use crate::khala::TopicWindow;
+}
+
+/// Publishing for somebody else, and many updates at once.
+pub mod publish {
+    pub use crate::{
+        khala::{PublishLimited, PublishPermit, Refusal},
+        pipeline::Appends,
+        producer::{Answer, Submissions},
+    };
+}
+
 pub use self::{
-    access::AccessControl,
-    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Rate},
-    auth::{
-        Access, AllowAll, Authorizer, CorruptRevocation, Denied, DenyAll, Grant, Issued, Issuer, Mandate,
-        MemoryRevocations, Named, Revocation, RevocationId, RevocationPage, Revocations, Token, Verifier,
-    },
-    budget::{MemoryBudget, MemoryPart, MemoryShare, MemorySpent},
-    chain::Chain,
-    class::{ClassError, Classes, Retain, Tier, TopicClass, TopicPattern},
-    clock::{Clock, Moment, Now, within},
-    connection::ReadPermit,
-    documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
+    auth::{Grant, Token},
     error::{Error, ErrorKind},
-    event::{DeliveredUpdate, DocumentPage, Event, EventPage, Pages, Start, Subscription, UpdatePage},
-    fanout::{Fanout, LocalFanout, Watch},
-    inbox::{Arrivals, Handed, Inbox, InboxClosed},
-    journal::{
-        Append, Batch, BatchError, CLOCKS_APART, Conflict, CorruptTopic, DEDUP_FOR, DueAfter, DuePage,
-        Journal, Keep, Page, ReadFrom, ReadLimit, Receipt, Replay, Settled, TopicPage, Trimmed, is_ahead,
-    },
-    khala::{Khala, KhalaBuilder, PublishLimited, PublishPermit, Refusal, TopicHandle, TopicWindow},
+    event::{Event, EventPage, Start, Subscription},
+    journal::{Append, Batch, Conflict, Receipt},
+    khala::{Khala, KhalaBuilder, TopicHandle},
     memory::MemoryStore,
-    node::NodeId,
-    pipeline::Appends,
-    position::{Bounds, Cursor, Epoch, MAX_POSITION, Seq, Stale, StaleReason, Watermark, WholeNumber},
-    producer::{Answer, Producer, PublishError, Submissions, Ticket},
-    projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    registry::{ConnectionRegistry, OpenConnection},
-    replay::ReplayOptions,
-    retention::{
-        ClassRetention, ClassSwept, Facts, FailedTopic, Followers, Lead, LeftBehind, MemorySweeps, Retention,
-        SWEEPS_KEPT, SweepOptions, SweepOrder, SweepOutcome, SweepPlan, SweepRecord, SweepTrigger, Sweeper,
-        Sweeps, Swept, TopicPlan,
-    },
-    snapshots::{SharedSnapshot, SharedSnapshotPage},
-    stats::{Counters, Stats, TopicIncident, TopicIncidents},
+    position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
+    producer::{Producer, PublishError, Ticket},
     store::{Roles, Store},
-    strict::PayloadFault,
-    tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
-    text::{TextError, without_byte_order_mark},
+    text::TextError,
     topic::Topic,
-    update::{
-        DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, Timestamp, TraceContext, TraceField, Update,
-    },
-    wire::{JoinRequest, OnStale, Resume},
+    update::{DocKey, Kind, NewUpdate, Payload, Timestamp, Update},
 };

@@ -35,7 +35,7 @@ use crate::{
 /// A store in memory, with every role.
 ///
 /// ```
-/// # use khala_core::{Append, Batch, Journal, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic};
+/// # use khala_core::{Append, Batch, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic, journal::Journal};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let journal = MemoryStore::new();

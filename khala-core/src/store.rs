@@ -25,7 +25,7 @@ pub trait Store: Journal + Documents + Checkpoints + Revocations + Sweeps {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use khala_core::{Khala, MemoryRevocations, MemoryStore, Roles};
+/// # use khala_core::{Khala, MemoryStore, Roles, auth::MemoryRevocations};
 /// let roles = Roles { revocations: Arc::new(MemoryRevocations::new()), ..MemoryStore::new().into() };
 /// let khala = Khala::open(roles);
 /// ```

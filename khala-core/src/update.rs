@@ -174,7 +174,7 @@ impl Payload {
 
     /// Takes text that a store has kept since it was parsed.
     ///
-    /// For implementers of a [`Journal`](crate::Journal): only what came from [`as_str`](Self::as_str) may come
+    /// For implementers of a [`Journal`](crate::journal::Journal): only what came from [`as_str`](Self::as_str) may come
     /// back here, because subscribers are sent it unchecked.
     pub fn from_stored(json: impl Into<Arc<str>>) -> Self {
         Self::whole(json.into())

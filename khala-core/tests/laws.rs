@@ -4,10 +4,15 @@
 use std::sync::Arc;
 
 use khala_core::{
-    Checkpoints, Documents, Journal, MemoryRevocations, MemoryStore, MemorySweeps, Revocations, Sweeps,
+    MemoryStore,
+    auth::{MemoryRevocations, Revocations},
     conformance::{
         Capabilities, CheckpointsHarness, Harness, Place, RevocationsHarness, SweepsHarness, Tailed,
     },
+    documents::Documents,
+    journal::Journal,
+    projection::Checkpoints,
+    retention::{MemorySweeps, Sweeps},
 };
 
 #[derive(Clone, Debug)]

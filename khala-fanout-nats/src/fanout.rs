@@ -14,7 +14,9 @@ use async_nats::{Client, Subscriber};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use khala_core::{
-    Cursor, Error, ErrorKind, Fanout, LocalFanout, SystemClock, Topic, Watch, Watermark,
+    Cursor, Error, ErrorKind, Topic, Watermark,
+    clock::SystemClock,
+    fanout::{Fanout, LocalFanout, Watch},
     health::{Condition, Health, Part, supervise},
 };
 use tokio::{

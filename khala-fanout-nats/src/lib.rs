@@ -3,7 +3,7 @@
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use khala_core::{Fanout, Topic};
+//! use khala_core::{Topic, fanout::Fanout};
 //! use khala_fanout_nats::{NatsFanout, NatsOptions};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,10 +38,10 @@
 //! that to the next poll. A client may be told a false head once, as `sync:head`.
 //!
 //! - **Announcing never waits.** A head waits in memory, one per topic, the newest; one task sends what waits. However many
-//!   publishers share a commit, the topic is announced about once. Without a connection [`announce`](khala_core::Fanout::announce)
+//!   publishers share a commit, the topic is announced about once. Without a connection [`announce`](khala_core::fanout::Fanout::announce)
 //!   fails with `Unavailable`, and what waits goes out when it is back.
 //! - **A node hears what it watches.** One subscription for each topic that is watched in this process, however many watch it,
-//!   and none once the last has gone. [`watch`](khala_core::Fanout::watch) returns when the server knows of it, so that nothing
+//!   and none once the last has gone. [`watch`](khala_core::fanout::Fanout::watch) returns when the server knows of it, so that nothing
 //!   announced after that is missed, and after at most a second. A watched topic takes about 6 KB of memory.
 //! - **It heals.** Connections are made again for ever. A node with a new one says what it announced lately, and asks all
 //!   others to do the same, which they do, each at most once a second, from a moment of its own within a quarter of a second

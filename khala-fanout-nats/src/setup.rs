@@ -11,7 +11,7 @@ use async_nats::{
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
 };
-use khala_core::{Error, ErrorKind, without_byte_order_mark};
+use khala_core::{Error, ErrorKind, text::without_byte_order_mark};
 use nkeys::{KeyPair, KeyPairType};
 use percent_encoding::percent_decode_str;
 use url::Url;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Fanout as _, Topic};
+use khala_core::{Topic, fanout::Fanout as _};
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::Nats;
 use metrics_exporter_prometheus::PrometheusBuilder;

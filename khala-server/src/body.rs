@@ -6,7 +6,11 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use khala_core::{MemoryPart, MemoryShare, WholeNumber, without_byte_order_mark};
+use khala_core::{
+    budget::{MemoryPart, MemoryShare},
+    position::WholeNumber,
+    text::without_byte_order_mark,
+};
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, sleep};
 

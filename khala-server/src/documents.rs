@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use khala_core::{
-    Cursor, DocKey, Grant, ReadLimit, Snapshot, SnapshotFrom, SnapshotPage, Topic,
+    Cursor, DocKey, Grant, Topic,
+    documents::{Snapshot, SnapshotFrom, SnapshotPage},
+    journal::ReadLimit,
     wire::{snapshot_path, write_document_page, write_update},
 };
 use serde::Serialize;

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use khala_core::{
-    Access, Bounds, CorruptTopic, Denied, Grant, Journal as _, Page, ReadFrom, ReadLimit, ReadPermit, Replay,
-    Stale, StaleReason, Topic, TopicPage, wire::write_page,
+    Bounds, Grant, Stale, Topic,
+    auth::{Access, Denied},
+    connection::ReadPermit,
+    journal::{CorruptTopic, Journal as _, Page, ReadFrom, ReadLimit, Replay, TopicPage},
+    position::StaleReason,
+    wire::write_page,
 };
 use serde::Serialize;
 use tokio::task::yield_now;

@@ -67,7 +67,8 @@ use std::{
 
 use ipnet::IpNet;
 use khala_core::{
-    Khala, SystemClock,
+    Khala,
+    clock::SystemClock,
     health::{Condition, supervise},
 };
 use tokio::{sync::watch, task::JoinHandle};

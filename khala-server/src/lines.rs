@@ -10,7 +10,7 @@ use std::{error::Error as StdError, pin::Pin};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use khala_core::{MemoryBudget, MemoryPart, MemoryShare};
+use khala_core::budget::{MemoryBudget, MemoryPart, MemoryShare};
 use memchr::memchr;
 use tokio::time::{Instant, sleep};
 

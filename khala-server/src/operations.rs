@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::join;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use khala_core::{Error, ErrorKind, Journal as _, Khala};
+use khala_core::{Error, ErrorKind, Khala, journal::Journal as _};
 use serde_json::json;
 use tokio::sync::watch;
 

@@ -9,7 +9,7 @@ use std::{fmt, net::Ipv6Addr, str::FromStr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
-use khala_core::Denied;
+use khala_core::auth::Denied;
 
 use crate::route::Route;
 

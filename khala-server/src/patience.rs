@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{SystemClock, within};
+use khala_core::clock::{SystemClock, within};
 use tokio::time::{Sleep, sleep};
 
 /// In how many parts.

@@ -9,8 +9,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use khala_core::{
-    Conflict, Denied, Error, ErrorKind, Limited, PublishLimited, Rate, Refusal, Stale, TextError, Topic,
-    TopicClass,
+    Conflict, Error, ErrorKind, Stale, TextError, Topic,
+    admission::{Limited, Rate},
+    auth::Denied,
+    class::TopicClass,
+    publish::{PublishLimited, Refusal},
     wire::{Code, StaleCursor},
 };
 use serde_json::{Map, Value, json};

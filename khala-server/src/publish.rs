@@ -9,8 +9,10 @@ use http::{HeaderMap, Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Append, Batch, BatchError, DedupKey, DocKey, Kind, NewUpdate, Payload, PayloadHash, PublishPermit,
-    Receipt, Topic, TraceContext, TraceField, Watermark,
+    Append, Batch, DocKey, Kind, NewUpdate, Payload, Receipt, Topic, Watermark,
+    journal::BatchError,
+    publish::PublishPermit,
+    update::{DedupKey, PayloadHash, TraceContext, TraceField},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;

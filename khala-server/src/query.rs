@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt::Display, num::NonZeroUsize, str::FromStr};
 
-use khala_core::{Cursor, Epoch, Timestamp, Watermark, WholeNumber};
+use khala_core::{Cursor, Epoch, Timestamp, Watermark, position::WholeNumber};
 
 use crate::problem::Problem;
 
@@ -61,7 +61,7 @@ impl<'a> Query<'a> {
 
     /// The parameter as a watermark.
     pub(crate) fn watermark(&self, name: &str) -> Result<Option<Watermark>, Problem> {
-        Ok(self.number(name, khala_core::MAX_POSITION)?.and_then(Watermark::new))
+        Ok(self.number(name, khala_core::position::MAX_POSITION)?.and_then(Watermark::new))
     }
 
     /// How many entries a page may hold.
@@ -91,7 +91,7 @@ impl<'a> Query<'a> {
 
     /// When the update was published that the cursor `after` ends with: only beside that.
     pub(crate) fn published_at(&self) -> Result<Option<Timestamp>, Problem> {
-        let published_at = self.number("published_at", khala_core::MAX_POSITION)?;
+        let published_at = self.number("published_at", khala_core::position::MAX_POSITION)?;
         if published_at.is_some() && self.text("after").is_none() {
             return Err(fault("published_at", "means nothing without after"));
         }

@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
-use khala_core::{Admitted, MemoryBudget, MemoryPart, MemoryShare};
+use khala_core::{
+    admission::Admitted,
+    budget::{MemoryBudget, MemoryPart, MemoryShare},
+};
 use tokio::sync::mpsc;
 
 use crate::{body::no_memory, problem::Problem};

@@ -19,8 +19,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    Access, Grant, Topic, TraceField,
+    Grant, Topic,
+    auth::Access,
     telemetry::{self, Surface},
+    update::TraceField,
 };
 use serde::Serialize;
 

@@ -15,7 +15,11 @@ use std::{
 };
 
 use http::StatusCode;
-use khala_core::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy, Moment, telemetry};
+use khala_core::{
+    admission::{Admission, AdmissionOptions, Admitted, Limited, LimitedBy},
+    clock::Moment,
+    telemetry,
+};
 
 use crate::{Limits, problem::Problem};
 

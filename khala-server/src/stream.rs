@@ -21,10 +21,13 @@ use futures::{future::BoxFuture, poll};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Body;
 use khala_core::{
-    Append, Appends, Batch, Chain, Error, Grant, MemoryPart, MemoryShare, PublishPermit, Refusal, Topic,
-    TraceContext,
+    Append, Batch, Error, Grant, Topic,
+    budget::{MemoryPart, MemoryShare},
+    journal::Chain,
+    publish::{Appends, PublishPermit, Refusal},
     telemetry::{self, Surface},
-    without_byte_order_mark,
+    text::without_byte_order_mark,
+    update::TraceContext,
 };
 use serde::Serialize;
 use serde_json::Value;

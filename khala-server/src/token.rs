@@ -6,7 +6,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::{HeaderMap, header};
-use khala_core::{Denied, Token};
+use khala_core::{Token, auth::Denied};
 
 /// The subprotocol that Phoenix clients offer, and that is answered.
 pub(crate) const PHOENIX: &str = "phoenix";

@@ -10,7 +10,8 @@ use http_body_util::Full;
 use hyper::upgrade::{OnUpgrade, Parts as Taken};
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Denied, Grant,
+    Grant,
+    auth::Denied,
     connection::{Connection, Ended},
     wire::Serializer,
 };

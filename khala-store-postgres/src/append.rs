@@ -11,7 +11,8 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Chain, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
+    Append, Batch, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
+    journal::Chain,
 };
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow};
 
@@ -28,7 +29,7 @@ use crate::{
 /// [`PostgresStore::open`](crate::PostgresStore::open) or [`migrate`](crate::migrate) has prepared.
 ///
 /// The answer, dedup keys, `expect` and document versions are those of
-/// [`Journal::append`](khala_core::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody before the
+/// [`Journal::append`](khala_core::journal::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody before the
 /// transaction is committed, and if it is rolled back, nothing ever was. A failed call leaves nothing of the batch in the
 /// transaction. Subscribers are woken by the commit itself.
 ///

@@ -5,7 +5,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Advance, Advanced, Append, Checkpoint, Entity, ErrorKind, ProjectionName, Timestamp};
+use khala_core::{
+    Append, ErrorKind, Timestamp,
+    projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
+};
 use sqlx::PgConnection;
 
 use crate::{

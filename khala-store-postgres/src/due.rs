@@ -7,7 +7,10 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use khala_core::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Error, Settled, Timestamp};
+use khala_core::{
+    Error, Timestamp,
+    journal::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled},
+};
 use sqlx::PgConnection;
 
 use crate::{

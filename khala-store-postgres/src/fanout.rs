@@ -17,7 +17,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Cursor, Epoch, Error, ErrorKind, Fanout, LocalFanout, SystemClock, Topic, Watch, Watermark,
+    Cursor, Epoch, Error, ErrorKind, Topic, Watermark,
+    clock::SystemClock,
+    fanout::{Fanout, LocalFanout, Watch},
     health::{Condition, supervise},
     telemetry,
 };

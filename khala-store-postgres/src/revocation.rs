@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{CorruptRevocation, Error, Revocation, RevocationPage, Timestamp, Watermark};
+use khala_core::{
+    Error, Timestamp, Watermark,
+    auth::{CorruptRevocation, Revocation, RevocationPage},
+};
 use sqlx::PgConnection;
 
 use crate::{

@@ -7,8 +7,12 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Error, Kind, Named, NodeId, Payload, PayloadHash,
-    Receipt, Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update, Watermark,
+    Bounds, Cursor, DocKey, Epoch, Error, Kind, Payload, Receipt, Seq, Timestamp, Topic, Update, Watermark,
+    auth::{Named, Revocation, RevocationId},
+    node::NodeId,
+    projection::{Checkpoint, Entity},
+    retention::SweepRecord,
+    update::{PayloadHash, TraceContext},
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 

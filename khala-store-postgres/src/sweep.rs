@@ -7,7 +7,11 @@
 
 use std::{collections::HashMap, num::NonZeroUsize};
 
-use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
+use khala_core::{
+    Timestamp,
+    node::NodeId,
+    retention::{Lead, SWEEPS_KEPT, SweepRecord},
+};
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
 

@@ -6,7 +6,8 @@
 //! the same rule (J19), step by step, and holds nothing.
 
 use khala_core::{
-    Bounds, CLOCKS_APART, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark, is_ahead,
+    Bounds, Epoch, Error, Seq, Timestamp, Topic, Watermark,
+    journal::{CLOCKS_APART, DEDUP_FOR, Keep, Trimmed, is_ahead},
 };
 use sqlx::{PgConnection, postgres::PgRow};
 

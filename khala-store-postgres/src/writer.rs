@@ -18,8 +18,10 @@ use std::{
 
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Arrivals, Batch, Chain, Error, ErrorKind, Inbox, NewUpdate, Timestamp, Topic,
+    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
     health::{Condition, Part, panic_message},
+    inbox::{Arrivals, Inbox},
+    journal::Chain,
     telemetry::CommitMetrics,
 };
 use sqlx::PgConnection;

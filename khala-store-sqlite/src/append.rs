@@ -11,7 +11,8 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Bounds, Chain, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
+    Append, Batch, Bounds, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
+    journal::Chain,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Statement, ToSql, Transaction, params};
 
@@ -25,11 +26,11 @@ use crate::{
 /// [`SqliteStore::open`](crate::SqliteStore::open) or [`prepare`](crate::prepare) has prepared.
 ///
 /// The answer, dedup keys, `expect` and document versions are those of
-/// [`Journal::append`](khala_core::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody
+/// [`Journal::append`](khala_core::journal::Journal::append); `now` becomes `published_at`. Nothing is visible to anybody
 /// before the transaction is committed, and if it is rolled back, nothing ever was. A failed call leaves nothing
 /// of the batch in the transaction.
 ///
-/// After the commit, [`announce`](khala_core::Fanout::announce) `receipt.cursor()` to wake subscribers at once;
+/// After the commit, [`announce`](khala_core::fanout::Fanout::announce) `receipt.cursor()` to wake subscribers at once;
 /// a store that is open on the file notices within [`watch_every`](crate::SqliteOptions::watch_every) anyway.
 ///
 /// Begin with [`TransactionBehavior::Immediate`](rusqlite::TransactionBehavior::Immediate): a transaction that

@@ -5,7 +5,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Advance, Advanced, Append, Checkpoint, Entity, Error, ProjectionName, Timestamp};
+use khala_core::{
+    Append, Error, Timestamp,
+    projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
@@ -110,7 +113,7 @@ pub(crate) fn remove_step(
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Cursor, Epoch, ErrorKind, Payload, PayloadHash, Watermark};
+    use khala_core::{Cursor, Epoch, ErrorKind, Payload, Watermark, update::PayloadHash};
 
     use super::*;
     use crate::schema;

@@ -7,7 +7,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled, Timestamp};
+use khala_core::{
+    Timestamp,
+    journal::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled},
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{

@@ -5,25 +5,29 @@
 //! is noticed within [`watch_every`](SqliteOptions::watch_every).
 //!
 //! ```
-//! use khala_core::{Append, Batch, Journal, Kind, NewUpdate, Payload, ReadLimit, Replay, ReadFrom, Timestamp, Topic};
+//! use futures::TryStreamExt;
+//! use khala_core::{Event, Khala, Start, Update};
 //! use khala_store_sqlite::SqliteStore;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
-//! # let path = folder.path().join("khala.db");
-//! # let now = Timestamp::from_millis(0);
-//! let store = SqliteStore::open(&path)?;
-//! let topic = Topic::parse("run:7:events")?;
+//! # let path = folder.path().join("app.db");
+//! let khala = Khala::open(SqliteStore::open(&path)?);
+//! let orders = khala.topic("orders:7")?;
+//! orders.publish(Update::json("paid", &7)?.doc_key("order/7")).await?;
 //!
-//! let update = NewUpdate::new(Kind::parse("started")?, Payload::parse(r#"{"by":"ann"}"#)?);
-//! let answer = store.append(&topic, Batch::new(vec![update])?, now).await?;
-//! assert!(matches!(answer, Append::Written(receipt) if receipt.last.as_u64() == 1));
-//!
-//! let Replay::Page(page) = store.read(&topic, ReadFrom::Origin, ReadLimit::PAGE).await? else {
-//!     panic!("nothing was trimmed")
-//! };
-//! assert_eq!(page.updates[0].payload.as_str(), r#"{"by":"ann"}"#);
+//! let mut events = orders.subscribe(Start::floor()).await?;
+//! while let Some(event) = events.try_next().await? {
+//!     match event {
+//!         Event::Update(update) => {
+//!             println!("order {} was paid; keep {:?}", update.json::<u64>()?, update.cursor());
+//!             # break;
+//!         }
+//!         Event::Snapshot(page) => println!("{} documents", page.documents.len()),
+//!         Event::Stale(stale) => return Err(stale.into()),
+//!     }
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -32,7 +36,7 @@
 //! exactly what it commits:
 //!
 //! ```
-//! use khala_core::{Append, Batch, Fanout, Kind, NewUpdate, Payload, Timestamp, Topic};
+//! use khala_core::{Append, Batch, Kind, NewUpdate, Payload, Timestamp, Topic, fanout::Fanout};
 //! use khala_store_sqlite::{SqliteStore, append_in};
 //! use rusqlite::{Connection, TransactionBehavior};
 //!

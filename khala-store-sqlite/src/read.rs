@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, CorruptTopic, Cursor, DocKey, Epoch, Page, ReadFrom, ReadLimit, Replay, Snapshot, SnapshotFrom,
-    SnapshotPage, Topic, TopicPage, Update,
+    Bounds, Cursor, DocKey, Epoch, Topic, Update,
+    documents::{Snapshot, SnapshotFrom, SnapshotPage},
+    journal::{CorruptTopic, Page, ReadFrom, ReadLimit, Replay, TopicPage},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 

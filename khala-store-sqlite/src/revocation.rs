@@ -5,7 +5,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{CorruptRevocation, Revocation, RevocationPage, Timestamp, Watermark};
+use khala_core::{
+    Timestamp, Watermark,
+    auth::{CorruptRevocation, Revocation, RevocationPage},
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
@@ -75,7 +78,11 @@ pub(crate) fn prune(conn: &Connection, now: Timestamp) -> Result<(u64, Next), Fa
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Error, ErrorKind, MAX_POSITION, Named, RevocationId};
+    use khala_core::{
+        Error, ErrorKind,
+        auth::{Named, RevocationId},
+        position::MAX_POSITION,
+    };
 
     use super::*;
     use crate::site::Site;

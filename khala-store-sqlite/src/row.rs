@@ -6,9 +6,12 @@
 use std::fmt::Display;
 
 use khala_core::{
-    Bounds, Checkpoint, Cursor, DocKey, Entity, Epoch, Error, Kind, Lead, Named, NodeId, Payload,
-    PayloadHash, Revocation, RevocationId, Seq, SweepRecord, Timestamp, Topic, TraceContext, Update,
-    Watermark,
+    Bounds, Cursor, DocKey, Epoch, Error, Kind, Payload, Seq, Timestamp, Topic, Update, Watermark,
+    auth::{Named, Revocation, RevocationId},
+    node::NodeId,
+    projection::{Checkpoint, Entity},
+    retention::{Lead, SweepRecord},
+    update::{PayloadHash, TraceContext},
 };
 use rusqlite::{OptionalExtension, Row, Statement, types::ValueRef};
 

@@ -6,7 +6,11 @@
 
 use std::sync::Arc;
 
-use khala_core::{DocKey, Kind, Payload, PayloadHash, ReadLimit, Seq, TraceContext, Update};
+use khala_core::{
+    DocKey, Kind, Payload, Seq, Update,
+    journal::ReadLimit,
+    update::{PayloadHash, TraceContext},
+};
 use rusqlite::Row;
 
 use crate::{

@@ -11,10 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Advance, Advanced, Append, Batch, Bounds, Checkpoint, Checkpoints, Cursor, DocKey, Documents, DueAfter,
-    DuePage, Entity, Error, Fanout, Journal, Keep, Lead, LocalFanout, NodeId, ProjectionName, ReadFrom,
-    ReadLimit, Replay, Revocation, RevocationPage, Revocations, Settled, Snapshot, SnapshotFrom, Store,
-    SweepRecord, Sweeps, Timestamp, Topic, TopicPage, Trimmed, Update, Watch, Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Error, Store, Timestamp, Topic, Update, Watermark,
+    auth::{Revocation, RevocationPage, Revocations},
+    documents::{Documents, Snapshot, SnapshotFrom},
+    fanout::{Fanout, LocalFanout, Watch},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
+    node::NodeId,
+    projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
+    retention::{Lead, SweepRecord, Sweeps},
 };
 
 use crate::{

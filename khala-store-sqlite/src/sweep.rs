@@ -6,7 +6,11 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Lead, NodeId, SWEEPS_KEPT, SweepRecord, Timestamp};
+use khala_core::{
+    Timestamp,
+    node::NodeId,
+    retention::{Lead, SWEEPS_KEPT, SweepRecord},
+};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -64,7 +68,10 @@ pub(crate) fn records(conn: &Connection, limit: NonZeroUsize) -> Result<Vec<Swee
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Error, ErrorKind, SweepOutcome, SweepTrigger};
+    use khala_core::{
+        Error, ErrorKind,
+        retention::{SweepOutcome, SweepTrigger},
+    };
 
     use super::*;
     use crate::schema;

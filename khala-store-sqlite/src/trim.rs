@@ -6,7 +6,8 @@
 //! the same updates by the same rule (J19), also in steps, so that no moment of the file is held on to for long.
 
 use khala_core::{
-    Bounds, CLOCKS_APART, DEDUP_FOR, Epoch, Error, Keep, Seq, Timestamp, Topic, Trimmed, Watermark, is_ahead,
+    Bounds, Epoch, Error, Seq, Timestamp, Topic, Watermark,
+    journal::{CLOCKS_APART, DEDUP_FOR, Keep, Trimmed, is_ahead},
 };
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;

@@ -1,6 +1,10 @@
 //! What waits to be written in a group with others, and its answer, which is held back until the group's commit.
 
-use khala_core::{Advance, Advanced, Append, Batch, Chain, Error, ErrorKind, NewUpdate, Timestamp, Topic};
+use khala_core::{
+    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
+    journal::Chain,
+    projection::{Advance, Advanced},
+};
 use tokio::sync::oneshot;
 
 use crate::{

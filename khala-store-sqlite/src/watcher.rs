@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{Cursor, Error, ErrorKind, LocalFanout, Watermark, health::Condition};
+use khala_core::{Cursor, Error, ErrorKind, Watermark, fanout::LocalFanout, health::Condition};
 use rusqlite::{Connection, params};
 
 use crate::{

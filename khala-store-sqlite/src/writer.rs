@@ -19,9 +19,11 @@ use std::{
 };
 
 use khala_core::{
-    Advance, Advanced, Append, Arrivals, Batch, Error, ErrorKind, Handed, Inbox, NewUpdate, Timestamp, Topic,
-    Trimmed,
+    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
     health::{Condition, Part, panic_message},
+    inbox::{Arrivals, Handed, Inbox},
+    journal::Trimmed,
+    projection::{Advance, Advanced},
     telemetry::CommitMetrics,
 };
 use rusqlite::Connection;
@@ -473,7 +475,7 @@ pub(crate) fn transaction<T>(
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Keep, Kind, Payload};
+    use khala_core::{Kind, Payload, journal::Keep};
     use rusqlite::params;
 
     use super::*;

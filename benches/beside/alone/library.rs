@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use khala_core::{Append, Batch, Journal, Khala, Timestamp, Topic};
+use khala_core::{Append, Batch, Khala, Timestamp, Topic, journal::Journal};
 use khala_store_sqlite::SqliteStore;
 use tokio::runtime::Runtime;
 

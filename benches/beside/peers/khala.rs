@@ -3,7 +3,10 @@
 use std::{fmt::Debug, net::SocketAddr, process::Command, time::Duration};
 
 use khala_auth::{JwtIssuer, JwtOptions};
-use khala_core::{Clock as _, Mandate, SystemClock};
+use khala_core::{
+    auth::Mandate,
+    clock::{Clock as _, SystemClock},
+};
 
 use super::Peer;
 use crate::{

@@ -13,8 +13,9 @@ use axum::{
 };
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Error as Fault, ErrorKind, Grant, Khala, Named, Revocation,
-    RevocationId, Timestamp, Topic, TopicClass, TopicPattern,
+    Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,
+    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId},
+    class::{Classes, TopicClass, TopicPattern},
 };
 use khala_server::{Credential, Holder, Mint, Server, Unproven};
 use khala_store_sqlite::SqliteStore;

@@ -1,6 +1,6 @@
 //! The journal itself, read from the SQLite file after the last server was killed: no server stands in between.
 
-use khala_core::{Journal as _, ReadFrom, ReadLimit, Replay};
+use khala_core::journal::{Journal as _, ReadFrom, ReadLimit, Replay};
 use khala_store_sqlite::SqliteStore;
 use main_job::{
     checker::{Delivery, Entry, Log},

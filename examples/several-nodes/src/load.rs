@@ -16,7 +16,8 @@ use std::{
 
 use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
-    Batch, DedupKey, Kind, NewUpdate, Payload, Token, Topic,
+    Batch, Kind, NewUpdate, Payload, Token, Topic,
+    update::DedupKey,
     wire::{JoinRequest, Resume},
 };
 use main_job::{chance::Chance, place::Place};

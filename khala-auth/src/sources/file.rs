@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use khala_core::{Error, Timestamp, health::Health, without_byte_order_mark};
+use khala_core::{Error, Timestamp, health::Health, text::without_byte_order_mark};
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,

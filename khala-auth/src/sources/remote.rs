@@ -19,7 +19,7 @@ use futures::FutureExt as _;
 use khala_core::{
     Error, ErrorKind, Timestamp,
     health::{Health, panic_message},
-    without_byte_order_mark,
+    text::without_byte_order_mark,
 };
 use tokio::{
     sync::watch,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use khala_core::{
-    SystemClock,
+    clock::SystemClock,
     health::{Condition, Health, Part, supervise},
     telemetry,
 };

@@ -3,7 +3,11 @@
 use std::{fs, path::Path};
 
 use khala_auth::{JwtOptions, JwtVerifier, KeyAlgorithm, KeySet};
-use khala_core::{Clock as _, SystemClock, Token, Verifier as _};
+use khala_core::{
+    Token,
+    auth::Verifier as _,
+    clock::{Clock as _, SystemClock},
+};
 use serde_json::Value;
 
 use crate::{Ended, end, khala, pem};

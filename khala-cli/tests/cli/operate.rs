@@ -4,8 +4,12 @@ use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duratio
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Batch, Classes, Clock as _, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, MemorySweeps,
-    NewUpdate, NodeId, Payload, Retain, SweepOptions, Sweeps as _, SystemClock, TopicClass, TopicPattern,
+    Batch, Khala, KhalaBuilder, Kind, MemoryStore, NewUpdate, Payload,
+    auth::{Access, Mandate},
+    class::{Classes, Retain, TopicClass, TopicPattern},
+    clock::{Clock as _, SystemClock},
+    node::NodeId,
+    retention::{MemorySweeps, SweepOptions, Sweeps as _},
 };
 use khala_server::{AdminToken, Server, serve};
 use serde_json::{Value, json};

@@ -15,7 +15,11 @@ use std::{
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Classes, Clock as _, Khala, Mandate, MemoryStore, Rate, SystemClock, TopicClass, TopicPattern,
+    Khala, MemoryStore,
+    admission::Rate,
+    auth::{Access, Mandate},
+    class::{Classes, TopicClass, TopicPattern},
+    clock::{Clock as _, SystemClock},
 };
 use khala_server::{Server, serve};
 use serde_json::Value;

@@ -4,7 +4,9 @@ use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duratio
 
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, Khala, Mandate, MemoryStore, Named, Revocation, RevocationId, SystemClock, Token,
+    Khala, MemoryStore, Token,
+    auth::{Access, Mandate, Named, Revocation, RevocationId},
+    clock::{Clock as _, SystemClock},
 };
 use khala_server::{AdminToken, Server, serve};
 use serde_json::{Value, json};

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use khala_auth::{JwtOptions, JwtVerifier};
-use khala_core::{Access, Clock as _, SystemClock, Timestamp, Token, Verifier as _};
+use khala_core::{
+    Timestamp, Token,
+    auth::{Access, Verifier as _},
+    clock::{Clock as _, SystemClock},
+};
 
 use crate::{
     end,

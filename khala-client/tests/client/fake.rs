@@ -20,8 +20,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Append, Batch, Conflict, DedupKey, DocKey, Epoch, Journal as _, Kind, MemoryStore, NewUpdate, Payload,
-    ReadFrom, ReadLimit, Receipt, Replay, Seq, Timestamp, Topic, Update,
+    Append, Batch, Conflict, DocKey, Epoch, Kind, MemoryStore, NewUpdate, Payload, Receipt, Seq, Timestamp,
+    Topic, Update,
+    journal::{Journal as _, ReadFrom, ReadLimit, Replay},
+    update::DedupKey,
     wire::{JoinRequest, Serializer},
 };
 use serde_json::{Value, json, value::RawValue};

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _, channel::mpsc};
 use khala_client::{Client, Error, connection::ConnectionEvent};
 use khala_core::{
-    Batch, Cursor, Epoch, Journal as _, Keep, Kind, NewUpdate, Payload, Timestamp, Token, Watermark,
+    Batch, Cursor, Epoch, Kind, NewUpdate, Payload, Timestamp, Token, Watermark,
+    journal::{Journal as _, Keep},
     wire::{JoinRequest, OnStale, Resume},
 };
 use serde_json::json;

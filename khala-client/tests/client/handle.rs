@@ -6,7 +6,8 @@ use futures::TryStreamExt as _;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, Error};
 use khala_core::{
-    Access, Batch, Conflict, Event, EventPage, Khala, Mandate, MemoryStore, PublishError, Start, Update,
+    Batch, Conflict, Event, EventPage, Khala, MemoryStore, PublishError, Start, Update,
+    auth::{Access, Mandate},
 };
 use khala_server::{Server, serve};
 use tokio::{

@@ -15,8 +15,9 @@ use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, ClientBuilder, Error, FreshToken, connection::ConnectionEvent};
 use khala_core::{
-    Access, Batch, Issued, Khala, Kind, Mandate, MemoryStore, Named, NewUpdate, Payload, Revocation,
-    RevocationId, Token, wire::Resume,
+    Batch, Khala, Kind, MemoryStore, NewUpdate, Payload, Token,
+    auth::{Access, Issued, Mandate, Named, Revocation, RevocationId},
+    wire::Resume,
 };
 use khala_server::Server;
 use serde_json::{Value, json};

@@ -32,7 +32,7 @@ impl Access {
 ///
 /// ```
 /// # use async_trait::async_trait;
-/// # use khala_core::{Access, Authorizer, Denied, Grant, Topic};
+/// # use khala_core::{Grant, Topic, auth::{Access, Authorizer, Denied}};
 /// /// Only members of a room read it; anybody publishes.
 /// #[derive(Debug)]
 /// struct Members(std::collections::HashSet<(String, String)>);

@@ -24,7 +24,7 @@ struct Proved {
 impl Grant {
     /// Asserts that the caller has verified a token that says this, or vouches for the holder itself.
     ///
-    /// For implementers of a [`Verifier`](crate::Verifier), and for hosts that know their own users. Nothing happens
+    /// For implementers of a [`Verifier`](crate::auth::Verifier), and for hosts that know their own users. Nothing happens
     /// on a connection after `expires_at`, which includes whatever leeway the verifier allows.
     pub fn assertion(
         subject: impl Into<String>,

@@ -15,7 +15,7 @@ text! {
     /// `org:{org}:**` does not hold `org:acme`, which has nothing after the organisation.
     ///
     /// ```
-    /// # use khala_core::{Topic, TopicPattern};
+    /// # use khala_core::{Topic, class::TopicPattern};
     /// let pattern = TopicPattern::parse("org:{org}:**")?;
     /// let topic = Topic::parse("org:acme:workers:7")?;
     /// assert!(pattern.bind(&topic).is_some_and(|bound| bound.eq([("org", "acme")])));

@@ -52,10 +52,7 @@ pub fn advancing_victim<H: CheckpointsHarness>() {
 /// ```
 /// use std::sync::Arc;
 ///
-/// use khala_core::{
-///     Documents, Journal, MemoryStore,
-///     conformance::{Capabilities, Harness, Place},
-/// };
+/// use khala_core::{MemoryStore, conformance::{Capabilities, Harness, Place}, documents::Documents, journal::Journal};
 ///
 /// #[derive(Debug)]
 /// struct Memory(Arc<MemoryStore>);

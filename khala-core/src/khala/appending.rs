@@ -30,7 +30,7 @@ impl Khala {
     ///
     /// # Cancellation
     /// What was begun is finished: a future that is dropped after it was polled still has the batch stored and announced, by
-    /// the host's runtime ([`Clock::finish`](crate::Clock::finish)). A retry under the same dedup key stores nothing twice.
+    /// the host's runtime ([`Clock::finish`](crate::clock::Clock::finish)). A retry under the same dedup key stores nothing twice.
     ///
     /// # Errors
     /// The journal's [`Error`]. That an announcement failed is no error: the batch is stored.

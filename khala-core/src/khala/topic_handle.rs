@@ -74,7 +74,7 @@ impl TopicHandle {
 
     /// Publishes many updates without waiting for each.
     ///
-    /// It runs beside its caller, by [`Clock::finish`](crate::Clock::finish): within the host's runtime.
+    /// It runs beside its caller, by [`Clock::finish`](crate::clock::Clock::finish): within the host's runtime.
     pub fn producer(&self) -> Producer {
         let (producer, submissions) = Producer::<Error>::channel();
         let appending = append_all(self.clone(), submissions);

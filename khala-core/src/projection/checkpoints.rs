@@ -108,8 +108,8 @@ pub enum Advanced {
 ///
 /// ```
 /// use khala_core::{
-///     Advance, Advanced, Checkpoint, Checkpoints, Cursor, DocKey, Entity, Epoch, Kind, MemoryStore, NewUpdate,
-///     Payload, PayloadHash, ProjectionName, Timestamp, Topic, Watermark,
+///     Cursor, DocKey, Epoch, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic, Watermark,
+///     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName}, update::PayloadHash,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -149,14 +149,14 @@ pub trait Checkpoints: fmt::Debug + Send + Sync + 'static {
     /// Moves a checkpoint and appends its batch, both or neither, on stable storage before it answers.
     ///
     /// Whether it is a repeat is looked at first (C2), then whether it starts where the checkpoint stands (C3), then
-    /// the batch, as by [`Journal::append`](crate::Journal::append) at `now`. A batch that was stored before under the
+    /// the batch, as by [`Journal::append`](crate::journal::Journal::append) at `now`. A batch that was stored before under the
     /// same dedup key is there already, so its checkpoint moves (C4). A dropped future may have stored both or neither;
     /// the same advance, asked again, tells.
     ///
     /// Who is told [`Written`](Advanced::Written) announces the receipt's [`cursor`](crate::Receipt::cursor).
     /// [`Repeated`](Advanced::Repeated) has no receipt, because none is kept with a checkpoint: whoever cannot say that
     /// the first answer was announced, for it never came or was given up, announces the head of the batch's topic as
-    /// [`Journal::bounds`](crate::Journal::bounds) tells it. That is at least as far, and one announcement too many does
+    /// [`Journal::bounds`](crate::journal::Journal::bounds) tells it. That is at least as far, and one announcement too many does
     /// no harm; without it, subscribers find the update by polling.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ impl Facts {
 /// One of one's own, here one that keeps what somebody who is connected has not read yet:
 ///
 /// ```
-/// use khala_core::{ClassRetention, Facts, Keep, Retention, Topic, TopicClass};
+/// use khala_core::{Topic, class::TopicClass, journal::Keep, retention::{ClassRetention, Facts, Retention}};
 ///
 /// #[derive(Debug)]
 /// struct ForReaders;

@@ -20,11 +20,15 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, Conflict, Cursor, DedupKey, DocKey, Documents, DueAfter, DuePage, Epoch, Error,
-    Journal, Keep, Kind, MemoryStore, NewUpdate, Page, Payload, ReadFrom, ReadLimit, Receipt, Replay, Seq,
-    Settled, Snapshot, SnapshotFrom, Stale, StaleReason, Timestamp, Topic, TopicPage, Trimmed, Update,
-    Watermark,
+    Append, Batch, Bounds, Conflict, Cursor, DocKey, Epoch, Error, Kind, MemoryStore, NewUpdate, Payload,
+    Receipt, Seq, Stale, Timestamp, Topic, Update, Watermark,
     conformance::{Capabilities, Harness, Place},
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{
+        DueAfter, DuePage, Journal, Keep, Page, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed,
+    },
+    position::StaleReason,
+    update::DedupKey,
 };
 use tokio::{sync::Mutex, time::sleep};
 

@@ -11,9 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Advance, Advanced, Append, Batch, Checkpoint, Checkpoints, Cursor, DocKey, Documents, Entity, Epoch,
-    Error, Journal, Kind, MemoryStore, NewUpdate, ProjectionName, Receipt, Timestamp, Topic, Watermark,
+    Append, Batch, Cursor, DocKey, Epoch, Error, Kind, MemoryStore, NewUpdate, Receipt, Timestamp, Topic,
+    Watermark,
     conformance::{self, Capabilities, CheckpointsHarness, Harness, Place, checkpoint_laws},
+    documents::Documents,
+    journal::Journal,
+    projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
 };
 use tokio::time::sleep;
 

@@ -10,8 +10,9 @@ mod broken;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use khala_core::{
-    Documents, Journal,
     conformance::{self, Capabilities, Harness, Law, Place, laws},
+    documents::Documents,
+    journal::Journal,
 };
 
 use broken::Broken;

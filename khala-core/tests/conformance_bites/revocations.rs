@@ -14,9 +14,11 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Documents, Error, Journal, MemoryStore, Named, Revocation, RevocationId, RevocationPage, Revocations,
-    Timestamp, Watermark,
+    Error, MemoryStore, Timestamp, Watermark,
+    auth::{Named, Revocation, RevocationId, RevocationPage, Revocations},
     conformance::{self, Capabilities, Harness, Place, RevocationsHarness, revocation_laws},
+    documents::Documents,
+    journal::Journal,
 };
 use tokio::time::sleep;
 

@@ -10,8 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Documents, Error, Journal, Lead, MemoryStore, NodeId, SWEEPS_KEPT, SweepRecord, Sweeps, Timestamp,
+    Error, MemoryStore, Timestamp,
     conformance::{Capabilities, Harness, Place, SweepsHarness, sweep_laws},
+    documents::Documents,
+    journal::Journal,
+    node::NodeId,
+    retention::{Lead, SWEEPS_KEPT, SweepRecord, Sweeps},
 };
 use tokio::time::sleep;
 

@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use khala_core::{
-    Access, Denied, Error, ErrorKind, Grant, TailJournal, TailOptions,
+    Error, ErrorKind, Grant,
+    auth::{Access, Denied},
     session::{Question, SessionOptions},
+    tail::{TailJournal, TailOptions},
     wire::{Close, Serializer},
 };
 use serde_json::{Value, json};

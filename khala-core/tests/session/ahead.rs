@@ -7,8 +7,10 @@ use std::{
 
 use futures::FutureExt as _;
 use khala_core::{
-    Batch, Cursor, Followed, Journal as _, Keep, Kind, NewUpdate, Payload, ReadLimit, Replay, StaleReason,
-    TailJournal, TailOptions, Timestamp, Topic, Wanted, Watermark,
+    Batch, Cursor, Kind, NewUpdate, Payload, Timestamp, Topic, Watermark,
+    journal::{Journal as _, Keep, ReadLimit, Replay},
+    position::StaleReason,
+    tail::{Followed, TailJournal, TailOptions, Wanted},
 };
 
 use crate::clock::steady;

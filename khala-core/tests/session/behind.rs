@@ -4,10 +4,19 @@
 use std::{num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
-use khala_core::Journal as _;
+use khala_core::journal::Journal as _;
 use khala_core::{
-    Access, Classes, Cursor, Grant, Keep, Rate, ReplayOptions, TailOptions, TopicClass, TopicIncident,
-    TopicPattern, Watermark, connection::Ended, session::SessionOptions, wire::Close,
+    Cursor, Grant, Watermark,
+    admission::Rate,
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+    connection::Ended,
+    journal::Keep,
+    replay::ReplayOptions,
+    session::SessionOptions,
+    stats::TopicIncident,
+    tail::TailOptions,
+    wire::Close,
 };
 use serde_json::{Value, json};
 

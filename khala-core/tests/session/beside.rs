@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use futures::FutureExt as _;
-use khala_core::{EventPage, Rate, ReplayOptions, Start, TailOptions};
+use khala_core::{EventPage, Start, admission::Rate, replay::ReplayOptions, tail::TailOptions};
 use serde_json::json;
 
 use crate::{

@@ -6,8 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use khala_core::{
-    Cursor, DocKey, Epoch, JoinRequest, OnStale, Resume, StaleReason, Timestamp, Topic, Update, Watermark,
-    wire::{Head, Joined, Serializer, SnapshotBatch, StaleCursor, UpdateBatch, event},
+    Cursor, DocKey, Epoch, Timestamp, Topic, Update, Watermark,
+    position::StaleReason,
+    wire::{
+        Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch, StaleCursor, UpdateBatch,
+        event,
+    },
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;

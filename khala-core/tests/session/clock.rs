@@ -13,7 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, channel::oneshot, future::BoxFuture};
-use khala_core::{Clock, Moment, Now, Timestamp};
+use khala_core::{
+    Timestamp,
+    clock::{Clock, Moment, Now},
+};
 
 /// A clock that stands still until it is moved.
 #[derive(Debug)]

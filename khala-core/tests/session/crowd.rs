@@ -4,8 +4,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Append, Batch, Classes, Clock as _, Cursor, DocKey, Journal as _, Keep, Kind, NewUpdate, Payload,
-    TopicClass, TopicPattern,
+    Append, Batch, Cursor, DocKey, Kind, NewUpdate, Payload,
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+    clock::Clock as _,
+    journal::{Journal as _, Keep},
 };
 use serde_json::{Value, json};
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Cursor, Journal as _, Watermark,
+    Cursor, Watermark,
     connection::{Ended, Received},
+    journal::Journal as _,
     session::SessionOptions,
     wire::Close,
 };

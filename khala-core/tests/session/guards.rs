@@ -13,9 +13,12 @@ use std::{
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Authorizer, CorruptRevocation, Cursor, Denied, Error, ErrorKind, Fanout, Grant, LocalFanout,
-    MemoryRevocations, Named, Revocation, RevocationPage, Revocations, Timestamp, Token, Topic, Verifier,
-    Watch, Watermark,
+    Cursor, Error, ErrorKind, Grant, Timestamp, Token, Topic, Watermark,
+    auth::{
+        Access, Authorizer, CorruptRevocation, Denied, MemoryRevocations, Named, Revocation, RevocationPage,
+        Revocations, Verifier,
+    },
+    fanout::{Fanout, LocalFanout, Watch},
 };
 use tokio::sync::watch;
 

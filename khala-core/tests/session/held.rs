@@ -20,11 +20,12 @@ use std::{
 use async_trait::async_trait;
 use futures::{FutureExt as _, Sink, Stream};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents, DueAfter, DuePage, Error, Followed, Grant, Journal,
-    Keep, Khala, Kind, MemoryStore, NewUpdate, Payload, ReadFrom, ReadLimit, Replay, Settled, Snapshot,
-    SnapshotFrom, Start, Subscription, TailJournal, TailOptions, Timestamp, Topic, TopicPage, Trimmed,
-    Update, Wanted, Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Error, Grant, Khala, Kind, MemoryStore, NewUpdate, Payload, Start,
+    Subscription, Timestamp, Topic, Update, Watermark,
     connection::{Progress, Received, Sent, Transport},
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
+    tail::{Followed, TailJournal, TailOptions, Wanted},
     wire::Serializer,
 };
 use tokio::{

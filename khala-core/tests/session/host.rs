@@ -13,9 +13,12 @@ use futures::{
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
 use khala_core::{
-    Access, AdmissionOptions, Batch, Clock as _, Grant, Khala, KhalaBuilder, Kind, LocalFanout, Named,
-    NewUpdate, Payload, Revocation, RevocationId, Revocations as _, Timestamp, Token, Topic, Watermark,
+    Batch, Grant, Khala, KhalaBuilder, Kind, NewUpdate, Payload, Timestamp, Token, Topic, Watermark,
+    admission::AdmissionOptions,
+    auth::{Access, Named, Revocation, RevocationId, Revocations as _},
+    clock::Clock as _,
     connection::{Ended, Progress, Received, Sent, Transport},
+    fanout::LocalFanout,
     session::SessionOptions,
     wire::{Close, Serializer},
 };
@@ -184,7 +187,7 @@ impl Host {
     }
 
     /// What a token proves now, if that is known at once.
-    pub fn verify(&self, token: &str) -> Option<Result<Grant, khala_core::Denied>> {
+    pub fn verify(&self, token: &str) -> Option<Result<Grant, khala_core::auth::Denied>> {
         self.khala.access().verify(&Token::new(token)).now_or_never()
     }
 

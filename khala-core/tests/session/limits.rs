@@ -3,9 +3,11 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use khala_core::{
-    Admission, AdmissionOptions, Denied, Rate, TailJournal, TailOptions,
+    admission::{Admission, AdmissionOptions, Rate},
+    auth::Denied,
     connection::Received,
     session::SessionOptions,
+    tail::{TailJournal, TailOptions},
     wire::{Close, Serializer},
 };
 use serde_json::json;

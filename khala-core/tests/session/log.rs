@@ -4,7 +4,10 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Denied, Revocation, Revocations as _, Token, Watermark, session::SessionOptions, wire::Close,
+    Token, Watermark,
+    auth::{Denied, Revocation, Revocations as _},
+    session::SessionOptions,
+    wire::Close,
 };
 use serde_json::json;
 

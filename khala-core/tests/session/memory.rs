@@ -2,8 +2,12 @@
 
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Cursor, Followed, Journal as _, Khala, Kind, MemoryBudget, MemoryPart, MemoryStore,
-    Moment, NewUpdate, Payload, Peek, ReplayOptions, Timestamp, Topic, Wanted, Watermark,
+    Append, Batch, Cursor, Khala, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic, Watermark,
+    budget::{MemoryBudget, MemoryPart},
+    clock::Moment,
+    journal::Journal as _,
+    replay::ReplayOptions,
+    tail::{Followed, Peek, Wanted},
 };
 use serde_json::json;
 

@@ -10,12 +10,17 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
 use khala_core::{
-    Access, Admitted, Append, Authorizer as _, Batch, Classes, Cursor, Denied, Documents as _, Error, Grant,
-    JoinRequest, Journal, Keep, Limited, LocalFanout, NewUpdate, Peek, ReadLimit, SharedSnapshot,
-    SharedSnapshotPage, Snapshot, SnapshotFrom, TailJournal, TailOptions, Timestamp, Topic, TopicClass,
-    TopicPattern, Watch,
+    Append, Batch, Cursor, Error, Grant, NewUpdate, Timestamp, Topic,
+    admission::{Admitted, Limited},
+    auth::{Access, Authorizer as _, Denied},
+    class::{Classes, TopicClass, TopicPattern},
+    documents::{Documents as _, Snapshot, SnapshotFrom},
+    fanout::{LocalFanout, Watch},
+    journal::{Journal, Keep, ReadLimit},
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
-    wire::{Close, Encoded, Serializer},
+    snapshots::{SharedSnapshot, SharedSnapshotPage},
+    tail::{Peek, TailJournal, TailOptions},
+    wire::{Close, Encoded, JoinRequest, Serializer},
 };
 
 use crate::{

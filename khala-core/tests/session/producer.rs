@@ -4,9 +4,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Batch, Classes, Conflict, Denied, Event, EventPage, Grant, Journal as _, Khala, Payload,
-    PayloadHash, Producer, PublishError, Refusal, Start, Ticket, Timestamp, Topic, TopicClass, TopicPattern,
-    Update,
+    Batch, Conflict, Event, EventPage, Grant, Khala, Payload, Producer, PublishError, Start, Ticket,
+    Timestamp, Topic, Update,
+    auth::{Access, Denied},
+    class::{Classes, TopicClass, TopicPattern},
+    journal::Journal as _,
+    publish::Refusal,
+    update::PayloadHash,
 };
 use tokio::time::timeout;
 

@@ -2,7 +2,7 @@
 //! nobody is served what is lost.
 
 use futures::FutureExt as _;
-use khala_core::{Cursor, Event, Journal as _, MemoryStore, Start, Watermark, health::Condition};
+use khala_core::{Cursor, Event, MemoryStore, Start, Watermark, health::Condition, journal::Journal as _};
 use serde_json::json;
 
 use crate::host::{HOUR, Host, Peer, seconds, seqs, topic};
@@ -97,7 +97,10 @@ fn a_head_that_was_announced_and_is_lost_is_waited_for_by_nobody() {
     peer.join("t", &json!({"after": 5, "epoch": epoch}));
     let before = host.store.reads();
     for _ in 0..5 {
-        khala_core::Fanout::announce(&host.fanout, &topic("t"), lost).now_or_never().unwrap().unwrap();
+        khala_core::fanout::Fanout::announce(&host.fanout, &topic("t"), lost)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         peer.beat();
         host.pass(seconds(10), &mut [&mut peer]);
     }

@@ -3,7 +3,8 @@
 
 use futures::FutureExt as _;
 use khala_core::{
-    Batch, Cursor, Fanout as _, Journal as _, Kind, MemoryStore, NewUpdate, Payload, Topic, health::Condition,
+    Batch, Cursor, Kind, MemoryStore, NewUpdate, Payload, Topic, fanout::Fanout as _, health::Condition,
+    journal::Journal as _,
 };
 use serde_json::{Value, json};
 

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Denied, Grant, Named, Revocation, Revocations as _, Watermark, connection::Sent,
-    session::SessionOptions, wire::Close,
+    Grant, Watermark,
+    auth::{Access, Denied, Named, Revocation, Revocations as _},
+    connection::Sent,
+    session::SessionOptions,
+    wire::Close,
 };
 use serde_json::{Value, json};
 

@@ -4,10 +4,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Admitted, Authorizer as _, Batch, Cursor, Denied, DocKey, Documents as _, Epoch, Error,
-    ErrorKind, Grant, Journal as _, Keep, Kind, NewUpdate, Now, Payload, ReadLimit, TailJournal, TailOptions,
-    Timestamp, Token, Topic,
+    Batch, Cursor, DocKey, Epoch, Error, ErrorKind, Grant, Kind, NewUpdate, Payload, Timestamp, Token, Topic,
+    admission::Admitted,
+    auth::{Access, Authorizer as _, Denied},
+    clock::Now,
+    documents::Documents as _,
+    journal::{Journal as _, Keep, ReadLimit},
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
+    tail::{TailJournal, TailOptions},
     wire::{Close, Encoded, Serializer},
 };
 use serde_json::{Value, json};

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Batch, DocKey, Journal as _, Kind, NewUpdate, TailJournal, TailOptions,
+    Batch, DocKey, Kind, NewUpdate,
+    auth::Access,
+    journal::Journal as _,
     session::SessionOptions,
+    tail::{TailJournal, TailOptions},
     wire::{Close, Serializer},
 };
 use serde_json::{Value, json};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use khala_core::{DocKey, JoinRequest, Kind, NewUpdate, OnStale, Payload, Resume};
+use khala_core::{
+    DocKey, Kind, NewUpdate, Payload,
+    wire::{JoinRequest, OnStale, Resume},
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},

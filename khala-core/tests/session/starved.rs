@@ -9,9 +9,14 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Access, Append, Batch, Bounds, Classes, DocKey, Documents, DueAfter, DuePage, Error, Grant, Journal,
-    Keep, Khala, MemoryStore, Rate, ReadFrom, ReadLimit, Replay, ReplayOptions, Settled, Snapshot,
-    SnapshotFrom, TailOptions, Timestamp, Topic, TopicClass, TopicPage, TopicPattern, Trimmed, Update,
+    Append, Batch, Bounds, DocKey, Error, Grant, Khala, MemoryStore, Timestamp, Topic, Update,
+    admission::Rate,
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
+    replay::ReplayOptions,
+    tail::TailOptions,
 };
 use serde_json::json;
 use tokio::sync::watch;

@@ -13,9 +13,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryStore, ReadFrom, ReadLimit, Replay, Roles, Settled, Snapshot, SnapshotFrom, Timestamp, Topic,
-    TopicPage, Trimmed, Update,
+    Append, Batch, Bounds, DocKey, Error, ErrorKind, MemoryStore, Roles, Timestamp, Topic, Update,
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
 };
 
 /// A memory journal in a bad neighbourhood.

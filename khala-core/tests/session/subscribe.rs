@@ -5,9 +5,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Documents as _, Error, EventPage, Fanout, Journal as _, Keep,
-    Khala, Kind, LocalFanout, NewUpdate, Pages, Payload, Snapshot, SnapshotFrom, StaleReason, Start,
-    Timestamp, Topic, Update, Watch, Watermark, session::SessionOptions,
+    Append, Batch, Bounds, Cursor, DocKey, Error, EventPage, Khala, Kind, NewUpdate, Payload, Start,
+    Timestamp, Topic, Update, Watermark,
+    documents::{Documents as _, Snapshot, SnapshotFrom},
+    event::Pages,
+    fanout::{Fanout, LocalFanout, Watch},
+    journal::{Journal as _, Keep},
+    position::StaleReason,
+    session::SessionOptions,
 };
 
 use crate::{
@@ -413,7 +418,7 @@ fn a_snapshot_and_the_log_stitch_whatever_is_written_meanwhile() {
     let mut there = BTreeMap::new();
     let mut from = Some(SnapshotFrom::Start);
     while let Some(start) = from {
-        let page = rig.store.snapshot(&rig.topic, start, khala_core::ReadLimit::PAGE).now_or_never();
+        let page = rig.store.snapshot(&rig.topic, start, khala_core::journal::ReadLimit::PAGE).now_or_never();
         let Snapshot::Page(page) = page.unwrap().unwrap() else { panic!("nothing is trimmed now") };
         from = page.next();
         there.extend(page.documents.into_iter().map(|doc| (doc.doc_key.clone().unwrap(), doc)));

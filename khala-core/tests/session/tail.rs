@@ -8,9 +8,12 @@ use std::{
 
 use futures::{FutureExt as _, future::join_all, task::noop_waker_ref};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, Followed, Journal as _, Keep, Kind, MemoryStore, Moment, NewUpdate,
-    Payload, Peek, ReadFrom, ReadLimit, Replay, SharedPage, StaleReason, TailJournal, TailOptions, Timestamp,
-    Topic, Wanted, Watermark, wire::Serializer,
+    Append, Batch, Bounds, Cursor, Kind, MemoryStore, NewUpdate, Payload, Timestamp, Topic, Watermark,
+    clock::Moment,
+    journal::{Journal as _, Keep, ReadFrom, ReadLimit, Replay},
+    position::StaleReason,
+    tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
+    wire::Serializer,
 };
 
 use crate::store::Store;

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Cursor, Epoch, Limited, TailJournal, TailOptions, Watermark,
+    Cursor, Epoch, Watermark,
+    admission::Limited,
+    auth::Access,
     session::{Answer, Question, SessionOptions},
+    tail::{TailJournal, TailOptions},
     wire::{Close, Serializer},
 };
 use serde_json::{Value, json};

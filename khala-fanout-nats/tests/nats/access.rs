@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use khala_core::Fanout as _;
+use khala_core::fanout::Fanout as _;
 use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::Nats;
 use nkeys::KeyPair;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use khala_core::{ErrorKind, Fanout as _};
+use khala_core::{ErrorKind, fanout::Fanout as _};
 use khala_fanout_nats::NatsFanout;
 use khala_testing::{Nats, Proxy};
 

@@ -1,7 +1,7 @@
 //! What nodes hear of each other.
 
 use futures::StreamExt as _;
-use khala_core::Fanout as _;
+use khala_core::fanout::Fanout as _;
 use khala_fanout_nats::NatsFanout;
 use khala_testing::Nats;
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, num::NonZeroUsize};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use khala_core::OpenConnection;
+use khala_core::registry::OpenConnection;
 use serde::Serialize;
 
 use super::rules::millis;

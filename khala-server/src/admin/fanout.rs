@@ -8,7 +8,12 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use khala_core::{Counters, Epoch, ReplayOptions, Topic, TopicIncidents, TopicWindow, Watermark};
+use khala_core::{
+    Epoch, Topic, Watermark,
+    admin::TopicWindow,
+    replay::ReplayOptions,
+    stats::{Counters, TopicIncidents},
+};
 use serde::Serialize;
 
 use super::rules::{Rules, millis};

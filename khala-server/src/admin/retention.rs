@@ -11,7 +11,9 @@ use http::{Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
-    NodeId, SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger, Swept, TopicPattern,
+    class::TopicPattern,
+    node::NodeId,
+    retention::{SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger, Swept},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -8,7 +8,11 @@ use bytes::Bytes;
 use http::{Response, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
-use khala_core::{Named, Revocation, RevocationId, Timestamp, Watermark, telemetry};
+use khala_core::{
+    Timestamp, Watermark,
+    auth::{Named, Revocation, RevocationId},
+    telemetry,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{

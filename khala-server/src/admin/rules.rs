@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use khala_core::{Retain, TopicClass};
+use khala_core::class::{Retain, TopicClass};
 use serde::Serialize;
 
 #[derive(Serialize)]

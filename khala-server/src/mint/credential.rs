@@ -7,7 +7,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use khala_core::{Denied, Error, Timestamp, Token, Verifier};
+use khala_core::{
+    Error, Timestamp, Token,
+    auth::{Denied, Verifier},
+};
 
 use super::holder::{ClaimName, Holder};
 use crate::{

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use khala_core::{Grant, Mandate, Timestamp};
+use khala_core::{Grant, Timestamp, auth::Mandate};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{

@@ -13,7 +13,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::body::Body;
-use khala_core::{Denied, Error, ErrorKind, Issued, Issuer, Khala, Mandate, Timestamp, telemetry};
+use khala_core::{
+    Error, ErrorKind, Khala, Timestamp,
+    auth::{Denied, Issued, Issuer, Mandate},
+    telemetry,
+};
 use serde::Serialize;
 
 use self::holder::{Asked, Refused};

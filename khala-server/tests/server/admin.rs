@@ -7,9 +7,12 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Clock as _, Error, ErrorKind, Khala, LocalFanout, Mandate, MemoryRevocations, MemoryStore,
-    MemorySweeps, NodeId, Revocation, RevocationPage, Revocations, Sweeps as _, SystemClock, Timestamp,
-    Watermark,
+    Error, ErrorKind, Khala, MemoryStore, Timestamp, Watermark,
+    auth::{Access, Mandate, MemoryRevocations, Revocation, RevocationPage, Revocations},
+    clock::{Clock as _, SystemClock},
+    fanout::LocalFanout,
+    node::NodeId,
+    retention::{MemorySweeps, Sweeps as _},
 };
 use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
 use khala_store_sqlite::SqliteStore;

@@ -11,8 +11,10 @@ use http_body_util::Full;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use khala_auth::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};
 use khala_core::{
-    Access, AdmissionOptions, Classes, Clock as _, Named, Revocation, RevocationId, SystemClock, TopicClass,
-    TopicPattern,
+    admission::AdmissionOptions,
+    auth::{Access, Named, Revocation, RevocationId},
+    class::{Classes, TopicClass, TopicPattern},
+    clock::{Clock as _, SystemClock},
 };
 use khala_server::{Origins, ServerBuilder};
 use serde_json::{Value, json};

@@ -459,7 +459,10 @@ async fn the_log_can_be_json() {
 #[tokio::test]
 async fn a_hangup_reads_the_keys_again_and_ends_nothing() {
     use khala_auth::{JwtIssuer, JwtOptions, Key};
-    use khala_core::{Clock as _, Mandate, SystemClock};
+    use khala_core::{
+        auth::Mandate,
+        clock::{Clock as _, SystemClock},
+    };
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys.json");
     let secret = |kid: &str| format!("{kid:_<32}").into_bytes();

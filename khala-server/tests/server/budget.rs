@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_core::{MemoryBudget, MemoryPart};
+use khala_core::budget::{MemoryBudget, MemoryPart};
 use khala_server::Limits;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -89,7 +89,7 @@ async fn a_publish_counts_until_its_batch_is_stored_also_where_its_client_is_gon
 }
 
 /// A server whose budget others have spent.
-async fn spent() -> (Running, khala_core::MemoryShare) {
+async fn spent() -> (Running, khala_core::budget::MemoryShare) {
     let memory = MemoryBudget::new(Some(9 << 20));
     let mut others = memory.share(MemoryPart::Frames);
     others.hold(9 << 20);

@@ -1,6 +1,9 @@
 //! Reading documents over HTTP.
 
-use khala_core::{Journal as _, Keep, Timestamp};
+use khala_core::{
+    Timestamp,
+    journal::{Journal as _, Keep},
+};
 use serde_json::json;
 
 use crate::support::{Running, running, topic};

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use khala_auth::{JwtOptions, JwtVerifier};
 use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
-    Access, Authorizer, Batch, Denied, Grant, Journal as _, Khala, Kind, NewUpdate, Payload, Token, Topic,
+    Batch, Grant, Khala, Kind, NewUpdate, Payload, Token, Topic,
+    auth::{Access, Authorizer, Denied},
+    journal::Journal as _,
     session::SessionOptions,
     wire::{JoinRequest, Resume},
 };

@@ -6,8 +6,12 @@ use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Grant, Journal as _, Keep, MemoryPart, Named, ReplayOptions,
-    Revocation, RevocationId, Tier, Timestamp, Topic, TopicClass, TopicPattern,
+    Grant, Timestamp, Topic,
+    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId},
+    budget::MemoryPart,
+    class::{Classes, Tier, TopicClass, TopicPattern},
+    journal::{Journal as _, Keep},
+    replay::ReplayOptions,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use khala_core::{AdmissionOptions, session::SessionOptions};
+use khala_core::{admission::AdmissionOptions, session::SessionOptions};
 use khala_server::Limits;
 use serde_json::json;
 use tokio::{

@@ -17,7 +17,9 @@ use khala_auth::{
     sources::{FileKeys, KeyChange, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
 };
 use khala_core::{
-    Access, Clock as _, ErrorKind, Khala, Mandate, MemoryStore, SystemClock, Timestamp,
+    ErrorKind, Khala, MemoryStore, Timestamp,
+    auth::{Access, Mandate},
+    clock::{Clock as _, SystemClock},
     health::{Condition, Health},
 };
 use khala_server::{JwksAddress, Server, serve};

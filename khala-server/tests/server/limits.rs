@@ -8,7 +8,11 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use khala_core::{Access, AdmissionOptions, Classes, Rate, TopicClass, TopicPattern};
+use khala_core::{
+    admission::{AdmissionOptions, Rate},
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+};
 use khala_server::Limits;
 use serde_json::{Value, json};
 use tokio::{

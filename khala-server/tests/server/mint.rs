@@ -8,9 +8,13 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, KeySet};
 use khala_core::{
-    AdmissionOptions, Clock as _, Denied, Error, ErrorKind, Grant, Issued, Issuer, Mandate,
-    MemoryRevocations, Named, Rate, Revocation, RevocationId, RevocationPage, Revocations, SystemClock,
-    Timestamp, Token, Verifier, Watermark,
+    Error, ErrorKind, Grant, Timestamp, Token, Watermark,
+    admission::{AdmissionOptions, Rate},
+    auth::{
+        Denied, Issued, Issuer, Mandate, MemoryRevocations, Named, Revocation, RevocationId, RevocationPage,
+        Revocations, Verifier,
+    },
+    clock::{Clock as _, SystemClock},
 };
 use khala_server::{ClaimName, Credential, Holder, Mint, MintSecret, SecretError, Unproven, VerifiedToken};
 use serde_json::{Value, json};

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_core::{AdmissionOptions, ErrorKind, Journal as _, Keep, Timestamp};
+use khala_core::{
+    ErrorKind, Timestamp,
+    admission::AdmissionOptions,
+    journal::{Journal as _, Keep},
+};
 use khala_server::{Compatibility, Limits, OPENAPI, Origins, Server, Window};
 use serde_json::Value;
 

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Classes, ErrorKind, Journal as _, MemoryBudget, MemoryPart, Named, ReadFrom, ReadLimit, Replay,
-    Revocation, RevocationId, TopicClass, TopicPattern, Watermark,
+    ErrorKind, Watermark,
+    auth::{Access, Named, Revocation, RevocationId},
+    budget::{MemoryBudget, MemoryPart},
+    class::{Classes, TopicClass, TopicPattern},
+    journal::{Journal as _, ReadFrom, ReadLimit, Replay},
 };
 use khala_server::Limits;
 use serde_json::json;

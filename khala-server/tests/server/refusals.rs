@@ -23,8 +23,11 @@ use http_body_util::Full;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use khala_auth::{JwtOptions, JwtVerifier, Key, KeySet};
 use khala_core::{
-    Access, AdmissionOptions, Authorizer, Classes, Clock as _, Denied, Error, ErrorKind, Grant, Named, Rate,
-    Revocation, RevocationId, SystemClock, Timestamp, Token, Topic, TopicClass, TopicPattern, Verifier,
+    Error, ErrorKind, Grant, Timestamp, Token, Topic,
+    admission::{AdmissionOptions, Rate},
+    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId, Verifier},
+    class::{Classes, TopicClass, TopicPattern},
+    clock::{Clock as _, SystemClock},
     wire::Code,
 };
 use khala_server::{Compatibility, Origins, Window};

@@ -14,7 +14,9 @@ use khala_client::{
     connection::{ConnectionEvent, ConnectionEvents},
 };
 use khala_core::{
-    Batch, Cursor, JoinRequest, Khala, Kind, NewUpdate, Payload, Resume, StaleReason, Timestamp, Token,
+    Batch, Cursor, Khala, Kind, NewUpdate, Payload, Timestamp, Token,
+    position::StaleReason,
+    wire::{JoinRequest, Resume},
 };
 use khala_server::{Server, serve};
 use khala_store_sqlite::SqliteStore;

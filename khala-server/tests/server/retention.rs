@@ -5,8 +5,12 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
-    Access, Classes, ErrorKind, Journal as _, KhalaBuilder, MemorySweeps, NodeId, Retain, SweepOptions,
-    SweepOutcome, SweepTrigger, Sweeps as _, TopicClass, TopicPattern, Watermark,
+    ErrorKind, KhalaBuilder, Watermark,
+    auth::Access,
+    class::{Classes, Retain, TopicClass, TopicPattern},
+    journal::Journal as _,
+    node::NodeId,
+    retention::{MemorySweeps, SweepOptions, SweepOutcome, SweepTrigger, Sweeps as _},
 };
 use serde_json::{Value, json};
 

@@ -7,7 +7,10 @@ use khala_auth::{
     JwtIssuer, JwtOptions, JwtVerifier, Key, KeySource as _,
     sources::{FileKeys, KeyChange, KeyRing, KeySources},
 };
-use khala_core::{Access, Clock as _, Mandate, SystemClock};
+use khala_core::{
+    auth::{Access, Mandate},
+    clock::{Clock as _, SystemClock},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use khala_core::{
-    Access, Batch, Classes, Kind, NewUpdate, Payload, TopicClass, TopicPattern, session::SessionOptions,
+    Batch, Kind, NewUpdate, Payload,
+    auth::Access,
+    class::{Classes, TopicClass, TopicPattern},
+    session::SessionOptions,
 };
 use serde_json::json;
 use tokio::{

@@ -20,8 +20,12 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use khala_auth::{JwtOptions, JwtVerifier};
 use khala_core::{
-    Classes, Cursor, ErrorKind, Journal, Khala, MemoryBudget, MemoryPart, Named, Rate, ReadFrom, ReadLimit,
-    Replay, Revocation, RevocationId, TopicClass, TopicPattern, Update,
+    Cursor, ErrorKind, Khala, Update,
+    admission::Rate,
+    auth::{Named, Revocation, RevocationId},
+    budget::{MemoryBudget, MemoryPart},
+    class::{Classes, TopicClass, TopicPattern},
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
 };
 use khala_server::{Limits, Server, serve};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

@@ -19,10 +19,13 @@ use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
-    Access, Append, Batch, Bounds, Clock, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal,
-    Keep, Khala, KhalaBuilder, Kind, Mandate, MemoryStore, Moment, NewUpdate, Payload, ReadFrom, ReadLimit,
-    Replay, Roles, Settled, Snapshot, SnapshotFrom, SystemClock, Timestamp, Topic, TopicPage, Trimmed,
-    Update, session::SessionOptions,
+    Append, Batch, Bounds, DocKey, Error, ErrorKind, Khala, KhalaBuilder, Kind, MemoryStore, NewUpdate,
+    Payload, Roles, Timestamp, Topic, Update,
+    auth::{Access, Mandate},
+    clock::{Clock, Moment, SystemClock},
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
+    session::SessionOptions,
 };
 use khala_server::{Limits, Server, ServerBuilder, serve};
 use serde_json::{Value, json};

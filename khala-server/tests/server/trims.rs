@@ -13,9 +13,12 @@ use std::{
 use khala_auth::{JwtOptions, JwtVerifier};
 use khala_client::{Client, connection::ConnectionEvent};
 use khala_core::{
-    Append, Batch, Bounds, Classes, Cursor, DocKey, Documents as _, JoinRequest, Journal as _, Keep, Khala,
-    Kind, NewUpdate, OnStale, Payload, ReadLimit, Resume, Retain, Snapshot, SnapshotFrom, SweepOrder,
-    SweepTrigger, Token, Topic, TopicClass, TopicPattern, Update, Watermark,
+    Append, Batch, Bounds, Cursor, DocKey, Khala, Kind, NewUpdate, Payload, Token, Topic, Update, Watermark,
+    class::{Classes, Retain, TopicClass, TopicPattern},
+    documents::{Documents as _, Snapshot, SnapshotFrom},
+    journal::{Journal as _, Keep, ReadLimit},
+    retention::{SweepOrder, SweepTrigger},
+    wire::{JoinRequest, OnStale, Resume},
 };
 use khala_server::{Server, serve};
 use khala_store_sqlite::SqliteStore;

@@ -8,8 +8,9 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use khala_core::{
-    Access, AdmissionOptions, Denied, Error, ErrorKind, Grant, Khala, MemoryStore, Rate, Timestamp, Token,
-    Verifier,
+    Error, ErrorKind, Grant, Khala, MemoryStore, Timestamp, Token,
+    admission::{AdmissionOptions, Rate},
+    auth::{Access, Denied, Verifier},
 };
 use khala_server::Server;
 use serde_json::json;

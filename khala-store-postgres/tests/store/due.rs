@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Journal, Settled, Timestamp};
+use khala_core::{
+    Timestamp,
+    journal::{Journal, Settled},
+};
 use khala_store_postgres::{PostgresOptions, PostgresStore, check, migrate};
 
 use crate::support::{NOW, batch, fresh, sql, topic, written};

@@ -4,7 +4,12 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use khala_core::{Fanout, Journal, Khala, Named, Revocation, RevocationId, Revocations, Topic, Watermark};
+use khala_core::{
+    Khala, Topic, Watermark,
+    auth::{Named, Revocation, RevocationId, Revocations},
+    fanout::Fanout,
+    journal::Journal,
+};
 use khala_store_postgres::{ListenOptions, PostgresFanout, PostgresOptions, PostgresStore, append_in};
 use khala_testing::{Cluster, Pgbouncer, Proxy};
 use sqlx::{Connection as _, PgConnection, postgres::PgListener};

@@ -13,7 +13,8 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Cursor, Journal, Kind, NewUpdate, Payload, ReadFrom, ReadLimit, Replay, Topic, Watermark,
+    Append, Batch, Cursor, Kind, NewUpdate, Payload, Topic, Watermark,
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
 };
 use khala_store_postgres::{PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Row as _};

@@ -4,11 +4,16 @@
 use std::sync::{Arc, OnceLock};
 
 use khala_core::{
-    Append, Batch, Checkpoints, Documents, Error, Journal, Revocations, Sweeps, Timestamp, Topic,
+    Append, Batch, Error, Timestamp, Topic,
+    auth::Revocations,
     conformance::{
         Capabilities, CheckpointsHarness, Harness, InTurn, Place, RevocationsHarness, SweepsHarness, Tailed,
         Ways,
     },
+    documents::Documents,
+    journal::Journal,
+    projection::Checkpoints,
+    retention::Sweeps,
 };
 use khala_store_postgres::{PostgresStore, append_in};
 use khala_testing::{Cluster, Pgbouncer};

@@ -3,7 +3,12 @@
 use std::time::{Duration, Instant};
 
 use khala_core::{
-    Append, DedupKey, ErrorKind, Journal, Lead, NodeId, Replay, StaleReason, Sweeps, Timestamp,
+    Append, ErrorKind, Timestamp,
+    journal::{Journal, Replay},
+    node::NodeId,
+    position::StaleReason,
+    retention::{Lead, Sweeps},
+    update::DedupKey,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, new_epochs};
 use khala_testing::{Cluster, Proxy};
@@ -136,7 +141,7 @@ async fn after_a_restore_old_cursors_are_of_another_epoch() {
     assert_eq!(new_epochs(&url, PostgresOptions::new()).await.unwrap(), 1);
     let store = open(&url).await;
     let Replay::Stale(stale) =
-        store.read(&t, before.cursor().into(), khala_core::ReadLimit::PAGE).await.unwrap()
+        store.read(&t, before.cursor().into(), khala_core::journal::ReadLimit::PAGE).await.unwrap()
     else {
         panic!("it is of another history")
     };

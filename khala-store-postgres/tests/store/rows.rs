@@ -3,9 +3,14 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Advance, Checkpoint, Checkpoints, Cursor, Entity, Epoch, ErrorKind, Fanout as _, Journal, Named, NodeId,
-    Payload, PayloadHash, ProjectionName, Revocation, RevocationId, Revocations, SweepOutcome, SweepRecord,
-    SweepTrigger, Sweeps, Timestamp, Watermark,
+    Cursor, Epoch, ErrorKind, Payload, Timestamp, Watermark,
+    auth::{Named, Revocation, RevocationId, Revocations},
+    fanout::Fanout as _,
+    journal::Journal,
+    node::NodeId,
+    projection::{Advance, Checkpoint, Checkpoints, Entity, ProjectionName},
+    retention::{SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
+    update::PayloadHash,
 };
 use khala_store_postgres::{ListenOptions, PostgresFanout};
 

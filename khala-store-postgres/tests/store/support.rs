@@ -3,8 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use khala_core::{
-    Append, Batch, Journal, Kind, NewUpdate, Payload, ReadFrom, ReadLimit, Receipt, Replay, Timestamp, Topic,
-    Update,
+    Append, Batch, Kind, NewUpdate, Payload, Receipt, Timestamp, Topic, Update,
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore};
 use khala_testing::Cluster;

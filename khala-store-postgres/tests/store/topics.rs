@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
 use khala_core::{
-    Advance, Chain, Checkpoint, Checkpoints, Cursor, Documents, Entity, Epoch, ErrorKind, Journal, Keep,
-    Payload, PayloadHash, ProjectionName, ReadLimit, Snapshot, SnapshotFrom, Watermark,
+    Cursor, Epoch, ErrorKind, Payload, Watermark,
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{Chain, Journal, Keep, ReadLimit},
+    projection::{Advance, Checkpoint, Checkpoints, Entity, ProjectionName},
+    update::PayloadHash,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};

@@ -2,8 +2,8 @@
 
 use futures::future::join_all;
 use khala_core::{
-    Append, Batch, Conflict, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Fanout, Journal, Khala,
-    Kind, NewUpdate, Payload, Store as _, Watermark,
+    Append, Batch, Conflict, Cursor, DocKey, Epoch, ErrorKind, Khala, Kind, NewUpdate, Payload, Store as _,
+    Watermark, documents::Documents, fanout::Fanout, journal::Journal, update::DedupKey,
 };
 use khala_store_postgres::{
     ListenOptions, PostgresFanout, PostgresOptions, PostgresStore, append_in, set_notify,

@@ -7,7 +7,12 @@ use futures::{
     FutureExt,
     future::{join, join_all},
 };
-use khala_core::{Advanced, Checkpoint, Checkpoints, Entity, ErrorKind, Fanout, Journal};
+use khala_core::{
+    ErrorKind,
+    fanout::Fanout,
+    journal::Journal,
+    projection::{Advanced, Checkpoint, Checkpoints, Entity},
+};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::TransactionBehavior;
 
@@ -157,7 +162,7 @@ async fn an_advance_that_nobody_waits_for_is_stored_whole_or_not_at_all() {
 async fn an_advance_whose_batch_was_stored_before_counts_no_update() {
     let place = Place::new();
     let store = place.open();
-    let once = || batch([1]).with_dedup(khala_core::DedupKey::parse("once").unwrap());
+    let once = || batch([1]).with_dedup(khala_core::update::DedupKey::parse("once").unwrap());
     written(store.append(&topic("t"), once(), NOW).await.unwrap());
     let answer = store.advance(step("a", 1).with_batch(topic("t"), once()), NOW).await.unwrap();
     assert!(matches!(answer, Advanced::Written(Some(_))), "{answer:?}");

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use khala_core::{Error, ErrorKind, Journal, ReadFrom, ReadLimit};
+use khala_core::{
+    Error, ErrorKind,
+    journal::{Journal, ReadFrom, ReadLimit},
+};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::TransactionBehavior;
 
@@ -70,7 +73,7 @@ async fn a_file_that_is_damaged() {
     let mut start = ReadFrom::Origin;
     let error = loop {
         match store.read(&topic("t"), start, ReadLimit::PAGE).await {
-            Ok(khala_core::Replay::Page(page)) => start = page.cursor().into(),
+            Ok(khala_core::journal::Replay::Page(page)) => start = page.cursor().into(),
             Ok(stale) => panic!("{stale:?}"),
             Err(error) => break error,
         }

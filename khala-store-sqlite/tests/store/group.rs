@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesOrdered};
-use khala_core::{Append, Chain, Conflict, DedupKey, ErrorKind, Journal, Watermark};
+use khala_core::{
+    Append, Conflict, ErrorKind, Watermark,
+    journal::{Chain, Journal},
+    update::DedupKey,
+};
 use khala_store_sqlite::SqliteOptions;
 
 use crate::support::{NOW, Place, batch, log, soon, topic, written};

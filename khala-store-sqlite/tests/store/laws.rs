@@ -4,11 +4,16 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use khala_core::{
-    Append, Batch, Checkpoints, Documents, Error, Journal, Revocations, Sweeps, Timestamp, Topic,
+    Append, Batch, Error, Timestamp, Topic,
+    auth::Revocations,
     conformance::{
         Capabilities, CheckpointsHarness, Harness, InTurn, Place, RevocationsHarness, SweepsHarness, Tailed,
         Ways,
     },
+    documents::Documents,
+    journal::Journal,
+    projection::Checkpoints,
+    retention::Sweeps,
 };
 use khala_store_sqlite::{SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior};

@@ -9,9 +9,14 @@
 use std::{fs, num::NonZeroUsize};
 
 use khala_core::{
-    Append, Checkpoints, Cursor, DedupKey, DocKey, Documents, Epoch, ErrorKind, Journal, Lead, NodeId,
-    ReadFrom, ReadLimit, Replay, Revocations, SweepOutcome, SweepRecord, SweepTrigger, Sweeps, Timestamp,
-    Watermark,
+    Append, Cursor, DocKey, Epoch, ErrorKind, Timestamp, Watermark,
+    auth::Revocations,
+    documents::Documents,
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
+    node::NodeId,
+    projection::Checkpoints,
+    retention::{Lead, SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
+    update::DedupKey,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
 

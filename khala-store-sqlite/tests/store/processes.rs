@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use khala_core::{Fanout, Journal, Kind, NewUpdate, Payload, Revocations, Seq};
+use khala_core::{Kind, NewUpdate, Payload, Seq, auth::Revocations, fanout::Fanout, journal::Journal};
 use khala_store_sqlite::SqliteStore;
 
 use crate::support::{NOW, Place, batch, log, revocation, revoked, soon, topic, written};

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use futures::FutureExt;
-use khala_core::Journal;
+use khala_core::journal::Journal;
 use khala_store_sqlite::SqliteOptions;
 
 use crate::support::{Place, soon, topic};

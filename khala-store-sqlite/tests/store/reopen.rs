@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use khala_core::{Batch, Journal, Kind, NewUpdate, Payload};
+use khala_core::{Batch, Kind, NewUpdate, Payload, journal::Journal};
 
 use crate::support::{NOW, Place, batch, log, topic, written};
 

@@ -1,7 +1,10 @@
 //! What an operator does to a file: a backup that is put in the place of a lost one, and the schema looked at.
 
 use khala_core::{
-    Append, Batch, Cursor, DedupKey, ErrorKind, Journal, ReadFrom, ReadLimit, Replay, StaleReason, Watermark,
+    Append, Batch, Cursor, ErrorKind, Watermark,
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
+    position::StaleReason,
+    update::DedupKey,
 };
 
 use khala_store_sqlite::{SqliteOptions, check, migrate, new_epochs};

@@ -6,7 +6,12 @@ use futures::{
     FutureExt,
     future::{join, join_all},
 };
-use khala_core::{ErrorKind, Fanout, Journal, Revocations, Timestamp, Watch, Watermark};
+use khala_core::{
+    ErrorKind, Timestamp, Watermark,
+    auth::Revocations,
+    fanout::{Fanout, Watch},
+    journal::Journal,
+};
 use khala_store_sqlite::SqliteOptions;
 use rusqlite::TransactionBehavior;
 

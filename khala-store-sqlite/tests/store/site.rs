@@ -3,7 +3,11 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use khala_core::{ErrorKind, Journal, ReadFrom, ReadLimit, health::Health};
+use khala_core::{
+    ErrorKind,
+    health::Health,
+    journal::{Journal, ReadFrom, ReadLimit},
+};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use tokio::time::{sleep, timeout};
 

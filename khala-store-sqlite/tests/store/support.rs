@@ -3,9 +3,12 @@
 use std::{future::Future, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use khala_core::{
-    Advance, Advanced, Append, Batch, Checkpoint, Cursor, DocKey, Entity, Epoch, Journal, Kind, Named,
-    NewUpdate, Payload, PayloadHash, ProjectionName, ReadFrom, ReadLimit, Receipt, Replay, Revocation,
-    RevocationId, Revocations, Timestamp, Topic, Update, Watermark,
+    Append, Batch, Cursor, DocKey, Epoch, Kind, NewUpdate, Payload, Receipt, Timestamp, Topic, Update,
+    Watermark,
+    auth::{Named, Revocation, RevocationId, Revocations},
+    journal::{Journal, ReadFrom, ReadLimit, Replay},
+    projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
+    update::PayloadHash,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;

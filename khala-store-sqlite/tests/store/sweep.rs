@@ -8,8 +8,11 @@ use std::{
 
 use futures::future::{join, join_all};
 use khala_core::{
-    Append, Classes, ErrorKind, Journal, Khala, NodeId, Retain, SweepOrder, SweepOutcome, SweepRecord,
-    SweepTrigger, Swept, TopicClass, TopicPattern,
+    Append, ErrorKind, Khala,
+    class::{Classes, Retain, TopicClass, TopicPattern},
+    journal::Journal,
+    node::NodeId,
+    retention::{SweepOrder, SweepOutcome, SweepRecord, SweepTrigger, Swept},
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::TransactionBehavior;

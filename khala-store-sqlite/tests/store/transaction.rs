@@ -1,6 +1,8 @@
 //! Appends inside the application's own transactions.
 
-use khala_core::{Append, Conflict, DedupKey, ErrorKind, Fanout, Journal, Watermark};
+use khala_core::{
+    Append, Conflict, ErrorKind, Watermark, fanout::Fanout, journal::Journal, update::DedupKey,
+};
 use khala_store_sqlite::{append_in, append_on, prepare, verify_schema};
 use rusqlite::{Connection, TransactionBehavior};
 

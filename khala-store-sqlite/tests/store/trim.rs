@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use khala_core::{Append, DEDUP_FOR, DedupKey, Journal, Keep, ReadFrom, ReadLimit, Replay};
+use khala_core::{
+    Append,
+    journal::{DEDUP_FOR, Journal, Keep, ReadFrom, ReadLimit, Replay},
+    update::DedupKey,
+};
 
 use crate::support::{NOW, Place, batch, soon, topic, written};
 

@@ -4,8 +4,9 @@ use std::iter;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Journal as _, Timestamp,
+    Timestamp,
     connection::{Ended, Sent},
+    journal::Journal as _,
     wire::Close,
 };
 use serde_json::Value;

@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
 use khala_core::{
-    Access, Batch, Denied, Grant, Journal as _, Kind, Named, NewUpdate, Payload, Revocation,
-    Revocations as _, Timestamp, Watermark, session::SessionOptions,
+    Batch, Grant, Kind, NewUpdate, Payload, Timestamp, Watermark,
+    auth::{Access, Denied, Named, Revocation, Revocations as _},
+    journal::Journal as _,
+    session::SessionOptions,
 };
 use serde_json::{Value, json};
 

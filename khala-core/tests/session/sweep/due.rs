@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{ClassRetention, Facts, Keep, Retain, Retention, SweepOptions, Topic, TopicClass};
+use khala_core::{
+    Topic,
+    class::{Retain, TopicClass},
+    journal::Keep,
+    retention::{ClassRetention, Facts, Retention, SweepOptions},
+};
 
 use super::{Node, Trimming, class, done, few};
 use crate::clock::TestClock;
@@ -150,7 +155,7 @@ fn a_rule_of_ones_own_is_asked_about_every_topic_each_time() {
 /// A node with a class `aged` that keeps updates for that long.
 fn aged(journal: Arc<Trimming>, clock: Arc<TestClock>, age: Duration) -> Node {
     let classes = vec![class("aged", Retain::everything().with_age(Some(age))), class("few", few(3))];
-    let classes = khala_core::Classes::new(classes).unwrap();
+    let classes = khala_core::class::Classes::new(classes).unwrap();
     Node::with(
         classes,
         "a",

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use khala_core::SweepOptions;
+use khala_core::retention::SweepOptions;
 
 use super::{Node, done, failed, finished};
 

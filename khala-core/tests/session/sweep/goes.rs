@@ -7,9 +7,14 @@ use std::{
 
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, ClassRetention, Clock as _, DEDUP_FOR, DedupKey, DocKey, Facts, Keep, Kind, NewUpdate,
-    Payload, Retention, Subscription, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Swept, Topic,
-    TopicClass,
+    Append, Batch, DocKey, Kind, NewUpdate, Payload, Subscription, Topic,
+    class::TopicClass,
+    clock::Clock as _,
+    journal::{DEDUP_FOR, Keep},
+    retention::{
+        ClassRetention, Facts, Retention, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Swept,
+    },
+    update::DedupKey,
 };
 use serde_json::json;
 

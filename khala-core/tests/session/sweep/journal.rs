@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use khala_core::{
-    Append, Batch, Bounds, DocKey, Documents, DueAfter, DuePage, Error, ErrorKind, Journal, Keep,
-    MemoryStore, ReadFrom, ReadLimit, Replay, Settled, Snapshot, SnapshotFrom, Timestamp, Topic, TopicPage,
-    Trimmed, Update,
+    Append, Batch, Bounds, DocKey, Error, ErrorKind, MemoryStore, Timestamp, Topic, Update,
+    documents::{Documents, Snapshot, SnapshotFrom},
+    journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
 };
 use tokio::sync::watch;
 

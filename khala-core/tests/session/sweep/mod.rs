@@ -10,9 +10,14 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use futures::FutureExt as _;
 use khala_core::{
-    ClassRetention, Classes, Error, Journal as _, Khala, MemorySweeps, NodeId, Retain, Retention, Start,
-    Subscription, SweepOptions, SweepOrder, SweepPlan, SweepRecord, SweepTrigger, Sweeps as _, Swept,
-    Timestamp, TopicClass, TopicPattern,
+    Error, Khala, Start, Subscription, Timestamp,
+    class::{Classes, Retain, TopicClass, TopicPattern},
+    journal::Journal as _,
+    node::NodeId,
+    retention::{
+        ClassRetention, MemorySweeps, Retention, SweepOptions, SweepOrder, SweepPlan, SweepRecord,
+        SweepTrigger, Sweeps as _, Swept,
+    },
 };
 
 use self::journal::Trimming;

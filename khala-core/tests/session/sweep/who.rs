@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use khala_core::{
-    Clock as _, NodeId, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Sweeps as _, Swept,
+    clock::Clock as _,
+    node::NodeId,
+    retention::{SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Sweeps as _, Swept},
 };
 
 use super::{Node, busy, done, failed};

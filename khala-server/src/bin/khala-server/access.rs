@@ -9,7 +9,7 @@ use khala_auth::{
     ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet, KeySource,
     sources::{FileKeys, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
 };
-use khala_core::{Classes, Issuer, health::Health};
+use khala_core::{auth::Issuer, class::Classes, health::Health};
 use khala_server::{
     AdminToken, ClaimName, Compatibility, Credential, JwksAddress, Mint, MintSecret, Origins,
     RevocationTerms, ServerBuilder, VerifiedToken, Window,

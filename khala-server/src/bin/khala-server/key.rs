@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use khala_core::without_byte_order_mark;
+use khala_core::text::without_byte_order_mark;
 
 use crate::settings::{AuthSettings, Database};
 

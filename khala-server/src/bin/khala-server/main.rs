@@ -25,7 +25,9 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use khala_auth::JwtVerifier;
 use khala_auth::sources::KeyChange;
 use khala_core::{
-    Classes, Rate, Retain, SystemClock,
+    admission::Rate,
+    class::{Classes, Retain},
+    clock::SystemClock,
     health::{Condition, Health, supervise},
     telemetry,
 };

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use khala_core::{Fanout, Khala, KhalaBuilder, LocalFanout, health::Health, telemetry};
+use khala_core::{
+    Khala, KhalaBuilder,
+    fanout::{Fanout, LocalFanout},
+    health::Health,
+    telemetry,
+};
 use khala_fanout_nats::NatsFanout;
 use khala_store_postgres::{PostgresFanout, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};

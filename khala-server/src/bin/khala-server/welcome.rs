@@ -8,7 +8,10 @@ use std::{
 };
 
 use khala_auth::{JwtIssuer, JwtOptions};
-use khala_core::{Access, Mandate, Timestamp};
+use khala_core::{
+    Timestamp,
+    auth::{Access, Mandate},
+};
 
 use crate::{key::Key, log_lines, settings::Database};
 

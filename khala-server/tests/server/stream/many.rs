@@ -11,7 +11,11 @@ use std::{
 use async_trait::async_trait;
 use http::{Method, StatusCode};
 use khala_core::{
-    Access, Authorizer, Classes, Denied, Grant, Journal as _, Rate, Topic, TopicClass, TopicPattern,
+    Grant, Topic,
+    admission::Rate,
+    auth::{Access, Authorizer, Denied},
+    class::{Classes, TopicClass, TopicPattern},
+    journal::Journal as _,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;

@@ -187,7 +187,7 @@ impl Default for MintSettings {
         Self {
             secret: None,
             secret_file: None,
-            scopes: [khala_core::Access::Publish, khala_core::Access::Read]
+            scopes: [khala_core::auth::Access::Publish, khala_core::auth::Access::Read]
                 .map(|access| access.scope().to_owned())
                 .into(),
             claims: Vec::new(),

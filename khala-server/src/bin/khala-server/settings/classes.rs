@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use khala_core::{Classes, Rate, Retain, Tier, TopicClass, TopicPattern};
+use khala_core::{
+    admission::Rate,
+    class::{Classes, Retain, Tier, TopicClass, TopicPattern},
+};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::Value;
 

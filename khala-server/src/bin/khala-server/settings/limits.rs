@@ -7,7 +7,11 @@ use std::{
 };
 
 use khala_core::{
-    AdmissionOptions, MemoryBudget, Rate, ReplayOptions, SweepOptions, session::SessionOptions,
+    admission::{AdmissionOptions, Rate},
+    budget::MemoryBudget,
+    replay::ReplayOptions,
+    retention::SweepOptions,
+    session::SessionOptions,
 };
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};

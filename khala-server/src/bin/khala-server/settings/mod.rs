@@ -14,7 +14,7 @@ mod values;
 
 use std::{ffi::OsString, num::NonZeroU64, path::Path, time::Duration};
 
-use khala_core::{NodeId, TailOptions, session::SessionOptions, without_byte_order_mark};
+use khala_core::{node::NodeId, session::SessionOptions, tail::TailOptions, text::without_byte_order_mark};
 use khala_server::Limits;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
