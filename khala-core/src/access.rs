@@ -164,7 +164,7 @@ impl AccessControl {
     ///
     /// # Cancellation
     /// What was begun is finished: a future that is dropped after it was polled still revokes, and tells of it, by the host's
-    /// runtime ([`Clock::finish`](crate::clock::Clock::finish)).
+    /// runtime ([`Clock::finish`]).
     ///
     /// # Errors
     /// The store's [`Error`]. That the other nodes could not be told is no error: they poll.

@@ -1,7 +1,7 @@
 //! Single-flight: one does the work, and everybody who wants the same result meanwhile shares it.
 //!
 //! In two forms. [`SingleFlight`] shares a future: whoever waits for it drives it, so that one who stops waiting holds nobody up.
-//! [`Leadership`] shares nothing but a turn: one leads, and the others are woken when that ends, to look for the result where it
+//! `Leadership` shares nothing but a turn: one leads, and the others are woken when that ends, to look for the result where it
 //! was put. That is cheaper for a thousand tasks that are awake anyway.
 //!
 //! # Invariants

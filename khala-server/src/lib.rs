@@ -391,7 +391,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes away history that is no longer kept about that often, as [`Khala::keep_sweeping`] does, from the first
+    /// Takes away history that is no longer kept about that often, as `Sweeper::run_sweeper` does, from the first
     /// request on. Without it, that is the application's to do.
     #[must_use]
     pub fn with_sweep_every(mut self, interval: Duration) -> Self {

@@ -34,11 +34,9 @@ pub struct AdmissionOptions {
     pub frames_per_principal: Option<Rate>,
     /// Frames on all connections of one address.
     pub frames_per_address: Option<Rate>,
-    /// Updates that one principal publishes to all topics together, where [`check_publish`](crate::Khala::check_publish)
-    /// is asked.
+    /// Updates that one principal publishes to all topics together, by [`publish_as`](crate::Khala::publish_as).
     pub publishes_per_principal: Option<Rate>,
-    /// Topics that one principal makes by publishing to them first, where
-    /// [`check_new_topic`](crate::Khala::check_new_topic) is asked.
+    /// Topics that one principal makes by publishing to them first, by [`publish_as`](crate::Khala::publish_as).
     pub new_topics_per_principal: Option<Rate>,
 }
 

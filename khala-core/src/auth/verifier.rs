@@ -31,7 +31,7 @@ impl fmt::Debug for Token {
 
 /// Checks tokens.
 ///
-/// Whether a token was revoked is not its business: [`Khala::verify`](crate::Khala::verify) asks that after it.
+/// Whether a token was revoked is not its business: [`AccessControl::verify`](crate::access::AccessControl::verify) asks that after it.
 ///
 /// ```
 /// # use async_trait::async_trait;

@@ -141,7 +141,8 @@ impl PublishPermit {
         &self.grant
     }
 
-    /// As [`Khala::check_new_topic`].
+    /// Whether the grant's holder may publish to the topic if that is new: to be asked once before the first batch of a stream.
+    /// [`publish`](Self::publish) asks it for each batch.
     ///
     /// # Errors
     /// [`PublishLimited::TooManyNewTopics`].
