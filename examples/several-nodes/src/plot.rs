@@ -13,7 +13,7 @@ use main_job::{
 };
 use tokio::{
     sync::{RwLock, watch::error::RecvError},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, timeout},
 };
 
@@ -226,7 +226,9 @@ impl<'a> Plot<'a> {
         self.reached(self.book.mark_all(Instant::now()), "when all publishers rest").await?;
         let rested = begun.elapsed();
         let journals = self.journals().await?;
-        let found = self.book.check(journals);
+        // Apart from the runtime's only thread, on which tokens are renewed meanwhile.
+        let book = Arc::clone(&self.book);
+        let found = spawn_blocking(move || book.check(journals)).await.during("comparing")?;
         drop(rest);
         let counts = self.book.counts();
         self.story.tell(format_args!(
