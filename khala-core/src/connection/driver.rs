@@ -31,7 +31,7 @@ use super::{
 use crate::{
     admission::Limited,
     auth::Grant,
-    clock::Moment,
+    clock::{Moment, Now},
     error::Error,
     fanout::Watch,
     khala::Khala,
@@ -113,6 +113,8 @@ pub(super) struct Driver {
     reasons: WakeReasons,
     /// What is waited for; goes off no later than the session wants.
     timer: Timer,
+    /// What the clocks said when they were read last.
+    read_at: Now,
     /// Wakes it when something may have come in.
     input: Waker,
 }
@@ -175,6 +177,7 @@ impl Driver {
         let waker = Arc::clone(guard.waker());
         let mut reasons = WakeReasons::default();
         reasons.add(WakeReasons::INPUT);
+        let read_at = khala.clock().read();
         Self {
             outbox: Outbox::new(Arc::clone(khala.shared_stats()), Arc::clone(guard.entry())),
             khala,
@@ -185,6 +188,7 @@ impl Driver {
             followed: 0,
             reasons,
             timer: Timer::new(&waker),
+            read_at,
             input: waker.waker(WakeReasons::INPUT),
             waker,
         }
@@ -287,11 +291,13 @@ impl Driver {
                     Poll::Pending => break,
                 }
             }
-            self.session.handle_timeout(self.khala.clock().read());
+            let now = self.read_clocks();
+            self.session.handle_timeout(now);
         } else if self.reasons.remove(WakeReasons::DRAIN)
             && let Some(close_after) = self.guard.close_after()
         {
-            self.session.handle_drain(close_after, self.khala.clock().read());
+            let now = self.read_clocks();
+            self.session.handle_drain(close_after, now);
         } else if !self.questions.asked.is_empty()
             // Before what came in: others may wait for a read of this one, and a client may have much to say.
             && let Poll::Ready(Some(answered)) = self.questions.asked.poll_next_unpin(context)
@@ -410,7 +416,7 @@ impl Driver {
 
     fn take_answers(&mut self) {
         for told in mem::take(&mut self.questions.answered) {
-            let now = self.khala.clock().read();
+            let now = self.read_clocks();
             match told {
                 Told::Answer(channel, answer) => {
                     if !self.asks_again(channel, &answer, now) {
@@ -434,11 +440,17 @@ impl Driver {
     }
 
     fn receive(&mut self, received: Received) {
+        let now = self.read_clocks();
         match received {
             Received::Fault(close) => self.session.handle_fault(close),
-            Received::Frames(frames) => self.session.handle_frames(frames, self.khala.clock().read()),
-            Received::Text(text) => self.session.handle_text(&text, self.khala.clock().read()),
+            Received::Frames(frames) => self.session.handle_frames(frames, now),
+            Received::Text(text) => self.session.handle_text(&text, now),
         }
+    }
+
+    pub(super) fn read_clocks(&mut self) -> Now {
+        self.read_at = self.khala.clock().read();
+        self.read_at
     }
 
     async fn watch(
@@ -523,10 +535,10 @@ impl Driver {
 
     /// Makes the timer go off no later than the session wants. One that goes off early does no harm.
     fn set_timer(&mut self) {
-        let now = self.khala.clock().read();
-        let wanted = self.session.poll_timeout(now);
+        // When the grant ends does not change with the time that has passed since the clocks were read.
+        let wanted = self.session.poll_timeout(self.read_at);
         if wanted < self.timer.at {
-            let (clock, wait) = (Arc::clone(self.khala.clock()), wanted.since(now.steady));
+            let (clock, wait) = (Arc::clone(self.khala.clock()), wanted.since(self.khala.moment()));
             let sleep = async move { clock.sleep(wait.max(Duration::from_millis(1))).await };
             (self.timer.at, self.timer.sleep) = (wanted, Some(sleep.boxed()));
             // It is to be looked at once before it wakes anybody.

@@ -32,7 +32,7 @@ impl Driver {
         question: Question,
         waited_for: Option<u64>,
     ) {
-        let now = self.khala.clock().read();
+        let now = self.read_clocks();
         let question = match self.doubt(channel, &topic, question) {
             Ok(question) => question,
             Err(stale) => return self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
