@@ -18,6 +18,7 @@ use crate::store::{Store, roles};
 
 const LONG: Duration = Duration::from_secs(20);
 
+#[expect(clippy::disallowed_methods, reason = "a bound on how long a test waits")]
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(LONG, future).await.expect("in time")
 }
