@@ -15,6 +15,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::{SinkExt as _, StreamExt as _};
 use khala_benches::update;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Append, Batch, Grant, Khala, Timestamp, Token, Topic,
     auth::{Access, Denied, Verifier},
@@ -34,7 +35,11 @@ struct Everybody;
 #[async_trait::async_trait]
 impl Verifier for Everybody {
     async fn verify(&self, _: &Token, now: Timestamp) -> Result<Grant, Denied> {
-        Ok(Grant::assertion("bench", [Access::Read.scope()], now.plus(Duration::from_secs(86_400))))
+        Ok(Grant::from_verified(VerifiedClaims::new(
+            "bench",
+            [Access::Read.scope()],
+            now.plus(Duration::from_secs(86_400)),
+        )))
     }
 }
 

@@ -22,9 +22,10 @@ use std::{
 };
 
 use futures::{SinkExt as _, StreamExt as _, future::join_all};
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Grant, Khala, Timestamp, Token,
-    auth::{Access, Denied, Named, Revocation, RevocationId, Verifier},
+    auth::{Access, Denied, Revocation, RevocationId, RevocationTarget, Verifier},
     fanout::LocalFanout,
 };
 use khala_server::{Server, serve};
@@ -50,9 +51,11 @@ struct Logins;
 impl Verifier for Logins {
     async fn verify(&self, token: &Token, now: Timestamp) -> Result<Grant, Denied> {
         let end = now.plus(Duration::from_secs(86_400));
-        Ok(Grant::assertion("bench", [Access::Read.scope()], end)
-            .with_issued_at(now)
-            .with_session_id(token.reveal()))
+        Ok(Grant::from_verified(VerifiedClaims {
+            issued_at: Some(now),
+            session_id: Some(token.reveal().to_owned()),
+            ..VerifiedClaims::new("bench", [Access::Read.scope()], end)
+        }))
     }
 }
 
@@ -181,7 +184,7 @@ async fn measure(hints: Hints, open: usize, named: usize) -> Times {
         let started = Instant::now();
         revoker
             .access()
-            .revoke(Revocation::new(Named::Sid(login), revoker.now()))
+            .revoke(Revocation::new(RevocationTarget::Sid(login), revoker.now()))
             .await
             .expect("it is stored");
         times.stored.push(started.elapsed());

@@ -11,7 +11,7 @@ use std::{
 
 use khala_auth::{JwtIssuer, JwtOptions};
 use khala_core::{
-    auth::Mandate,
+    auth::TokenClaims,
     clock::{Clock as _, SystemClock},
 };
 use tempfile::TempDir;
@@ -129,9 +129,9 @@ impl Site {
 
     /// A token that opens every topic of a crowd to `subject`.
     pub(super) fn token(&self, subject: &str) -> Result<String, Failure> {
-        let mandate = Mandate::new(subject, ["khala:read", "khala:publish"]);
+        let claims = TokenClaims::new(subject, ["khala:read", "khala:publish"]);
         let issued =
-            self.issuer.sign(&mandate, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
+            self.issuer.sign(&claims, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
         Ok(issued.token.reveal().to_owned())
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Bounds, Cursor, Grant, Topic, Watermark,
     admission::Admitted,
@@ -19,7 +20,11 @@ use super::{BOTH, NOW, Part, STEADY, append, now, topic};
 
 /// A session that follows one topic, whose log is empty.
 fn following(bounds: Bounds) -> (Session, ChannelId) {
-    let grant = Grant::assertion("somebody", [Access::Read.scope()], NOW.plus(Duration::from_secs(3_600)));
+    let grant = Grant::from_verified(VerifiedClaims::new(
+        "somebody",
+        [Access::Read.scope()],
+        NOW.plus(Duration::from_secs(3_600)),
+    ));
     let pattern = TopicPattern::parse("**").expect("a pattern");
     let class = TopicClass::new("all", pattern).with_read([Access::Read.scope()]);
     let admitted = Admitted::unlimited();

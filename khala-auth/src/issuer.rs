@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use khala_core::{
     Error, ErrorKind, Timestamp, Token,
-    auth::{Issued, Issuer, Mandate, RevocationId},
+    auth::{IssuedToken, Issuer, RevocationId, TokenClaims},
 };
 use serde_json::{Map, Value};
 
@@ -77,13 +77,13 @@ impl JwtIssuer {
         &self.key
     }
 
-    /// A token that says what `mandate` does, good from `now` for `ttl`; both ends count in whole seconds.
+    /// A token with these claims, good from `now` for `ttl`; both ends count in whole seconds.
     ///
     /// # Errors
-    /// An [`Error`] of kind `Invalid` for a mandate that makes no good token: a subject or a login that cannot be
+    /// An [`Error`] of kind `Invalid` for claims that make no good token: a subject or a login that cannot be
     /// revoked by its name, a further claim of a name that is taken, a `ttl` over the options' `max_age`, more text
     /// than 8 KiB hold. One of kind `Unavailable` when the operating system has no randomness to give for the `jti`.
-    pub fn sign(&self, mandate: &Mandate, now: Timestamp, ttl: Duration) -> Result<Issued, Error> {
+    pub fn sign(&self, claims: &TokenClaims, now: Timestamp, ttl: Duration) -> Result<IssuedToken, Error> {
         if let Some(age) = self.options.max_age.filter(|age| ttl > *age) {
             let (ttl, age) = (ttl.as_secs_f64(), age.as_secs_f64());
             return Err(invalid(format!("a token for {ttl} s would be too old after {age} s")));
@@ -95,10 +95,10 @@ impl JwtIssuer {
         let jti = format!("{:032x}", u128::from_be_bytes(jti));
         let exp = seconds(now.plus(ttl));
 
-        let claims = self.claims(mandate, &jti, seconds(now), exp)?;
+        let payload = self.claims(claims, &jti, seconds(now), exp)?;
         let mut header = Header::new(self.key.algorithm().of_library());
         header.kid = self.key.kid().map(str::to_owned);
-        let token = encode(&header, &claims, &self.signing).map_err(|fault| {
+        let token = encode(&header, &payload, &self.signing).map_err(|fault| {
             Error::caused_by(ErrorKind::Invalid, BACKEND, "the token was not signed", fault)
         })?;
         if token.len() > MAX_TOKEN {
@@ -107,16 +107,23 @@ impl JwtIssuer {
                 token.len()
             )));
         }
-        let issued = Issued::new(Token::new(token), jti, Timestamp::from_millis(exp.saturating_mul(1000)));
-        Ok(match self.key.kid() {
-            Some(kid) => issued.with_key_id(kid),
-            None => issued,
+        Ok(IssuedToken {
+            token: Token::new(token),
+            token_id: jti,
+            key_id: self.key.kid().map(str::to_owned),
+            expires_at: Timestamp::from_millis(exp.saturating_mul(1000)),
         })
     }
 
-    fn claims(&self, mandate: &Mandate, jti: &str, iat: u64, exp: u64) -> Result<Map<String, Value>, Error> {
+    fn claims(
+        &self,
+        subject_claims: &TokenClaims,
+        jti: &str,
+        iat: u64,
+        exp: u64,
+    ) -> Result<Map<String, Value>, Error> {
         let JwtOptions { issuer, audience, claims_version, names, .. } = &self.options;
-        let Mandate { subject, scopes, session_id, organisation, claims: further, .. } = mandate;
+        let TokenClaims { subject, scopes, session_id, organisation, claims: further } = subject_claims;
         for (name, id) in [("sub", Some(subject)), ("sid", session_id.as_ref())] {
             if let Some(fault) = id.and_then(|id| RevocationId::parse(id).err()) {
                 return Err(Error::caused_by(
@@ -148,7 +155,9 @@ impl JwtIssuer {
         for (name, value) in further {
             let taken = [&names.scopes, &names.organisation, &names.version];
             if REGISTERED.contains(&name.as_str()) || taken.contains(&name) {
-                return Err(invalid(format!("the claim {name:?} is not the mandate's to set")));
+                return Err(invalid(format!(
+                    "the claim {name:?} has a meaning of its own and cannot be set"
+                )));
             }
             write(name, Some(value.clone().into()))?;
         }
@@ -167,8 +176,8 @@ fn invalid(message: String) -> Error {
 
 #[async_trait]
 impl Issuer for JwtIssuer {
-    async fn issue(&self, mandate: &Mandate, now: Timestamp, ttl: Duration) -> Result<Issued, Error> {
-        self.sign(mandate, now, ttl)
+    async fn issue(&self, claims: &TokenClaims, now: Timestamp, ttl: Duration) -> Result<IssuedToken, Error> {
+        self.sign(claims, now, ttl)
     }
 }
 
@@ -200,27 +209,36 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_signed_is_accepted_under_the_same_options() {
-        let names = ClaimNames::default().with_scopes("scope").with_organisation("org").with_version("v");
-        let options = JwtOptions::default()
-            .with_issuer("here")
-            .with_audience("sync")
-            .with_claims_version("3")
-            .with_leeway(Duration::from_secs(5))
-            .with_names(names)
-            .with_bind("team");
+        let names = ClaimNames {
+            scopes: "scope".to_owned(),
+            organisation: "org".to_owned(),
+            version: "v".to_owned(),
+            ..ClaimNames::default()
+        };
+        let options = JwtOptions {
+            issuer: Some("here".to_owned()),
+            audience: Some("sync".to_owned()),
+            claims_version: Some("3".to_owned()),
+            leeway: Duration::from_secs(5),
+            names,
+            bind: vec!["team".to_owned()],
+            ..JwtOptions::default()
+        };
         let issuers = issuers(&options);
         let keys = issuers.iter().try_fold(KeySet::new(), |keys, issuer| keys.with_key(issuer.key().clone()));
         let verifier = JwtVerifier::with_keys(keys.unwrap(), options);
-        let mandate = Mandate::new("ada", [Access::Read.scope(), "with space"])
-            .with_session_id("login")
-            .with_organisation("acme")
-            .with_claim("team", "blue")
-            .with_claim("more", "text");
+        let text = |text: &str| text.to_owned();
+        let claims = TokenClaims {
+            session_id: Some(text("login")),
+            organisation: Some(text("acme")),
+            claims: BTreeMap::from([(text("team"), text("blue")), (text("more"), text("text"))]),
+            ..TokenClaims::new("ada", [Access::Read.scope(), "with space"])
+        };
         for issuer in issuers {
-            let issued = Issuer::issue(&issuer, &mandate, NOW, HOUR).await.unwrap();
+            let issued = Issuer::issue(&issuer, &claims, NOW, HOUR).await.unwrap();
             let grant = verifier.verify(&issued.token, NOW).await.unwrap();
             assert_eq!(grant.subject(), "ada");
-            assert_eq!(grant.scopes(), mandate.scopes);
+            assert_eq!(grant.scopes(), claims.scopes);
             assert_eq!((grant.session_id(), grant.organisation()), (Some("login"), Some("acme")));
             assert_eq!((grant.claim("team"), grant.claim("more")), (Some("blue"), None));
             assert_eq!(grant.issued_at(), Some(Timestamp::from_millis(1_700_000_000_000)));
@@ -231,34 +249,38 @@ mod tests {
                 issued.token_id.len() == 32 && issued.token_id.bytes().all(|byte| byte.is_ascii_hexdigit())
             );
             assert_eq!((grant.key_id(), issued.key_id.as_deref()), (issuer.key().kid(), issuer.key().kid()));
-            let again = issuer.sign(&mandate, NOW, HOUR).unwrap();
+            let again = issuer.sign(&claims, NOW, HOUR).unwrap();
             assert_ne!(again.token_id, issued.token_id);
         }
     }
 
     #[test]
     fn what_would_be_refused_is_not_signed() {
-        let good = Mandate::new("ada", ["a"]);
-        let strange = ClaimNames::default().with_organisation("sub");
-        let strange = JwtOptions::default().with_names(strange);
+        let good = TokenClaims::new("ada", ["a"]);
+        let with_claim = |name: &str, value: String| TokenClaims {
+            claims: BTreeMap::from([(name.to_owned(), value)]),
+            ..good.clone()
+        };
+        let strange = ClaimNames { organisation: "sub".to_owned(), ..ClaimNames::default() };
+        let strange = JwtOptions { names: strange, ..JwtOptions::default() };
         let default = JwtOptions::default;
         let mut table = vec![
-            (default(), Mandate::new("", ["a"]), HOUR),
-            (default(), Mandate::new("a".repeat(513), ["a"]), HOUR),
-            (default(), Mandate::new("a\n", ["a"]), HOUR),
-            (default(), good.clone().with_session_id(""), HOUR),
-            (default(), good.clone().with_claim("more", "a".repeat(8192)), HOUR),
+            (default(), TokenClaims::new("", ["a"]), HOUR),
+            (default(), TokenClaims::new("a".repeat(513), ["a"]), HOUR),
+            (default(), TokenClaims::new("a\n", ["a"]), HOUR),
+            (default(), TokenClaims { session_id: Some(String::new()), ..good.clone() }, HOUR),
+            (default(), with_claim("more", "a".repeat(8192)), HOUR),
             (default(), good.clone(), HOUR * 25),
-            (strange, good.clone().with_organisation("acme"), HOUR),
+            (strange, TokenClaims { organisation: Some("acme".to_owned()), ..good.clone() }, HOUR),
         ];
         for name in REGISTERED.iter().chain(&["oa_sync_scopes", "oa_org_id", "oa_claims_version"]) {
-            table.push((default(), good.clone().with_claim(*name, "text"), HOUR));
+            table.push((default(), with_claim(name, "text".to_owned()), HOUR));
         }
-        for (options, mandate, ttl) in table {
-            let refused = JwtIssuer::hs256(SECRET, options).unwrap().sign(&mandate, NOW, ttl);
-            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid, "{mandate:?}");
+        for (options, claims, ttl) in table {
+            let refused = JwtIssuer::hs256(SECRET, options).unwrap().sign(&claims, NOW, ttl);
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid, "{claims:?}");
         }
-        let ageless = JwtIssuer::hs256(SECRET, default().with_max_age(None)).unwrap();
+        let ageless = JwtIssuer::hs256(SECRET, JwtOptions { max_age: None, ..default() }).unwrap();
         let issued = ageless.sign(&good, NOW, Duration::MAX).unwrap();
         assert_eq!(issued.expires_at.as_millis() / 1000, u64::MAX / 1000);
     }

@@ -11,6 +11,7 @@
 mod algorithm;
 #[cfg(test)]
 mod attacks;
+mod bearer;
 mod claims;
 mod issuer;
 mod jwk;
@@ -18,8 +19,10 @@ mod key;
 mod key_error;
 mod key_set;
 mod key_source;
+pub mod mint;
 mod options;
 mod pem;
+mod secret;
 pub mod sources;
 #[cfg(test)]
 mod testing;
@@ -28,11 +31,13 @@ mod verifier;
 
 pub use self::{
     algorithm::KeyAlgorithm,
+    bearer::bearer_token,
     issuer::JwtIssuer,
     key::Key,
     key_error::KeyError,
     key_set::KeySet,
     key_source::KeySource,
     options::{ClaimNames, JwtOptions},
+    secret::{SecretError, SharedSecret},
     verifier::JwtVerifier,
 };

@@ -80,11 +80,13 @@ impl fmt::Debug for Verified {
 
 #[cfg(test)]
 mod tests {
+    use khala_core::auth::VerifiedClaims;
+
     use super::*;
 
     fn known() -> Known {
         let key = Key::hs256(None, &[7; 32]).unwrap();
-        let grant = Grant::assertion("ada", ["a"], Timestamp::from_millis(20));
+        let grant = Grant::from_verified(VerifiedClaims::new("ada", ["a"], Timestamp::from_millis(20)));
         Known { key, grant, at: Timestamp::from_millis(10) }
     }
 

@@ -1,10 +1,11 @@
 //! Checks JSON Web Tokens: size, header, key, signature, whom it is for, time, names. In this order, so that a reason
 //! says nothing about a token that was not signed with a trusted key, but for the name of the key.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use jsonwebtoken::decode_header;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Grant, Timestamp, Token,
     auth::{Denied, Verifier},
@@ -48,7 +49,7 @@ impl JwtVerifier {
         Ok(Self::with_keys(KeySet::new().with_key(Key::hs256(None, secret)?)?, options))
     }
 
-    fn grant(&self, claims: &Claims, now: Timestamp) -> Result<Grant, Denied> {
+    fn verified(&self, claims: &Claims, now: Timestamp) -> Result<VerifiedClaims, Denied> {
         let options = &self.options;
         if options.issuer.as_deref().is_some_and(|wanted| claims.text("iss").ok().flatten() != Some(wanted)) {
             return Err(Denied::ClaimMismatch { claim: "iss" });
@@ -69,25 +70,21 @@ impl JwtVerifier {
         let subject = claims.name("sub")?.ok_or(Denied::InvalidToken("it has no sub"))?;
 
         let scopes = claims.scopes(&options.names.scopes)?;
-        let mut grant = Grant::assertion(subject, scopes, expires_at);
-        if let Some(moment) = issued_at {
-            grant = grant.with_issued_at(moment);
-        }
-        if let Some(jti) = jti {
-            grant = grant.with_token_id(jti);
-        }
-        if let Some(sid) = claims.name("sid")? {
-            grant = grant.with_session_id(sid);
-        }
-        if let Some(organisation) = claims.text(&options.names.organisation)? {
-            grant = grant.with_organisation(organisation);
-        }
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let mut bound = BTreeMap::new();
         for name in &options.bind {
             if let Some(value) = claims.text(name)? {
-                grant = grant.with_claim(name, value);
+                bound.insert(name.clone(), value.to_owned());
             }
         }
-        Ok(grant)
+        Ok(VerifiedClaims {
+            issued_at,
+            token_id: text(jti),
+            session_id: text(claims.name("sid")?),
+            organisation: text(claims.text(&options.names.organisation)?),
+            claims: bound,
+            ..VerifiedClaims::new(subject, scopes, expires_at)
+        })
     }
 
     /// When it was issued, and when it ends with the leeway counted in.
@@ -147,11 +144,8 @@ impl Verifier for JwtVerifier {
             Some(_) => Denied::UnknownKid,
             None => Denied::InvalidToken("it names no key"),
         })?;
-        let grant = self.grant(&key.open(token)?, now)?;
-        let grant = match key.kid() {
-            Some(kid) => grant.with_key_id(kid),
-            None => grant,
-        };
+        let verified = self.verified(&key.open(token)?, now)?;
+        let grant = Grant::from_verified(VerifiedClaims { key_id: key.kid().map(str::to_owned), ..verified });
         self.verified.keep(token, Known { key: key.clone(), grant: grant.clone(), at: now });
         Ok(grant)
     }
@@ -161,7 +155,7 @@ impl Verifier for JwtVerifier {
 mod tests {
     use std::{sync::Mutex, time::Duration};
 
-    use khala_core::{Error, ErrorKind, auth::Mandate, wire::Code};
+    use khala_core::{Error, ErrorKind, auth::TokenClaims, wire::Code};
     use serde_json::json;
 
     use super::*;
@@ -175,14 +169,14 @@ mod tests {
         use Code::{
             ClaimMismatch, InvalidToken, MissingIat, MissingJti, TokenExpired, TokenNotYetValid, TokenTooOld,
         };
-        let default = || JwtOptions::default().with_leeway(Duration::ZERO);
-        let lenient = || default().with_leeway(Duration::from_secs(60));
-        let ageless = || default().with_max_age(None);
-        let here = || default().with_issuer("here");
-        let sync = || default().with_audience("sync");
-        let third = || default().with_claims_version("3");
-        let bound = || default().with_bind("team");
-        let jtiless = || default().with_require_jti(false);
+        let default = || JwtOptions { leeway: Duration::ZERO, ..JwtOptions::default() };
+        let lenient = || JwtOptions { leeway: Duration::from_secs(60), ..default() };
+        let ageless = || JwtOptions { max_age: None, ..default() };
+        let here = || JwtOptions { issuer: Some("here".to_owned()), ..default() };
+        let sync = || JwtOptions { audience: Some("sync".to_owned()), ..default() };
+        let third = || JwtOptions { claims_version: Some("3".to_owned()), ..default() };
+        let bound = || JwtOptions { bind: vec!["team".to_owned()], ..default() };
+        let jtiless = || JwtOptions { require_jti: false, ..default() };
         for (options, changes, verdict) in [
             (default(), json!({}), Ok(())),
             // Whom it is for.
@@ -238,7 +232,7 @@ mod tests {
             (ageless(), json!({ "iat": 0 }), Ok(())),
             (ageless(), json!({ "iat": "then" }), Err(InvalidToken)),
             (ageless(), json!({ "iat": T + 1 }), Err(TokenNotYetValid)),
-            (ageless().with_require_iat(true), json!({ "iat": null }), Err(MissingIat)),
+            (JwtOptions { require_iat: true, ..ageless() }, json!({ "iat": null }), Err(MissingIat)),
             // jti.
             (default(), json!({ "jti": null }), Err(MissingJti)),
             (default(), json!({ "jti": "" }), Err(MissingJti)),
@@ -271,36 +265,49 @@ mod tests {
 
     #[tokio::test]
     async fn a_grant_says_what_the_token_does() {
-        let names = ClaimNames::default().with_scopes("scope").with_organisation("org").with_version("v");
-        let options = JwtOptions::default().with_names(names).with_bind("team").with_bind("none");
+        let names = ClaimNames {
+            scopes: "scope".to_owned(),
+            organisation: "org".to_owned(),
+            version: "v".to_owned(),
+            ..ClaimNames::default()
+        };
+        let options =
+            JwtOptions { names, bind: vec!["team".to_owned(), "none".to_owned()], ..JwtOptions::default() };
         let changes = json!({
             "scope": "a b", "org": "acme", "team": "blue", "none": "", "sid": "login", "oa_org_id": "other", "x": "y",
         });
         let grant = verify(options, &signed(HEADER, &claims(changes)), at(T)).await.unwrap();
         // The leeway is in it.
-        let expected = Grant::assertion("ada", ["a", "b"], at(T + 3605))
-            .with_issued_at(at(T))
-            .with_token_id("1")
-            .with_session_id("login")
-            .with_organisation("acme")
-            .with_key_id("hs")
-            .with_claim("team", "blue");
-        assert_eq!(grant, expected);
+        let text = |text: &str| Some(text.to_owned());
+        let expected = VerifiedClaims {
+            issued_at: Some(at(T)),
+            token_id: text("1"),
+            session_id: text("login"),
+            organisation: text("acme"),
+            key_id: text("hs"),
+            claims: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
+            ..VerifiedClaims::new("ada", ["a", "b"], at(T + 3605))
+        };
+        assert_eq!(grant.verified(), &expected);
         let unnamed = signed(r#"{"alg":"HS256"}"#, &claims(json!({})));
         assert_eq!(verify(JwtOptions::default(), &unnamed, at(T)).await.unwrap().key_id(), None);
     }
 
     #[tokio::test]
     async fn a_grant_ends_with_the_token_or_with_its_age_whichever_is_first() {
-        let lenient = || JwtOptions::default().with_leeway(Duration::from_secs(60));
+        let lenient = || JwtOptions { leeway: Duration::from_secs(60), ..JwtOptions::default() };
         for (options, changes, end) in [
             (lenient(), json!({}), at(T + 3660)),
             (lenient(), json!({ "exp": 1e308 }), at(T + 86_460)),
-            (lenient().with_max_age(Some(HOUR / 2)), json!({}), at(T + 1860)),
-            (lenient().with_max_age(Some(Duration::MAX)), json!({}), at(T + 3660)),
-            (lenient().with_max_age(None), json!({ "exp": 1e308 }), Timestamp::from_millis(u64::MAX)),
+            (JwtOptions { max_age: Some(HOUR / 2), ..lenient() }, json!({}), at(T + 1860)),
+            (JwtOptions { max_age: Some(Duration::MAX), ..lenient() }, json!({}), at(T + 3660)),
             (
-                lenient().with_max_age(None),
+                JwtOptions { max_age: None, ..lenient() },
+                json!({ "exp": 1e308 }),
+                Timestamp::from_millis(u64::MAX),
+            ),
+            (
+                JwtOptions { max_age: None, ..lenient() },
                 json!({ "exp": T as f64 + 0.25 }),
                 Timestamp::from_millis(T * 1000 + 60_250),
             ),
@@ -321,7 +328,8 @@ mod tests {
         assert!(JwtVerifier::hs256(&SECRET[..31], JwtOptions::default()).is_err());
         let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
         let issuer = || JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
-        let token = |issuer: JwtIssuer| issuer.sign(&Mandate::new("ada", ["a"]), at(T), HOUR).unwrap().token;
+        let token =
+            |issuer: JwtIssuer| issuer.sign(&TokenClaims::new("ada", ["a"]), at(T), HOUR).unwrap().token;
         assert!(verifier.verify(&token(issuer()), at(T)).await.is_ok());
         let named = verifier.verify(&token(issuer().with_key_id("hs").unwrap()), at(T)).await;
         assert_eq!(named.unwrap_err().code(), Code::UnknownKid);

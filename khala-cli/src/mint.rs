@@ -6,7 +6,7 @@ use clap::Args;
 use khala_auth::{JwtIssuer, JwtOptions, KeyAlgorithm};
 use khala_core::{
     ErrorKind, Token,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     clock::{Clock as _, SystemClock},
 };
 
@@ -46,7 +46,7 @@ pub(crate) struct Mint {
     /// The login that it belongs to, by which it can be revoked
     #[arg(long)]
     sid: Option<String>,
-    /// The holder's organisation
+    /// The subject's organisation
     #[arg(long)]
     org: Option<String>,
     /// What it opens; may be given more than once. `read` and `publish` are khala:read and khala:publish
@@ -86,19 +86,17 @@ impl Mint {
                  --max-age what the server's auth.max_age_seconds is"
             )));
         }
-        let mut options = JwtOptions::default().with_max_age(max_age);
-        if let Some(issuer) = &self.issuer {
-            options = options.with_issuer(issuer);
-        }
-        if let Some(audience) = &self.audience {
-            options = options.with_audience(audience);
-        }
+        let mut options = JwtOptions { max_age, ..JwtOptions::default() };
+        options.issuer.clone_from(&self.issuer);
+        options.audience.clone_from(&self.audience);
         let issuer = self.signer(options)?;
-        let mut mandate =
-            Mandate::new(self.sub, self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope));
-        mandate.session_id = self.sid;
-        mandate.organisation = self.org;
-        output::print(&format!("{}\n", sign(&issuer, &mandate, ttl)?.reveal()))
+        let mut claims = TokenClaims::new(
+            self.sub,
+            self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope),
+        );
+        claims.session_id = self.sid;
+        claims.organisation = self.org;
+        output::print(&format!("{}\n", sign(&issuer, &claims, ttl)?.reveal()))
     }
 
     fn signer(&self, options: JwtOptions) -> Result<JwtIssuer, Failure> {
@@ -140,21 +138,19 @@ pub(crate) fn of_dev_key(ttl: Duration) -> Result<Option<Token>, Failure> {
     if !path.exists() {
         return Ok(None);
     }
-    let mut options = JwtOptions::default();
-    if let Ok(issuer) = std::env::var("KHALA_AUTH__ISSUER") {
-        options = options.with_issuer(issuer);
-    }
-    if let Ok(audience) = std::env::var("KHALA_AUTH__AUDIENCE") {
-        options = options.with_audience(audience);
-    }
+    let options = JwtOptions {
+        issuer: std::env::var("KHALA_AUTH__ISSUER").ok(),
+        audience: std::env::var("KHALA_AUTH__AUDIENCE").ok(),
+        ..JwtOptions::default()
+    };
     let issuer = JwtIssuer::hs256(&read_key(path)?, options)
         .map_err(|fault| Failure::usage(format!("the key of {DEV_KEY} cannot be used: {fault}")))?;
-    let mandate = Mandate::new("khala-cli", [Access::Read.scope(), Access::Publish.scope()]);
-    sign(&issuer, &mandate, ttl).map(Some)
+    let claims = TokenClaims::new("khala-cli", [Access::Read.scope(), Access::Publish.scope()]);
+    sign(&issuer, &claims, ttl).map(Some)
 }
 
-fn sign(issuer: &JwtIssuer, mandate: &Mandate, ttl: Duration) -> Result<Token, Failure> {
-    let issued = issuer.sign(mandate, SystemClock::new().now(), ttl);
+fn sign(issuer: &JwtIssuer, claims: &TokenClaims, ttl: Duration) -> Result<Token, Failure> {
+    let issued = issuer.sign(claims, SystemClock::new().now(), ttl);
     issued.map(|issued| issued.token).map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         let message = format!("no token can be minted: {error}{cause}");

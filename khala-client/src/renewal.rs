@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use khala_core::{Timestamp, Token, auth::Issued};
+use khala_core::{Timestamp, Token, auth::IssuedToken};
 use serde::Deserialize;
 
 use crate::{backoff::unit, error::Error};
@@ -47,8 +47,8 @@ impl From<Token> for FreshToken {
     }
 }
 
-impl From<Issued> for FreshToken {
-    fn from(issued: Issued) -> Self {
+impl From<IssuedToken> for FreshToken {
+    fn from(issued: IssuedToken) -> Self {
         Self::new(issued.token).with_end(issued.expires_at)
     }
 }

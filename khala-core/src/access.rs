@@ -174,7 +174,7 @@ impl AccessControl {
     }
 
     async fn revoke_and_announce(&self, revocation: Revocation) -> Result<Watermark, Error> {
-        let by = revocation.named.by();
+        let by = revocation.target.by();
         let watermark = self.0.revocations.revoke(revocation, &*self.0.clock).await?;
         tracing::info!(by, watermark = watermark.as_u64(), "a revocation was stored");
         let announced = self.0.fanout.announce_revoked(watermark).await;

@@ -3,7 +3,7 @@
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use khala_core::{Topic, fanout::Fanout};
+//! use khala_core::{Topic, fanout::{Fanout}};
 //! use khala_fanout_nats::{NatsFanout, NatsOptions};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -49,7 +49,6 @@ mod query;
 mod request_metrics;
 mod response;
 mod route;
-mod secret;
 mod serve;
 mod service;
 mod sockets;
@@ -66,6 +65,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use khala_auth::{SharedSecret, mint::Mint};
 use khala_core::{
     Khala,
     clock::SystemClock,
@@ -76,15 +76,11 @@ use tokio::{sync::watch, task::JoinHandle};
 #[cfg(feature = "jwks")]
 pub use self::jwks::{JwksAddress, JwksAddressError};
 pub use self::{
-    admin::{AdminToken, RevocationTerms},
+    admin::RevocationTerms,
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
     logs::may_be_logged,
-    mint::{
-        ClaimName, ClaimNameError, Credential, Holder, Mint, MintSecret, TtlError, Unproven, VerifiedToken,
-    },
     origins::{OriginError, Origins},
     response::ResponseBody,
-    secret::SecretError,
     serve::serve,
 };
 use self::{drain::Drain, request_metrics::RequestMetrics};
@@ -239,7 +235,7 @@ struct Inner {
     metrics: Option<Render>,
     notes: Option<Notes>,
     mint: Option<Mint>,
-    admin: Option<AdminToken>,
+    admin: Option<SharedSecret>,
     revocation_terms: RevocationTerms,
     /// How many upgraded connections have a task that still runs.
     upgraded: watch::Sender<usize>,
@@ -286,7 +282,7 @@ pub struct ServerBuilder {
     metrics: Option<Render>,
     notes: Option<Notes>,
     mint: Option<Mint>,
-    admin: Option<AdminToken>,
+    admin: Option<SharedSecret>,
     revocation_terms: RevocationTerms,
     sweep_every: Option<Duration>,
 }
@@ -378,7 +374,7 @@ impl ServerBuilder {
 
     /// Opens the routes under `/internal/v1/khala/` for whoever knows `token`. Without it, they are not found.
     #[must_use]
-    pub fn with_admin_token(mut self, token: AdminToken) -> Self {
+    pub fn with_admin_token(mut self, token: SharedSecret) -> Self {
         self.admin = Some(token);
         self
     }

@@ -36,7 +36,7 @@ use crate::{
     response::{Holds, ResponseBody},
     route::{Route, doc_key, topic},
     sockets::Refusal,
-    stream, token,
+    stream,
     upgrade::upgrade,
 };
 
@@ -252,7 +252,7 @@ impl Server {
 
     /// What the request's token proves; the request is one of its subject's from then on.
     async fn grant(&self, headers: &HeaderMap, holds: &mut Holds) -> Result<Grant, Problem> {
-        let grant = self.0.khala.access().verify(&token::in_header(headers)?).await?;
+        let grant = self.0.khala.access().verify(&khala_auth::bearer_token(headers)?).await?;
         holds.of_subject = Some(self.0.requests.of_subject(grant.subject(), self.0.khala.moment())?);
         Ok(grant)
     }

@@ -18,29 +18,10 @@ const LENIENT: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// The token of the `Authorization` header. Of two headers none is taken: whoever checks requests before this server
-/// may have looked at the other one.
-pub(crate) fn in_header(headers: &HeaderMap) -> Result<Token, Denied> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(Denied::MissingToken)?;
-    if values.next().is_some() {
-        return Err(Denied::InvalidAuthorizationScheme);
-    }
-    let text = value.to_str().map_err(|_| Denied::InvalidAuthorizationScheme)?;
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Denied::InvalidAuthorizationScheme);
-    }
-    match token.trim() {
-        "" => Err(Denied::MissingToken),
-        token => Ok(Token::new(token)),
-    }
-}
-
 /// The token of a WebSocket request. The header wins over the subprotocol, and that over the query.
 pub(crate) fn of_websocket(headers: &HeaderMap, query: Option<&str>) -> Result<Token, Denied> {
     if headers.contains_key(header::AUTHORIZATION) {
-        return in_header(headers);
+        return bearer_token(headers);
     }
     if let Some(encoded) = subprotocols(headers).find_map(|protocol| protocol.strip_prefix(BEARER)) {
         // Despite the name, the JavaScript client writes the standard alphabet.
@@ -105,7 +86,7 @@ mod tests {
         }
         let denied = of_websocket(&headers, Some("token=three")).unwrap_err();
         assert_eq!(denied.code().as_str(), "invalid_authorization_scheme");
-        assert!(in_header(&headers).is_err());
+        assert!(bearer_token(&headers).is_err());
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Work for Store {
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Watermark, Fault> {
         let mut made = self.0.clone();
-        let (by, id) = (made.named.by(), made.named.id().clone());
+        let (by, id) = (made.target.by(), made.target.id().clone());
         let watermark = row::watermark(&query(&sql.next_revocation).fetch_one(&mut *conn).await?, 0)?;
         let older = query(&sql.revoked).bind(by).bind(id.as_str()).fetch_optional(&mut *conn).await?;
         let kept = match older.map(|older| row::revocation(&older)) {
@@ -72,7 +72,7 @@ pub(crate) async fn page(
             Ok(one) => page.revocations.push(one),
             Err(fault) => page.corrupt.push(CorruptRevocation {
                 row: format!("watermark {number}"),
-                named: row::named(found).ok(),
+                target: row::target(found).ok(),
                 error: fault.into(),
             }),
         }

@@ -8,7 +8,7 @@ use std::fmt::Display;
 
 use khala_core::{
     Bounds, Cursor, DocKey, Epoch, Error, Kind, Payload, Receipt, Seq, Timestamp, Topic, Update, Watermark,
-    auth::{Named, Revocation, RevocationId},
+    auth::{Revocation, RevocationId, RevocationTarget},
     node::NodeId,
     projection::{Checkpoint, Entity},
     retention::SweepRecord,
@@ -100,19 +100,19 @@ pub(crate) fn update(row: &PgRow, at: usize) -> Result<Option<Update>, Fault> {
 }
 
 /// What a revocation names: watermark, by, id.
-pub(crate) fn named(row: &PgRow) -> Result<Named, Fault> {
+pub(crate) fn target(row: &PgRow) -> Result<RevocationTarget, Fault> {
     let id = parsed(RevocationId::parse, column(row, 2)?)?;
     match column(row, 1)? {
-        "jti" => Ok(Named::Jti(id)),
-        "sid" => Ok(Named::Sid(id)),
-        "sub" => Ok(Named::Sub(id)),
+        "jti" => Ok(RevocationTarget::Jti(id)),
+        "sid" => Ok(RevocationTarget::Sid(id)),
+        "sub" => Ok(RevocationTarget::Sub(id)),
         other => Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
     }
 }
 
 /// A revocation: watermark, by, id, at, until.
 pub(crate) fn revocation(row: &PgRow) -> Result<(Watermark, Revocation), Fault> {
-    let revocation = Revocation::new(named(row)?, moment(row, 3)?);
+    let revocation = Revocation::new(target(row)?, moment(row, 3)?);
     let revocation = match column::<Option<i64>>(row, 4)? {
         Some(until) => revocation.with_until(Timestamp::from_millis(until.cast_unsigned())),
         None => revocation,

@@ -36,7 +36,7 @@
 //! exactly what it commits:
 //!
 //! ```
-//! use khala_core::{Append, Batch, Kind, NewUpdate, Payload, Timestamp, Topic, fanout::Fanout};
+//! use khala_core::{Append, Batch, Kind, NewUpdate, Payload, Timestamp, Topic, fanout::{Fanout}};
 //! use khala_store_sqlite::{SqliteStore, append_in};
 //! use rusqlite::{Connection, TransactionBehavior};
 //!

@@ -24,7 +24,7 @@ const STEP_ROWS: usize = 500;
 
 /// Stores a revocation, merged with what is kept about the same already (R4).
 pub(crate) fn store(conn: &Connection, made: Revocation) -> Result<Watermark, Fault> {
-    let (by, id) = (made.named.by(), made.named.id().clone());
+    let (by, id) = (made.target.by(), made.target.id().clone());
     let mut older = conn.prepare_cached(sql::REVOKED)?;
     let older = older.query_row(params![by, id.as_str()], |row| Ok(row::revocation(row))).optional()?;
     let kept = match older {
@@ -61,7 +61,7 @@ pub(crate) fn page(
             Ok(one) => page.revocations.push(one),
             Err(fault) => page.corrupt.push(CorruptRevocation {
                 row: format!("watermark {number}"),
-                named: row::named(found).ok(),
+                target: row::target(found).ok(),
                 error: fault.into(),
             }),
         }
@@ -80,7 +80,7 @@ pub(crate) fn prune(conn: &Connection, now: Timestamp) -> Result<(u64, Next), Fa
 mod tests {
     use khala_core::{
         Error, ErrorKind,
-        auth::{Named, RevocationId},
+        auth::{RevocationId, RevocationTarget},
         position::MAX_POSITION,
     };
 
@@ -95,8 +95,8 @@ mod tests {
     }
 
     fn ending(id: &str, until: u64) -> Revocation {
-        let named = Named::Sub(RevocationId::parse(id).unwrap());
-        Revocation::new(named, Timestamp::default()).with_until(Timestamp::from_millis(until))
+        let target = RevocationTarget::Sub(RevocationId::parse(id).unwrap());
+        Revocation::new(target, Timestamp::default()).with_until(Timestamp::from_millis(until))
     }
 
     fn all(conn: &Connection) -> Vec<(Watermark, Revocation)> {
@@ -171,8 +171,8 @@ mod tests {
         for id in ["first", "bad", "last"] {
             store(&conn, ending(id, 5)).unwrap();
         }
-        let bad = ending("bad", 5).named;
-        for (change, row, named) in [
+        let bad = ending("bad", 5).target;
+        for (change, row, target) in [
             ("named_by = 'mac'", 2, None),
             ("named_by = x'ff'", 2, None),
             ("named_id = ''", 2, None),
@@ -188,14 +188,14 @@ mod tests {
                 (Vec::new(), Vec::new(), Watermark::ORIGIN, 0);
             loop {
                 let page = page(&conn, after, NonZeroUsize::MIN).unwrap();
-                good.extend(page.revocations.into_iter().map(|(_, one)| one.named.id().as_str().to_owned()));
-                corrupt.extend(page.corrupt.into_iter().map(|one| (one.row, one.named, one.error.kind())));
+                good.extend(page.revocations.into_iter().map(|(_, one)| one.target.id().as_str().to_owned()));
+                corrupt.extend(page.corrupt.into_iter().map(|one| (one.row, one.target, one.error.kind())));
                 pages += 1;
                 let Some(next) = page.next else { break };
                 after = next;
             }
             assert_eq!(good, ["first", "last"], "{change}");
-            assert_eq!(corrupt, [(format!("watermark {row}"), named, ErrorKind::Corrupt)], "{change}");
+            assert_eq!(corrupt, [(format!("watermark {row}"), target, ErrorKind::Corrupt)], "{change}");
             assert!(pages <= 4, "{change}: {pages}");
             conn.execute_batch("ROLLBACK").unwrap();
         }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use khala_core::{
     Bounds, Cursor, DocKey, Epoch, Error, Kind, Payload, Seq, Timestamp, Topic, Update, Watermark,
-    auth::{Named, Revocation, RevocationId},
+    auth::{Revocation, RevocationId, RevocationTarget},
     node::NodeId,
     projection::{Checkpoint, Entity},
     retention::{Lead, SweepRecord},
@@ -96,19 +96,19 @@ pub(crate) fn update(row: &Row<'_>) -> Result<Update, Fault> {
 }
 
 /// What a revocation names. The columns are those of [`sql::REVOCATIONS`](crate::sql::REVOCATIONS).
-pub(crate) fn named(row: &Row<'_>) -> Result<Named, Fault> {
+pub(crate) fn target(row: &Row<'_>) -> Result<RevocationTarget, Fault> {
     let id = parsed(RevocationId::parse, text(row, 2)?)?;
     match text(row, 1)? {
-        "jti" => Ok(Named::Jti(id)),
-        "sid" => Ok(Named::Sid(id)),
-        "sub" => Ok(Named::Sub(id)),
+        "jti" => Ok(RevocationTarget::Jti(id)),
+        "sid" => Ok(RevocationTarget::Sid(id)),
+        "sub" => Ok(RevocationTarget::Sub(id)),
         other => Err(Fault::corrupt(format!("a stored revocation is by '{other}'"))),
     }
 }
 
 /// A revocation. The columns are those of [`sql::REVOCATIONS`](crate::sql::REVOCATIONS).
 pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault> {
-    let revocation = Revocation::new(named(row)?, moment(row, 3)?);
+    let revocation = Revocation::new(target(row)?, moment(row, 3)?);
     let revocation = match row.get::<_, Option<i64>>(4)? {
         Some(until) => revocation.with_until(Timestamp::from_millis(until.cast_unsigned())),
         None => revocation,

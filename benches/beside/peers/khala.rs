@@ -4,7 +4,7 @@ use std::{fmt::Debug, net::SocketAddr, process::Command, time::Duration};
 
 use khala_auth::{JwtIssuer, JwtOptions};
 use khala_core::{
-    auth::Mandate,
+    auth::TokenClaims,
     clock::{Clock as _, SystemClock},
 };
 
@@ -80,7 +80,7 @@ filter = "warn"
 
 pub(in crate::beside) fn token() -> Result<String, Failure> {
     let issuer = JwtIssuer::hs256(KEY.as_bytes(), JwtOptions::default()).during("making tokens")?;
-    let mandate = Mandate::new("beside", ["khala:read", "khala:publish"]);
-    let issued = issuer.sign(&mandate, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
+    let claims = TokenClaims::new("beside", ["khala:read", "khala:publish"]);
+    let issued = issuer.sign(&claims, SystemClock::new().now(), TOKEN_FOR).during("making a token")?;
     Ok(issued.token.reveal().to_owned())
 }

@@ -14,10 +14,15 @@ use axum::{
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,
-    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId},
+    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget},
     class::{Classes, TopicClass, TopicPattern},
 };
-use khala_server::{Credential, Holder, Mint, Server, Unproven};
+use khala_core::{
+    Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,
+    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget},
+    class::{Classes, TopicClass, TopicPattern},
+};
+use khala_server::Server;
 use khala_store_sqlite::SqliteStore;
 use rusqlite::{OptionalExtension as _, params};
 use serde::Deserialize;
@@ -32,7 +37,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Khala, open to the application's users.
 pub(crate) fn server(store: SqliteStore, database: &Database) -> Result<(Khala, Server), Box<dyn Error>> {
-    let options = JwtOptions::default().with_max_age(Some(DAY));
+    let options = JwtOptions { max_age: Some(DAY), ..JwtOptions::default() };
     // Readable with a scope, if the authorizer agrees; published by the application alone; no other topics.
     let notes =
         TopicClass::new("notes", TopicPattern::parse("notes:{owner}")?).with_read([Access::Read.scope()]);
@@ -80,12 +85,14 @@ struct Logins(Database);
 
 #[async_trait]
 impl Credential for Logins {
-    async fn holder(&self, headers: &HeaderMap, _: Timestamp) -> Result<Holder, Unproven> {
-        let id = login(headers).ok_or(Unproven::Missing)?;
-        let user =
-            user(&self.0, id.clone()).await.map_err(|error| Unproven::Unavailable(unavailable(error)))?;
-        let user = user.ok_or(Unproven::Invalid("no such login"))?;
-        Ok(Holder::one(user, [Access::Read.scope()]).with_session_id(id))
+    async fn policy(&self, headers: &HeaderMap, _: Timestamp) -> Result<MintPolicy, CredentialError> {
+        let id = login(headers).ok_or(CredentialError::Missing)?;
+        let user = user(&self.0, id.clone())
+            .await
+            .map_err(|error| CredentialError::Unavailable(unavailable(error)))?;
+        let user = user.ok_or(CredentialError::Invalid("no such login"))?;
+        let session_id = ClaimRule::Exactly(id);
+        Ok(MintPolicy { session_id, ..MintPolicy::for_subject(user, [Access::Read.scope()]) })
     }
 }
 
@@ -142,10 +149,10 @@ pub(crate) async fn log_in(
 /// Logs out: the tokens of this login count no longer, and there are no more.
 pub(crate) async fn log_out(State(app): State<App>, headers: HeaderMap) -> Result<StatusCode, Failed> {
     let (login, _) = known(&app.database, &headers).await?;
-    let named = Named::Sid(RevocationId::parse(&login).map_err(failed)?);
+    let target = RevocationTarget::Sid(RevocationId::parse(&login).map_err(failed)?);
     let now = app.khala.now();
     // Longer than the last token can be good that is made before the login is gone.
-    let revocation = Revocation::new(named, now).with_until(now.plus(2 * DAY));
+    let revocation = Revocation::new(target, now).with_until(now.plus(2 * DAY));
     app.khala.access().revoke(revocation).await.map_err(failed)?;
     let ended =
         app.database.run(move |database| Ok(database.execute("DELETE FROM logins WHERE id = ?1", [login])?));

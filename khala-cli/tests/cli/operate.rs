@@ -2,16 +2,16 @@
 
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, SharedSecret};
 use khala_core::{
     Batch, Khala, KhalaBuilder, Kind, MemoryStore, NewUpdate, Payload,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     class::{Classes, Retain, TopicClass, TopicPattern},
     clock::{Clock as _, SystemClock},
     node::NodeId,
     retention::{MemorySweeps, SweepOptions, Sweeps as _},
 };
-use khala_server::{AdminToken, Server, serve};
+use khala_server::{Server, serve};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -31,7 +31,7 @@ async fn start(set: impl FnOnce(KhalaBuilder) -> KhalaBuilder) -> (SocketAddr, K
         .with_classes(Classes::new(vec![all]).unwrap());
     let khala = set(khala).build();
     let server = Server::builder(khala.clone())
-        .with_admin_token(AdminToken::new(ADMIN).unwrap())
+        .with_admin_token(SharedSecret::new(ADMIN).unwrap())
         .with_drain(Duration::from_millis(300))
         .build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -108,8 +108,8 @@ async fn a_sweep_that_is_held_back_or_has_to_wait_says_so() {
 
 fn token() -> String {
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
-    let mandate = Mandate::new("ada", [Access::Read.scope()]);
-    let issued = issuer.sign(&mandate, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
+    let claims = TokenClaims::new("ada", [Access::Read.scope()]);
+    let issued = issuer.sign(&claims, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
     issued.token.reveal().to_owned()
 }
 

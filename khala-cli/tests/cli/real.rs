@@ -17,7 +17,7 @@ use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Khala, MemoryStore,
     admission::Rate,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     class::{Classes, TopicClass, TopicPattern},
     clock::{Clock as _, SystemClock},
 };
@@ -44,6 +44,7 @@ async fn start_with(rate: Option<Rate>) -> SocketAddr {
     let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_read([Access::Read.scope()])
         .with_publish([Access::Publish.scope()])
+        .with_payload_bytes(Some(64 << 10))
         .with_publish_rate(rate);
     let khala = Khala::builder(MemoryStore::new())
         .with_verifier(Arc::new(verifier))
@@ -58,8 +59,8 @@ async fn start_with(rate: Option<Rate>) -> SocketAddr {
 
 pub(crate) fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
-    let mandate = Mandate::new("test", [Access::Publish.scope(), Access::Read.scope()]);
-    let issued = issuer.sign(&mandate, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
+    let claims = TokenClaims::new("test", [Access::Publish.scope(), Access::Read.scope()]);
+    let issued = issuer.sign(&claims, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
     let mut command = khala(directory, arguments);
     command.env("KHALA_URL", format!("http://{address}")).env("KHALA_TOKEN", issued.token.reveal());
     command

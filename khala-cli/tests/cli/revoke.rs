@@ -2,13 +2,13 @@
 
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, SharedSecret};
 use khala_core::{
     Khala, MemoryStore, Token,
-    auth::{Access, Mandate, Named, Revocation, RevocationId},
+    auth::{Access, Revocation, RevocationId, RevocationTarget, TokenClaims},
     clock::{Clock as _, SystemClock},
 };
-use khala_server::{AdminToken, Server, serve};
+use khala_server::{Server, serve};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -25,7 +25,7 @@ const ADMIN: &str = "an-admin-token-of-enough-characters";
 async fn start() -> (SocketAddr, Khala) {
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
     let handle = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
-    let admin = AdminToken::new(ADMIN).unwrap();
+    let admin = SharedSecret::new(ADMIN).unwrap();
     let server = Server::builder(handle.clone()).with_admin_token(admin).build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -34,9 +34,12 @@ async fn start() -> (SocketAddr, Khala) {
 }
 
 fn token(subject: &str, login: &str) -> (Token, String) {
-    let mandate = Mandate::new(subject, [Access::Read.scope()]).with_session_id(login);
+    let claims = TokenClaims {
+        session_id: Some(login.to_owned()),
+        ..TokenClaims::new(subject, [Access::Read.scope()])
+    };
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
-    let issued = issuer.sign(&mandate, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
+    let issued = issuer.sign(&claims, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
     (issued.token, issued.token_id)
 }
 
@@ -93,7 +96,7 @@ async fn a_long_list_is_read_to_its_end() {
     let ((address, handle), directory) = (start().await, tempfile::tempdir().unwrap());
     for number in 0..450 {
         let id = RevocationId::parse(&format!("login-{number}")).unwrap();
-        handle.access().revoke(Revocation::new(Named::Sid(id), handle.now())).await.unwrap();
+        handle.access().revoke(Revocation::new(RevocationTarget::Sid(id), handle.now())).await.unwrap();
     }
     let listed = revoke(&format!("http://{address}"), directory.path(), &["--list"]).await;
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);

@@ -68,7 +68,12 @@ async fn a_minted_token_is_what_was_asked_for() {
         "sync",
     ];
     let minted = end(khala(directory.path(), &arguments).spawn().unwrap()).await;
-    let options = JwtOptions::default().with_issuer("here").with_audience("sync").with_max_age(None);
+    let options = JwtOptions {
+        issuer: Some("here".to_owned()),
+        audience: Some("sync".to_owned()),
+        max_age: None,
+        ..JwtOptions::default()
+    };
     let minted = grant(&minted.stdout, options).await;
     assert_eq!((minted.session_id(), minted.organisation()), (Some("login"), Some("acme")));
     assert_eq!(minted.subject(), "ada");

@@ -16,7 +16,7 @@ use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, ClientBuilder, Error, FreshToken, connection::ConnectionEvent};
 use khala_core::{
     Batch, Khala, Kind, MemoryStore, NewUpdate, Payload, Token,
-    auth::{Access, Issued, Mandate, Named, Revocation, RevocationId},
+    auth::{Access, IssuedToken, Revocation, RevocationId, RevocationTarget, TokenClaims},
     wire::Resume,
 };
 use khala_server::Server;
@@ -47,8 +47,8 @@ struct Login {
     ttl: Duration,
     issuer: JwtIssuer,
     khala: Khala,
-    mandate: Mutex<Mandate>,
-    issued: Mutex<Vec<Issued>>,
+    claims: Mutex<TokenClaims>,
+    issued: Mutex<Vec<IssuedToken>>,
     /// How often it fails before it gives the next.
     down: AtomicU32,
 }
@@ -88,7 +88,7 @@ impl Real {
             ttl,
             issuer: JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap(),
             khala: self.khala.clone(),
-            mandate: Mutex::new(Mandate::new("ada", [Access::Read.scope()]).with_session_id("first")),
+            claims: Mutex::new(of_login("first")),
             issued: Mutex::default(),
             down: AtomicU32::new(0),
         })
@@ -125,9 +125,14 @@ impl Real {
     }
 
     async fn revoke(&self, sid: &str) {
-        let named = Named::Sid(RevocationId::parse(sid).unwrap());
-        self.khala.access().revoke(Revocation::new(named, self.khala.now())).await.unwrap();
+        let target = RevocationTarget::Sid(RevocationId::parse(sid).unwrap());
+        self.khala.access().revoke(Revocation::new(target, self.khala.now())).await.unwrap();
     }
+}
+
+/// What the tokens of that login say.
+fn of_login(id: &str) -> TokenClaims {
+    TokenClaims { session_id: Some(id.to_owned()), ..TokenClaims::new("ada", [Access::Read.scope()]) }
 }
 
 impl Login {
@@ -135,7 +140,7 @@ impl Login {
         if self.down.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err("the login service is down".into());
         }
-        let issued = self.issuer.sign(&self.mandate.lock().unwrap(), self.khala.now(), self.ttl)?;
+        let issued = self.issuer.sign(&self.claims.lock().unwrap(), self.khala.now(), self.ttl)?;
         self.issued.lock().unwrap().push(issued.clone());
         Ok(issued.token)
     }
@@ -180,7 +185,7 @@ async fn a_narrower_token_ends_what_it_no_longer_opens() {
     let login = real.login(SHORT);
     let mut subscription = follow(&real.client(&login), from(Resume::Floor));
     real.pass(&mut subscription).await;
-    *login.mandate.lock().unwrap() = Mandate::new("ada", [Access::Publish.scope()]);
+    *login.claims.lock().unwrap() = TokenClaims::new("ada", [Access::Publish.scope()]);
     let error = end(&mut subscription).await;
     assert!(error.refused().is_some_and(|refused| refused.code == "missing_scope"), "{error}");
     assert_eq!(real.upgrades(), 1);
@@ -192,7 +197,7 @@ async fn after_a_revoked_login_only_a_new_one_helps() {
     let login = real.login(Duration::from_secs(3600));
     let mut subscription = follow(&real.client(&login), from(Resume::Floor));
     real.pass(&mut subscription).await;
-    *login.mandate.lock().unwrap() = Mandate::new("ada", [Access::Read.scope()]).with_session_id("second");
+    *login.claims.lock().unwrap() = of_login("second");
     real.revoke("first").await;
     // The next token is of the new login: nothing is missed.
     real.pass(&mut subscription).await;

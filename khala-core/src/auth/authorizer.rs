@@ -47,7 +47,7 @@ impl Access {
 /// ```
 #[async_trait]
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
-    /// Whether the holder of `grant` may have `access` to `topic`.
+    /// Whether the subject of `grant` may have `access` to `topic`.
     ///
     /// Asked at each join and each request, and again for every joined topic when a fresh token is handed over.
     /// Dropping the future leaves nothing behind.

@@ -15,7 +15,7 @@ pub enum Denied {
         claim: &'static str,
     },
     /// No topic class opens this topic, or the authorizer says no.
-    #[error("this topic is not open to the token's holder")]
+    #[error("this topic is not open to the token's subject")]
     ForbiddenTopic,
     /// There is an `Authorization` header of another scheme than `Bearer`.
     #[error("the Authorization header is not of the Bearer scheme")]

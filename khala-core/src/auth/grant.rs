@@ -1,37 +1,45 @@
 //! The witness: what a verified token proved.
+//!
+//! # Invariants
+//! - [`Grant::from_verified`] is the one way to a grant, and its argument has to name what was verified. Nothing else makes
+//!   or changes a grant.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::update::Timestamp;
 
-/// Proof that a token was verified. Cloning it gives another handle to the same.
+/// What a verified token says. A [`Verifier`](crate::auth::Verifier) fills it in, and makes a [`Grant`] of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant(Arc<Proved>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Proved {
-    subject: String,
-    scopes: Vec<String>,
-    expires_at: Timestamp,
-    issued_at: Option<Timestamp>,
-    token_id: Option<String>,
-    session_id: Option<String>,
-    organisation: Option<String>,
-    key_id: Option<String>,
-    claims: BTreeMap<String, String>,
+#[expect(clippy::exhaustive_structs, reason = "options are data")]
+pub struct VerifiedClaims {
+    /// The subject (`sub`).
+    pub subject: String,
+    /// What the token opens.
+    pub scopes: Vec<String>,
+    /// When the grant ends: no connection lives longer. It includes the leeway that the verifier allows.
+    pub expires_at: Timestamp,
+    /// When the token was issued. A revocation of its subject spares what was issued after it.
+    pub issued_at: Option<Timestamp>,
+    /// The token's name (`jti`), by which it can be revoked.
+    pub token_id: Option<String>,
+    /// The login that the token belongs to (`sid`), by which it can be revoked.
+    pub session_id: Option<String>,
+    /// The subject's organisation, which `{org}` in a topic pattern binds.
+    pub organisation: Option<String>,
+    /// The key that the token was signed with (`kid`). The grant ends when that key is distrusted.
+    pub key_id: Option<String>,
+    /// Other claims that a topic pattern can bind, by their names. `sub`, `sid` and `org` are not among them.
+    pub claims: BTreeMap<String, String>,
 }
 
-impl Grant {
-    /// Asserts that the caller has verified a token that says this, or vouches for the holder itself.
-    ///
-    /// For implementers of a [`Verifier`](crate::auth::Verifier), and for hosts that know their own users. Nothing happens
-    /// on a connection after `expires_at`, which includes whatever leeway the verifier allows.
-    pub fn assertion(
+impl VerifiedClaims {
+    /// A subject, its scopes and an end. The other claims are absent.
+    pub fn new(
         subject: impl Into<String>,
         scopes: impl IntoIterator<Item = impl Into<String>>,
         expires_at: Timestamp,
     ) -> Self {
-        Self(Arc::new(Proved {
+        Self {
             subject: subject.into(),
             scopes: scopes.into_iter().map(Into::into).collect(),
             expires_at,
@@ -41,56 +49,29 @@ impl Grant {
             organisation: None,
             key_id: None,
             claims: BTreeMap::new(),
-        }))
+        }
+    }
+}
+
+/// Proof that a token was verified. Cloning it gives another handle to the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant(Arc<VerifiedClaims>);
+
+impl Grant {
+    /// Asserts that the caller has verified a token that says this, or vouches for the subject itself.
+    ///
+    /// Only for implementers of a [`Verifier`](crate::auth::Verifier), and for hosts that know their own users: a grant opens
+    /// what its claims say, and nothing checks them again.
+    pub fn from_verified(claims: VerifiedClaims) -> Self {
+        Self(Arc::new(claims))
     }
 
-    fn proved(&mut self) -> &mut Proved {
-        Arc::make_mut(&mut self.0)
+    /// Everything that the token said.
+    pub fn verified(&self) -> &VerifiedClaims {
+        &self.0
     }
 
-    /// Says when the token was issued. A revocation of its subject spares what was issued after it.
-    #[must_use]
-    pub fn with_issued_at(mut self, moment: Timestamp) -> Self {
-        self.proved().issued_at = Some(moment);
-        self
-    }
-
-    /// Names the token (`jti`), by which it can be revoked.
-    #[must_use]
-    pub fn with_token_id(mut self, id: impl Into<String>) -> Self {
-        self.proved().token_id = Some(id.into());
-        self
-    }
-
-    /// Names the login that the token belongs to (`sid`), by which it can be revoked.
-    #[must_use]
-    pub fn with_session_id(mut self, id: impl Into<String>) -> Self {
-        self.proved().session_id = Some(id.into());
-        self
-    }
-
-    /// Names the holder's organisation, which `{org}` in a topic pattern binds.
-    #[must_use]
-    pub fn with_organisation(mut self, organisation: impl Into<String>) -> Self {
-        self.proved().organisation = Some(organisation.into());
-        self
-    }
-
-    /// Names the key that the token was signed with; the grant ends when that key is withdrawn.
-    #[must_use]
-    pub fn with_key_id(mut self, id: impl Into<String>) -> Self {
-        self.proved().key_id = Some(id.into());
-        self
-    }
-
-    /// Adds a claim that a topic pattern can bind under this name.
-    #[must_use]
-    pub fn with_claim(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.proved().claims.insert(name.into(), value.into());
-        self
-    }
-
-    /// Whose token it was.
+    /// The subject of the token.
     pub fn subject(&self) -> &str {
         &self.0.subject
     }
@@ -120,7 +101,7 @@ impl Grant {
         self.0.session_id.as_deref()
     }
 
-    /// The holder's organisation.
+    /// The subject's organisation.
     pub fn organisation(&self) -> Option<&str> {
         self.0.organisation.as_deref()
     }
@@ -130,8 +111,8 @@ impl Grant {
         self.0.key_id.as_deref()
     }
 
-    /// What a placeholder of that name in a topic pattern must be equal to: `sub`, `sid`, `org`, or a claim of
-    /// [`with_claim`](Self::with_claim), which cannot replace those three.
+    /// What a placeholder of that name in a topic pattern must be equal to: `sub`, `sid`, `org`, or one of
+    /// [`VerifiedClaims::claims`], which cannot replace those three.
     pub fn claim(&self, name: &str) -> Option<&str> {
         match name {
             "org" => self.organisation(),

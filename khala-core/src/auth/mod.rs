@@ -17,10 +17,11 @@ pub(crate) use self::revocation_cache::RevocationCache;
 pub use self::{
     authorizer::{Access, AllowAll, Authorizer},
     denied::Denied,
-    grant::Grant,
-    issuer::{Issued, Issuer, Mandate},
+    grant::{Grant, VerifiedClaims},
+    issuer::{IssuedToken, Issuer, TokenClaims},
     revocation::{
-        CorruptRevocation, MemoryRevocations, Named, Revocation, RevocationId, RevocationPage, Revocations,
+        CorruptRevocation, MemoryRevocations, Revocation, RevocationId, RevocationPage, RevocationTarget,
+        Revocations,
     },
     verifier::{DenyAll, Token, Verifier},
 };

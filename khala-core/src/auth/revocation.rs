@@ -30,7 +30,7 @@ text! {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "by", content = "id")]
 #[expect(clippy::exhaustive_enums, reason = "a store keeps exactly these three")]
-pub enum Named {
+pub enum RevocationTarget {
     /// One token, by its `jti`.
     Jti(RevocationId),
     /// Every token of one login, by its `sid`, whenever it was issued.
@@ -39,7 +39,7 @@ pub enum Named {
     Sub(RevocationId),
 }
 
-impl Named {
+impl RevocationTarget {
     /// The claim: `jti`, `sid` or `sub`.
     pub fn by(&self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Named {
 pub struct Revocation {
     /// What it names.
     #[serde(flatten)]
-    pub named: Named,
+    pub target: RevocationTarget,
     /// When it was made.
     pub at: Timestamp,
     /// When nothing that it names can still be valid, so that it may be forgotten. None: never.
@@ -72,8 +72,8 @@ pub struct Revocation {
 
 impl Revocation {
     /// A revocation that is kept for good.
-    pub fn new(named: Named, at: Timestamp) -> Self {
-        Self { named, at, until: None }
+    pub fn new(target: RevocationTarget, at: Timestamp) -> Self {
+        Self { target, at, until: None }
     }
 
     /// Lets it be forgotten after `moment`: the end, leeway included, of the last token that it can name.
@@ -98,10 +98,10 @@ impl Revocation {
     /// A subject's revocation spares tokens that were issued in a later second: `iat` counts whole seconds, and in
     /// doubt a token is taken back. One that does not say when it was issued is always taken back.
     pub fn covers(&self, grant: &Grant) -> bool {
-        match &self.named {
-            Named::Jti(id) => grant.token_id() == Some(id.as_str()),
-            Named::Sid(id) => grant.session_id() == Some(id.as_str()),
-            Named::Sub(id) => {
+        match &self.target {
+            RevocationTarget::Jti(id) => grant.token_id() == Some(id.as_str()),
+            RevocationTarget::Sid(id) => grant.session_id() == Some(id.as_str()),
+            RevocationTarget::Sub(id) => {
                 let second = |moment: Timestamp| moment.as_millis() / 1000;
                 grant.subject() == id.as_str()
                     && grant.issued_at().is_none_or(|issued| second(issued) <= second(self.at))
@@ -129,7 +129,7 @@ pub struct CorruptRevocation {
     /// Which row, as an operator finds it: `watermark 17`. It is shown to everybody, and so holds no claim of a token.
     pub row: String,
     /// What it names, where that can be read. Every token that goes by it is refused: how many it was to end is not known.
-    pub named: Option<Named>,
+    pub target: Option<RevocationTarget>,
     /// What is wrong.
     pub error: Error,
 }
@@ -195,7 +195,7 @@ impl Revocations for MemoryRevocations {
         let mut log = self.lock();
         log.newest += 1;
         let watermark = Watermark::new(log.newest).expect("nobody revokes 2^53 times");
-        if let Some(at) = log.kept.iter().position(|(_, old)| old.named == revocation.named) {
+        if let Some(at) = log.kept.iter().position(|(_, old)| old.target == revocation.target) {
             let (_, older) = log.kept.remove(at);
             revocation = revocation.merged_with(&older);
         }
@@ -226,8 +226,8 @@ mod tests {
     #[test]
     fn of_two_the_later_moments_are_kept_whichever_came_first() {
         let made = |at, until: Option<u64>| {
-            let named = Named::Sid(RevocationId::parse("s").unwrap());
-            let revocation = Revocation::new(named, Timestamp::from_millis(at));
+            let target = RevocationTarget::Sid(RevocationId::parse("s").unwrap());
+            let revocation = Revocation::new(target, Timestamp::from_millis(at));
             until.into_iter().fold(revocation, |made, until| made.with_until(Timestamp::from_millis(until)))
         };
         for (one, other, merged) in [

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    auth::{CorruptRevocation, Denied, Grant, Named, Revocation, RevocationId, Revocations},
+    auth::{CorruptRevocation, Denied, Grant, Revocation, RevocationId, RevocationTarget, Revocations},
     clock::{Clock, Moment},
     error::Error,
     health::Part,
@@ -54,12 +54,12 @@ struct Known {
     /// How far the log was read.
     upto: Watermark,
     /// The last entry that was read, which is there again at the next look, unless the log has lost it.
-    last: Option<(Watermark, Named)>,
+    last: Option<(Watermark, RevocationTarget)>,
     /// When its end was last seen; none if it never was.
     confirmed_at: Option<Moment>,
-    by_name: HashMap<Named, Revocation>,
+    by_name: HashMap<RevocationTarget, Revocation>,
     /// Rows that cannot be read, and what they name where that is known.
-    corrupt: BTreeMap<String, Option<Named>>,
+    corrupt: BTreeMap<String, Option<RevocationTarget>>,
     /// Keys that are no longer trusted, by this node's own key set.
     withdrawn: HashSet<String>,
     /// What follows from revocations and is not stored yet.
@@ -121,8 +121,9 @@ impl RevocationCache {
             let after = known.as_ref().map_or_else(|| self.known().upto, |(after, _)| *after);
             let page = self.store.revocations(after, PAGE).await?;
             let mut revocations = page.revocations;
-            if let Some((_, (watermark, named))) = known {
-                if revocations.first().is_none_or(|(at, first)| (*at, &first.named) != (watermark, &named)) {
+            if let Some((_, (watermark, target))) = known {
+                if revocations.first().is_none_or(|(at, first)| (*at, &first.target) != (watermark, &target))
+                {
                     read += self.read_anew(clock.now()).await?;
                     continue;
                 }
@@ -130,7 +131,7 @@ impl RevocationCache {
             }
             read += revocations.len();
             for (watermark, revocation) in revocations {
-                self.known().last = Some((watermark, revocation.named.clone()));
+                self.known().last = Some((watermark, revocation.target.clone()));
                 self.learn(Some(watermark), revocation, before);
             }
             self.refuse_by(page.corrupt);
@@ -152,9 +153,9 @@ impl RevocationCache {
         loop {
             let page = self.store.revocations(after, PAGE).await?;
             for (watermark, revocation) in page.revocations {
-                there.insert(revocation.named.clone());
-                last = Some((watermark, revocation.named.clone()));
-                if self.known().by_name.get(&revocation.named) != Some(&revocation) {
+                there.insert(revocation.target.clone());
+                last = Some((watermark, revocation.target.clone()));
+                if self.known().by_name.get(&revocation.target) != Some(&revocation) {
                     read += 1;
                     // It may have been stored long ago, so nothing is said of who was there before it.
                     self.learn(None, revocation, None);
@@ -167,7 +168,7 @@ impl RevocationCache {
         let mut known = self.known();
         let holds = |revocation: &&Revocation| revocation.until.is_none_or(|until| until > now);
         let lost =
-            known.by_name.values().filter(|revocation| !there.contains(&revocation.named)).filter(holds);
+            known.by_name.values().filter(|revocation| !there.contains(&revocation.target)).filter(holds);
         let lost: Vec<Revocation> = lost.cloned().collect();
         if !lost.is_empty() {
             tracing::error!(
@@ -184,16 +185,16 @@ impl RevocationCache {
     /// Takes in rows that cannot be read: from now on tokens that have what the rows name are refused, and the health says so.
     fn refuse_by(&self, corrupt: Vec<CorruptRevocation>) {
         let mut news = false;
-        for CorruptRevocation { row, named, error } in corrupt {
-            if self.known().corrupt.insert(row.clone(), named.clone()).is_some() {
+        for CorruptRevocation { row, target, error } in corrupt {
+            if self.known().corrupt.insert(row.clone(), target.clone()).is_some() {
                 continue;
             }
             news = true;
-            let refused = named.as_ref().map(|named| format!("{} {}", named.by(), named.id()));
+            let refused = target.as_ref().map(|target| format!("{} {}", target.by(), target.id()));
             let refused = refused.as_deref().unwrap_or("no token, because what it names is not known");
             tracing::error!(row, refused, %error, "a stored revocation cannot be read; the others hold");
-            if let Some(named) = &named {
-                self.registry.wake(&RevocableName::of(named));
+            if let Some(target) = &target {
+                self.registry.wake(&RevocableName::of(target));
             }
         }
         if news {
@@ -234,7 +235,7 @@ impl RevocationCache {
     fn say_what_is_corrupt(&self) {
         let note = {
             let known = self.known();
-            let mut rows = known.corrupt.iter().take(NOTED).map(|(row, named)| match named {
+            let mut rows = known.corrupt.iter().take(NOTED).map(|(row, target)| match target {
                 Some(_) => format!("{row} (every token that goes by what it names is refused)"),
                 None => format!("{row} (it is not known what it names, so it is not enforced)"),
             });
@@ -270,8 +271,8 @@ impl RevocationCache {
     ///
     /// With a watermark it came out of the log. Without one it was just stored, and is read again in its turn.
     fn learn(&self, watermark: Option<Watermark>, revocation: Revocation, before: Option<Moment>) {
-        let named = revocation.named.clone();
-        if let (Named::Sub(_), Some(before)) = (&named, before) {
+        let target = revocation.target.clone();
+        if let (RevocationTarget::Sub(_), Some(before)) = (&target, before) {
             self.take_back_what_is_ahead(&revocation, before);
         }
         {
@@ -279,20 +280,20 @@ impl RevocationCache {
             if let Some(watermark) = watermark {
                 known.upto = known.upto.max(watermark);
             }
-            let revocation = match known.by_name.get(&named) {
+            let revocation = match known.by_name.get(&target) {
                 Some(old) => revocation.merged_with(old),
                 None => revocation,
             };
-            known.by_name.insert(named.clone(), revocation);
+            known.by_name.insert(target.clone(), revocation);
         }
-        self.registry.wake(&RevocableName::of(&named));
+        self.registry.wake(&RevocableName::of(&target));
     }
 
     /// Takes back the grants of a subject that this node knew before its revocation was stored, although they say that they
     /// were issued later: by a clock that was ahead. Each by its own name, so that it stays taken back on all nodes and
     /// whatever their clocks say, and nobody's next login is refused; one without a name by a later moment.
     fn take_back_what_is_ahead(&self, revocation: &Revocation, before: Moment) {
-        let Named::Sub(subject) = &revocation.named else { return };
+        let RevocationTarget::Sub(subject) = &revocation.target else { return };
         let mut grants = self.registry.grants(&RevocableName::Sub(subject.as_str()), before);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         grants.extend(
@@ -304,11 +305,11 @@ impl RevocationCache {
         for grant in grants {
             let (Some(issued_at), until) = (grant.issued_at(), grant.expires_at()) else { continue };
             let follows = match grant.token_id().map(RevocationId::parse) {
-                Some(Ok(id)) => Revocation::new(Named::Jti(id), revocation.at),
-                _ => Revocation::new(revocation.named.clone(), issued_at),
+                Some(Ok(id)) => Revocation::new(RevocationTarget::Jti(id), revocation.at),
+                _ => Revocation::new(revocation.target.clone(), issued_at),
             };
             let follows = follows.with_until(revocation.until.map_or(until, |end| end.max(until)));
-            if !done.insert((follows.named.clone(), follows.at)) {
+            if !done.insert((follows.target.clone(), follows.at)) {
                 continue;
             }
             self.known().unstored.push(follows.clone());
@@ -368,16 +369,16 @@ impl RevocationCache {
             return Ok(());
         }
         let names = [
-            grant.token_id().map(|id| (id, Named::Jti as fn(RevocationId) -> Named)),
-            grant.session_id().map(|id| (id, Named::Sid as fn(RevocationId) -> Named)),
-            Some((grant.subject(), Named::Sub as fn(RevocationId) -> Named)),
+            grant.token_id().map(|id| (id, RevocationTarget::Jti as fn(RevocationId) -> RevocationTarget)),
+            grant.session_id().map(|id| (id, RevocationTarget::Sid as fn(RevocationId) -> RevocationTarget)),
+            Some((grant.subject(), RevocationTarget::Sub as fn(RevocationId) -> RevocationTarget)),
         ];
-        let revoked = names.into_iter().flatten().any(|(id, named)| {
+        let revoked = names.into_iter().flatten().any(|(id, target)| {
             // What is no id of a revocation cannot be revoked.
             let Ok(id) = RevocationId::parse(id) else { return false };
-            let named = named(id);
-            known.by_name.get(&named).is_some_and(|revocation| revocation.covers(grant))
-                || known.corrupt.values().flatten().any(|corrupt| *corrupt == named)
+            let target = target(id);
+            known.by_name.get(&target).is_some_and(|revocation| revocation.covers(grant))
+                || known.corrupt.values().flatten().any(|corrupt| *corrupt == target)
         });
         if revoked { Err(Denied::TokenRevoked) } else { Ok(()) }
     }
@@ -392,11 +393,11 @@ impl RevocationCache {
     pub(crate) fn report(&self, now: Moment) {
         let known = self.known();
         let (mut jti, mut sid, mut sub) = (0, 0, 0);
-        for named in known.by_name.keys() {
-            match named {
-                Named::Jti(_) => jti += 1,
-                Named::Sid(_) => sid += 1,
-                Named::Sub(_) => sub += 1,
+        for target in known.by_name.keys() {
+            match target {
+                RevocationTarget::Jti(_) => jti += 1,
+                RevocationTarget::Sid(_) => sid += 1,
+                RevocationTarget::Sub(_) => sub += 1,
             }
         }
         for (by, held) in [("jti", jti), ("sid", sid), ("sub", sub)] {

@@ -47,7 +47,7 @@ impl fmt::Debug for Token {
 ///             return Err(Denied::InvalidToken("not the house word"));
 ///         }
 ///         let until = now.plus(std::time::Duration::from_secs(3600));
-///         Ok(Grant::assertion("guest", [Access::Read.scope()], until))
+///         Ok(Grant::from_verified(VerifiedClaims::new("guest", [Access::Read.scope()], until)))
 ///     }
 /// }
 /// ```

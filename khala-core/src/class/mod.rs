@@ -352,6 +352,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::auth::VerifiedClaims;
     use crate::update::Timestamp;
 
     fn pattern(text: &str) -> TopicPattern {
@@ -367,7 +368,17 @@ mod tests {
     }
 
     fn reader() -> Grant {
-        Grant::assertion("ada", ["khala:read"], Timestamp::from_millis(u64::MAX))
+        saying(None, None, &[])
+    }
+
+    /// The grant of a reader whose token says this too.
+    fn saying(org: Option<&str>, sid: Option<&str>, claims: &[(&str, &str)]) -> Grant {
+        Grant::from_verified(VerifiedClaims {
+            organisation: org.map(str::to_owned),
+            session_id: sid.map(str::to_owned),
+            claims: claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..VerifiedClaims::new("ada", ["khala:read"], Timestamp::from_millis(u64::MAX))
+        })
     }
 
     /// A tenant's topics, and everything else for everybody.
@@ -464,7 +475,11 @@ mod tests {
         assert!(matches!(check("a", Access::Publish), Err(Denied::ForbiddenTopic)));
         assert!(matches!(check("b", Access::Read), Err(Denied::ForbiddenTopic)));
 
-        let nobody = Grant::assertion("ada", ["", "khala", "khala:read2"], Timestamp::from_millis(1));
+        let nobody = Grant::from_verified(VerifiedClaims::new(
+            "ada",
+            ["", "khala", "khala:read2"],
+            Timestamp::from_millis(1),
+        ));
         let Err(Denied::MissingScope { scopes }) = classes.check(&nobody, &topic("a"), Access::Read) else {
             panic!("a topic was read without its scope");
         };
@@ -474,7 +489,7 @@ mod tests {
     #[test]
     fn a_bound_topic_opens_to_its_own_organisation_only() {
         let classes = tenants();
-        let of = |org: &str| reader().with_organisation(org);
+        let of = |org: &str| saying(Some(org), None, &[]);
         assert_eq!(mismatch(&classes, &of("acme"), "org:acme:workers:7"), None);
         let claims = [
             "",
@@ -505,7 +520,7 @@ mod tests {
         }
         assert_eq!(mismatch(&classes, &reader(), "org:acme:workers").as_deref(), Some("org"));
         // A claim cannot stand in for `org`, nor another claim for it.
-        let posing = reader().with_claim("org", "acme").with_session_id("acme");
+        let posing = saying(None, Some("acme"), &[("org", "acme")]);
         assert_eq!(mismatch(&classes, &posing, "org:acme:workers").as_deref(), Some("org"));
         // What a segment may hold is compared whole.
         assert_eq!(mismatch(&classes, &of("a/b"), "org:a/b:x"), None);
@@ -521,7 +536,7 @@ mod tests {
     #[test]
     fn a_claim_with_a_colon_reaches_no_deeper_topic() {
         let classes = Classes::new(vec![open("workers", "org:{org}:workers")]).unwrap();
-        let of = |org: &str| reader().with_organisation(org);
+        let of = |org: &str| saying(Some(org), None, &[]);
         let check = |org: &str, name: &str| classes.check(&of(org), &topic(name), Access::Read);
         assert!(check("acme", "org:acme:workers").is_ok());
         assert!(matches!(check("acme", "org:acme:workers:x"), Err(Denied::ForbiddenTopic)));
@@ -533,7 +548,7 @@ mod tests {
     fn each_bound_claim_must_be_right_and_the_others_are_free() {
         let classes = Classes::new(vec![open("inbox", "org:{org}:{sub}:{sid}:{team}:{room}")]).unwrap();
         let bound = classes.clone().with_bound_claims(["team"]).unwrap();
-        let grant = reader().with_organisation("o").with_session_id("s").with_claim("team", "t");
+        let grant = saying(Some("o"), Some("s"), &[("team", "t")]);
         assert_eq!(mismatch(&bound, &grant, "org:o:ada:s:t:any"), None);
         for (name, claim) in [
             ("org:x:ada:s:t:r", "org"),
@@ -571,10 +586,7 @@ mod tests {
             other in claim(),
         ) {
             let Ok(name) = Topic::parse(&segments.join(":")) else { return Ok(()) };
-            let mut grant = reader().with_claim("org", other.clone()).with_session_id(other);
-            if let Some(org) = &org {
-                grant = grant.with_organisation(org);
-            }
+            let grant = saying(org.as_deref(), Some(&other), &[("org", &other)]);
             let found: Vec<_> = name.as_str().split(':').collect();
             let owned = found.len() > 2 && found[0] == "org";
             let own = owned && !found[1].is_empty() && Some(found[1]) == org.as_deref();

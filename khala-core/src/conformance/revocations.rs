@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    auth::{Named, Revocation, RevocationId, Revocations},
+    auth::{Revocation, RevocationId, RevocationTarget, Revocations},
     position::{MAX_POSITION, Watermark},
     update::Timestamp,
 };
@@ -33,8 +33,8 @@ pub async fn r1_a_stored_revocation_is_found<H: RevocationsHarness>(store: H) {
     let mut stored = Vec::new();
     let mut earlier = vec![Watermark::ORIGIN];
     for (n, id) in (0..).zip(ids) {
-        for (n, named) in (n * 3..).zip([jti(id), sid(id), sub(id)]) {
-            let mut revocation = Revocation::new(named, moment(n * 1_001));
+        for (n, target) in (n * 3..).zip([jti(id), sid(id), sub(id)]) {
+            let mut revocation = Revocation::new(target, moment(n * 1_001));
             if n % 2 == 0 {
                 revocation = revocation.with_until(moment(n * 1_001 + 77_777));
             }
@@ -109,12 +109,12 @@ pub async fn r3_no_late_arrivals<H: RevocationsHarness>(store: H) {
     let log = subject.log().await;
     for (seen, read_to) in remembered {
         for (given, revocation) in log.iter().filter(|(given, _)| *given <= read_to) {
-            let named = seen.get(given);
+            let target = seen.get(given);
             assert!(
-                named.is_some(),
+                target.is_some(),
                 "R3: {revocation:?} appeared at {given}, after a reader had seen {read_to}"
             );
-            assert_eq!(named, Some(&revocation.named), "R3: {given} is not what a reader had seen");
+            assert_eq!(target, Some(&revocation.target), "R3: {given} is not what a reader had seen");
         }
     }
 }
@@ -125,7 +125,7 @@ async fn remember(
     limit: usize,
     over: Over,
     told: Arc<AtomicU64>,
-) -> (BTreeMap<Watermark, Named>, Watermark) {
+) -> (BTreeMap<Watermark, RevocationTarget>, Watermark) {
     let (mut seen, mut end) = (BTreeMap::new(), Watermark::ORIGIN);
     loop {
         let last = over.is_over().await;
@@ -133,7 +133,7 @@ async fn remember(
         loop {
             let page = subject.page(end, limit).await;
             let Some(newer) = page.last().map(mark).filter(|newer| *newer > end) else { break };
-            seen.extend(page.into_iter().map(|(given, revocation)| (given, revocation.named)));
+            seen.extend(page.into_iter().map(|(given, revocation)| (given, revocation.target)));
             end = newer;
         }
         assert!(end >= newest, "R3: {newest} was given, but nothing follows {end}");
@@ -204,8 +204,8 @@ pub async fn r5_pruning_forgets_what_has_ended_and_gives_no_watermark_twice<H: R
     assert_eq!(subject.prune(moment(1_000)).await, 2, "R5: how many were forgotten");
     assert_eq!(subject.prune(moment(1_000)).await, 0, "R5: how many were forgotten again");
     // In which order they are read is for R2 to judge.
-    let left: BTreeSet<_> = subject.log().await.into_iter().map(|(_, kept)| kept.named).collect();
-    let meant = before.iter().map(|(_, kept)| kept).chain(&living).map(|kept| kept.named.clone());
+    let left: BTreeSet<_> = subject.log().await.into_iter().map(|(_, kept)| kept.target).collect();
+    let meant = before.iter().map(|(_, kept)| kept).chain(&living).map(|kept| kept.target.clone());
     assert_eq!(left, meant.collect(), "R5: what is left");
 
     // What is revoked anew while it is forgotten is there, and for as long as that says.
@@ -300,9 +300,10 @@ async fn acknowledged_is_there(subject: &Subject, log: &[(Watermark, Revocation)
         let (given, revocation) = (watermark(number(given)), forever(id, number(n)));
         last = last.max(given);
         // What was revoked again later stands further on.
-        let there = log.iter().find(|(_, kept)| kept.named == revocation.named).is_some_and(|(at, kept)| {
-            (*at, kept) == (given, &revocation) || (id == AGAIN && *at > given && kept.at > revocation.at)
-        });
+        let there =
+            log.iter().find(|(_, kept)| kept.target == revocation.target).is_some_and(|(at, kept)| {
+                (*at, kept) == (given, &revocation) || (id == AGAIN && *at > given && kept.at > revocation.at)
+            });
         assert!(there, "R6: {revocation:?} was given {given}; after kill -9 there is {log:?}");
     }
     let given = subject.revoke(forever("r6.after", 0)).await;
@@ -350,12 +351,12 @@ impl Subject {
     /// What is said of that subject after a watermark.
     async fn about(&self, id: &str, after: Watermark) -> Vec<Revocation> {
         let page = self.page(after, LARGE).await.into_iter();
-        page.map(|(_, revocation)| revocation).filter(|revocation| revocation.named == sub(id)).collect()
+        page.map(|(_, revocation)| revocation).filter(|revocation| revocation.target == sub(id)).collect()
     }
 
     async fn must_find(&self, after: Watermark, given: Watermark, revocation: &Revocation) {
         let page = self.page(after, LARGE).await;
-        let found = page.iter().find(|(_, found)| found.named == revocation.named);
+        let found = page.iter().find(|(_, found)| found.target == revocation.target);
         let meant = (given, revocation.clone());
         assert_eq!(found, Some(&meant), "{}: what was stored, read after {after}", self.law);
     }
@@ -386,16 +387,16 @@ fn forever(id: &str, at: u64) -> Revocation {
     ending(id, at, None)
 }
 
-fn jti(text: &str) -> Named {
-    Named::Jti(id(text))
+fn jti(text: &str) -> RevocationTarget {
+    RevocationTarget::Jti(id(text))
 }
 
-fn sid(text: &str) -> Named {
-    Named::Sid(id(text))
+fn sid(text: &str) -> RevocationTarget {
+    RevocationTarget::Sid(id(text))
 }
 
-fn sub(text: &str) -> Named {
-    Named::Sub(id(text))
+fn sub(text: &str) -> RevocationTarget {
+    RevocationTarget::Sub(id(text))
 }
 
 fn id(text: &str) -> RevocationId {

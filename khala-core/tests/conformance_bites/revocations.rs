@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use khala_core::{
     Error, MemoryStore, Timestamp, Watermark,
-    auth::{Named, Revocation, RevocationId, RevocationPage, Revocations},
+    auth::{Revocation, RevocationId, RevocationPage, RevocationTarget, Revocations},
     conformance::{self, Capabilities, Harness, Place, RevocationsHarness, revocation_laws},
     documents::Documents,
     journal::Journal,
@@ -93,8 +93,8 @@ struct Log {
 }
 
 impl Log {
-    fn find(&self, named: &Named) -> Option<usize> {
-        self.kept.iter().position(|(_, kept)| kept.named == *named)
+    fn find(&self, target: &RevocationTarget) -> Option<usize> {
+        self.kept.iter().position(|(_, kept)| kept.target == *target)
     }
 
     fn count_on_from_what_is_left(&mut self) {
@@ -159,13 +159,13 @@ impl Inner {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn named(&self, named: Named) -> Named {
-        match (self.fault, named) {
-            (Fault::CaseFolded, Named::Sub(id)) => {
-                Named::Sub(RevocationId::parse(&id.as_str().to_lowercase()).expect("it was good before"))
-            }
-            (Fault::ClaimsFolded, named) => Named::Sub(named.id().clone()),
-            (_, named) => named,
+    fn target(&self, target: RevocationTarget) -> RevocationTarget {
+        match (self.fault, target) {
+            (Fault::CaseFolded, RevocationTarget::Sub(id)) => RevocationTarget::Sub(
+                RevocationId::parse(&id.as_str().to_lowercase()).expect("it was good before"),
+            ),
+            (Fault::ClaimsFolded, target) => RevocationTarget::Sub(target.id().clone()),
+            (_, target) => target,
         }
     }
 
@@ -193,17 +193,17 @@ impl Inner {
 #[async_trait]
 impl Revocations for Inner {
     async fn revoke(&self, mut revocation: Revocation) -> Result<Watermark, Error> {
-        revocation.named = self.named(revocation.named);
+        revocation.target = self.target(revocation.target);
         let mut older = {
             let log = self.lock();
-            log.find(&revocation.named).map(|at| log.kept[at].1.clone())
+            log.find(&revocation.target).map(|at| log.kept[at].1.clone())
         };
         if self.fault == Fault::RenewalRace {
             meanwhile().await;
         }
         let given = {
             let mut log = self.lock();
-            let found = log.find(&revocation.named);
+            let found = log.find(&revocation.target);
             if self.fault != Fault::RenewalRace {
                 older = found.map(|at| log.kept[at].1.clone());
             }
@@ -251,9 +251,9 @@ impl Revocations for Inner {
         if self.fault == Fault::PruneRace {
             let log = self.lock().kept.clone();
             let ended = log.into_iter().filter(|(_, kept)| self.ended(kept, now));
-            let ended: Vec<Named> = ended.map(|(_, kept)| kept.named).collect();
+            let ended: Vec<RevocationTarget> = ended.map(|(_, kept)| kept.target).collect();
             meanwhile().await;
-            self.lock().kept.retain(|(_, kept)| !ended.contains(&kept.named));
+            self.lock().kept.retain(|(_, kept)| !ended.contains(&kept.target));
             return Ok(ended.len() as u64);
         }
         let mut log = self.lock();

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Error, ErrorKind, Grant,
     auth::{Access, Denied},
@@ -138,7 +139,8 @@ fn a_token_of_somebody_else_is_refused_and_changes_nothing() {
     let mut rig = rig(&[READ, "a"]);
     rig.join("1", "a", &json!({}));
     rig.run();
-    let other = Grant::assertion("another", [READ, "a", "b"], START.plus(seconds(9_999)));
+    let other =
+        Grant::from_verified(VerifiedClaims::new("another", [READ, "a", "b"], START.plus(seconds(9_999))));
     let sent = rig.refresh(Ok(other));
     assert_eq!((sent.len(), &sent[0][4]["status"]), (1, &json!("error")));
     assert_eq!(sent[0][4]["response"]["code"], "claim_mismatch");

@@ -4,6 +4,7 @@
 use std::{num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::journal::Journal as _;
 use khala_core::{
     Cursor, Grant, Watermark,
@@ -250,7 +251,11 @@ fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
     let joined = |peer: &mut Peer, request: &Value| peer.join("t", request).remove(0)[4].clone();
     assert_eq!(joined(&mut host.connect(HOUR), &behind)["status"], "ok");
 
-    let grant = Grant::assertion("other", [Access::Read.scope()], host.khala.now().plus(HOUR));
+    let grant = Grant::from_verified(VerifiedClaims::new(
+        "other",
+        [Access::Read.scope()],
+        host.khala.now().plus(HOUR),
+    ));
     let mut other = host.admit(grant);
     let far = after(cursor(&host, "t", 1_000));
     let refused = joined(&mut other, &far);
@@ -340,7 +345,11 @@ fn a_replay_that_is_put_off_reads_nothing_whatever_its_cursor_says() {
     });
     (0..4).for_each(|_| host.publish("t", 1_000));
     host.connect(HOUR).join("t", &after(cursor(&host, "t", 3_000)));
-    let grant = Grant::assertion("other", [Access::Read.scope()], host.khala.now().plus(HOUR));
+    let grant = Grant::from_verified(VerifiedClaims::new(
+        "other",
+        [Access::Read.scope()],
+        host.khala.now().plus(HOUR),
+    ));
     let before = host.store.reads();
     for watermark in 100..120 {
         let request = says(cursor(&host, "t", watermark), 7);

@@ -15,8 +15,8 @@ use futures::FutureExt as _;
 use khala_core::{
     Cursor, Error, ErrorKind, Grant, Timestamp, Token, Topic, Watermark,
     auth::{
-        Access, Authorizer, CorruptRevocation, Denied, MemoryRevocations, Named, Revocation, RevocationPage,
-        Revocations, Verifier,
+        Access, Authorizer, CorruptRevocation, Denied, MemoryRevocations, Revocation, RevocationPage,
+        RevocationTarget, Revocations, Verifier,
     },
     fanout::{Fanout, LocalFanout, Watch},
 };
@@ -150,7 +150,7 @@ pub struct Ledger {
 /// The row of a revocation that cannot be read.
 #[derive(Debug)]
 pub struct BadRow {
-    pub meant: Named,
+    pub meant: RevocationTarget,
     /// Whether what it names can be read.
     pub legible: bool,
 }
@@ -225,14 +225,14 @@ impl Revocations for Ledger {
         let mut page = self.store().revocations(after, limit.min(self.page)).await?;
         for bad in self.corrupt.lock().unwrap().iter() {
             let rows = page.revocations.iter();
-            let mut bad_rows = rows.filter(|(_, revocation)| revocation.named == bad.meant);
+            let mut bad_rows = rows.filter(|(_, revocation)| revocation.target == bad.meant);
             let Some((watermark, _)) = bad_rows.next() else { continue };
             page.corrupt.push(CorruptRevocation {
                 row: format!("watermark {watermark}"),
-                named: bad.legible.then(|| bad.meant.clone()),
+                target: bad.legible.then(|| bad.meant.clone()),
                 error: Error::new(ErrorKind::Corrupt, "test", "it is none"),
             });
-            page.revocations.retain(|(_, revocation)| revocation.named != bad.meant);
+            page.revocations.retain(|(_, revocation)| revocation.target != bad.meant);
         }
         let mut upto = self.upto.lock().unwrap();
         *upto = (*upto).max(page.next.unwrap_or_default());

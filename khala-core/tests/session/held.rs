@@ -19,6 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, Sink, Stream};
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Append, Batch, Bounds, Cursor, DocKey, Error, Grant, Khala, Kind, MemoryStore, NewUpdate, Payload, Start,
     Subscription, Timestamp, Topic, Update, Watermark,
@@ -218,7 +219,8 @@ async fn a_client_that_takes_nothing_holds_up_nobody() {
         refused: Arc::clone(&refused),
         progress: Progress::new(),
     };
-    let grant = Grant::assertion("b", ["khala:read"], Timestamp::from_millis(u64::MAX));
+    let grant =
+        Grant::from_verified(VerifiedClaims::new("b", ["khala:read"], Timestamp::from_millis(u64::MAX)));
     tokio::spawn(khala.connect(grant, None, Serializer::V2).unwrap().run(client));
     say.send(Received::Text(r#"["1","1","t","phx_join",{}]"#.into())).unwrap();
     while taken.load(Ordering::SeqCst) == 0 {

@@ -12,10 +12,11 @@ use futures::{
     FutureExt as _, Sink, Stream, StreamExt as _,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Batch, Grant, Khala, KhalaBuilder, Kind, NewUpdate, Payload, Timestamp, Token, Topic, Watermark,
     admission::AdmissionOptions,
-    auth::{Access, Named, Revocation, RevocationId, Revocations as _},
+    auth::{Access, Revocation, RevocationId, RevocationTarget, Revocations as _},
     clock::Clock as _,
     connection::{Ended, Progress, Received, Sent, Transport},
     fanout::LocalFanout,
@@ -163,8 +164,9 @@ impl Host {
 
     /// A grant of somebody who may read, that ends so long from now.
     pub fn grant(&self, lifetime: Duration) -> Grant {
-        Grant::assertion("somebody", [Access::Read.scope()], self.clock.now().plus(lifetime))
-            .with_issued_at(self.clock.now())
+        let now = self.clock.now();
+        let grant = VerifiedClaims::new("somebody", [Access::Read.scope()], now.plus(lifetime));
+        Grant::from_verified(grant).with(|claims| claims.issued_at = Some(now))
     }
 
     pub fn connect(&self, lifetime: Duration) -> Peer {
@@ -274,20 +276,20 @@ pub fn id(text: &str) -> RevocationId {
     RevocationId::parse(text).unwrap()
 }
 
-pub fn jti(text: &str) -> Named {
-    Named::Jti(id(text))
+pub fn jti(text: &str) -> RevocationTarget {
+    RevocationTarget::Jti(id(text))
 }
 
 impl Host {
     /// Revokes through this node.
-    pub fn revoke(&self, named: Named) -> Watermark {
-        let revocation = Revocation::new(named, self.khala.now());
+    pub fn revoke(&self, target: RevocationTarget) -> Watermark {
+        let revocation = Revocation::new(target, self.khala.now());
         self.khala.access().revoke(revocation).now_or_never().expect("the store does not pause").unwrap()
     }
 
     /// Revokes as another node does, without the hint.
-    pub fn revoke_elsewhere(&self, named: Named) -> Watermark {
-        let revocation = Revocation::new(named, self.khala.now());
+    pub fn revoke_elsewhere(&self, target: RevocationTarget) -> Watermark {
+        let revocation = Revocation::new(target, self.khala.now());
         self.ledger.store().revoke(revocation).now_or_never().unwrap().unwrap()
     }
 
@@ -312,5 +314,30 @@ impl Peer {
 
     pub fn given(&self) -> usize {
         self.network.lock().unwrap().given.len()
+    }
+}
+
+/// The grant of a token that says something else.
+pub trait GrantExt: Sized {
+    fn with(&self, change: impl FnOnce(&mut VerifiedClaims)) -> Self;
+
+    fn with_token_id(&self, id: impl Into<String>) -> Self {
+        self.with(|claims| claims.token_id = Some(id.into()))
+    }
+
+    fn with_session_id(&self, id: impl Into<String>) -> Self {
+        self.with(|claims| claims.session_id = Some(id.into()))
+    }
+
+    fn with_key_id(&self, id: impl Into<String>) -> Self {
+        self.with(|claims| claims.key_id = Some(id.into()))
+    }
+}
+
+impl GrantExt for Grant {
+    fn with(&self, change: impl FnOnce(&mut VerifiedClaims)) -> Self {
+        let mut claims = self.verified().clone();
+        change(&mut claims);
+        Self::from_verified(claims)
     }
 }

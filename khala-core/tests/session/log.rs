@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     clock::Task,
     guards::{Ledger, Mood},
-    host::{HOUR, Host, jti, seconds},
+    host::{GrantExt as _, HOUR, Host, jti, seconds},
 };
 
 #[test]
@@ -112,7 +112,7 @@ fn what_a_log_has_lost_stays_revoked_and_is_stored_again_and_what_took_its_place
     host.pass(seconds(1), &mut []);
     let log = host.ledger.revocations(Watermark::ORIGIN, NonZeroUsize::MAX).now_or_never().unwrap().unwrap();
     let mut names: Vec<_> =
-        log.revocations.iter().map(|(_, one)| one.named.id().as_str().to_owned()).collect();
+        log.revocations.iter().map(|(_, one)| one.target.id().as_str().to_owned()).collect();
     names.sort_unstable();
     assert_eq!(names, ["kept", "lost", "new"]);
     host.token("lost", host.grant(HOUR).with_token_id("lost"));

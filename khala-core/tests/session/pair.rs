@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture, task::noop_waker_ref};
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Append, Batch, Cursor, Error, Grant, NewUpdate, Timestamp, Topic,
     admission::{Admitted, Limited},
@@ -133,7 +134,7 @@ pub fn options() -> SessionOptions {
 }
 
 fn grant(expires_at: Timestamp) -> Grant {
-    Grant::assertion("somebody", [Access::Read.scope()], expires_at)
+    Grant::from_verified(VerifiedClaims::new("somebody", [Access::Read.scope()], expires_at))
 }
 
 impl World {

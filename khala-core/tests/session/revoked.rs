@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Grant, Watermark,
-    auth::{Access, Denied, Named, Revocation, Revocations as _},
+    auth::{Access, Denied, Revocation, RevocationTarget, Revocations as _},
     connection::Sent,
     session::SessionOptions,
     wire::Close,
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     guards::{BadRow, Ledger, Mood},
-    host::{HOUR, Host, Peer, id, jti, seconds, seqs},
+    host::{GrantExt as _, HOUR, Host, Peer, id, jti, seconds, seqs},
 };
 
 /// A watching host, one joined peer, blocked by its network with more to come.
@@ -38,8 +39,15 @@ fn blocked(grant: impl FnOnce(&Host) -> Grant) -> (Host, Peer) {
 fn a_revocation_closes_what_it_names_and_nothing_else() {
     let host = Host::new(200);
     let peer = |token: &str, sid: &str, subject: &str| {
-        let grant = Grant::assertion(subject, [Access::Read.scope()], host.khala.now().plus(HOUR));
-        let grant = grant.with_issued_at(host.khala.now()).with_token_id(token).with_session_id(sid);
+        let grant = Grant::from_verified(VerifiedClaims::new(
+            subject,
+            [Access::Read.scope()],
+            host.khala.now().plus(HOUR),
+        ));
+        let grant = grant
+            .with(|claims| claims.issued_at = Some(host.khala.now()))
+            .with_token_id(token)
+            .with_session_id(sid);
         let mut peer = host.admit(grant.with_key_id("k"));
         assert_eq!(peer.join("t", &json!({})).len(), 1);
         peer
@@ -54,13 +62,13 @@ fn a_revocation_closes_what_it_names_and_nothing_else() {
         peer("x", "ada", "1"),
     ];
     let mut closed = vec![false; peers.len()];
-    for (named, takes) in [
+    for (target, takes) in [
         (jti("1"), &[0][..]),
-        (Named::Sid(id("x")), &[1]),
-        (Named::Sub(id("ada")), &[2]),
+        (RevocationTarget::Sid(id("x")), &[1]),
+        (RevocationTarget::Sub(id("ada")), &[2]),
         (jti("nobody"), &[]),
     ] {
-        host.revoke(named);
+        host.revoke(target);
         for (at, peer) in peers.iter_mut().enumerate() {
             let close = takes.contains(&at).then_some(Close::TokenRevoked);
             if !closed[at] {
@@ -85,12 +93,16 @@ fn a_subjects_revocation_spares_tokens_of_a_later_second() {
     let mut host = Host::new(200);
     host.clock.pass(Duration::from_millis(300));
     let now = host.khala.now();
-    let issued = |at| host.grant(HOUR).with_issued_at(at);
+    let issued = |at| host.grant(HOUR).with(|claims| claims.issued_at = Some(at));
     let mut before = host.admit(issued(now.minus(seconds(5))));
     let mut same = host.admit(issued(now));
     let mut later = host.admit(issued(now.plus(seconds(1))));
-    let mut never = host.admit(Grant::assertion("somebody", [Access::Read.scope()], now.plus(HOUR)));
-    host.revoke(Named::Sub(id("somebody")));
+    let mut never = host.admit(Grant::from_verified(VerifiedClaims::new(
+        "somebody",
+        [Access::Read.scope()],
+        now.plus(HOUR),
+    )));
+    host.revoke(RevocationTarget::Sub(id("somebody")));
     let closed = [&mut before, &mut same, &mut never, &mut later].map(Peer::closed);
     let revoked = Some(Close::TokenRevoked);
     assert_eq!(closed, [revoked, revoked, revoked, revoked], "the last one was open, whatever it says");
@@ -98,7 +110,7 @@ fn a_subjects_revocation_spares_tokens_of_a_later_second() {
     host.token("new", host.grant(HOUR));
     assert!(host.verify("new").unwrap().is_ok());
     let mut later = host.connect(HOUR);
-    host.revoke(Named::Sub(id("somebody")));
+    host.revoke(RevocationTarget::Sub(id("somebody")));
     assert_eq!(later.closed(), revoked, "the later one of the same name counts");
     assert!(matches!(host.verify("new"), Some(Err(Denied::TokenRevoked))));
 }
@@ -120,13 +132,13 @@ fn a_subjects_revocation_ends_what_a_clock_issued_that_was_ahead() {
         let put_right = |host: &Host| host.clock.set_back(seconds(600));
         if elsewhere {
             let at = host.khala.now().minus(seconds(600));
-            let revocation = Revocation::new(Named::Sub(id("somebody")), at);
+            let revocation = Revocation::new(RevocationTarget::Sub(id("somebody")), at);
             host.ledger.inner.revoke(revocation).now_or_never().unwrap().unwrap();
             host.pass(seconds(1), &mut [&mut peer]);
             put_right(&host);
         } else {
             put_right(&host);
-            host.revoke(Named::Sub(id("somebody")));
+            host.revoke(RevocationTarget::Sub(id("somebody")));
         }
         assert_eq!(peer.closed(), Some(Close::TokenRevoked));
         host.pass(seconds(2), &mut []);
@@ -235,7 +247,7 @@ fn a_revocation_ends_a_blocked_connection_at_once() {
                 Close::TokenRevoked
             }
             _ => {
-                host.revoke(Named::Sub(id("somebody")));
+                host.revoke(RevocationTarget::Sub(id("somebody")));
                 Close::TokenRevoked
             }
         };
@@ -375,7 +387,7 @@ fn a_connection_goes_on_under_the_names_of_its_new_grant() {
     peer.refresh("new");
     assert_eq!(peer.sent()[0][4]["status"], "ok");
     host.revoke(jti("1"));
-    host.revoke(Named::Sid(id("x")));
+    host.revoke(RevocationTarget::Sid(id("x")));
     host.khala.access().distrust_key("old");
     host.publish("t", 1);
     assert_eq!(seqs(&peer.sent()), [1], "what it had is not what it has");
@@ -454,7 +466,11 @@ fn no_token_is_in_any_frame() {
     let secret = "s3cret";
     let mut peer = host.connect(HOUR);
     let mut sent: Vec<Value> = peer.join("t", &json!({}));
-    let other = Grant::assertion("another", [Access::Read.scope()], host.khala.now().plus(HOUR));
+    let other = Grant::from_verified(VerifiedClaims::new(
+        "another",
+        [Access::Read.scope()],
+        host.khala.now().plus(HOUR),
+    ));
     for verdict in [
         Ok(host.grant(HOUR)),
         Ok(other),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Batch, Cursor, DocKey, Epoch, Error, ErrorKind, Grant, Kind, NewUpdate, Payload, Timestamp, Token, Topic,
     admission::Admitted,
@@ -49,7 +50,7 @@ pub fn topic(name: &str) -> Topic {
 
 /// A grant of the session's subject that ends so long after the start.
 pub fn grant(scopes: &[&str], lifetime: Duration) -> Grant {
-    Grant::assertion("somebody", scopes.iter().copied(), START.plus(lifetime))
+    Grant::from_verified(VerifiedClaims::new("somebody", scopes.iter().copied(), START.plus(lifetime)))
 }
 
 pub fn update(n: u64) -> NewUpdate {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Append, Batch, Bounds, DocKey, Error, Grant, Khala, MemoryStore, Timestamp, Topic, Update,
     admission::Rate,
@@ -161,7 +162,9 @@ fn let_in(attack: bool) -> (u32, u32) {
         host.publish("long", 1_000);
     }
     host.publish("short", 250);
-    let who = |name| Grant::assertion(name, [Access::Read.scope()], host.khala.now().plus(HOUR));
+    let who = |name| {
+        Grant::from_verified(VerifiedClaims::new(name, [Access::Read.scope()], host.khala.now().plus(HOUR)))
+    };
     let mut greedy = host.admit(who("greedy"));
     let mut patient = host.admit(who("patient"));
     let (mut back_at, mut times, mut refused) = (0, 0, 0);

@@ -25,30 +25,14 @@ use crate::{
     Server,
     body::{self, Empty, Room, Whole},
     problem::Problem,
-    secret::{Secret, SecretError},
-    token,
 };
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 16 << 10;
 
-/// The secret that opens the admin routes, as `Authorization: Bearer <secret>`.
-#[derive(Clone, Debug)]
-pub struct AdminToken(Secret);
-
-impl AdminToken {
-    /// The token of that text.
-    ///
-    /// # Errors
-    /// A [`SecretError`] for a text that is shorter than 32 characters or not of visible ASCII.
-    pub fn new(text: &str) -> Result<Self, SecretError> {
-        Secret::new(text).map(Self)
-    }
-}
-
 /// Lets an operator through.
 pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(AdminToken(secret)) = &server.0.admin else {
+    let Some(secret) = &server.0.admin else {
         return Err(Problem::not_found("admin_off", "this server has no admin routes"));
     };
     let invalid = || {
@@ -56,7 +40,7 @@ pub(crate) fn admit(server: &Server, headers: &HeaderMap) -> Result<(), Problem>
         Problem::new(StatusCode::UNAUTHORIZED, "invalid_admin_token", "this is not the admin token")
             .with_header(header::WWW_AUTHENTICATE, challenge)
     };
-    let presented = token::in_header(headers).map_err(|denied| match denied {
+    let presented = bearer_token(headers).map_err(|denied| match denied {
         // Its own words name places that an admin token is not taken from.
         Denied::MissingToken => {
             let detail = "there is no admin token: send an Authorization: Bearer header";

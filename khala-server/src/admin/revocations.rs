@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Body;
 use khala_core::{
     Timestamp, Watermark,
-    auth::{Named, Revocation, RevocationId},
+    auth::{Revocation, RevocationId, RevocationTarget},
     telemetry,
 };
 use serde::{Deserialize, Serialize};
@@ -98,9 +98,9 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn new(watermark: Watermark, Revocation { named, at, until, .. }: &'a Revocation) -> Self {
+    fn new(watermark: Watermark, Revocation { target, at, until, .. }: &'a Revocation) -> Self {
         let until = until.map(Timestamp::as_millis);
-        Self { watermark, by: named.by(), id: named.id(), at: at.as_millis(), until }
+        Self { watermark, by: target.by(), id: target.id(), at: at.as_millis(), until }
     }
 }
 
@@ -122,17 +122,17 @@ where
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         return Err(invalid("reason", format!("reason: at most {REASON_BYTES} bytes are allowed")));
     }
-    let named = match by {
-        By::Jti => Named::Jti(id),
-        By::Sid => Named::Sid(id),
-        By::Sub => Named::Sub(id),
+    let target = match by {
+        By::Jti => RevocationTarget::Jti(id),
+        By::Sid => RevocationTarget::Sid(id),
+        By::Sub => RevocationTarget::Sub(id),
     };
     let khala = &server.0.khala;
     let now = khala.now();
     let terms = &server.0.revocation_terms;
     // Whoever issued a token before now may have had a clock that was ahead.
     let at = if by == By::Sub { now.plus(terms.leeway) } else { now };
-    let revocation = Revocation::new(named, at);
+    let revocation = Revocation::new(target, at);
     let revocation = match end(by, until.map(Timestamp::from_millis), terms, now)? {
         Some(until) => revocation.with_until(until),
         None => revocation,

@@ -5,16 +5,16 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, SecretError, SharedSecret};
 use khala_core::{
     Error, ErrorKind, Khala, MemoryStore, Timestamp, Watermark,
-    auth::{Access, Mandate, MemoryRevocations, Revocation, RevocationPage, Revocations},
+    auth::{Access, MemoryRevocations, Revocation, RevocationPage, Revocations, TokenClaims},
     clock::{Clock as _, SystemClock},
     fanout::LocalFanout,
     node::NodeId,
     retention::{MemorySweeps, Sweeps as _},
 };
-use khala_server::{AdminToken, RevocationTerms, SecretError, Server};
+use khala_server::{RevocationTerms, Server};
 use khala_store_sqlite::SqliteStore;
 use serde_json::json;
 
@@ -47,8 +47,8 @@ pub(crate) const DRAIN: &str = "/internal/v1/khala/drain";
 const WEBSOCKET: &str = "/sync/v1/websocket?vsn=2.0.0";
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 
-pub(crate) fn admin() -> AdminToken {
-    AdminToken::new(ADMIN).unwrap()
+pub(crate) fn admin() -> SharedSecret {
+    SharedSecret::new(ADMIN).unwrap()
 }
 
 async fn ask(server: &Server, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -242,7 +242,7 @@ async fn each_token_opens_its_own_doors_alone() {
     let refused = server.handshake(WEBSOCKET, &headers).await.map(|_| ()).unwrap_err();
     refused.problem(401, "invalid_token");
     assert_hides("the log", &log.text(), &[ADMIN.to_owned(), sync, almost]);
-    assert_eq!(AdminToken::new("short").unwrap_err(), SecretError::TooShort { found: 5 });
+    assert_eq!(SharedSecret::new("short").unwrap_err(), SecretError::TooShort { found: 5 });
 }
 
 #[tokio::test]
@@ -349,10 +349,10 @@ async fn revocations_are_listed_page_by_page() {
 fn token(subject: &str, session: &str) -> (String, String) {
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
     let scopes = [Access::Read, Access::Publish].map(Access::scope);
-    let mandate = Mandate::new(subject, scopes).with_session_id(session);
+    let claims = TokenClaims { session_id: Some(session.to_owned()), ..TokenClaims::new(subject, scopes) };
     // Issued a second ago, so that a revocation by `sub` is later however the seconds fall.
     let at = SystemClock::new().now().minus(Duration::from_secs(1));
-    let issued = issuer.sign(&mandate, at, Duration::from_secs(3600)).unwrap();
+    let issued = issuer.sign(&claims, at, Duration::from_secs(3600)).unwrap();
     (issued.token.reveal().to_owned(), issued.token_id)
 }
 
@@ -424,10 +424,10 @@ async fn a_revocation_outlasts_a_token_of_a_clock_that_is_ahead() {
     for by in ["jti", "sub"] {
         let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
         let (leeway, age) = (Duration::from_secs(60), Duration::from_secs(100));
-        let options = JwtOptions::default().with_leeway(leeway).with_max_age(Some(age));
+        let options = JwtOptions { leeway, max_age: Some(age), ..JwtOptions::default() };
         let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
         let issued =
-            issuer.sign(&Mandate::new("ada", ["khala:read"]), clock.now().plus(leeway), age).unwrap();
+            issuer.sign(&TokenClaims::new("ada", ["khala:read"]), clock.now().plus(leeway), age).unwrap();
         let server = node(&store, &clock, &options);
         server.khala().access().verify(&issued.token).await.expect("its clock is within the leeway");
         let id = if by == "jti" { issued.token_id.as_str() } else { "ada" };
@@ -449,13 +449,14 @@ async fn a_revocation_outlasts_a_token_of_a_clock_that_is_ahead() {
 async fn a_login_that_was_ended_stays_ended() {
     let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
     let age = Duration::from_secs(3_600);
-    let options = JwtOptions::default().with_max_age(Some(age));
+    let options = JwtOptions { max_age: Some(age), ..JwtOptions::default() };
     assert_eq!(order(&node(&store, &clock, &options), r#"{"by":"sid","id":"login"}"#).await.status, 201);
     clock.advance(age * 100);
     store.prune(clock.now()).await.unwrap();
     let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
-    let mandate = Mandate::new("ada", ["khala:read"]).with_session_id("login");
-    let issued = issuer.sign(&mandate, clock.now(), age).unwrap();
+    let claims =
+        TokenClaims { session_id: Some("login".to_owned()), ..TokenClaims::new("ada", ["khala:read"]) };
+    let issued = issuer.sign(&claims, clock.now(), age).unwrap();
     let restarted = node(&store, &clock, &options);
     let denied = restarted.khala().access().verify(&issued.token).await.unwrap_err();
     assert_eq!(denied.code().as_str(), "token_revoked");
@@ -470,11 +471,12 @@ async fn a_login_that_was_ended_stays_ended() {
 async fn a_subject_is_revoked_up_to_the_clocks_that_are_ahead() {
     let (store, clock) = (Arc::new(MemoryRevocations::new()), Hand::new());
     let leeway = Duration::from_secs(60);
-    let options = JwtOptions::default().with_leeway(leeway);
+    let options = JwtOptions { leeway, ..JwtOptions::default() };
     let issuer = JwtIssuer::hs256(SECRET, options.clone()).unwrap();
     let server = node(&store, &clock, &options);
-    let token =
-        |at| issuer.sign(&Mandate::new("ada", ["khala:read"]), at, Duration::from_secs(3_600)).unwrap().token;
+    let token = |at| {
+        issuer.sign(&TokenClaims::new("ada", ["khala:read"]), at, Duration::from_secs(3_600)).unwrap().token
+    };
     let ahead = token(clock.now().plus(leeway));
     server.khala().access().verify(&ahead).await.expect("its clock is within the leeway");
     let told = order(&server, r#"{"by":"sub","id":"ada"}"#).await.json();

@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use khala_auth::{JwtOptions, JwtVerifier, Key, KeyAlgorithm, KeySet};
 use khala_core::{
     admission::AdmissionOptions,
-    auth::{Access, Named, Revocation, RevocationId},
+    auth::{Access, Revocation, RevocationId, RevocationTarget},
     class::{Classes, TopicClass, TopicPattern},
     clock::{Clock as _, SystemClock},
 };
@@ -248,8 +248,8 @@ async fn a_revoked_token_stays_revoked() {
     let stolen = token(&[("jti", json!("stolen"))]);
     let mut socket = open(&server, &stolen).await;
     assert_eq!(join(&mut socket, "t", json!({})).await[4]["status"], "ok");
-    let named = Named::Jti(RevocationId::parse("stolen").unwrap());
-    server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+    let target = RevocationTarget::Jti(RevocationId::parse("stolen").unwrap());
+    server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
     assert_eq!(closed(&mut socket).await, (4003, "token_revoked".to_owned()));
     for _ in 0..2 {
         refused_everywhere(&server, &stolen, "token_revoked", "a revoked token").await;

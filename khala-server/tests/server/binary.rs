@@ -460,7 +460,7 @@ async fn the_log_can_be_json() {
 async fn a_hangup_reads_the_keys_again_and_ends_nothing() {
     use khala_auth::{JwtIssuer, JwtOptions, Key};
     use khala_core::{
-        auth::Mandate,
+        auth::TokenClaims,
         clock::{Clock as _, SystemClock},
     };
     let folder = tempfile::tempdir().unwrap();
@@ -472,8 +472,8 @@ async fn a_hangup_reads_the_keys_again_and_ends_nothing() {
     };
     let token = |kid: &str| {
         let issuer = JwtIssuer::hs256(&secret(kid), JwtOptions::default()).unwrap().with_key_id(kid).unwrap();
-        let mandate = Mandate::new("ada", ["khala:read"]);
-        let issued = issuer.sign(&mandate, SystemClock::new().now(), LONG * 10).unwrap();
+        let claims = TokenClaims::new("ada", ["khala:read"]);
+        let issued = issuer.sign(&claims, SystemClock::new().now(), LONG * 10).unwrap();
         issued.token.reveal().to_owned()
     };
     write("old");

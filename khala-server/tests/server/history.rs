@@ -5,9 +5,10 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use http::{Method, Request};
 use http_body_util::Full;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Grant, Timestamp, Topic,
-    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId},
+    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget},
     budget::MemoryPart,
     class::{Classes, Tier, TopicClass, TopicPattern},
     journal::{Journal as _, Keep},
@@ -78,7 +79,11 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
     let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
     server.publish("t", "1").await;
     for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
-        let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
+        let somebody = Grant::from_verified(VerifiedClaims::new(
+            "bob",
+            ["khala:read"],
+            Timestamp::from_millis(u64::MAX),
+        ));
         let turn = server.khala.acquire_read_permit(&somebody).await;
         let waited = server.khala.stats().counters().turns_waited;
         let asked = tokio::spawn({
@@ -102,12 +107,16 @@ async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
         let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
         server.publish("t", "1").await;
         let khala = server.khala.clone();
-        let somebody = Grant::assertion("bob", ["khala:read"], Timestamp::from_millis(u64::MAX));
+        let somebody = Grant::from_verified(VerifiedClaims::new(
+            "bob",
+            ["khala:read"],
+            Timestamp::from_millis(u64::MAX),
+        ));
         let turn = khala.acquire_read_permit(&somebody).await;
         let asked = tokio::spawn(async move { server.get(path).await });
         until(|| khala.stats().counters().turns_waited > 0).await;
-        let named = Named::Sub(RevocationId::parse("ada").unwrap());
-        khala.access().revoke(Revocation::new(named, khala.now())).await.unwrap();
+        let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
+        khala.access().revoke(Revocation::new(target, khala.now())).await.unwrap();
         drop(turn);
         timeout(LONG, asked).await.expect("it has its turn").unwrap().problem(401, "token_revoked");
     }

@@ -18,7 +18,7 @@ use khala_auth::{
 };
 use khala_core::{
     ErrorKind, Khala, MemoryStore, Timestamp,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     clock::{Clock as _, SystemClock},
     health::{Condition, Health},
 };
@@ -425,8 +425,8 @@ async fn a_lost_key_ends_its_connections_and_no_others() {
     let connect = async |kid: &str| {
         let issuer =
             JwtIssuer::hs256(&secret(kid, 1), JwtOptions::default()).unwrap().with_key_id(kid).unwrap();
-        let mandate = Mandate::new("ada", [Access::Read.scope()]);
-        let token = issuer.sign(&mandate, SystemClock::new().now(), NEVER).unwrap().token.reveal().to_owned();
+        let claims = TokenClaims::new("ada", [Access::Read.scope()]);
+        let token = issuer.sign(&claims, SystemClock::new().now(), NEVER).unwrap().token.reveal().to_owned();
         let stream = TcpStream::connect(&address).await.unwrap();
         let url = format!("ws://{address}/sync/v1/websocket?vsn=2.0.0&token={token}");
         timeout(LONG, client_async(url, stream)).await.unwrap().map(|(socket, _)| socket)

@@ -11,12 +11,11 @@ use khala_core::{
     Error, ErrorKind, Grant, Timestamp, Token, Watermark,
     admission::{AdmissionOptions, Rate},
     auth::{
-        Denied, Issued, Issuer, Mandate, MemoryRevocations, Named, Revocation, RevocationId, RevocationPage,
-        Revocations, Verifier,
+        Denied, IssuedToken, Issuer, MemoryRevocations, Revocation, RevocationId, RevocationPage,
+        RevocationTarget, Revocations, TokenClaims, Verifier,
     },
     clock::{Clock as _, SystemClock},
 };
-use khala_server::{ClaimName, Credential, Holder, Mint, MintSecret, SecretError, Unproven, VerifiedToken};
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,35 +34,42 @@ fn issuer() -> Arc<dyn Issuer> {
 }
 
 fn secret() -> Arc<dyn Credential> {
-    let claims = [ClaimName::parse("tenant").unwrap()];
-    Arc::new(MintSecret::new(MINT_SECRET, ["khala:read", "khala:publish"]).unwrap().with_claims(claims))
+    let claims = [(ClaimName::parse("tenant").unwrap(), ClaimRule::Any)].into();
+    backend(MintPolicy { claims, ..MintPolicy::any_subject(["khala:read", "khala:publish"]) })
+}
+
+fn backend(policy: MintPolicy) -> Arc<dyn Credential> {
+    Arc::new(SecretCredential { secret: SharedSecret::new(MINT_SECRET).unwrap(), policy })
 }
 
 fn application() -> Arc<dyn Credential> {
-    let options = JwtOptions::default().with_bind("tenant");
+    let options = JwtOptions { bind: vec!["tenant".to_owned()], ..JwtOptions::default() };
     let verifier = Arc::new(JwtVerifier::hs256(APP_SECRET, options).unwrap());
-    let credential = VerifiedToken::new(verifier)
-        .with_scopes(["khala:read"])
-        .with_carried_scopes(["khala:publish", "khala:admin"])
-        .with_claims([ClaimName::parse("tenant").unwrap()]);
-    Arc::new(credential)
+    Arc::new(TokenCredential {
+        scopes: vec!["khala:read".to_owned()],
+        carried_scopes: vec!["khala:publish".to_owned(), "khala:admin".to_owned()],
+        claims: vec![ClaimName::parse("tenant").unwrap()],
+        ..TokenCredential::new(verifier)
+    })
 }
 
 pub(crate) fn mint() -> Mint {
     Mint::new(issuer(), [secret(), application()])
 }
 
-fn mandate() -> Mandate {
-    Mandate::new("ada", ["khala:publish", "other"])
-        .with_session_id("s1")
-        .with_organisation("acme")
-        .with_claim("tenant", "blue")
+fn own_claims() -> TokenClaims {
+    TokenClaims {
+        session_id: Some("s1".to_owned()),
+        organisation: Some("acme".to_owned()),
+        claims: [("tenant".to_owned(), "blue".to_owned())].into(),
+        ..TokenClaims::new("ada", ["khala:publish", "other"])
+    }
 }
 
 /// A token of the application, for that long.
-fn app_token(mandate: &Mandate, ttl: Duration) -> String {
+fn app_token(claims: &TokenClaims, ttl: Duration) -> String {
     let issuer = JwtIssuer::hs256(APP_SECRET, JwtOptions::default()).unwrap();
-    issuer.sign(mandate, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
+    issuer.sign(claims, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
 }
 
 async fn ask_with(server: &Running, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -94,14 +100,14 @@ struct Silent;
 
 #[async_trait]
 impl Credential for Silent {
-    async fn holder(&self, _: &HeaderMap, _: Timestamp) -> Result<Holder, Unproven> {
+    async fn policy(&self, _: &HeaderMap, _: Timestamp) -> Result<MintPolicy, CredentialError> {
         future::pending().await
     }
 }
 
 #[async_trait]
 impl Issuer for Silent {
-    async fn issue(&self, _: &Mandate, _: Timestamp, _: Duration) -> Result<Issued, Error> {
+    async fn issue(&self, _: &TokenClaims, _: Timestamp, _: Duration) -> Result<IssuedToken, Error> {
         future::pending().await
     }
 }
@@ -119,7 +125,7 @@ impl Verifier for Down {
 
 #[async_trait]
 impl Issuer for Down {
-    async fn issue(&self, _: &Mandate, _: Timestamp, _: Duration) -> Result<Issued, Error> {
+    async fn issue(&self, _: &TokenClaims, _: Timestamp, _: Duration) -> Result<IssuedToken, Error> {
         Err(Error::new(ErrorKind::Unavailable, "test", "the key /secret/path cannot be read"))
     }
 }
@@ -140,7 +146,8 @@ impl Revocations for Down {
 }
 
 fn down() -> Arc<dyn Credential> {
-    Arc::new(VerifiedToken::new(Arc::new(Down)).with_scopes(["khala:read"]))
+    let scopes = vec!["khala:read".to_owned()];
+    Arc::new(TokenCredential { scopes, ..TokenCredential::new(Arc::new(Down)) })
 }
 
 /// One try in a second for each address.
@@ -234,7 +241,7 @@ async fn what_is_minted_opens_what_it_says() {
         |server| server.with_mint(mint()),
     )
     .await;
-    let minted = ask(&server, &app_token(&mandate(), HOUR), "").await.json();
+    let minted = ask(&server, &app_token(&own_claims(), HOUR), "").await.json();
     let authorization = format!("Bearer {}", minted["token"].as_str().unwrap());
     let headers = [("authorization", authorization.as_str())];
     let (mut socket, _) = server.handshake("/sync/v1/websocket?vsn=2.0.0", &headers).await.unwrap();
@@ -246,7 +253,7 @@ async fn what_is_minted_opens_what_it_says() {
 #[tokio::test]
 async fn a_user_gets_tokens_for_itself_and_no_longer_than_its_own() {
     let server = running_with(|server| server.with_mint(mint())).await;
-    let own = app_token(&mandate(), HOUR / 2);
+    let own = app_token(&own_claims(), HOUR / 2);
     for body in
         ["", "{}", r#"{"subject":"ada","organisation":"acme","session_id":"s1","claims":{"tenant":"blue"}}"#]
     {
@@ -260,9 +267,9 @@ async fn a_user_gets_tokens_for_itself_and_no_longer_than_its_own() {
     }
     let longer = ask(&server, &own, r#"{"ttl_seconds":3600}"#).await.problem(400, "invalid_ttl");
     assert!(longer["max_seconds"].as_u64().unwrap() <= 1800, "{longer}");
-    ask(&server, &app_token(&mandate(), HOUR / 120), "{}").await.problem(401, "authz_denied");
+    ask(&server, &app_token(&own_claims(), HOUR / 120), "{}").await.problem(401, "authz_denied");
 
-    let bare = app_token(&Mandate::new("bob", ["x"]), HOUR);
+    let bare = app_token(&TokenClaims::new("bob", ["x"]), HOUR);
     let minted = ask(&server, &bare, "").await.json();
     let claims = claims(minted["token"].as_str().unwrap());
     let jti = &self::claims(&bare)["jti"];
@@ -274,7 +281,7 @@ async fn every_failure_has_its_class() {
     let (recorder, metrics) = evidence::recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
     let (log, _guard) = evidence::log(false);
-    let own = app_token(&mandate(), HOUR);
+    let own = app_token(&own_claims(), HOUR);
     let short = format!("{}x", &own[..own.len() - 1]);
     let almost = format!("{}x", &MINT_SECRET[..MINT_SECRET.len() - 1]);
     let unsigned = || Mint::new(Arc::new(Down), [secret()]);
@@ -342,7 +349,7 @@ async fn each_bound_is_named() {
     let scope = "s".repeat(129);
     let scopes: Vec<_> = (0..65).map(|n| n.to_string()).collect();
     let many: serde_json::Map<_, _> = (0..17).map(|n| (n.to_string(), json!("x"))).collect();
-    for (body, code, named) in [
+    for (body, code, target) in [
         ("null".to_owned(), "invalid_json", "object"),
         ("[]".to_owned(), "invalid_json", "object"),
         ("{".to_owned(), "invalid_json", "EOF"),
@@ -375,7 +382,7 @@ async fn each_bound_is_named() {
         (r#"{"subject":"ada","ttl_seconds":null}"#.to_owned(), "invalid", "ttl_seconds"),
     ] {
         let problem = ask(&server, MINT_SECRET, &body).await.problem(400, code);
-        assert!(problem.to_string().contains(named), "{body}: {problem}");
+        assert!(problem.to_string().contains(target), "{body}: {problem}");
         if code == "invalid_ttl" {
             assert_eq!((&problem["min_seconds"], &problem["max_seconds"]), (&json!(60), &json!(86_400)));
         }
@@ -441,12 +448,12 @@ async fn nobody_is_waited_for_longer_than_five_seconds() {
 #[tokio::test]
 async fn a_revoked_credential_is_not_exchanged() {
     let id = |text: &str| RevocationId::parse(text).unwrap();
-    let other = app_token(&Mandate::new("bob", ["x"]), HOUR);
+    let other = app_token(&TokenClaims::new("bob", ["x"]), HOUR);
     for by in ["jti", "sid", "sub"] {
         let store = Arc::new(MemoryRevocations::new());
         // More than a page of others before it.
         for n in 0..1_100 {
-            let old = Revocation::new(Named::Jti(id(&n.to_string())), Timestamp::default());
+            let old = Revocation::new(RevocationTarget::Jti(id(&n.to_string())), Timestamp::default());
             store.revoke(old).await.unwrap();
         }
         let server = running_on(
@@ -454,14 +461,14 @@ async fn a_revoked_credential_is_not_exchanged() {
             |server| server.with_mint(mint()),
         )
         .await;
-        let own = app_token(&mandate(), HOUR);
+        let own = app_token(&own_claims(), HOUR);
         assert_eq!(ask(&server, &own, "").await.status, 200);
-        let named = match by {
-            "jti" => Named::Jti(id(claims(&own)["jti"].as_str().unwrap())),
-            "sid" => Named::Sid(id("s1")),
-            _ => Named::Sub(id("ada")),
+        let target = match by {
+            "jti" => RevocationTarget::Jti(id(claims(&own)["jti"].as_str().unwrap())),
+            "sid" => RevocationTarget::Sid(id("s1")),
+            _ => RevocationTarget::Sub(id("ada")),
         };
-        server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
         ask(&server, &own, "").await.problem(401, "authz_denied");
         assert_eq!(ask(&server, &other, "").await.status, 200, "nobody else");
     }
@@ -477,17 +484,17 @@ async fn a_credential_that_is_revoked_while_the_body_comes_is_not_exchanged() {
     let id = |text: &str| RevocationId::parse(text).unwrap();
     for by in ["jti", "sid", "sub"] {
         let server = running_with(|server| server.with_mint(mint())).await;
-        let own = app_token(&mandate(), HOUR);
+        let own = app_token(&own_claims(), HOUR);
         let request = Request::builder().method(Method::POST).uri(PATHS[0]);
         let request = request.header("authorization", format!("Bearer {own}"));
         let request = request.header("content-type", "application/json");
         let begun = Begun::new(&server.server, request, "{}").await;
-        let named = match by {
-            "jti" => Named::Jti(id(claims(&own)["jti"].as_str().unwrap())),
-            "sid" => Named::Sid(id("s1")),
-            _ => Named::Sub(id("ada")),
+        let target = match by {
+            "jti" => RevocationTarget::Jti(id(claims(&own)["jti"].as_str().unwrap())),
+            "sid" => RevocationTarget::Sid(id("s1")),
+            _ => RevocationTarget::Sub(id("ada")),
         };
-        server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+        server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
         begun.end().await.problem(401, "authz_denied");
     }
 }
@@ -506,8 +513,8 @@ async fn who_is_revoked_while_the_body_comes_gets_a_token_that_is_revoked() {
         let request = request.header("content-type", "application/json");
         let begun = Begun::new(&server.server, request, r#"{"subject":"ada"}"#).await;
         if revoked {
-            let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
+            server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
         }
         clock.advance(Duration::from_secs(2));
         let minted = begun.end().await.json();
@@ -524,7 +531,7 @@ async fn the_session_of_a_credential_ends_what_was_minted_for_it() {
     let id = |text: &str| RevocationId::parse(text).unwrap();
     let unnamed: Arc<dyn Issuer> = Arc::new(JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap());
     let server = running_with(|server| server.with_mint(Mint::new(unnamed, [application()]))).await;
-    for own in [app_token(&Mandate::new("ada", ["x"]), HOUR), app_token(&mandate(), HOUR)] {
+    for own in [app_token(&TokenClaims::new("ada", ["x"]), HOUR), app_token(&own_claims(), HOUR)] {
         let minted = ask(&server, &own, "").await.json();
         let token = Token::new(minted["token"].as_str().unwrap());
         let own_claims = claims(&own);
@@ -534,7 +541,7 @@ async fn the_session_of_a_credential_ends_what_was_minted_for_it() {
         server
             .khala
             .access()
-            .revoke(Revocation::new(Named::Sid(id(session)), server.khala.now()))
+            .revoke(Revocation::new(RevocationTarget::Sid(id(session)), server.khala.now()))
             .await
             .unwrap();
         assert!(matches!(server.khala.access().verify(&token).await, Err(Denied::TokenRevoked)));
@@ -545,7 +552,7 @@ async fn the_session_of_a_credential_ends_what_was_minted_for_it() {
 #[tokio::test]
 async fn who_tries_in_vain_too_often_is_not_heard() {
     let server = running_on(|khala| khala.with_admission(one_try()), |server| server.with_mint(mint())).await;
-    let own = app_token(&mandate(), HOUR);
+    let own = app_token(&own_claims(), HOUR);
     for _ in 0..3 {
         assert_eq!(tried(&server, PATHS[0], &own).await.status, 200, "good ones cost nothing");
     }
@@ -567,7 +574,8 @@ async fn who_tries_in_vain_too_often_is_not_heard() {
 #[tokio::test]
 async fn the_first_credential_that_knows_the_caller_decides_alone() {
     let narrow = || -> Arc<dyn Credential> {
-        Arc::new(MintSecret::new(MINT_SECRET, ["khala:read"]).unwrap().with_organisation("acme"))
+        let organisation = ClaimRule::Exactly("acme".to_owned());
+        backend(MintPolicy { organisation, ..MintPolicy::any_subject(["khala:read"]) })
     };
     let server =
         running_with(|server| server.with_mint(Mint::new(issuer(), [down(), narrow(), secret()]))).await;
@@ -582,13 +590,17 @@ async fn the_first_credential_that_knows_the_caller_decides_alone() {
 #[tokio::test]
 async fn leeway_prolongs_nothing() {
     // A verifier that accepts what is minted here, with a leeway: the worst there is.
-    let options = JwtOptions::default().with_leeway(LONG * 10);
+    let options = JwtOptions { leeway: LONG * 10, ..JwtOptions::default() };
     let verifier: Arc<dyn Verifier> = Arc::new(JwtVerifier::hs256(SECRET, options).unwrap());
-    let credential = VerifiedToken::new(verifier).with_scopes(["khala:read"]).with_leeway(LONG * 10);
+    let credential = TokenCredential {
+        scopes: vec!["khala:read".to_owned()],
+        leeway: LONG * 10,
+        ..TokenCredential::new(verifier)
+    };
     let issuer = Arc::new(JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap());
     let mint = Mint::new(issuer.clone(), [Arc::new(credential) as Arc<dyn Credential>]);
     let server = running_with(|server| server.with_mint(mint)).await;
-    let first = issuer.sign(&Mandate::new("ada", ["x"]), SystemClock::new().now(), HOUR).unwrap();
+    let first = issuer.sign(&TokenClaims::new("ada", ["x"]), SystemClock::new().now(), HOUR).unwrap();
     let second = ask(&server, first.token.reveal(), "").await.json();
     assert!(second["expires_at"].as_u64().unwrap() <= first.expires_at.as_millis());
 }
@@ -597,11 +609,11 @@ async fn leeway_prolongs_nothing() {
 fn settings_that_contradict_themselves() {
     let seconds = Duration::from_secs;
     for (min, default, max) in [(0, 1, 2), (2, 1, 3), (1, 3, 2)] {
-        let mint = mint().with_ttl(seconds(min), seconds(default), seconds(max));
-        assert!(mint.is_err(), "{min} {default} {max}");
+        let lifetime = TokenLifetime::new(seconds(min), seconds(default), seconds(max));
+        assert!(lifetime.is_err(), "{min} {default} {max}");
     }
-    assert!(mint().with_ttl(seconds(1), seconds(1), seconds(1)).is_ok());
-    assert_eq!(MintSecret::new("short", ["x"]).unwrap_err(), SecretError::TooShort { found: 5 });
+    assert!(TokenLifetime::new(seconds(1), seconds(1), seconds(1)).is_ok());
+    assert_eq!(SharedSecret::new("short").unwrap_err(), SecretError::TooShort { found: 5 });
     let printed = format!("{:?}", mint());
     assert_hides("Debug", &printed, &[MINT_SECRET.to_owned()]);
 }

@@ -7,7 +7,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use khala_core::{
     ErrorKind, Watermark,
-    auth::{Access, Named, Revocation, RevocationId},
+    auth::{Access, Revocation, RevocationId, RevocationTarget},
     budget::{MemoryBudget, MemoryPart},
     class::{Classes, TopicClass, TopicPattern},
     journal::{Journal as _, ReadFrom, ReadLimit, Replay},
@@ -363,8 +363,8 @@ async fn a_token_that_ends_while_the_body_comes_publishes_nothing() {
         if code == "token_expired" {
             clock.advance(LONG * 101);
         } else {
-            let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
+            server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
         }
         begun.end().await.problem(401, code);
         let bounds = server.khala.journal().bounds(&topic("t")).await.unwrap();

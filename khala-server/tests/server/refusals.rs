@@ -25,7 +25,7 @@ use khala_auth::{JwtOptions, JwtVerifier, Key, KeySet};
 use khala_core::{
     Error, ErrorKind, Grant, Timestamp, Token, Topic,
     admission::{AdmissionOptions, Rate},
-    auth::{Access, Authorizer, Denied, Named, Revocation, RevocationId, Verifier},
+    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget, Verifier},
     class::{Classes, TopicClass, TopicPattern},
     clock::{Clock as _, SystemClock},
     wire::Code,
@@ -331,7 +331,10 @@ impl Stage {
             .with_key(Key::hs256(None, SECRET).unwrap())
             .and_then(|keys| keys.with_key(Key::hs256(Some("other"), OTHER_SECRET).unwrap()))
             .unwrap();
-        let verifier = JwtVerifier::with_keys(keys, JwtOptions::default().with_issuer("us"));
+        let verifier = JwtVerifier::with_keys(
+            keys,
+            JwtOptions { issuer: Some("us".to_owned()), ..JwtOptions::default() },
+        );
         let checkers = Arc::new(Checkers { verifier, down: AtomicBool::new(false) });
         let classes = Classes::new(vec![class("tenant", "org:{org}:**"), class("fallback", "**")]).unwrap();
         let shared = Arc::new(Shared(Arc::clone(&checkers)));
@@ -630,7 +633,7 @@ async fn each_reason_on_each_surface() {
                 _ => {}
             }
             let stage = Stage::new(metrics.clone(), lines.clone(), admission).await;
-            let revoked = Named::Jti(RevocationId::parse("revoked").unwrap());
+            let revoked = RevocationTarget::Jti(RevocationId::parse("revoked").unwrap());
             stage
                 .server
                 .khala
@@ -668,7 +671,7 @@ async fn an_open_connection_ends_with_what_it_was_opened_by() {
     let (lines, _log) = log(true);
     let stage = Stage::new(metrics.clone(), lines.clone(), AdmissionOptions::unlimited()).await;
     let khala = &stage.server.khala;
-    let named = |id: &str| RevocationId::parse(id).unwrap();
+    let id = |id: &str| RevocationId::parse(id).unwrap();
     let forge = &stage.forge;
     let ends: [(String, &str, u16); 5] = [
         (forge.with("exp", json!(forge.now() + 2)), "token_expired", 4001),
@@ -683,12 +686,12 @@ async fn an_open_connection_ends_with_what_it_was_opened_by() {
         let mut socket = stage.open(&token).await;
         assert_eq!(stage.join(&mut socket, "t").await[4]["status"], "ok");
         let before = metrics.closes(reason);
-        let revoke = |named| khala.access().revoke(Revocation::new(named, khala.now()));
+        let revoke = |target| khala.access().revoke(Revocation::new(target, khala.now()));
         match n {
             0 => {}
-            1 => drop(revoke(Named::Jti(named("one"))).await.unwrap()),
-            2 => drop(revoke(Named::Sid(named("login"))).await.unwrap()),
-            3 => drop(revoke(Named::Sub(named("eve"))).await.unwrap()),
+            1 => drop(revoke(RevocationTarget::Jti(id("one"))).await.unwrap()),
+            2 => drop(revoke(RevocationTarget::Sid(id("login"))).await.unwrap()),
+            3 => drop(revoke(RevocationTarget::Sub(id("eve"))).await.unwrap()),
             _ => khala.access().distrust_key("other"),
         }
         assert_eq!(closed(&mut socket).await, (code, reason.to_owned()));

@@ -8,7 +8,7 @@ use khala_auth::{
     sources::{FileKeys, KeyChange, KeyRing, KeySources},
 };
 use khala_core::{
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     clock::{Clock as _, SystemClock},
 };
 use serde_json::{Value, json};
@@ -36,8 +36,8 @@ fn key_file(kids: &[&str]) -> String {
 
 fn token(kid: &str, client: usize) -> String {
     let issuer = JwtIssuer::hs256(&secret(kid), JwtOptions::default()).unwrap().with_key_id(kid).unwrap();
-    let mandate = Mandate::new(format!("client-{client}"), [Access::Read.scope()]);
-    issuer.sign(&mandate, SystemClock::new().now(), LONG * 100).unwrap().token.reveal().to_owned()
+    let claims = TokenClaims::new(format!("client-{client}"), [Access::Read.scope()]);
+    issuer.sign(&claims, SystemClock::new().now(), LONG * 100).unwrap().token.reveal().to_owned()
 }
 
 /// A server whose keys are in a file.

@@ -22,7 +22,7 @@ use khala_auth::{JwtOptions, JwtVerifier};
 use khala_core::{
     Cursor, ErrorKind, Khala, Update,
     admission::Rate,
-    auth::{Named, Revocation, RevocationId},
+    auth::{Revocation, RevocationId, RevocationTarget},
     budget::{MemoryBudget, MemoryPart},
     class::{Classes, TopicClass, TopicPattern},
     journal::{Journal, ReadFrom, ReadLimit, Replay},
@@ -234,7 +234,7 @@ async fn a_bad_line_is_the_last_that_is_answered() {
         (wrong_hash.into_bytes(), "payload_hash_mismatch", 400, "payload_hash"),
     ];
     let mut expected = Vec::new();
-    for (bad, expected_code, status, named) in cases {
+    for (bad, expected_code, status, target) in cases {
         let text = [line(1).as_bytes(), line(2).as_bytes(), &bad, line(3).as_bytes()].concat();
         let answers = Producer::all(&server.address, text).await;
         let bad = String::from_utf8_lossy(&bad);
@@ -246,7 +246,7 @@ async fn a_bad_line_is_the_last_that_is_answered() {
         assert!(answers[0]["last"].is_u64() && answers[1]["last"].is_u64(), "{bad}: {answers:?}");
         let error = &answers[2]["error"];
         assert_eq!((code(&answers[2]), &error["status"]), (expected_code, &json!(status)), "{bad}: {error}");
-        assert!(error["detail"].as_str().unwrap().contains(named), "{bad}: {error}");
+        assert!(error["detail"].as_str().unwrap().contains(target), "{bad}: {error}");
         assert_eq!(error["type"], "about:blank");
         expected.extend(["1", "2"]);
         assert_eq!(payloads(&server).await, expected, "{bad}");
@@ -418,8 +418,8 @@ async fn nothing_is_taken_after_the_token() {
         if expected == "token_expired" {
             clock.advance(LONG * 101);
         } else {
-            let named = Named::Sub(RevocationId::parse("ada").unwrap());
-            server.khala.access().revoke(Revocation::new(named, server.khala.now())).await.unwrap();
+            let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
+            server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
         }
         producer.send([line(2), line(3)].concat());
         let refused = producer.hear().await.unwrap();

@@ -21,7 +21,7 @@ use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_core::{
     Append, Batch, Bounds, DocKey, Error, ErrorKind, Khala, KhalaBuilder, Kind, MemoryStore, NewUpdate,
     Payload, Roles, Timestamp, Topic, Update,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
     clock::{Clock, Moment, SystemClock},
     documents::{Documents, Snapshot, SnapshotFrom},
     journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
@@ -221,17 +221,17 @@ pub(crate) fn token(scopes: &[Access], ttl: Duration) -> String {
 }
 
 pub(crate) fn token_of(subject: &str, scopes: &[Access], ttl: Duration) -> String {
-    let mandate = Mandate::new(subject, scopes.iter().map(|access| access.scope()));
+    let claims = TokenClaims::new(subject, scopes.iter().map(|access| access.scope()));
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
-    issuer.sign(&mandate, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
+    issuer.sign(&claims, SystemClock::new().now(), ttl).unwrap().token.reveal().to_owned()
 }
 
 /// A token that has ended, by any leeway of a few seconds.
 pub(crate) fn expired_token(scopes: &[Access]) -> String {
-    let mandate = Mandate::new("ada", scopes.iter().map(|access| access.scope()));
+    let claims = TokenClaims::new("ada", scopes.iter().map(|access| access.scope()));
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
     let then = SystemClock::new().now().minus(LONG * 100);
-    issuer.sign(&mandate, then, LONG).unwrap().token.reveal().to_owned()
+    issuer.sign(&claims, then, LONG).unwrap().token.reveal().to_owned()
 }
 
 /// A token for everything.

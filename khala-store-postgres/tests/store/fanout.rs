@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::future::join_all;
 use khala_core::{
     Khala, Topic, Watermark,
-    auth::{Named, Revocation, RevocationId, Revocations},
+    auth::{Revocation, RevocationId, RevocationTarget, Revocations},
     fanout::Fanout,
     journal::Journal,
 };
@@ -106,7 +106,7 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
         assert_eq!(soon(watch.moved()).await, receipt.cursor(), "found by polling");
         if polls {
             // Nobody told of it at all.
-            let login = Named::Sid(RevocationId::parse("s").unwrap());
+            let login = RevocationTarget::Sid(RevocationId::parse("s").unwrap());
             let newest = other.revoke(Revocation::new(login, NOW)).await.unwrap();
             while soon(revoked.moved()).await < newest {}
         }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use khala_core::{
     Cursor, Epoch, ErrorKind, Payload, Timestamp, Watermark,
-    auth::{Named, Revocation, RevocationId, Revocations},
+    auth::{Revocation, RevocationId, RevocationTarget, Revocations},
     fanout::Fanout as _,
     journal::Journal,
     node::NodeId,
@@ -17,7 +17,7 @@ use khala_store_postgres::{ListenOptions, PostgresFanout};
 use crate::support::{NOW, batch, fresh, soon, sql, topic, written};
 
 fn sub(id: &str) -> Revocation {
-    Revocation::new(Named::Sub(RevocationId::parse(id).unwrap()), NOW)
+    Revocation::new(RevocationTarget::Sub(RevocationId::parse(id).unwrap()), NOW)
 }
 
 #[tokio::test]
@@ -37,8 +37,8 @@ async fn a_revocation_that_cannot_be_read_is_named_and_the_others_are_read() {
         let (mut good, mut corrupt, mut after) = (Vec::new(), Vec::new(), Watermark::ORIGIN);
         loop {
             let page = store.revocations(after, NonZeroUsize::new(limit).unwrap()).await.unwrap();
-            good.extend(page.revocations.into_iter().map(|(_, one)| one.named.id().as_str().to_owned()));
-            corrupt.extend(page.corrupt.into_iter().map(|one| (one.row, one.named, one.error.kind())));
+            good.extend(page.revocations.into_iter().map(|(_, one)| one.target.id().as_str().to_owned()));
+            corrupt.extend(page.corrupt.into_iter().map(|one| (one.row, one.target, one.error.kind())));
             let Some(next) = page.next else { break };
             after = next;
         }
@@ -47,7 +47,7 @@ async fn a_revocation_that_cannot_be_read_is_named_and_the_others_are_read() {
         corrupt.dedup();
         let far = format!("watermark {}", 1_u64 << 60);
         let wanted = [
-            (far, Some(sub("far").named), ErrorKind::Corrupt),
+            (far, Some(sub("far").target), ErrorKind::Corrupt),
             ("watermark 2".to_owned(), None, ErrorKind::Corrupt),
             ("watermark 3".to_owned(), None, ErrorKind::Corrupt),
         ];

@@ -5,7 +5,7 @@ use std::{future::Future, num::NonZeroUsize, path::PathBuf, time::Duration};
 use khala_core::{
     Append, Batch, Cursor, DocKey, Epoch, Kind, NewUpdate, Payload, Receipt, Timestamp, Topic, Update,
     Watermark,
-    auth::{Named, Revocation, RevocationId, Revocations},
+    auth::{Revocation, RevocationId, RevocationTarget, Revocations},
     journal::{Journal, ReadFrom, ReadLimit, Replay},
     projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
     update::PayloadHash,
@@ -115,7 +115,7 @@ pub(crate) fn step(name: &str, number: u64) -> Advance {
 
 /// A revocation of the subject `id`, made now.
 pub(crate) fn revocation(id: &str) -> Revocation {
-    Revocation::new(Named::Sub(RevocationId::parse(id).unwrap()), NOW)
+    Revocation::new(RevocationTarget::Sub(RevocationId::parse(id).unwrap()), NOW)
 }
 
 /// The whole log of revocations.

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Batch, Grant, Kind, NewUpdate, Payload, Timestamp, Watermark,
-    auth::{Access, Denied, Named, Revocation, Revocations as _},
+    auth::{Access, Denied, Revocation, RevocationTarget, Revocations as _},
     journal::Journal as _,
     session::SessionOptions,
 };
@@ -43,11 +44,13 @@ impl Card {
     pub(super) fn grant(&self) -> Grant {
         let topics = TOPICS.iter().zip(self.topics).filter(|(_, open)| *open).map(|(topic, _)| *topic);
         let scopes = topics.chain([Access::Read.scope()]);
-        Grant::assertion(SUBJECTS[self.subject], scopes, self.expires_at)
-            .with_issued_at(self.issued_at)
-            .with_token_id(self.jti.clone())
-            .with_session_id(self.sid.clone())
-            .with_key_id(KEYS[self.key])
+        Grant::from_verified(VerifiedClaims {
+            issued_at: Some(self.issued_at),
+            token_id: Some(self.jti.clone()),
+            session_id: Some(self.sid.clone()),
+            key_id: Some(KEYS[self.key].to_owned()),
+            ..VerifiedClaims::new(SUBJECTS[self.subject], scopes, self.expires_at)
+        })
     }
 }
 
@@ -425,13 +428,13 @@ impl World {
         let Some(line) = &self.lines[at] else { return };
         let card = &self.cards[line.card];
         let (by, name) = [("jti", &*card.jti), ("sid", &*card.sid), ("sub", SUBJECTS[card.subject])][by];
-        let named = match by {
-            "jti" => Named::Jti(id(name)),
-            "sid" => Named::Sid(id(name)),
-            _ => Named::Sub(id(name)),
+        let target = match by {
+            "jti" => RevocationTarget::Jti(id(name)),
+            "sid" => RevocationTarget::Sid(id(name)),
+            _ => RevocationTarget::Sub(id(name)),
         };
         let (name, at) = (name.to_owned(), self.now());
-        let revocation = Revocation::new(named, at);
+        let revocation = Revocation::new(target, at);
         let watermark = if here {
             let stored = self.host.khala.access().revoke(revocation).now_or_never().unwrap();
             let Ok(watermark) = stored else {

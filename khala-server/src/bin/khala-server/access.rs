@@ -7,6 +7,10 @@ use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use khala_auth::{
     ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet, KeySource,
+    SharedSecret,
+    mint::{
+        ClaimName, ClaimRule, Credential, Mint, MintPolicy, SecretCredential, TokenCredential, TokenLifetime,
+    },
     sources::{FileKeys, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
 };
 use khala_core::{auth::Issuer, class::Classes, health::Health};
@@ -29,7 +33,7 @@ pub(crate) struct Gates {
     origins: Option<Origins>,
     compatibility: Compatibility,
     trusted_proxies: Vec<IpNet>,
-    admin: Option<AdminToken>,
+    admin: Option<SharedSecret>,
     revocation_terms: RevocationTerms,
 }
 
@@ -42,7 +46,7 @@ impl Gates {
         };
         let proxies = auth.trusted_proxies.iter().map(|text| network(text));
         let admin = match secret("auth.admin_token", &auth.admin_token, auth.admin_token_file.as_deref())? {
-            Some((key, text)) => Some(AdminToken::new(&text).map_err(wrong(key))?),
+            Some((key, text)) => Some(SharedSecret::new(&text).map_err(wrong(key))?),
             None => None,
         };
         Ok(Self {
@@ -309,8 +313,11 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
     let Settings { auth, mint, .. } = settings;
     let mut callers: Vec<Arc<dyn Credential>> = Vec::new();
     if let Some((key, text)) = secret("mint.secret", &mint.secret, mint.secret_file.as_deref())? {
-        let secret = MintSecret::new(&text, &mint.scopes).map_err(wrong(key))?;
-        callers.push(Arc::new(secret.with_claims(claim_names("mint.claims", &mint.claims, auth)?)));
+        let secret = SharedSecret::new(&text).map_err(wrong(key))?;
+        let names = claim_names("mint.claims", &mint.claims, auth)?;
+        let claims = names.into_iter().map(|name| (name, ClaimRule::Any)).collect();
+        let policy = MintPolicy { claims, ..MintPolicy::any_subject(&mint.scopes) };
+        callers.push(Arc::new(SecretCredential { secret, policy }));
     }
     if let Some(credentials) = credentials {
         let keys: Arc<dyn KeySource> = match credentials {
@@ -318,28 +325,33 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
             Credentials::Remote(remote) => Arc::new(remote),
         };
         let theirs = &mint.credential;
-        let names = ClaimNames::default()
-            .with_scopes(theirs.scopes_claim.as_ref().unwrap_or(&auth.scopes_claim))
-            .with_organisation(theirs.organisation_claim.as_ref().unwrap_or(&auth.organisation_claim));
+        let names = ClaimNames {
+            scopes: theirs.scopes_claim.as_ref().unwrap_or(&auth.scopes_claim).clone(),
+            organisation: theirs.organisation_claim.as_ref().unwrap_or(&auth.organisation_claim).clone(),
+            ..ClaimNames::default()
+        };
         // Others say less of their tokens than Khala asks of its own; what is minted still says all of it.
-        let mut options = JwtOptions::default()
-            .with_leeway(auth.leeway())
-            .with_max_age(None)
-            .with_require_jti(false)
-            .with_names(names);
-        options.issuer.clone_from(&theirs.issuer);
-        options.audience.clone_from(&theirs.audience);
-        options.bind.clone_from(&theirs.claims);
-        let token = VerifiedToken::new(Arc::new(JwtVerifier::new(keys, options)))
-            .with_scopes(&theirs.scopes)
-            .with_carried_scopes(&theirs.carried_scopes)
-            .with_claims(claim_names("mint.credential.claims", &theirs.claims, auth)?)
-            .with_leeway(auth.leeway());
-        callers.push(Arc::new(token));
+        let options = JwtOptions {
+            issuer: theirs.issuer.clone(),
+            audience: theirs.audience.clone(),
+            leeway: auth.leeway(),
+            max_age: None,
+            require_jti: false,
+            names,
+            bind: theirs.claims.clone(),
+            ..JwtOptions::default()
+        };
+        callers.push(Arc::new(TokenCredential {
+            verifier: Arc::new(JwtVerifier::new(keys, options)),
+            scopes: theirs.scopes.clone(),
+            carried_scopes: theirs.carried_scopes.clone(),
+            claims: claim_names("mint.credential.claims", &theirs.claims, auth)?,
+            leeway: auth.leeway(),
+        }));
     }
     let [min, default, max] = mint.ttl(auth).map(|seconds| Duration::from_secs(seconds.into()));
-    let issuer: Arc<dyn Issuer> = Arc::new(issuer);
-    Mint::new(issuer, callers).with_ttl(min, default, max).map_err(wrong("mint.min_ttl_seconds"))
+    let lifetime = TokenLifetime::new(min, default, max).map_err(wrong("mint.min_ttl_seconds"))?;
+    Ok(Mint { issuer: Arc::new(issuer), credentials: callers, lifetime })
 }
 
 fn claim_names(key: &str, names: &[String], auth: &AuthSettings) -> Result<Vec<ClaimName>, String> {

@@ -10,7 +10,7 @@ use std::{
 use khala_auth::{JwtIssuer, JwtOptions};
 use khala_core::{
     Timestamp,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
 };
 
 use crate::{key::Key, log_lines, settings::Database};
@@ -84,7 +84,7 @@ fn in_words(time: Duration) -> String {
 }
 
 fn token(secret: &[u8], options: &JwtOptions, now: Timestamp) -> Result<String, Box<dyn Error>> {
-    let mandate = Mandate::new("dev", [Access::Publish, Access::Read].map(Access::scope));
+    let mandate = TokenClaims::new("dev", [Access::Publish, Access::Read].map(Access::scope));
     let issued = JwtIssuer::hs256(secret, options.clone())?.sign(&mandate, now, good_for(options))?;
     Ok(issued.token.reveal().to_owned())
 }

@@ -91,20 +91,21 @@ impl AuthSettings {
 
     /// What tokens must say.
     pub(crate) fn options(&self) -> JwtOptions {
-        let names = ClaimNames::default()
-            .with_scopes(&*self.scopes_claim)
-            .with_organisation(&*self.organisation_claim)
-            .with_version(&*self.claims_version_claim);
-        let mut options = JwtOptions::default()
-            .with_leeway(self.leeway())
-            .with_max_age(self.max_age())
-            .with_require_jti(self.require_jti)
-            .with_names(names);
-        options.issuer.clone_from(&self.issuer);
-        options.audience.clone_from(&self.audience);
-        options.claims_version.clone_from(&self.claims_version);
-        options.bind.clone_from(&self.bind_claims);
-        options
+        JwtOptions {
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            claims_version: self.claims_version.clone(),
+            leeway: self.leeway(),
+            max_age: self.max_age(),
+            require_jti: self.require_jti,
+            names: ClaimNames {
+                scopes: self.scopes_claim.clone(),
+                organisation: self.organisation_claim.clone(),
+                version: self.claims_version_claim.clone(),
+            },
+            bind: self.bind_claims.clone(),
+            ..JwtOptions::default()
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
