@@ -113,9 +113,9 @@ impl KeySet {
         self.len() == 0
     }
 
-    /// The names that `newer` no longer trusts, or gives to another key: what a host withdraws when it takes `newer` in
-    /// place of this.
-    pub fn withdrawn_by<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = &'a str> {
+    /// The key ids that `newer` no longer trusts, or gives to another key: those that a host distrusts when `newer` takes
+    /// the place of this set.
+    pub fn distrusted_by<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = &'a str> {
         self.named.iter().filter(|(kid, key)| newer.named.get(*kid) != Some(key)).map(|(kid, _)| &**kid)
     }
 }
@@ -150,8 +150,8 @@ mod tests {
         };
         let old = set(&[("a", 1), ("b", 2), ("c", 3)]);
         let new = set(&[("a", 1), ("b", 9), ("d", 4)]);
-        assert_eq!(old.withdrawn_by(&new).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(old.withdrawn_by(&old.clone()).count(), 0);
+        assert_eq!(old.distrusted_by(&new).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(old.distrusted_by(&old.clone()).count(), 0);
     }
 
     #[test]

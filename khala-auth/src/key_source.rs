@@ -12,7 +12,7 @@ use crate::key_set::KeySet;
 /// ```
 /// # use std::sync::{Arc, RwLock};
 /// # use async_trait::async_trait;
-/// # use khala_auth::{KeySet, KeySource};
+/// # use khala_auth::{KeySet, sources::KeySource};
 /// # use khala_core::{Error, Timestamp};
 /// /// Keys that the host replaces at will.
 /// #[derive(Debug)]

@@ -51,20 +51,21 @@ impl Default for JwtOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct ClaimNames {
-    /// The scopes: an array of strings, or one string with spaces between them. Default: `oa_sync_scopes`.
+    /// The scopes: one string with spaces between them, as in RFC 8693; an array of strings is accepted too. Default:
+    /// `scope`.
     pub scopes: String,
-    /// The subject's organisation. Default: `oa_org_id`.
+    /// The subject's organisation. Default: `org_id`.
     pub organisation: String,
-    /// The claims version. Default: `oa_claims_version`.
+    /// The claims version. Default: `claims_version`.
     pub version: String,
 }
 
 impl Default for ClaimNames {
     fn default() -> Self {
         Self {
-            scopes: "oa_sync_scopes".to_owned(),
-            organisation: "oa_org_id".to_owned(),
-            version: "oa_claims_version".to_owned(),
+            scopes: "scope".to_owned(),
+            organisation: "org_id".to_owned(),
+            version: "claims_version".to_owned(),
         }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn signed(header: &str, claims: &str) -> Token {
 
 /// A good token's claims, with these changes; null takes one away.
 pub(crate) fn claims(changes: Value) -> String {
-    let mut claims = json!({ "sub": "ada", "exp": T + 3600, "iat": T, "jti": "1", "oa_sync_scopes": ["a"] });
+    let mut claims = json!({ "sub": "ada", "exp": T + 3600, "iat": T, "jti": "1", "scope": ["a"] });
     let claims = claims.as_object_mut().expect("it is an object");
     if let Value::Object(changes) = changes {
         claims.extend(changes);

@@ -190,10 +190,10 @@ mod tests {
             (sync(), json!({ "aud": [] }), Err(ClaimMismatch)),
             (sync(), json!({ "aud": "sync sync" }), Err(ClaimMismatch)),
             (sync(), json!({}), Err(ClaimMismatch)),
-            (third(), json!({ "oa_claims_version": "3" }), Ok(())),
-            (third(), json!({ "oa_claims_version": 3 }), Ok(())),
-            (third(), json!({ "oa_claims_version": 4 }), Err(ClaimMismatch)),
-            (third(), json!({ "oa_claims_version": [3] }), Err(ClaimMismatch)),
+            (third(), json!({ "claims_version": "3" }), Ok(())),
+            (third(), json!({ "claims_version": 3 }), Ok(())),
+            (third(), json!({ "claims_version": 4 }), Err(ClaimMismatch)),
+            (third(), json!({ "claims_version": [3] }), Err(ClaimMismatch)),
             (third(), json!({}), Err(ClaimMismatch)),
             // exp.
             (default(), json!({ "exp": null }), Err(InvalidToken)),
@@ -250,10 +250,10 @@ mod tests {
             (default(), json!({ "sub": "a".repeat(513) }), Err(InvalidToken)),
             (default(), json!({ "sid": "a".repeat(513) }), Err(InvalidToken)),
             (default(), json!({ "sid": {} }), Err(InvalidToken)),
-            (default(), json!({ "oa_sync_scopes": "a b" }), Ok(())),
-            (default(), json!({ "oa_sync_scopes": null }), Ok(())),
-            (default(), json!({ "oa_sync_scopes": ["a", 1] }), Err(InvalidToken)),
-            (default(), json!({ "oa_org_id": 7 }), Err(InvalidToken)),
+            (default(), json!({ "scope": "a b" }), Ok(())),
+            (default(), json!({ "scope": null }), Ok(())),
+            (default(), json!({ "scope": ["a", 1] }), Err(InvalidToken)),
+            (default(), json!({ "org_id": 7 }), Err(InvalidToken)),
             (default(), json!({ "team": 7 }), Ok(())),
             (bound(), json!({ "team": 7 }), Err(InvalidToken)),
             (bound(), json!({}), Ok(())),
@@ -265,16 +265,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_grant_says_what_the_token_does() {
-        let names = ClaimNames {
-            scopes: "scope".to_owned(),
-            organisation: "org".to_owned(),
-            version: "v".to_owned(),
-            ..ClaimNames::default()
-        };
+        let names =
+            ClaimNames { scopes: "scp".to_owned(), organisation: "org".to_owned(), version: "v".to_owned() };
         let options =
             JwtOptions { names, bind: vec!["team".to_owned(), "none".to_owned()], ..JwtOptions::default() };
         let changes = json!({
-            "scope": "a b", "org": "acme", "team": "blue", "none": "", "sid": "login", "oa_org_id": "other", "x": "y",
+            "scp": "a b", "scope": "c", "org": "acme", "team": "blue", "none": "", "sid": "login", "org_id": "other", "x": "y",
         });
         let grant = verify(options, &signed(HEADER, &claims(changes)), at(T)).await.unwrap();
         // The leeway is in it.

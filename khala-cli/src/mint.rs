@@ -3,7 +3,7 @@
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use clap::Args;
-use khala_auth::{JwtIssuer, JwtOptions, KeyAlgorithm};
+use khala_auth::{ClaimNames, JwtIssuer, JwtOptions, KeyAlgorithm};
 use khala_core::{
     ErrorKind, Token,
     auth::{Access, TokenClaims},
@@ -65,6 +65,12 @@ pub(crate) struct Mint {
     /// The audience that the server asks for, if it does
     #[arg(long, env = "KHALA_AUTH__AUDIENCE")]
     audience: Option<String>,
+    /// The server's auth.scopes_claim, where it is not scope
+    #[arg(long, env = "KHALA_AUTH__SCOPES_CLAIM")]
+    scopes_claim: Option<String>,
+    /// The server's auth.organisation_claim, where it is not org_id
+    #[arg(long, env = "KHALA_AUTH__ORGANISATION_CLAIM")]
+    organisation_claim: Option<String>,
 }
 
 /// A scope, or the short form of one.
@@ -73,6 +79,16 @@ fn scope(text: &str) -> String {
         "publish" => Access::Publish.scope().to_owned(),
         "read" => Access::Read.scope().to_owned(),
         _ => text.to_owned(),
+    }
+}
+
+/// The names of the claims, as far as they are not the usual ones.
+fn names(scopes: Option<String>, organisation: Option<String>) -> ClaimNames {
+    let usual = ClaimNames::default();
+    ClaimNames {
+        scopes: scopes.unwrap_or(usual.scopes),
+        organisation: organisation.unwrap_or(usual.organisation),
+        ..usual
     }
 }
 
@@ -86,9 +102,13 @@ impl Mint {
                  --max-age what the server's auth.max_age_seconds is"
             )));
         }
-        let mut options = JwtOptions { max_age, ..JwtOptions::default() };
-        options.issuer.clone_from(&self.issuer);
-        options.audience.clone_from(&self.audience);
+        let options = JwtOptions {
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            max_age,
+            names: names(self.scopes_claim.clone(), self.organisation_claim.clone()),
+            ..JwtOptions::default()
+        };
         let issuer = self.signer(options)?;
         let mut claims = TokenClaims::new(
             self.sub,
@@ -138,9 +158,11 @@ pub(crate) fn of_dev_key(ttl: Duration) -> Result<Option<Token>, Failure> {
     if !path.exists() {
         return Ok(None);
     }
+    let set = |name| std::env::var(name).ok();
     let options = JwtOptions {
-        issuer: std::env::var("KHALA_AUTH__ISSUER").ok(),
-        audience: std::env::var("KHALA_AUTH__AUDIENCE").ok(),
+        issuer: set("KHALA_AUTH__ISSUER"),
+        audience: set("KHALA_AUTH__AUDIENCE"),
+        names: names(set("KHALA_AUTH__SCOPES_CLAIM"), set("KHALA_AUTH__ORGANISATION_CLAIM")),
         ..JwtOptions::default()
     };
     let issuer = JwtIssuer::hs256(&read_key(path)?, options)

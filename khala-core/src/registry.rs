@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    auth::{Grant, Named},
+    auth::{Grant, RevocationTarget},
     clock::{Moment, Now},
     replay::Waiter,
     telemetry,
@@ -276,11 +276,11 @@ pub(crate) enum RevocableName<'a> {
 
 impl<'a> RevocableName<'a> {
     /// The name that a revocation gives.
-    pub(crate) fn of(named: &'a Named) -> Self {
-        match named {
-            Named::Jti(id) => Self::Jti(id.as_str()),
-            Named::Sid(id) => Self::Sid(id.as_str()),
-            Named::Sub(id) => Self::Sub(id.as_str()),
+    pub(crate) fn of(target: &'a RevocationTarget) -> Self {
+        match target {
+            RevocationTarget::Jti(id) => Self::Jti(id.as_str()),
+            RevocationTarget::Sid(id) => Self::Sid(id.as_str()),
+            RevocationTarget::Sub(id) => Self::Sub(id.as_str()),
         }
     }
 }

@@ -6,6 +6,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::{HeaderMap, header};
+use khala_auth::bearer_token;
 use khala_core::{Token, auth::Denied};
 
 /// The subprotocol that Phoenix clients offer, and that is answered.

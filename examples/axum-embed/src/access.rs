@@ -11,11 +11,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
 };
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
-use khala_core::{
-    Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,
-    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget},
-    class::{Classes, TopicClass, TopicPattern},
+use khala_auth::{
+    JwtIssuer, JwtOptions, JwtVerifier,
+    mint::{ClaimRule, Credential, CredentialError, Mint, MintPolicy},
 };
 use khala_core::{
     Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,

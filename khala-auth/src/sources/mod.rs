@@ -38,3 +38,4 @@ pub use self::{
     remote::{FetchKeySet, RemoteKeys, RemoteKeysOptions},
     ring::{KeyChange, KeyListener, KeyRing, KeySources},
 };
+pub use crate::key_source::KeySource;

@@ -205,7 +205,7 @@ impl Ring {
         merged.conflicts = conflicts;
 
         let old = Arc::clone(&merged.set);
-        let distrusted: Vec<&str> = old.withdrawn_by(&wanted).collect();
+        let distrusted: Vec<&str> = old.distrusted_by(&wanted).collect();
         merged.quarantined.retain(|_, until| *until > now);
         let listener = merged.listener.clone();
         if listener.is_some() {

@@ -7,7 +7,7 @@ use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
 use khala_client::{Backoff, Client, Error};
 use khala_core::{
     Batch, Conflict, Event, EventPage, Khala, MemoryStore, PublishError, Start, Update,
-    auth::{Access, Mandate},
+    auth::{Access, TokenClaims},
 };
 use khala_server::{Server, serve};
 use tokio::{
@@ -51,7 +51,7 @@ async fn start(broken: usize) -> (Khala, String) {
 
 fn client(khala: &Khala, url: &str, access: &[Access]) -> Client {
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
-    let mandate = Mandate::new("ada", access.iter().map(|access| access.scope()));
+    let mandate = TokenClaims::new("ada", access.iter().map(|access| access.scope()));
     let token = issuer.sign(&mandate, khala.now(), Duration::from_secs(600)).unwrap().token;
     let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
     Client::builder(url).token(token).backoff(backoff).build().unwrap()

@@ -52,18 +52,18 @@ pub struct TopicClass {
 }
 
 impl TopicClass {
-    /// A class that is open to nobody yet, with the rules of the fallback: cold, a replay of 500 updates, 90 a second,
-    /// payloads of 64 KiB, a week of history.
+    /// A class that is open to nobody yet, with generous limits: warm, a replay of 100,000 updates, 1,000 updates a second,
+    /// payloads of 1 MiB, a week of history.
     pub fn new(name: impl Into<String>, pattern: TopicPattern) -> Self {
         Self {
             name: name.into(),
             pattern,
             read: Vec::new(),
             publish: Vec::new(),
-            tier: Tier::Cold,
-            replay_budget: Some(500),
-            publish_rate: Some(const { per_second(90) }),
-            payload_bytes: Some(64 << 10),
+            tier: Tier::Warm,
+            replay_budget: Some(100_000),
+            publish_rate: Some(const { per_second(1_000) }),
+            payload_bytes: Some(1 << 20),
             inline_bytes: None,
             hashes: false,
             retain: Retain::default(),
@@ -319,31 +319,14 @@ impl Classes {
 }
 
 impl Default for Classes {
-    /// `run_events`, `worker_lifecycle`, `codex_worker_events` and the fallback, open to the default scopes.
+    /// One class, `default`, of every topic: open to the scopes of [`Access::scope`], with the limits of
+    /// [`TopicClass::new`].
     fn default() -> Self {
-        let class = |name: &str, pattern: &str| {
-            TopicClass::new(name, TopicPattern::parse(pattern).expect("the pattern is written out here"))
-                .with_read([Access::Read.scope()])
-                .with_publish([Access::Publish.scope()])
-        };
-        let classes = vec![
-            class("run_events", "run:{run_id}:events")
-                .with_tier(Tier::Warm)
-                .with_replay_budget(Some(20_000))
-                .with_publish_rate(Some(const { per_second(240) }))
-                .with_payload_bytes(Some(256 << 10)),
-            class("worker_lifecycle", "worker:{worker_id}:lifecycle")
-                .with_tier(Tier::Warm)
-                .with_replay_budget(Some(10_000))
-                .with_publish_rate(Some(const { per_second(180) })),
-            class("codex_worker_events", "runtime.codex_worker_events")
-                .with_tier(Tier::Hot)
-                .with_replay_budget(Some(3_000))
-                .with_publish_rate(Some(const { per_second(240) }))
-                .with_payload_bytes(Some(128 << 10)),
-            class("fallback", "**"),
-        ];
-        Self::new(classes).expect("the classes are written out here")
+        let every = TopicPattern::parse("**").expect("the pattern is written out here");
+        let class = TopicClass::new("default", every)
+            .with_read([Access::Read.scope()])
+            .with_publish([Access::Publish.scope()]);
+        Self::new(vec![class]).expect("the class is written out here")
     }
 }
 
@@ -447,13 +430,21 @@ mod tests {
 
     #[test]
     fn the_first_class_of_the_shape_decides() {
-        let classes = Classes::default();
-        for (name, class) in [
-            ("run:7:events", "run_events"),
-            ("worker:7:lifecycle", "worker_lifecycle"),
-            ("runtime.codex_worker_events", "codex_worker_events"),
-            ("run:7:events:more", "fallback"),
-            ("lobby", "fallback"),
+        let shapes = [
+            ("runs", "run:{run_id}:events"),
+            ("workers", "runtime.codex_worker_events"),
+            ("summaries", "runtime.{kind}_summaries"),
+            ("others", "**"),
+        ];
+        let classes = Classes::new(shapes.map(|(name, shape)| open(name, shape)).into()).unwrap();
+        for (classes, name, class) in [
+            (&classes, "run:7:events", "runs"),
+            (&classes, "runtime.codex_worker_events", "workers"),
+            (&classes, "runtime.codex_summaries", "summaries"),
+            (&classes, "run:7:events:more", "others"),
+            (&classes, "lobby", "others"),
+            (&Classes::default(), "lobby", "default"),
+            (&Classes::default(), "run:7:events", "default"),
         ] {
             assert_eq!(classes.of(&topic(name)).unwrap().name, class);
             assert!(classes.check(&reader(), &topic(name), Access::Read).is_ok());

@@ -10,7 +10,7 @@ use khala_core::{
     Cursor, Grant, Watermark,
     admission::Rate,
     auth::Access,
-    class::{Classes, TopicClass, TopicPattern},
+    class::{Classes, Tier, TopicClass, TopicPattern},
     connection::Ended,
     journal::Keep,
     replay::ReplayOptions,
@@ -273,7 +273,8 @@ fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
 
 #[test]
 fn a_cursor_over_the_budget_costs_no_read_of_the_log() {
-    let classes = Classes::new(vec![class("all", "**").with_replay_budget(Some(100))]).unwrap();
+    let all = class("all", "**").with_tier(Tier::Cold).with_replay_budget(Some(100));
+    let classes = Classes::new(vec![all]).unwrap();
     let host = Host::built(200, Ledger::default(), |khala| khala.with_classes(classes));
     host.publish("t", 500);
     let reads = host.store.reads();

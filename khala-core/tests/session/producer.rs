@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::FutureExt as _;
+use khala_core::auth::VerifiedClaims;
 use khala_core::{
     Batch, Conflict, Event, EventPage, Grant, Khala, Payload, Producer, PublishError, Start, Ticket,
     Timestamp, Topic, Update,
@@ -142,7 +143,9 @@ async fn one_call_publishes_for_the_holder_of_a_grant() {
         .with_hashes(true);
     let classes = Classes::new(vec![all]).unwrap();
     let khala = Khala::builder(roles(&Store::new(200, 200))).with_classes(classes).build();
-    let grant = |scope: &'static str, ends| Grant::assertion("ann", [scope], Timestamp::from_millis(ends));
+    let grant = |scope: &'static str, ends| {
+        Grant::from_verified(VerifiedClaims::new("ann", [scope], Timestamp::from_millis(ends)))
+    };
     let good = grant(Access::Publish.scope(), u64::MAX);
     let (open, closed) = (Topic::from_static("open:1"), Topic::from_static("closed"));
     let batch = |hash: Option<PayloadHash>| {

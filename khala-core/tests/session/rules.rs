@@ -253,7 +253,7 @@ fn a_stale_cursor_is_told_field_by_field() {
     let expected = json!({
         "code": "stale_cursor", "reason": "stale_cursor", "message": null,
         "reason_codes": ["retention_floor_breach"], "topic": "run:7:events", "resume_after": 10,
-        "retention_floor": 42, "head": 90, "epoch": epoch, "replay_lag": 80, "replay_budget_events": 20_000,
+        "retention_floor": 42, "head": 90, "epoch": epoch, "replay_lag": 80, "replay_budget_events": 100_000,
         "qos_tier": "warm", "full_resync_required": true, "snapshot": "/v1/topics/run:7:events/snapshot",
     });
     assert_eq!(response, expected);

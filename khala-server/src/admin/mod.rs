@@ -13,6 +13,7 @@ use std::error::Error as StdError;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use hyper::body::Body;
+use khala_auth::bearer_token;
 use khala_core::auth::Denied;
 
 pub use self::revocations::RevocationTerms;

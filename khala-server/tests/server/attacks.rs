@@ -55,8 +55,8 @@ fn claims(changes: &[(&str, Value)]) -> Value {
         "jti": "a token",
         "iat": now() - 1,
         "exp": now() + 600,
-        "oa_org_id": "acme",
-        "oa_sync_scopes": ["khala:read", "khala:publish"],
+        "org_id": "acme",
+        "scope": ["khala:read", "khala:publish"],
     });
     for (claim, value) in changes {
         claims[*claim] = value.clone();
@@ -304,7 +304,7 @@ async fn an_organisation_does_not_leave_its_segment() {
     for org in
         ["acme:workers", "acme:", "*", "**", "{org}", "acm*", "", "a", "acme%3Aworkers", "ACME", "acme\u{0}"]
     {
-        let claim = [("oa_org_id", json!(org))];
+        let claim = [("org_id", json!(org))];
         let mut socket = open(&server, &token(&claim)).await;
         let bearer = format!("Bearer {}", token(&claim));
         for topic in ["org:acme:workers", "org:acme:workers:1", "org:other:x", "org:*:x", "org::x"] {

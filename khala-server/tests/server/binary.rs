@@ -203,7 +203,7 @@ async fn no_label_is_of_unbounded_range() {
     let started = Started::new(command(folder.path())).await;
     let body = r#"{"kind":"a-kind","payload":1,"doc_key":"a-key"}"#;
     let updates = "/v1/topics/a-topic/updates";
-    let large: &'static str = format!(r#"{{"kind":"a-kind","payload":"{}"}}"#, "x".repeat(64 << 10)).leak();
+    let large: &'static str = format!(r#"{{"kind":"a-kind","payload":"{}"}}"#, "x".repeat(1 << 20)).leak();
     assert_eq!(started.send(http::Method::POST, updates, &started.token, large).await.0, 413);
     assert_eq!(started.send(http::Method::POST, updates, &started.token, body).await.0, 201);
     assert_eq!(started.get(updates, &started.token).await, 200);
@@ -259,9 +259,9 @@ async fn no_label_is_of_unbounded_range() {
     }
     for name in [
         "khala_appends_total",
-        "khala_class_updates_total{class=\"fallback\"}",
+        "khala_class_updates_total{class=\"default\"}",
         "khala_joins_total",
-        "khala_publish_refused_total{class=\"fallback\",code=\"khala_frame_payload_too_large\"} 1",
+        "khala_publish_refused_total{class=\"default\",code=\"khala_frame_payload_too_large\"} 1",
         "khala_refusals_total",
         "khala_updates_sent_total",
     ] {
@@ -556,7 +556,7 @@ async fn contradictions_are_one_line() {
         ("auth.origins = [\"app.example\"]", ["auth.origins", "app.example"]),
         ("auth.trusted_proxies = [\"proxy\"]", ["auth.trusted_proxies", "proxy"]),
         ("auth.bind_claims = [\"Team\"]", ["auth.bind_claims", "Team"]),
-        ("auth.scopes_claim = \"oa_org_id\"", ["auth.organisation_claim", "oa_org_id"]),
+        ("auth.scopes_claim = \"org_id\"", ["auth.organisation_claim", "org_id"]),
         ("auth.max_age_seconds = \"never\"", ["auth.max_age_seconds", "none"]),
         ("[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS256\"", ["auth.keys[0]", "secret_file"]),
         (

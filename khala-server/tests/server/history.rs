@@ -128,7 +128,9 @@ async fn a_budget_is_told_and_refuses_no_page_alone() {
         TopicClass::new(name, TopicPattern::parse(shape).unwrap()).with_read(["khala:read"])
     };
     let narrow = class("narrow", "n:*").with_replay_budget(Some(2)).with_tier(Tier::Warm);
-    let classes = Classes::new(vec![narrow, class("wide", "w:*").with_replay_budget(None)]).unwrap();
+    let classes =
+        Classes::new(vec![narrow, class("wide", "w:*").with_replay_budget(None).with_tier(Tier::Cold)])
+            .unwrap();
     let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
     for name in ["n:1", "w:1"] {
         for _ in 0..5 {

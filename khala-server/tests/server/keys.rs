@@ -13,8 +13,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::join_all;
 use khala_auth::{
-    JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet, KeySource,
-    sources::{FileKeys, KeyChange, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
+    JwtIssuer, JwtOptions, JwtVerifier, Key, KeySet,
+    sources::{FileKeys, KeyChange, KeyRing, KeySource, KeySources, RemoteKeys, RemoteKeysOptions},
 };
 use khala_core::{
     ErrorKind, Khala, MemoryStore, Timestamp,

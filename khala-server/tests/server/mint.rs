@@ -6,7 +6,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::Full;
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, KeySet};
+use khala_auth::{
+    JwtIssuer, JwtOptions, JwtVerifier, KeySet, SecretError, SharedSecret,
+    mint::{
+        ClaimName, ClaimRule, Credential, CredentialError, Mint, MintPolicy, SecretCredential,
+        TokenCredential, TokenLifetime,
+    },
+};
 use khala_core::{
     Error, ErrorKind, Grant, Timestamp, Token, Watermark,
     admission::{AdmissionOptions, Rate},
@@ -219,11 +225,11 @@ async fn a_backend_gets_tokens_for_anybody_under_each_path() {
         assert_eq!(minted["scopes"], json!(["khala:read"]));
         assert_eq!(minted["kid"], "k1");
         let claims = claims(minted["token"].as_str().unwrap());
-        for (name, value) in [("sub", "ada"), ("sid", "s"), ("oa_org_id", "acme"), ("tenant", "blue")] {
+        for (name, value) in [("sub", "ada"), ("sid", "s"), ("org_id", "acme"), ("tenant", "blue")] {
             assert_eq!(claims[name], value, "{claims}");
         }
         assert_eq!(claims["jti"], minted["jti"]);
-        assert_eq!(claims["oa_sync_scopes"], minted["scopes"]);
+        assert_eq!(claims["scope"], "khala:read");
         assert_eq!(claims["exp"].as_u64().unwrap() * 1000, minted["expires_at"].as_u64().unwrap());
         assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 120);
         assert!((118..=120).contains(&minted["expires_in"].as_u64().unwrap()), "{minted}");
@@ -260,7 +266,7 @@ async fn a_user_gets_tokens_for_itself_and_no_longer_than_its_own() {
         let minted = ask(&server, &own, body).await.json();
         let claims = claims(minted["token"].as_str().unwrap());
         let said: Vec<_> =
-            ["sub", "sid", "oa_org_id", "tenant"].map(|name| claims[name].as_str().unwrap()).into();
+            ["sub", "sid", "org_id", "tenant"].map(|name| claims[name].as_str().unwrap()).into();
         assert_eq!(said, ["ada", "s1", "acme", "blue"]);
         assert_eq!(minted["scopes"], json!(["khala:read", "khala:publish"]), "given, and carried");
         assert!(claims["exp"].as_u64() <= self::claims(&own)["exp"].as_u64(), "{claims}");

@@ -153,9 +153,7 @@ const ROWS: &[Row] = &[
     token("missing_jti", |forge| forge.with("jti", Value::Null)),
     Row {
         code: "missing_scope",
-        offence: Offence::Topic("t", Forge::good, |forge| {
-            forge.with("oa_sync_scopes", json!(["khala:publish"]))
-        }),
+        offence: Offence::Topic("t", Forge::good, |forge| forge.with("scope", json!(["khala:publish"]))),
         upgrade: NO_TOPIC,
         join: Reply("join"),
         refresh: Ends("phx_close"),
@@ -179,9 +177,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         code: "owner_mismatch",
-        offence: Offence::Topic("org:acme:workers", Forge::good, |forge| {
-            forge.with("oa_org_id", json!("evil"))
-        }),
+        offence: Offence::Topic("org:acme:workers", Forge::good, |forge| forge.with("org_id", json!("evil"))),
         upgrade: NO_TOPIC,
         join: Reply("join"),
         refresh: Ends("phx_close"),
@@ -254,8 +250,8 @@ impl Forge {
             "jti": format!("{:016x}", u64::from_be_bytes(jti)),
             "iat": self.now() - 1,
             "exp": self.now() + 600,
-            "oa_org_id": "acme",
-            "oa_sync_scopes": ["khala:read", "khala:publish"],
+            "org_id": "acme",
+            "scope": ["khala:read", "khala:publish"],
         });
         let Value::Object(mut claims) = claims else { unreachable!() };
         for (claim, value) in changes {

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use khala_core::{
     ErrorKind, KhalaBuilder, Watermark,
     auth::Access,
-    class::{Classes, Retain, TopicClass, TopicPattern},
+    class::{Classes, Retain, Tier, TopicClass, TopicPattern},
     journal::Journal as _,
     node::NodeId,
     retention::{MemorySweeps, SweepOptions, SweepOutcome, SweepTrigger, Sweeps as _},
@@ -24,6 +24,7 @@ fn classes() -> Classes {
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
         .with_read([Access::Read.scope()])
         .with_publish([Access::Publish.scope()])
+        .with_tier(Tier::Cold)
         .with_retain(Retain::everything().with_updates(Some(2)));
     Classes::new(vec![all]).unwrap()
 }

@@ -4,8 +4,8 @@ use std::{collections::HashSet, fs, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use khala_auth::{
-    JwtIssuer, JwtOptions, JwtVerifier, Key, KeySource as _,
-    sources::{FileKeys, KeyChange, KeyRing, KeySources},
+    JwtIssuer, JwtOptions, JwtVerifier, Key,
+    sources::{FileKeys, KeyChange, KeyRing, KeySource as _, KeySources},
 };
 use khala_core::{
     auth::{Access, TokenClaims},

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Debug,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -18,6 +18,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
+use khala_core::admission::Rate;
+use khala_core::class::{Classes, Tier, TopicClass, TopicPattern};
 use khala_core::{
     Append, Batch, Bounds, DocKey, Error, ErrorKind, Khala, KhalaBuilder, Kind, MemoryStore, NewUpdate,
     Payload, Roles, Timestamp, Topic, Update,
@@ -321,8 +323,28 @@ pub(crate) async fn running_as(
     running_on(|khala| khala.with_sessions(sessions), set).await
 }
 
+/// A class with limits of its own, and one with narrow limits for all other topics.
+fn classes() -> Classes {
+    let class = |name, pattern| {
+        TopicClass::new(name, TopicPattern::parse(pattern).unwrap())
+            .with_read([Access::Read.scope()])
+            .with_publish([Access::Publish.scope()])
+    };
+    let rate = |updates| NonZeroU32::new(updates).map(|updates| Rate::new(updates, updates));
+    let runs = class("run_events", "run:{run_id}:events")
+        .with_replay_budget(Some(20_000))
+        .with_publish_rate(rate(240))
+        .with_payload_bytes(Some(256 << 10));
+    let others = class("fallback", "**")
+        .with_tier(Tier::Cold)
+        .with_replay_budget(Some(500))
+        .with_publish_rate(rate(90))
+        .with_payload_bytes(Some(64 << 10));
+    Classes::new(vec![runs, others]).unwrap()
+}
+
 pub(crate) async fn running_on(
-    khala: impl FnOnce(KhalaBuilder) -> KhalaBuilder,
+    khala_with: impl FnOnce(KhalaBuilder) -> KhalaBuilder,
     set: impl FnOnce(ServerBuilder) -> ServerBuilder,
 ) -> Running {
     let store = Arc::new(Store::default());
@@ -332,7 +354,8 @@ pub(crate) async fn running_on(
         documents: Arc::<Store>::clone(&store),
         ..MemoryStore::new().into()
     };
-    let khala = khala(Khala::builder(roles).with_verifier(Arc::new(verifier))).build();
+    let khala = Khala::builder(roles).with_classes(classes()).with_verifier(Arc::new(verifier));
+    let khala = khala_with(khala).build();
     let limits = Limits::default().with_body_bytes(256 << 10);
     let builder = Server::builder(khala.clone())
         .with_limits(limits)

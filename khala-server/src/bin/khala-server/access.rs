@@ -6,18 +6,14 @@ use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use khala_auth::{
-    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet, KeySource,
-    SharedSecret,
+    ClaimNames, JwtIssuer, JwtOptions, JwtVerifier, Key as TrustedKey, KeyAlgorithm, KeySet, SharedSecret,
     mint::{
         ClaimName, ClaimRule, Credential, Mint, MintPolicy, SecretCredential, TokenCredential, TokenLifetime,
     },
-    sources::{FileKeys, KeyRing, KeySources, RemoteKeys, RemoteKeysOptions},
+    sources::{FileKeys, KeyRing, KeySource, KeySources, RemoteKeys, RemoteKeysOptions},
 };
-use khala_core::{auth::Issuer, class::Classes, health::Health};
-use khala_server::{
-    AdminToken, ClaimName, Compatibility, Credential, JwksAddress, Mint, MintSecret, Origins,
-    RevocationTerms, ServerBuilder, VerifiedToken, Window,
-};
+use khala_core::{class::Classes, health::Health};
+use khala_server::{Compatibility, JwksAddress, Origins, RevocationTerms, ServerBuilder, Window};
 
 use crate::{
     key::{self, Key},

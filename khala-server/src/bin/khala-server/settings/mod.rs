@@ -351,6 +351,11 @@ fn is_service_link(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use khala_core::{
+        Topic,
+        class::{Classes, Tier},
+    };
+
     use super::*;
 
     fn load(file: &str, environment: &[(&str, &str)]) -> Result<Settings, String> {
@@ -440,10 +445,44 @@ mod tests {
         }
     }
 
+    /// The settings of the first production system, in `deploy/`.
+    #[test]
+    fn the_settings_for_agents_are_complete() {
+        let settings = load(include_str!("../../../../../deploy/agents.toml"), &[]).unwrap();
+        let names = settings.auth.options().names;
+        assert_eq!(
+            [names.scopes, names.organisation, names.version],
+            ["oa_sync_scopes", "oa_org_id", "oa_claims_version"]
+        );
+        let classes: Vec<_> = settings.classes.iter().map(|class| class.class().unwrap()).collect();
+        let classes = Classes::new(classes).unwrap();
+        let (day, kib) = (Duration::from_secs(86_400), 1 << 10);
+        for (topic, name, tier, budget, rate, bytes, age) in [
+            ("run:7:events", "run_events", Tier::Warm, 20_000, 240, 256 * kib, 7 * day),
+            ("worker:7:lifecycle", "worker_lifecycle", Tier::Warm, 10_000, 180, 64 * kib, 3 * day),
+            ("runtime.codex_worker_events", "codex_worker_events", Tier::Hot, 3_000, 240, 128 * kib, day),
+            ("runtime.codex_summaries", "summaries", Tier::Warm, 10_000, 240, 64 * kib, 3 * day),
+            ("anything:else", "fallback", Tier::Cold, 500, 90, 64 * kib, day),
+        ] {
+            let class = classes.of(&Topic::parse(topic).unwrap()).unwrap();
+            assert_eq!((&*class.name, class.tier), (name, tier), "{topic}");
+            let rate_found = class.publish_rate.map(|rate| rate.per_second().get());
+            assert_eq!((class.replay_budget, rate_found), (Some(budget), Some(rate)), "{topic}");
+            assert_eq!((class.payload_bytes, class.retain.age), (Some(bytes), Some(age)), "{topic}");
+            assert_eq!(
+                (&*class.read, &*class.publish),
+                (&["khala:read".to_owned()][..], &["khala:publish".to_owned()][..])
+            );
+        }
+        assert_eq!(classes.iter().count(), 5);
+        let printed = settings.to_toml();
+        assert_eq!(load(&printed, &[]).unwrap().to_toml(), printed);
+    }
+
     #[test]
     fn the_rules_in_force_are_printed_also_where_nothing_is_set() {
         for (file, names) in [
-            ("", ["run_events", "worker_lifecycle", "codex_worker_events", "fallback"].as_slice()),
+            ("", ["default"].as_slice()),
             ("[[classes]]\nname = \"all\"\npattern = \"**\"\nretain_updates = 7", &["all"]),
             ("classes = []", &[]),
         ] {
