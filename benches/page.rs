@@ -8,7 +8,7 @@ use khala_core::{
     Cursor, MemoryStore, Topic, Watermark,
     clock::Moment,
     journal::{Journal, Page, ReadFrom, ReadLimit, Replay},
-    tail::{Followed, Peek, TailJournal, TailOptions, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness, TailJournal, TailOptions},
     wire,
 };
 use khala_store_sqlite::SqliteStore;
@@ -41,10 +41,10 @@ fn page(c: &mut Criterion) {
     let start = runtime.block_on(async {
         let bounds = tail.bounds(&topic).await.expect("bounds");
         let mut cursor = bounds.at_head();
-        tail.follow(&topic, cursor, Wanted::default(), steady).await.expect("a tail at the head");
+        tail.follow(&topic, cursor, Freshness::default(), steady).await.expect("a tail at the head");
         fill(&tail, &topic, 200).await;
-        while let Followed::Page { page, .. } =
-            tail.follow(&topic, cursor, Wanted::default(), steady).await.expect("a page")
+        while let FollowResult::Page { page, .. } =
+            tail.follow(&topic, cursor, Freshness::default(), steady).await.expect("a page")
         {
             cursor = page.page().cursor();
         }
@@ -52,8 +52,10 @@ fn page(c: &mut Criterion) {
     });
     group.bench_function("tail", |bencher| {
         bencher.iter(|| {
-            let followed = tail.peek(&topic, start, Wanted::default(), steady);
-            let Peek::Found(Followed::Page { page, .. }) = followed else { panic!("the tail holds it") };
+            let followed = tail.get(&topic, start, Freshness::default(), steady);
+            let CacheLookup::Hit(FollowResult::Page { page, .. }) = followed else {
+                panic!("the tail holds it")
+            };
             assert_eq!(page.page().updates.len(), 200);
             page
         });

@@ -12,7 +12,7 @@ use khala_core::{
     fanout::{LocalFanout, Watch},
     journal::Journal,
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
-    tail::{Followed, TailJournal, TailOptions, Wanted},
+    tail::{FollowResult, Freshness, TailJournal, TailOptions},
     wire::Serializer,
 };
 
@@ -37,7 +37,7 @@ fn following(bounds: Bounds) -> (Session, ChannelId) {
         let answer = match question {
             Question::Access(_) => Answer::Access(Ok(())),
             Question::Bounds { .. } => Answer::Bounds(bounds, STEADY),
-            _ => Answer::Read(Followed::CaughtUp { bounds, confirmed_at: STEADY }),
+            _ => Answer::Read(FollowResult::CaughtUp { bounds, confirmed_at: STEADY }),
         };
         session.handle_answer(channel, Ok(answer), BOTH);
         follows = Some(channel);
@@ -72,7 +72,7 @@ impl Part for Moved {
         let asked = self.session.poll_action();
         assert!(matches!(asked, Some(Action::Ask { .. })));
         // What it asked for is not there yet, so that the next run finds it as this one did.
-        let answer = Answer::Read(Followed::CaughtUp { bounds: self.bounds, confirmed_at: STEADY });
+        let answer = Answer::Read(FollowResult::CaughtUp { bounds: self.bounds, confirmed_at: STEADY });
         self.session.handle_answer(self.channel, Ok(answer), BOTH);
         asked
     }
@@ -93,7 +93,7 @@ impl Answered {
         let tail = TailJournal::new(std::sync::Arc::new(super::memory(0)), TailOptions::default());
         let topic = topic();
         let empty = now(tail.bounds(&topic)).expect("bounds");
-        now(tail.follow(&topic, empty.at_head(), Wanted::default(), STEADY)).expect("nothing");
+        now(tail.follow(&topic, empty.at_head(), Freshness::default(), STEADY)).expect("nothing");
         append(&tail, 200);
         let mut part = Self { tail, topic, sessions: Vec::new(), empty };
         // The page is read and encoded by the first, and shared by all others.
@@ -116,7 +116,7 @@ impl Part for Answered {
 
     fn run(&mut self) -> Self::Made {
         let (mut session, channel) = self.sessions.pop().unwrap_or_else(|| self.asking());
-        let followed = now(self.tail.follow(&self.topic, self.empty.at_head(), Wanted::default(), STEADY));
+        let followed = now(self.tail.follow(&self.topic, self.empty.at_head(), Freshness::default(), STEADY));
         session.handle_answer(channel, Ok(Answer::Read(followed.expect("a page"))), BOTH);
         let sent = session.poll_action();
         assert!(matches!(sent, Some(Action::Send(_))));

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use khala_core::{
     Cursor, MemoryStore, Topic, Watermark,
     journal::Journal,
-    tail::{Followed, Peek, TailJournal, TailOptions, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness, TailJournal, TailOptions},
 };
 
 use super::{Part, STEADY, append, memory, now, topic};
 
-fn peek(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
-    let Peek::Found(followed) = tail.peek(topic, cursor, Wanted::default(), STEADY) else {
+fn peek(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> FollowResult {
+    let CacheLookup::Hit(followed) = tail.get(topic, cursor, Freshness::default(), STEADY) else {
         panic!("the tail knows it")
     };
     followed
 }
 
-fn follow(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> Followed {
-    now(tail.follow(topic, cursor, Wanted::default(), STEADY)).expect("memory can be read")
+fn follow(tail: &TailJournal, topic: &Topic, cursor: Cursor) -> FollowResult {
+    now(tail.follow(topic, cursor, Freshness::default(), STEADY)).expect("memory can be read")
 }
 
 /// A follower at the head asks whether there is anything new.
@@ -40,9 +40,9 @@ impl CaughtUp {
 }
 
 impl Part for CaughtUp {
-    type Made = Followed;
+    type Made = FollowResult;
 
-    fn run(&mut self) -> Followed {
+    fn run(&mut self) -> FollowResult {
         peek(&self.tail, &self.topic, self.head)
     }
 }
@@ -65,9 +65,9 @@ impl Hit {
 }
 
 impl Part for Hit {
-    type Made = Followed;
+    type Made = FollowResult;
 
-    fn run(&mut self) -> Followed {
+    fn run(&mut self) -> FollowResult {
         peek(&self.tail, &self.topic, self.cursor)
     }
 }
@@ -90,7 +90,7 @@ impl HotRead {
 }
 
 impl Part for HotRead {
-    type Made = (Followed, TailJournal);
+    type Made = (FollowResult, TailJournal);
 
     fn run(&mut self) -> Self::Made {
         let journal: Arc<dyn Journal> = Arc::<MemoryStore>::clone(&self.journal);
@@ -124,7 +124,7 @@ impl Part for Ahead {
         now(tail.recent_bounds(&self.topic, STEADY, STEADY)).expect("bounds");
         let mut cursor = self.start;
         for _ in 0..5 {
-            let Followed::Page { page, .. } = follow(&tail, &self.topic, cursor) else {
+            let FollowResult::Page { page, .. } = follow(&tail, &self.topic, cursor) else {
                 panic!("there is more")
             };
             cursor = page.page().cursor();

@@ -26,7 +26,7 @@ use crate::{
     node::NodeId,
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    retention::{Lead, MemorySweeps, SweepRecord, Sweeps},
+    retention::{Lease, MemorySweeps, SweepRecord, Sweeps},
     store::Store,
     topic::Topic,
     update::{DedupKey, DocKey, Timestamp, Update},
@@ -492,8 +492,8 @@ impl Revocations for MemoryStore {
 
 #[async_trait]
 impl Sweeps for MemoryStore {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        self.sweeps.lead(node, now, until).await
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
+        self.sweeps.try_acquire(node, now, until).await
     }
 
     async fn record(&self, record: &SweepRecord) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use khala_core::{
     journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
     node::NodeId,
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    retention::{Lead, SweepRecord, Sweeps},
+    retention::{Lease, SweepRecord, Sweeps},
 };
 use sqlx::PgPool;
 
@@ -277,8 +277,8 @@ impl Revocations for PostgresStore {
 
 #[async_trait]
 impl Sweeps for PostgresStore {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        Ok(self.0.leading.lead(&self.0.database, node, now, until).await?)
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
+        Ok(self.0.leading.try_acquire(&self.0.database, node, now, until).await?)
     }
 
     async fn record(&self, record: &SweepRecord) -> Result<(), Error> {

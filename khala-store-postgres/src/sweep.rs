@@ -10,7 +10,7 @@ use std::{collections::HashMap, num::NonZeroUsize};
 use khala_core::{
     Timestamp,
     node::NodeId,
-    retention::{Lead, SWEEPS_KEPT, SweepRecord},
+    retention::{Lease, SWEEPS_KEPT, SweepRecord},
 };
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
@@ -36,13 +36,13 @@ struct Held {
 
 impl Leading {
     /// Takes, renews or gives up the lead, unless another node has it (S1, S2, S3).
-    pub(crate) async fn lead(
+    pub(crate) async fn try_acquire(
         &self,
         database: &Database,
         node: &NodeId,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Lead, Fault> {
+    ) -> Result<Lease, Fault> {
         let mut held = self.0.lock().await;
         let patience = database.options.statement_timeout;
         let own = match held.remove(node) {
@@ -61,7 +61,7 @@ impl Leading {
         let taking = TakeLead { schema, node, now, until, session: own.session };
         let lead = database.transaction(taking).await;
         // Where it is not known who leads, it may be this one, and its lock says that it lives.
-        if matches!(lead, Ok(Lead::Mine) | Err(_)) && until > now {
+        if matches!(lead, Ok(Lease::Held) | Err(_)) && until > now {
             held.insert(node.clone(), own);
         }
         lead
@@ -78,9 +78,9 @@ struct TakeLead<'l> {
 }
 
 impl Work for TakeLead<'_> {
-    type Done = Lead;
+    type Done = Lease;
 
-    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Lead, Fault> {
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Lease, Fault> {
         query(&sql.add_lead).execute(&mut *conn).await?;
         let row = query(&sql.lock_lead).fetch_one(&mut *conn).await?;
         let (named, ends, session): (&str, Timestamp, i64) =
@@ -89,13 +89,13 @@ impl Work for TakeLead<'_> {
             // Whoever can have the lock of that lead knows that nobody else has it.
             let gone = rare(sql::HOLD_LEAD).bind(self.schema).bind(session).fetch_one(&mut *conn).await?;
             if !column::<bool>(&gone, 0)? {
-                return Ok(Lead::Theirs { node: row::node(named)?, until: ends });
+                return Ok(Lease::HeldBy { node: row::node(named)?, until: ends });
             }
             tracing::info!(node = named, "the node that led the sweeps is gone");
         }
         let until = int(self.until.as_millis());
         query(&sql.set_lead).bind(self.node.as_str()).bind(until).bind(self.session).execute(conn).await?;
-        Ok(Lead::Mine)
+        Ok(Lease::Held)
     }
 }
 

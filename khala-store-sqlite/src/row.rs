@@ -10,7 +10,7 @@ use khala_core::{
     auth::{Revocation, RevocationId, RevocationTarget},
     node::NodeId,
     projection::{Checkpoint, Entity},
-    retention::{Lead, SweepRecord},
+    retention::{Lease, SweepRecord},
     update::{PayloadHash, TraceContext},
 };
 use rusqlite::{OptionalExtension, Row, Statement, types::ValueRef};
@@ -117,8 +117,8 @@ pub(crate) fn revocation(row: &Row<'_>) -> Result<(Watermark, Revocation), Fault
 }
 
 /// Who leads. The columns are those of [`sql::LEADER`](crate::sql::LEADER).
-pub(crate) fn leader(row: &Row<'_>) -> Result<Lead, Fault> {
-    Ok(Lead::Theirs { node: parsed(NodeId::parse, text(row, 0)?)?, until: moment(row, 1)? })
+pub(crate) fn leader(row: &Row<'_>) -> Result<Lease, Fault> {
+    Ok(Lease::HeldBy { node: parsed(NodeId::parse, text(row, 0)?)?, until: moment(row, 1)? })
 }
 
 /// Says of a row that it cannot be read and was passed over: `what` it is, as an operator finds it.

@@ -18,7 +18,7 @@ use khala_core::{
     journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
     node::NodeId,
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    retention::{Lead, SweepRecord, Sweeps},
+    retention::{Lease, SweepRecord, Sweeps},
 };
 
 use crate::{
@@ -294,9 +294,9 @@ impl Revocations for SqliteStore {
 
 #[async_trait]
 impl Sweeps for SqliteStore {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
         let node = node.clone();
-        self.0.writer.change(move |conn| sweep::lead(conn, &node, now, until)).await
+        self.0.writer.change(move |conn| sweep::try_acquire(conn, &node, now, until)).await
     }
 
     async fn record(&self, record: &SweepRecord) -> Result<(), Error> {

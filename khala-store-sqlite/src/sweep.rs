@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use khala_core::{
     Timestamp,
     node::NodeId,
-    retention::{Lead, SWEEPS_KEPT, SweepRecord},
+    retention::{Lease, SWEEPS_KEPT, SweepRecord},
 };
 use rusqlite::{Connection, params};
 
@@ -20,15 +20,15 @@ use crate::{
 };
 
 /// Takes, renews or gives up the lead, unless another node has it (S1, S2, S3).
-pub(crate) fn lead(
+pub(crate) fn try_acquire(
     conn: &Connection,
     node: &NodeId,
     now: Timestamp,
     until: Timestamp,
-) -> Result<Lead, Fault> {
+) -> Result<Lease, Fault> {
     let mut lead = conn.prepare_cached(sql::LEAD)?;
     if lead.execute(params![node.as_str(), int(now.as_millis()), int(until.as_millis())])? > 0 {
-        return Ok(Lead::Mine);
+        return Ok(Lease::Held);
     }
     let mut leader = conn.prepare_cached(sql::LEADER)?;
     leader.query_row([], |row| Ok(row::leader(row)))?
@@ -81,7 +81,7 @@ mod tests {
         let mut conn = Connection::open_in_memory().unwrap();
         schema::prepare(&mut conn).unwrap();
         let (node, ever) = (NodeId::parse("n").unwrap(), Timestamp::from_millis(u64::MAX));
-        lead(&conn, &node, Timestamp::default(), ever).unwrap();
+        try_acquire(&conn, &node, Timestamp::default(), ever).unwrap();
         let good = |at| {
             let at = Timestamp::from_millis(at);
             SweepRecord::new(node.clone(), at, SweepTrigger::Schedule, SweepOutcome::Swept)
@@ -96,7 +96,7 @@ mod tests {
         for change in ["node = ''", "until = 'later'"] {
             conn.execute_batch(&format!("BEGIN; UPDATE khala_sweep_lead SET {change}")).unwrap();
             let other = NodeId::parse("o").unwrap();
-            let fault = lead(&conn, &other, Timestamp::default(), ever).unwrap_err();
+            let fault = try_acquire(&conn, &other, Timestamp::default(), ever).unwrap_err();
             assert_eq!(Error::from(fault).kind(), ErrorKind::Corrupt, "{change}");
             conn.execute_batch("ROLLBACK").unwrap();
         }

@@ -97,11 +97,11 @@ async fn a_sweep_that_is_held_back_or_has_to_wait_says_so() {
         assert!(held.stderr.contains(named), "{named}: {}", held.stderr);
     }
     let (there, now) = (NodeId::parse("there").unwrap(), handle.now());
-    sweeps.lead(&there, now, now.plus(Duration::from_secs(600))).await.unwrap();
+    sweeps.try_acquire(&there, now, now.plus(Duration::from_secs(600))).await.unwrap();
     let busy = run(address, directory.path(), &["retention", "run", "--force"]).await;
     assert_eq!(busy.code, Some(69), "{}", busy.stderr);
     assert!(busy.stderr.contains("under way on there"), "{}", busy.stderr);
-    sweeps.lead(&there, now, now).await.unwrap();
+    sweeps.try_acquire(&there, now, now).await.unwrap();
     let forced = told(&run(address, directory.path(), &["retention", "run", "--force"]).await);
     assert_eq!(forced["record"]["stale_seen"], 1);
 }

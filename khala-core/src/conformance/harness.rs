@@ -62,7 +62,7 @@ pub struct Capabilities {
     /// Whether what it acknowledged is there after its process was killed with SIGKILL.
     pub survives_kill: bool,
     /// Whether a lead of sweeps ends with the process that has it, so that another need not wait for its time.
-    pub lead_ends_with_its_node: bool,
+    pub lease_ends_with_its_node: bool,
     /// Whether topics that have nothing to lose can be put off ([`Journal::settle`]).
     pub puts_topics_off: bool,
 }
@@ -73,7 +73,7 @@ impl Capabilities {
         Self {
             survives_reopening: false,
             survives_kill: false,
-            lead_ends_with_its_node: true,
+            lease_ends_with_its_node: true,
             puts_topics_off: true,
         }
     }
@@ -83,7 +83,7 @@ impl Capabilities {
         Self {
             survives_reopening: true,
             survives_kill: true,
-            lead_ends_with_its_node: false,
+            lease_ends_with_its_node: false,
             puts_topics_off: true,
         }
     }
@@ -104,8 +104,8 @@ impl Capabilities {
 
     /// Says whether a lead of sweeps ends with the process that has it.
     #[must_use]
-    pub const fn with_lead_ends_with_its_node(mut self, yes: bool) -> Self {
-        self.lead_ends_with_its_node = yes;
+    pub const fn with_lease_ends_with_its_node(mut self, yes: bool) -> Self {
+        self.lease_ends_with_its_node = yes;
         self
     }
 

@@ -20,7 +20,7 @@ use crate::{
     node::NodeId,
     position::{Bounds, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
-    retention::{Lead, SweepRecord, Sweeps},
+    retention::{Lease, SweepRecord, Sweeps},
     topic::Topic,
     update::{DocKey, Timestamp, Update},
 };
@@ -184,8 +184,8 @@ impl<W: Ways> Revocations for InTurn<W> {
 
 #[async_trait]
 impl<W: Ways> Sweeps for InTurn<W> {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
-        self.store().lead(node, now, until).await
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
+        self.store().try_acquire(node, now, until).await
     }
 
     async fn record(&self, record: &SweepRecord) -> Result<(), Error> {

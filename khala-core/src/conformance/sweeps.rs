@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use crate::{
     node::NodeId,
-    retention::{ClassSwept, Lead, SWEEPS_KEPT, SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
+    retention::{ClassSwept, Lease, SWEEPS_KEPT, SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
     update::Timestamp,
 };
 
@@ -19,19 +19,19 @@ pub async fn s1_one_node_leads_at_a_time<H: SweepsHarness>(store: H) {
         let now = moment(round * 100);
         let asking = (0..8).map(|n| {
             let subject = subject.clone();
-            async move { (n, subject.lead(&node(n), now, now.plus(MINUTE)).await) }
+            async move { (n, subject.try_acquire(&node(n), now, now.plus(MINUTE)).await) }
         });
         let answers = at_once(asking).await;
         let leading: Vec<usize> =
-            (answers.iter().filter(|(_, lead)| *lead == Lead::Mine)).map(|(n, _)| *n).collect();
+            (answers.iter().filter(|(_, lead)| *lead == Lease::Held)).map(|(n, _)| *n).collect();
         let [leads] = leading[..] else { panic!("S1: of eight at once, these lead: {leading:?}") };
         if let Some(before) = leader {
             assert_eq!(leads, before, "S1: who leads amid a lead");
         }
-        let theirs = Lead::Theirs { node: node(leads), until: now.plus(MINUTE) };
+        let theirs = Lease::HeldBy { node: node(leads), until: now.plus(MINUTE) };
         for (n, lead) in answers.into_iter().filter(|(n, _)| *n != leads) {
             // Some may have asked before the leader renewed it.
-            let earlier = matches!(&lead, Lead::Theirs { node: named, until }
+            let earlier = matches!(&lead, Lease::HeldBy { node: named, until }
                 if *named == node(leads) && leader.is_some() && *until <= now.plus(MINUTE));
             assert!(lead == theirs || earlier, "S1: what node {n} was told of node {leads}: {lead:?}");
         }
@@ -47,8 +47,8 @@ pub async fn s2_a_lead_that_has_ended_can_be_taken<H: SweepsHarness>(store: H) {
     for until in [10, 11, 5_000, large, large + 1, u64::MAX] {
         let next = (holder + 2) % 6;
         subject.leads(&node(holder), moment(9), moment(until)).await;
-        let before = subject.lead(&node(next), moment(until - 1), moment(u64::MAX)).await;
-        let theirs = Lead::Theirs { node: node(holder), until: moment(until) };
+        let before = subject.try_acquire(&node(next), moment(until - 1), moment(u64::MAX)).await;
+        let theirs = Lease::HeldBy { node: node(holder), until: moment(until) };
         assert_eq!(before, theirs, "S2: who leads a moment before {until}");
         subject.leads(&node(next), moment(until), moment(9)).await;
         holder = next;
@@ -63,14 +63,14 @@ pub async fn s3_who_leads_renews_and_gives_up<H: SweepsHarness>(store: H) {
     // Before its end, at it, and after it, where nobody was faster.
     for (now, until) in [(5, 20), (20, 30), (50, 60), (55, 58)] {
         subject.leads(&one, moment(now), moment(until)).await;
-        let told = subject.lead(&other, moment(until - 1), moment(100)).await;
-        let theirs = Lead::Theirs { node: one.clone(), until: moment(until) };
+        let told = subject.try_acquire(&other, moment(until - 1), moment(100)).await;
+        let theirs = Lease::HeldBy { node: one.clone(), until: moment(until) };
         assert_eq!(told, theirs, "S3: who leads after it was renewed at {now} until {until}");
     }
     subject.leads(&one, moment(56), moment(56)).await;
     subject.leads(&other, moment(57), moment(70)).await;
-    let told = subject.lead(&one, moment(58), moment(100)).await;
-    let theirs = Lead::Theirs { node: other, until: moment(70) };
+    let told = subject.try_acquire(&one, moment(58), moment(100)).await;
+    let theirs = Lease::HeldBy { node: other, until: moment(70) };
     assert_eq!(told, theirs, "S3: what a node is told that gave it up, after another took it");
 }
 
@@ -122,9 +122,9 @@ pub async fn s5_lead_and_records_survive_reopening<H: SweepsHarness>(store: H) {
         [0, 1, 2, 3].map(record),
         "S5: the records, with one stored after reopening"
     );
-    let told = subject.lead(&node(2), moment(9), moment(20)).await;
-    let theirs = Lead::Theirs { node: node(1), until: moment(10) };
-    let wanted = if H::CAPABILITIES.lead_ends_with_its_node { Lead::Mine } else { theirs };
+    let told = subject.try_acquire(&node(2), moment(9), moment(20)).await;
+    let theirs = Lease::HeldBy { node: node(1), until: moment(10) };
+    let wanted = if H::CAPABILITIES.lease_ends_with_its_node { Lease::Held } else { theirs };
     assert_eq!(told, wanted, "S5: who leads after reopening");
 }
 
@@ -142,15 +142,15 @@ impl Subject {
         Self { law, sweeps: store.sweeps() }
     }
 
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Lead {
-        let lead = self.sweeps.lead(node, now, until).await;
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Lease {
+        let lead = self.sweeps.try_acquire(node, now, until).await;
         lead.unwrap_or_else(|error| panic!("{}: nobody knows who leads: {error:?}", self.law))
     }
 
     /// Takes the lead, which nobody else has.
     async fn leads(&self, node: &NodeId, now: Timestamp, until: Timestamp) {
-        let lead = self.lead(node, now, until).await;
-        assert_eq!(lead, Lead::Mine, "{}: {node} asked at {now:?} for the lead until {until:?}", self.law);
+        let lead = self.try_acquire(node, now, until).await;
+        assert_eq!(lead, Lease::Held, "{}: {node} asked at {now:?} for the lead until {until:?}", self.law);
     }
 
     async fn record(&self, record: &SweepRecord) {

@@ -20,7 +20,7 @@ use crate::{
         TopicPage, Trimmed,
     },
     position::Bounds,
-    tail::{Followed, TailJournal, TailOptions, Wanted},
+    tail::{FollowResult, Freshness, TailJournal, TailOptions},
     topic::Topic,
     update::Timestamp,
 };
@@ -89,12 +89,12 @@ impl Journal for FollowedJournal {
             ReadFrom::Origin => start.cursor(&self.tail.bounds(topic).await?),
         };
         let now = Moment::from_millis(self.ticks.fetch_add(1, Ordering::SeqCst));
-        let wanted = Wanted { head: None, not_older_than: now };
+        let wanted = Freshness { head: None, not_older_than: now };
         Ok(match self.tail.follow(topic, cursor, wanted, now).await? {
-            Followed::CaughtUp { bounds, .. } => {
+            FollowResult::CaughtUp { bounds, .. } => {
                 Replay::Page(Page { after: cursor.watermark, updates: Vec::new(), bounds })
             }
-            Followed::Page { page, bounds, .. } => {
+            FollowResult::Page { page, bounds, .. } => {
                 let (mut updates, mut bytes) = (Vec::new(), 0);
                 for update in &page.page().updates {
                     if !limit.admits(updates.len(), bytes, update.size()) {
@@ -105,7 +105,7 @@ impl Journal for FollowedJournal {
                 }
                 Replay::Page(Page { after: page.page().after, updates, bounds })
             }
-            Followed::Stale(stale) => Replay::Stale(stale),
+            FollowResult::Stale(stale) => Replay::Stale(stale),
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
     position::{Bounds, Cursor, Stale, StaleReason},
     replay::{ReadPermit as QueuePermit, Waiter},
     session::{Answer, Question},
-    tail::{Followed, Peek, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness},
     topic::Topic,
     update::Timestamp,
 };
@@ -65,7 +65,7 @@ impl Khala {
         waiter: Waiter,
         topic: &Topic,
         cursor: Cursor,
-        wanted: Wanted,
+        wanted: Freshness,
         budget: Option<u64>,
         published_at: Option<Timestamp>,
     ) -> Result<Answer, Error> {
@@ -76,12 +76,13 @@ impl Khala {
                 // Both ends of the log only go forward, so this only becomes truer. What comes from another history or
                 // from ahead may have become good since, and is read.
                 Err(stale) if !stale.reasons.contains(&StaleReason::CursorAhead) => {
-                    return Ok(Answer::Read(Followed::Stale(stale)));
+                    return Ok(Answer::Read(FollowResult::Stale(stale)));
                 }
                 _ => {}
             }
             let lag = cursor.watermark.distance_to(bounds.head);
-            let cold = lag > 0 && matches!(self.0.tail.look(topic, cursor, wanted), Peek::Cold);
+            let cold = lag > 0
+                && matches!(self.0.tail.get_unthrottled(topic, cursor, wanted), CacheLookup::MissBehind);
             // Before anything is read: a join that is put off costs nothing, however often it comes.
             if cold
                 && let Err(limited) = self.0.replay_admission.admit_replay(waiter, topic, cursor, lag, now)
@@ -98,7 +99,7 @@ impl Khala {
                     None => Some(self.permit(waiter).await),
                 };
                 if !self.is_of_this_history(topic, cursor, published_at).await? {
-                    return Ok(Answer::Read(Followed::Stale(Stale::of_another_history(cursor, bounds))));
+                    return Ok(Answer::Read(FollowResult::Stale(Stale::of_another_history(cursor, bounds))));
                 }
             }
             if cold && lag >= ReadLimit::PAGE.updates.get() as u64 {
@@ -116,7 +117,7 @@ impl Khala {
         waiter: Waiter,
         topic: &Topic,
         cursor: Cursor,
-        wanted: Wanted,
+        wanted: Freshness,
     ) -> Result<Answer, Error> {
         let mut permit = None;
         if self.is_throttled(topic, cursor, wanted, self.moment()) {
@@ -127,7 +128,7 @@ impl Khala {
     }
 
     /// Whether what follows the cursor is history that is throttled, because somebody appends.
-    fn is_throttled(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> bool {
+    fn is_throttled(&self, topic: &Topic, cursor: Cursor, wanted: Freshness, now: Moment) -> bool {
         // Who misses less than a page, or follows a topic of which nothing is known here, may only be late for what is new.
         let lags = |bounds: Bounds| {
             let lag = cursor.watermark.distance_to(bounds.head);
@@ -135,11 +136,11 @@ impl Khala {
         };
         self.0.throttle.is_active(now)
             && self.0.tail.known_bounds(topic).is_some_and(lags)
-            && matches!(self.0.tail.peek(topic, cursor, wanted, now), Peek::Cold)
+            && matches!(self.0.tail.get(topic, cursor, wanted, now), CacheLookup::MissBehind)
     }
 
     /// Waits while the throttle asks for it, or until another read has brought what follows. A dropped future gives its slot back.
-    pub(crate) async fn throttle(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) {
+    pub(crate) async fn throttle(&self, topic: &Topic, cursor: Cursor, wanted: Freshness) {
         let mut now = self.moment();
         if !self.is_throttled(topic, cursor, wanted, now) {
             return;
@@ -164,14 +165,14 @@ impl Khala {
         waiter: Waiter,
         topic: &Topic,
         cursor: Cursor,
-        wanted: Wanted,
+        wanted: Freshness,
         permit: Option<QueuePermit>,
     ) -> Result<Answer, Error> {
-        let _permit = match (self.0.tail.look(topic, cursor, wanted), permit) {
-            (Peek::Found(followed), _) => return Ok(Answer::Read(followed)),
-            (Peek::Hot, _) => None,
-            (Peek::Cold, Some(permit)) => Some(permit),
-            (Peek::Cold, None) => {
+        let _permit = match (self.0.tail.get_unthrottled(topic, cursor, wanted), permit) {
+            (CacheLookup::Hit(followed), _) => return Ok(Answer::Read(followed)),
+            (CacheLookup::MissAtHead, _) => None,
+            (CacheLookup::MissBehind, Some(permit)) => Some(permit),
+            (CacheLookup::MissBehind, None) => {
                 self.wait_for_memory().await;
                 Some(self.permit(waiter).await)
             }

@@ -8,7 +8,7 @@ use crate::{
     fanout::Watch,
     session::{Answer, ChannelId},
     snapshots::SharedSnapshot,
-    tail::Followed,
+    tail::FollowResult,
     topic::Topic,
 };
 
@@ -34,7 +34,7 @@ impl Questions {
     /// What the pages that were answered during a write take in memory, roughly.
     pub(super) fn answered_bytes(&self) -> u64 {
         let bytes = |told: &Told| match told {
-            Told::Answer(_, Ok(Answer::Read(Followed::Page { page, .. }))) => page.bytes(),
+            Told::Answer(_, Ok(Answer::Read(FollowResult::Page { page, .. }))) => page.bytes(),
             Told::Answer(_, Ok(Answer::Snapshot(SharedSnapshot::Page(page)))) => page.bytes(),
             _ => 0,
         };

@@ -19,7 +19,7 @@ use crate::{
     position::{Cursor, Stale},
     session::{Answer, ChannelId, Question},
     single_flight::{Leader, Role},
-    tail::{Followed, Peek, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness},
     topic::Topic,
 };
 
@@ -35,7 +35,7 @@ impl Driver {
         let now = self.read_clocks();
         let question = match self.doubt(channel, &topic, question) {
             Ok(question) => question,
-            Err(stale) => return self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+            Err(stale) => return self.tell(channel, Ok(Answer::Read(FollowResult::Stale(stale))), now),
         };
         let (mut leads, mut waits) = (None, matches!(question, Question::Snapshot(_)));
         if let Question::Resume { cursor, published_at: Some(published_at), .. } = &question
@@ -45,10 +45,10 @@ impl Driver {
             waits = true;
         } else if let Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } = &question
         {
-            match self.peek(channel, *cursor, *wanted, now.steady) {
-                Peek::Found(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
-                Peek::Cold => waits = true,
-                Peek::Hot => match self.join_read(channel, waited_for) {
+            match self.get(channel, *cursor, *wanted, now.steady) {
+                CacheLookup::Hit(followed) => return self.tell(channel, Ok(Answer::Read(followed)), now),
+                CacheLookup::MissBehind => waits = true,
+                CacheLookup::MissAtHead => match self.join_read(channel, waited_for) {
                     Role::Alone => {}
                     Role::Leads(leader) => leads = Some(leader),
                     Role::Waits(leader) => {
@@ -84,7 +84,7 @@ impl Driver {
         answer: &Result<Answer, Error>,
         now: Now,
     ) -> bool {
-        let Ok(Answer::Read(Followed::Page { .. })) = answer else { return false };
+        let Ok(Answer::Read(FollowResult::Page { .. })) = answer else { return false };
         let went_back =
             |held: &ChannelState| held.tail.as_ref().is_some_and(|tail| tail.evidence() != held.evidence);
         if !self.channels.get(channel).is_some_and(went_back) {
@@ -93,11 +93,11 @@ impl Driver {
         let (Some(cursor), Some(topic)) = (self.session.cursor(channel), self.session.topic(channel)) else {
             return false;
         };
-        let (topic, wanted) = (topic.clone(), Wanted::default());
+        let (topic, wanted) = (topic.clone(), Freshness::default());
         match self.doubt(channel, &topic, Question::Read { cursor, wanted }) {
             Ok(question @ Question::Resume { .. }) => self.ask_khala(channel, topic, question, None),
             Ok(_) => return false,
-            Err(stale) => self.tell(channel, Ok(Answer::Read(Followed::Stale(stale))), now),
+            Err(stale) => self.tell(channel, Ok(Answer::Read(FollowResult::Stale(stale))), now),
         }
         true
     }
@@ -131,11 +131,11 @@ impl Driver {
     }
 
     /// What the tail has in memory after `cursor`.
-    fn peek(&self, channel: ChannelId, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
+    fn get(&self, channel: ChannelId, cursor: Cursor, wanted: Freshness, now: Moment) -> CacheLookup {
         // It was looked for as the question was doubted.
         match self.channels.get(channel).and_then(|held| held.tail.as_ref()) {
-            Some(held) => self.khala.journal().peek_held(held, cursor, wanted, now),
-            None => Peek::Cold,
+            Some(held) => self.khala.journal().get_held(held, cursor, wanted, now),
+            None => CacheLookup::MissBehind,
         }
     }
 

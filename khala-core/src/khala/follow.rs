@@ -18,7 +18,7 @@ use crate::{
     journal::{Journal as _, ReadLimit},
     position::{Bounds, Cursor, Stale},
     retention::CursorHandle,
-    tail::{Followed, Wanted, inconclusive},
+    tail::{FollowResult, Freshness, inconclusive},
     topic::Topic,
     wire::{JoinRequest, OnStale, Resume},
 };
@@ -124,17 +124,17 @@ impl Follower {
             // What was in doubt has to be read later than it could not be.
             let doubted = self.doubted.map(|(_, at)| at.plus(Duration::from_millis(1)).min(now));
             let not_older_than = now.minus(poll_every).max(doubted.unwrap_or_default());
-            let wanted = Wanted { head: self.watch.head(), not_older_than };
+            let wanted = Freshness { head: self.watch.head(), not_older_than };
             self.khala.throttle(&self.topic, self.cursor, wanted).await;
             match self.khala.journal().follow(&self.topic, self.cursor, wanted, now).await? {
-                Followed::Page { page, .. } => {
+                FollowResult::Page { page, .. } => {
                     self.cursor = page.page().cursor();
                     self.place.moved(self.cursor, now);
                     self.at_floor = false;
                     return Ok(EventPage::Updates(UpdatePage::shared(page)));
                 }
                 // Trimmed since the bounds were read; the floor is where it is now.
-                Followed::Stale(stale) if self.at_floor => {
+                FollowResult::Stale(stale) if self.at_floor => {
                     restarts += 1;
                     if restarts > RESTARTS {
                         return Err(inconclusive(&self.topic));
@@ -142,12 +142,12 @@ impl Follower {
                     self.cursor = stale.bounds.at_floor();
                     self.place.moved(self.cursor, now);
                 }
-                Followed::Stale(stale) if self.on_stale == OnStale::Snapshot => {
+                FollowResult::Stale(stale) if self.on_stale == OnStale::Snapshot => {
                     self.stale = Some(stale);
                     self.snapshot = Some(SnapshotFrom::Start);
                 }
-                Followed::Stale(stale) => return Ok(EventPage::Stale(stale)),
-                Followed::CaughtUp { .. } => {
+                FollowResult::Stale(stale) => return Ok(EventPage::Stale(stale)),
+                FollowResult::CaughtUp { .. } => {
                     self.at_floor = false;
                     let wait = self.doubt(now).unwrap_or(poll_every);
                     self.sleep(wait).await;

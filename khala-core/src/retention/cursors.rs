@@ -291,7 +291,7 @@ mod tests {
         let devices = [5, 50].map(|watermark| cursors.follow(&topic, Some("ada"), at(1, watermark), ms(0)));
         let nobody = cursors.follow(&topic, None, at(1, 7), ms(0));
         drop((devices, nobody));
-        // Followed again from 5 on: the device that stood there is back, not the other.
+        // FollowResult again from 5 on: the device that stood there is back, not the other.
         assert_eq!(seen(), 2);
         let back = cursors.follow(&topic, Some("ada"), at(1, 5), ms(0));
         assert_eq!(seen(), 1);

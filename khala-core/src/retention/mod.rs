@@ -23,5 +23,5 @@ pub use self::{
     plan::{SweepPlan, TopicPlan},
     record::{ClassSwept, FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
     sweeper::Sweeper,
-    sweeps::{Lead, MemorySweeps, SWEEPS_KEPT, Sweeps},
+    sweeps::{Lease, MemorySweeps, SWEEPS_KEPT, Sweeps},
 };

@@ -14,7 +14,7 @@ pub struct SweepOptions {
     pub guard: Option<u64>,
     /// How long a lead lasts that is not renewed: how long nobody sweeps after the node that did was killed. More than
     /// the clocks of the nodes disagree.
-    pub lead_for: Duration,
+    pub lease_duration: Duration,
     /// How long the cursor of a follower that went counts as recently seen.
     pub seen_for: Duration,
     /// How long a topic must have been empty and idle to be retired: from then on no list has it and no sweep looks at it, until
@@ -27,7 +27,7 @@ impl Default for SweepOptions {
     fn default() -> Self {
         Self {
             guard: None,
-            lead_for: Duration::from_secs(60),
+            lease_duration: Duration::from_secs(60),
             seen_for: Duration::from_secs(60 * 60),
             retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
         }
@@ -44,8 +44,8 @@ impl SweepOptions {
 
     /// Leads for that long at a time.
     #[must_use]
-    pub fn with_lead_for(mut self, duration: Duration) -> Self {
-        self.lead_for = duration;
+    pub fn with_lease_duration(mut self, duration: Duration) -> Self {
+        self.lease_duration = duration;
         self
     }
 

@@ -24,7 +24,7 @@ use super::{
     order::{SweepOptions, SweepOrder, Swept},
     plan::Tally,
     record::{FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
-    sweeps::{Lead, Sweeps},
+    sweeps::{Lease, Sweeps},
 };
 use crate::{
     class::Classes,
@@ -141,14 +141,14 @@ impl Sweeper {
     /// An [`Error`] when it is not known who leads, so that nothing was begun.
     pub async fn sweep(&self, order: SweepOrder) -> Result<Swept, Error> {
         let Now { wall: began_at, steady: began } = self.clock.read();
-        let until = began_at.plus(self.options.lead_for);
+        let until = began_at.plus(self.options.lease_duration);
         let _turn = match self.turn(until) {
             Ok(turn) => turn,
             Err(until) => return Ok(Swept::Busy { node: self.node.clone(), until }),
         };
-        match self.take_lead(began_at, until).await {
-            Ok(Lead::Mine) => {}
-            Ok(Lead::Theirs { node, until }) => return Ok(Swept::Busy { node, until }),
+        match self.take_lease(began_at, until).await {
+            Ok(Lease::Held) => {}
+            Ok(Lease::HeldBy { node, until }) => return Ok(Swept::Busy { node, until }),
             Err(error) => {
                 let mut record =
                     SweepRecord::new(self.node.clone(), began_at, order.trigger, SweepOutcome::Failed);
@@ -163,7 +163,7 @@ impl Sweeper {
         let ended = {
             let (run, lost) = (
                 self.run(order, self.dates.at(Now { wall: began_at, steady: began }), &mut tally).fuse(),
-                self.keep_lead(began.plus(self.options.lead_for)).fuse(),
+                self.keep_lease(began.plus(self.options.lease_duration)).fuse(),
             );
             pin_mut!(run, lost);
             select_biased! {
@@ -194,7 +194,7 @@ impl Sweeper {
         telemetry::swept(&record, now);
         self.record(record.clone()).await;
         // Until long ago, by whatever clock somebody else goes.
-        if let Err(error) = self.sweeps.lead(&self.node, now, Timestamp::default()).await {
+        if let Err(error) = self.sweeps.try_acquire(&self.node, now, Timestamp::default()).await {
             tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
         }
         Ok(match outcome {

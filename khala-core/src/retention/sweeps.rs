@@ -1,7 +1,10 @@
-//! Who sweeps a shared journal, and what became of it: one lead, and the newest records.
+//! The sweeper lease of a shared journal, and the newest records of sweeps.
 //!
-//! The lead saves work and nothing else: trimming twice is as trimming once, so nodes whose clocks disagree by more
-//! than a lead lasts cost time and no update. What must stay true: two nodes whose clocks agree never lead at once.
+//! The lease saves work and nothing else: trimming twice has the same effect as trimming once, so nodes whose clocks disagree by
+//! more than a lease lasts cost time and no update.
+//!
+//! # Invariants
+//! Two nodes whose clocks agree never hold the lease at once.
 
 use std::{
     collections::VecDeque,
@@ -18,14 +21,14 @@ use crate::{error::Error, node::NodeId, update::Timestamp};
 /// How many records of sweeps are kept.
 pub const SWEEPS_KEPT: usize = 1_000;
 
-/// The answer to who leads.
+/// Who holds the sweeper lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a caller must handle both")]
-pub enum Lead {
-    /// The node that asked.
-    Mine,
-    /// Another.
-    Theirs {
+pub enum Lease {
+    /// The node that asked holds it.
+    Held,
+    /// Another node holds it.
+    HeldBy {
         /// Which.
         node: NodeId,
         /// Until when, unless it renews.
@@ -41,14 +44,16 @@ pub enum Lead {
 /// and no others · S5 the records survive reopening, and the lead does or ends with its node, as the store says.
 #[async_trait]
 pub trait Sweeps: fmt::Debug + Send + Sync + 'static {
-    /// Lets `node` lead until `until`, unless another leads at `now`: its lead has ended at `until` itself.
+    /// Gives `node` the lease until `until`, unless another node holds it at `now`: a lease has ended at its `until` itself.
     ///
-    /// Who leads already gets its end moved, forward or back; by `now` it gives the lead up. A dropped future may have
-    /// taken it or not.
+    /// A node that holds it already gets its end moved, forward or back; with `now` as the end it gives the lease up.
+    ///
+    /// # Cancellation
+    /// A dropped future may have taken it or not.
     ///
     /// # Errors
-    /// An [`Error`] when it is not known who leads.
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error>;
+    /// An [`Error`] when it is not known which node holds it.
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error>;
 
     /// Stores the record of a run, and forgets the oldest past those that are kept.
     ///
@@ -65,7 +70,7 @@ pub trait Sweeps: fmt::Debug + Send + Sync + 'static {
     async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error>;
 }
 
-/// Lead and records in memory, forgotten with the process: for tests, and for a journal that one process has.
+/// Lease and records in memory, forgotten with the process: for tests, and for a journal that one process has.
 #[derive(Debug, Default)]
 pub struct MemorySweeps(Mutex<State>);
 
@@ -89,15 +94,15 @@ impl MemorySweeps {
 
 #[async_trait]
 impl Sweeps for MemorySweeps {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
         let mut state = self.lock();
         match &state.lead {
             Some((other, ends)) if other != node && *ends > now => {
-                Ok(Lead::Theirs { node: other.clone(), until: *ends })
+                Ok(Lease::HeldBy { node: other.clone(), until: *ends })
             }
             _ => {
                 state.lead = Some((node.clone(), until));
-                Ok(Lead::Mine)
+                Ok(Lease::Held)
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     documents::SnapshotFrom,
     position::{Bounds, Cursor},
     snapshots::SharedSnapshot,
-    tail::{Followed, Wanted},
+    tail::{FollowResult, Freshness},
     topic::Topic,
     update::Timestamp,
     wire::{Close, Encoded},
@@ -65,14 +65,14 @@ pub enum Question {
         /// Where to read from.
         cursor: Cursor,
         /// How sure "nothing" has to be.
-        wanted: Wanted,
+        wanted: Freshness,
     },
     /// What follows the cursor that a join starts from? It may be put off.
     Resume {
         /// Where to read from.
         cursor: Cursor,
         /// How sure "nothing" has to be.
-        wanted: Wanted,
+        wanted: Freshness,
         /// How far behind the head the cursor may be.
         budget: Option<u64>,
         /// When the last update that the cursor covers was published, if the client says: another update in its place
@@ -94,7 +94,7 @@ pub enum Answer {
     /// It is put off: too much is read from the journal as it is.
     Deferred(Limited),
     /// What follows.
-    Read(Followed),
+    Read(FollowResult),
     /// Documents.
     Snapshot(SharedSnapshot),
 }

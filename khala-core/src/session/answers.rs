@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     position::{Bounds, Cursor, Stale},
     snapshots::{SharedSnapshot, SharedSnapshotPage},
-    tail::{Followed, SharedPage},
+    tail::{FollowResult, SharedPage},
     wire::{Code, Head, Joined, OnStale, Refusal, Resume, StaleCursor, event},
 };
 
@@ -58,15 +58,15 @@ impl Session {
                 self.answer_bounds(id, bounds, confirmed_at, now.steady);
             }
             Ok(Answer::Deferred(limited)) => self.answer_deferred(id, &limited, now),
-            Ok(Answer::Read(Followed::Page { page, bounds, confirmed_at, behind })) => {
+            Ok(Answer::Read(FollowResult::Page { page, bounds, confirmed_at, behind })) => {
                 let news = News { bounds, confirmed_at, behind };
                 self.answer_page(id, &page, &news, now);
             }
-            Ok(Answer::Read(Followed::CaughtUp { bounds, confirmed_at })) => {
+            Ok(Answer::Read(FollowResult::CaughtUp { bounds, confirmed_at })) => {
                 let news = News { bounds, confirmed_at, behind: false };
                 self.answer_caught_up(id, &news, now.steady);
             }
-            Ok(Answer::Read(Followed::Stale(stale))) => self.answer_stale(id, stale, now),
+            Ok(Answer::Read(FollowResult::Stale(stale))) => self.answer_stale(id, stale, now),
             Ok(Answer::Snapshot(SharedSnapshot::Page(page))) => self.answer_snapshot(id, &page, now.steady),
             Ok(Answer::Snapshot(SharedSnapshot::Stale(stale))) => {
                 // The client is told by the page that starts it anew; operators are by this.

@@ -10,7 +10,7 @@ use crate::{
     documents::SnapshotFrom,
     position::{Cursor, Epoch, Watermark},
     stats::Stats,
-    tail::Wanted,
+    tail::Freshness,
     telemetry::Surface,
     topic::Topic,
     update::Timestamp,
@@ -319,14 +319,14 @@ impl Channel {
         match &self.phase {
             Phase::Opening { at: Some(cursor), resume, .. } => Question::Resume {
                 cursor: *cursor,
-                wanted: Wanted { head: self.heard, not_older_than },
+                wanted: Freshness { head: self.heard, not_older_than },
                 budget: self.budget().filter(|_| matches!(resume, Resume::After(_))),
                 published_at: self.published_at,
             },
             Phase::Opening { at: None, .. } => Question::Bounds { not_older_than },
             Phase::Snapshot { next, .. } => Question::Snapshot(next.clone()),
             Phase::Live => {
-                Question::Read { cursor: self.cursor, wanted: Wanted { head: self.heard, not_older_than } }
+                Question::Read { cursor: self.cursor, wanted: Freshness { head: self.heard, not_older_than } }
             }
         }
     }

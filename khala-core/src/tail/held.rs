@@ -33,7 +33,7 @@ impl HeldTopic {
         regrown.then(|| self.0.ring().as_ref().map(Ring::bounds)).flatten()
     }
 
-    /// The role of one that looked up the newest updates and was told [`Peek::Hot`](super::Peek::Hot), after it has waited for the
+    /// The role of one that looked up the newest updates and was told [`CacheLookup::MissAtHead`](super::CacheLookup::MissAtHead), after it has waited for the
     /// leader of that number, if it has; `waker` is woken if it is to wait.
     pub(crate) fn join_read(&self, waited_for: Option<u64>, waker: &Waker) -> Role {
         self.0.leadership.join(waited_for, waker)

@@ -20,7 +20,7 @@ use super::{
     alarm::Alarm,
     entry::Entry,
     held::HeldTopic,
-    lookup::{Followed, Lookup, Peek, Wanted, inconclusive},
+    lookup::{CacheLookup, FollowResult, Freshness, inconclusive},
     options::TailOptions,
     page::SharedPage,
     reads::{Done, Found, Target},
@@ -106,7 +106,7 @@ impl TailJournal {
         self
     }
 
-    /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::peek).
+    /// Tells the pace of history when somebody appends, and keeps to it in what is [found at once](Self::get).
     pub(crate) fn with_throttle(mut self, throttle: Arc<Throttle>, clock: Arc<dyn Clock>) -> Self {
         self.throttle = Some((throttle, clock));
         self
@@ -122,24 +122,24 @@ impl TailJournal {
         &self,
         topic: &Topic,
         cursor: Cursor,
-        wanted: Wanted,
+        wanted: Freshness,
         now: Moment,
-    ) -> Result<Followed, Error> {
+    ) -> Result<FollowResult, Error> {
         let entry = self.entry(topic, now);
         let begun = entry.reads.begun();
         let mut exact = false;
         for _ in 0..LOOKS {
             let behind = match self.lookup(&entry, cursor, &wanted) {
-                Lookup::Found(followed) => return Ok(followed),
-                Lookup::Hot => false,
-                Lookup::Cold => true,
+                CacheLookup::Hit(followed) => return Ok(followed),
+                CacheLookup::MissAtHead => false,
+                CacheLookup::MissBehind => true,
             };
             let start = if behind && !exact { self.start_for(&entry, cursor) } else { cursor };
             let Done { found, number, began_at } = self.read_pages(&entry, topic, start, behind, now).await?;
             if let Found::Other { bounds, evidence } = found {
                 // Before the question whether to trust it: whatever was shown since, the cursor ends with what is lost.
                 self.notice_others(&entry, bounds, evidence, number);
-                return Ok(Followed::Stale(Stale::of_another_history(cursor, bounds)));
+                return Ok(FollowResult::Stale(Stale::of_another_history(cursor, bounds)));
             }
             if entry.distrusts(number) {
                 continue;
@@ -155,7 +155,7 @@ impl TailJournal {
                         exact = true;
                         continue;
                     }
-                    return Ok(Followed::Stale(stale));
+                    return Ok(FollowResult::Stale(stale));
                 }
                 Found::Bounds(_) | Found::Other { .. } => continue, // no answer to this question
             };
@@ -171,7 +171,7 @@ impl TailJournal {
                 };
                 // Whoever has reached the head follows the tail from now on.
                 let behind = behind && page.page().end() < bounds.head;
-                return Ok(Followed::Page { page, bounds, confirmed_at: began_at, behind });
+                return Ok(FollowResult::Page { page, bounds, confirmed_at: began_at, behind });
             }
             if start != cursor {
                 exact = true;
@@ -181,18 +181,18 @@ impl TailJournal {
             let heard_of_more = wanted.head.is_some_and(|head| head.is_news_to(cursor));
             let late_enough = number > begun || (began_at >= wanted.not_older_than && !heard_of_more);
             if late_enough && bounds.head == cursor.watermark {
-                return Ok(Followed::CaughtUp { bounds, confirmed_at: began_at });
+                return Ok(FollowResult::CaughtUp { bounds, confirmed_at: began_at });
             }
         }
         Err(inconclusive(topic))
     }
 
     /// The same without reading the journal, or what reading it would take. While history keeps to a pace, what is old of
-    /// it is [`Cold`](Peek::Cold).
-    pub fn peek(&self, topic: &Topic, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
+    /// it is a [`MissBehind`](CacheLookup::MissBehind).
+    pub fn get(&self, topic: &Topic, cursor: Cursor, wanted: Freshness, now: Moment) -> CacheLookup {
         match self.held(topic) {
-            Some(held) => self.peek_held(&held, cursor, wanted, now),
-            None => Peek::Cold,
+            Some(held) => self.get_held(&held, cursor, wanted, now),
+            None => CacheLookup::MissBehind,
         }
     }
 
@@ -201,33 +201,31 @@ impl TailJournal {
         self.known(topic).map(HeldTopic::new)
     }
 
-    /// [`peek`](Self::peek) without looking for the topic.
-    pub(crate) fn peek_held(&self, held: &HeldTopic, cursor: Cursor, wanted: Wanted, now: Moment) -> Peek {
-        match self.look_at(held.entry(), cursor, wanted) {
-            Peek::Found(Followed::Page { behind: true, page, .. })
+    /// [`get`](Self::get) without looking for the topic.
+    pub(crate) fn get_held(
+        &self,
+        held: &HeldTopic,
+        cursor: Cursor,
+        wanted: Freshness,
+        now: Moment,
+    ) -> CacheLookup {
+        match self.lookup(held.entry(), cursor, &wanted) {
+            CacheLookup::Hit(FollowResult::Page { behind: true, page, .. })
                 if self.throttle.as_ref().is_some_and(|(throttle, clock)| {
                     throttle.holds_back(|| clock.now().since(page.published_at()), now)
                 }) =>
             {
-                Peek::Cold
+                CacheLookup::MissBehind
             }
             found => found,
         }
     }
 
-    /// [`peek`](Self::peek) at any pace.
-    pub(crate) fn look(&self, topic: &Topic, cursor: Cursor, wanted: Wanted) -> Peek {
+    /// [`get`](Self::get) at any pace.
+    pub(crate) fn get_unthrottled(&self, topic: &Topic, cursor: Cursor, wanted: Freshness) -> CacheLookup {
         match self.known(topic) {
-            Some(entry) => self.look_at(&entry, cursor, wanted),
-            None => Peek::Cold,
-        }
-    }
-
-    pub(super) fn look_at(&self, entry: &Entry, cursor: Cursor, wanted: Wanted) -> Peek {
-        match self.lookup(entry, cursor, &wanted) {
-            Lookup::Found(followed) => Peek::Found(followed),
-            Lookup::Hot => Peek::Hot,
-            Lookup::Cold => Peek::Cold,
+            Some(entry) => self.lookup(&entry, cursor, &wanted),
+            None => CacheLookup::MissBehind,
         }
     }
 
@@ -321,15 +319,17 @@ impl TailJournal {
         }
     }
 
-    pub(super) fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Wanted) -> Lookup {
+    pub(super) fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Freshness) -> CacheLookup {
         let mut ring = entry.ring();
-        let Some(ring) = &mut *ring else { return Lookup::Cold };
+        let Some(ring) = &mut *ring else { return CacheLookup::MissBehind };
         let lookup = ring.follow(cursor, wanted, |page| entry.share(page));
         let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
         match lookup {
-            Lookup::Cold => match entry.shelf().page_after(cursor, &bounds) {
-                Some(page) => Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: true }),
-                None => Lookup::Cold,
+            CacheLookup::MissBehind => match entry.shelf().page_after(cursor, &bounds) {
+                Some(page) => {
+                    CacheLookup::Hit(FollowResult::Page { page, bounds, confirmed_at, behind: true })
+                }
+                None => CacheLookup::MissBehind,
             },
             found => found,
         }

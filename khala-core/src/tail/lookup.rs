@@ -13,7 +13,7 @@ use crate::{
 /// What a subscriber that follows a topic wants to know.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "a question of exactly two parts")]
-pub struct Wanted {
+pub struct Freshness {
     /// The head that it has heard of.
     pub head: Option<Cursor>,
     /// "Nothing new" must have been true at this moment or later.
@@ -23,7 +23,7 @@ pub struct Wanted {
 /// The answer to a subscriber that follows a topic.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
-pub enum Followed {
+pub enum FollowResult {
     /// There is nothing after the cursor.
     CaughtUp {
         /// What the topic held.
@@ -46,27 +46,16 @@ pub enum Followed {
     Stale(Stale),
 }
 
-/// What it takes to answer a subscriber that follows a topic.
+/// What the tail has in memory for a subscriber that follows a topic.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
-pub enum Peek {
-    /// Nothing: here is the answer.
-    Found(Followed),
-    /// A read of the topic's newest updates, which all who follow it share.
-    Hot,
-    /// A read behind the tail.
-    Cold,
-}
-
-/// What a ring says to a reader.
-#[derive(Debug)]
-pub(super) enum Lookup {
-    /// Here it is.
-    Found(Followed),
-    /// It has to be read from the journal; what comes back belongs at the ring's end.
-    Hot,
-    /// It lies outside of the ring.
-    Cold,
+pub enum CacheLookup {
+    /// The answer.
+    Hit(FollowResult),
+    /// Nothing yet: it takes a read of the topic's newest updates, which all its followers share.
+    MissAtHead,
+    /// Nothing: it takes a read behind the tail.
+    MissBehind,
 }
 
 /// The error of a question that the journal did not answer in as many looks as it gets.

@@ -23,7 +23,7 @@ mod shelf;
 pub(crate) use self::{alarm::Alarm, held::HeldTopic, lookup::inconclusive};
 pub use self::{
     journal::TailJournal,
-    lookup::{Followed, Peek, Wanted},
+    lookup::{CacheLookup, FollowResult, Freshness},
     options::TailOptions,
     page::SharedPage,
 };

@@ -120,7 +120,7 @@ mod tests {
         journal::{Batch, Journal as _, ReadFrom, ReadLimit, Replay},
         memory::MemoryStore,
         position::{Cursor, Watermark},
-        tail::{SharedPage, TailOptions, Wanted},
+        tail::{Freshness, SharedPage, TailOptions},
         update::{Kind, NewUpdate, Payload, Timestamp},
     };
 
@@ -153,6 +153,9 @@ mod tests {
         tail.keep_for_others(&entry, &page(0), early);
         assert_eq!(entry.shelf().bytes(), 0);
         let lost = Cursor::new(bounds.epoch, Watermark::new(8).unwrap());
-        assert!(!matches!(tail.look(&topic, lost, Wanted::default()), crate::tail::Peek::Found(_)));
+        assert!(!matches!(
+            tail.get_unthrottled(&topic, lost, Freshness::default()),
+            crate::tail::CacheLookup::Hit(_)
+        ));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    lookup::{Followed, Lookup, Wanted},
+    lookup::{CacheLookup, FollowResult, Freshness},
     mark::Mark,
     page::SharedPage,
 };
@@ -120,13 +120,13 @@ impl Ring {
     pub(super) fn follow(
         &mut self,
         cursor: Cursor,
-        wanted: &Wanted,
+        wanted: &Freshness,
         share: impl Fn(Page) -> SharedPage,
-    ) -> Lookup {
+    ) -> CacheLookup {
         let Cursor { epoch, watermark } = cursor;
         let end = self.end();
         if epoch != self.bounds.epoch || watermark < self.start.max(self.bounds.floor) || watermark > end {
-            return Lookup::Cold;
+            return CacheLookup::MissBehind;
         }
         if watermark < end {
             if watermark >= self.paged() {
@@ -134,13 +134,13 @@ impl Ring {
             }
             let page = self.page_after(watermark);
             let (bounds, confirmed_at) = (self.bounds, self.confirmed_at);
-            return Lookup::Found(Followed::Page { page, bounds, confirmed_at, behind: false });
+            return CacheLookup::Hit(FollowResult::Page { page, bounds, confirmed_at, behind: false });
         }
         let heard_of_more = wanted.head.is_some_and(|head| head.epoch != epoch || head.watermark > end);
         if heard_of_more || self.bounds.head > end || self.confirmed_at < wanted.not_older_than {
-            return Lookup::Hot;
+            return CacheLookup::MissAtHead;
         }
-        Lookup::Found(Followed::CaughtUp { bounds: self.bounds, confirmed_at: self.confirmed_at })
+        CacheLookup::Hit(FollowResult::CaughtUp { bounds: self.bounds, confirmed_at: self.confirmed_at })
     }
 
     /// The page that starts at `watermark`, or the rest of the page that it lies in.
@@ -320,8 +320,8 @@ mod tests {
     /// What a reader is given after `after`, page by page, as far as it is here.
     fn read(ring: &mut Ring, mut after: u64) -> Vec<u64> {
         let mut seqs = Vec::new();
-        while let Lookup::Found(Followed::Page { page, .. }) =
-            ring.follow(Cursor::new(Epoch::from_bits(1), at(after)), &Wanted::default(), share)
+        while let CacheLookup::Hit(FollowResult::Page { page, .. }) =
+            ring.follow(Cursor::new(Epoch::from_bits(1), at(after)), &Freshness::default(), share)
         {
             assert_eq!(page.page().after, at(after));
             seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));

@@ -15,7 +15,7 @@ use khala_core::{
     documents::Documents,
     journal::Journal,
     node::NodeId,
-    retention::{Lead, SWEEPS_KEPT, SweepRecord, Sweeps},
+    retention::{Lease, SWEEPS_KEPT, SweepRecord, Sweeps},
 };
 use tokio::time::sleep;
 
@@ -86,7 +86,7 @@ impl Broken {
 
 impl Harness for Broken {
     const CAPABILITIES: Capabilities =
-        Capabilities::volatile().with_survives_reopening(true).with_lead_ends_with_its_node(false);
+        Capabilities::volatile().with_survives_reopening(true).with_lease_ends_with_its_node(false);
 
     async fn fresh() -> Self {
         Self::new(Fault::None)
@@ -153,7 +153,7 @@ impl Inner {
 
 #[async_trait]
 impl Sweeps for Inner {
-    async fn lead(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lead, Error> {
+    async fn try_acquire(&self, node: &NodeId, now: Timestamp, until: Timestamp) -> Result<Lease, Error> {
         let before = self.lock().lead.clone();
         if self.fault == Fault::LeadRace {
             meanwhile().await;
@@ -163,7 +163,7 @@ impl Sweeps for Inner {
         let mut end = until;
         if let Some((leader, ends)) = found.filter(|(_, ends)| self.holds(*ends, now)) {
             if !self.is_same(&leader, node) {
-                return Ok(Lead::Theirs { node: leader, until: ends });
+                return Ok(Lease::HeldBy { node: leader, until: ends });
             }
             match self.fault {
                 Fault::NeverShorter => end = end.max(ends),
@@ -172,7 +172,7 @@ impl Sweeps for Inner {
             }
         }
         state.lead = Some((node.clone(), end));
-        Ok(Lead::Mine)
+        Ok(Lease::Held)
     }
 
     async fn record(&self, record: &SweepRecord) -> Result<(), Error> {

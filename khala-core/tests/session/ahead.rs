@@ -10,7 +10,7 @@ use khala_core::{
     Batch, Cursor, Kind, NewUpdate, Payload, Timestamp, Topic, Watermark,
     journal::{Journal as _, Keep, ReadLimit, Replay},
     position::StaleReason,
-    tail::{Followed, TailJournal, TailOptions, Wanted},
+    tail::{FollowResult, Freshness, TailJournal, TailOptions},
 };
 
 use crate::clock::steady;
@@ -45,13 +45,17 @@ impl Rig {
         Cursor::new(bounds.epoch, Watermark::new(watermark).unwrap())
     }
 
-    fn follow(&self, cursor: Cursor) -> Followed {
-        self.tail.follow(&self.topic, cursor, Wanted::default(), steady(NOW)).now_or_never().unwrap().unwrap()
+    fn follow(&self, cursor: Cursor) -> FollowResult {
+        self.tail
+            .follow(&self.topic, cursor, Freshness::default(), steady(NOW))
+            .now_or_never()
+            .unwrap()
+            .unwrap()
     }
 
     /// Reads one page, and says how many updates it holds.
     fn step(&self, cursor: &mut Cursor) -> usize {
-        let Followed::Page { page, .. } = self.follow(*cursor) else { return 0 };
+        let FollowResult::Page { page, .. } = self.follow(*cursor) else { return 0 };
         assert_eq!(page.page().after, cursor.watermark);
         *cursor = page.page().cursor();
         page.page().updates.len()
@@ -110,7 +114,7 @@ fn what_was_read_ahead_and_trimmed_is_not_handed_out() {
     rig.step(&mut cursor);
     let keep = Keep::everything().with_updates(9_500);
     rig.tail.trim(&rig.topic, keep, NOW).now_or_never().unwrap().unwrap();
-    let Followed::Stale(stale) = rig.follow(cursor) else { panic!("300 more went") };
+    let FollowResult::Stale(stale) = rig.follow(cursor) else { panic!("300 more went") };
     assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
     // Those who stand at the floor go on, in pages that start there.
     let mut cursor = rig.at(500);
@@ -131,7 +135,7 @@ fn what_is_read_ahead_is_what_the_journal_holds() {
     let rig = Rig::new(3_000, TailOptions::default());
     let mut seen = Vec::new();
     let mut cursor = rig.at(130);
-    while let Followed::Page { page, bounds, .. } = rig.follow(cursor) {
+    while let FollowResult::Page { page, bounds, .. } = rig.follow(cursor) {
         assert_eq!(page.page().bounds, bounds);
         seen.extend(page.page().updates.clone());
         cursor = page.page().cursor();

@@ -26,7 +26,7 @@ use khala_core::{
     connection::{Progress, Received, Sent, Transport},
     documents::{Documents, Snapshot, SnapshotFrom},
     journal::{DueAfter, DuePage, Journal, Keep, ReadFrom, ReadLimit, Replay, Settled, TopicPage, Trimmed},
-    tail::{Followed, TailJournal, TailOptions, Wanted},
+    tail::{FollowResult, Freshness, TailJournal, TailOptions},
     wire::Serializer,
 };
 use tokio::{
@@ -260,24 +260,25 @@ async fn a_read_that_somebody_holds_answers_nobody_who_came_later() {
     let tail = TailJournal::new(journal.clone(), TailOptions::default().with_topic_bytes(10_000));
     let (start, topic) = (origin(&tail).await, topic());
     journal.close();
-    let mut held = Box::pin(tail.follow(&topic, start, Wanted::default(), steady(NOW)));
+    let mut held = Box::pin(tail.follow(&topic, start, Freshness::default(), steady(NOW)));
     assert!((&mut held).now_or_never().is_none());
     journal.open();
     // An hour passes, others follow from the head, and the ring moves on.
     let later = steady(NOW).plus(Duration::from_secs(3600));
-    let wanted = Wanted { head: None, not_older_than: later };
+    let wanted = Freshness { head: None, not_older_than: later };
     let mut cursor = tail.recent_bounds(&topic, later, later).await.unwrap().0.at_head();
     for _ in 0..50 {
         tail.append(&topic, updates(50), NOW).await.unwrap();
-        let Followed::Page { page, .. } = tail.follow(&topic, cursor, wanted, later).await.unwrap() else {
+        let FollowResult::Page { page, .. } = tail.follow(&topic, cursor, wanted, later).await.unwrap()
+        else {
             panic!("there are 50 updates")
         };
         cursor = page.page().cursor();
     }
     for _ in 0..3 {
-        let wanted = Wanted { head: Some(cursor), not_older_than: later };
+        let wanted = Freshness { head: Some(cursor), not_older_than: later };
         let followed = tail.follow(&topic, start, wanted, later).await.unwrap();
-        assert!(matches!(followed, Followed::Page { .. }), "2,500 updates are there: {followed:?}");
+        assert!(matches!(followed, FollowResult::Page { .. }), "2,500 updates are there: {followed:?}");
     }
     drop(held);
 }
@@ -290,8 +291,8 @@ async fn a_large_exact_read_is_no_frame() {
     tail.append(&topic, updates(600), NOW).await.unwrap();
     let limit = ReadLimit::new(NonZeroUsize::new(1_000).unwrap(), 2 << 20);
     tail.read(&topic, start.into(), limit).await.unwrap();
-    let Followed::Page { page, .. } =
-        tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap()
+    let FollowResult::Page { page, .. } =
+        tail.follow(&topic, start, Freshness::default(), steady(NOW)).await.unwrap()
     else {
         panic!("there are 600 updates")
     };
@@ -305,12 +306,12 @@ async fn a_head_that_was_told_is_not_taken_back_by_a_read_that_began_before() {
     tail.append(&topic, updates(5), NOW).await.unwrap();
     let start = origin(&tail).await;
     journal.close();
-    let mut cold = Box::pin(tail.follow(&topic, start, Wanted::default(), steady(NOW)));
+    let mut cold = Box::pin(tail.follow(&topic, start, Freshness::default(), steady(NOW)));
     assert!((&mut cold).now_or_never().is_none());
     tail.append(&topic, updates(2), NOW).await.unwrap();
     let seen = tail.bounds(&topic).await.unwrap().head;
     journal.open();
-    let Followed::Page { bounds, .. } = cold.await.unwrap() else { panic!("there are updates") };
+    let FollowResult::Page { bounds, .. } = cold.await.unwrap() else { panic!("there are updates") };
     assert_eq!(bounds.head, seen);
 }
 
@@ -320,11 +321,11 @@ async fn a_head_that_a_listing_told_is_not_taken_back() {
     let (tail, topic) = (TailJournal::new(journal.clone(), TailOptions::default()), topic());
     tail.append(&topic, updates(5), NOW).await.unwrap();
     let start = origin(&tail).await;
-    tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap();
+    tail.follow(&topic, start, Freshness::default(), steady(NOW)).await.unwrap();
     journal.append(&topic, updates(2), NOW).await.unwrap(); // another process
     let seen = tail.topics("", None, NonZeroUsize::MIN).await.unwrap().topics[0].1.head;
-    let Followed::Page { bounds, .. } =
-        tail.follow(&topic, start, Wanted::default(), steady(NOW)).await.unwrap()
+    let FollowResult::Page { bounds, .. } =
+        tail.follow(&topic, start, Freshness::default(), steady(NOW)).await.unwrap()
     else {
         panic!("there are updates")
     };

@@ -7,7 +7,7 @@ use khala_core::{
     clock::Moment,
     journal::Journal as _,
     replay::ReplayOptions,
-    tail::{Followed, Peek, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness},
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 const NOW: Moment = Moment::from_millis(1_000_000);
-const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Moment::from_millis(0) };
+const ANY_AGE: Freshness = Freshness { head: None, not_older_than: Moment::from_millis(0) };
 const LIMIT: u64 = 400_000;
 
 struct Rig(Khala);
@@ -51,7 +51,7 @@ impl Rig {
         }
     }
 
-    fn next(&self, topic: &Topic, cursor: Cursor) -> Followed {
+    fn next(&self, topic: &Topic, cursor: Cursor) -> FollowResult {
         self.0.journal().follow(topic, cursor, ANY_AGE, NOW).now_or_never().expect("nothing pauses").unwrap()
     }
 
@@ -59,7 +59,7 @@ impl Rig {
     fn in_memory(&self, (topic, start): &(Topic, Cursor), count: u64) -> Vec<u64> {
         let found = |after: &u64| {
             let cursor = Cursor::new(start.epoch, Watermark::new(*after).unwrap());
-            matches!(self.0.journal().peek(topic, cursor, ANY_AGE, NOW), Peek::Found(_))
+            matches!(self.0.journal().get(topic, cursor, ANY_AGE, NOW), CacheLookup::Hit(_))
         };
         (0..count).filter(found).collect()
     }
@@ -71,7 +71,7 @@ impl Rig {
     /// Everything that a follower is given that comes back to the start.
     fn seqs(&self, (topic, start): &(Topic, Cursor)) -> Vec<u64> {
         let (mut cursor, mut seqs) = (*start, Vec::new());
-        while let Followed::Page { page, .. } = self.next(topic, cursor) {
+        while let FollowResult::Page { page, .. } = self.next(topic, cursor) {
             cursor = page.page().cursor();
             seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
         }

@@ -20,7 +20,7 @@ use khala_core::{
     journal::{Journal, Keep, ReadLimit},
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     snapshots::{SharedSnapshot, SharedSnapshotPage},
-    tail::{Peek, TailJournal, TailOptions},
+    tail::{CacheLookup, TailJournal, TailOptions},
     wire::{Close, Encoded, JoinRequest, Serializer},
 };
 
@@ -422,8 +422,8 @@ impl World {
                     assert!(!line.asked.contains_key(&channel), "one question at a time");
                     let waits = match &question {
                         Question::Read { cursor, wanted } | Question::Resume { cursor, wanted, .. } => {
-                            match self.tail.peek(&topic, *cursor, *wanted, steady(self.now)) {
-                                Peek::Found(followed) => {
+                            match self.tail.get(&topic, *cursor, *wanted, steady(self.now)) {
+                                CacheLookup::Hit(followed) => {
                                     asked = false;
                                     session.handle_answer(
                                         channel,
@@ -432,8 +432,8 @@ impl World {
                                     );
                                     continue;
                                 }
-                                Peek::Hot => false,
-                                Peek::Cold => true,
+                                CacheLookup::MissAtHead => false,
+                                CacheLookup::MissBehind => true,
                             }
                         }
                         Question::Snapshot(_) => true,

@@ -12,7 +12,7 @@ use khala_core::{
     clock::Moment,
     journal::{Journal as _, Keep, ReadFrom, ReadLimit, Replay},
     position::StaleReason,
-    tail::{Followed, Peek, SharedPage, TailJournal, TailOptions, Wanted},
+    tail::{CacheLookup, FollowResult, Freshness, SharedPage, TailJournal, TailOptions},
     wire::Serializer,
 };
 
@@ -21,7 +21,7 @@ use crate::store::Store;
 const START: Timestamp = Timestamp::from_millis(1_000_000);
 const NOW: Moment = Moment::from_millis(1_000_000);
 /// Nobody asks for news that are fresher than this.
-const ANY_AGE: Wanted = Wanted { head: None, not_older_than: Moment::from_millis(0) };
+const ANY_AGE: Freshness = Freshness { head: None, not_older_than: Moment::from_millis(0) };
 
 fn topic(name: &str) -> Topic {
     Topic::parse(name).unwrap()
@@ -37,12 +37,12 @@ fn at(epoch: Cursor, watermark: u64) -> Cursor {
     Cursor::new(epoch.epoch, Watermark::new(watermark).unwrap())
 }
 
-fn since(now: Moment) -> Wanted {
-    Wanted { head: None, not_older_than: now }
+fn since(now: Moment) -> Freshness {
+    Freshness { head: None, not_older_than: now }
 }
 
-fn heard(head: Cursor) -> Wanted {
-    Wanted { head: Some(head), ..ANY_AGE }
+fn heard(head: Cursor) -> Freshness {
+    Freshness { head: Some(head), ..ANY_AGE }
 }
 
 struct Rig {
@@ -75,11 +75,11 @@ impl Rig {
         journal.trim(&topic, keep, START).now_or_never().unwrap().unwrap();
     }
 
-    fn follow(&self, name: &str, cursor: Cursor, wanted: Wanted) -> Followed {
+    fn follow(&self, name: &str, cursor: Cursor, wanted: Freshness) -> FollowResult {
         self.follow_at(name, cursor, wanted, NOW)
     }
 
-    fn follow_at(&self, name: &str, cursor: Cursor, wanted: Wanted, now: Moment) -> Followed {
+    fn follow_at(&self, name: &str, cursor: Cursor, wanted: Freshness, now: Moment) -> FollowResult {
         let topic = topic(name);
         self.tail.follow(&topic, cursor, wanted, now).now_or_never().expect("nothing pauses").unwrap()
     }
@@ -87,7 +87,7 @@ impl Rig {
     /// Follows to the end; gives the pages.
     fn follow_all(&self, name: &str, mut cursor: Cursor) -> Vec<Arc<SharedPage>> {
         let mut pages = Vec::new();
-        while let Followed::Page { page, .. } = self.follow(name, cursor, ANY_AGE) {
+        while let FollowResult::Page { page, .. } = self.follow(name, cursor, ANY_AGE) {
             cursor = page.page().cursor();
             pages.push(page);
         }
@@ -95,12 +95,12 @@ impl Rig {
     }
 
     fn in_memory(&self, name: &str, cursor: Cursor) -> bool {
-        matches!(self.tail.peek(&topic(name), cursor, ANY_AGE, Moment::default()), Peek::Found(_))
+        matches!(self.tail.get(&topic(name), cursor, ANY_AGE, Moment::default()), CacheLookup::Hit(_))
     }
 }
 
-fn page(followed: Followed) -> Arc<SharedPage> {
-    let Followed::Page { page, .. } = followed else { panic!("there is a page: {followed:?}") };
+fn page(followed: FollowResult) -> Arc<SharedPage> {
+    let FollowResult::Page { page, .. } = followed else { panic!("there is a page: {followed:?}") };
     page
 }
 
@@ -181,7 +181,7 @@ fn fresh_cursors_cost_one_read_per_topic() {
         let head = rig.append(name, updates(3, 10));
         let before = rig.store.reads();
         for _ in 0..100 {
-            assert!(matches!(rig.follow(name, head, since(NOW)), Followed::CaughtUp { .. }));
+            assert!(matches!(rig.follow(name, head, since(NOW)), FollowResult::CaughtUp { .. }));
         }
         assert_eq!(rig.store.reads() - before, 1);
     }
@@ -192,7 +192,7 @@ fn fresh_cursors_cost_one_read_per_topic() {
     }
     assert_eq!(rig.store.bounds.load(Ordering::Relaxed) - asked, 1);
     let before = rig.store.reads();
-    assert!(matches!(rig.follow("d", rig.bounds("d").at_head(), since(NOW)), Followed::CaughtUp { .. }));
+    assert!(matches!(rig.follow("d", rig.bounds("d").at_head(), since(NOW)), FollowResult::CaughtUp { .. }));
     assert_eq!(rig.store.reads(), before, "the bounds are enough");
 }
 
@@ -203,7 +203,7 @@ fn nothing_new_is_never_older_than_was_asked_for() {
     let later = NOW.plus(Duration::from_secs(9));
     rig.follow("t", start, since(NOW));
     rig.append("t", updates(1, 10));
-    let Followed::CaughtUp { confirmed_at, .. } = rig.follow_at("t", start, since(NOW), later) else {
+    let FollowResult::CaughtUp { confirmed_at, .. } = rig.follow_at("t", start, since(NOW), later) else {
         panic!("nothing was announced, and this is new enough")
     };
     assert_eq!(confirmed_at, NOW);
@@ -368,7 +368,9 @@ fn a_new_epoch_underneath_is_noticed() {
     let later = NOW.plus(Duration::from_secs(9));
     // By an announcement, and by polling.
     for wanted in [heard(new), since(later)] {
-        let Followed::Stale(stale) = rig.follow_at("t", head, wanted, later) else { panic!("it is over") };
+        let FollowResult::Stale(stale) = rig.follow_at("t", head, wanted, later) else {
+            panic!("it is over")
+        };
         assert_eq!((stale.reasons, stale.bounds), (vec![StaleReason::EpochMismatch], rig.bounds("t")));
     }
     assert_eq!(seqs(&page(rig.follow("t", at(new, 0), ANY_AGE))), [1, 2]);
@@ -382,13 +384,13 @@ fn a_trim_underneath_is_noticed() {
     rig.follow("t", start, since(NOW));
     let head = rig.append("t", updates(10, 10));
     rig.trim("t", 4);
-    let Followed::Stale(stale) = rig.follow("t", start, heard(head)) else { panic!("it is left behind") };
+    let FollowResult::Stale(stale) = rig.follow("t", start, heard(head)) else { panic!("it is left behind") };
     assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
     assert_eq!(seqs(&page(rig.follow("t", at(start, 6), ANY_AGE))), [7, 8, 9, 10]);
     // What the tail is told itself, it acts on at once.
     let keep = Keep::everything().with_updates(1);
     rig.tail.trim(&topic("t"), keep, START).now_or_never().unwrap().unwrap();
-    assert!(matches!(rig.follow("t", at(start, 6), ANY_AGE), Followed::Stale(_)));
+    assert!(matches!(rig.follow("t", at(start, 6), ANY_AGE), FollowResult::Stale(_)));
     assert_eq!(seqs(&page(rig.follow("t", at(start, 9), ANY_AGE))), [10]);
 }
 
@@ -454,14 +456,14 @@ fn a_journal_that_went_back_is_believed_and_nothing_that_it_lost_is_served() {
     rig.store.go_back(backup);
     // A follower at the lost head looks whether there is more.
     let later = NOW.plus(Duration::from_secs(10));
-    let Followed::Stale(stale) = rig.follow_at("t", lost, since(later), later) else {
+    let FollowResult::Stale(stale) = rig.follow_at("t", lost, since(later), later) else {
         panic!("it stands ahead of the journal")
     };
     assert_eq!((stale.reasons, stale.bounds.head), (vec![StaleReason::CursorAhead], at(start, 5).watermark));
     let served = page(rig.follow_at("t", start, ANY_AGE, later));
     assert_eq!(seqs(&served), [1, 2, 3, 4, 5], "what was lost is served to nobody");
     let end = rig.follow_at("t", at(start, 5), since(later), later);
-    assert!(matches!(end, Followed::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark));
+    assert!(matches!(end, FollowResult::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark));
     // What the journal has regrown is what is served.
     rig.tail.append(&topic("t"), updates(1, 99), START).now_or_never().unwrap().unwrap();
     let regrown = page(rig.follow_at("t", at(start, 5), ANY_AGE, later));
@@ -489,7 +491,9 @@ fn a_resume_in_a_journal_that_went_back_is_answered_after_few_reads() {
             break followed.unwrap();
         }
     };
-    assert!(matches!(followed, Followed::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark));
+    assert!(
+        matches!(followed, FollowResult::CaughtUp { bounds, .. } if bounds.head == at(start, 5).watermark)
+    );
     assert!(rig.store.reads() - before <= 3, "{} reads", rig.store.reads() - before);
     rig.store.pause(0);
     assert_eq!(recent(NOW), at(start, 5).watermark);
@@ -544,7 +548,7 @@ fn a_read_that_began_before_the_evidence_brings_nothing_back() {
     rig.store.pause(0);
     rig.store.go_back(backup);
     let later = NOW.plus(Duration::from_secs(10));
-    assert!(matches!(rig.follow_at("t", lost, since(later), later), Followed::Stale(_)));
+    assert!(matches!(rig.follow_at("t", lost, since(later), later), FollowResult::Stale(_)));
     let Poll::Ready(Ok(bounds)) = early.poll_unpin(&mut context) else { panic!("it arrives") };
     assert_eq!(bounds.head, at(start, 10).watermark);
     let (known, _) = rig.tail.recent_bounds(&topic, NOW, later).now_or_never().unwrap().unwrap();
@@ -578,7 +582,7 @@ fn a_read_of_what_is_new_looks_back_at_one_update_and_is_whole_nevertheless() {
     assert_eq!(seqs(&page(rig.follow("t", at(start, 153), heard(head)))), [154, 155]);
     rig.trim("t", 0);
     let later = NOW.plus(Duration::from_secs(9));
-    assert!(matches!(rig.follow_at("t", head, since(later), later), Followed::CaughtUp { .. }));
+    assert!(matches!(rig.follow_at("t", head, since(later), later), FollowResult::CaughtUp { .. }));
 }
 
 #[test]
@@ -599,7 +603,7 @@ fn other_updates_in_the_place_of_those_that_are_held_are_noticed_also_where_they
         rig.store.go_back(backup);
         rig.append("t", updates(6, 11));
         let head = rig.bounds("t").at_head();
-        let Followed::Stale(stale) = rig.follow("t", lost, heard(head)) else {
+        let FollowResult::Stale(stale) = rig.follow("t", lost, heard(head)) else {
             panic!("it follows what was lost")
         };
         assert_eq!((stale.reasons, stale.bounds.head), (vec![StaleReason::EpochMismatch], head.watermark));

@@ -60,7 +60,7 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
     let khala = &server.0.khala;
     let records = khala.retention().records(limit).await?;
     let plan = if planned { Some(khala.retention().plan_sweep().await?) } else { None };
-    let SweepOptions { guard, lead_for, seen_for, .. } = khala.retention().options();
+    let SweepOptions { guard, lease_duration, seen_for, .. } = khala.retention().options();
     let classes = khala.classes().iter().map(|class| Class {
         class: &class.name,
         pattern: &class.pattern,
@@ -75,7 +75,7 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
             every_ms: server.0.sweep_every.map(millis),
             guard_cursors: guard,
             seen_ms: millis(seen_for),
-            lead_ms: millis(lead_for),
+            lead_ms: millis(lease_duration),
             classes: classes.collect(),
             records,
             plan,

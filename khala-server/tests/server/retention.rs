@@ -135,11 +135,11 @@ async fn one_sweep_at_a_time() {
     .await;
     let (there, now) = (NodeId::parse("there").unwrap(), server.khala.now());
     let ends = now.plus(Duration::from_secs(60));
-    sweeps.lead(&there, now, ends).await.unwrap();
+    sweeps.try_acquire(&there, now, ends).await.unwrap();
     let problem = ask(&server, Method::POST, "", "{}").await.problem(409, "sweep_busy");
     assert_eq!((&problem["node"], &problem["until"]), (&json!("there"), &json!(ends.as_millis())));
     assert_eq!(status(&server, "").await["node"], "here");
-    sweeps.lead(&there, now, now).await.unwrap();
+    sweeps.try_acquire(&there, now, now).await.unwrap();
     assert_eq!(ask(&server, Method::POST, "", "{}").await.status, 200);
 }
 

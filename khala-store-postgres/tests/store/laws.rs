@@ -21,7 +21,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::{open, patient};
 
-const DURABLE: Capabilities = Capabilities::durable().with_lead_ends_with_its_node(true);
+const DURABLE: Capabilities = Capabilities::durable().with_lease_ends_with_its_node(true);
 
 /// A store that is alone on its database, straight or through a pooler in transaction mode.
 #[derive(Debug)]

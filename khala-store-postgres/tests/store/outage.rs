@@ -7,7 +7,7 @@ use khala_core::{
     journal::{Journal, Replay},
     node::NodeId,
     position::StaleReason,
-    retention::{Lead, Sweeps},
+    retention::{Lease, Sweeps},
     update::DedupKey,
 };
 use khala_store_postgres::{PostgresOptions, PostgresStore, new_epochs};
@@ -202,10 +202,10 @@ async fn a_node_that_dies_loses_the_lead_and_one_that_froze_keeps_it_until_its_e
     let other = open(&url).await;
     let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
     let at = Timestamp::from_millis;
-    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
-    let theirs = Lead::Theirs { node: one.clone(), until: at(1_000) };
+    assert_eq!(store.try_acquire(&one, at(0), at(1_000)).await.unwrap(), Lease::Held);
+    let theirs = Lease::HeldBy { node: one.clone(), until: at(1_000) };
     assert_eq!(
-        other.lead(&two, at(1), at(2_000)).await.unwrap(),
+        other.try_acquire(&two, at(1), at(2_000)).await.unwrap(),
         theirs,
         "it says nothing, and its lock is held"
     );
@@ -215,11 +215,11 @@ async fn a_node_that_dies_loses_the_lead_and_one_that_froze_keeps_it_until_its_e
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
                WHERE state = 'idle in transaction' AND datname = current_database()",
     );
-    assert_eq!(other.lead(&two, at(2), at(2_000)).await.unwrap(), Lead::Mine);
-    let theirs = Lead::Theirs { node: two.clone(), until: at(2_000) };
-    assert_eq!(store.lead(&one, at(3), at(3_000)).await.unwrap(), theirs);
+    assert_eq!(other.try_acquire(&two, at(2), at(2_000)).await.unwrap(), Lease::Held);
+    let theirs = Lease::HeldBy { node: two.clone(), until: at(2_000) };
+    assert_eq!(store.try_acquire(&one, at(3), at(3_000)).await.unwrap(), theirs);
     // It holds its lock still, and its time is over.
-    assert_eq!(store.lead(&one, at(2_000), at(3_000)).await.unwrap(), Lead::Mine);
+    assert_eq!(store.try_acquire(&one, at(2_000), at(3_000)).await.unwrap(), Lease::Held);
 }
 
 /// The answer to COMMIT comes too late, the first time: what was asked for was done all the same.
@@ -265,15 +265,15 @@ async fn a_lead_whose_renewal_failed_lasts_until_its_end() {
     let other = open(&url).await;
     let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
     let at = Timestamp::from_millis;
-    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    assert_eq!(store.try_acquire(&one, at(0), at(1_000)).await.unwrap(), Lease::Held);
     // Its renewal comes to nothing, because somebody else has the row for longer than it waits.
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let mut held = conn.begin().await.unwrap();
     sqlx::query("SELECT * FROM khala.sweep_lead FOR UPDATE").execute(&mut *held).await.unwrap();
-    assert_eq!(store.lead(&one, at(1), at(2_000)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.try_acquire(&one, at(1), at(2_000)).await.unwrap_err().kind(), ErrorKind::Unavailable);
     held.rollback().await.unwrap();
-    let answer = other.lead(&two, at(2), at(2_000)).await.unwrap();
-    assert_eq!(answer, Lead::Theirs { node: one, until: at(1_000) }, "it lives, and its time is not over");
+    let answer = other.try_acquire(&two, at(2), at(2_000)).await.unwrap();
+    assert_eq!(answer, Lease::HeldBy { node: one, until: at(1_000) }, "it lives, and its time is not over");
 }
 
 #[tokio::test]
@@ -286,9 +286,10 @@ async fn asking_for_the_lead_is_given_up_like_everything_else() {
         .with_statement_timeout(Duration::from_millis(300));
     let store = PostgresStore::open_with(&through, options).await.unwrap();
     let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
-    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    assert_eq!(store.try_acquire(&one, at(0), at(1_000)).await.unwrap(), Lease::Held);
     proxy.silent();
-    let asked = tokio::time::timeout(Duration::from_secs(10), store.lead(&one, at(1), at(2_000))).await;
+    let asked =
+        tokio::time::timeout(Duration::from_secs(10), store.try_acquire(&one, at(1), at(2_000))).await;
     assert_eq!(asked.expect("it ends").unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
@@ -346,7 +347,7 @@ async fn who_leads_holds_up_no_vacuum_whatever_the_databases_default() {
     sql(&url, &format!("ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"));
     let store = open(&url).await;
     let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
-    assert_eq!(store.lead(&one, at(0), at(1_000)).await.unwrap(), Lead::Mine);
+    assert_eq!(store.try_acquire(&one, at(0), at(1_000)).await.unwrap(), Lease::Held);
     let held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
                 AND backend_xmin IS NOT NULL AND datname = current_database()";
     assert_eq!(sql(&url, held), "0");

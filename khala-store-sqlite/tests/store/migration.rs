@@ -15,7 +15,7 @@ use khala_core::{
     journal::{Journal, ReadFrom, ReadLimit, Replay},
     node::NodeId,
     projection::Checkpoints,
-    retention::{Lead, SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
+    retention::{Lease, SweepOutcome, SweepRecord, SweepTrigger, Sweeps},
     update::DedupKey,
 };
 use khala_store_sqlite::{SqliteOptions, SqliteStore, prepare, verify_schema};
@@ -75,7 +75,7 @@ async fn everything_of_earlier_versions_is_there_and_the_new_is_empty() {
             let by = oldest.map(|record| record.node.to_string());
             assert!(sweeps == 0 || by.as_deref() == Some("before"), "{by:?}");
             let node = NodeId::parse(&already.to_string()).unwrap();
-            assert_eq!(store.lead(&node, NOW, NOW).await.unwrap(), Lead::Mine);
+            assert_eq!(store.try_acquire(&node, NOW, NOW).await.unwrap(), Lease::Held);
             let record = SweepRecord::new(node, NOW, SweepTrigger::Order, SweepOutcome::Swept);
             store.record(&record).await.unwrap();
 

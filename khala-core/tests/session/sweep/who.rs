@@ -21,7 +21,7 @@ fn one_node_sweeps_at_a_time() {
     let mut sweeping = one.sweeping(SweepOrder::new(SweepTrigger::Schedule));
     sweeping.run();
     assert!(sweeping.done.is_none());
-    let (until, lead_for) = (one.host.clock.now().plus(seconds(60)), seconds(60));
+    let (until, lease_duration) = (one.host.clock.now().plus(seconds(60)), seconds(60));
     assert_eq!(busy(other.sweep()), ("a".into(), until));
     assert_eq!(busy(one.sweep()), ("a".into(), until), "nor twice on the same node");
     // A plan is for everybody.
@@ -29,7 +29,7 @@ fn one_node_sweeps_at_a_time() {
 
     // However long it takes, it leads.
     for _ in 0..30 {
-        one.host.clock.pass(lead_for / 6);
+        one.host.clock.pass(lease_duration / 6);
         sweeping.run();
         busy(other.sweep());
         busy(one.sweep());
@@ -196,7 +196,7 @@ fn a_lead_that_a_clock_took_that_was_ahead_is_taken_over_and_no_other() {
     let leads = |from: Duration| {
         let now = one.host.clock.now();
         let until = now.plus(from).plus(seconds(600));
-        one.sweeps.lead(&there, now.plus(from), until).now_or_never().unwrap().unwrap();
+        one.sweeps.try_acquire(&there, now.plus(from), until).now_or_never().unwrap().unwrap();
     };
     leads(Duration::ZERO);
     assert!(matches!(one.sweep(), Swept::Busy { .. }), "ten minutes are a lead");
