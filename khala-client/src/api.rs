@@ -112,7 +112,7 @@ pub(crate) fn conflict(problem: &[u8]) -> Option<Conflict> {
         code: String,
     }
     let Coded { code } = serde_json::from_slice(problem).ok()?;
-    if code != "conflict" {
+    if !matches!(&*code, "conflict" | "dedup_mismatch") {
         return None;
     }
     Some(match serde_json::from_slice(problem).ok()? {
