@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use futures::TryStreamExt;
-//! use khala_core::{Event, Khala, MemoryStore, Update, journal::ReadFrom};
+//! use khala_core::{Event, Khala, MemoryStore, Start, Update};
 //!
 //! # #[derive(serde::Serialize, serde::Deserialize)]
 //! # struct Order { id: u64 }

@@ -94,8 +94,8 @@ impl<T: Send + 'static> Appends<T> {
         }));
     }
 
-    /// The answer of the next one, in order; pending where there is none yet, and announces meanwhile. Cancel safe.
-    pub async fn next(&mut self) -> (T, Result<Append, Error>) {
+    /// The answer of the next one, in order, and announces meanwhile; none once all are answered and announced. Cancel safe.
+    pub async fn next(&mut self) -> Option<(T, Result<Append, Error>)> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
@@ -113,17 +113,13 @@ impl<T: Send + 'static> Appends<T> {
     /// Waits until everything that is in flight is announced, and answers none of it.
     pub async fn finish(mut self) {
         self.abandon();
-        std::future::poll_fn(|context| {
-            // It answers nothing any more.
-            let _ = self.poll_next(context);
-            if self.is_idle() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        // It answers nothing any more.
+        while self.next().await.is_some() {}
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(T, Result<Append, Error>)> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(T, Result<Append, Error>)>> {
         if let Some(answered) = self.answered.pop_front() {
-            return Poll::Ready(answered);
+            return Poll::Ready(Some(answered));
         }
         while let Poll::Ready(Some(answered)) = self.in_flight.poll_next(context) {
             match self.abandoned.checked_sub(1) {
@@ -137,7 +133,10 @@ impl<T: Send + 'static> Appends<T> {
             self.announcing.push(async move { khala.tell(&finished).await });
         }
         while let Poll::Ready(Some(())) = self.announcing.poll_next(context) {}
-        self.answered.pop_front().map_or(Poll::Pending, Poll::Ready)
+        match self.answered.pop_front() {
+            None if !self.is_idle() => Poll::Pending,
+            answered => Poll::Ready(answered),
+        }
     }
 }
 
@@ -253,6 +252,25 @@ mod tests {
         async fn next(&mut self) -> Option<T> {
             std::future::poll_fn(|context| self.poll_next(context)).await
         }
+    }
+
+    /// Whoever waits for an answer hears that there will be none.
+    #[tokio::test]
+    async fn after_those_that_were_given_up_there_is_none() {
+        let khala = Khala::open(crate::memory::MemoryStore::new());
+        let mut appends = Appends::new(khala);
+        let topic = Topic::parse("t").unwrap();
+        let batch = || {
+            let update = crate::update::Update::json("k", &1).unwrap();
+            Batch::new(vec![update]).unwrap()
+        };
+        appends.push(1, None, topic.clone(), batch());
+        appends.push(2, None, topic.clone(), batch());
+        assert!(matches!(appends.next().await, Some((1, Ok(Append::Written(_))))));
+        appends.abandon();
+        assert!(appends.is_empty());
+        assert!(appends.next().await.is_none());
+        assert!(appends.is_idle());
     }
 
     #[tokio::test]

@@ -287,6 +287,8 @@ impl Run {
                 // What is ready is gathered before it is written: many answers, one write.
                 biased;
                 answered = self.in_flight.next(), if !self.in_flight.is_idle() => {
+                    // Without an answer, what nobody waits for any more has ended.
+                    let Some(answered) = answered else { continue };
                     self.done(answered);
                     while let Some(answered) = self.in_flight.try_next() {
                         self.done(answered);

@@ -135,7 +135,7 @@ async fn append_all(handle: TopicHandle, mut submissions: Submissions) {
     let (mut open, mut failed) = (true, false);
     while open || !appends.is_empty() {
         let next = {
-            let answered = async { if appends.is_empty() { pending().await } else { appends.next().await } };
+            let answered = async { if appends.is_idle() { pending().await } else { appends.next().await } };
             let submitted = async { if open { submissions.next().await } else { pending().await } };
             // What is answered goes first: it makes room.
             match select(pin!(answered), pin!(submitted)).await {
@@ -144,7 +144,9 @@ async fn append_all(handle: TopicHandle, mut submissions: Submissions) {
             }
         };
         match next {
-            Either::Left((answer, appended)) => {
+            // All are answered, and by now announced.
+            Either::Left(None) => {}
+            Either::Left(Some((answer, appended))) => {
                 let result = match appended {
                     Ok(append) => PublishError::of(append),
                     Err(_) if failed => Err(PublishError::NotAttempted),
