@@ -14,7 +14,7 @@ pub enum KeyAlgorithm {
     EdDsa,
     /// ECDSA with P-256 and SHA-256.
     Es256,
-    /// HMAC with SHA-256: whoever can check can sign.
+    /// HMAC with SHA-256: a party that can verify can sign.
     Hs256,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,

@@ -65,7 +65,7 @@ impl KeySet {
     ///
     /// For the sets of others, who may add a key of a kind that is not supported here any day: RFC 7517, section 5, asks
     /// to leave such a key out, and [`from_jwks`](Self::from_jwks) would lose the whole set. Secrets (`oct`) are left
-    /// out too: whoever can read the set could sign with them.
+    /// out too: a party that can read the set could sign with them.
     ///
     /// # Errors
     /// A [`KeyError`] when it is no JWK Set, when two keys have one name, and for more than 100 keys.

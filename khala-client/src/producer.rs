@@ -295,9 +295,9 @@ impl Sender {
 /// One request, and how far it has come.
 struct Exchange {
     body: Option<mpsc::Sender<Bytes>>,
-    /// So many of those that wait were sent.
+    /// This many of the waiting lines were sent.
     sent: usize,
-    /// So many lines were answered.
+    /// This many lines were answered.
     answered: u64,
     buffer: BytesMut,
 }

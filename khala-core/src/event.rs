@@ -241,7 +241,7 @@ impl UpdatePage {
 
 /// The events of one topic, in order: a [`Stream`] that goes on until it is dropped, or the log cannot be continued.
 ///
-/// `E` is the error of whoever made it: of the handle ([`Error`]), or of `khala-client`. An error of the handle that
+/// `E` is the error of the side that made it: of the handle ([`Error`]), or of `khala-client`. An error of the handle that
 /// [is retryable](Error::is_retryable) does not end the stream: polling on waits and tries again from where it stood.
 ///
 /// # Cancel safety

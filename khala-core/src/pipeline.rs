@@ -3,7 +3,7 @@
 //! A stream of updates over HTTP and the handle's producer both stand on it.
 //!
 //! # Invariants
-//! - Each future is polled on after it was woken, whoever is before it; and none more than once for a wake-up.
+//! - A future that was woken is polled again, also behind one that still waits, and once for each wake-up.
 //! - What was stored is announced, also where it is not its turn to be answered, and where nobody waits for its answer.
 
 use std::{
@@ -31,7 +31,7 @@ use crate::{
 pub struct Appends<T> {
     khala: Khala,
     in_flight: InFlight<(T, Result<Append, Error>)>,
-    /// Of so many that are in flight nobody wants the answer any more: the first of them.
+    /// How many of the appends in flight were abandoned. They are the first ones; their answers are dropped.
     abandoned: usize,
     /// What is stored, or not to be, and not announced yet.
     finished: Finished,
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Whoever waits for an answer hears that there will be none.
+    /// The wait for an answer ends when there will be none.
     #[tokio::test]
     async fn after_those_that_were_given_up_there_is_none() {
         let khala = Khala::open(crate::memory::MemoryStore::new());

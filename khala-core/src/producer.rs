@@ -95,7 +95,7 @@ pub struct Ticket<E: std::error::Error + 'static = Error>(
     oneshot::Receiver<Result<Receipt, PublishError<E>>>,
 );
 
-/// What comes out at the other end of a [`Producer`], for whoever appends or sends it.
+/// The receiving end of a [`Producer`]: the code that appends or sends the updates reads it.
 #[derive(Debug)]
 pub struct Submissions<E: std::error::Error + 'static = Error> {
     receiver: mpsc::UnboundedReceiver<Submitted<E>>,
@@ -164,7 +164,7 @@ impl<E: std::error::Error + 'static> Producer<E> {
     ///
     /// # Errors
     /// The first failure since the last flush, a conflict too, whose ticket was dropped; [`PublishError::NotAttempted`] where
-    /// something failed before, whoever was told.
+    /// something failed before, and some ticket was told.
     pub async fn flush(&self) -> Result<(), PublishError<E>> {
         let (flushed, done) = oneshot::channel();
         self.sender.send(Submitted::Flush(flushed)).map_err(|_| PublishError::NotAttempted)?;

@@ -1,12 +1,12 @@
 //! Single-flight: one does the work, and everybody who wants the same result meanwhile shares it.
 //!
-//! In two forms. [`SingleFlight`] shares a future: whoever waits for it drives it, so that one who stops waiting holds nobody up.
+//! In two forms. [`SingleFlight`] shares a future: every waiter drives it, so that a waiter that goes away delays no other.
 //! `Leadership` shares nothing but a turn: one leads, and the others are woken when that ends, to look for the result where it
 //! was put. That is cheaper for a thousand tasks that are awake anyway.
 //!
 //! # Invariants
 //! - A flight is shared until it is done, and not after that.
-//! - Whoever waits is woken when the leader is done, has failed or is gone. Nobody waits twice for the same, nor after a failure, so
+//! - A waiter is woken when the leader is done, has failed or is gone. No waiter waits twice for the same, nor after a failure, so
 //!   that one fault is not met by each in turn.
 
 use std::{

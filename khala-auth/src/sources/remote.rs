@@ -31,7 +31,7 @@ use crate::{key_error::KeyError, key_set::KeySet, key_source::KeySource};
 
 /// Fetches a JWK Set from its address.
 ///
-/// Whoever can change the keys on their way can sign for anybody: an implementation uses TLS, or stays on this machine,
+/// An attacker who changes the keys in transit can sign for anybody: an implementation uses TLS, or stays on this machine,
 /// and follows no redirect to elsewhere. `khala-server` has one for HTTPS.
 ///
 /// ```

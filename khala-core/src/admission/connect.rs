@@ -69,7 +69,7 @@ impl Admission {
         })
     }
 
-    /// Whether `address` may try to connect now: whether its connects, good and [in vain](Self::failed), are within
+    /// Whether `address` may try to connect now: whether its connects, successful and [failed](Self::failed), are within
     /// its rate. It takes nothing.
     ///
     /// # Errors

@@ -173,7 +173,7 @@ impl KhalaBuilder {
         self
     }
 
-    /// Calls this process `node` among those that share the journal; without, by a random name.
+    /// Names this process among the nodes that share the journal; the default is a random name.
     #[must_use]
     pub fn with_node(mut self, node: NodeId) -> Self {
         self.node = Some(node);

@@ -96,7 +96,7 @@ impl PublishLimited {
     }
 }
 
-/// What was published to each topic lately.
+/// What was recently published to each topic.
 pub(super) struct Published(Mutex<Book<Topic, Flow>>);
 
 /// What was published to one topic and has not drained yet.
@@ -264,7 +264,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever always waits as told is always let through then, and on the whole publishes at the rate.
+        /// A publisher that waits as it is told is let through then, and publishes at the rate over time.
         #[test]
         fn over_time_the_rate_holds(
             per_second in 1..2_000_u32, burst in 1..50_u32,

@@ -103,7 +103,7 @@ pub(crate) struct ReplayAdmission {
 struct State {
     /// What was let in.
     taken: Bucket,
-    /// The same by subject, for those of late.
+    /// The same by subject, for clients that were connected recently.
     by_subject: Book<u64, Bucket>,
     /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
     put_off: Bucket,
@@ -170,7 +170,7 @@ impl ReplayAdmission {
 
     /// Lets somebody in who asks for that many pages, or says when to come back.
     ///
-    /// While there is room, whoever comes first is let in. When there is none, a subject may still have its equal share
+    /// While there is room, replays are admitted in the order in which they come. When there is none, a subject may still have its equal share
     /// of the rate: otherwise one that asks again and again would have all of it.
     pub(crate) fn admit_pages(&self, waiter: Waiter, pages: u64, now: Moment) -> Result<(), Limited> {
         let Some(rate) = self.options.pages else { return Ok(()) };

@@ -23,7 +23,7 @@ pub struct Facts {
     pub bounds: Bounds,
     /// The least watermark of those who follow it on this node now.
     pub slowest_connected: Option<Watermark>,
-    /// The least watermark that those left with who followed it on this node until lately.
+    /// The least watermark of the clients that recently stopped following it on this node.
     pub slowest_seen: Option<Watermark>,
     /// When that was so.
     pub now: Timestamp,
@@ -42,7 +42,7 @@ impl Facts {
         self
     }
 
-    /// The least watermark of those who followed it until lately.
+    /// The least watermark of the clients that recently stopped following it.
     #[must_use]
     pub fn with_slowest_seen(mut self, watermark: Option<Watermark>) -> Self {
         self.slowest_seen = watermark;
@@ -83,7 +83,7 @@ pub trait Retention: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Keeps what the class says ([`TopicClass::retain`]), whoever follows the topic.
+/// Keeps what the class says ([`TopicClass::retain`]), whether or not anybody follows the topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "it has nothing to configure")]
 pub struct ClassRetention;

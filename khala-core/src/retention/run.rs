@@ -29,7 +29,7 @@ use crate::{
 const PAGE: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not zero");
 /// Topics to be trimmed that are remembered between planning and trimming. Those past it are planned for again.
 const DUE_MOST: usize = 10_000;
-/// A run ends when so many topics in a row fail: it is not the topics then.
+/// A run ends when this many topics in a row fail: the fault is then not one of the topics.
 const FAILURES_IN_A_ROW: u32 = 3;
 
 /// A topic that is to be trimmed.

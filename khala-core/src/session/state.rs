@@ -272,7 +272,7 @@ impl Session {
         }
         if self.poll_at <= now {
             self.poll_at = now.plus(self.options.poll_every);
-            // Half a period: whoever polls a topic first does it for all who poll it in the same period.
+            // Half a period: the first poll of a topic serves all polls of the same period.
             let not_older_than = now.minus(self.options.poll_every / 2);
             self.enqueue_where(|channel| channel.poll(not_older_than));
             for (id, channel) in self.channels.iter_mut() {

@@ -290,7 +290,7 @@ impl Stats {
         self.topics().touch(topic).add(incident, now);
     }
 
-    /// An append took so long.
+    /// How long an append took, in seconds.
     pub(crate) fn append_took(&self, seconds: f64) {
         self.append_seconds.0.record(seconds);
     }
@@ -322,7 +322,7 @@ impl Stats {
         self.incident(topic, TopicIncident::ReplayDeferred, now);
     }
 
-    /// Connections hold so many bytes more, or fewer; says how many they hold now.
+    /// Connections hold `change` bytes more, or fewer; returns how many they hold now.
     pub(crate) fn connections_hold(&self, change: i64) -> u64 {
         self.memory.change(MemoryPart::Frames, change);
         self.cells.outbox_bytes.change(change)

@@ -114,7 +114,7 @@ impl TailJournal {
 
     /// What follows `cursor`, from memory if that is new enough for `wanted`, else from the journal.
     ///
-    /// Cancel safe, and so is not polling it on: a read that it began is driven by whoever shares it.
+    /// Cancel safe, and so is not polling it on: a read that it began is driven by the others that share it.
     ///
     /// # Errors
     /// An [`Error`] when the journal had to be read and could not.
@@ -165,11 +165,11 @@ impl TailJournal {
                     self.keep_for_others(&entry, &pages, number);
                 }
                 let Some(page) = pages.iter().find_map(|page| rest_after(page, cursor.watermark)) else {
-                    // It holds so many bytes that it ends before this cursor, or the log does: from right there.
+                    // The page is cut by its bytes and ends before this cursor, or the log does: read on from its end.
                     exact = true;
                     continue;
                 };
-                // Whoever has reached the head follows the tail from now on.
+                // A reader that has reached the head follows the tail from now on.
                 let behind = behind && page.page().end() < bounds.head;
                 return Ok(FollowResult::Page { page, bounds, confirmed_at: began_at, behind });
             }
@@ -442,7 +442,7 @@ impl TailJournal {
                 known.into_iter().for_each(|(known, learned)| fresh.learn(known, learned));
                 *ring = Some(fresh);
             } else {
-                // Whoever replays a topic that nobody follows makes its end known too.
+                // A replay of a topic that nobody follows makes its end known too.
                 ring.get_or_insert_with(|| Ring::at_head(bounds, begun, now)).learn(bounds, begun);
             }
         }

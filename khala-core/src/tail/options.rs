@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct TailOptions {
     /// Bytes of memory per topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
-    /// Bytes of memory per topic, roughly, for history behind that which was read of late and others may replay.
+    /// Bytes of memory per topic, roughly, for older history that was read recently and that others may replay.
     pub history_bytes: usize,
     /// Bytes of memory in all, roughly. Past it topics let go of what they hold, the one that was filled first at first.
     pub total_bytes: usize,
