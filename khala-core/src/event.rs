@@ -208,8 +208,8 @@ impl UpdatePage {
         Self { updates: Updates::Owned(Arc::new(updates)), skip: 0, epoch, head, complete }
     }
 
-    pub(crate) fn shared(page: Arc<SharedPage>) -> Self {
-        let (bounds, complete) = (page.page().bounds, page.page().is_complete());
+    pub(crate) fn shared(page: Arc<SharedPage>, complete: bool) -> Self {
+        let bounds = page.page().bounds;
         Self { updates: Updates::Shared(page), skip: 0, epoch: bounds.epoch, head: bounds.head, complete }
     }
 

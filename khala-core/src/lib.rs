@@ -50,6 +50,7 @@ mod error;
 pub mod event;
 pub mod fanout;
 mod finish;
+mod follower;
 pub mod health;
 pub mod inbox;
 pub mod journal;

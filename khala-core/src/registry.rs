@@ -114,6 +114,13 @@ impl ConnectionRegistry {
         }
     }
 
+    /// A number that no connection has, for a subscriber that is none.
+    pub(crate) fn number(&self) -> u64 {
+        let mut state = self.lock();
+        state.registered += 1;
+        state.registered
+    }
+
     /// Registers a connection under `grant`, whose subject has that number.
     pub(crate) fn register(
         self: &Arc<Self>,

@@ -34,12 +34,12 @@ use crate::{
     clock::{Moment, Now},
     error::Error,
     fanout::Watch,
+    follower::{Evidence, Question},
     khala::Khala,
     registry::ConnectionGuard,
     retention::CursorHandle,
-    session::{Action, ByChannel, ChannelId, Question, Session},
+    session::{Action, ByChannel, ChannelId, Session},
     stats::TopicIncident,
-    tail::HeldTopic,
     telemetry,
     topic::Topic,
     wake::{ChannelWaker, ConnectionWaker, WakeReasons},
@@ -127,10 +127,8 @@ pub(super) struct ChannelState {
     pub(super) waiting: Option<Box<(Topic, Question, u64)>>,
     /// Where the client stands, for the report of the cursors that a trim would make stale.
     pub(super) cursor: Option<CursorHandle>,
-    /// What the tail has of its topic, once it has something.
-    pub(super) tail: Option<HeldTopic>,
-    /// The newest evidence that the topic's journal went back, as it was when what it follows was last known to be kept.
-    pub(super) evidence: u64,
+    /// What the tail has of its topic, and whether that went back.
+    pub(super) evidence: Evidence,
     /// Watching it has failed.
     unwatched: bool,
 }
@@ -524,7 +522,7 @@ impl Driver {
                 self.session.handle_moved(channel, head);
             }
             // Another announcement does not end the wait: the end of the leader's read does.
-            let is_led = |leader| held.tail.as_ref().is_some_and(|tail| tail.is_led_by(leader));
+            let is_led = |leader| held.evidence.tail().is_some_and(|tail| tail.is_led_by(leader));
             if held.waiting.as_ref().is_some_and(|waiting| !is_led(waiting.2))
                 && let Some((topic, question, leader)) = held.waiting.take().map(|waiting| *waiting)
             {

@@ -1,7 +1,5 @@
-//! Connections: what carries out a session's actions over a transport, and answers its questions.
+//! Connections: what carries out a session's actions over a transport.
 
-mod answer;
-mod doubt;
 mod driver;
 mod questions;
 mod reads;
@@ -9,8 +7,8 @@ mod transport;
 mod write;
 
 pub use self::{
-    answer::ReadPermit,
     driver::Connection,
     transport::{Progress, Received, Sent, Transport},
     write::Ended,
 };
+pub use crate::khala::ReadPermit;

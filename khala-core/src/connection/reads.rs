@@ -9,15 +9,15 @@ use std::{sync::Arc, task::Waker};
 use futures::FutureExt as _;
 
 use super::{
-    doubt::doubt,
     driver::{ChannelState, Driver},
     questions::Told,
 };
 use crate::{
     clock::{Moment, Now},
     error::Error,
+    follower::{Answer, Question},
     position::{Cursor, Stale},
-    session::{Answer, ChannelId, Question},
+    session::ChannelId,
     single_flight::{Leader, Role},
     tail::{CacheLookup, FollowResult, Freshness},
     topic::Topic,
@@ -67,13 +67,9 @@ impl Driver {
 
     /// The question to ask in the place of that one, if the topic's journal went back.
     fn doubt(&mut self, channel: ChannelId, topic: &Topic, question: Question) -> Result<Question, Stale> {
-        if let Question::Access(_) = question {
-            return Ok(question);
-        }
+        let published_at = self.session.published_at(channel);
         let held = self.channels.get_or_insert_with(channel, ChannelState::default);
-        held.tail = held.tail.take().or_else(|| self.khala.journal().held(topic));
-        let Some(tail) = &held.tail else { return Ok(question) };
-        doubt(question, self.session.published_at(channel), tail, &mut held.evidence)
+        held.evidence.doubt(self.khala.journal(), topic, question, published_at)
     }
 
     /// Asks again where the journal went back while a page was on its way, which may continue what is lost; says whether
@@ -84,20 +80,13 @@ impl Driver {
         answer: &Result<Answer, Error>,
         now: Now,
     ) -> bool {
-        let Ok(Answer::Read(FollowResult::Page { .. })) = answer else { return false };
-        let went_back =
-            |held: &ChannelState| held.tail.as_ref().is_some_and(|tail| tail.evidence() != held.evidence);
-        if !self.channels.get(channel).is_some_and(went_back) {
-            return false;
-        }
-        let (Some(cursor), Some(topic)) = (self.session.cursor(channel), self.session.topic(channel)) else {
-            return false;
-        };
-        let (topic, wanted) = (topic.clone(), Freshness::default());
-        match self.doubt(channel, &topic, Question::Read { cursor, wanted }) {
-            Ok(question @ Question::Resume { .. }) => self.ask_khala(channel, topic, question, None),
-            Ok(_) => return false,
-            Err(stale) => self.tell(channel, Ok(Answer::Read(FollowResult::Stale(stale))), now),
+        let Some(topic) = self.session.topic(channel).cloned() else { return false };
+        let at = (self.session.cursor(channel), self.session.published_at(channel));
+        let Some(held) = self.channels.get_mut(channel) else { return false };
+        match held.evidence.doubt_answer(self.khala.journal(), &topic, at, answer) {
+            None => return false,
+            Some(Ok(question)) => self.ask_khala(channel, topic, question, None),
+            Some(Err(stale)) => self.tell(channel, Ok(Answer::Read(FollowResult::Stale(stale))), now),
         }
         true
     }
@@ -123,7 +112,7 @@ impl Driver {
     /// What to do for a channel whose newest updates are not in memory yet.
     fn join_read(&self, channel: ChannelId, waited_for: Option<u64>) -> Role {
         let held = self.channels.get(channel);
-        match held.and_then(|held| held.watch.as_ref().zip(held.tail.as_ref())) {
+        match held.and_then(|held| held.watch.as_ref().zip(held.evidence.tail())) {
             Some(((_, waker), tail)) => tail.join_read(waited_for, &Waker::from(Arc::clone(waker))),
             // Nothing would wake it.
             None => Role::Alone,
@@ -133,7 +122,7 @@ impl Driver {
     /// What the tail has in memory after `cursor`.
     fn get(&self, channel: ChannelId, cursor: Cursor, wanted: Freshness, now: Moment) -> CacheLookup {
         // It was looked for as the question was doubted.
-        match self.channels.get(channel).and_then(|held| held.tail.as_ref()) {
+        match self.channels.get(channel).and_then(|held| held.evidence.tail()) {
             Some(held) => self.khala.journal().get_held(held, cursor, wanted, now),
             None => CacheLookup::MissBehind,
         }
@@ -142,10 +131,9 @@ impl Driver {
     /// Tells the session an answer, and the handle where the client stands then.
     pub(super) fn tell(&mut self, channel: ChannelId, answer: Result<Answer, Error>, now: Now) {
         if matches!(answer, Err(_) | Ok(Answer::Deferred(_)))
-            && let Some(held) = self.channels.get_mut(channel).filter(|held| held.evidence > 0)
+            && let Some(held) = self.channels.get_mut(channel)
         {
-            // What was doubted still is.
-            held.evidence = u64::MAX;
+            held.evidence.unanswered();
         }
         self.session.handle_answer(channel, answer, now);
         let Some(cursor) = self.session.cursor(channel) else { return };

@@ -1,5 +1,6 @@
 //! The handle: what an application holds. It binds the traits' implementations together and owns no policy.
 
+mod answer;
 mod appending;
 mod follow;
 mod permit;
@@ -13,6 +14,7 @@ use std::{hash::RandomState, sync::Arc};
 
 pub(crate) use self::appending::Appended;
 pub use self::{
+    answer::ReadPermit,
     permit::{PublishPermit, Refusal},
     publish_limits::PublishLimited,
     topic_handle::TopicHandle,

@@ -84,6 +84,8 @@ impl TopicHandle {
 
     /// Follows the topic: first what was missed, then what comes. The first event says where the start cannot be had.
     ///
+    /// Reads the first page. Where many replay at once, it waits for its turn, as their connections do.
+    ///
     /// # Errors
     /// An [`Error`] when the topic cannot be watched or read now.
     pub async fn subscribe(&self, start: impl Into<Start>) -> Result<Subscription, Error> {

@@ -113,14 +113,14 @@ impl Session {
         let Err(denied) = verdict else {
             channel.granted = true;
             if !std::mem::replace(&mut channel.watched, true) {
-                let topic = channel.topic.clone();
+                let topic = channel.follower.topic().clone();
                 self.actions.push_back(Action::Watch { channel: id, topic });
             }
             return self.enqueue(id);
         };
         // Who cannot be checked now comes back; who is refused does well not to.
         let event = if let Denied::Unavailable(error) = &denied {
-            tracing::warn!(topic = %channel.topic, %error, "access to a topic cannot be checked");
+            tracing::warn!(topic = %channel.follower.topic(), %error, "access to a topic cannot be checked");
             event::ERROR
         } else {
             event::CLOSE

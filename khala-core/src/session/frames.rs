@@ -13,6 +13,7 @@ use super::{
 use crate::{
     admission::Limited,
     clock::{Moment, Now},
+    follower::Follower,
     telemetry::{self, Surface},
     topic::Topic,
     wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
@@ -116,7 +117,8 @@ impl Session {
         self.next_channel += 1;
         let not_older_than = now.minus(self.options.poll_every);
         let class = self.classes.of(&topic).cloned();
-        let channel = Channel::opening(topic.clone(), class, frame, request, not_older_than, now);
+        let follower = Follower::new(topic.clone(), class, &request, not_older_than, now);
+        let channel = Channel::new(follower, frame, now);
         self.channels.get_or_insert_with(id, || channel);
         self.joined.insert(topic, id);
         telemetry::channels(1.0);
@@ -182,7 +184,7 @@ impl Session {
     /// Tells the client that a channel is over, and forgets it.
     pub(super) fn close_channel(&mut self, id: ChannelId, event: &str) {
         if let Some(channel) = self.remove(id) {
-            self.push(channel.join_ref.as_deref(), channel.topic.as_str(), event, &Empty {});
+            self.push(channel.join_ref.as_deref(), channel.follower.topic().as_str(), event, &Empty {});
         }
     }
 }

@@ -12,16 +12,11 @@ mod action;
 mod answers;
 mod by_channel;
 mod channel;
-mod counts;
 mod frames;
 mod options;
 mod replies;
 mod state;
 
 pub(crate) use self::by_channel::ByChannel;
-pub use self::{
-    action::{Action, Answer, Question},
-    by_channel::ChannelId,
-    options::SessionOptions,
-    state::Session,
-};
+pub use self::{action::Action, by_channel::ChannelId, options::SessionOptions, state::Session};
+pub use crate::follower::{Answer, Question};

@@ -12,8 +12,7 @@ use std::{
 use super::{
     action::Action,
     by_channel::{ByChannel, ChannelId},
-    channel::{Channel, Phase},
-    counts::Counts,
+    channel::Channel,
     options::SessionOptions,
 };
 use crate::{
@@ -21,9 +20,8 @@ use crate::{
     auth::Grant,
     class::{Classes, TopicClass},
     clock::{Moment, Now},
-    documents::SnapshotFrom,
     position::Cursor,
-    stats::Stats,
+    stats::{Counts, Stats},
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -148,7 +146,7 @@ impl Session {
             let id = self.ready.pop_front()?;
             let Some(channel) = self.channels.get_mut(id) else { continue };
             let question = channel.ask(&self.grant, self.round);
-            let topic = channel.topic.clone();
+            let topic = channel.follower.topic().clone();
             self.asked += 1;
             return Some(Action::Ask { channel: id, topic, question });
         }
@@ -178,7 +176,7 @@ impl Session {
     /// How long a connection may take nothing of what it is sent: by the strictest class of the topics that it
     /// follows, which is given too; else as long as any connection.
     pub fn stall_limit(&self) -> (Duration, Option<&TopicClass>) {
-        let classes = self.channels.values().filter_map(|channel| channel.class.as_deref());
+        let classes = self.channels.values().filter_map(|channel| channel.follower.class());
         let strictest =
             classes.filter_map(|class| Some((class.stall_limit?, class))).min_by_key(|(limit, _)| *limit);
         match strictest {
@@ -189,28 +187,23 @@ impl Session {
 
     /// The topics that the client has joined.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
-        self.channels.values().map(|channel| &channel.topic)
+        self.channels.values().map(|channel| channel.follower.topic())
     }
 
     /// A channel's topic.
     pub(crate) fn topic(&self, id: ChannelId) -> Option<&Topic> {
-        self.channels.get(id).map(|channel| &channel.topic)
+        self.channels.get(id).map(|channel| channel.follower.topic())
     }
 
     /// Where the client needs the log to go on on a channel: after what it was sent, or after the snapshot that it is
     /// being sent; none before its join was answered.
     pub fn cursor(&self, id: ChannelId) -> Option<Cursor> {
-        let channel = self.channels.get(id)?;
-        match &channel.phase {
-            Phase::Live => Some(channel.cursor),
-            Phase::Snapshot { next: SnapshotFrom::After { at, .. }, .. } => Some(*at),
-            Phase::Opening { .. } | Phase::Snapshot { next: SnapshotFrom::Start, .. } => None,
-        }
+        self.channels.get(id)?.follower.cursor()
     }
 
     /// When the last update was published that a channel which follows the log was sent, or said that it has.
     pub(crate) fn published_at(&self, id: ChannelId) -> Option<Timestamp> {
-        self.channels.get(id).filter(|channel| matches!(channel.phase, Phase::Live))?.published_at
+        self.channels.get(id)?.follower.published_at()
     }
 
     /// The client broke the WebSocket's rules.
@@ -221,9 +214,9 @@ impl Session {
     /// A head was announced for a watching channel.
     pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
         let Some(channel) = self.channels.get_mut(id) else { return };
-        channel.hear(head);
+        channel.follower.hear(head);
         self.counts.heard();
-        if channel.has_news() {
+        if channel.follower.has_news() {
             self.enqueue(id);
         }
     }
@@ -274,10 +267,10 @@ impl Session {
             self.poll_at = now.plus(self.options.poll_every);
             // Half a period: the first poll of a topic serves all polls of the same period.
             let not_older_than = now.minus(self.options.poll_every / 2);
-            self.enqueue_where(|channel| channel.poll(not_older_than));
+            self.enqueue_where(|channel| channel.follower.poll(not_older_than));
             for (id, channel) in self.channels.iter_mut() {
                 if std::mem::take(&mut channel.unwatched) {
-                    let topic = channel.topic.clone();
+                    let topic = channel.follower.topic().clone();
                     self.actions.push_back(Action::Watch { channel: id, topic });
                 }
             }
@@ -380,7 +373,7 @@ impl Session {
 
     pub(super) fn remove(&mut self, id: ChannelId) -> Option<Channel> {
         let channel = self.channels.remove(id)?;
-        self.joined.remove(&channel.topic);
+        self.joined.remove(channel.follower.topic());
         telemetry::channels(-1.0);
         if channel.watched {
             self.actions.push_back(Action::Unwatch(id));

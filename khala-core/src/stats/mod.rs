@@ -9,6 +9,7 @@
 //! - Nothing is decided here.
 
 mod cells;
+mod counts;
 mod incidents;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 use metrics::{Histogram, counter, gauge, histogram};
 
 use self::cells::{Count, Level};
+pub(crate) use self::counts::Counts;
 pub use self::incidents::{TopicIncident, TopicIncidents};
 use crate::{
     budget::{MemoryBudget, MemoryPart},
@@ -145,19 +147,19 @@ figures! {
         appends_failed: APPENDS "outcome" "error",
         /// Updates that were stored.
         updates: UPDATES,
-        /// Joins that were answered from the client's cursor.
+        /// Subscribers, over connections and within the process, that were answered from the client's cursor.
         joins_from_cursor: JOINS "resume" "cursor",
-        /// Joins that were answered from the floor.
+        /// Subscribers, over connections and within the process, that were answered from the floor.
         joins_from_floor: JOINS "resume" "floor",
-        /// Joins that were answered from the head.
+        /// Subscribers, over connections and within the process, that were answered from the head.
         joins_from_head: JOINS "resume" "head",
-        /// Joins that were answered from a snapshot.
+        /// Subscribers, over connections and within the process, that were answered from a snapshot.
         joins_from_snapshot: JOINS "resume" "snapshot",
         /// Fresh tokens that were taken on an open connection.
         refreshes: REFRESHES,
-        /// Batches handed to connections.
+        /// Batches handed to connections and to subscriptions within the process.
         batches_sent: BATCHES_SENT,
-        /// Updates handed to connections.
+        /// Updates handed to connections and to subscriptions within the process.
         updates_sent: UPDATES_SENT,
     }
     levels {

@@ -93,8 +93,11 @@ impl TailJournal {
     /// already, or there is no room.
     pub(super) fn keep_for_others(&self, entry: &Arc<Entry>, pages: &[Arc<SharedPage>], number: u64) {
         {
-            let ring = entry.ring();
-            let Some(ring) = ring.as_ref().filter(|_| !entry.distrusts(number)) else { return };
+            let mut ring = entry.ring();
+            let Some(ring) = ring.as_mut().filter(|_| !entry.distrusts(number)) else { return };
+            if let Some(last) = pages.last() {
+                ring.learn_mark(last);
+            }
             let (bounds, mut shelf) = (ring.bounds(), entry.shelf());
             for (index, page) in pages.iter().enumerate() {
                 let start = Cursor::new(page.page().bounds.epoch, page.page().after);

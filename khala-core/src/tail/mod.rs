@@ -20,7 +20,7 @@ mod regression;
 mod ring;
 mod shelf;
 
-pub(crate) use self::{alarm::Alarm, held::HeldTopic, lookup::inconclusive};
+pub(crate) use self::{alarm::Alarm, held::HeldTopic};
 pub use self::{
     journal::TailJournal,
     lookup::{CacheLookup, FollowResult, Freshness},

@@ -39,7 +39,8 @@ pub(super) struct Ring {
     early: BTreeMap<Watermark, Vec<Update>>,
     early_bytes: usize,
     bytes: usize,
-    /// The last update that was let go: where nothing else is here, the one that `start` ends with.
+    /// The last update that was let go, or that a reader of history was given: where nothing else is here, the one that `start`
+    /// ends with.
     let_go: Option<Mark>,
     /// When the journal was last known to end at `bounds.head`.
     confirmed_at: Moment,
@@ -99,6 +100,16 @@ impl Ring {
     pub(super) fn mark(&self) -> Option<Mark> {
         let last = self.fresh.last().or_else(|| self.pages.back()?.page().updates.last());
         last.map(Mark::of).or(self.let_go)
+    }
+
+    /// Takes the last update of a page of history for its mark, where nothing is here yet and the page reaches to its start.
+    pub(super) fn learn_mark(&mut self, page: &SharedPage) {
+        if self.mark().is_none()
+            && page.page().end() == self.end()
+            && page.page().bounds.epoch == self.bounds.epoch
+        {
+            self.let_go = page.page().updates.last().map(Mark::of);
+        }
     }
 
     /// Whether it has the update after `watermark`.

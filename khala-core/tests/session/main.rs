@@ -14,6 +14,7 @@ mod clock;
 mod coverage;
 mod crowd;
 mod driver;
+mod following;
 mod guards;
 mod held;
 mod host;

@@ -1,18 +1,16 @@
-//! Following a topic within the process: the promises of the wire, without it.
+//! A subscription within the process, as far as it differs from a connection: how it is polled, and given up. What is the same for
+//! both is tried in `following.rs`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Bounds, Cursor, DocKey, Error, EventPage, Khala, Kind, NewUpdate, Payload, Start,
-    Timestamp, Topic, Update, Watermark,
+    Append, Batch, Cursor, DocKey, EventPage, Khala, Kind, NewUpdate, Payload, Start, Timestamp, Topic,
+    Update,
     documents::{Documents as _, Snapshot, SnapshotFrom},
     event::Pages,
-    fanout::{Fanout, LocalFanout, Watch},
     journal::{Journal as _, Keep},
     position::StaleReason,
-    session::SessionOptions,
 };
 
 use crate::{
@@ -20,49 +18,19 @@ use crate::{
     store::Store,
 };
 
-/// A fanout that watches and never announces.
-#[derive(Debug, Default)]
-struct Mute(LocalFanout);
-
-#[async_trait]
-impl Fanout for Mute {
-    async fn announce(&self, _: &Topic, _: Cursor) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn watch(&self, topic: &Topic) -> Result<Watch, Error> {
-        self.0.watch(topic).await
-    }
-
-    async fn announce_revoked(&self, _: Watermark) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
-        self.0.watch_revoked().await
-    }
-}
-
 struct Rig {
     khala: Khala,
-    fanout: Arc<dyn Fanout>,
     store: Arc<Store>,
     clock: Arc<TestClock>,
     topic: Topic,
 }
 
 impl Rig {
-    fn new(fanout: Arc<dyn Fanout>) -> Self {
-        let (store, clock) = (Store::new(3, 1), TestClock::new());
-        let khala = Khala::builder(crate::store::roles(&store))
-            .with_clock(Arc::<TestClock>::clone(&clock))
-            .with_fanout(Arc::clone(&fanout))
-            .build();
-        Self { khala, fanout, store, clock, topic: Topic::parse("t").unwrap() }
-    }
-
     fn announced() -> Self {
-        Self::new(Arc::new(LocalFanout::new()))
+        let (store, clock) = (Store::new(3, 1), TestClock::new());
+        let khala =
+            Khala::builder(crate::store::roles(&store)).with_clock(Arc::<TestClock>::clone(&clock)).build();
+        Self { khala, store, clock, topic: Topic::parse("t").unwrap() }
     }
 
     /// As another node does: what is published here need not be read.
@@ -72,15 +40,6 @@ impl Rig {
         let Append::Written(receipt) = append.unwrap().unwrap() else { panic!("nothing conflicts") };
         self.khala.announce(&self.topic, &receipt).now_or_never().unwrap();
         receipt.cursor()
-    }
-
-    /// Announces a head that may not be there, or not yet.
-    fn announce(&self, head: Cursor) {
-        self.fanout.announce(&self.topic, head).now_or_never().unwrap().unwrap();
-    }
-
-    fn bounds(&self) -> Bounds {
-        self.store.journal().bounds(&self.topic).now_or_never().unwrap().unwrap()
     }
 
     fn trim(&self, keep: u64) {
@@ -130,23 +89,6 @@ fn seqs(deliveries: &[EventPage]) -> Vec<u64> {
 }
 
 #[test]
-fn every_start_begins_where_it_says() {
-    let rig = Rig::announced();
-    rig.publish((1..=10).map(update).collect());
-    rig.trim(8);
-    let cursor = Cursor::new(rig.bounds().epoch, Watermark::new(5).unwrap());
-    for (start, first) in [(Start::head(), 11), (Start::floor(), 3), (Start::after(cursor), 6)] {
-        let mut subscription = rig.subscribe(start);
-        let mut deliveries = ready(&mut subscription);
-        let head = rig.publish(vec![update(0)]).watermark.as_u64();
-        deliveries.extend(ready(&mut subscription));
-        let first = if start == Start::head() { head } else { first };
-        assert_eq!(seqs(&deliveries), (first..=head).collect::<Vec<_>>(), "{start:?}");
-        assert_eq!(subscription.cursor(), Some(rig.bounds().at_head()));
-    }
-}
-
-#[test]
 fn a_next_that_is_dropped_loses_nothing() {
     let rig = Rig::announced();
     rig.publish(vec![document("a"), document("b"), update(3)]);
@@ -173,24 +115,6 @@ fn a_next_that_is_dropped_loses_nothing() {
 }
 
 #[test]
-fn a_stale_cursor_is_told_at_once_or_leads_to_a_snapshot() {
-    let rig = Rig::announced();
-    rig.publish(vec![document("a"), document("b"), update(3)]);
-    rig.trim(1);
-    let origin = Start::after(Cursor::new(rig.bounds().epoch, Watermark::ORIGIN));
-    let refused = ready(&mut rig.subscribe(origin));
-    let [EventPage::Stale(stale)] = &refused[..] else { panic!("it is stale, and that is all: {refused:?}") };
-    assert_eq!((&stale.reasons[..], stale.bounds), (&[StaleReason::RetentionFloorBreach][..], rig.bounds()));
-    let deliveries = ready(&mut rig.subscribe(origin.or_snapshot()));
-    let [EventPage::Snapshot(one), EventPage::Snapshot(two)] = &deliveries[..] else {
-        panic!("a snapshot is no refusal")
-    };
-    assert_eq!(one.stale.as_ref().unwrap().reasons, [StaleReason::RetentionFloorBreach]);
-    assert!(one.first && !one.complete && !two.first && two.complete && two.at == rig.bounds().at_head());
-    assert_eq!(two.stale, None, "it is said once");
-}
-
-#[test]
 fn a_subscription_that_is_left_behind_says_so_and_stays_so() {
     let rig = Rig::announced();
     let mut subscription = rig.subscribe(Start::head());
@@ -203,75 +127,6 @@ fn a_subscription_that_is_left_behind_says_so_and_stays_so() {
     for _ in 0..2 {
         assert!(subscription.next().now_or_never().expect("the stream has ended").is_none());
     }
-}
-
-#[test]
-fn a_new_epoch_is_told() {
-    let rig = Rig::announced();
-    rig.publish(vec![update(1)]);
-    let mut subscription = rig.subscribe(Start::head());
-    assert!(ready(&mut subscription).is_empty());
-    rig.store.wipe();
-    rig.publish(vec![update(1)]);
-    let deliveries = ready(&mut subscription);
-    assert!(
-        matches!(&deliveries[..], [EventPage::Stale(stale)] if stale.reasons == [StaleReason::EpochMismatch])
-    );
-}
-
-#[test]
-fn after_a_false_head_announcements_are_heard_as_before_it() {
-    let rig = Rig::announced();
-    let mut subscription = rig.subscribe(Start::head());
-    let mut task = Task::new(async move {
-        let mut seen = Vec::new();
-        while seen.len() < 4 {
-            if let EventPage::Updates(page) = subscription.next().await.unwrap().unwrap() {
-                seen.extend(page.updates().iter().map(|update| update.seq.as_u64()));
-            }
-        }
-        seen
-    });
-    task.run();
-    let never = Watermark::new((1 << 53) - 1).unwrap();
-    for n in 1..=4 {
-        rig.announce(Cursor::new(rig.bounds().epoch, never));
-        task.run();
-        // The second look at what was doubted, and then it waits for the poll.
-        rig.clock.pass(SessionOptions::default().retry_after);
-        task.run();
-        rig.publish(vec![update(n)]);
-        // No time passes, so that it is not found by polling.
-        task.run();
-    }
-    assert_eq!(task.done, Some(vec![1, 2, 3, 4]));
-}
-
-#[test]
-fn with_every_announcement_lost_polling_completes_delivery() {
-    let rig = Rig::new(Arc::new(Mute::default()));
-    let mut subscription = rig.subscribe(Start::head());
-    let khala = rig.khala.clone();
-    let mut task = Task::new(async move {
-        let first = subscription.next().await.unwrap().unwrap();
-        let second = subscription.next().await.unwrap().unwrap();
-        drop(khala);
-        seqs(&[first, second])
-    });
-    task.run();
-    // Through this handle, which knows at once, and by another process, which nobody here hears of.
-    let journal = rig.store.journal();
-    for n in 1..=2 {
-        let batch = Batch::new(vec![update(n)]).unwrap();
-        let now = Timestamp::from_millis(1_000_000);
-        journal.append(&rig.topic, batch, now).now_or_never().unwrap().unwrap();
-        task.run();
-        for _ in 0..20 {
-            rig.clock.pass(Duration::from_secs(1));
-            task.run();
-        }
-    }
-    assert_eq!(task.done, Some(vec![1, 2]));
 }
 
 #[test]
@@ -292,19 +147,26 @@ fn a_sleeper_is_woken_by_an_announcement_and_by_nothing_else() {
 #[test]
 fn a_failed_read_leaves_the_subscription_where_it_stood() {
     let rig = Rig::announced();
-    rig.publish(vec![document("a"), document("b")]);
+    rig.publish(vec![document("a"), document("b"), document("c")]);
+    rig.store.fail(1);
+    let handle = rig.khala.topic(&rig.topic).unwrap();
+    let refused = handle.subscribe(Start::snapshot()).now_or_never().unwrap();
+    assert!(refused.unwrap_err().is_retryable(), "it was not opened");
     let mut subscription = rig.subscribe(Start::snapshot());
+    let first = subscription.next().now_or_never().unwrap().unwrap().unwrap();
+    assert!(matches!(first, EventPage::Snapshot(page) if page.first && !page.complete));
     let mut fail_then_go_on = || {
         rig.store.fail(1);
         let failed = subscription.next().now_or_never().expect("there is something to read");
         assert!(failed.unwrap().unwrap_err().is_retryable());
-        assert!(subscription.next().now_or_never().is_none(), "it waits before it asks again");
+        let waits = subscription.next().now_or_never().is_none();
+        assert!(waits, "it waits before it asks again");
         rig.clock.pass(Duration::from_secs(1));
         subscription.next().now_or_never().expect("there still is").unwrap().unwrap()
     };
     assert!(matches!(fail_then_go_on(), EventPage::Snapshot(page) if !page.complete));
     assert!(matches!(fail_then_go_on(), EventPage::Snapshot(page) if page.complete));
-    for n in 3..6 {
+    for n in 4..7 {
         rig.publish(vec![update(n)]);
         assert_eq!(seqs(&[fail_then_go_on()]), [n]);
     }
@@ -313,8 +175,8 @@ fn a_failed_read_leaves_the_subscription_where_it_stood() {
 #[test]
 fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
     let rig = Rig::announced();
-    rig.publish(vec![update(1)]);
     let mut subscription = rig.subscribe(Start::floor());
+    rig.publish(vec![update(1)]);
     rig.store.fail(2);
     assert!(subscription.next().now_or_never().unwrap().unwrap().is_err());
     let reads = rig.store.reads();
@@ -328,51 +190,8 @@ fn after_an_error_it_waits_once_whoever_gives_up_the_wait() {
         subscription.next().now_or_never().unwrap().unwrap().is_err(),
         "a second after the error, and no later"
     );
-    rig.clock.pass(Duration::from_secs(1));
-    assert_eq!(seqs(&ready(&mut subscription)), [1]);
-}
-
-#[test]
-fn a_floor_that_moves_before_the_first_update_is_where_it_is_now() {
-    let rig = Rig::announced();
-    rig.publish((1..=10).map(update).collect());
-    let mut subscription = rig.subscribe(Start::floor());
-    rig.trim(3);
-    assert_eq!(seqs(&ready(&mut subscription)), [8, 9, 10]);
-    rig.publish((11..=15).map(update).collect());
-    rig.trim(1);
-    let deliveries = ready(&mut subscription);
-    assert!(matches!(&deliveries[..], [EventPage::Stale(_)]), "only as long as nothing was delivered");
-}
-
-#[test]
-fn an_announced_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_polling() {
-    let rig = Rig::announced();
-    rig.publish(vec![update(1)]);
-    let mut subscription = rig.subscribe(Start::head());
-    let mut task = Task::new(async move { seqs(&[subscription.next().await.unwrap().unwrap()]) });
-    task.run();
-    let next = |number| Cursor::new(rig.bounds().epoch, Watermark::new(number).unwrap());
-    rig.announce(next(7));
-    task.run();
-    let reads = rig.store.reads();
-    for (millis, looks) in [(999, 0), (1, 1), (5_000, 1), (4_999, 1), (1, 2)] {
-        rig.clock.pass(Duration::from_millis(millis));
-        task.run();
-        assert_eq!(rig.store.reads() - reads, looks, "{millis}");
-    }
-    // It becomes visible a moment after it was announced.
-    rig.announce(next(8));
-    task.run();
-    let batch = Batch::new(vec![update(2)]).unwrap();
-    let append =
-        rig.store.journal().append(&rig.topic, batch, Timestamp::from_millis(1_000_000)).now_or_never();
-    append.unwrap().unwrap();
-    task.run();
-    assert_eq!(task.done, None);
-    rig.clock.pass(Duration::from_secs(1));
-    task.run();
-    assert_eq!(task.done, Some(vec![2]));
+    rig.clock.pass(Duration::from_secs(2));
+    assert_eq!(seqs(&ready(&mut subscription)), [1], "and two after the second in a row");
 }
 
 #[test]

@@ -166,20 +166,6 @@ fn a_head_that_was_announced_and_cannot_be_read_is_told() {
 }
 
 #[test]
-fn a_live_channel_reads_again_after_a_failure() {
-    let mut rig = Rig::new();
-    rig.join("1", "t", &json!({}));
-    rig.run();
-    let head = rig.publish("t", vec![update(1)]);
-    rig.store.fail(2);
-    rig.session.handle_moved(rig.channel(), head);
-    assert!(rig.run().is_empty());
-    assert!(rig.pass(seconds(2)).is_empty());
-    let sent = rig.pass(seconds(1));
-    assert_eq!(seqs(&sent[0]), [1], "after two failures, a second and then two later");
-}
-
-#[test]
 fn a_head_grows_old_while_the_journal_is_down() {
     let mut rig = Rig::new();
     rig.publish("t", vec![update(1)]);
@@ -207,22 +193,6 @@ fn a_head_grows_old_while_the_journal_is_down() {
         );
     }
     assert!(ages.len() >= 3 && ages.is_sorted() && *ages.last().unwrap() > 60_000, "{ages:?}");
-}
-
-#[test]
-fn a_hint_ahead_of_what_can_be_read_does_not_spin_and_is_not_forgotten() {
-    let mut rig = Rig::new();
-    rig.join("1", "t", &json!({}));
-    rig.run();
-    let ahead = Cursor::new(rig.epoch("t"), Watermark::new(1).unwrap());
-    let before = (rig.questions, rig.store.reads());
-    rig.session.handle_moved(rig.channel(), ahead);
-    assert!(rig.run().is_empty());
-    assert!(rig.questions - before.0 <= 2 && rig.store.reads() - before.1 <= 2);
-    // Now it can be read; the retry finds it, long before the poll.
-    rig.publish("t", vec![update(1)]);
-    let sent = rig.pass(seconds(1));
-    assert_eq!(sent.iter().flat_map(seqs).collect::<Vec<_>>(), [1]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The answers to the questions of sessions: at once from memory, else by reads that are shared, admitted by their cost, and
+//! The answers to the questions of followers: at once from memory, else by reads that are shared, admitted by their cost, and
 //! queued.
 //!
 //! # Invariants
@@ -7,16 +7,16 @@
 
 use std::{hash::BuildHasher as _, time::Duration};
 
+use super::Khala;
 use crate::{
     auth::{Access, Grant},
     clock::Moment,
     documents::SnapshotFrom,
     error::Error,
+    follower::{Answer, Question},
     journal::ReadLimit,
-    khala::Khala,
     position::{Bounds, Cursor, Stale, StaleReason},
     replay::{ReadPermit as QueuePermit, Waiter},
-    session::{Answer, Question},
     tail::{CacheLookup, FollowResult, Freshness},
     topic::Topic,
     update::Timestamp,
@@ -35,7 +35,7 @@ pub struct ReadPermit {
 }
 
 impl Khala {
-    /// Answers a session's question.
+    /// Answers a follower's question.
     pub(crate) async fn answer(
         &self,
         waiter: Waiter,
