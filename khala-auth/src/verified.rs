@@ -1,4 +1,4 @@
-//! Tokens that were checked lately, and what they proved: whoever publishes over HTTP shows the same one each time.
+//! Tokens that were checked recently, and what they proved: a client that publishes over HTTP shows the same one each time.
 //!
 //! What must stay true: a token is known only for as long as checking it anew would say the same. So the key that it was
 //! checked with still has to be the one of its name, and the moment has to lie between that of the check and the end of
@@ -14,7 +14,7 @@ use khala_core::{Grant, Timestamp};
 
 use crate::key::Key;
 
-/// So many tokens, and bytes of tokens, make a generation; there are two.
+/// Tokens, and bytes of tokens, in one generation; there are two.
 const TOKENS: usize = 4_096;
 const BYTES: usize = 4 << 20;
 

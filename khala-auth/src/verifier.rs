@@ -21,7 +21,7 @@ use crate::{
     verified::{Known, Verified},
 };
 
-/// Checks JSON Web Tokens. A token that was good lately, under a key that is still the same, is known again for as long as
+/// Checks JSON Web Tokens. A token that was checked recently, under a key that is still the same, is known again for as long as
 /// it is good. Cloning it gives another handle to what it knows.
 #[derive(Clone, Debug)]
 pub struct JwtVerifier {

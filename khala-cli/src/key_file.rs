@@ -54,7 +54,7 @@ impl KeyFile {
         let held = hold(file.folder()).map_err(|cause| {
             Failure::io(format!("the folder of {} cannot be held: {cause}", path.display()))
         })?;
-        // Only now: whoever was waited for may have made it.
+        // Only now: the process that held the lock may have made it.
         let exists = file.path().try_exists().map_err(|cause| unreadable(path, &cause))?;
         let set = if exists {
             let set = Set::parse(&read(path)?);

@@ -71,7 +71,7 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
     u64::try_from(seconds * 1000 + millis).ok().map(Timestamp::from_millis)
 }
 
-/// Numbers of exactly so many digits, with `between` between them.
+/// Numbers with exactly that many digits, with `between` between them.
 fn parts<const N: usize>(text: &str, between: u8, digits: [usize; N]) -> Option<[i64; N]> {
     let mut rest = text.as_bytes();
     let mut numbers = [0; N];

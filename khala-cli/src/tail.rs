@@ -282,7 +282,7 @@ impl Printer {
             .expect("a Vec takes every write");
     }
 
-    /// How many of so many lines may be printed.
+    /// How many of these lines may be printed.
     fn room(&self, lines: usize) -> usize {
         self.left.map_or(lines, |left| usize::try_from(left).unwrap_or(usize::MAX).min(lines))
     }

@@ -252,7 +252,7 @@ impl Client {
         let prefix = utf8_percent_encode(prefix, NON_ALPHANUMERIC);
         let mut path = format!("/v1/topics?prefix={prefix}&limit={TOPICS}");
         loop {
-            // A page may be empty and not the last: the server looks at so many topics at a time, others' too.
+            // A page may be empty and not the last: the server looks at a number of topics at a time, others' too.
             let (page, next) = api::topics(&self.http.call(&Call::read(path.clone()), &[]).await?)?;
             all.extend(page);
             match next {

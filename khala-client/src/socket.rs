@@ -76,7 +76,7 @@ async fn handshake(http: &Http, token: Option<&Token>) -> Result<Socket, Error> 
 ///
 /// What the protocol names says it itself. Of the others, those that find fault with the client (RFC 6455,
 /// section 7.4.1) say no, and so does 1000, by which Phoenix means it; any other is worth another attempt, at which
-/// the server can refuse in so many words.
+/// the server can refuse with an explicit code.
 pub(crate) fn come_back(code: u16) -> bool {
     use wire::Close;
     match Close::ALL.iter().find(|close| close.code() == code) {

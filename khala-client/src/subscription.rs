@@ -400,7 +400,7 @@ impl Driver {
         if let Some(refused) = token {
             return Ended::Renew(Error::Refused(refused));
         }
-        // Whoever sent too much does not come back at once.
+        // A client that sent too much does not come back at once.
         let too_many = matches!(close, Some(Close::TooManyFrames));
         let not_before = not_before.or_else(|| too_many.then(|| Instant::now() + self.http.backoff.most));
         if socket::come_back(code) {

@@ -101,7 +101,7 @@ impl Tokens {
             Source::Fixed(token) => return Ok(Some(token.clone())),
             Source::Asked(ask) => ask,
         };
-        // Whoever has one does not wait for the next.
+        // A caller that has a token does not wait for the next one.
         if let Some(token) = self.held() {
             return Ok(Some(token));
         }
@@ -131,7 +131,7 @@ impl Tokens {
     /// Waits until there is another token than `than`, and asks the source for it when that is due. For ever, where
     /// there can be no other.
     ///
-    /// Cancel safe; a source that is being asked is asked anew by whoever waits next.
+    /// Cancel safe; a source that is being asked is asked again by the next caller that waits.
     pub(crate) async fn another(self, than: Token) -> Token {
         let Source::Asked(ask) = &self.source else { return pending().await };
         let mut changes = self.state.subscribe();
@@ -196,7 +196,7 @@ impl Tokens {
     /// The server refused to go on with `token`, although the source just gave it: the source is asked again, after
     /// a while.
     pub(crate) fn refused(&self, token: &Token, refused: &Refused) {
-        // Whoever shares the token says the same of it, and only the first counts.
+        // All connections that share the token report the same about it; only the first report counts.
         if self.held().as_ref() == Some(token) {
             let wait = self.put_off(refused.retry_after);
             tracing::warn!(%refused, ?wait, "the fresh token was refused; the source is asked for another");

@@ -74,7 +74,7 @@ impl AccessControl {
             if !self.0.revocations.is_loaded() {
                 return Err(unavailable);
             }
-            // Whoever revokes stores it first: what this node cannot read, hardly anybody can write.
+            // A revocation is stored first: while this node cannot read the store, hardly any node can write to it.
             tracing::warn!(error = ?unavailable, "the revocations cannot be read; the known ones hold");
         }
         self.0.revocations.check(&grant)?;
@@ -116,7 +116,7 @@ impl AccessControl {
     /// # Errors
     /// [`Denied::TokenRevoked`], or [`Denied::Unavailable`] where the revocations cannot be read within five seconds.
     pub async fn check_revoked(&self, grant: &Grant) -> Result<(), Denied> {
-        // A read that began later than this call will do, whoever began it.
+        // Any read that began later than this call will do.
         self.catch_up(Some(self.0.clock.moment().plus(Duration::from_millis(1)))).await?;
         self.0.revocations.check_names(grant)
     }
@@ -197,7 +197,7 @@ impl AccessControl {
 
     /// Ends, on this node, every connection whose token was signed with the key of that name.
     ///
-    /// For whoever takes a key out of the set that the verifier uses; the verifier refuses such tokens by itself.
+    /// For a host that takes a key out of the set that the verifier uses; the verifier refuses such tokens by itself.
     pub fn distrust_key(&self, kid: &str) {
         self.0.revocations.withdraw(kid, true);
     }

@@ -3,7 +3,7 @@
 //! An announcement may be lost, late, repeated or false. A watcher therefore reads the journal and believes only
 //! that; what is announced decides when it looks, never what it finds. No announcement keeps a watcher from hearing a
 //! later one, but for the same one once more. The control lane is the same for revocations: it says how far their log
-//! goes, and whoever hears it reads that log.
+//! goes, and every watcher that hears it reads that log.
 
 mod level;
 mod wakers;

@@ -2,7 +2,7 @@
 //!
 //! A bounded channel does not keep that promise. Where it is full, the value stays with its future until that is polled
 //! again, and of two futures that are let in at once the later one may be polled first. Here a value is in the queue as
-//! soon as it is handed in. Whoever waits for an answer would hold it in any case, so a bound would save no memory, but
+//! soon as it is handed in. The caller that waits for an answer would hold it in any case, so a bound would save no memory, but
 //! for what was given up: that is taken out again at once, when its [`Handed`] is dropped. The writer may say how many
 //! values are worth being woken for: a wake-up is a system call, and one per group is enough.
 
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// An empty queue keeps room for so many values.
+/// Room that an empty queue keeps, in values.
 const KEPT: usize = 1_024;
 
 /// The end that takes values in. Cloning it gives another such end.
@@ -62,7 +62,7 @@ struct Queue<T> {
 enum Waiter {
     Nobody,
     Task(Waker),
-    /// A thread, until so many values are there.
+    /// A thread, until that many values are there.
     Thread(usize),
 }
 
@@ -160,7 +160,7 @@ impl<T> Inbox<T> {
 }
 
 impl<T> Handed<T> {
-    /// Leaves the value where it is, whoever waits for it.
+    /// Leaves the value in the queue, although its sender no longer waits for it.
     pub fn leave(mut self) {
         self.number = None;
     }

@@ -714,7 +714,7 @@ pub struct Keep {
     /// As many of the newest as fit into this many bytes ([`Update::size`]).
     pub bytes: Option<u64>,
     /// Everything after this watermark, whatever the limits say (J14).
-    pub not_past: Option<Watermark>,
+    pub never_past: Option<Watermark>,
     /// Tombstones that are at most this old, and those whose updates are kept. None: all of them (D5).
     pub tombstones: Option<Duration>,
 }
@@ -755,8 +755,8 @@ impl Keep {
 
     /// Keeps everything after this watermark, whatever the limits say.
     #[must_use]
-    pub fn with_not_past(mut self, watermark: Watermark) -> Self {
-        self.not_past = Some(watermark);
+    pub fn with_never_past(mut self, watermark: Watermark) -> Self {
+        self.never_past = Some(watermark);
         self
     }
 
@@ -768,7 +768,7 @@ impl Keep {
         let over = self.age.is_some_and(|age| now.since(at) > age)
             || self.updates.is_some_and(|most| kept > most)
             || self.bytes.is_some_and(|most| held > most);
-        over && self.not_past.is_none_or(|past| past.covers(oldest))
+        over && self.never_past.is_none_or(|past| past.covers(oldest))
     }
 }
 

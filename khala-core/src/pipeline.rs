@@ -23,7 +23,7 @@ use crate::{
     auth::Grant,
     error::Error,
     journal::{Append, Batch},
-    khala::{Appended, Khala},
+    khala::{Khala, Unannounced},
     topic::Topic,
 };
 
@@ -40,7 +40,7 @@ pub struct Appends<T> {
     answered: VecDeque<(T, Result<Append, Error>)>,
 }
 
-type Finished = Arc<Mutex<Vec<(Topic, Appended)>>>;
+type Finished = Arc<Mutex<Vec<(Topic, Unannounced)>>>;
 
 impl<T> fmt::Debug for Appends<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Appends<T> {
         let (khala, finished) = (self.khala.clone(), Arc::clone(&self.finished));
         // Without the runtime's budget, which could send it away before it has reached the store's queue.
         self.in_flight.push(unconstrained(async move {
-            let (answer, appended) = khala.append(&topic, batch).await;
+            let (answer, appended) = khala.append_unannounced(&topic, batch).await;
             if let (Some(grant), Ok(append)) = (&grant, &answer) {
                 khala.charge_new_topic(grant, append);
             }
@@ -130,7 +130,7 @@ impl<T: Send + 'static> Appends<T> {
         let finished = std::mem::take(&mut *lock(&self.finished));
         if !finished.is_empty() {
             let khala = self.khala.clone();
-            self.announcing.push(async move { khala.tell(&finished).await });
+            self.announcing.push(async move { khala.announce_all(&finished).await });
         }
         while let Poll::Ready(Some(())) = self.announcing.poll_next(context) {}
         match self.answered.pop_front() {
@@ -140,7 +140,7 @@ impl<T: Send + 'static> Appends<T> {
     }
 }
 
-fn lock(finished: &Finished) -> MutexGuard<'_, Vec<(Topic, Appended)>> {
+fn lock(finished: &Finished) -> MutexGuard<'_, Vec<(Topic, Unannounced)>> {
     // Each change under the lock is whole.
     finished.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A map that remembers what was touched of late, and stays bounded whatever is put into it.
+//! A map that remembers the keys that were touched last. It stays bounded however many are put into it.
 //!
 //! Two generations: what is touched lives in the young one; once that is full the old one is forgotten and the young
 //! one is old. So at least the last `most` keys are there, at most twice as many, and nothing is ever searched through.

@@ -253,7 +253,7 @@ impl Snapshots {
         }
     }
 
-    /// Reads a page. Whoever looks for the same meanwhile finds this read.
+    /// Reads a page. Another reader that looks for the same page meanwhile finds this read.
     pub(crate) fn read(&self, topic: &Topic, from: SnapshotFrom, evidence: u64, now: Moment) -> Read {
         let mut runs = Self::lock(&self.runs);
         let (run, key) = match &from {

@@ -374,7 +374,7 @@ pub fn store_failed(kind: ErrorKind) {
     counter!(STORE_FAILURES, "kind" => kind.as_str()).increment(1);
 }
 
-/// A store has so many connections to its database. For implementers of a store.
+/// How many connections a store has to its database. For implementers of a store.
 pub fn store_connections(busy: u32, idle: u32) {
     for (state, connections) in [("busy", busy), ("idle", idle)] {
         gauge!(STORE_CONNECTIONS, "state" => state).set(f64::from(connections));
@@ -437,17 +437,17 @@ pub(crate) fn revocations_age(seconds: f64) {
     gauge!(REVOCATIONS_AGE).set(seconds);
 }
 
-/// A source of keys holds that many. For whoever reads keys.
+/// How many keys a source holds. For implementers of a source of keys.
 pub fn keys_held(source: &'static str, keys: usize) {
     gauge!(KEYS, "source" => source).set(keys as f64);
 }
 
-/// A source of keys was looked at. For whoever reads keys.
+/// A source of keys was looked at. For implementers of a source of keys.
 pub fn keys_read(source: &'static str, outcome: &'static str) {
     counter!(KEY_LOADS, "source" => source, "outcome" => outcome).increment(1);
 }
 
-/// A source of keys last confirmed them that long ago. For whoever reads keys.
+/// How long ago a source of keys last confirmed them. For implementers of a source of keys.
 pub fn keys_age(source: &'static str, seconds: f64) {
     gauge!(KEYS_AGE, "source" => source).set(seconds);
 }

@@ -127,7 +127,7 @@ impl Timestamp {
 /// What is appended is held to more than that, as its [`Batch`](crate::Batch) is made: I-JSON, so that every reader takes it
 /// and takes it alike. What was stored before there was that rule, and what a subscriber receives, stays readable.
 ///
-/// Payloads that were read together may share one allocation: whoever keeps a single one of them for long keeps the
+/// Payloads that were read together may share one allocation: a caller that keeps a single one of them for long keeps the
 /// page that it came with, which is at most a few MiB.
 #[derive(Clone)]
 pub struct Payload {

@@ -119,7 +119,7 @@ impl NatsFanout {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// The levels that watchers in this process look at. Whoever hears of a head in another way raises it there, and those
+    /// The levels that watchers in this process look at. A caller that hears of a head in another way raises it there, and those
     /// who watch it here are woken as by an announcement.
     pub fn levels(&self) -> LocalFanout {
         self.0.shared.local.clone()
@@ -251,7 +251,7 @@ impl Shared {
         }
         let echo = parcel.greet || parcel.echo.is_some();
         if parcel.greet && (!self.listening.is_empty() || self.local.revoked_is_watched()) {
-            // Whoever watches may have missed something.
+            // Watchers may have missed something.
             client.publish(self.subjects.hello(), self.node.to_string().into()).await.ok()?;
         }
         for (topic, head) in parcel.heads {

@@ -33,7 +33,7 @@
 //! | `<prefix>.echo.<node>` | a number | to the node itself, which so learns that the server has taken what it sent before |
 //!
 //! A user of NATS that is good for `publish` and `subscribe` on `<prefix>.>` is enough; no JetStream, no requests.
-//! Whoever may publish there can wake nodes, and makes them read their journal: no update travels here, and none is
+//! A client that may publish there can wake nodes, and makes them read their journal: no update travels here, and none is
 //! believed. A false head silences no later one, but for the same one: who tells each head before it is reached delays
 //! that to the next poll. A client may be told a false head once, as `sync:head`.
 //!
@@ -43,7 +43,7 @@
 //! - **A node hears what it watches.** One subscription for each topic that is watched in this process, however many watch it,
 //!   and none once the last has gone. [`watch`](khala_core::fanout::Fanout::watch) returns when the server knows of it, so that nothing
 //!   announced after that is missed, and after at most a second. A watched topic takes about 6 KB of memory.
-//! - **It heals.** Connections are made again for ever. A node with a new one says what it announced lately, and asks all
+//! - **It heals.** Connections are made again for ever. A node with a new one says what it announced recently, and asks all
 //!   others to do the same, which they do, each at most once a second, from a moment of its own within a quarter of a second
 //!   on, and about a thousand topics every 10 ms. So watchers hear of what they missed, if it was announced
 //!   within the time that is [remembered](NatsOptions::remember), and polling finds the rest.

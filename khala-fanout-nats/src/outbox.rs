@@ -1,7 +1,7 @@
 //! What waits to be sent: a level per topic, and not a queue.
 //!
-//! Whoever announces only raises a level here; one task takes all of them at once and sends them. However many announce
-//! meanwhile, the newest head of each topic goes out. What was announced lately is remembered, to be told again to those
+//! An announcement only raises a level here; one task takes all of them at once and sends them. However many announcements come
+//! meanwhile, the newest head of each topic goes out. What was announced recently is remembered, to be told again to those
 //! who missed it, in slices, from a random moment on: after an outage every node is asked at once. Both are bounded: an
 //! announcement is a hint, and one that finds no room is lost.
 
@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 
 /// How many topics wait at most, and how many are remembered.
 const TOPICS: usize = 65_536;
-/// How often at most what was announced lately is told again, however many nodes ask.
+/// How often at most what was announced recently is told again, however many nodes ask.
 const RECALL_EVERY: Duration = Duration::from_secs(1);
 /// How many heads are told again at once, and how long after them the next may be.
 const SLICE: usize = 1_024;
@@ -54,7 +54,7 @@ struct Waiting {
     recent: Recent,
     /// The newest that was ever announced. It is one number, and is remembered for ever.
     revoked: Option<Watermark>,
-    /// Others are to be told again what was announced lately.
+    /// Others are to be told again what was announced recently.
     recall: bool,
     /// When that was seen, and when it was done last.
     asked: Option<Instant>,
@@ -174,7 +174,7 @@ impl Waiting {
         Err(self.slice_at().or_else(|| recall_at.filter(|due| *due > now)))
     }
 
-    /// When what was announced lately is to be told again; not before all of the last time was.
+    /// When what was announced recently is to be told again; not before all of the last time was.
     fn recall_at(&mut self, now: Instant) -> Option<Instant> {
         if !self.recall {
             return None;
@@ -192,7 +192,7 @@ impl Waiting {
     }
 }
 
-/// The newest head of each topic that was announced lately: two generations, of which the older is forgotten at once.
+/// The newest head of each topic that was announced recently: two generations, of which the older is forgotten at once.
 #[derive(Debug)]
 struct Recent {
     generation: Duration,

@@ -88,7 +88,7 @@ impl Accepted {
         }
     }
 
-    /// The socket alone, for whoever has other ways to judge its client.
+    /// The socket alone, for callers that have other ways to judge its client.
     pub(crate) fn into_stream(mut self) -> TcpStream {
         self.stream.take().expect("it is there until now")
     }

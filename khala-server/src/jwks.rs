@@ -124,7 +124,7 @@ impl JwksAddress {
     async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         let Some((connector, name)) = &self.tls else {
-            // Whoever answers for `localhost` may say that it is elsewhere.
+            // The resolver of `localhost` may say that it is elsewhere.
             if !stream.peer_addr()?.ip().is_loopback() {
                 return Err(std::io::Error::other("it is not on this machine, and needs https"));
             }

@@ -32,7 +32,7 @@ pub(crate) struct Lines<B: Body> {
     /// What has come and waits for memory.
     come: Option<B::Data>,
     buffer: BytesMut,
-    /// So many bytes of the buffer are known to end no line.
+    /// How many bytes of the buffer are known to end no line.
     seen: usize,
     most: usize,
     end: Option<End>,

@@ -3,7 +3,7 @@
 //! are counted, so that each can be charged.
 //!
 //! The library would copy every frame into a buffer per connection, and keep that buffer at its largest size. What
-//! must stay true: bytes of one frame are never interrupted by those of another, whoever wrote them.
+//! must stay true: bytes of one frame are never interrupted by those of another frame.
 
 use std::{
     collections::VecDeque,

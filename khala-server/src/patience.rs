@@ -28,7 +28,7 @@ pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -
     within(&SystemClock::new(), limit, work).await.ok_or(Late)
 }
 
-/// [`tokio::time::sleep`], in parts: whoever polls it looks at something else before each poll.
+/// [`tokio::time::sleep`], in parts: its caller looks at something else before each poll.
 #[derive(Debug)]
 pub(crate) struct InParts {
     part: Duration,

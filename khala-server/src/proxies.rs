@@ -11,7 +11,7 @@ use ipnet::IpNet;
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The client's address: the peer's, or, where that is a trusted proxy, the right-most one in `X-Forwarded-For` that
-/// is not. An entry that is no address ends the search, at whoever wrote it.
+/// is not. An entry that is no address ends the search, at the proxy that wrote it.
 pub(crate) fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let mut client = peer.to_canonical();
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();

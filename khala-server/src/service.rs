@@ -65,7 +65,7 @@ impl Server {
     ///
     /// It never fails: what is wrong is answered. For the WebSocket, the connection must be served with upgrades,
     /// on a tokio runtime. How long the head of a request may take, and how long a client may take nothing of an
-    /// answer, is for whoever serves the connection, as [`serve`](crate::serve()) does. So is telling who the peer is,
+    /// answer, is left to the caller that serves the connection, as [`serve`](crate::serve()) does. So is telling who the peer is,
     /// by a [`SocketAddr`] among the request's extensions: without it nothing is limited per address. Dropping the
     /// future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does. A stream of updates
     /// goes on by itself while its answer is read, on the tokio runtime.

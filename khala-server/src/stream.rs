@@ -48,20 +48,20 @@ use crate::{
 
 const MEDIA_TYPE: &str = "application/x-ndjson";
 
-/// So many lines may be on their way to stable storage, and so many bytes, but for the last of them.
+/// Lines, and bytes of lines, that may be on their way to stable storage; the last one may go past the bytes.
 const LINES_IN_FLIGHT: usize = 1_024;
 const BYTES_IN_FLIGHT: usize = 4 << 20;
 
-/// So many bytes of answers may wait for the producer to read them, but for the last of them.
+/// Bytes of answers that may wait for the producer to read them; the last one may go past them.
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// So many bytes an empty buffer for answers has room for, at most.
+/// Room that an empty buffer for answers keeps, in bytes.
 const OUT_ROOM: usize = 16 << 10;
 
 /// The step in bytes by which the share of the budget of memory changes.
 const SHARE_STEP: u64 = 16 << 10;
 
-/// So many topics are known to be open to a stream; past that they are asked for anew.
+/// Topics that are known to be open to a stream; past that many, they are checked again.
 const TOPICS_KNOWN: usize = 4_096;
 
 /// After a refusal, what the producer still sends is taken and forgotten for so long: a connection that is closed on

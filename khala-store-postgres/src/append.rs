@@ -57,7 +57,7 @@ use crate::{
 /// # Errors
 /// [`ErrorKind::Schema`] where the database was not prepared, and whatever PostgreSQL has to say.
 ///
-/// A dropped future leaves nothing of the batch in the transaction, which can go on, and be committed, without it: whoever
+/// A dropped future leaves nothing of the batch in the transaction, which can go on, and be committed, without it: a caller that
 /// stops waiting rolls the transaction back.
 pub async fn append_in(
     transaction: &mut Transaction<'_, Postgres>,

@@ -1,6 +1,6 @@
 //! Checkpoints of projections: moved in the transaction that appends their batch, read by page, removed in steps.
 //!
-//! Whoever moves a checkpoint holds an advisory lock on its name until the commit, since where there is none yet, there is no
+//! The transaction that moves a checkpoint holds an advisory lock on its name until the commit, since where there is none yet, there is no
 //! row to lock (C2, C3). The lock is on a hash: two names that share one wait for each other, and no more.
 
 use std::num::NonZeroUsize;

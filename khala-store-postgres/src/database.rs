@@ -419,7 +419,7 @@ impl Lost {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether that was lately, and a connection of that age is one of the others.
+    /// Whether that was recently, and a connection of that age is one of the others.
     fn may_have_hit(&self, age: Duration) -> bool {
         let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lost.is_some_and(|lost| lost.elapsed() < DOUBT && age >= lost.elapsed())

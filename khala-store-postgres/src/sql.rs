@@ -38,7 +38,7 @@ pub(crate) const HAS_META: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_clas
 pub(crate) const SERVER: &str = "SELECT current_setting('server_version_num')::int,
      current_setting('server_encoding'), current_setting('fsync')::boolean";
 
-/// Whether the schema is there, whoever made it.
+/// Whether the schema is there, whichever role made it.
 pub(crate) const HAS_SCHEMA: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
 
 /// What the schema is made of, one line each: columns with their order and defaults, constraints, indexes and functions

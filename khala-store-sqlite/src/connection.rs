@@ -64,7 +64,7 @@ pub(crate) fn writer(path: &Path, options: &SqliteOptions) -> Result<Connection,
         Durability::MayLoseLastCommitsOnPowerLoss => sql::SYNC_CHECKPOINTS,
     })?;
     // What it answers, who was in its way too, is of no matter here. The log is synced before anything of it is copied: on
-    // a full disk only the copying fails, and whoever reads is served.
+    // a full disk only the copying fails, and readers are served.
     if let Err(fault) = set(&conn, sql::SYNC_LOG) {
         if !fault.is_full() {
             return Err(fault);

@@ -18,7 +18,7 @@ use crate::{
     row::{self, optional, parsed, text_bytes},
 };
 
-/// Among so many kinds of a page a row's kind is looked for; further ones are kept row by row.
+/// Kinds of a page among which a row's kind is looked for; further ones are kept row by row.
 const KINDS: usize = 8;
 /// Payloads share allocations of about that size: not so large that the allocator would take each from the system, nor
 /// that whoever keeps one update keeps much.

@@ -384,7 +384,7 @@ pub(crate) const FORGET_SWEEPS: &str = "DELETE FROM khala_sweep WHERE sweep_id <
 /// The newest records, newest first (S4), for as long as they are read.
 pub(crate) const SWEEPS: &str = "SELECT record, sweep_id FROM khala_sweep ORDER BY sweep_id DESC";
 
-/// Where a checkpoint stands: read under the write lock by whoever moves it (C2, C3).
+/// Where a checkpoint stands: read under the write lock by the caller that moves it (C2, C3).
 pub(crate) const CHECKPOINT: &str = "SELECT source_epoch, source_watermark, version, summary_hash
      FROM khala_checkpoint WHERE projection = ?1 AND entity = ?2";
 

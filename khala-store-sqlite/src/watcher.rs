@@ -240,7 +240,7 @@ impl Lookout {
     }
 }
 
-/// Raises the level of the revocations to how far their log goes, watched or not: so whoever begins to watch while the
+/// Raises the level of the revocations to how far their log goes, watched or not: so a watcher that begins to watch while the
 /// thread is awake has it too.
 fn raise_revoked(conn: &Connection, fanout: &LocalFanout) -> Result<(), Fault> {
     let mut newest = conn.prepare_cached(sql::LAST_REVOKED)?;

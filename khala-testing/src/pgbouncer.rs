@@ -33,7 +33,7 @@ pub struct Pgbouncer {
 }
 
 impl Pgbouncer {
-    /// In front of the PostgreSQL server on that port, with so many connections to it for each database.
+    /// In front of the PostgreSQL server on that port, with that many connections to it for each database.
     pub fn start(server: u16, connections: u16) -> Self {
         let folder = room("khala-pgbouncer-");
         let mut guardian = Guardian::new(&folder);

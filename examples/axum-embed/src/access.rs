@@ -77,7 +77,7 @@ impl Authorizer for Readers {
     }
 }
 
-/// Has tokens made for whoever is logged in.
+/// Issues tokens to users that are logged in.
 #[derive(Debug)]
 struct Logins(Database);
 

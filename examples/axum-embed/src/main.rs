@@ -1,4 +1,4 @@
-//! An axum application with users, routes and tables of its own, and Khala beside them: whoever may follow `notes:ada`
+//! An axum application with users, routes and tables of its own, and Khala beside them: who may follow `notes:ada`
 //! sees exactly the notes of Ada's that were committed, live, and after any absence what was missed.
 //!
 //! Here is what the application does: it stores and publishes in one transaction. In `access.rs` is who may see it.

@@ -38,7 +38,7 @@ impl Chance {
         range.start() + self.next() % (range.end() - range.start() + 1)
     }
 
-    /// A pause of up to so many milliseconds, to the microsecond.
+    /// A pause of up to that many milliseconds, to the microsecond.
     pub fn pause(&mut self, millis: u64) -> Duration {
         Duration::from_micros(self.number(0..=millis * 1000))
     }

@@ -146,11 +146,11 @@ pub fn bare(program: &Path, folder: &Path) -> Command {
     command
 }
 
-/// So many free ports on the loopback address, below those that outgoing connections are given: while a server is down,
+/// Free ports on the loopback address, below those that outgoing connections are given: while a server is down,
 /// one of these could otherwise sit on its port, or a client be connected to itself.
 ///
 /// # Errors
-/// There are not so many.
+/// There are not that many.
 pub fn free_addresses<const N: usize>() -> Result<[SocketAddr; N], Failure> {
     let first = 20_000 + (std::process::id() % 10_000) as u16;
     let addresses = (first..first + 200).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));

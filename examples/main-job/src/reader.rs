@@ -170,7 +170,7 @@ impl Orders {
                 }
             };
             if stopped {
-                // Whoever listens for it takes the end of its input for the end of its work.
+                // The process that listens takes the end of its input for the end of its work.
                 drop(stdin);
                 if timeout(Duration::from_millis(500), process.wait()).await.is_err() {
                     process.kill().await.during("ending it")?;

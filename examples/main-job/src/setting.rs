@@ -18,7 +18,7 @@ use tokio::{process::Command, time::sleep};
 
 /// How long a token is good: so short that every connection outlasts several.
 const TOKEN_ENDS_AFTER: &str = "20s";
-/// Whoever reads the token file finds one that is hardly older than that.
+/// A reader of the token file finds a token that is hardly older than that.
 const MINT_EVERY: Duration = Duration::from_secs(3);
 
 /// The topics of builds are a class of their own: cargo prints hundreds of lines at once, some of them long, and a

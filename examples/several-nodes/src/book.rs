@@ -45,7 +45,7 @@ struct Pages {
     clients: Vec<Client>,
     marks: BTreeMap<u64, Mark>,
     made: u64,
-    /// Every text once, whoever holds it.
+    /// Every text once, whichever clients hold it.
     texts: HashSet<Arc<str>>,
     publishes: Vec<Publish>,
     counts: Counts,
@@ -70,7 +70,7 @@ struct Mark {
     since: Instant,
     heads: Vec<u64>,
     pending: BTreeSet<usize>,
-    /// Whoever leaves its node before it has everything does not count.
+    /// A client that leaves its node before it has everything does not count.
     stays: bool,
     reached: Reached,
     done: Option<oneshot::Sender<Reached>>,
@@ -176,7 +176,7 @@ impl Book {
         &self.topics
     }
 
-    /// So many new lines of that publisher.
+    /// That many new lines of the publisher.
     pub(crate) fn write(&self, publisher: usize, topic: usize, count: u64) -> Lines {
         let mut pages = self.pages();
         let Pages { evidence, texts, .. } = &mut *pages;
@@ -391,7 +391,7 @@ impl Mark {
         client.follows.iter().all(|follows| follows.reached >= self.heads[follows.topic])
     }
 
-    /// Tells whoever waits if there is nobody left to wait for.
+    /// Tells those that wait if there is nobody left to wait for.
     fn settle(&mut self) {
         if self.pending.is_empty()
             && let Some(done) = self.done.take()

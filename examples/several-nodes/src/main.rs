@@ -56,7 +56,7 @@ struct Options {
     /// Lose the database for good, and go on with its standby
     #[arg(long)]
     failover: bool,
-    /// Everything at once, for so many minutes: several of the faults at a time, at random, while keys rotate, history is
+    /// Everything at once, for that many minutes: several of the faults at a time, at random, while keys rotate, history is
     /// swept, slow readers and unfinished requests load the nodes, and readiness and memory are watched
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..), requires = "memory")]
     soak: Option<u64>,

@@ -32,7 +32,7 @@ pub(crate) struct Desk {
     /// Its number in the book, and its seed's.
     pub(crate) number: usize,
     pub(crate) book: Arc<Book>,
-    /// Held while something is being published: whoever has all of it knows that everybody rests.
+    /// Held while something is being published: a caller that has all of it knows that every publisher rests.
     pub(crate) busy: Arc<RwLock<()>>,
     pub(crate) seed: u64,
     /// The longest pause between two publishes.
@@ -130,7 +130,7 @@ impl OverHttp {
     }
 }
 
-/// One of so many.
+/// One of that many.
 pub(crate) fn index(chance: &mut Chance, count: usize) -> usize {
     usize::try_from(chance.number(0..=count as u64 - 1)).unwrap_or_default()
 }

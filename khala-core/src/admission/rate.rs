@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use crate::clock::Moment;
 
-/// So many a second, and so many at once after a rest.
+/// That many a second, and a burst of that many at once after a rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     per_second: NonZeroU32,

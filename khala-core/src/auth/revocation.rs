@@ -85,7 +85,7 @@ impl Revocation {
 
     /// As it is kept where `older`, which names the same, is kept already (R4): the later `at` and the later `until`.
     ///
-    /// Whoever repeats a revocation with a clock that is behind, or for a shorter time, shortens nothing.
+    /// A revocation that is repeated by a clock that is behind, or for a shorter time, shortens nothing.
     #[must_use]
     pub fn merged_with(mut self, older: &Self) -> Self {
         self.at = self.at.max(older.at);
@@ -137,7 +137,7 @@ pub struct CorruptRevocation {
 /// Keeps revocations.
 ///
 /// The laws, each a test of the same name in [`conformance`](crate::conformance):
-/// R1 a stored revocation is found by whoever reads after an earlier watermark · R2 reading is exclusive of the
+/// R1 a stored revocation is found by every reader that starts after an earlier watermark · R2 reading is exclusive of the
 /// watermark, in order, and pages concatenate · R3 no late arrivals: once a watermark was seen, nothing at or below
 /// it appears later · R4 revoking the same thing again keeps the later `at` and the later `until`
 /// ([`Revocation::merged_with`]), and is read anew · R5 pruning forgets what has ended, nothing else, and no

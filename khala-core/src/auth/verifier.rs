@@ -36,7 +36,7 @@ impl fmt::Debug for Token {
 /// ```
 /// # use async_trait::async_trait;
 /// # use khala_core::{Grant, Timestamp, Token, auth::{Access, Denied, VerifiedClaims, Verifier}};
-/// /// Lets in whoever knows the house word, for an hour.
+/// /// Admits every client that knows the house word, for an hour.
 /// #[derive(Debug)]
 /// struct HouseWord(String);
 ///

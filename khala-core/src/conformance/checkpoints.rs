@@ -328,7 +328,7 @@ pub async fn c8_removing_takes_what_it_names_and_nothing_else<H: CheckpointsHarn
     assert_eq!(subject.topic.log().await, log, "C8: the log, with a checkpoint removed");
     assert_eq!(subject.stated("e07").await, documents[0], "C8: the document whose checkpoint was removed");
 
-    // Whoever had found it there is told, and it can be folded from the start.
+    // A projector that had found it there is told, and it can be folded from the start.
     subject.stands_elsewhere(subject.step("e07", 2), None).await;
     let anew = subject.moving("e07", None, checkpoint(5));
     subject.written(anew.with_batch(subject.name.clone(), batch([state("e07", "5")]))).await;

@@ -25,7 +25,7 @@ use super::{
     subject::watermark,
 };
 
-/// R1: a stored revocation is found by whoever reads after an earlier watermark, exactly as it was made.
+/// R1: a stored revocation is found by every reader that starts after an earlier watermark, exactly as it was made.
 pub async fn r1_a_stored_revocation_is_found<H: RevocationsHarness>(store: H) {
     let subject = Subject::new(&store, "R1");
     let longest = "é".repeat(256);
@@ -161,7 +161,7 @@ pub async fn r4_revoking_again_keeps_the_later_and_is_read_anew<H: RevocationsHa
             Some(older) => made.clone().merged_with(&older),
             None => made.clone(),
         });
-        // Whoever reads after this one has read everything about the other before.
+        // A reader that goes on after this one has read everything about the other before.
         let between = subject.revoke(forever(&format!("r4.{at}"), at)).await;
         subject.revoke(made.clone()).await;
         let news = subject.about("r4", between).await;

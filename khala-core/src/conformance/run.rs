@@ -31,7 +31,7 @@ tokio::task_local! {
     static MODULE: &'static str;
 }
 
-/// One law, for whoever wants to look at its outcome rather than have it as a test.
+/// One law, for callers that look at its outcome rather than have it as a test.
 #[expect(clippy::exhaustive_structs, reason = "the table of laws is written out in the user's crate")]
 pub struct Law<H> {
     /// The name of its function, which begins with its number.

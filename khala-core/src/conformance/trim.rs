@@ -36,7 +36,7 @@ pub async fn j13_trimming_renumbers_nothing<H: Harness>(store: H) {
     assert_eq!(last.first().map(|update| update.seq.as_u64()), Some(14), "J13: what follows 13");
 }
 
-/// J14: the floor never goes back and never passes `not_past`. It stands where the limits put it: an update stays
+/// J14: the floor never goes back and never passes `never_past`. It stands where the limits put it: an update stays
 /// if every limit that is set keeps it.
 pub async fn j14_the_floor_never_goes_back<H: Harness>(store: H) {
     let all = Keep::everything;
@@ -49,13 +49,13 @@ pub async fn j14_the_floor_never_goes_back<H: Harness>(store: H) {
         (0, all().with_updates(11)),
         (4, all().with_updates(6)),
         (4, all().with_updates(8)),
-        (4, all().with_updates(0).with_not_past(watermark(2))),
-        (4, all().with_updates(0).with_not_past(Watermark::ORIGIN)),
-        (4, all().with_not_past(watermark(8))),
-        (6, all().with_updates(1).with_not_past(watermark(6))),
-        (6, all().with_bytes(0).with_not_past(watermark(6))),
-        (6, all().with_age(Duration::ZERO).with_not_past(watermark(6))),
-        (9, all().with_updates(1).with_not_past(watermark(100))),
+        (4, all().with_updates(0).with_never_past(watermark(2))),
+        (4, all().with_updates(0).with_never_past(Watermark::ORIGIN)),
+        (4, all().with_never_past(watermark(8))),
+        (6, all().with_updates(1).with_never_past(watermark(6))),
+        (6, all().with_bytes(0).with_never_past(watermark(6))),
+        (6, all().with_age(Duration::ZERO).with_never_past(watermark(6))),
+        (9, all().with_updates(1).with_never_past(watermark(100))),
         (10, all().with_updates(0)),
         (10, all()),
         (10, all().with_updates(5)),
@@ -184,9 +184,9 @@ pub async fn j19_a_plan_is_what_a_trim_then_does<H: Harness>(store: H) {
         all().with_bytes(30),
         all().with_age(Duration::from_secs(5)),
         all().with_age(Duration::from_secs(3)).with_bytes(60).with_updates(5),
-        all().with_updates(0).with_not_past(watermark(3)),
-        all().with_age(Duration::ZERO).with_not_past(watermark(5)),
-        all().with_bytes(0).with_not_past(Watermark::ORIGIN),
+        all().with_updates(0).with_never_past(watermark(3)),
+        all().with_age(Duration::ZERO).with_never_past(watermark(5)),
+        all().with_bytes(0).with_never_past(Watermark::ORIGIN),
     ]
     .into_iter()
     .enumerate()

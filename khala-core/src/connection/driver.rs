@@ -54,7 +54,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 const EVICTED_WITHIN: Duration = Duration::from_secs(2);
 /// Topics that an eviction is noted for: who follows a thousand would push all others out of what is remembered.
 const NOTED_TOPICS: usize = 16;
-/// After so many actions the driver looks up: at the clock, and at what came in.
+/// Actions after which the driver looks at the clock, and at what came in.
 const ACTIONS_IN_A_ROW: usize = 64;
 
 /// One client's connection, ready to run over its transport.

@@ -2,7 +2,7 @@
 //!
 //! The channels of a connection and the subscriptions within the process drive the same [`Follower`]. So both continue the log by
 //! the same rules, and are admitted, counted and put off alike. It is told heads, polls and answers; it gives one question at
-//! a time, and for each answer a [`Step`]. It is pure, and has no clock: whoever drives it asks the journal and waits.
+//! a time, and for each answer a [`Step`]. It is pure, and has no clock: its driver asks the journal and waits.
 //!
 //! # Invariants
 //! - What is delivered continues from the cursor. What does not is not delivered, but asked for again.

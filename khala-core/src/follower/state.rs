@@ -41,9 +41,9 @@ pub(crate) struct Follower {
     /// Where its replay ends: at the head of the moment when it was opened, or when a later snapshot began.
     replay_until: Watermark,
     /// The newest announced head.
-    heard: Option<Cursor>,
+    announced: Option<Cursor>,
     /// A head was announced after the question that is under way was asked.
-    heard_since: bool,
+    head_since_question: bool,
     /// When the journal last confirmed what is known.
     confirmed_at: Moment,
     /// How old "nothing new" may be; raised by polling, and by doubt.
@@ -84,8 +84,8 @@ impl Follower {
             behind: None,
             cursor: Cursor::new(Epoch::from_bits(0), Watermark::ORIGIN),
             replay_until: Watermark::ORIGIN,
-            heard: None,
-            heard_since: false,
+            announced: None,
+            head_since_question: false,
             confirmed_at: now,
             not_older_than,
             polling: false,
@@ -133,23 +133,23 @@ impl Follower {
     }
 
     /// Takes in an announced head. One of the same epoch that is not newer comes late, and hides none.
-    pub(crate) fn hear(&mut self, head: Cursor) {
-        let late = |heard: Cursor| heard.epoch == head.epoch && heard.watermark >= head.watermark;
-        if !self.heard.is_some_and(late) {
-            (self.heard, self.heard_since) = (Some(head), true);
+    pub(crate) fn on_head(&mut self, head: Cursor) {
+        let late = |known: Cursor| known.epoch == head.epoch && known.watermark >= head.watermark;
+        if !self.announced.is_some_and(late) {
+            (self.announced, self.head_since_question) = (Some(head), true);
         }
     }
 
     /// Whether more was announced than was sent.
     pub(crate) fn has_news(&self) -> bool {
-        self.is_live() && self.heard.is_some_and(|head| head.is_news_to(self.cursor))
+        self.is_live() && self.announced.is_some_and(|head| head.is_news_to(self.cursor))
     }
 
     /// The newest head of the history that it follows: what was sent, or more if more was announced.
     pub(crate) fn newest(&self) -> Watermark {
         let sent = self.cursor;
-        let heard = self.heard.filter(|head| head.epoch == sent.epoch);
-        heard.map_or(sent.watermark, |head| head.watermark.max(sent.watermark))
+        let announced = self.announced.filter(|head| head.epoch == sent.epoch);
+        announced.map_or(sent.watermark, |head| head.watermark.max(sent.watermark))
     }
 
     /// Wants to hear from the journal unless it has since that moment; says whether it does.
@@ -164,9 +164,9 @@ impl Follower {
 
     /// The question that it has now. One at a time.
     pub(crate) fn question(&mut self) -> Question {
-        self.heard_since = false;
+        self.head_since_question = false;
         let not_older_than = self.not_older_than;
-        let wanted = Freshness { head: self.heard, not_older_than };
+        let wanted = Freshness { head: self.announced, not_older_than };
         match &self.phase {
             Phase::Opening { at: Some(cursor), resume } => Question::Resume {
                 cursor: *cursor,
@@ -269,12 +269,12 @@ impl Follower {
         if !self.has_news() {
             return Step::next(Next::Rest);
         }
-        if self.heard_since {
+        if self.head_since_question {
             return Step::next(Next::Ask);
         }
         // What was announced cannot be read yet. It will be; asking again at once would only spin. It is read again later than
         // this, and once: a head that is not there then may never be, and is left to polling.
-        self.heard = None;
+        self.announced = None;
         self.not_older_than = self.not_older_than.max(news.confirmed_at.plus(Duration::from_millis(1)));
         Step::next(Next::Wait(context.retry_after))
     }

@@ -1,7 +1,8 @@
-//! Appends, and telling of them: at once, or later and of many together.
+//! Appends and their announcements: each at once, or later for many appends together.
 //!
-//! What must stay true: whatever was stored is announced by whoever appended it, once it is on stable storage; that several
-//! appends to a topic share an announcement is no loss, for it says how far the head is.
+//! # Invariants
+//! What was stored is announced by the node that appended it, once it is on stable storage. Several appends to a topic may share
+//! an announcement, for it says how far the head is.
 
 use super::Khala;
 use crate::{
@@ -13,10 +14,10 @@ use crate::{
     topic::Topic,
 };
 
-/// What [`Khala::tell`] has to tell of an append.
+/// What [`Khala::announce_all`] has to announce of an append.
 #[derive(Clone, Copy, Debug)]
-#[must_use = "who appends has to tell of it"]
-pub(crate) struct Appended {
+#[must_use = "an append has to be announced"]
+pub(crate) struct Unannounced {
     /// The head to announce. Of a duplicate too: the first time it may have been stored by a process that died before.
     head: Option<Cursor>,
 }
@@ -61,16 +62,20 @@ impl Khala {
     }
 
     async fn append_and_announce(&self, topic: &Topic, batch: Batch) -> Result<Append, Error> {
-        let (answer, appended) = self.append(topic, batch).await;
+        let (answer, appended) = self.append_unannounced(topic, batch).await;
         if let Some(head) = appended.head {
             self.announce_head(topic, head).await;
         }
         answer
     }
 
-    /// The same, but that [`tell`](Self::tell) is left to the caller, who has to call it soon: for whoever appends much, and
-    /// tells of many appends at once.
-    pub(crate) async fn append(&self, topic: &Topic, batch: Batch) -> (Result<Append, Error>, Appended) {
+    /// Appends a batch, and leaves it to the caller to call [`announce_all`](Self::announce_all) soon: for callers that append
+    /// much, and announce many appends at once.
+    pub(crate) async fn append_unannounced(
+        &self,
+        topic: &Topic,
+        batch: Batch,
+    ) -> (Result<Append, Error>, Unannounced) {
         let updates = batch.updates().len() as u64;
         let class = self.class_of(topic).map(|class| &**class);
         let batch = if class.is_some_and(|class| class.hashes) { batch.with_hashes() } else { batch };
@@ -89,14 +94,14 @@ impl Khala {
             Err(_) => (&cells.appends_failed, None),
         };
         outcome.add(1);
-        (answer, Appended { head })
+        (answer, Unannounced { head })
     }
 
     /// Announces what was appended: of appends to one topic that stand next to each other, the furthest head.
     ///
     /// Dropping the future may lose announcements: delivery then completes by polling. A request whose future may be
     /// dropped runs the appends and this call together in a task of their own.
-    pub(crate) async fn tell(&self, appended: &[(Topic, Appended)]) {
+    pub(crate) async fn announce_all(&self, appended: &[(Topic, Unannounced)]) {
         for same in appended.chunk_by(|(one, _), (next, _)| one == next) {
             let Some((topic, _)) = same.first() else { continue };
             let mut furthest: Option<Cursor> = None;
@@ -151,7 +156,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn many_are_told_of_at_once() {
+    async fn many_are_announced_at_once() {
         let fanout = LocalFanout::new();
         let khala = Khala::builder(MemoryStore::new()).with_fanout(Arc::new(fanout.clone())).build();
         let topic = |name: &str| Topic::parse(name).unwrap();
@@ -162,12 +167,13 @@ mod tests {
         let mut all = Vec::new();
         for name in ["a", "a", "b", "a"] {
             let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null());
-            let (answer, appended) = khala.append(&topic(name), Batch::new(vec![update]).unwrap()).await;
+            let (answer, appended) =
+                khala.append_unannounced(&topic(name), Batch::new(vec![update]).unwrap()).await;
             assert!(matches!(answer, Ok(Append::Written(_))));
             all.push((topic(name), appended));
         }
         assert!(watches.iter().all(|watch| watch.head().is_none()), "it was left to the caller");
-        khala.tell(&all).await;
+        khala.announce_all(&all).await;
         let heads: Vec<_> =
             watches.iter().map(|watch| watch.head().map(|head| head.watermark.as_u64())).collect();
         assert_eq!(heads, [Some(3), Some(1)]);

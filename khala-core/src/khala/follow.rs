@@ -73,7 +73,7 @@ impl Following {
         let (now, class) = (khala.moment(), khala.class_of(&topic).cloned());
         let mut follower = Follower::new(topic, class, request, now, now);
         if let Some(head) = watch.head() {
-            follower.hear(head);
+            follower.on_head(head);
         }
         Self {
             waiter: Waiter {
@@ -151,7 +151,7 @@ impl Following {
     /// Has the follower's question answered.
     async fn ask(&mut self) -> Step {
         if let Some(head) = self.watch.news() {
-            self.follower.hear(head);
+            self.follower.on_head(head);
             self.counts.heard();
         }
         let Self { khala, follower, evidence, waiter, .. } = self;
@@ -235,7 +235,7 @@ impl Following {
             let wake = self.khala.clock().sleep(wake_at.since(now));
             let moved = std::pin::pin!(self.watch.moved());
             if let Either::Left((head, _)) = futures::future::select(moved, wake).await {
-                self.follower.hear(head);
+                self.follower.on_head(head);
                 self.counts.heard();
                 if self.follower.has_news() {
                     break;

@@ -12,7 +12,7 @@ mod windows;
 
 use std::{hash::RandomState, sync::Arc};
 
-pub(crate) use self::appending::Appended;
+pub(crate) use self::appending::Unannounced;
 pub use self::{
     answer::ReadPermit,
     permit::{PublishPermit, Refusal},

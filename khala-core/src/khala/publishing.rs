@@ -3,7 +3,7 @@
 //!
 //! It stands before [`Khala::publish`] and not within it: the application that holds the handle is trusted, and whoever
 //! takes batches from others asks here first. What must stay true: what is refused takes nothing; a batch goes through
-//! whole or not at all; and memory follows the topics that were published to lately.
+//! whole or not at all; and memory follows the topics that were published to recently.
 
 use super::{Khala, publish_limits::PublishLimited};
 use crate::{

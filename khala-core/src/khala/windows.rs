@@ -33,7 +33,7 @@ pub struct TopicWindow {
 }
 
 impl Khala {
-    /// The topics that are followed on this node or whose rules were broken here of late, at most `limit`: first those
+    /// The topics that are followed on this node or had incidents here recently, at most `limit`: first those
     /// with the most incidents, then those whose slowest follower is farthest behind.
     ///
     /// Dropping the future leaves nothing behind.

@@ -102,7 +102,7 @@ pub enum Advanced {
 
 /// Keeps checkpoints beside a journal, to which their advances append.
 ///
-/// Whoever folds reads the checkpoint first and the document after it: then a document that is newer than the
+/// A projector reads the checkpoint first and the document after it: then a document that is newer than the
 /// checkpoint is noticed by the advance, because the checkpoint has moved too. An advance wakes nobody: the receipt is
 /// to be announced, as after an append.
 ///
@@ -154,7 +154,7 @@ pub trait Checkpoints: fmt::Debug + Send + Sync + 'static {
     /// the same advance, asked again, tells.
     ///
     /// Who is told [`Written`](Advanced::Written) announces the receipt's [`cursor`](crate::Receipt::cursor).
-    /// [`Repeated`](Advanced::Repeated) has no receipt, because none is kept with a checkpoint: whoever cannot say that
+    /// [`Repeated`](Advanced::Repeated) has no receipt, because none is kept with a checkpoint: a caller that cannot say that
     /// the first answer was announced, for it never came or was given up, announces the head of the batch's topic as
     /// [`Journal::bounds`](crate::journal::Journal::bounds) tells it. That is at least as far, and one announcement too many does
     /// no harm; without it, subscribers find the update by polling.

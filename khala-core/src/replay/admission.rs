@@ -105,11 +105,11 @@ struct State {
     taken: Bucket,
     /// The same by subject, for clients that were connected recently.
     by_subject: Book<u64, Bucket>,
-    /// What was told to come back. It drains at the same rate, so whoever is turned away next is told a later time.
+    /// What was told to come back. It drains at the same rate, so the next connection that is turned away is told a later time.
     put_off: Bucket,
     /// Where replays of a topic start that were let in a moment ago: those after them read the same pages.
     let_in: Recent<Topic, Option<(Moment, Cursor)>>,
-    /// When connections of late were told to come back: one that does not wait is told the same again.
+    /// When the last connections were told to come back: one that does not wait is told the same again.
     told: Recent<u64, Moment>,
     /// How many were turned away.
     turned_away: u64,
@@ -204,7 +204,7 @@ impl ReplayAdmission {
     }
 }
 
-/// The equal share of each of so many.
+/// The equal share of each of that many.
 fn share(rate: Rate, among: usize) -> Rate {
     let among = u32::try_from(among.max(1)).unwrap_or(u32::MAX);
     let part = |whole: NonZeroU32| NonZeroU32::new(whole.get() / among).unwrap_or(NonZeroU32::MIN);

@@ -1,4 +1,4 @@
-//! Who follows which topic from where, and who did until lately: what says whom a trim would leave behind.
+//! The cursors of those who follow a topic, or did until recently: they tell whose cursors a trim would make stale.
 //!
 //! A follower that is here has a place, which moves with what it was sent; one that went leaves its cursor for a
 //! while, until the same subject follows the topic again. What must stay true: a place costs its follower one store
@@ -29,10 +29,10 @@ const DEVICES: usize = 32;
 /// How many cursors of a topic are below a floor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LeftBehind {
+pub struct StaleCursorCount {
     /// Of those who follow it now.
     pub connected: u64,
-    /// Of those who did until lately.
+    /// Of those who did until recently.
     pub seen: u64,
 }
 
@@ -44,7 +44,7 @@ pub struct Followers {
     pub connected: u64,
     /// The least of their watermarks.
     pub slowest_connected: Option<Watermark>,
-    /// How many did until lately.
+    /// How many did until recently.
     pub seen: u64,
     /// The least of the watermarks that those left with.
     pub slowest_seen: Option<Watermark>,
@@ -139,10 +139,10 @@ impl Cursors {
     }
 
     /// How many followers of `topic` a floor at `floor` would leave behind. Those of another epoch are so already.
-    pub(crate) fn left_behind(&self, topic: &Topic, floor: Cursor, now: Moment) -> LeftBehind {
+    pub(crate) fn count_stale_below(&self, topic: &Topic, floor: Cursor, now: Moment) -> StaleCursorCount {
         let below = |cursor: Cursor| cursor.epoch == floor.epoch && cursor.watermark < floor.watermark;
         let (here, gone) = self.of(topic, now);
-        LeftBehind {
+        StaleCursorCount {
             connected: here.into_iter().filter(|cursor| below(*cursor)).count() as u64,
             seen: gone.into_iter().filter(|cursor| below(*cursor)).count() as u64,
         }
@@ -265,18 +265,18 @@ mod tests {
     fn a_floor_leaves_behind_who_stands_below_it() {
         let cursors = Arc::new(Cursors::new(Duration::from_millis(100)));
         let topic = Topic::parse("t").unwrap();
-        let left = |floor, now| cursors.left_behind(&topic, at(1, floor), ms(now));
+        let left = |floor, now| cursors.count_stale_below(&topic, at(1, floor), ms(now));
         let ada = cursors.follow(&topic, Some("ada"), at(1, 5), ms(0));
         let bob = cursors.follow(&topic, Some("bob"), at(1, 9), ms(0));
         let other = cursors.follow(&topic, Some("eve"), at(2, 1), ms(0));
-        assert_eq!(left(5, 0), LeftBehind { connected: 0, seen: 0 }, "a cursor at the floor is good");
-        assert_eq!(left(6, 0), LeftBehind { connected: 1, seen: 0 });
+        assert_eq!(left(5, 0), StaleCursorCount { connected: 0, seen: 0 }, "a cursor at the floor is good");
+        assert_eq!(left(6, 0), StaleCursorCount { connected: 1, seen: 0 });
         ada.moved(at(1, 8), ms(10));
-        assert_eq!(left(9, 10), LeftBehind { connected: 1, seen: 0 });
+        assert_eq!(left(9, 10), StaleCursorCount { connected: 1, seen: 0 });
         drop(ada);
-        assert_eq!(left(10, 10), LeftBehind { connected: 1, seen: 1 });
-        assert_eq!(left(10, 110), LeftBehind { connected: 1, seen: 1 });
-        assert_eq!(left(10, 111), LeftBehind { connected: 1, seen: 0 }, "too long ago");
+        assert_eq!(left(10, 10), StaleCursorCount { connected: 1, seen: 1 });
+        assert_eq!(left(10, 110), StaleCursorCount { connected: 1, seen: 1 });
+        assert_eq!(left(10, 111), StaleCursorCount { connected: 1, seen: 0 }, "too long ago");
         let followers = cursors.followers(&topic, Epoch::from_bits(1), ms(111));
         assert_eq!((followers.connected, followers.slowest_connected), (2, Watermark::new(9)));
         drop((bob, other));
@@ -287,7 +287,7 @@ mod tests {
     fn who_is_back_is_not_missed() {
         let cursors = Arc::new(Cursors::new(Duration::from_secs(60)));
         let topic = Topic::parse("t").unwrap();
-        let seen = || cursors.left_behind(&topic, at(1, 100), ms(1)).seen;
+        let seen = || cursors.count_stale_below(&topic, at(1, 100), ms(1)).seen;
         let devices = [5, 50].map(|watermark| cursors.follow(&topic, Some("ada"), at(1, watermark), ms(0)));
         let nobody = cursors.follow(&topic, None, at(1, 7), ms(0));
         drop((devices, nobody));
@@ -308,7 +308,7 @@ mod tests {
         for _ in 0..3 * SEEN_MOST {
             drop(cursors.follow(&busy, Some("bob"), at(1, 5), ms(0)));
         }
-        assert_eq!(cursors.left_behind(&quiet, at(1, 9), ms(0)).seen, 1);
+        assert_eq!(cursors.count_stale_below(&quiet, at(1, 9), ms(0)).seen, 1);
         let state = cursors.lock();
         assert!(state.gone == 2 && state.order.len() <= 2 * SEEN_MOST + 1);
     }

@@ -41,7 +41,7 @@ pub(crate) fn settled(
     retire_after: Option<Duration>,
 ) -> Option<Settled> {
     // Also where a clock that was ahead stored the oldest: it goes with what follows it, and is told at each sweep.
-    if oldest.is_some_and(|at| keep.not_past.is_some() || is_ahead(at, now)) {
+    if oldest.is_some_and(|at| keep.never_past.is_some() || is_ahead(at, now)) {
         return None;
     }
     // Not all at once, or they would come back at once.
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((empty.due, empty.seen_at), (moment(1_000_060), now));
         assert_eq!(empty.retire_idle_since, Some(moment(999_940)));
         assert_eq!(retiring(Some(oldest)).due, at, "what keeps something is not looked at to be retired");
-        let held = keep.with_not_past(Watermark::ORIGIN);
+        let held = keep.with_never_past(Watermark::ORIGIN);
         assert_eq!(due(&held, Some(oldest)), None, "who reads it may go at any time");
         assert!(due(&held, None).is_some());
         assert_eq!(

@@ -3,7 +3,7 @@
 mod cursors;
 mod dates;
 mod due;
-mod facts;
+mod input;
 mod lease;
 mod order;
 mod plan;
@@ -17,8 +17,8 @@ pub(crate) use self::{
     dates::Dates,
 };
 pub use self::{
-    cursors::{Followers, LeftBehind},
-    facts::{ClassRetention, Facts, Retention},
+    cursors::{Followers, StaleCursorCount},
+    input::{ClassRetention, Retention, RetentionInput},
     order::{SweepOptions, SweepOrder, Swept},
     plan::{SweepPlan, TopicPlan},
     record::{ClassSwept, FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},

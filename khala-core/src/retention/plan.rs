@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cursors::LeftBehind,
+    cursors::StaleCursorCount,
     record::{ClassSwept, FailedTopic, SweepRecord},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub struct SweepPlan {
     pub bytes: u64,
     /// Cursors of those who are connected to this node that would become stale.
     pub stale_connected: u64,
-    /// The same of those who were until lately.
+    /// The same of those who were until recently.
     pub stale_seen: u64,
     /// How many cursors a sweep may make stale. None: as many as there are.
     pub guard: Option<u64>,
@@ -77,7 +77,7 @@ pub struct TopicPlan {
     pub bytes: u64,
     /// Cursors of those who are connected to this node that would become stale.
     pub stale_connected: u64,
-    /// The same of those who were until lately.
+    /// The same of those who were until recently.
     pub stale_seen: u64,
     /// When the oldest update that would be kept was published.
     pub oldest_kept: Option<Timestamp>,
@@ -97,7 +97,7 @@ pub(crate) struct Planned<'a> {
     pub(crate) bounds: Bounds,
     pub(crate) plan: Trimmed,
     /// Whom it would leave behind that is not yet.
-    pub(crate) left: LeftBehind,
+    pub(crate) left: StaleCursorCount,
 }
 
 /// The name of a class in records and plans.
@@ -105,8 +105,8 @@ fn name(class: Option<&TopicClass>) -> &str {
     class.map_or(NO_CLASS, |class| &class.name)
 }
 
-/// Whether a guard of so many cursors holds a sweep back that leaves those behind.
-pub(crate) fn is_too_much(left: LeftBehind, guard: Option<u64>) -> bool {
+/// Whether a guard of that many cursors holds back a sweep that would make these stale.
+pub(crate) fn is_too_much(left: StaleCursorCount, guard: Option<u64>) -> bool {
     guard.is_some_and(|most| left.connected + left.seen > most)
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct Tally {
     topics_failed: u64,
     updates: u64,
     bytes: u64,
-    pub(crate) stale: LeftBehind,
+    pub(crate) stale: StaleCursorCount,
     failed: Vec<FailedTopic>,
     pub(crate) error: Option<String>,
     classes: Vec<ClassTally>,
@@ -142,7 +142,7 @@ impl Tally {
             topics_failed: 0,
             updates: 0,
             bytes: 0,
-            stale: LeftBehind::default(),
+            stale: StaleCursorCount::default(),
             failed: Vec::new(),
             error: None,
             classes: classes.iter().map(line).collect(),
@@ -214,7 +214,7 @@ impl Tally {
     }
 
     /// Cursors that became stale, or would.
-    pub(crate) fn leave_behind(&mut self, left: LeftBehind) {
+    pub(crate) fn leave_behind(&mut self, left: StaleCursorCount) {
         self.stale.connected += left.connected;
         self.stale.seen += left.seen;
     }
@@ -319,7 +319,13 @@ mod tests {
 
     fn planned(topic: &Topic, updates: u64, connected: u64) -> Planned<'_> {
         let plan = trimmed(updates, Some(updates));
-        Planned { topic, class: None, bounds: plan.bounds, plan, left: LeftBehind { connected, seen: 0 } }
+        Planned {
+            topic,
+            class: None,
+            bounds: plan.bounds,
+            plan,
+            left: StaleCursorCount { connected, seen: 0 },
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct SweepRecord {
     pub bytes: u64,
     /// Cursors of those who were connected that it made stale, or would have made where it was held back.
     pub stale_connected: u64,
-    /// The same of those who had been until lately.
+    /// The same of those who had been until recently.
     pub stale_seen: u64,
     /// What went, by class.
     pub classes: Vec<ClassSwept>,

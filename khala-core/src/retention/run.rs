@@ -8,9 +8,9 @@
 use std::{future::poll_fn, num::NonZeroUsize, ops::ControlFlow, task::Poll};
 
 use super::{
-    cursors::LeftBehind,
+    cursors::StaleCursorCount,
     due,
-    facts::Facts,
+    input::RetentionInput,
     order::SweepOrder,
     plan::{Planned, SweepPlan, Tally, is_too_much},
     sweeper::{Ended, Sweeper},
@@ -93,7 +93,7 @@ impl Sweeper {
         // What was put off under other rules is due from here on.
         self.settle(&[]).await;
 
-        let (mut dues, mut left) = (Dues::default(), LeftBehind::default());
+        let (mut dues, mut left) = (Dues::default(), StaleCursorCount::default());
         let (mut ahead, mut ahead_topics) = (None, 0);
         self.look(now, None, |seen| {
             if let Seen::Topic(planned, ..) = &seen
@@ -175,8 +175,8 @@ impl Sweeper {
         for Due { topic, keep, floor, head, planned } in due {
             let class = self.classes.of(&topic).map(|class| &**class);
             // Not past what the guard was asked about, whatever was appended since: that goes with the next sweep.
-            let most = keep.not_past.map_or(planned.watermark, |held| held.min(planned.watermark));
-            match self.tail.trim(&topic, keep.with_not_past(most), now).await {
+            let most = keep.never_past.map_or(planned.watermark, |held| held.min(planned.watermark));
+            match self.tail.trim(&topic, keep.with_never_past(most), now).await {
                 Ok(trimmed) => {
                     failures = 0;
                     tally.trimmed(class, &trimmed);
@@ -237,7 +237,7 @@ impl Sweeper {
                     Ok(plan) => {
                         failures = 0;
                         let left = match plan.updates {
-                            0 => LeftBehind::default(),
+                            0 => StaleCursorCount::default(),
                             _ => self.newly_behind(topic, bounds.floor, plan.bounds.at_floor()),
                         };
                         see(Seen::Topic(Planned { topic, class, bounds: *bounds, plan, left }, keep, *at))
@@ -275,18 +275,18 @@ impl Sweeper {
     fn keep(&self, topic: &Topic, class: Option<&TopicClass>, bounds: Bounds, now: Timestamp) -> Keep {
         let Some(class) = class else { return Keep::everything() };
         let followers = self.cursors.followers(topic, bounds.epoch, self.clock.moment());
-        let facts = Facts::new(bounds, now)
+        let input = RetentionInput::new(bounds, now)
             .with_slowest_connected(followers.slowest_connected)
             .with_slowest_seen(followers.slowest_seen);
-        self.retention.keep(topic, class, &facts)
+        self.retention.keep(topic, class, &input)
     }
 
     /// Whom a floor that rises from `before` to `after` leaves behind.
-    fn newly_behind(&self, topic: &Topic, before: Watermark, after: Cursor) -> LeftBehind {
+    fn newly_behind(&self, topic: &Topic, before: Watermark, after: Cursor) -> StaleCursorCount {
         let (cursors, now) = (&self.cursors, self.clock.moment());
-        let already = cursors.left_behind(topic, Cursor::new(after.epoch, before), now);
-        let all = cursors.left_behind(topic, after, now);
-        LeftBehind {
+        let already = cursors.count_stale_below(topic, Cursor::new(after.epoch, before), now);
+        let all = cursors.count_stale_below(topic, after, now);
+        StaleCursorCount {
             connected: all.connected.saturating_sub(already.connected),
             seen: all.seen.saturating_sub(already.seen),
         }

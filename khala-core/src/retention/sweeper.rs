@@ -17,10 +17,10 @@ use std::{
 use futures::{FutureExt as _, pin_mut, select_biased};
 
 use super::{
-    cursors::{Cursors, LeftBehind},
+    cursors::{Cursors, StaleCursorCount},
     dates::Dates,
     due::random_part,
-    facts::Retention,
+    input::Retention,
     order::{SweepOptions, SweepOrder, Swept},
     plan::Tally,
     record::{FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
@@ -223,12 +223,16 @@ impl Sweeper {
                         let SweepRecord { topics_trimmed: topics, updates, bytes, took_ms, .. } = &record;
                         tracing::info!(topics, updates, bytes, took_ms, "swept");
                     }
-                    Turned { outcome: record.outcome, why: record.error.clone(), left: left_behind(&record) }
+                    Turned {
+                        outcome: record.outcome,
+                        why: record.error.clone(),
+                        left: count_stale_below(&record),
+                    }
                 }
                 Err(error) => Turned {
                     outcome: SweepOutcome::Failed,
                     why: Some(error.to_string()),
-                    left: LeftBehind::default(),
+                    left: StaleCursorCount::default(),
                 },
             };
             if before.replace(state.outcome) != Some(state.outcome) {
@@ -281,7 +285,7 @@ impl Sweeper {
 struct Turned {
     outcome: SweepOutcome,
     why: Option<String>,
-    left: LeftBehind,
+    left: StaleCursorCount,
 }
 
 impl Turned {
@@ -293,7 +297,7 @@ impl Turned {
                 tracing::warn!(why, "history cannot be swept; it is tried again at every turn");
             }
             SweepOutcome::HeldBack => {
-                let LeftBehind { connected, seen } = self.left;
+                let StaleCursorCount { connected, seen } = self.left;
                 tracing::warn!(connected, seen, "the guard holds sweeps back: they would make cursors stale");
             }
             SweepOutcome::Swept => tracing::info!("history is swept"),
@@ -301,6 +305,6 @@ impl Turned {
     }
 }
 
-fn left_behind(record: &SweepRecord) -> LeftBehind {
-    LeftBehind { connected: record.stale_connected, seen: record.stale_seen }
+fn count_stale_below(record: &SweepRecord) -> StaleCursorCount {
+    StaleCursorCount { connected: record.stale_connected, seen: record.stale_seen }
 }

@@ -37,7 +37,7 @@ impl Session {
     /// A refused one changes nothing: the grant that the session has holds until its own end.
     pub fn handle_verified(&mut self, verified: Result<Grant, Denied>, now: Now) {
         let Some(Refresh { join_ref, reference, topic }) = self.refresh.take() else { return };
-        if !self.goes_on(now) {
+        if !self.advance_clock(now) {
             return;
         }
         let verdict = verified.and_then(|grant| {
@@ -56,7 +56,7 @@ impl Session {
             Ok(grant) => {
                 let refreshed = Refreshed { expires_at: grant.expires_at() };
                 (self.grant, self.expires_at) = (grant, refreshed.expires_at);
-                self.round += 1;
+                self.grant_generation += 1;
                 self.stats.cells.refreshes.add(1);
                 self.reply(join_ref, reference, &topic, Status::Ok, &refreshed);
                 self.enqueue_where(|channel| {
@@ -74,7 +74,7 @@ impl Session {
 
     /// The grant was taken back, or the key of its token withdrawn: nothing more is sent but this close.
     pub fn handle_revoked(&mut self, close: Close) {
-        self.cut_off(close);
+        self.abort_with(close);
     }
 
     /// The grant that the session has now.

@@ -1,7 +1,9 @@
 //! What a session wants done.
 //!
-//! Values only. What must stay true: whoever drives a session can carry out every action with nothing but what stands
-//! in it.
+//! Values only.
+//!
+//! # Invariants
+//! a driver can carry out every action with nothing but what stands in it.
 
 use super::by_channel::ChannelId;
 use crate::{

@@ -21,12 +21,12 @@ impl Session {
         } else {
             self.asked -= 1;
         }
-        if !self.goes_on(now) {
+        if !self.advance_clock(now) {
             return;
         }
         let Some(channel) = self.channels.get_mut(id) else { return };
         channel.asking = false;
-        if channel.asked_in != self.round {
+        if channel.asked_under != self.grant_generation {
             // Asked under a grant that was replaced meanwhile: it is asked again once the new one was checked.
             return self.enqueue(id);
         }
@@ -80,9 +80,9 @@ impl Session {
         }
         match next {
             Next::Ask => self.enqueue(id),
-            Next::Rest => self.speak_of_head(id, newest, now),
+            Next::Rest => self.maybe_send_head(id, newest, now),
             Next::Wait(wait) => {
-                self.speak_of_head(id, newest, now);
+                self.maybe_send_head(id, newest, now);
                 self.retry(id, wait, now);
             }
             Next::Deferred(limited) => self.put_off(id, &limited, now),
@@ -144,7 +144,7 @@ impl Session {
             self.end_channel(id, refusal.code, &refusal, event::ERROR);
         } else {
             self.retry(id, wait, now);
-            self.speak_of_head(id, newest, now);
+            self.maybe_send_head(id, newest, now);
         }
     }
 
@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Tells a quiet channel where its topic stands, now and then.
-    fn speak_of_head(&mut self, id: ChannelId, newest: Watermark, now: Moment) {
+    fn maybe_send_head(&mut self, id: ChannelId, newest: Watermark, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         if !channel.follower.is_live() || now.since(channel.spoke_at) < self.options.head_every {
             return;

@@ -1,6 +1,6 @@
 //! What is kept for each channel of a connection, in the order of the joins.
 //!
-//! Most connections follow one topic or a few, so this is as small as a list; whoever follows a thousand is found by halving.
+//! Most connections follow one topic or a few, so this is as small as a list; a channel of a client that follows a thousand topics is found by binary search.
 
 use std::fmt;
 

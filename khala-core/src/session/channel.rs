@@ -26,7 +26,7 @@ pub(super) struct Channel {
     /// A question is under way.
     pub(super) asking: bool,
     /// How often the session's grant had been replaced when it asked last.
-    pub(super) asked_in: u64,
+    pub(super) asked_under: u64,
     /// When to ask again, after something could not be read or was put off.
     pub(super) retry_at: Option<Moment>,
     /// Its question was withdrawn: it asks nothing until the session lets it.
@@ -48,7 +48,7 @@ impl Channel {
             unwatched: false,
             spoke_at: now,
             asking: false,
-            asked_in: 0,
+            asked_under: 0,
             retry_at: None,
             withdrawn: false,
             queued: false,
@@ -100,12 +100,12 @@ impl Channel {
         if self.follower.is_opening() { Surface::Join } else { Surface::Live }
     }
 
-    /// The question that it has now, under a grant that took the place of `round` others.
-    pub(super) fn ask(&mut self, grant: &Grant, round: u64) -> Question {
+    /// The question that it has now, under a grant that took the place of `grant_generation` others.
+    pub(super) fn ask(&mut self, grant: &Grant, grant_generation: u64) -> Question {
         self.queued = false;
         self.again = false;
         self.asking = true;
-        self.asked_in = round;
+        self.asked_under = grant_generation;
         if self.granted { self.follower.question() } else { Question::Access(grant.clone()) }
     }
 }

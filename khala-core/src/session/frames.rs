@@ -25,7 +25,7 @@ const MAX_REF_BYTES: usize = 64;
 impl Session {
     /// The client sent a text frame.
     pub fn handle_text(&mut self, text: &str, now: Now) {
-        if !self.goes_on(now) {
+        if !self.advance_clock(now) {
             return;
         }
         (self.heard_at, self.silent_at) = (now.steady, None);
@@ -56,7 +56,7 @@ impl Session {
     /// The client sent that many frames beside text: they are charged as text frames are, and have no answer that could
     /// say so.
     pub fn handle_frames(&mut self, frames: u32, now: Now) {
-        if !self.goes_on(now) {
+        if !self.advance_clock(now) {
             return;
         }
         for _ in 0..frames {
@@ -108,7 +108,7 @@ impl Session {
             return self.refuse(frame, Surface::Join, &Refusal::limited(&limited));
         }
         if let Some(old) = self.joined.get(&topic).copied() {
-            self.give_way(old, frame);
+            self.replace_channel(old, frame);
         } else if self.channels.len() >= self.options.topics {
             let message = format!("a connection joins at most {} topics", self.options.topics);
             return self.refuse(frame, Surface::Join, &Refusal::new(Code::TooManyTopics, message));
@@ -171,7 +171,7 @@ impl Session {
     }
 
     /// Closes a channel for a join that takes its place.
-    fn give_way(&mut self, id: ChannelId, join: &Frame<'_>) {
+    fn replace_channel(&mut self, id: ChannelId, join: &Frame<'_>) {
         let old = self.channels.get(id).and_then(|channel| channel.join_ref.as_deref());
         if old == join.join_ref.as_deref() {
             // A close under the same join_ref would be taken for that of the new join.

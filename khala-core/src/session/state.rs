@@ -47,7 +47,7 @@ pub struct Session {
     /// When it runs out, for this is asked at every turn.
     pub(super) expires_at: Timestamp,
     /// How often the grant was replaced.
-    pub(super) round: u64,
+    pub(super) grant_generation: u64,
     pub(super) refresh: Option<Refresh>,
     pub(super) admitted: Admitted,
     pub(super) serializer: Serializer,
@@ -93,7 +93,7 @@ impl Session {
         Self {
             expires_at: grant.expires_at(),
             grant,
-            round: 0,
+            grant_generation: 0,
             refresh: None,
             admitted,
             serializer,
@@ -145,7 +145,7 @@ impl Session {
         while !self.ended && self.asked < self.options.questions_at_once.get() {
             let id = self.ready.pop_front()?;
             let Some(channel) = self.channels.get_mut(id) else { continue };
-            let question = channel.ask(&self.grant, self.round);
+            let question = channel.ask(&self.grant, self.grant_generation);
             let topic = channel.follower.topic().clone();
             self.asked += 1;
             return Some(Action::Ask { channel: id, topic, question });
@@ -214,7 +214,7 @@ impl Session {
     /// A head was announced for a watching channel.
     pub fn handle_moved(&mut self, id: ChannelId, head: Cursor) {
         let Some(channel) = self.channels.get_mut(id) else { return };
-        channel.follower.hear(head);
+        channel.follower.on_head(head);
         self.counts.heard();
         if channel.follower.has_news() {
             self.enqueue(id);
@@ -249,7 +249,7 @@ impl Session {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.counts.tell(&self.stats);
-        if !self.goes_on(now) {
+        if !self.advance_clock(now) {
             return;
         }
         let now = now.steady;
@@ -279,7 +279,7 @@ impl Session {
 
     /// The server stops: the client is told now, and its connection closed after `wait`.
     pub fn handle_drain(&mut self, wait: Duration, now: Now) {
-        if !self.goes_on(now) || self.drain_at.is_some() {
+        if !self.advance_clock(now) || self.drain_at.is_some() {
             return;
         }
         self.drain_at = Some(now.steady.plus(wait));
@@ -292,9 +292,9 @@ impl Session {
     }
 
     /// Takes in the time, and ends the session if its grant has run out; says whether it goes on.
-    pub(super) fn goes_on(&mut self, now: Now) -> bool {
+    pub(super) fn advance_clock(&mut self, now: Now) -> bool {
         if self.expires_at <= now.wall {
-            self.cut_off(Close::TokenExpired);
+            self.abort_with(Close::TokenExpired);
         }
         !self.ended
     }
@@ -332,7 +332,7 @@ impl Session {
     }
 
     /// Ends it without a word more: not even what was ready to go is sent, nor what another close had left.
-    pub(super) fn cut_off(&mut self, close: Close) {
+    pub(super) fn abort_with(&mut self, close: Close) {
         self.actions.retain(|action| matches!(action, Action::Close(_)));
         self.end(close);
     }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{mark::Mark, page::SharedPage, reads::Reads, ring::Ring, shelf::Shelf};
+use super::{mark::Mark, page::SharedPage, reads::Reads, replay_cache::ReplayCache, ring::Ring};
 use crate::{journal::Page, position::Cursor, single_flight::Leadership, topic::Topic, update::Timestamp};
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Entry {
     /// Bytes of a payload that travels in a frame.
     pub(super) inline: Option<usize>,
     pub(super) ring: Mutex<Option<Ring>>,
-    pub(super) shelf: Mutex<Shelf>,
+    pub(super) replay_cache: Mutex<ReplayCache>,
     pub(super) reads: Arc<Reads>,
     /// The number of the last read that showed that the journal went back; zero if none did. What began before it says
     /// nothing of what the journal has now.
@@ -33,12 +33,12 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(topic: Topic, inline: Option<usize>) -> Self {
-        let (ring, shelf) = (Mutex::default(), Mutex::default());
+        let (ring, replay_cache) = (Mutex::default(), Mutex::default());
         Self {
             topic,
             inline,
             ring,
-            shelf,
+            replay_cache,
             reads: Arc::default(),
             evidence: AtomicU64::new(0),
             regrown: AtomicU64::new(0),
@@ -58,8 +58,8 @@ impl Entry {
     }
 
     /// Never taken before the ring, which may be held.
-    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn replay_cache(&self) -> MutexGuard<'_, ReplayCache> {
+        self.replay_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last update of its ring, if `cursor` ends with that and it may be looked back at.

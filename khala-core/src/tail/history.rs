@@ -1,4 +1,4 @@
-//! What lies behind the tail: read for all who want the same, some pages at a time, which wait on the shelf.
+//! What lies behind the tail: read for all who want the same, some pages at a time, which wait on the replay_cache.
 //!
 //! What must stay true: a page that is kept lies where the tail has none, and within what the topic still holds.
 
@@ -15,8 +15,8 @@ use super::{
     mark::{LookedBack, read_on},
     page::SharedPage,
     reads::{Found, SharedRead, Target},
+    replay_cache::grid,
     ring::Ring,
-    shelf::grid,
 };
 use crate::{
     clock::Moment,
@@ -35,7 +35,7 @@ impl TailJournal {
         Cursor::new(cursor.epoch, start)
     }
 
-    /// Reads the page after `cursor`, and from behind the tail some more for which there is room on the shelf; whoever
+    /// Reads the page after `cursor`, and from behind the tail some more for which there is room in the replay cache; whoever
     /// wants the same meanwhile shares the read, and the pages.
     pub(super) fn read_pages(
         &self,
@@ -86,7 +86,7 @@ impl TailJournal {
         // Where nothing is known of the topic yet, nothing is kept.
         let known = entry.ring().as_ref().is_some_and(|ring| ring.bounds().epoch == epoch);
         let full = self.held.load(Ordering::Relaxed) >= self.options.total_bytes || self.memory.is_spent();
-        if known && !full { entry.shelf().ahead(self.options.history_bytes) } else { 0 }
+        if known && !full { entry.replay_cache().ahead(self.options.history_bytes) } else { 0 }
     }
 
     /// Keeps pages from behind the tail, which the read of that number gave, unless the tail has them, another reader has kept them
@@ -98,22 +98,22 @@ impl TailJournal {
             if let Some(last) = pages.last() {
                 ring.learn_mark(last);
             }
-            let (bounds, mut shelf) = (ring.bounds(), entry.shelf());
+            let (bounds, mut replay_cache) = (ring.bounds(), entry.replay_cache());
             for (index, page) in pages.iter().enumerate() {
                 let start = Cursor::new(page.page().bounds.epoch, page.page().after);
                 let wanted = start.epoch == bounds.epoch && start.watermark >= bounds.floor;
-                if ring.holds(start.watermark) || !wanted || shelf.has(start) {
+                if ring.holds(start.watermark) || !wanted || replay_cache.has(start) {
                     continue;
                 }
-                let before = shelf.bytes();
-                shelf.put(page, index > 0, self.options.history_bytes);
-                self.account(before, shelf.bytes());
+                let before = replay_cache.bytes();
+                replay_cache.put(page, index > 0, self.options.history_bytes);
+                self.account(before, replay_cache.bytes());
                 while self.is_full() {
-                    let before = shelf.bytes();
-                    if !shelf.forget_oldest() {
+                    let before = replay_cache.bytes();
+                    if !replay_cache.forget_oldest() {
                         break;
                     }
-                    self.account(before, shelf.bytes());
+                    self.account(before, replay_cache.bytes());
                 }
             }
         }

@@ -24,8 +24,8 @@ use super::{
     options::TailOptions,
     page::SharedPage,
     reads::{Done, Found, Target},
+    replay_cache::rest_after,
     ring::Ring,
-    shelf::rest_after,
 };
 use crate::{
     budget::{MemoryBudget, MemoryPart},
@@ -297,7 +297,7 @@ impl TailJournal {
             let stays = in_use || ring.as_ref().is_some_and(|ring| ring.confirmed_at() >= recent);
             if !stays {
                 self.replace(&mut ring, None);
-                self.account(entry.shelf().bytes(), 0);
+                self.account(entry.replay_cache().bytes(), 0);
             }
             stays
         });
@@ -325,7 +325,7 @@ impl TailJournal {
         let lookup = ring.follow(cursor, wanted, |page| entry.share(page));
         let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
         match lookup {
-            CacheLookup::MissBehind => match entry.shelf().page_after(cursor, &bounds) {
+            CacheLookup::MissBehind => match entry.replay_cache().page_after(cursor, &bounds) {
                 Some(page) => {
                     CacheLookup::Hit(FollowResult::Page { page, bounds, confirmed_at, behind: true })
                 }
@@ -367,7 +367,8 @@ impl TailJournal {
     /// Puts a topic that holds something into the queue of those that are let go of, unless it stands there. To be called
     /// with no ring locked.
     pub(super) fn enqueue(&self, entry: &Arc<Entry>) {
-        let holds = entry.ring().as_ref().is_some_and(|ring| ring.bytes() > 0) || entry.shelf().bytes() > 0;
+        let holds =
+            entry.ring().as_ref().is_some_and(|ring| ring.bytes() > 0) || entry.replay_cache().bytes() > 0;
         if holds && !entry.queued.swap(true, Ordering::Relaxed) {
             self.filled_entries().push_back(Arc::downgrade(entry));
         }
@@ -406,10 +407,10 @@ impl TailJournal {
                 ring.clear();
                 self.account(before, ring.bytes());
             }
-            let mut shelf = oldest.shelf();
-            let before = shelf.bytes();
-            while shelf.forget_oldest() {}
-            self.account(before, shelf.bytes());
+            let mut replay_cache = oldest.replay_cache();
+            let before = replay_cache.bytes();
+            while replay_cache.forget_oldest() {}
+            self.account(before, replay_cache.bytes());
         }
     }
 
@@ -495,11 +496,11 @@ impl TailJournal {
                 bounds
             }
         };
-        let mut shelf = entry.shelf();
-        if shelf.bytes() > 0 {
-            let before = shelf.bytes();
-            shelf.learn(&known);
-            self.account(before, shelf.bytes());
+        let mut replay_cache = entry.replay_cache();
+        if replay_cache.bytes() > 0 {
+            let before = replay_cache.bytes();
+            replay_cache.learn(&known);
+            self.account(before, replay_cache.bytes());
         }
         known
     }

@@ -17,8 +17,8 @@ mod options;
 mod page;
 mod reads;
 mod regression;
+mod replay_cache;
 mod ring;
-mod shelf;
 
 pub(crate) use self::{alarm::Alarm, held::HeldTopic};
 pub use self::{

@@ -1,4 +1,4 @@
-//! Reads of the journal that are under way for one topic, each shared by whoever wants the same.
+//! Reads of the journal that are under way for one topic, each shared by all callers that want the same.
 //!
 //! Any of those who wait for a read drives it, so one who stops waiting holds nobody up. What must stay true: a
 //! read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and

@@ -71,10 +71,10 @@ impl TailJournal {
     fn forget(&self, entry: &Entry, ring: &mut Option<Ring>, found: Bounds, number: u64) {
         let begun = entry.reads.begun();
         self.replace(ring, Some(Ring::at_head(found, begun, Moment::default())));
-        let mut shelf = entry.shelf();
-        self.account(shelf.bytes(), 0);
-        *shelf = Default::default();
-        drop(shelf);
+        let mut replay_cache = entry.replay_cache();
+        self.account(replay_cache.bytes(), 0);
+        *replay_cache = Default::default();
+        drop(replay_cache);
         entry.forget_moments();
         entry.evidence.fetch_max(number, Ordering::SeqCst);
     }
@@ -151,7 +151,7 @@ mod tests {
         tail.absorb(&entry, &page(8), early, now);
         assert_eq!(entry.ring().as_ref().map(|ring| (ring.bounds(), ring.bytes())), Some((found, 0)));
         tail.keep_for_others(&entry, &page(0), early);
-        assert_eq!(entry.shelf().bytes(), 0);
+        assert_eq!(entry.replay_cache().bytes(), 0);
         let lost = Cursor::new(bounds.epoch, Watermark::new(8).unwrap());
         assert!(!matches!(
             tail.get_unthrottled(&topic, lost, Freshness::default()),

@@ -32,7 +32,7 @@ pub(super) struct Ring {
     learned: u64,
     start: Watermark,
     pages: VecDeque<Arc<SharedPage>>,
-    /// What was appended after the last page and is in none yet: whoever comes for it first makes one of all there is.
+    /// What was appended after the last page and is in none yet: the first reader that comes for it makes one page of all there is.
     fresh: Vec<Update>,
     fresh_bytes: usize,
     /// What was appended after something that is not here yet, by the watermark that it continues from.
@@ -183,7 +183,7 @@ impl Ring {
 
     /// Takes in what the journal has acknowledged as appended after `after`; says whether there is enough for a page.
     ///
-    /// It confirms nothing: it knows of no floor, and whoever only appends would never look again.
+    /// It confirms nothing: it knows of no floor, and a node that only appends would never look again.
     pub(super) fn append(
         &mut self,
         after: Watermark,
@@ -258,7 +258,7 @@ impl Ring {
         self.confirmed_at = now;
     }
 
-    /// Takes in bounds of the same epoch when so many reads have begun: heads and floors only go forward.
+    /// Takes in bounds of the same epoch when that many reads have begun: heads and floors only go forward.
     pub(super) fn learn(&mut self, bounds: Bounds, begun: u64) {
         if bounds.epoch == self.bounds.epoch {
             if bounds.head > self.bounds.head {

@@ -169,7 +169,7 @@ impl Inner {
                         old.map(|old| old.seq.watermark().distance_to(bounds.head)).or(keep.updates);
                 }
             }
-            Fault::PassesNotPast => keep.not_past = None,
+            Fault::PassesNotPast => keep.never_past = None,
             _ => {}
         }
         Ok(keep)
@@ -502,7 +502,7 @@ impl Journal for Inner {
             Fault::PlanForgetsNames => {
                 self.state.lock().await.planned.insert(topic.clone());
             }
-            Fault::PlanPassesNotPast => keep.not_past = None,
+            Fault::PlanPassesNotPast => keep.never_past = None,
             Fault::PlanTrims => return self.whole.trim(topic, keep, now).await,
             _ => {}
         }

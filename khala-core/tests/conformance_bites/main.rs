@@ -89,7 +89,7 @@ bites! {
     a_stale_floor: StaleFloor => "J12" "J22",
     /// The next seq is counted from what is kept.
     a_renumbered_topic: Renumbered => "J13" "J22",
-    /// `not_past` is not looked at.
+    /// `never_past` is not looked at.
     a_floor_past_its_limit: PassesNotPast => "J14",
     /// Trimming with looser limits moves the floor back.
     a_floor_that_goes_back: FloorGoesBack => "J14",
@@ -113,7 +113,7 @@ bites! {
     an_epoch_per_opening: EpochPerOpening => "J18",
     /// A plan carries itself out.
     a_plan_that_trims: PlanTrims => "J19" "D5",
-    /// A plan does not look at `not_past`.
+    /// A plan does not look at `never_past`.
     a_plan_past_its_limit: PlanPassesNotPast => "J19",
     /// A plan counts what it finds, not what would go.
     a_plan_that_counts_all: PlanCountsAll => "J19",

@@ -1,4 +1,4 @@
-//! `/internal/v1/khala/drain`: has this node's clients go elsewhere, before whoever orders it stops the process.
+//! `/internal/v1/khala/drain`: has this node's clients go elsewhere, before an operator stops the process.
 
 use std::error::Error as StdError;
 

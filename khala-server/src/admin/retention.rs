@@ -127,7 +127,7 @@ where
     tracing::info!(request_id, force, "a sweep was ordered");
     let order = SweepOrder::new(SweepTrigger::Order).with_force(force);
     let guard = khala.retention().options().guard;
-    // Whoever hangs up ends no sweep halfway.
+    // A client that hangs up ends no sweep halfway.
     let swept = tokio::spawn(async move { khala.retention().sweep(order).await }).await;
     let swept = swept.map_err(|error| {
         tracing::error!(request_id, %error, "a sweep did not end");

@@ -130,7 +130,7 @@ where
     let khala = &server.0.khala;
     let now = khala.now();
     let terms = &server.0.revocation_terms;
-    // Whoever issued a token before now may have had a clock that was ahead.
+    // The issuer of a token may have had a clock that was ahead.
     let at = if by == By::Sub { now.plus(terms.leeway) } else { now };
     let revocation = Revocation::new(target, at);
     let revocation = match end(by, until.map(Timestamp::from_millis), terms, now)? {
@@ -147,7 +147,7 @@ where
 
 /// When a revocation may be forgotten.
 ///
-/// Whoever revokes one token may know its end, and whoever ends a login may know that its `sid` is not used again:
+/// A caller that revokes one token may know its end, and a caller that ends a login may know that its `sid` is not used again:
 /// without word of that a login stays ended, for its tokens are taken back whenever they are issued. Of a subject
 /// nobody knows all tokens, so there the time can only be made longer.
 fn end(

@@ -24,7 +24,7 @@ use crate::{
     watch::{Watched, Watching},
 };
 
-/// Everything is compared after so many rounds, and at the end.
+/// Rounds after which everything is compared; it is compared at the end, too.
 const COMPARED_EVERY: u32 = 6;
 /// A fault begins that long after the round, at most, and lasts that long.
 const BEGINS_WITHIN: u64 = 4_000;

@@ -9,7 +9,7 @@ use khala_core::{
     Topic,
     class::{Retain, TopicClass},
     journal::Keep,
-    retention::{ClassRetention, Facts, Retention, SweepOptions},
+    retention::{ClassRetention, Retention, RetentionInput, SweepOptions},
 };
 
 use super::{Node, Trimming, class, done, few};
@@ -134,8 +134,8 @@ fn a_rule_of_ones_own_is_asked_about_every_topic_each_time() {
     struct Evenly;
 
     impl Retention for Evenly {
-        fn keep(&self, topic: &Topic, class: &TopicClass, facts: &Facts) -> Keep {
-            ClassRetention.keep(topic, class, facts)
+        fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep {
+            ClassRetention.keep(topic, class, input)
         }
     }
 

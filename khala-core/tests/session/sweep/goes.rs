@@ -12,7 +12,8 @@ use khala_core::{
     clock::Clock as _,
     journal::{DEDUP_FOR, Keep},
     retention::{
-        ClassRetention, Facts, Retention, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger, Swept,
+        ClassRetention, Retention, RetentionInput, SweepOptions, SweepOrder, SweepOutcome, SweepTrigger,
+        Swept,
     },
     update::DedupKey,
 };
@@ -124,9 +125,9 @@ fn a_rule_of_ones_own_may_spare_readers() {
     struct ForReaders;
 
     impl Retention for ForReaders {
-        fn keep(&self, topic: &Topic, class: &TopicClass, facts: &Facts) -> Keep {
-            let keep = ClassRetention.keep(topic, class, facts);
-            facts.slowest_connected.map_or(keep, |slowest| keep.with_not_past(slowest))
+        fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep {
+            let keep = ClassRetention.keep(topic, class, input);
+            input.slowest_connected.map_or(keep, |slowest| keep.with_never_past(slowest))
         }
     }
 

@@ -35,7 +35,7 @@ impl fmt::Display for Address {
             }
             None => &self.0,
         };
-        // Whoever wrote a password with an @ in it meant the last one.
+        // In an address whose password has an @, the last @ is meant.
         let (user, rest) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
         let plain = |name: &str| !name.contains(['/', '?', '#']);
         match user.map(|user| user.split_once(':').ok_or(user)) {

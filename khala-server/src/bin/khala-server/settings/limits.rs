@@ -57,7 +57,7 @@ pub(crate) struct LimitSettings {
     pub(crate) new_topics_per_principal: Limit<RateSettings>,
 }
 
-/// So many a second, and so many at once after a rest.
+/// That many a second, and a burst of that many at once after a rest.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct RateSettings {
     per_second: NonZeroU32,

@@ -1,9 +1,9 @@
 //! How much of a topic's history is kept. Policy only: the journal trims, the sweeper schedules.
 //!
-//! A rule sees the facts and names what is kept; it reads nothing and changes nothing.
+//! A rule is given an input and names what is kept; it reads nothing and changes nothing.
 //!
 //! # Invariants
-//! The same class and facts give the same answer, because the dry run and the sweep each ask for it.
+//! The same class and input give the same answer, because the dry run and the sweep each ask for it.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use crate::{
 /// What is known of a topic when it is asked how much of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Facts {
+pub struct RetentionInput {
     /// What the topic holds.
     pub bounds: Bounds,
     /// The least watermark of those who follow it on this node now.
@@ -29,7 +29,7 @@ pub struct Facts {
     pub now: Timestamp,
 }
 
-impl Facts {
+impl RetentionInput {
     /// Of a topic with those bounds, which nobody follows.
     pub fn new(bounds: Bounds, now: Timestamp) -> Self {
         Self { bounds, slowest_connected: None, slowest_seen: None, now }
@@ -55,16 +55,16 @@ impl Facts {
 /// One of one's own, here one that keeps what somebody who is connected has not read yet:
 ///
 /// ```
-/// use khala_core::{Topic, class::TopicClass, journal::Keep, retention::{ClassRetention, Facts, Retention}};
+/// use khala_core::{Topic, class::TopicClass, journal::Keep, retention::{ClassRetention, RetentionInput, Retention}};
 ///
 /// #[derive(Debug)]
 /// struct ForReaders;
 ///
 /// impl Retention for ForReaders {
-///     fn keep(&self, topic: &Topic, class: &TopicClass, facts: &Facts) -> Keep {
-///         let keep = ClassRetention.keep(topic, class, facts);
-///         match facts.slowest_connected {
-///             Some(slowest) => keep.with_not_past(slowest),
+///     fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep {
+///         let keep = ClassRetention.keep(topic, class, input);
+///         match input.slowest_connected {
+///             Some(slowest) => keep.with_never_past(slowest),
 ///             None => keep,
 ///         }
 ///     }
@@ -72,9 +72,9 @@ impl Facts {
 /// ```
 pub trait Retention: fmt::Debug + Send + Sync + 'static {
     /// What is kept of `topic`, which is of that class. A topic of no class is not asked about: all of it is kept.
-    fn keep(&self, topic: &Topic, class: &TopicClass, facts: &Facts) -> Keep;
+    fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep;
 
-    /// Whether the answer changes only with the classes, with what is appended, and by a limit of [`not_past`](Keep::not_past) that
+    /// Whether the answer changes only with the classes, with what is appended, and by a limit of [`never_past`](Keep::never_past) that
     /// it has set: then a topic that has nothing to lose is not looked at again before its oldest update is too old.
     ///
     /// Without, every sweep asks about every topic.
@@ -89,7 +89,7 @@ pub trait Retention: fmt::Debug + Send + Sync + 'static {
 pub struct ClassRetention;
 
 impl Retention for ClassRetention {
-    fn keep(&self, _: &Topic, class: &TopicClass, _: &Facts) -> Keep {
+    fn keep(&self, _: &Topic, class: &TopicClass, _: &RetentionInput) -> Keep {
         let mut keep = Keep::everything();
         (keep.age, keep.updates, keep.bytes) = (class.retain.age, class.retain.updates, class.retain.bytes);
         keep.tombstones = class.retain.tombstones;
@@ -116,9 +116,9 @@ mod tests {
         let topic = Topic::parse("t").unwrap();
         let classes = Classes::default();
         let class = TopicClass::clone(classes.of(&topic).unwrap());
-        let facts = Facts::new(Bounds::untouched(Epoch::from_bits(1)), Timestamp::default())
+        let input = RetentionInput::new(Bounds::untouched(Epoch::from_bits(1)), Timestamp::default())
             .with_slowest_connected(Some(Watermark::ORIGIN));
-        let kept = |retain| ClassRetention.keep(&topic, &class.clone().with_retain(retain), &facts);
+        let kept = |retain| ClassRetention.keep(&topic, &class.clone().with_retain(retain), &input);
         assert_eq!(kept(Retain::everything()), Keep::everything());
         assert_eq!(kept(Retain::default()), Keep::everything().with_age(Duration::from_secs(7 * 86_400)));
         let retain = Retain::everything().with_updates(Some(0)).with_bytes(Some(9));

@@ -1,9 +1,12 @@
-//! Pages behind the tail that were read of late, for whoever comes by the same way: those who replay the same history
-//! read it once.
+//! Pages behind the tail that were read last: subscribers that replay the same history read it once.
 //!
-//! A read brings some pages more than were asked for, which wait here for the same reader: it costs little more than one
-//! of a single page. Pure. What must stay true: a page is handed out only while its topic's epoch and floor still allow
-//! it, the oldest goes first when there is no room, and what is read in vain stays a small part of what is read.
+//! A read brings some pages more than were asked for, which wait here for the same reader: it costs little more than a read
+//! of a single page. Pure.
+//!
+//! # Invariants
+//! - A page is handed out only while its topic's epoch and floor still allow it.
+//! - The oldest page goes first when there is no room.
+//! - Pages that are read and never used stay a small part of what is read.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,11 +15,11 @@ use crate::position::{Bounds, Cursor, Watermark};
 
 /// Pages that one read brings beside the one that was asked for, at most.
 const AHEAD: usize = 4;
-/// So many reads in a row that wasted nothing may bring one more.
+/// Reads in a row that wasted nothing, after which a read may bring one page more.
 const GROWS_AFTER: usize = 32;
 
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct ReplayCache {
     pages: VecDeque<Kept>,
     bytes: usize,
     /// Pages that the next read may bring beside the one that is asked for.
@@ -32,13 +35,13 @@ struct Kept {
     waits: bool,
 }
 
-impl Default for Shelf {
+impl Default for ReplayCache {
     fn default() -> Self {
         Self { pages: VecDeque::new(), bytes: 0, ahead: AHEAD, good: 0 }
     }
 }
 
-impl Shelf {
+impl ReplayCache {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -102,7 +105,7 @@ impl Shelf {
         let Some(Kept { page, waits }) = self.pages.pop_front() else { return false };
         self.bytes -= page.bytes();
         if waits {
-            // It was read in vain, and will be read again.
+            // It was read for nobody, and will be read again.
             (self.ahead, self.good) = (0, 0);
         }
         true
@@ -152,37 +155,41 @@ mod tests {
 
     #[test]
     fn what_a_floor_or_an_epoch_ended_is_not_handed_out() {
-        let mut shelf = Shelf::default();
+        let mut replay_cache = ReplayCache::default();
         for after in [10, 20, 30] {
-            shelf.put(&page(1, after), false, usize::MAX);
+            replay_cache.put(&page(1, after), false, usize::MAX);
         }
-        let found = |shelf: &mut Shelf, epoch, after, floor| {
-            shelf.page_after(Cursor::new(Epoch::from_bits(epoch), at(after)), &bounds(1, floor)).is_some()
+        let found = |replay_cache: &mut ReplayCache, epoch, after, floor| {
+            replay_cache
+                .page_after(Cursor::new(Epoch::from_bits(epoch), at(after)), &bounds(1, floor))
+                .is_some()
         };
-        assert!(found(&mut shelf, 1, 10, 10) && found(&mut shelf, 1, 30, 0));
+        assert!(found(&mut replay_cache, 1, 10, 10) && found(&mut replay_cache, 1, 30, 0));
         assert!(
-            !found(&mut shelf, 1, 11, 0) && !found(&mut shelf, 2, 10, 0) && !found(&mut shelf, 1, 10, 11)
+            !found(&mut replay_cache, 1, 11, 0)
+                && !found(&mut replay_cache, 2, 10, 0)
+                && !found(&mut replay_cache, 1, 10, 11)
         );
-        shelf.learn(&bounds(1, 15));
-        assert!(!found(&mut shelf, 1, 10, 0) && found(&mut shelf, 1, 20, 0));
-        shelf.learn(&bounds(2, 0));
-        assert_eq!((shelf.pages.len(), shelf.bytes()), (0, 0));
+        replay_cache.learn(&bounds(1, 15));
+        assert!(!found(&mut replay_cache, 1, 10, 0) && found(&mut replay_cache, 1, 20, 0));
+        replay_cache.learn(&bounds(2, 0));
+        assert_eq!((replay_cache.pages.len(), replay_cache.bytes()), (0, 0));
     }
 
     #[test]
     fn the_oldest_goes_first() {
-        let mut shelf = Shelf::default();
+        let mut replay_cache = ReplayCache::default();
         let most = 3 * page(1, 0).bytes();
         for after in 0..5 {
-            shelf.put(&page(1, after), false, most);
+            replay_cache.put(&page(1, after), false, most);
         }
-        let left: Vec<_> = shelf.pages.iter().map(|kept| kept.page.page().after.as_u64()).collect();
-        assert_eq!((left, shelf.bytes()), (vec![2, 3, 4], most));
+        let left: Vec<_> = replay_cache.pages.iter().map(|kept| kept.page.page().after.as_u64()).collect();
+        assert_eq!((left, replay_cache.bytes()), (vec![2, 3, 4], most));
     }
 
     /// How many pages were read for one that was taken, by readers that take turns and stand far apart.
     fn read_for_one(readers: u64, pages: u64) -> f64 {
-        let mut shelf = Shelf::default();
+        let mut replay_cache = ReplayCache::default();
         let most = 20 * page(1, 0).bytes();
         let (mut read, mut taken) = (0, 0);
         for at_page in 0..pages {
@@ -191,11 +198,11 @@ mod tests {
                 let cursor = Cursor::new(Epoch::from_bits(1), at(after));
                 let all = Bounds { head: at(100_000_000), ..bounds(1, 0) };
                 taken += 1;
-                if shelf.page_after(cursor, &all).is_none() {
-                    let ahead = shelf.ahead(most);
+                if replay_cache.page_after(cursor, &all).is_none() {
+                    let ahead = replay_cache.ahead(most);
                     for (next, after) in (after..).take(1 + ahead).enumerate() {
                         read += 1;
-                        shelf.put(&page(1, after), next > 0, most);
+                        replay_cache.put(&page(1, after), next > 0, most);
                     }
                 }
             }
