@@ -1,4 +1,4 @@
-//! What a subscription tells its application.
+//! What an application is told about the connection of a subscription.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use khala_core::{
 
 use crate::error::Error;
 
-/// One thing that happened to a subscription.
+/// One event of a subscription's connection.
 ///
 /// An application that keeps state applies [`Updates`](Self::Updates) and [`Snapshot`](Self::Snapshot), keeps the
 /// cursor that comes with them, and acts on [`Stale`](Self::Stale); the rest is for logs and status lines.
@@ -39,7 +39,7 @@ pub enum ConnectionEvent {
     /// The cursor cannot be resumed from, and the subscription did not ask for a snapshot in that case. Nothing
     /// follows: subscribe anew, from a snapshot, the floor or the head.
     Stale(Box<StaleCursor>),
-    /// Updates, in order, right after those before.
+    /// The next updates, in order.
     Updates(Arrived),
 }
 
@@ -54,7 +54,8 @@ pub struct Arrived {
     pub cursor: Cursor,
     /// The newest update that the server knew of when it sent them.
     pub head: Watermark,
-    /// Whether the replay of this join has ended: they reach the head that [`ConnectionEvent::Joined`] named, or come after it.
+    /// Whether the replay of this join ends with these updates or ended before: they reach the head that [`ConnectionEvent::Joined`]
+    /// named.
     pub complete: bool,
 }
 

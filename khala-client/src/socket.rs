@@ -1,4 +1,4 @@
-//! The WebSocket: opened by the same HTTP as everything else, so that a refusal is read whole, with its reason.
+//! The WebSocket. It is opened by the same HTTP client as everything else, so that a refusal is read whole, with its reason.
 
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, client::conn::http1, header, upgrade::Upgraded};

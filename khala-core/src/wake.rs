@@ -73,7 +73,7 @@ impl Moved {
         }
     }
 
-    /// One after the other.
+    /// The next channel.
     pub(crate) fn next(&mut self) -> Option<ChannelId> {
         self.first.take().or_else(|| self.others.pop())
     }

@@ -93,8 +93,8 @@ pub(crate) async fn find(
     rows.first().map(|found| row::checkpoint(found, 0)).transpose()
 }
 
-/// Those that follow `after`, but for those that cannot be read. One statement, and so of one moment, unless such are
-/// among them.
+/// The checkpoints of the entities after `after`. Rows that cannot be read are left out. One statement reads a page, or several
+/// where rows were left out.
 pub(crate) async fn page(
     database: &Database,
     projection: &ProjectionName,
@@ -120,14 +120,14 @@ pub(crate) async fn page(
             }
         }
         match rows.last() {
-            // A limit counts what can be read.
+            // The limit counts rows that can be read.
             Some(last) if rows.len() == asked && page.len() < limit.get() => after = column(last, 0)?,
             _ => return Ok(page),
         }
     }
 }
 
-/// Removes one; says whether there was one.
+/// Removes a checkpoint; gives whether there was one.
 pub(crate) struct Remove<'r>(pub(crate) &'r ProjectionName, pub(crate) &'r Entity);
 
 impl Work for Remove<'_> {
@@ -139,7 +139,7 @@ impl Work for Remove<'_> {
     }
 }
 
-/// One step of removing all that follow an entity, in order: those that it removed.
+/// Removes some of the checkpoints after an entity, in order; gives the entities that it removed.
 struct RemoveStep<'r> {
     projection: &'r ProjectionName,
     after: &'r str,
@@ -155,7 +155,8 @@ impl Work for RemoveStep<'_> {
     }
 }
 
-/// Removes all of a projection. Steps go on in order, so that one which is stored anew behind them is left and it ends.
+/// Removes the checkpoints of a projection. The steps go through the entities in order, so that the loop ends although
+/// checkpoints may be stored behind it meanwhile.
 pub(crate) async fn remove_all(database: &Database, projection: &ProjectionName) -> Result<u64, Fault> {
     let (mut removed, mut after) = (0, String::new());
     loop {

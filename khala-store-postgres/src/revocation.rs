@@ -33,7 +33,7 @@ impl Work for Store {
         let older = query(&sql.revoked).bind(by).bind(id.as_str()).fetch_optional(&mut *conn).await?;
         let kept = match older.map(|older| row::revocation(&older)) {
             Some(Ok((_, older))) => made.merged_with(&older),
-            // It is not known how long that one had to be kept.
+            // How long the older revocation had to be kept is not known.
             Some(Err(fault)) => {
                 row::passed_over("a revocation that another takes the place of", fault);
                 made.until = None;
@@ -53,7 +53,7 @@ impl Work for Store {
     }
 }
 
-/// Those stored after `after`, oldest first, and the rows among them that cannot be read. One statement, and so of one
+/// The revocations after `after`, oldest first, and the rows that cannot be read. One statement reads them, so they are of one
 /// moment.
 pub(crate) async fn page(
     database: &Database,
@@ -66,7 +66,7 @@ pub(crate) async fn page(
     let mut page = RevocationPage::default();
     for found in &rows {
         let number: i64 = column(found, 0)?;
-        // One that is past all watermarks comes last, and nothing is read after it.
+        // A number past the largest watermark comes last: nothing is read after it.
         page.next = Watermark::new(number.cast_unsigned()).or(page.next);
         match row::revocation(found) {
             Ok(one) => page.revocations.push(one),
@@ -80,7 +80,7 @@ pub(crate) async fn page(
     Ok(page)
 }
 
-/// One step of forgetting what has ended: how many that were.
+/// Deletes some of the revocations that have ended; gives how many.
 struct Prune(Timestamp);
 
 impl Work for Prune {
@@ -92,14 +92,14 @@ impl Work for Prune {
     }
 }
 
-/// Forgets what has ended, in steps.
+/// Deletes the revocations that have ended, in steps.
 pub(crate) async fn prune(database: &Database, now: Timestamp) -> Result<u64, Error> {
     let mut forgotten = 0;
     loop {
         match database.transaction(Prune(now)).await {
             Ok(some) if some < STEP_ROWS => return Ok(forgotten + some),
             Ok(some) => forgotten += some,
-            // An error means that nothing is known to be forgotten; what was, is told.
+            // An error would say that nothing was deleted: what earlier steps deleted is reported instead.
             Err(fault) if forgotten == 0 => return Err(fault.into()),
             Err(_) => return Ok(forgotten),
         }

@@ -63,7 +63,7 @@ pub(crate) fn writer(path: &Path, options: &SqliteOptions) -> Result<Connection,
         Durability::Full => sql::SYNC_EVERY_COMMIT,
         Durability::MayLoseLastCommitsOnPowerLoss => sql::SYNC_CHECKPOINTS,
     })?;
-    // What it answers, who was in its way too, is of no matter here. The log is synced before anything of it is copied: on
+    // Its answer, which tells whether another connection was in its way, does not matter. The log is synced before it is copied: on
     // a full disk only the copying fails, and readers are served.
     if let Err(fault) = set(&conn, sql::SYNC_LOG) {
         if !fault.is_full() {
@@ -132,8 +132,8 @@ fn set(conn: &Connection, pragma: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Two who switch a new file to WAL at once meet a lock for which SQLite does not use its busy timeout, since
-/// waiting could be a deadlock. So this waits by itself.
+/// Two processes that switch a new file to WAL at once meet a lock for which SQLite does not use its busy timeout, since
+/// waiting could be a deadlock. So this function waits by itself.
 fn use_wal(conn: &Connection, patience: Duration) -> Result<(), Fault> {
     let until = Instant::now() + patience;
     loop {

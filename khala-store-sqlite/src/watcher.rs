@@ -25,7 +25,7 @@ use crate::{
     writer::run_again,
 };
 
-/// After this many looks in a row that showed nothing new, it asks whether anybody watches still.
+/// After this many looks in a row that showed nothing new, the thread checks whether anybody still watches.
 const QUIET_LOOKS: u32 = 64;
 
 /// The handle of the watcher's thread.

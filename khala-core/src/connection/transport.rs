@@ -1,6 +1,9 @@
 //! What a driver needs of a transport: frames in, frames out, and a count of what the network has taken.
 //!
-//! The words that both sides share, and nothing that they do. What must stay true: no token shows where one is printed.
+//! Types only.
+//!
+//! # Invariants
+//! `Debug` never prints the text of a frame, which may hold a token.
 
 use std::{
     fmt,
@@ -14,12 +17,11 @@ use futures::{Sink, Stream};
 
 use crate::wire::{Close, Encoded};
 
-/// What comes in from a client. The end of the stream means that it is gone.
-/// Prints a frame's length and not its text, which may hand over a token.
+/// What comes in from a client. The end of the stream means that the client is gone.
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a transport maps everything it can receive to these")]
 pub enum Received {
-    /// It broke the transport's rules, and is to be closed with this.
+    /// The client broke the transport's rules, and is to be closed with this code.
     Fault(Close),
     /// That many frames came beside the text: pings, pongs, and fragments but for the last of each message. They cost what
     /// a text frame costs.

@@ -1,7 +1,7 @@
 //! What a subscriber asks once its topic's journal went back: whether what it follows is what is lost.
 //!
-//! A subscriber that stands behind the head is not shown by heads to follow updates that are lost. So its next question says when
-//! the update was published that it was sent last, as a start may. Pure, but for a look at the tail.
+//! Heads do not show that a subscriber behind the head follows lost updates. So its next question says when the update was
+//! published that it was sent last, as a start may. Pure, but for a look at the tail.
 //!
 //! # Invariants
 //! - With no evidence of a journal that went back, a question costs one look at a number.

@@ -1,8 +1,10 @@
-//! What is appended through the tail: known to it as soon as the journal has acknowledged it, and so not read again.
+//! Updates that are appended through the tail. The tail takes them in once the journal has acknowledged them, so they are not read
+//! again.
 //!
-//! What must stay true: only what continues what the tail holds, update by update, is taken in; where anything else was
-//! appended in between, by whomever, it is left to be read. An append that was given seqs which were taken when it began
-//! shows that the journal went back.
+//! # Invariants
+//! - The tail takes in only updates that continue what it holds, without a gap. Where another process has appended in between,
+//!   the updates are left to be read.
+//! - An append that was given seqs which were taken when it began shows that the journal went back.
 
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use crate::{
 };
 
 impl Receipt {
-    /// What is known of the topic by it: of the floor nothing.
+    /// What the receipt says about the topic; it says nothing about the floor.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { epoch: self.epoch, floor: Watermark::ORIGIN, head: self.last.watermark() }
     }
@@ -39,7 +41,7 @@ impl TailJournal {
         {
             let mut ring = entry.ring();
             if entry.distrusts(number) {
-                // It may be stored or lost, and will be read.
+                // The batch may be stored or lost; a read will tell.
                 return;
             }
             if let Some(ring) = ring.as_mut() {
@@ -52,11 +54,11 @@ impl TailJournal {
             }
         }
         self.filled(entry);
-        // Of another epoch, or where nothing was known: as if it had been heard of.
+        // In another epoch, or where nothing was known, the receipt counts as an announcement.
         self.learn_for(entry, receipt.bounds(), number);
     }
 
-    /// Lets old pages go while there is too much.
+    /// Drops old pages while the ring, or all rings together, are over their bounds.
     pub(super) fn shrink(&self, ring: &mut Ring) {
         while ring.bytes() > self.options.topic_bytes || self.is_full() {
             let Some(bytes) = ring.shrink() else { break };

@@ -8,25 +8,25 @@ use std::fmt;
 pub enum Code {
     /// A claim of the token is not what is asked for.
     ClaimMismatch,
-    /// The topic is not open to the token's holder.
+    /// The topic is not open to the token's subject.
     ForbiddenTopic,
-    /// The connection, its holder or its address sends too many frames.
+    /// The connection, its subject or its address sends too many frames.
     FrameRateLimited,
     /// The `Authorization` header is not of the Bearer scheme.
     InvalidAuthorizationScheme,
-    /// The join payload is not one.
+    /// The join payload is malformed.
     InvalidJoin,
-    /// It is no token, or not signed by whom it says.
+    /// The token is malformed, or its signature is wrong.
     InvalidToken,
     /// The topic's name breaks the rules for names.
     InvalidTopic,
-    /// The connection, its holder or its address joins too often.
+    /// The connection, its subject or its address joins too often.
     JoinRateLimited,
-    /// The frame is not one.
+    /// The frame is malformed.
     MalformedFrame,
     /// The token does not say when it was issued.
     MissingIat,
-    /// The token has no name.
+    /// The token has no id (`jti`).
     MissingJti,
     /// The token does not carry the scope that this needs.
     MissingScope,
@@ -34,7 +34,7 @@ pub enum Code {
     MissingToken,
     /// Pages of this origin are not served.
     OriginNotAllowed,
-    /// The topic is somebody else's.
+    /// The topic belongs to another subject.
     OwnerMismatch,
     /// The payload is larger than the topic's class allows.
     PayloadTooLarge,
@@ -52,11 +52,11 @@ pub enum Code {
     TokenRevoked,
     /// The token was issued too long ago.
     TokenTooOld,
-    /// The holder or the address opens too many connections, or too fast.
+    /// The subject or the address opens too many connections, or too fast.
     TooManyConnections,
     /// The connection has joined as many topics as it may.
     TooManyTopics,
-    /// It cannot be answered now.
+    /// The request cannot be answered now.
     Unavailable,
     /// The channel has no such event: the sync connection is read-only.
     UnknownEvent,
@@ -152,13 +152,13 @@ pub enum Close {
     InvalidUtf8,
     /// Nothing was heard from the client for too long.
     HeartbeatTimeout,
-    /// The client sent too many frames that are none.
+    /// The client sent too many malformed frames.
     Hostile,
     /// The key that the token was signed with is no longer trusted.
     KeyWithdrawn,
     /// The client broke the WebSocket's framing.
     ProtocolError,
-    /// The server stops; another or the same one is there in a moment.
+    /// The server stops; it, or another server, is there in a moment.
     Restart,
     /// The client read nothing for too long.
     SlowConsumer,

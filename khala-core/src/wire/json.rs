@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{documents::SnapshotPage, journal::Page, update::Update};
 
-/// Writes what serde can write and no I/O can fail at.
+/// Writes a value by serde. A `Vec` takes every write, so this cannot fail.
 pub(super) fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     serde_json::to_writer(out, value).expect("a wire type has a JSON form, and a Vec takes every write");
 }
@@ -50,7 +50,7 @@ fn write_within(out: &mut Vec<u8>, update: &Update, inline: Option<usize>) {
     out.push(b'}');
 }
 
-/// What a page takes beside its updates, and its frame around it, at most: but for its topic.
+/// Bytes that a page takes beside its updates and its topic, with its frame, at most.
 const PAGE_ROOM: usize = 256;
 
 /// The bytes that one update takes, and the comma after it: exactly, if no text has to be escaped.
