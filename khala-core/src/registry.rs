@@ -22,7 +22,7 @@ use crate::{
     auth::{Grant, RevocationTarget},
     clock::{Moment, Now},
     replay::Waiter,
-    telemetry,
+    stats::Stats,
     update::Timestamp,
     wake::{ConnectionWaker, WakeReasons},
 };
@@ -51,6 +51,7 @@ pub struct OpenConnection {
 /// The open connections of a node.
 #[derive(Debug, Default)]
 pub struct ConnectionRegistry {
+    stats: Arc<Stats>,
     state: Mutex<State>,
     drain: OnceLock<Drain>,
     /// Connections that were given their time to close.
@@ -84,6 +85,11 @@ struct Drain {
 }
 
 impl ConnectionRegistry {
+    /// An empty registry that counts its connections in `stats`.
+    pub(crate) fn new(stats: Arc<Stats>) -> Self {
+        Self { stats, ..Self::default() }
+    }
+
     /// How many connections are open.
     pub fn count(&self) -> usize {
         self.lock().entries.len()
@@ -149,7 +155,7 @@ impl ConnectionRegistry {
         if self.drain.get().is_some() {
             entry.waker.wake(WakeReasons::DRAIN);
         }
-        telemetry::connections(1.0);
+        self.stats.cells.connections.change(1);
         ConnectionGuard { registry: Arc::clone(self), entry }
     }
 
@@ -268,7 +274,7 @@ impl Drop for ConnectionGuard {
             state.index.remove(&one.held.grant, self.entry.id);
         }
         drop(state);
-        telemetry::connections(-1.0);
+        self.registry.stats.cells.connections.change(-1);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     error::ErrorKind,
     retention::{SweepOutcome, SweepRecord},
     update::Timestamp,
-    wire::{Close, Code},
+    wire::Code,
 };
 
 /// Pages read from the journal, by `temperature`: `hot` (new updates, for all who wait for them), `cold` (behind
@@ -394,18 +394,6 @@ pub fn fanout_foreign(transport: &'static str) {
 /// A fanout between nodes has made a lost connection again. For implementers of a fanout.
 pub fn fanout_reconnected(transport: &'static str) {
     counter!(FANOUT_RECONNECTS, "transport" => transport).increment(1);
-}
-
-pub(crate) fn connections(change: f64) {
-    gauge!(CONNECTIONS).increment(change);
-}
-
-pub(crate) fn closed(close: Close) {
-    counter!(CLOSES, "reason" => close.reason()).increment(1);
-}
-
-pub(crate) fn channels(change: f64) {
-    gauge!(CHANNELS).increment(change);
 }
 
 /// A connection came past a limit, and was `answered`, or closed at once. For a server around the core.

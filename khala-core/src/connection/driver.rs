@@ -40,7 +40,6 @@ use crate::{
     retention::CursorHandle,
     session::{Action, ByChannel, ChannelId, Session},
     stats::TopicIncident,
-    telemetry,
     topic::Topic,
     wake::{ChannelWaker, ConnectionWaker, WakeReasons},
     wire::{Close, Serializer},
@@ -358,7 +357,7 @@ impl Driver {
         ended: Ended,
     ) -> Ended {
         let Ended::Closed(close) = ended else { return ended };
-        telemetry::closed(close);
+        self.khala.stats().closed(close);
         let mut sent = pin!(transport.send(Sent::Close(close)).fuse());
         let pressed = deadline.outbox_bytes.is_some_and(|most| self.outbox.held_by_all() > most);
         if close == Close::SlowConsumer {

@@ -231,7 +231,7 @@ impl KhalaBuilder {
                 clock: Arc::clone(&clock),
             });
         let (tail, cursors) = (Arc::new(tail), Arc::new(Cursors::new(self.sweep.seen_for)));
-        let connections = Arc::<ConnectionRegistry>::default();
+        let connections = Arc::new(ConnectionRegistry::new(Arc::clone(&stats)));
         let access = AccessControl::new(access::Parts {
             verifier: self.verifier,
             authorizer: self.authorizer,

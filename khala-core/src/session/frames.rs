@@ -14,7 +14,7 @@ use crate::{
     admission::Limited,
     clock::{Moment, Now},
     follower::Follower,
-    telemetry::{self, Surface},
+    telemetry::Surface,
     topic::Topic,
     wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
 };
@@ -121,7 +121,7 @@ impl Session {
         let channel = Channel::new(follower, frame, now);
         self.channels.get_or_insert_with(id, || channel);
         self.joined.insert(topic, id);
-        telemetry::channels(1.0);
+        self.count_channels(1);
         self.enqueue(id);
     }
 

@@ -22,7 +22,6 @@ use crate::{
     clock::{Moment, Now},
     position::Cursor,
     stats::{Counts, Stats},
-    telemetry,
     topic::Topic,
     update::Timestamp,
     wire::{Close, Serializer, event},
@@ -323,8 +322,8 @@ impl Session {
     pub(super) fn end(&mut self, close: Close) {
         if !self.ended {
             self.ended = true;
-            telemetry::closed(close);
-            telemetry::channels(-(self.channels.len() as f64));
+            self.stats.closed(close);
+            self.count_channels(-(self.channels.len() as i64));
             self.channels.clear();
             self.joined.clear();
             self.actions.push_back(Action::Close(close));
@@ -371,10 +370,14 @@ impl Session {
         }
     }
 
+    pub(super) fn count_channels(&self, change: i64) {
+        self.stats.cells.channels.change(change);
+    }
+
     pub(super) fn remove(&mut self, id: ChannelId) -> Option<Channel> {
         let channel = self.channels.remove(id)?;
         self.joined.remove(channel.follower.topic());
-        telemetry::channels(-1.0);
+        self.count_channels(-1);
         if channel.watched {
             self.actions.push_back(Action::Unwatch(id));
         }
@@ -385,6 +388,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.counts.tell(&self.stats);
-        telemetry::channels(-(self.channels.len() as f64));
+        self.count_channels(-(self.channels.len() as i64));
     }
 }

@@ -32,6 +32,7 @@ use crate::{
     telemetry,
     topic::Topic,
     update::Timestamp,
+    wire::Close,
 };
 
 /// Topics whose incidents are remembered, at least.
@@ -102,6 +103,9 @@ macro_rules! figures {
                 self.memory.report();
                 $(report!((), self.cells.$count, $($count_metric $($count_label $count_value)?)?);)*
                 $(gauge!(telemetry::$level_metric).increment(self.cells.$level.unreported());)*
+                for (close, count) in Close::ALL.iter().zip(&self.closes) {
+                    counter!(telemetry::CLOSES, "reason" => close.reason()).increment(count.unreported());
+                }
                 for (class, cells) in self.by_class() {
                     let class = telemetry::class_label(class);
                     $(report!(class, cells.$class, $($class_metric $($class_label $class_value)?)?);)*
@@ -163,7 +167,11 @@ figures! {
         updates_sent: UPDATES_SENT,
     }
     levels {
-        /// Channels that read from the journal now.
+        /// Connections that are open.
+        connections: CONNECTIONS,
+        /// Topics that the open connections have joined, each once for each connection.
+        channels: CHANNELS,
+        /// Channels and subscriptions that read from the journal now.
         behind: CHANNELS_BEHIND,
         /// Bytes that connections hold and have not sent yet.
         outbox_bytes: OUTBOX_BYTES,
@@ -208,6 +216,8 @@ pub struct Stats {
     pub(crate) cells: Cells,
     classes: Vec<(Arc<TopicClass>, ClassCells)>,
     without_class: ClassCells,
+    /// Connections that this node closed, by the place of the reason in [`Close::ALL`].
+    closes: [Count; Close::ALL.len()],
     append_seconds: AppendSeconds,
     topics: Mutex<Recent<Topic, TopicIncidents>>,
     stale: Mutex<Recent<u64, Option<Moment>>>,
@@ -249,6 +259,7 @@ impl Stats {
                 .map(|class| (Arc::clone(class), ClassCells::default()))
                 .collect(),
             without_class: ClassCells::default(),
+            closes: Default::default(),
             append_seconds: AppendSeconds(histogram!(telemetry::APPEND_SECONDS)),
             topics: Mutex::new(Recent::new(TOPICS)),
             stale: Mutex::new(Recent::new(SUBJECTS)),
@@ -290,6 +301,19 @@ impl Stats {
     /// Something went wrong with a topic.
     pub(crate) fn incident(&self, topic: &Topic, incident: TopicIncident, now: Timestamp) {
         self.topics().touch(topic).add(incident, now);
+    }
+
+    /// A connection was closed.
+    pub(crate) fn closed(&self, close: Close) {
+        if let Some(place) = Close::ALL.iter().position(|one| *one == close) {
+            self.closes[place].add(1);
+        }
+    }
+
+    /// How many connections this node has closed for that reason.
+    pub fn closes(&self, close: Close) -> u64 {
+        let place = Close::ALL.iter().position(|one| *one == close);
+        place.map_or(0, |place| self.closes[place].get())
     }
 
     /// How long an append took, in seconds.
