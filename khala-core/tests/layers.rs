@@ -51,6 +51,50 @@ fn no_file_stands_on_a_file_that_stands_on_it() {
     assert!(printed.is_empty(), "{} circles of files:\n{}", printed.len(), printed.join("\n"));
 }
 
+/// The rows of the picture in ARCHITECTURE.md, from the top down: names of files or folders, up to two spaces and the description.
+fn rows() -> Vec<Vec<Module>> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md")).unwrap();
+    let (_, from_picture) = text.split_once("Within `khala-core`, what stands on what").unwrap();
+    let picture = from_picture.split("```").nth(1).unwrap();
+    let names = |line: &str| -> Vec<Module> {
+        let (names, _) = line.split_at(line.char_indices().nth(47).map_or(line.len(), |(at, _)| at));
+        names.split_whitespace().map(|name| name.split('/').map(String::from).collect()).collect()
+    };
+    picture.lines().map(names).filter(|row| !row.is_empty()).collect()
+}
+
+#[test]
+fn every_arrow_of_the_picture_in_the_documentation_leads_down() {
+    let mut files = read_crate(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    // Declares the others, and the laws are for implementers of a store: they may use everything.
+    files.retain(|module, _| !module.is_empty() && module[0] != "conformance");
+    let rows = rows();
+    let row_of = |module: &Module| {
+        let named =
+            rows.iter().enumerate().flat_map(|(row, names)| names.iter().map(move |name| (name, row)));
+        named
+            .filter(|(name, _)| module.starts_with(name))
+            .max_by_key(|(name, _)| name.len())
+            .map(|(_, row)| row)
+    };
+    let mut wrong = Vec::new();
+    for name in rows.iter().flatten() {
+        if !files.keys().any(|module| module.starts_with(name)) {
+            wrong.push(format!("there is no {}", name.join("/")));
+        }
+    }
+    for (module, targets) in arrows(&files) {
+        let Some(row) = row_of(&module) else {
+            wrong.push(format!("{} is in no row", module.join("/")));
+            continue;
+        };
+        for target in targets.iter().filter(|target| row_of(target).is_some_and(|below| below < row)) {
+            wrong.push(format!("{} stands on {}", module.join("/"), target.join("/")));
+        }
+    }
+    assert!(wrong.is_empty(), "the picture in ARCHITECTURE.md is wrong:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn a_circle_is_found_through_a_re_export_and_not_through_a_parent_that_only_declares() {
     let crate_of = |files: &[(&str, &str)]| {
