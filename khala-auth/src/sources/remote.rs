@@ -19,12 +19,10 @@ use futures::FutureExt as _;
 use khala_core::{
     Error, ErrorKind, Timestamp,
     health::{Health, panic_message},
+    single_flight::{Flight, SingleFlight},
     text::without_byte_order_mark,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::state::{AbortOnDrop, MAX_BYTES, SourceState, run_reader};
 use crate::{key_error::KeyError, key_set::KeySet, key_source::KeySource};
@@ -108,17 +106,12 @@ struct Shared {
     address: Box<dyn FetchKeySet>,
     options: RemoteKeysOptions,
     state: SourceState,
-    flight: Mutex<Flight>,
+    /// The fetch that is running.
+    fetch: SingleFlight<(), ()>,
+    /// When a token last caused a fetch.
+    demanded_at: Mutex<Option<Instant>>,
     /// The document of the last good fetch.
     content: Mutex<Vec<u8>>,
-}
-
-#[derive(Debug, Default)]
-struct Flight {
-    /// Closed when the fetch that is running ends.
-    running: Option<watch::Receiver<()>>,
-    /// When a token last caused a fetch.
-    demanded_at: Option<Instant>,
 }
 
 impl RemoteKeys {
@@ -130,16 +123,22 @@ impl RemoteKeys {
     pub fn start(address: impl FetchKeySet, options: RemoteKeysOptions) -> Self {
         let label = if options.for_credentials { "credential" } else { "jwks" };
         let state = SourceState::new(label, address.name());
-        let (address, flight, content) = (Box::new(address), Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { address, options, state, flight, content });
+        let shared = Arc::new(Shared {
+            address: Box::new(address),
+            options,
+            state,
+            fetch: SingleFlight::default(),
+            demanded_at: Mutex::default(),
+            content: Mutex::default(),
+        });
         // Now, so that a token that comes at once waits for this fetch and causes no other.
-        shared.start();
+        drop(shared.start());
         let refreshed = Arc::clone(&shared);
         let reader = tokio::spawn(run_reader(move || {
             let refreshed = Arc::clone(&refreshed);
             async move {
                 loop {
-                    done(refreshed.start()).await;
+                    refreshed.start().await;
                     let next = refreshed.next();
                     let until = Instant::now() + next;
                     while Instant::now() < until {
@@ -154,7 +153,7 @@ impl RemoteKeys {
 
     /// Fetches now. Dropping the future does not stop the fetch.
     pub async fn reload(&self) {
-        done(self.shared.start()).await;
+        self.shared.start().await;
     }
 
     /// Reports to `health` while the address cannot be read. The earlier keys stay meanwhile.
@@ -176,7 +175,7 @@ impl KeySource for RemoteKeys {
             return Ok(set);
         }
         if let Some(running) = self.shared.demand() {
-            done(running).await;
+            running.await;
         }
         match (state.set(), state.fault()) {
             (Some(set), None) => Ok(set),
@@ -195,37 +194,36 @@ impl KeySource for RemoteKeys {
 
 impl Shared {
     /// The fetch that is running; a new one if there is none.
-    fn start(self: &Arc<Self>) -> watch::Receiver<()> {
-        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        flight.running.get_or_insert_with(|| self.launch()).clone()
+    fn start(self: &Arc<Self>) -> Flight<()> {
+        let mut is_new = false;
+        let fetch = self.fetch.share((), || {
+            is_new = true;
+            let fetching = Arc::clone(self);
+            let fetch = async move {
+                if let Err(panic) = AssertUnwindSafe(fetching.refresh()).catch_unwind().await {
+                    tracing::error!(message = panic_message(&*panic), "fetching the keys panicked");
+                    fetching.state.failed("fetching the keys panicked".to_owned());
+                }
+            };
+            fetch.boxed()
+        });
+        if is_new {
+            tokio::spawn(fetch.clone());
+        }
+        fetch
     }
 
     /// The same for a token, if tokens may cause a fetch now.
-    fn demand(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
-        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if flight.running.is_none() {
-            let at_most_every = self.options.min_refresh_interval;
-            if flight.demanded_at.is_some_and(|at| at.elapsed() < at_most_every) {
-                return None;
-            }
-            flight.demanded_at = Some(Instant::now());
-            flight.running = Some(self.launch());
+    fn demand(self: &Arc<Self>) -> Option<Flight<()>> {
+        let mut demanded_at = self.demanded_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = self.fetch.join(&()) {
+            return Some(running);
         }
-        flight.running.clone()
-    }
-
-    fn launch(self: &Arc<Self>) -> watch::Receiver<()> {
-        let (landed, running) = watch::channel(());
-        let fetching = Arc::clone(self);
-        tokio::spawn(async move {
-            // Also after a panic: nobody waits for ever.
-            let landing = Landing(fetching, Some(landed));
-            if let Err(panic) = AssertUnwindSafe(landing.0.refresh()).catch_unwind().await {
-                tracing::error!(message = panic_message(&*panic), "fetching the keys panicked");
-                landing.0.state.failed("fetching the keys panicked".to_owned());
-            }
-        });
-        running
+        if demanded_at.is_some_and(|at| at.elapsed() < self.options.min_refresh_interval) {
+            return None;
+        }
+        *demanded_at = Some(Instant::now());
+        Some(self.start())
     }
 
     async fn refresh(&self) {
@@ -261,21 +259,6 @@ impl Shared {
         };
         next.max(Duration::from_secs(1))
     }
-}
-
-/// Ends a fetch for those who wait for it.
-struct Landing(Arc<Shared>, Option<watch::Sender<()>>);
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        self.0.flight.lock().unwrap_or_else(PoisonError::into_inner).running = None;
-        self.1 = None;
-    }
-}
-
-async fn done(mut running: watch::Receiver<()>) {
-    // Nothing is ever sent.
-    let _ = running.changed().await;
 }
 
 fn parse(content: &[u8]) -> Result<(KeySet, Vec<KeyError>), String> {
