@@ -167,10 +167,33 @@ impl Drop for Part {
     }
 }
 
-/// How long a supervised task rests before it is started again, at first and at most.
-const RESTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// A task that ran for that long starts again with the first rest.
-const RAN_WELL: Duration = Duration::from_secs(60);
+/// The pauses between the runs of something that keeps ending: each is twice as long as the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Pauses {
+    first: Duration,
+    longest: Duration,
+    /// A run of this length is followed by the first pause again.
+    ran_well: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    /// Pauses from `first` to `longest`, which begin again after a run of `ran_well`.
+    pub const fn new(first: Duration, longest: Duration, ran_well: Duration) -> Self {
+        Self { first, longest, ran_well, next: first }
+    }
+
+    /// The pause after a run of that length.
+    pub fn after(&mut self, run: Duration) -> Duration {
+        let pause = if run >= self.ran_well { self.first } else { self.next };
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+}
+
+/// The pauses of a supervised task.
+const PAUSES: Pauses =
+    Pauses::new(Duration::from_millis(100), Duration::from_secs(30), Duration::from_secs(60));
 
 /// Runs `task` for ever: when it returns or panics, it is started again, after a rest that doubles while it keeps ending.
 ///
@@ -184,17 +207,14 @@ pub async fn supervise<Fut: Future<Output = ()>>(
     while_down: fn(String) -> Condition,
     mut task: impl FnMut() -> Fut,
 ) {
-    let (mut rest, most) = RESTS;
+    let mut pauses = PAUSES;
     loop {
         let begun = clock.moment();
         let ended = AssertUnwindSafe(task()).catch_unwind().await;
         let panic = ended.as_ref().err().map(|panic| panic_message(&**panic));
-        if clock.moment().since(begun) >= RAN_WELL {
-            rest = RESTS.0;
-        }
+        let pause = pauses.after(clock.moment().since(begun));
         part.restarts(panic, while_down);
-        clock.sleep(rest).await;
-        rest = (rest * 2).min(most);
+        clock.sleep(pause).await;
         part.healthy();
     }
 }

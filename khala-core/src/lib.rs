@@ -69,7 +69,7 @@ pub mod session;
 pub mod single_flight;
 pub mod snapshots;
 pub mod stats;
-mod store;
+pub mod store;
 mod strict;
 pub mod tail;
 pub mod telemetry;

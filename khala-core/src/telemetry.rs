@@ -331,7 +331,7 @@ pub(crate) fn subject_limited(limit: SubjectLimit) {
 /// The metrics of a store's transactions, asked of the recorder once. For implementers of a store.
 ///
 /// Make it after the process has installed its recorder: what is made before the recorder counts nothing.
-pub struct CommitMetrics {
+pub(crate) struct CommitMetrics {
     committed: Counter,
     failed: Counter,
     seconds: Histogram,
@@ -344,15 +344,9 @@ impl fmt::Debug for CommitMetrics {
     }
 }
 
-impl Default for CommitMetrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl CommitMetrics {
     /// The metrics, of the recorder that is installed now.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             committed: counter!(COMMITS, "outcome" => "committed"),
             failed: counter!(COMMITS, "outcome" => "failed"),
@@ -362,7 +356,7 @@ impl CommitMetrics {
     }
 
     /// A transaction of `appends`, advances among them, was committed, or failed.
-    pub fn record(&self, committed: bool, appends: usize, took: Duration) {
+    pub(crate) fn record(&self, committed: bool, appends: usize, took: Duration) {
         if committed { &self.committed } else { &self.failed }.increment(1);
         self.seconds.record(took.as_secs_f64());
         self.appends.record(appends as f64);

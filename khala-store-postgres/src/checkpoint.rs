@@ -40,9 +40,9 @@ impl<'m> Move<'m> {
 
 impl Work for Move<'_> {
     /// And how many updates were written.
-    type Done = (Advanced, u64);
+    type Done = (Advanced, usize);
 
-    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(Advanced, u64), Fault> {
+    async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(Advanced, usize), Fault> {
         let Advance { projection, entity, to, .. } = self.advance;
         let (projection, entity) = (projection.as_str(), entity.as_str());
         // Neither name holds a control character.
@@ -58,7 +58,7 @@ impl Work for Move<'_> {
             None => (None, 0),
             Some(request) => match append::append(conn, sql, &[request], Locking::Wait).await?.pop() {
                 Some(Outcome::Answered(Ok(Append::Written(receipt)))) => {
-                    (Some(receipt), request.batch.updates().len() as u64)
+                    (Some(receipt), request.batch.updates().len())
                 }
                 Some(Outcome::Answered(Ok(Append::Duplicate(receipt)))) => (Some(receipt), 0),
                 Some(Outcome::Answered(Ok(Append::Conflict(conflict)))) => {

@@ -4,7 +4,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Instant,
 };
 
@@ -129,9 +129,9 @@ impl PostgresStore {
         let counts = self.0.writers.counts();
         let (connections_busy, connections_idle) = self.0.database.connections();
         PostgresStats {
-            commits: counts.commits.load(Ordering::Relaxed),
-            appends: counts.appends.load(Ordering::Relaxed),
-            updates: counts.updates.load(Ordering::Relaxed),
+            commits: counts.commits(),
+            appends: counts.appends(),
+            updates: counts.updates(),
             reads: self.0.database.asked(),
             connections_busy,
             connections_idle,
@@ -228,10 +228,17 @@ impl Checkpoints for PostgresStore {
     async fn advance(&self, advance: Advance, now: Timestamp) -> Result<Advanced, Error> {
         let (database, begun) = (&self.0.database, Instant::now());
         let advanced = database.transaction(checkpoint::Move::new(database, &advance, now)).await;
-        self.0.writers.counts().metrics.record(advanced.is_ok(), 1, begun.elapsed());
-        let (advanced, written) = advanced?;
-        self.0.writers.counts().add(1, written);
-        Ok(advanced)
+        let (counts, now) = (self.0.writers.counts(), Instant::now());
+        match advanced {
+            Ok((advanced, written)) => {
+                counts.committed(1, written, now - begun, now);
+                Ok(advanced)
+            }
+            Err(fault) => {
+                counts.failed(1, now - begun);
+                Err(fault.into())
+            }
+        }
     }
 
     async fn checkpoint(

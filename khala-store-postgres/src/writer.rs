@@ -1,28 +1,32 @@
 //! The writers of this process: group commit across topics.
 //!
-//! A topic always belongs to the same writer, which drains what waits, in order, and commits it once; nobody is answered
-//! before that commit. While it commits, the next group gathers. A group takes only topics that nobody else has locked: what
-//! is to go to one that is locked leaves the group and waits for that topic on a connection of its own, with whatever comes
-//! for it meanwhile. What must stay true: a topic never waits for another one, and what goes to one topic keeps its order.
+//! Requests are committed in groups by the core's policy ([`group_commit`](khala_core::store::group_commit)); this file has the tasks
+//! and the transactions. A topic always belongs to the same writer. A group takes only topics that nobody else has locked. A
+//! request for a locked topic leaves the group and is deferred: it waits for that topic on a connection of its own, together with
+//! the requests that come for the topic meanwhile.
+//!
+//! # Invariants
+//! - No request is answered before the commit of its group.
+//! - A topic never waits for another topic, and the requests of one topic keep their order.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
 use khala_core::{
-    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
+    Append, Batch, Error, ErrorKind, Timestamp, Topic,
     health::{Condition, Part, panic_message},
     inbox::{Arrivals, Inbox},
     journal::Chain,
-    telemetry::CommitMetrics,
+    store::group_commit::{
+        CommitCounts, GroupQueue, GroupRequest, GroupTiming, MAX_REQUESTS, PAUSES, SLOW, fail_all, is_split,
+        still_wanted,
+    },
 };
 use sqlx::PgConnection;
 use tokio::{
@@ -40,26 +44,14 @@ use crate::{
 };
 
 /// How many requests may wait at one writer for topics that somebody else has.
-const PARKED: usize = 4_096;
-/// The most requests, updates and bytes in one group, but for its first request.
-const GROUP_REQUESTS: usize = 1_024;
-const GROUP_UPDATES: usize = 4_096;
-const GROUP_BYTES: usize = 8 << 20;
+const MAX_DEFERRED: usize = 4_096;
 /// How long the row of a new topic may wait for somebody who adds it just now, on behalf of other new topics.
 const ADD_PATIENCE: Duration = Duration::from_millis(200);
 /// When what waits for a locked topic tries again, if no connection is left to wait on.
 const AGAIN: Duration = Duration::from_millis(10);
-/// How often a group that is smaller than the last ones looks again before it is written, and how long it waits where that is
-/// little next to a commit.
-const LOOKS: usize = 16;
-const GATHER: Duration = Duration::from_millis(1);
-/// A commit that takes longer is worth a log line.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// A commit that is not older proves that the next one will be possible.
-const PROVEN_FOR: Duration = Duration::from_secs(1);
-/// How long a writer that panicked rests before it goes on, at first and at most.
-const RESTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How often a group that is smaller than expected lets other tasks run before it waits. That costs nothing where publishers on
+/// this runtime are about to come back.
+const YIELDS: usize = 16;
 
 /// The handle of the writers' tasks.
 #[derive(Debug)]
@@ -67,52 +59,7 @@ pub(crate) struct Writers {
     database: Arc<Database>,
     inboxes: Vec<Inbox<Waiting>>,
     hasher: RandomState,
-    counts: Arc<Counts>,
-}
-
-/// What the writers have done.
-#[derive(Debug)]
-pub(crate) struct Counts {
-    started: Instant,
-    /// When something was last committed, in milliseconds since `started`, and one more; 0: never.
-    committed_at: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    pub(crate) appends: AtomicU64,
-    pub(crate) updates: AtomicU64,
-    pub(crate) metrics: CommitMetrics,
-}
-
-impl Counts {
-    fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            committed_at: AtomicU64::new(0),
-            commits: AtomicU64::new(0),
-            appends: AtomicU64::new(0),
-            updates: AtomicU64::new(0),
-            metrics: CommitMetrics::new(),
-        }
-    }
-
-    fn committed(&self) {
-        let at = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.committed_at.store(at.saturating_add(1), Ordering::Relaxed);
-    }
-
-    fn committed_just_now(&self) -> bool {
-        let at = self.committed_at.load(Ordering::Relaxed);
-        at > 0 && self.started.elapsed().saturating_sub(Duration::from_millis(at)) < PROVEN_FOR
-    }
-
-    /// Counts a commit.
-    pub(crate) fn add(&self, appends: u64, updates: u64) {
-        if updates > 0 {
-            self.committed();
-        }
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.appends.fetch_add(appends, Ordering::Relaxed);
-        self.updates.fetch_add(updates, Ordering::Relaxed);
-    }
+    counts: Arc<CommitCounts>,
 }
 
 /// An append that waits to be answered.
@@ -132,39 +79,37 @@ impl Waiting {
         }
         let _ = self.answer.send(answer);
     }
+}
 
-    /// The request itself. None if nobody waits for it any more or if its chain is broken; that breaks its chain.
-    fn still_wanted(self) -> Option<Self> {
-        if self.request.batch.is_cut_off() {
-            self.tell(Err(Chain::error(BACKEND)));
-            return None;
-        }
-        if self.answer.is_closed() {
-            self.request.batch.break_chain();
-            return None;
-        }
-        Some(self)
+impl GroupRequest for Waiting {
+    fn batch(&self) -> Option<&Batch> {
+        Some(&self.request.batch)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn fail(self, error: Error) {
+        self.tell(Err(error));
     }
 }
 
 impl Writers {
     /// Starts the tasks. They end when the handle is dropped and what waits is written.
     pub(crate) fn start(database: &Arc<Database>) -> Self {
-        let counts = Arc::new(Counts::new());
+        let counts = Arc::new(CommitCounts::new(Instant::now()));
         let inboxes = (0..database.options.writers.get()).map(|_| {
             let (inbox, requests) = Inbox::new();
-            let desk = Desk {
-                pen: Pen { database: Arc::clone(database), counts: Arc::clone(&counts) },
+            let committer = GroupCommitter {
+                runner: TransactionRunner { database: Arc::clone(database), counts: Arc::clone(&counts) },
                 inbox: requests,
                 open: true,
-                waiting: VecDeque::new(),
-                parked: HashMap::new(),
-                parked_requests: 0,
-                lanes: JoinSet::new(),
-                expected: 0,
-                took: Duration::ZERO,
+                queue: GroupQueue::new(BACKEND, GroupTiming::TASK),
+                deferred: Deferred::default(),
+                waits: JoinSet::new(),
             };
-            tokio::spawn(desk.run_again(database.options.health.part("store_writer")));
+            tokio::spawn(committer.run_again(database.options.health.part("store_writer")));
             inbox
         });
         Self {
@@ -175,7 +120,7 @@ impl Writers {
         }
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &CommitCounts {
         &self.counts
     }
 
@@ -192,35 +137,63 @@ impl Writers {
 
     /// Whether something can be stored now.
     pub(crate) async fn check(&self) -> Result<(), Error> {
-        if !self.counts.committed_just_now() {
+        if !self.counts.is_proven(Instant::now()) {
             self.database.group(ProveWritable).await?;
-            self.counts.committed();
+            self.counts.proven(Instant::now());
         }
         Ok(())
     }
 }
 
 /// What one writer's task works on.
-struct Desk {
-    pen: Pen,
+struct GroupCommitter {
+    runner: TransactionRunner,
     inbox: Arrivals<Waiting>,
     open: bool,
-    waiting: VecDeque<Waiting>,
-    /// The topics that are waited for, and what came for them meanwhile.
-    parked: HashMap<Topic, Vec<Waiting>>,
-    /// How many requests that is.
-    parked_requests: usize,
-    lanes: JoinSet<Back>,
-    /// How many requests the last group and those that waited behind it were: so many are expected again.
-    expected: usize,
-    /// How long the last group took.
-    took: Duration,
+    queue: GroupQueue<Waiting>,
+    deferred: Deferred,
+    /// The transactions that wait for deferred topics.
+    waits: JoinSet<Waited>,
 }
 
-/// What comes back from a lane.
-struct Back {
+/// The topics that are waited for, and the requests that came for them meanwhile.
+#[derive(Default)]
+struct Deferred {
+    topics: HashMap<Topic, Vec<Waiting>>,
+    /// How many requests that is.
+    requests: usize,
+}
+
+impl Deferred {
+    /// From now on, requests for that topic are kept.
+    fn add(&mut self, topic: &Topic) {
+        self.topics.entry(topic.clone()).or_default();
+    }
+
+    /// Keeps a request if its topic is waited for, and gives it back otherwise.
+    fn keep(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let Some(kept) = self.topics.get_mut(&waiting.request.topic) else { return Some(waiting) };
+        if self.requests < MAX_DEFERRED {
+            kept.push(waiting);
+            self.requests += 1;
+        } else {
+            waiting.fail(too_many_wait());
+        }
+        None
+    }
+
+    /// Waits for that topic no longer.
+    fn take(&mut self, topic: &Topic) -> Vec<Waiting> {
+        let kept = self.topics.remove(topic).unwrap_or_default();
+        self.requests -= kept.len();
+        kept
+    }
+}
+
+/// How a wait for deferred topics ended.
+struct Waited {
     topics: HashSet<Topic>,
-    /// What was not answered, in order.
+    /// The requests that were not answered, in order.
     left: Vec<Waiting>,
     /// Whether what is left is to wait topic by topic.
     apart: bool,
@@ -238,19 +211,16 @@ impl Work for ProveWritable {
     }
 }
 
-impl Desk {
+impl GroupCommitter {
     /// Runs until nothing comes any more. After a panic it goes on with what waits, and `part` says so meanwhile.
     async fn run_again(mut self, part: Part) {
-        let (mut rest, most) = RESTS;
+        let mut pauses = PAUSES;
         loop {
             let begun = Instant::now();
             let Err(panic) = AssertUnwindSafe(self.run()).catch_unwind().await else { return };
-            if begun.elapsed() > most {
-                rest = RESTS.0;
-            }
+            let pause = pauses.after(begun.elapsed());
             part.restarts(Some(panic_message(&*panic)), Condition::Failed);
-            sleep(rest).await;
-            rest = (rest * 2).min(most);
+            sleep(pause).await;
             part.healthy();
         }
     }
@@ -259,15 +229,15 @@ impl Desk {
         while self.receive().await {
             self.gather().await;
             let mut group = Vec::new();
-            self.take_group(&mut group);
+            self.queue.take_group(&mut group, |waiting| self.deferred.keep(waiting));
             if group.is_empty() {
                 continue;
             }
             let (size, begun) = (group.len(), Instant::now());
-            let (held, untouched) = self.pen.write(group, Locking::Skip).await;
-            self.took = begun.elapsed();
+            let (held, untouched) = self.runner.write(group, Locking::Skip).await;
+            let took = begun.elapsed();
             self.drain();
-            self.expected = size + self.waiting.len();
+            self.queue.written(size, took);
             self.wait_for_each(held);
             self.add(untouched);
         }
@@ -276,143 +246,104 @@ impl Desk {
     /// Waits until there is something to do; says no once there never will be again.
     async fn receive(&mut self) -> bool {
         let mut fresh = Vec::new();
-        if self.waiting.is_empty() {
+        if self.queue.is_empty() {
             tokio::select! {
-                Some(back) = self.lanes.join_next() => self.return_from(back),
-                open = self.inbox.receive(&mut fresh, GROUP_REQUESTS), if self.open => self.open = open,
+                Some(waited) = self.waits.join_next() => self.return_from(waited),
+                open = self.inbox.receive(&mut fresh, MAX_REQUESTS), if self.open => self.open = open,
                 else => return false,
             }
         }
-        while let Some(back) = self.lanes.try_join_next() {
-            self.return_from(back);
+        while let Some(waited) = self.waits.try_join_next() {
+            self.return_from(waited);
         }
-        self.waiting.extend(fresh);
+        fresh.into_iter().for_each(|waiting| self.queue.push(waiting));
         self.drain();
         true
     }
 
     /// Takes what has come, without waiting.
     fn drain(&mut self) {
-        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len());
-        self.waiting.extend((0..room).map_while(|_| self.inbox.try_next()));
+        for _ in 0..self.queue.room() {
+            let Some(waiting) = self.inbox.try_next() else { return };
+            self.queue.push(waiting);
+        }
     }
 
-    /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
-    /// waits for a whole commit, and each of two half groups costs as much as one.
+    /// Lets the group grow for as long as its policy says.
     async fn gather(&mut self) {
-        for _ in 0..LOOKS {
-            if self.waiting.len() >= self.expected {
+        let mut gathering = self.queue.gathering();
+        for _ in 0..YIELDS {
+            if !gathering.is_short(self.queue.len()) {
                 return;
             }
             yield_now().await;
             self.drain();
         }
-        if self.took >= 4 * GATHER {
-            let _ = timeout(GATHER, async {
-                while self.waiting.len() < self.expected {
+        let begun = Instant::now();
+        while let Some(wait) = gathering.next(self.queue.len(), begun.elapsed()) {
+            let _ = timeout(wait.patience, async {
+                for _ in 0..wait.requests {
                     let Some(next) = self.inbox.next().await else { return };
-                    self.waiting.push_back(next);
+                    self.queue.push(next);
                 }
             })
             .await;
         }
     }
 
-    /// Lets it wait for its topic with those that do.
-    fn park(&mut self, waiting: Waiting) {
-        match self.parked.get_mut(&waiting.request.topic) {
-            Some(there) if self.parked_requests < PARKED => {
-                there.push(waiting);
-                self.parked_requests += 1;
-            }
-            _ => waiting.tell(Err(too_many_wait())),
-        }
-    }
-
-    /// Moves what may share the next transaction into `group`.
-    fn take_group(&mut self, group: &mut Vec<Waiting>) {
-        let (mut updates, mut bytes) = (0, 0);
-        while let Some(next) = self.waiting.front() {
-            if self.parked.contains_key(&next.request.topic) {
-                if let Some(next) = self.waiting.pop_front() {
-                    self.park(next);
-                }
-                continue;
-            }
-            let batch = next.request.batch.updates();
-            updates += batch.len();
-            bytes += batch.iter().map(NewUpdate::size).sum::<usize>();
-            let full = group.len() == GROUP_REQUESTS || updates > GROUP_UPDATES || bytes > GROUP_BYTES;
-            if full && !group.is_empty() {
-                return;
-            }
-            // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
-            group.extend(self.waiting.pop_front().and_then(Waiting::still_wanted));
-        }
-    }
-
-    /// Lets what goes to topics that somebody else has wait for them, each topic by itself.
+    /// Lets the requests for topics that somebody else has wait for them, each topic by itself.
     fn wait_for_each(&mut self, held: Vec<Waiting>) {
         let mut topics: HashMap<Topic, Vec<Waiting>> = HashMap::new();
         for waiting in held {
             topics.entry(waiting.request.topic.clone()).or_default().push(waiting);
         }
         for (topic, waiting) in topics {
-            self.parked.entry(topic.clone()).or_default();
-            self.lanes.spawn(self.pen.clone().wait_for(topic, waiting));
+            self.deferred.add(&topic);
+            self.waits.spawn(self.runner.clone().wait_for(topic, waiting));
         }
     }
 
-    /// Gives topics that were never written their rows; what goes to them comes back then.
+    /// Gives topics that were never written their rows; the requests for them come back then.
     fn add(&mut self, untouched: Vec<Waiting>) {
         if untouched.is_empty() {
             return;
         }
         let topics: HashSet<Topic> = untouched.iter().map(|waiting| waiting.request.topic.clone()).collect();
-        for topic in &topics {
-            self.parked.entry(topic.clone()).or_default();
-        }
-        self.lanes.spawn(self.pen.clone().add(topics, untouched));
+        topics.iter().for_each(|topic| self.deferred.add(topic));
+        self.waits.spawn(self.runner.clone().add(topics, untouched));
     }
 
-    /// Puts what a lane left, and what came for its topics meanwhile, before everything else that waits.
-    fn return_from(&mut self, back: Result<Back, tokio::task::JoinError>) {
-        let Back { topics, mut left, apart } = match back {
-            Ok(back) => back,
-            Err(fault) => {
-                // Nobody knows which topics it had: nothing that is parked may wait for ever.
-                tracing::error!(%fault, "a lane of the writer ended");
-                let topics = self.parked.keys().cloned().collect();
-                Back { topics, left: Vec::new(), apart: false }
-            }
-        };
+    /// Puts what is left of a wait, and what came for its topics meanwhile, before everything else that waits.
+    fn return_from(&mut self, waited: Result<Waited, tokio::task::JoinError>) {
+        let Waited { topics, mut left, apart } = waited.unwrap_or_else(|fault| {
+            // Nobody knows which topics it had: nothing that is deferred may wait for ever.
+            tracing::error!(%fault, "a wait of the writer ended");
+            let topics = self.deferred.topics.keys().cloned().collect();
+            Waited { topics, left: Vec::new(), apart: false }
+        });
         if apart {
             return self.wait_for_each(left);
         }
-        for topic in topics {
-            let parked = self.parked.remove(&topic).unwrap_or_default();
-            self.parked_requests -= parked.len();
-            left.extend(parked);
+        for topic in &topics {
+            left.extend(self.deferred.take(topic));
         }
-        for waiting in left.into_iter().rev() {
-            self.waiting.push_front(waiting);
-        }
+        self.queue.put_back(left);
     }
 }
 
-/// What writes: in the desk's own turn, or beside it.
+/// Runs the transactions of a writer: in its turn, or beside it.
 #[derive(Clone)]
-struct Pen {
+struct TransactionRunner {
     database: Arc<Database>,
-    counts: Arc<Counts>,
+    counts: Arc<CommitCounts>,
 }
 
-impl Pen {
+impl TransactionRunner {
     /// Waits for one topic, and writes what goes to it. Without a turn to wait, it tries again a little later, but not for
     /// longer than one waits for a lock.
-    async fn wait_for(self, topic: Topic, mut waiting: Vec<Waiting>) -> Back {
+    async fn wait_for(self, topic: Topic, mut waiting: Vec<Waiting>) -> Waited {
         let (now, patience) = (Instant::now(), self.database.options.lock_timeout());
-        waiting = waiting.into_iter().filter_map(Waiting::still_wanted).collect();
+        waiting = waiting.into_iter().filter_map(|waiting| still_wanted(waiting, BACKEND)).collect();
         for one in &mut waiting {
             one.held_since.get_or_insert(now);
         }
@@ -422,17 +353,17 @@ impl Pen {
                 let over = |one: &Waiting| one.held_since.is_some_and(|since| since.elapsed() > patience);
                 let (over, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(over);
                 for one in over {
-                    one.tell(Err(too_many_wait()));
+                    one.fail(too_many_wait());
                 }
                 sleep(AGAIN).await;
                 left
             }
         };
-        Back { topics: HashSet::from([topic]), left, apart: false }
+        Waited { topics: HashSet::from([topic]), left, apart: false }
     }
 
     /// Adds the rows of topics, in a transaction of its own.
-    async fn add(self, topics: HashSet<Topic>, untouched: Vec<Waiting>) -> Back {
+    async fn add(self, topics: HashSet<Topic>, untouched: Vec<Waiting>) -> Waited {
         let mut names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
         names.sort_unstable();
         let added = self.database.group(AddTopics { names: names.clone(), patience: ADD_PATIENCE });
@@ -443,13 +374,11 @@ impl Pen {
             Err(fault) => {
                 let error = Error::from(fault);
                 tracing::error!(topics = names.len(), %error, source = ?error, "topics could not be added");
-                for waiting in untouched {
-                    waiting.tell(Err(error.clone()));
-                }
+                untouched.into_iter().for_each(|waiting| waiting.fail(error.clone()));
                 (Vec::new(), false)
             }
         };
-        Back { topics, left, apart }
+        Waited { topics, left, apart }
     }
 
     /// Stores a group and answers everybody in it, but for those whose topics somebody else has, and those whose topics
@@ -465,7 +394,7 @@ impl Pen {
             Ok(outcomes) => {
                 group.into_iter().zip(outcomes).for_each(|(waiting, outcome)| settle(waiting, outcome))
             }
-            Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
+            Err(fault) if is_split(group.len(), fault.is_of_one_request()) => {
                 // What has to wait for its topic takes along what comes after it: each topic keeps its order.
                 let mut behind: HashMap<Topic, Outcome> = HashMap::new();
                 for waiting in group {
@@ -488,13 +417,7 @@ impl Pen {
                     settle(waiting, outcome);
                 }
             }
-            Err(fault) => {
-                let error = Error::from(fault);
-                tracing::error!(requests = group.len(), %error, source = ?error, "a commit failed");
-                for waiting in group {
-                    settle(waiting, Outcome::Answered(Err(error.clone())));
-                }
-            }
+            Err(fault) => fail_all(group.into_iter(), &fault.into()),
         }
         (held, untouched)
     }
@@ -524,21 +447,16 @@ impl Pen {
         if took > SLOW && locking == Locking::Skip {
             tracing::warn!(appends = group.len(), ?took, "a transaction was slow");
         }
-        let answered = |outcomes: &Vec<Outcome>| {
-            outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Answered(_))).count()
-        };
-        let appends = outcomes.as_ref().map_or(group.len(), answered);
-        if appends > 0 {
-            self.counts.metrics.record(outcomes.is_ok(), appends, took);
+        let outcomes = outcomes.inspect_err(|_| self.counts.failed(group.len(), took))?;
+        let (mut answered, mut updates) = (0, 0);
+        for (request, outcome) in requests.iter().zip(&outcomes) {
+            answered += usize::from(matches!(outcome, Outcome::Answered(_)));
+            if let Outcome::Answered(Ok(Append::Written(_))) = outcome {
+                updates += request.batch.updates().len();
+            }
         }
-        let outcomes = outcomes?;
-        let written = requests
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, outcome)| matches!(outcome, Outcome::Answered(Ok(Append::Written(_)))));
-        let updates: usize = written.map(|(request, _)| request.batch.updates().len()).sum();
-        if appends > 0 {
-            self.counts.add(appends as u64, updates as u64);
+        if answered > 0 {
+            self.counts.committed(answered, updates, took, begun + took);
         }
         Ok(outcomes)
     }

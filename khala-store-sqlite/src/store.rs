@@ -6,7 +6,7 @@
 use std::{
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -129,11 +129,7 @@ impl SqliteStore {
     /// What this store has written since it was opened.
     pub fn stats(&self) -> SqliteStats {
         let counts = self.0.writer.counts();
-        SqliteStats {
-            commits: counts.commits.load(Ordering::Relaxed),
-            appends: counts.appends.load(Ordering::Relaxed),
-            updates: counts.updates.load(Ordering::Relaxed),
-        }
+        SqliteStats { commits: counts.commits(), appends: counts.appends(), updates: counts.updates() }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What waits to be written in a group with others, and its answer, which is held back until the group's commit.
 
 use khala_core::{
-    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
+    Append, Batch, Error, ErrorKind, Timestamp, Topic,
     journal::Chain,
     projection::{Advance, Advanced},
+    store::group_commit::GroupRequest,
 };
 use tokio::sync::oneshot;
 
@@ -44,7 +45,7 @@ impl<T> Answer<T> {
     }
 }
 
-impl Waiting {
+impl GroupRequest for Waiting {
     fn batch(&self) -> Option<&Batch> {
         match self {
             Self::Advance { advance, .. } => advance.batch.as_ref().map(|(_, batch)| batch),
@@ -52,19 +53,25 @@ impl Waiting {
         }
     }
 
-    /// The updates that it may write.
-    pub(crate) fn updates(&self) -> &[NewUpdate] {
-        self.batch().map_or(&[], Batch::updates)
-    }
-
-    /// Whether nobody waits for it any more.
-    pub(crate) fn is_given_up(&self) -> bool {
+    fn is_given_up(&self) -> bool {
         match self {
             Self::Advance { answer, .. } => answer.to.is_closed(),
             Self::Append { answer, .. } => answer.to.is_closed(),
         }
     }
 
+    fn fail(self, error: Error) {
+        if let Some(batch) = self.batch() {
+            batch.break_chain();
+        }
+        match self {
+            Self::Advance { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
+            Self::Append { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
+        }
+    }
+}
+
+impl Waiting {
     /// Writes it if nothing speaks against it, and holds its answer back.
     pub(crate) fn write(&mut self, group: &mut Group<'_>) -> Result<(), Fault> {
         match self {
@@ -92,22 +99,6 @@ impl Waiting {
         match self {
             Self::Advance { answer, .. } => answer.tell(),
             Self::Append { answer, .. } => answer.tell(),
-        }
-    }
-
-    /// Nothing of it is stored, and so nothing behind it may be.
-    pub(crate) fn give_up(&self) {
-        if let Some(batch) = self.batch() {
-            batch.break_chain();
-        }
-    }
-
-    /// Gives an error in the place of whatever answer was held back: nothing was committed.
-    pub(crate) fn fail(self, error: Error) {
-        self.give_up();
-        match self {
-            Self::Advance { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
-            Self::Append { answer, .. } => Answer { held: Some(Err(error)), ..answer }.tell(),
         }
     }
 }

@@ -1,30 +1,33 @@
 //! The one writer of this process: a thread with a connection of its own, and group commit.
 //!
-//! It drains what waits, in order, and commits it once; nobody is answered before that commit. While it commits,
-//! the next group gathers, so throughput grows with concurrency and latency hardly does. A group that is smaller than the
-//! last ones waits a moment for those who were just answered; who publishes alone waits for nobody. A group that fails is
-//! rolled back as a whole; if the fault may be one request's own, each then gets a transaction to itself, so that
-//! no request can fail its neighbours. A request that makes it panic is one of those. What is rare, a revocation say, has a transaction to itself from the start.
+//! Its requests are committed in groups by the core's policy ([`group_commit`](khala_core::store::group_commit)); this file has the
+//! thread and the transactions.
+//!
+//! # Invariants
+//! - No request is answered before the commit of its group.
+//! - A group that fails is rolled back as a whole. If the fault may be of one request, each then has a transaction of its own, so
+//!   that no request can fail its neighbours. A request that panics is such a fault.
+//! - A change, which is rare, has a transaction of its own from the start: a revocation, say.
 
 use std::{
     collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use khala_core::{
-    Append, Batch, Error, ErrorKind, NewUpdate, Timestamp, Topic,
+    Append, Batch, Error, ErrorKind, Timestamp, Topic,
     health::{Condition, Part, panic_message},
     inbox::{Arrivals, Handed, Inbox},
     journal::Trimmed,
     projection::{Advance, Advanced},
-    telemetry::CommitMetrics,
+    store::group_commit::{
+        CommitCounts, GroupQueue, GroupRequest as _, GroupTiming, MAX_REQUESTS, PAUSES, SLOW, fail_all,
+        is_split,
+    },
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -38,67 +41,13 @@ use crate::{
     waiting::{Answer, Waiting},
 };
 
-/// The most requests, updates and bytes in one group, but for its first request.
-const GROUP_REQUESTS: usize = 1_024;
-const GROUP_UPDATES: usize = 4_096;
-const GROUP_BYTES: usize = 8 << 20;
-
-/// How long a group that is smaller than expected waits for more: while each eighth of what the last one took brings some,
-/// for as long as that took in all, and no longer than this.
-const GATHER: Duration = Duration::from_millis(1);
-/// A group of so many waits for no more: what a commit costs is little next to what is in it, and the next group gathers
-/// meanwhile.
-const ENOUGH: usize = 256;
-
-/// A commit that takes longer is worth a log line.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// A commit that is not older proves that the next one will be possible.
-const PROVEN_FOR: Duration = Duration::from_secs(1);
-
-/// How long a thread that panicked rests before it goes on, at first and at most.
-const RESTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-
 /// The handle of the writer's thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
     requests: Option<Inbox<Request>>,
     thread: Option<thread::JoinHandle<()>>,
     site: Arc<Site>,
-    counts: Arc<Counts>,
-}
-
-/// What the writer has done.
-#[derive(Debug)]
-pub(crate) struct Counts {
-    started: Instant,
-    /// When something was last committed, in milliseconds since `started`, and one more; 0: never.
-    committed_at: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    pub(crate) appends: AtomicU64,
-    pub(crate) updates: AtomicU64,
-}
-
-impl Counts {
-    fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            committed_at: AtomicU64::new(0),
-            commits: AtomicU64::new(0),
-            appends: AtomicU64::new(0),
-            updates: AtomicU64::new(0),
-        }
-    }
-
-    fn committed(&self) {
-        let at = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.committed_at.store(at.saturating_add(1), Ordering::Relaxed);
-    }
-
-    fn committed_just_now(&self) -> bool {
-        let at = self.committed_at.load(Ordering::Relaxed);
-        at > 0 && self.started.elapsed().saturating_sub(Duration::from_millis(at)) < PROVEN_FOR
-    }
+    counts: Arc<CommitCounts>,
 }
 
 #[derive(Debug)]
@@ -126,23 +75,11 @@ impl Writer {
         part: Part,
     ) -> Result<Self, Error> {
         let (requests, inbox) = Inbox::new();
-        let counts = Arc::new(Counts::new());
-        let mut desk = Desk {
-            conn,
-            seed,
-            site: Arc::clone(&site),
-            inbox,
-            waiting: VecDeque::new(),
-            changes: VecDeque::new(),
-            trims: VecDeque::new(),
-            expected: 0,
-            took: Duration::ZERO,
-            counts: Arc::clone(&counts),
-            metrics: CommitMetrics::new(),
-        };
+        let counts = Arc::new(CommitCounts::new(Instant::now()));
+        let mut committer = GroupCommitter::new(conn, seed, Arc::clone(&site), inbox, Arc::clone(&counts));
         let thread = thread::Builder::new().name("khala-sqlite-writer".into()).spawn(move || {
-            run_again(&part, Condition::Failed, || desk.work());
-            desk.close();
+            run_again(&part, Condition::Failed, || committer.work());
+            committer.close();
         });
         let thread = thread.map_err(|fault| {
             Error::caused_by(ErrorKind::Unavailable, BACKEND, "no thread to write on", fault)
@@ -150,7 +87,7 @@ impl Writer {
         Ok(Self { requests: Some(requests), thread: Some(thread), site, counts })
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &CommitCounts {
         &self.counts
     }
 
@@ -196,7 +133,7 @@ impl Writer {
     /// Whether something can be stored now.
     pub(crate) async fn check(&self) -> Result<(), Error> {
         self.site.stands()?;
-        if self.counts.committed_just_now() {
+        if self.counts.is_proven(Instant::now()) {
             return Ok(());
         }
         let proved = self.change(|conn| {
@@ -204,7 +141,7 @@ impl Writer {
             Ok(())
         });
         proved.await?;
-        self.counts.committed();
+        self.counts.proven(Instant::now());
         Ok(())
     }
 
@@ -244,37 +181,45 @@ impl Writer {
 }
 
 /// What the writer's thread works on.
-struct Desk {
+struct GroupCommitter {
     conn: Connection,
     seed: [u8; 16],
     site: Arc<Site>,
     inbox: Arrivals<Request>,
-    waiting: VecDeque<Waiting>,
+    /// What was taken out of the inbox and not sorted yet.
+    fresh: Vec<Request>,
+    writes: GroupQueue<Waiting>,
     changes: VecDeque<Change>,
     trims: VecDeque<Trim>,
-    /// How many requests the last group and those that waited behind it were: so many are expected again.
-    expected: usize,
-    /// How long the last group took.
-    took: Duration,
-    counts: Arc<Counts>,
-    metrics: CommitMetrics,
+    counts: Arc<CommitCounts>,
 }
 
-impl Desk {
+impl GroupCommitter {
+    fn new(
+        conn: Connection,
+        seed: [u8; 16],
+        site: Arc<Site>,
+        inbox: Arrivals<Request>,
+        counts: Arc<CommitCounts>,
+    ) -> Self {
+        let (fresh, changes, trims) = (Vec::new(), VecDeque::new(), VecDeque::new());
+        let writes = GroupQueue::new(BACKEND, GroupTiming::THREAD);
+        Self { conn, seed, site, inbox, fresh, writes, changes, trims, counts }
+    }
+
     /// Until there is nothing to do and never will be again: a group, a change and a step of a trim in turn, so that
     /// none of them waits for more than one of each other kind.
     fn work(&mut self) {
-        let mut fresh = Vec::new();
         let mut group = Vec::new();
-        while self.receive(&mut fresh) {
-            self.gather(&mut fresh);
-            self.take_group(&mut group);
+        while self.receive() {
+            self.gather();
+            self.writes.take_group(&mut group, Some);
             if !group.is_empty() {
                 let (size, begun) = (group.len(), Instant::now());
                 self.write(&mut group);
-                self.took = begun.elapsed();
-                self.drain(&mut fresh);
-                self.expected = size + self.waiting.len();
+                let took = begun.elapsed();
+                self.drain();
+                self.writes.written(size, took);
             }
             if let Some(Change(change)) = self.changes.pop_front() {
                 change(&self.conn);
@@ -286,59 +231,34 @@ impl Desk {
     }
 
     /// Waits until there is something to do; says no once there never will be again.
-    fn receive(&mut self, fresh: &mut Vec<Request>) -> bool {
-        let nothing = self.waiting.is_empty() && self.changes.is_empty() && self.trims.is_empty();
-        if nothing && !self.inbox.blocking_receive(fresh, GROUP_REQUESTS) {
+    fn receive(&mut self) -> bool {
+        let nothing = self.writes.is_empty() && self.changes.is_empty() && self.trims.is_empty();
+        if nothing && !self.inbox.blocking_receive(&mut self.fresh, MAX_REQUESTS) {
             return false;
         }
-        self.drain(fresh);
+        self.drain();
         true
     }
 
     /// Sorts out what has come, without waiting.
-    fn drain(&mut self, fresh: &mut Vec<Request>) {
-        let room = GROUP_REQUESTS.saturating_sub(self.waiting.len() + fresh.len());
-        self.inbox.take(fresh, room);
-        for request in fresh.drain(..) {
+    fn drain(&mut self) {
+        let room = self.writes.room().saturating_sub(self.fresh.len());
+        self.inbox.take(&mut self.fresh, room);
+        for request in self.fresh.drain(..) {
             match request {
                 Request::Change(change) => self.changes.push_back(change),
                 Request::Trim(trim) => self.trims.push_back(trim),
-                Request::Write(write) => self.waiting.push_back(write),
+                Request::Write(write) => self.writes.push(write),
             }
         }
     }
 
-    /// Lets those who were just answered come back with their next request: who has to wait for the next group instead
-    /// waits for a whole commit, and each of two half groups costs nearly as much as one.
-    fn gather(&mut self, fresh: &mut Vec<Request>) {
-        let expected = self.expected.min(ENOUGH);
-        let begun = Instant::now();
-        let mut before = 0;
-        while (before + 1..expected).contains(&self.waiting.len()) && begun.elapsed() < self.took.min(GATHER)
-        {
-            before = self.waiting.len();
-            self.inbox.blocking_gather(expected - before, self.took.min(GATHER) / 8);
-            self.drain(fresh);
-        }
-    }
-
-    /// Moves what may share the next transaction into `group`.
-    fn take_group(&mut self, group: &mut Vec<Waiting>) {
-        let (mut updates, mut bytes) = (0, 0);
-        while let Some(next) = self.waiting.front() {
-            updates += next.updates().len();
-            bytes += next.updates().iter().map(NewUpdate::size).sum::<usize>();
-            let full = group.len() == GROUP_REQUESTS || updates > GROUP_UPDATES || bytes > GROUP_BYTES;
-            if full && !group.is_empty() {
-                return;
-            }
-            // Whoever has stopped waiting gets nothing stored: under overload, retries would only add to it.
-            let Some(next) = self.waiting.pop_front() else { return };
-            if next.is_given_up() {
-                next.give_up();
-            } else {
-                group.push(next);
-            }
+    /// Lets the group grow for as long as its policy says.
+    fn gather(&mut self) {
+        let (mut gathering, begun) = (self.writes.gathering(), Instant::now());
+        while let Some(wait) = gathering.next(self.writes.len(), begun.elapsed()) {
+            self.inbox.blocking_gather(wait.requests, wait.patience);
+            self.drain();
         }
     }
 
@@ -346,7 +266,7 @@ impl Desk {
     fn write(&mut self, group: &mut Vec<Waiting>) {
         match self.commit(group) {
             Ok(()) => group.drain(..).for_each(Waiting::tell),
-            Err(fault) if group.len() > 1 && fault.is_of_one_request() => {
+            Err(fault) if is_split(group.len(), fault.is_of_one_request()) => {
                 for mut waiting in group.drain(..) {
                     match self.commit(std::slice::from_mut(&mut waiting)) {
                         Ok(()) => waiting.tell(),
@@ -354,11 +274,7 @@ impl Desk {
                     }
                 }
             }
-            Err(fault) => {
-                let error = Error::from(fault);
-                tracing::error!(requests = group.len(), %error, source = ?error, "a commit failed");
-                group.drain(..).for_each(|waiting| waiting.fail(error.clone()));
-            }
+            Err(fault) => fail_all(group.drain(..), &fault.into()),
         }
     }
 
@@ -377,12 +293,13 @@ impl Desk {
         if took > SLOW {
             tracing::warn!(requests = group.len(), ?took, "a transaction was slow");
         }
-        self.metrics.record(done.is_ok(), group.len(), took);
-        let updates = done?;
-        self.counts.committed();
-        self.counts.commits.fetch_add(1, Ordering::Relaxed);
-        self.counts.appends.fetch_add(group.len() as u64, Ordering::Relaxed);
-        self.counts.updates.fetch_add(updates as u64, Ordering::Relaxed);
+        match done {
+            Ok(updates) => self.counts.committed(group.len(), updates, took, begun + took),
+            Err(fault) => {
+                self.counts.failed(group.len(), took);
+                return Err(fault);
+            }
+        }
         Ok(())
     }
 
@@ -432,16 +349,13 @@ impl Desk {
 
 /// Runs `work` until it returns. After a panic it goes on, with a rest, and `part` says so meanwhile.
 pub(crate) fn run_again(part: &Part, meanwhile: fn(String) -> Condition, mut work: impl FnMut()) {
-    let (mut rest, most) = RESTS;
+    let mut pauses = PAUSES;
     loop {
         let begun = Instant::now();
         let Err(panic) = catch_unwind(AssertUnwindSafe(&mut work)) else { return };
-        if begun.elapsed() > most {
-            rest = RESTS.0;
-        }
+        let pause = pauses.after(begun.elapsed());
         part.restarts(Some(panic_message(&*panic)), meanwhile);
-        thread::sleep(rest);
-        rest = (rest * 2).min(most);
+        thread::sleep(pause);
         part.healthy();
     }
 }
@@ -475,7 +389,7 @@ pub(crate) fn transaction<T>(
 
 #[cfg(test)]
 mod tests {
-    use khala_core::{Kind, Payload, journal::Keep};
+    use khala_core::{Kind, NewUpdate, Payload, journal::Keep};
     use rusqlite::params;
 
     use super::*;
@@ -531,24 +445,13 @@ mod tests {
             requests.hand_in(Request::Change(Change(Box::new(change)))).unwrap().leave();
         }
         drop(requests);
-        let mut desk = Desk {
-            conn,
-            seed: SEED,
-            site: Arc::new(Site::of_none()),
-            inbox,
-            waiting: VecDeque::new(),
-            changes: VecDeque::new(),
-            trims: VecDeque::new(),
-            expected: 0,
-            took: Duration::ZERO,
-            counts: Arc::new(Counts::new()),
-            metrics: CommitMetrics::new(),
-        };
-        desk.work();
+        let (site, counts) = (Arc::new(Site::of_none()), Arc::new(CommitCounts::new(Instant::now())));
+        let mut committer = GroupCommitter::new(conn, SEED, site, inbox, counts);
+        committer.work();
 
         assert_eq!(trimmed.try_recv().unwrap().unwrap().updates, 10_000);
         assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
-        let mut events = desk.conn.prepare("SELECT event FROM own_log ORDER BY id").unwrap();
+        let mut events = committer.conn.prepare("SELECT event FROM own_log ORDER BY id").unwrap();
         let events: Vec<String> =
             events.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         let (mixed, steps) = events.split_at(15);

@@ -3,6 +3,8 @@
 //! # Invariants
 //! No role can be forgotten: [`Store`] has no default method, and a [`Roles`] has no field that may be left out.
 
+pub mod group_commit;
+
 use std::sync::Arc;
 
 use crate::{
