@@ -49,6 +49,24 @@ pub enum SnapshotFrom {
     },
 }
 
+impl SnapshotFrom {
+    /// The cursor at which the snapshot of this page was started, of a topic with those bounds.
+    pub fn cursor(&self, bounds: &Bounds) -> Cursor {
+        match self {
+            Self::Start => bounds.at_head(),
+            Self::After { at, .. } => *at,
+        }
+    }
+
+    /// The key that the page follows. No key is empty, so the empty text stands before the first.
+    pub fn after(&self) -> &str {
+        match self {
+            Self::Start => "",
+            Self::After { key, .. } => key.as_str(),
+        }
+    }
+}
+
 /// The answer to a snapshot read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
@@ -74,6 +92,31 @@ pub struct SnapshotPage {
 }
 
 impl SnapshotPage {
+    /// As many of these documents as `limit` admits.
+    ///
+    /// For implementers: they are the documents that follow the page before, without tombstones, and at least one more than fits.
+    ///
+    /// # Errors
+    /// The first error among those documents.
+    pub fn of<E>(
+        at: Cursor,
+        bounds: Bounds,
+        limit: ReadLimit,
+        documents: impl IntoIterator<Item = Result<Update, E>>,
+    ) -> Result<Self, E> {
+        let (mut page, mut bytes) = (Self { at, documents: Vec::new(), complete: true, bounds }, 0);
+        for document in documents {
+            let document = document?;
+            if !limit.admits(page.documents.len(), bytes, document.size()) {
+                page.complete = false;
+                break;
+            }
+            bytes += document.size();
+            page.documents.push(document);
+        }
+        Ok(page)
+    }
+
     /// The start of the next page; none after the last.
     pub fn next(&self) -> Option<SnapshotFrom> {
         let key = self.documents.last()?.doc_key.clone()?;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use crate::{chain::Chain, strict::PayloadFault};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     position::{Bounds, Cursor, Epoch, Seq, Stale, Watermark},
     strict,
     text::TextError,
@@ -590,6 +590,44 @@ impl Batch {
         Some(Receipt { epoch, first: head.next()?, last })
     }
 
+    /// What becomes of this batch in a topic that stands there: nothing may be written of it before this is known (J9, J10, D1, J20).
+    ///
+    /// For implementers: `kept` tells what is kept under the dedup key, which is a receipt and the content's hash; `version` tells the
+    /// version of a document in the store, tombstones too.
+    ///
+    /// # Errors
+    /// What `kept` and `version` return.
+    pub fn admit<E>(
+        &self,
+        topic: &Topic,
+        bounds: Bounds,
+        backend: &'static str,
+        kept: impl FnOnce(&DedupKey) -> Result<Option<(Receipt, Option<[u8; 16]>)>, E>,
+        version: impl FnMut(&DocKey) -> Result<Option<u64>, E>,
+    ) -> Result<Admission, E> {
+        let head = bounds.head;
+        if self.is_cut_off() {
+            return Ok(Admission::Answered(Err(Chain::error(backend))));
+        }
+        if let Some((receipt, content)) = self.dedup.as_ref().map_or(Ok(None), kept)? {
+            return Ok(Admission::Answered(Ok(self.repeats(receipt, content))));
+        }
+        if let Some(expected) = self.expect.filter(|expected| *expected != head) {
+            return Ok(Admission::Answered(Ok(Append::Conflict(Conflict::Head { expected, found: head }))));
+        }
+        if let Some(conflict) = self.version_conflict(head, version)? {
+            return Ok(Admission::Answered(Ok(Append::Conflict(conflict))));
+        }
+        Ok(self.receipt_after(bounds.epoch, head).map_or_else(
+            || {
+                self.break_chain();
+                let message = format!("topic {topic} has no seqs left; publish to another topic");
+                Admission::Answered(Err(Error::new(ErrorKind::Invalid, backend, message)))
+            },
+            Admission::Write,
+        ))
+    }
+
     /// The first document version in this batch that does not exceed the one before it (D1).
     ///
     /// For implementers: `stored` tells the version of a document in the store, tombstones too.
@@ -624,6 +662,16 @@ impl TryFrom<NewUpdate> for Batch {
     fn try_from(update: NewUpdate) -> Result<Self, BatchError> {
         Self::new(vec![update])
     }
+}
+
+/// What becomes of a batch ([`Batch::admit`]).
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a store must handle every outcome")]
+pub enum Admission {
+    /// Nothing of it is written, and this is the answer.
+    Answered(Result<Append, Error>),
+    /// It is to be written, as the receipt says.
+    Write(Receipt),
 }
 
 /// The answer to an append.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    convert::Infallible,
     num::NonZeroUsize,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,19 +16,18 @@ use async_trait::async_trait;
 
 use crate::{
     auth::{MemoryRevocations, Revocation, RevocationPage, Revocations},
-    chain::Chain,
     documents::{Documents, Snapshot, SnapshotFrom, SnapshotPage},
-    error::{Error, ErrorKind},
+    error::Error,
     fanout::{Fanout, LocalFanout},
     journal::{
-        Append, Batch, Conflict, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadFrom, ReadLimit,
+        Admission, Append, Batch, DEDUP_FOR, DueAfter, DuePage, Journal, Keep, Page, ReadFrom, ReadLimit,
         Receipt, Replay, Settled, TopicPage, Trimmed, is_ahead,
     },
     node::NodeId,
     position::{Bounds, Epoch, Watermark},
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{Lease, MemorySweeps, SweepRecord, Sweeps},
-    store::Store,
+    store::{Store, trim::ages},
     topic::Topic,
     update::{DedupKey, DocKey, Timestamp, Update},
 };
@@ -83,25 +83,16 @@ impl State {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Append, Error> {
-        if batch.is_cut_off() {
-            return Err(Chain::error("memory"));
-        }
         let untouched = || Log::new(Epoch::derive(seed, topic));
         let log = self.logs.entry(topic.clone()).or_insert_with(untouched);
-        let head = log.bounds.head;
-        if let Some((receipt, content, _)) = batch.dedup.as_ref().and_then(|key| log.receipts.get(key)) {
-            return Ok(batch.repeats(*receipt, Some(*content)));
-        }
-        if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
-            return Ok(Append::Conflict(Conflict::Head { expected, found: head }));
-        }
-        let version = |key: &DocKey| Ok::<_, Error>(log.documents.get(key).and_then(|doc| doc.doc_version));
-        if let Some(conflict) = batch.version_conflict(head, version)? {
-            return Ok(Append::Conflict(conflict));
-        }
-        let Some(receipt) = batch.receipt_after(log.bounds.epoch, head) else {
-            batch.break_chain();
-            return Err(Error::new(ErrorKind::Invalid, "memory", format!("topic {topic} has no seqs left")));
+        let kept = |key: &DedupKey| {
+            Ok::<_, Infallible>(log.receipts.get(key).map(|(first, content, _)| (*first, Some(*content))))
+        };
+        let version = |key: &DocKey| Ok(log.documents.get(key).and_then(|document| document.doc_version));
+        let Ok(admission) = batch.admit(topic, log.bounds, "memory", kept, version);
+        let receipt = match admission {
+            Admission::Answered(answer) => return answer,
+            Admission::Write(receipt) => receipt,
         };
         if let Some(key) = &batch.dedup {
             log.receipts.insert(key.clone(), (receipt, batch.content_hash(), now));
@@ -196,20 +187,7 @@ impl Log {
         for update in &self.updates {
             (left, held) = (left + 1, held + update.size() as u64);
         }
-        // What a clock stored that was far ahead is as old as what follows it.
-        let mut next = None;
-        let mut ages: Vec<_> = self
-            .updates
-            .iter()
-            .rev()
-            .map(|update| {
-                if !is_ahead(update.published_at, now) {
-                    next = Some(update.published_at);
-                }
-                next.unwrap_or(update.published_at)
-            })
-            .collect();
-        ages.reverse();
+        let ages = ages(self.updates.iter().map(|update| update.published_at), None, now);
         for (update, at) in self.updates.iter().zip(ages) {
             if !keep.lets_go(update.seq, at, left, held, now) {
                 plan.oldest = Some(update.published_at);
@@ -415,26 +393,20 @@ impl Documents for MemoryStore {
         let state = self.state();
         let log = state.logs.get(topic);
         let bounds = log.map_or_else(|| self.untouched(topic), |log| log.bounds);
-        let (at, after) = match from {
-            SnapshotFrom::Start => (bounds.at_head(), None),
-            SnapshotFrom::After { at, key } => (at, Some(key)),
-        };
+        let at = from.cursor(&bounds);
         if let Err(stale) = bounds.admit(at) {
             return Ok(Snapshot::Stale(stale));
         }
-        let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut documents, mut bytes, mut complete) = (Vec::new(), 0, true);
         let kept =
-            log.map(|log| log.documents.range::<DocKey, _>((from, Bound::Unbounded))).into_iter().flatten();
-        for (_, document) in kept.filter(|(_, document)| !document.deleted) {
-            if !limit.admits(documents.len(), bytes, document.size()) {
-                complete = false;
-                break;
-            }
-            bytes += document.size();
-            documents.push(document.clone());
-        }
-        Ok(Snapshot::Page(SnapshotPage { at, documents, complete, bounds }))
+            log.map(|log| log.documents.range::<str, _>((Bound::Excluded(from.after()), Bound::Unbounded)));
+        let kept = kept.into_iter().flatten().filter(|(_, document)| !document.deleted);
+        let Ok(page) = SnapshotPage::of(
+            at,
+            bounds,
+            limit,
+            kept.map(|(_, document)| Ok::<_, Infallible>(document.clone())),
+        );
+        Ok(Snapshot::Page(page))
     }
 }
 

@@ -176,7 +176,7 @@ impl Payload {
     ///
     /// For implementers of a [`Journal`](crate::journal::Journal): only what came from [`as_str`](Self::as_str) may come
     /// back here, because subscribers are sent it unchecked.
-    pub fn from_stored(json: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn from_stored(json: impl Into<Arc<str>>) -> Self {
         Self::whole(json.into())
     }
 
@@ -184,7 +184,7 @@ impl Payload {
     ///
     /// # Panics
     /// If that is no part of the text, or cuts through a character.
-    pub fn from_stored_within(text: &Arc<str>, part: Range<usize>) -> Self {
+    pub(crate) fn from_stored_within(text: &Arc<str>, part: Range<usize>) -> Self {
         assert!(text.get(part.clone()).is_some(), "{part:?} is no part of a text of {} bytes", text.len());
         Self { text: Arc::clone(text), start: part.start, end: part.end }
     }

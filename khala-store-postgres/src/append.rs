@@ -11,8 +11,10 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
-    journal::Chain,
+    Append, Batch, Bounds, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic, Watermark,
+    journal::Admission,
+    store::rows::{self, int},
+    update::DedupKey,
 };
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction, postgres::PgRow};
 
@@ -20,7 +22,7 @@ use crate::{
     database::{Database, Work},
     fault::{BACKEND, Fault, error},
     options::Schema,
-    row::{self, TopicRow, column, int},
+    row::{self, StoredRow, TopicRow, column},
     schema,
     sql::{self, Sql, query},
 };
@@ -96,9 +98,6 @@ async fn append_with(
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Append, Error> {
-    if batch.is_cut_off() {
-        return Err(Chain::error(BACKEND));
-    }
     let append = async {
         let mut savepoint = transaction.begin().await?;
         let request = Request { topic: topic.clone(), batch: batch.clone(), now };
@@ -320,7 +319,10 @@ impl<'r> Group<'r> {
             let content = content.map(|content| {
                 content.try_into().map_err(|_| Fault::corrupt("a content hash is not of 16 bytes"))
             });
-            receipts.insert(asked(&dedups, &found)?, (row::receipt(&found, 1)?, content.transpose()?));
+            receipts.insert(
+                asked(&dedups, &found)?,
+                (rows::receipt(&StoredRow(&found), 1)?, content.transpose()?),
+            );
         }
         let mut versions = HashMap::new();
         for found in ask_for(conn, &sql.document_versions, &keys).await? {
@@ -341,12 +343,13 @@ impl<'r> Group<'r> {
         let Request { topic, batch, now } = request;
         let standing = *self.topics.get(topic.as_str())?;
         let id = standing.row.id;
-        if let Some(answer) = self.objection(id, standing.head, batch) {
-            return Some(Ok(answer));
-        }
-        let Some(receipt) = batch.receipt_after(standing.row.bounds.epoch, standing.head) else {
-            let message = format!("topic {topic} has no seqs left; publish to another topic");
-            return Some(Err(error(ErrorKind::Invalid, message)));
+        let bounds = Bounds { head: standing.head, ..standing.row.bounds };
+        let kept = |key: &DedupKey| Ok::<_, Infallible>(self.receipts.get(&(id, key.as_str())).copied());
+        let version = |key: &DocKey| Ok(self.versions.get(&(id, key.as_str())).copied());
+        let Ok(admission) = batch.admit(topic, bounds, BACKEND, kept, version);
+        let receipt = match admission {
+            Admission::Answered(answer) => return Some(answer),
+            Admission::Write(receipt) => receipt,
         };
         let added_bytes = match self.gather(id, batch, &receipt, *now) {
             Ok(bytes) => standing.added_bytes + bytes,
@@ -355,20 +358,6 @@ impl<'r> Group<'r> {
         let head = receipt.last.watermark();
         self.topics.insert(topic.as_str().to_owned(), Standing { head, added_bytes, ..standing });
         Some(Ok(Append::Written(receipt)))
-    }
-
-    /// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
-    fn objection(&self, id: i64, head: Watermark, batch: &'r Batch) -> Option<Append> {
-        let receipt = batch.dedup.as_ref().and_then(|key| self.receipts.get(&(id, key.as_str())));
-        if let Some((receipt, content)) = receipt {
-            return Some(batch.repeats(*receipt, *content));
-        }
-        if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
-            return Some(Append::Conflict(Conflict::Head { expected, found: head }));
-        }
-        let version = |key: &DocKey| Ok::<_, Infallible>(self.versions.get(&(id, key.as_str())).copied());
-        let Ok(conflict) = batch.version_conflict(head, version);
-        conflict.map(Append::Conflict)
     }
 
     /// Takes a batch that nothing speaks against, and says what it counts in bytes.

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use khala_core::{
     Append, ErrorKind, Timestamp,
     projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
+    store::rows::{self, Row as _, int},
 };
 use sqlx::PgConnection;
 
@@ -15,8 +16,7 @@ use crate::{
     append::{self, Locking, Outcome, Request},
     database::{Database, Work},
     fault::{Fault, error},
-    read::most,
-    row::{self, column, int},
+    row::{StoredRow, column},
     sql::{self, Sql, query, rare},
 };
 
@@ -50,7 +50,7 @@ impl Work for Move<'_> {
         rare(sql::ONE_MOVE).bind(name).execute(&mut *conn).await?;
         let stored =
             query(&sql.hold_checkpoint).bind(projection).bind(entity).fetch_optional(&mut *conn).await?;
-        let stored = stored.map(|stored| row::checkpoint(&stored, 0)).transpose()?;
+        let stored = stored.map(|stored| rows::checkpoint(&StoredRow(&stored), 0)).transpose()?;
         if let Some(objection) = self.advance.objection(stored) {
             return Ok((objection, 0));
         }
@@ -90,7 +90,7 @@ pub(crate) async fn find(
     let sql = &database.sql;
     let rows =
         database.rows(|| query(&sql.checkpoint).bind(projection.as_str()).bind(entity.as_str())).await?;
-    rows.first().map(|found| row::checkpoint(found, 0)).transpose()
+    rows.first().map(|found| rows::checkpoint(&StoredRow(found), 0)).transpose()
 }
 
 /// The checkpoints of the entities after `after`. Rows that cannot be read are left out. One statement reads a page, or several
@@ -107,14 +107,16 @@ pub(crate) async fn page(
     let mut page = Vec::new();
     loop {
         let asked = limit.get() - page.len();
-        let ask = || query(&sql.checkpoints).bind(projection.as_str()).bind(after.as_str()).bind(most(asked));
+        let ask = || {
+            query(&sql.checkpoints).bind(projection.as_str()).bind(after.as_str()).bind(rows::limit(asked))
+        };
         let rows = database.rows(ask).await?;
         for found in &rows {
-            let entity: &str = column(found, 0)?;
-            match row::entity(entity).and_then(|entity| Ok((entity, row::checkpoint(found, 1)?))) {
+            let found = StoredRow(found);
+            match rows::entity(&found, 0).and_then(|entity| Ok((entity, rows::checkpoint(&found, 1)?))) {
                 Ok(one) => page.push(one),
-                Err(fault) => row::passed_over(
-                    &format!("entity '{entity}' of '{projection}' in khala.checkpoint"),
+                Err(fault) => rows::passed_over(
+                    &format!("entity '{}' of '{projection}' in khala.checkpoint", found.text(0)?),
                     fault,
                 ),
             }
@@ -150,7 +152,7 @@ impl Work for RemoveStep<'_> {
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, Fault> {
         let remove = query(&sql.remove_checkpoints).bind(self.projection.as_str()).bind(self.after);
-        let removed = remove.bind(most(STEP_ROWS)).fetch_all(conn).await?;
+        let removed = remove.bind(rows::limit(STEP_ROWS)).fetch_all(conn).await?;
         removed.iter().map(|found| column(found, 0)).collect()
     }
 }

@@ -5,19 +5,19 @@
 //!   go on in between.
 //! - A topic is put off only where its head is the one that was looked at (J21), and locked meanwhile, as for an append.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::num::NonZeroUsize;
 
 use khala_core::{
     Error, Timestamp,
-    journal::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled},
+    journal::{CLOCKS_APART, DEDUP_FOR, DueAfter, DuePage, Settled},
+    store::rows::{self, age, int, ordered_moment},
 };
 use sqlx::PgConnection;
 
 use crate::{
     database::{Database, Work},
     fault::Fault,
-    read::most,
-    row::{self, column, int},
+    row::{StoredRow, column},
     sql::{Sql, query},
 };
 
@@ -33,24 +33,17 @@ pub(crate) async fn page(
     limit: NonZeroUsize,
 ) -> Result<DuePage, Fault> {
     let sql = &database.sql;
-    let (at, name) = after.map_or((i64::MIN, ""), |after| (moment(after.at), &after.name));
+    let (at, name) = after.map_or((i64::MIN, ""), |after| (ordered_moment(after.at), &after.name));
     let stands = database.rows(|| query(&sql.rules)).await?;
     let stands = stands.first().map(|row| column::<i64>(row, 0)).transpose()?;
     // Changed meanwhile, they make topics due that the next look finds.
-    let until = if stands == Some(int(rules)) { moment(until) } else { i64::MAX };
-    let rows =
-        database.rows(|| query(&sql.due).bind(at).bind(name).bind(until).bind(most(limit.get()))).await?;
+    let until = if stands == Some(int(rules)) { ordered_moment(until) } else { i64::MAX };
+    let rows = database
+        .rows(|| query(&sql.due).bind(at).bind(name).bind(until).bind(rows::limit(limit.get())))
+        .await?;
     let mut page = DuePage::default();
     for (found, looked_at) in rows.iter().zip(1..) {
-        let name: &str = column(found, 0)?;
-        let at = Timestamp::from_millis(column::<i64>(found, 4)?.max(0).cast_unsigned());
-        if looked_at == limit.get() {
-            page.next = Some(DueAfter { at, name: name.to_owned() });
-        }
-        match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
-            Ok((topic, bounds)) => page.topics.push((at, topic, bounds)),
-            Err(fault) => page.corrupt.push(CorruptTopic { name: name.to_owned(), error: fault.into() }),
-        }
+        rows::push_due(&mut page, &StoredRow(found), column(found, 4)?, looked_at == limit.get())?;
     }
     Ok(page)
 }
@@ -77,7 +70,7 @@ impl Work for Step<'_> {
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Option<u64>, Fault> {
         let stands = query(&sql.lock_rules).fetch_one(&mut *conn).await?;
         if column::<i64>(&stands, 0)? != int(self.rules) {
-            let unsettled = query(&sql.unsettle).bind(most(STEP_TOPICS)).execute(&mut *conn).await?;
+            let unsettled = query(&sql.unsettle).bind(rows::limit(STEP_TOPICS)).execute(&mut *conn).await?;
             let more = unsettled.rows_affected() == STEP_TOPICS as u64;
             // Somebody else may have one of them locked.
             let left = more || {
@@ -99,14 +92,17 @@ impl Work for Step<'_> {
             .bind(self.settled.iter().map(|settled| settled.topic.as_str()).collect::<Vec<_>>())
             .bind(each(|settled| int(settled.head.epoch.bits())))
             .bind(each(|settled| int(settled.head.watermark.as_u64())))
-            .bind(each(|settled| moment(settled.due)))
+            .bind(each(|settled| ordered_moment(settled.due)))
             .bind(DEDUP_FOR.as_millis() as i64)
-            .bind(each(|settled| moment(settled.seen_at)))
+            .bind(each(|settled| ordered_moment(settled.seen_at)))
             .bind(
-                self.settled.iter().map(|settled| settled.retire_idle_since.map(moment)).collect::<Vec<_>>(),
+                self.settled
+                    .iter()
+                    .map(|settled| settled.retire_idle_since.map(ordered_moment))
+                    .collect::<Vec<_>>(),
             )
-            .bind(self.settled.iter().map(|settled| settled.tombstones.map(millis)).collect::<Vec<_>>())
-            .bind(millis(CLOCKS_APART))
+            .bind(self.settled.iter().map(|settled| settled.tombstones.map(age)).collect::<Vec<_>>())
+            .bind(age(CLOCKS_APART))
             .fetch_all(conn)
             .await?;
         let mut retired = 0;
@@ -115,14 +111,4 @@ impl Work for Step<'_> {
         }
         Ok(Some(retired))
     }
-}
-
-/// An age that can be added to a moment.
-fn millis(age: Duration) -> i64 {
-    i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2)
-}
-
-/// A moment in the order of moments: those past the largest signed number are that.
-fn moment(at: Timestamp) -> i64 {
-    i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
 }

@@ -21,6 +21,7 @@ use khala_core::{
     clock::SystemClock,
     fanout::{Fanout, LocalFanout, Watch},
     health::{Condition, supervise},
+    store::rows,
     telemetry,
 };
 use sqlx::{
@@ -38,7 +39,7 @@ use crate::{
     database::Database,
     fault::{Fault, error},
     options::address,
-    row,
+    row::{StoredRow, column},
     sealed::{Mark, Marks, SEALED_BYTES, Seal, mark_in},
     sql::{self, query, rare},
 };
@@ -396,11 +397,11 @@ impl News {
         for topics in topics.chunks(TOPICS_AT_ONCE) {
             let names: Vec<String> = topics.iter().map(|topic| topic.as_str().to_owned()).collect();
             for found in self.database.rows(|| query(&sql.heads).bind(&names)).await? {
-                match row::topic(&found, 0).and_then(|topic| Ok((topic, row::bounds(&found, 1)?))) {
+                match rows::topic_with_bounds(&StoredRow(&found)) {
                     Ok((topic, bounds)) => self.local.raise(&topic, bounds.at_head()),
                     Err(fault) => {
-                        let name: &str = row::column(&found, 0)?;
-                        row::passed_over(&format!("topic '{name}' of khala.topic"), fault);
+                        let name: &str = column(&found, 0)?;
+                        rows::passed_over(&format!("topic '{name}' of khala.topic"), fault);
                     }
                 }
             }
@@ -424,10 +425,10 @@ impl News {
         self.look_at(&self.local.watched()).await?;
         let sql = &self.database.sql;
         let rows = self.database.rows(|| query(&sql.last_revoked)).await?;
-        match rows.first().map(|found| row::watermark(found, 0)) {
+        match rows.first().map(|found| rows::watermark(&StoredRow(found), 0)) {
             Some(Ok(newest)) if newest > Watermark::ORIGIN => self.local.raise_revoked(newest),
             Some(Ok(_)) | None => {}
-            Some(Err(fault)) => row::passed_over("the row of khala.revocation_head", fault),
+            Some(Err(fault)) => rows::passed_over("the row of khala.revocation_head", fault),
         }
         Ok(())
     }

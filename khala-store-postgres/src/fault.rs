@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use khala_core::{Error, ErrorKind, telemetry};
+use khala_core::{Error, ErrorKind, store::rows::CorruptRow, telemetry};
 use sqlx::error::DatabaseError;
 
 pub(crate) const BACKEND: &str = "postgres";
@@ -73,6 +73,12 @@ impl Fault {
 impl From<sqlx::Error> for Fault {
     fn from(fault: sqlx::Error) -> Self {
         Self::Sqlx(fault)
+    }
+}
+
+impl From<CorruptRow> for Fault {
+    fn from(row: CorruptRow) -> Self {
+        Self::corrupt(row.to_string())
     }
 }
 

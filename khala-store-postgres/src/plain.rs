@@ -6,14 +6,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use khala_core::{Append, ErrorKind, Watermark};
+use khala_core::{
+    Append, ErrorKind, Watermark,
+    store::rows::{self, int},
+};
 use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
     append::{Outcome, Request},
     database::{Database, Work},
     fault::{Fault, error},
-    row::{self, column, int},
+    row::{StoredRow, column},
     sql::{Sql, query},
 };
 
@@ -31,7 +34,7 @@ pub(crate) async fn append(database: &Database, requests: &[&Request]) -> Result
     let mut moved = HashMap::new();
     for found in database.alone(&group).await? {
         let place: i64 = column(&found, 0)?;
-        moved.insert(place, (row::epoch(&found, 1)?, row::watermark(&found, 2)?));
+        moved.insert(place, (rows::epoch(&StoredRow(&found), 1)?, rows::watermark(&StoredRow(&found), 2)?));
     }
     let there = if moved.len() < group.topics.len() { group.known(database).await? } else { Vec::new() };
     let outcomes = requests.iter().zip(&group.members).map(|(request, member)| {

@@ -3,18 +3,17 @@
 use std::num::NonZeroUsize;
 
 use khala_core::{
-    Bounds, Cursor, DocKey, Epoch, Topic, Update, Watermark,
+    Bounds, DocKey, Epoch, Topic, Update, Watermark,
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
-    journal::{CorruptTopic, Page, ReadFrom, ReadLimit, Replay, TopicPage},
+    journal::{Page, ReadFrom, ReadLimit, Replay, TopicPage},
+    store::{
+        page::PageRows,
+        rows::{self, Row as _, int},
+    },
 };
 use sqlx::postgres::PgRow;
 
-use crate::{
-    database::Database,
-    fault::Fault,
-    row::{self, int},
-    sql::query,
-};
+use crate::{database::Database, fault::Fault, row::StoredRow, sql::query};
 
 /// The questions that readers ask, and what they are answered from.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +26,7 @@ impl Reader<'_> {
     /// The bounds that the first of these rows begins with; of an untouched topic if there is none.
     fn bounds_in(&self, rows: &[PgRow], topic: &Topic) -> Result<Bounds, Fault> {
         let untouched = || Ok(Bounds::untouched(Epoch::derive(self.seed, topic)));
-        rows.first().map_or_else(untouched, |row| row::bounds(row, 0))
+        rows.first().map_or_else(untouched, |row| rows::bounds(&StoredRow(row), 0))
     }
 
     pub(crate) async fn bounds(&self, topic: &Topic) -> Result<Bounds, Fault> {
@@ -51,8 +50,8 @@ impl Reader<'_> {
             query(&sql.page)
                 .bind(topic.as_str())
                 .bind(int(after.as_u64()))
-                .bind(most(limit.updates.get()))
-                .bind(most(limit.bytes))
+                .bind(rows::limit(limit.updates.get()))
+                .bind(rows::limit(limit.bytes))
                 .bind(epoch)
         });
         let rows = rows.await?;
@@ -61,8 +60,14 @@ impl Reader<'_> {
         if let Err(stale) = bounds.admit(cursor) {
             return Ok(Replay::Stale(stale));
         }
-        let updates = updates(&rows, 3)?;
-        without_hole(topic, &bounds, cursor, &updates)?;
+        let mut updates = PageRows::new(topic, bounds, cursor.watermark, limit);
+        for found in rows.iter().map(StoredRow) {
+            // The bounds stand in a row of their own where nothing follows the cursor.
+            if found.optional_int(3)?.is_none() || !updates.push(&found, 3)? {
+                break;
+            }
+        }
+        let updates = updates.finish()?;
         Ok(Replay::Page(Page { after: cursor.watermark, updates, bounds }))
     }
 
@@ -78,24 +83,14 @@ impl Reader<'_> {
         {
             return Ok(TopicPage::default());
         }
-        let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
-        // No topic holds a byte as high as DEL, so this is past every topic with the prefix. Without a prefix, what is
-        // stored and no topic is listed too, so that it is named.
-        let past = if prefix.is_empty() { "\u{10ffff}".to_owned() } else { format!("{prefix}\u{7f}") };
+        let (from, past) = rows::name_range(prefix, after);
         let sql = &self.database.sql;
-        let rows = self
-            .database
-            .rows(|| query(&sql.topics).bind(from).bind(past.as_str()).bind(after).bind(most(limit.get())));
+        let rows = self.database.rows(|| {
+            query(&sql.topics).bind(from).bind(past.as_str()).bind(after).bind(rows::limit(limit.get()))
+        });
         let mut page = TopicPage::default();
         for (found, looked_at) in rows.await?.iter().zip(1..) {
-            let name: &str = row::column(found, 0)?;
-            if looked_at == limit.get() {
-                page.next = Some(name.to_owned());
-            }
-            match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
-                Ok(topic) => page.topics.push(topic),
-                Err(fault) => page.corrupt.push(CorruptTopic { name: name.to_owned(), error: fault.into() }),
-            }
+            rows::push_topic(&mut page, &StoredRow(found), looked_at == limit.get())?;
         }
         Ok(page)
     }
@@ -104,7 +99,7 @@ impl Reader<'_> {
         let sql = &self.database.sql;
         let rows =
             self.database.rows(|| query(&sql.document).bind(topic.as_str()).bind(key.as_str())).await?;
-        Ok(updates(&rows, 0)?.pop())
+        rows.first().map(|found| rows::update(&StoredRow(found), 0)).transpose()
     }
 
     pub(crate) async fn snapshot(
@@ -113,67 +108,25 @@ impl Reader<'_> {
         from: &SnapshotFrom,
         limit: ReadLimit,
     ) -> Result<Snapshot, Fault> {
-        let after = match from {
-            SnapshotFrom::Start => "",
-            SnapshotFrom::After { key, .. } => key.as_str(),
-        };
         let sql = &self.database.sql;
         let rows = self.database.rows(|| {
             query(&sql.documents)
                 .bind(topic.as_str())
-                .bind(after)
-                .bind(most(limit.updates.get().saturating_add(1)))
-                .bind(most(limit.bytes))
+                .bind(from.after())
+                .bind(rows::limit(limit.updates.get().saturating_add(1)))
+                .bind(rows::limit(limit.bytes))
         });
         let rows = rows.await?;
         let bounds = self.bounds_in(&rows, topic)?;
-        let at = match from {
-            SnapshotFrom::Start => bounds.at_head(),
-            SnapshotFrom::After { at, .. } => *at,
-        };
+        let at = from.cursor(&bounds);
         if let Err(stale) = bounds.admit(at) {
             return Ok(Snapshot::Stale(stale));
         }
-        let (mut documents, mut bytes, mut complete) = (Vec::new(), 0, true);
-        for document in updates(&rows, 3)? {
-            if !limit.admits(documents.len(), bytes, document.size()) {
-                complete = false;
-                break;
-            }
-            bytes += document.size();
-            documents.push(document);
-        }
-        Ok(Snapshot::Page(SnapshotPage { at, documents, complete, bounds }))
+        // The bounds stand in a row of their own where there is no document.
+        let documents = rows.iter().map(StoredRow).filter_map(|found| match found.optional_int(3) {
+            Ok(seq) => seq.map(|_| rows::update(&found, 3)),
+            Err(fault) => Some(Err(fault)),
+        });
+        Ok(Snapshot::Page(SnapshotPage::of(at, bounds, limit, documents)?))
     }
-}
-
-/// The updates of these rows, whose first column of them is `at`.
-fn updates(rows: &[PgRow], at: usize) -> Result<Vec<Update>, Fault> {
-    rows.iter().filter_map(|found| row::update(found, at).transpose()).collect()
-}
-
-/// Handing on a log with a hole would be skipping silently.
-fn without_hole(topic: &Topic, bounds: &Bounds, cursor: Cursor, updates: &[Update]) -> Result<(), Fault> {
-    let mut end = cursor.watermark;
-    for update in updates {
-        if end.next() != Some(update.seq) {
-            return Err(hole(topic, bounds, end));
-        }
-        end = update.seq.watermark();
-    }
-    // A page before the head is never empty.
-    if updates.is_empty() && end < bounds.head { Err(hole(topic, bounds, end)) } else { Ok(()) }
-}
-
-fn hole(topic: &Topic, bounds: &Bounds, end: Watermark) -> Fault {
-    Fault::corrupt(format!(
-        "update {} of {topic} is missing between {} and {}",
-        end.as_u64() + 1,
-        bounds.floor,
-        bounds.head
-    ))
-}
-
-pub(crate) fn most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -4,15 +4,15 @@ use std::num::NonZeroUsize;
 
 use khala_core::{
     Error, Timestamp, Watermark,
-    auth::{CorruptRevocation, Revocation, RevocationPage},
+    auth::{Revocation, RevocationPage},
+    store::rows::{self, int},
 };
 use sqlx::PgConnection;
 
 use crate::{
     database::{Database, Work},
     fault::Fault,
-    read::most,
-    row::{self, column, int},
+    row::StoredRow,
     sql::{Sql, query},
 };
 
@@ -27,20 +27,12 @@ impl Work for Store {
     type Done = Watermark;
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<Watermark, Fault> {
-        let mut made = self.0.clone();
+        let made = self.0.clone();
         let (by, id) = (made.target.by(), made.target.id().clone());
-        let watermark = row::watermark(&query(&sql.next_revocation).fetch_one(&mut *conn).await?, 0)?;
+        let watermark =
+            rows::watermark(&StoredRow(&query(&sql.next_revocation).fetch_one(&mut *conn).await?), 0)?;
         let older = query(&sql.revoked).bind(by).bind(id.as_str()).fetch_optional(&mut *conn).await?;
-        let kept = match older.map(|older| row::revocation(&older)) {
-            Some(Ok((_, older))) => made.merged_with(&older),
-            // How long the older revocation had to be kept is not known.
-            Some(Err(fault)) => {
-                row::passed_over("a revocation that another takes the place of", fault);
-                made.until = None;
-                made
-            }
-            None => made,
-        };
+        let kept = rows::merged_revocation(made, older.map(|older| rows::revocation(&StoredRow(&older))));
         query(&sql.revoke)
             .bind(int(watermark.as_u64()))
             .bind(by)
@@ -61,21 +53,12 @@ pub(crate) async fn page(
     limit: NonZeroUsize,
 ) -> Result<RevocationPage, Fault> {
     let sql = &database.sql;
-    let rows =
-        database.rows(|| query(&sql.revocations).bind(int(after.as_u64())).bind(most(limit.get()))).await?;
+    let rows = database
+        .rows(|| query(&sql.revocations).bind(int(after.as_u64())).bind(rows::limit(limit.get())))
+        .await?;
     let mut page = RevocationPage::default();
     for found in &rows {
-        let number: i64 = column(found, 0)?;
-        // A number past the largest watermark comes last: nothing is read after it.
-        page.next = Watermark::new(number.cast_unsigned()).or(page.next);
-        match row::revocation(found) {
-            Ok(one) => page.revocations.push(one),
-            Err(fault) => page.corrupt.push(CorruptRevocation {
-                row: format!("watermark {number}"),
-                target: row::target(found).ok(),
-                error: fault.into(),
-            }),
-        }
+        rows::push_revocation(&mut page, &StoredRow(found))?;
     }
     Ok(page)
 }

@@ -2,11 +2,7 @@
 //!
 //! It only passes on: appends to the writers, everything else to the connections.
 
-use std::{
-    num::NonZeroUsize,
-    sync::Arc,
-    time::Instant,
-};
+use std::{num::NonZeroUsize, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use khala_core::{
@@ -18,6 +14,7 @@ use khala_core::{
     node::NodeId,
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{Lease, SweepRecord, Sweeps},
+    store::trim::TrimOrder,
 };
 use sqlx::PgPool;
 
@@ -30,7 +27,7 @@ use crate::{
     read::Reader,
     revocation, schema,
     sweep::{self, Leading},
-    trim::Order,
+    trim,
     writer::Writers,
 };
 
@@ -181,11 +178,13 @@ impl Journal for PostgresStore {
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        Order { seed: &self.0.seed, topic, keep, now }.trim(&self.0.database).await
+        let order = TrimOrder { topic: topic.clone(), keep, now };
+        trim::trim(&order, &self.0.seed, &self.0.database).await
     }
 
     async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        Ok(Order { seed: &self.0.seed, topic, keep, now }.plan(&self.0.database).await?)
+        let order = TrimOrder { topic: topic.clone(), keep, now };
+        Ok(trim::plan(&order, &self.0.seed, &self.0.database).await?)
     }
 
     async fn topics(

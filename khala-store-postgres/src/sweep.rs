@@ -11,6 +11,7 @@ use khala_core::{
     Timestamp,
     node::NodeId,
     retention::{Lease, SWEEPS_KEPT, SweepRecord},
+    store::rows::{self, int},
 };
 use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::timeout};
@@ -18,8 +19,7 @@ use tokio::{sync::Mutex, time::timeout};
 use crate::{
     database::{Database, Work},
     fault::Fault,
-    read::most,
-    row::{self, column, int},
+    row::{StoredRow, column},
     sql::{self, Sql, query, rare},
 };
 
@@ -84,12 +84,12 @@ impl Work for TakeLead<'_> {
         query(&sql.add_lead).execute(&mut *conn).await?;
         let row = query(&sql.lock_lead).fetch_one(&mut *conn).await?;
         let (named, ends, session): (&str, Timestamp, i64) =
-            (column(&row, 0)?, row::moment(&row, 1)?, column(&row, 2)?);
+            (column(&row, 0)?, rows::moment(&StoredRow(&row), 1)?, column(&row, 2)?);
         if !named.is_empty() && named != self.node.as_str() && ends > self.now {
             // Whoever can have the lock of that lead knows that nobody else has it.
             let gone = rare(sql::HOLD_LEAD).bind(self.schema).bind(session).fetch_one(&mut *conn).await?;
             if !column::<bool>(&gone, 0)? {
-                return Ok(Lease::HeldBy { node: row::node(named)?, until: ends });
+                return Ok(Lease::HeldBy { node: rows::node(&StoredRow(&row), 0)?, until: ends });
             }
             tracing::info!(node = named, "the node that led the sweeps is gone");
         }
@@ -132,7 +132,7 @@ impl Work for Record {
 
     async fn run(&self, conn: &mut PgConnection, sql: &Sql) -> Result<(), Fault> {
         query(&sql.add_sweep).bind(self.0.as_str()).execute(&mut *conn).await?;
-        query(&sql.forget_sweeps).bind(most(SWEEPS_KEPT)).execute(conn).await?;
+        query(&sql.forget_sweeps).bind(rows::limit(SWEEPS_KEPT)).execute(conn).await?;
         Ok(())
     }
 }
@@ -140,9 +140,9 @@ impl Work for Record {
 /// The records, newest first (S4), but for those that cannot be read. One statement, and so of one moment.
 pub(crate) async fn records(database: &Database, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Fault> {
     let limit = limit.get().min(SWEEPS_KEPT);
-    let read = async |limit| database.rows(|| query(&database.sql.sweeps).bind(most(limit))).await;
+    let read = async |limit| database.rows(|| query(&database.sql.sweeps).bind(rows::limit(limit))).await;
     let mut rows = read(limit).await?;
-    if rows.len() == limit && rows.iter().any(|found| row::sweep(found).is_err()) {
+    if rows.len() == limit && rows.iter().any(|found| rows::sweep_record(&StoredRow(found), 0).is_err()) {
         // A limit counts what can be read.
         rows = read(SWEEPS_KEPT).await?;
     }
@@ -151,10 +151,10 @@ pub(crate) async fn records(database: &Database, limit: NonZeroUsize) -> Result<
         if records.len() == limit {
             break;
         }
-        match row::sweep(found) {
+        match rows::sweep_record(&StoredRow(found), 0) {
             Ok(record) => records.push(record),
             Err(fault) => {
-                row::passed_over(&format!("sweep_id {} of khala.sweep", column::<i64>(found, 1)?), fault)
+                rows::passed_over(&format!("sweep_id {} of khala.sweep", column::<i64>(found, 1)?), fault)
             }
         }
     }

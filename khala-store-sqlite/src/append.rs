@@ -11,14 +11,16 @@ use std::{
 };
 
 use khala_core::{
-    Append, Batch, Bounds, Conflict, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
-    journal::Chain,
+    Append, Batch, Bounds, DocKey, Epoch, Error, ErrorKind, Receipt, Timestamp, Topic,
+    journal::Admission,
+    store::rows::{self, int},
+    update::DedupKey,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Statement, ToSql, Transaction, params};
 
 use crate::{
     fault::{BACKEND, Fault, error},
-    row::{self, TopicRow, int},
+    row::{self, StoredRow, TopicRow},
     schema, sql,
 };
 
@@ -59,9 +61,6 @@ pub fn append_in(
 pub fn append_on(conn: &Connection, topic: &Topic, batch: &Batch, now: Timestamp) -> Result<Append, Error> {
     if conn.is_autocommit() {
         return Err(error(ErrorKind::Invalid, "no transaction is open on this connection; begin one first"));
-    }
-    if batch.is_cut_off() {
-        return Err(Chain::error(BACKEND));
     }
     let seed = schema::seed(conn)?;
     let append = || -> Result<Append, Fault> {
@@ -188,18 +187,15 @@ impl<'c> Group<'c> {
                 unknown.insert(row.map_or_else(untouched, Standing::Unmoved))
             }
         };
-        if let Some(answer) = objection(statements, standing, batch)? {
-            return Ok(Ok(answer));
-        }
-        let Bounds { epoch, head, .. } = standing.bounds();
-        let Some(receipt) = batch.receipt_after(epoch, head) else {
-            let message = format!("topic {topic} has no seqs left; publish to another topic");
-            return Ok(Err(error(ErrorKind::Invalid, message)));
+        let receipt = match admit(statements, standing, topic, batch)? {
+            Admission::Answered(answer) => return Ok(answer),
+            Admission::Write(receipt) => receipt,
         };
         let mut row = match standing.row() {
             Some(row) => *row,
             None => {
-                conn.prepare_cached(sql::ADD_TOPIC)?.execute(params![topic.as_str(), int(epoch.bits())])?;
+                conn.prepare_cached(sql::ADD_TOPIC)?
+                    .execute(params![topic.as_str(), int(receipt.epoch.bits())])?;
                 TopicRow { id: conn.last_insert_rowid(), bounds: standing.bounds(), bytes: 0, put_off: false }
             }
         };
@@ -238,37 +234,27 @@ impl<'c> Group<'c> {
     }
 }
 
-/// The answer to a batch that is not to be written: the first receipt (J10), or a conflict (J9, D1).
-fn objection(
+/// What becomes of a batch in a topic that stands there.
+fn admit(
     statements: &mut Statements<'_>,
     standing: &Standing,
+    topic: &Topic,
     batch: &Batch,
-) -> Result<Option<Append>, Fault> {
-    let conn = statements.conn;
-    let (row, head) = (standing.row(), standing.bounds().head);
-    if let (Some(key), Some(row)) = (&batch.dedup, row) {
-        let find = statements.receipt.get(conn, sql::RECEIPT)?;
-        let found = find.query_row(params![row.id, key.as_str()], |row| {
-            Ok((receipt_from(row), row.get::<_, Option<[u8; 16]>>(3)?))
+) -> Result<Admission, Fault> {
+    let Statements { conn, receipt, document_version: find_version, .. } = statements;
+    let row = standing.row();
+    let kept = |key: &DedupKey| {
+        let Some(row) = row else { return Ok(None) };
+        let found = receipt.get(conn, sql::RECEIPT)?.query_row(params![row.id, key.as_str()], |row| {
+            Ok((rows::receipt(&StoredRow(row), 0), row.get::<_, Option<[u8; 16]>>(3)?))
         });
-        if let Some((receipt, content)) = found.optional()? {
-            return Ok(Some(batch.repeats(receipt?, content)));
-        }
-    }
-    if let Some(expected) = batch.expect.filter(|expected| *expected != head) {
-        return Ok(Some(Append::Conflict(Conflict::Head { expected, found: head })));
-    }
+        found.optional()?.map(|(receipt, content)| Ok((receipt?, content))).transpose()
+    };
     let version = |key: &DocKey| match row {
-        Some(row) => {
-            document_version(statements.document_version.get(conn, sql::DOCUMENT_VERSION)?, row.id, key)
-        }
+        Some(row) => document_version(find_version.get(conn, sql::DOCUMENT_VERSION)?, row.id, key),
         None => Ok(None),
     };
-    Ok(batch.version_conflict(head, version)?.map(Append::Conflict))
-}
-
-fn receipt_from(row: &rusqlite::Row<'_>) -> Result<Receipt, Fault> {
-    Ok(Receipt { epoch: row::epoch(row, 0)?, first: row::seq(row, 1)?, last: row::seq(row, 2)? })
+    batch.admit(topic, standing.bounds(), BACKEND, kept, version)
 }
 
 fn document_version(find: &mut Statement<'_>, topic: i64, key: &DocKey) -> Result<Option<u64>, Fault> {

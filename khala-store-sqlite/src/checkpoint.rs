@@ -8,15 +8,11 @@ use std::num::NonZeroUsize;
 use khala_core::{
     Append, Error, Timestamp,
     projection::{Advance, Advanced, Checkpoint, Entity, ProjectionName},
+    store::rows::{self, Row as _, int},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{
-    append::Group,
-    fault::Fault,
-    row::{self, int},
-    sql,
-};
+use crate::{append::Group, fault::Fault, row::StoredRow, sql};
 
 /// The most rows that one step of removing takes.
 const STEP_ROWS: usize = 500;
@@ -60,7 +56,7 @@ pub(crate) fn find(
 ) -> Result<Option<Checkpoint>, Fault> {
     let mut find = conn.prepare_cached(sql::CHECKPOINT)?;
     let names = params![projection.as_str(), entity.as_str()];
-    find.query_row(names, |row| Ok(row::checkpoint(row, 0))).optional()?.transpose()
+    find.query_row(names, |row| Ok(rows::checkpoint(&StoredRow(row), 0))).optional()?.transpose()
 }
 
 /// Those that follow `after`, but for those that cannot be read. One statement, and so of one moment.
@@ -77,12 +73,13 @@ pub(crate) fn page(
     while page.len() < limit.get()
         && let Some(found) = rows.next()?
     {
-        match row::entity(found, 0).and_then(|entity| Ok((entity, row::checkpoint(found, 1)?))) {
+        match rows::entity(&StoredRow(found), 0)
+            .and_then(|entity| Ok((entity, rows::checkpoint(&StoredRow(found), 1)?)))
+        {
             Ok(one) => page.push(one),
             Err(fault) => {
-                let entity =
-                    String::from_utf8_lossy(row::text_bytes(found, 0).unwrap_or_default()).into_owned();
-                row::passed_over(&format!("entity '{entity}' of '{projection}' in khala_checkpoint"), fault);
+                let entity = StoredRow(found).told(0).unwrap_or_default();
+                rows::passed_over(&format!("entity '{entity}' of '{projection}' in khala_checkpoint"), fault);
             }
         }
     }

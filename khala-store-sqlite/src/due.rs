@@ -9,16 +9,12 @@ use std::num::NonZeroUsize;
 
 use khala_core::{
     Timestamp,
-    journal::{CLOCKS_APART, CorruptTopic, DEDUP_FOR, DueAfter, DuePage, Settled},
+    journal::{CLOCKS_APART, DEDUP_FOR, DueAfter, DuePage, Settled},
+    store::rows::{self, age, int, ordered_moment},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{
-    fault::Fault,
-    read::{at_one_moment, most},
-    row::{self, int},
-    sql,
-};
+use crate::{fault::Fault, read::at_one_moment, row::StoredRow, sql};
 
 /// The most topics that one step makes due.
 const STEP_TOPICS: i64 = 500;
@@ -32,25 +28,16 @@ pub(crate) fn page(
     limit: NonZeroUsize,
 ) -> Result<DuePage, Fault> {
     at_one_moment(conn, |conn| {
-        let until = if stands(conn)? == Some(int(rules)) { moment(until) } else { i64::MAX };
-        let (at, name) = after.map_or((i64::MIN, ""), |after| (moment(after.at), &after.name));
+        let until = if stands(conn)? == Some(int(rules)) { ordered_moment(until) } else { i64::MAX };
+        let (at, name) = after.map_or((i64::MIN, ""), |after| (ordered_moment(after.at), &after.name));
         let mut list = conn.prepare_cached(sql::DUE)?;
-        let mut rows = list.query(params![at, name, until, most(limit)])?;
+        let mut rows = list.query(params![at, name, until, rows::limit(limit.get())])?;
         let (mut page, mut looked_at) = (DuePage::default(), 0);
         while let Some(found) = rows.next()? {
             looked_at += 1;
-            // Told whatever it holds.
-            let name = || row::told(found, 0);
             // What is no moment is due.
             let at = found.get_ref(4)?.as_i64().unwrap_or_default();
-            let at = Timestamp::from_millis(at.max(0).cast_unsigned());
-            if looked_at == limit.get() {
-                page.next = Some(DueAfter { at, name: name()? });
-            }
-            match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
-                Ok((topic, bounds)) => page.topics.push((at, topic, bounds)),
-                Err(fault) => page.corrupt.push(CorruptTopic { name: name()?, error: fault.into() }),
-            }
+            rows::push_due(&mut page, &StoredRow(found), at, looked_at == limit.get())?;
         }
         Ok(page)
     })
@@ -74,12 +61,12 @@ pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Resu
             topic.as_str(),
             int(head.epoch.bits()),
             int(head.watermark.as_u64()),
-            moment(*due),
+            ordered_moment(*due),
             DEDUP_FOR.as_millis() as i64,
-            moment(*seen_at),
-            retire_idle_since.map(moment),
-            tombstones.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2)),
-            moment(seen_at.plus(CLOCKS_APART)),
+            ordered_moment(*seen_at),
+            retire_idle_since.map(ordered_moment),
+            tombstones.map(age),
+            ordered_moment(seen_at.plus(CLOCKS_APART)),
         ];
         retired += u64::from(settle.query_row(named, |row| row.get(0)).optional()?.unwrap_or(false));
     }
@@ -89,9 +76,4 @@ pub(crate) fn settle(conn: &Connection, rules: u64, settled: &[Settled]) -> Resu
 /// The rules that are named; none where nothing was ever put off.
 fn stands(conn: &Connection) -> Result<Option<i64>, Fault> {
     Ok(conn.prepare_cached(sql::RULES)?.query_row([], |row| row.get(0)).optional()?)
-}
-
-/// A moment in the order of moments: those past the largest signed number are that.
-fn moment(at: Timestamp) -> i64 {
-    i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
 }

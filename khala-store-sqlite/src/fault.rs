@@ -3,7 +3,7 @@
 //! Inside the store everything fails with a [`Fault`], so that `?` works on both sides; it becomes an
 //! [`Error`] where the store answers.
 
-use khala_core::{Error, ErrorKind, telemetry};
+use khala_core::{Error, ErrorKind, store::rows::CorruptRow, telemetry};
 use rusqlite::{ErrorCode, ffi};
 
 pub(crate) const BACKEND: &str = "sqlite";
@@ -70,6 +70,12 @@ impl Fault {
 impl From<rusqlite::Error> for Fault {
     fn from(fault: rusqlite::Error) -> Self {
         Self::Sqlite(fault)
+    }
+}
+
+impl From<CorruptRow> for Fault {
+    fn from(row: CorruptRow) -> Self {
+        Self::corrupt(row.to_string())
     }
 }
 

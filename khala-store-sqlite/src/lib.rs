@@ -75,7 +75,6 @@ mod read;
 mod readers;
 mod revocation;
 mod row;
-mod rows;
 mod schema;
 mod site;
 mod sql;

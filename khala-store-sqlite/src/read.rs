@@ -5,14 +5,17 @@ use std::num::NonZeroUsize;
 use khala_core::{
     Bounds, Cursor, DocKey, Epoch, Topic, Update,
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
-    journal::{CorruptTopic, Page, ReadFrom, ReadLimit, Replay, TopicPage},
+    journal::{Page, ReadFrom, ReadLimit, Replay, TopicPage},
+    store::{
+        page::PageRows,
+        rows::{self, int},
+    },
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     fault::Fault,
-    row::{self, TopicRow, int},
-    rows::Rows,
+    row::{StoredRow, TopicRow},
     sql,
 };
 
@@ -56,7 +59,9 @@ pub(crate) fn page(
             return Ok(Replay::Stale(stale));
         }
         let updates = match row {
-            Some(row) if cursor.watermark < bounds.head => updates(conn, &row, cursor, limit)?,
+            Some(row) if cursor.watermark < bounds.head => {
+                updates(conn, &row, PageRows::new(topic, bounds, cursor.watermark, limit), (cursor, limit))?
+            }
             _ => Vec::new(),
         };
         Ok(Replay::Page(Page { after: cursor.watermark, updates, bounds }))
@@ -67,35 +72,18 @@ pub(crate) fn page(
 fn updates(
     conn: &Connection,
     row: &TopicRow,
-    cursor: Cursor,
-    limit: ReadLimit,
+    mut updates: PageRows<'_>,
+    (cursor, limit): (Cursor, ReadLimit),
 ) -> Result<Vec<Update>, Fault> {
-    let (mut taken, mut end) = (Rows::new(limit), cursor.watermark);
     let mut page = conn.prepare_cached(sql::PAGE)?;
-    let mut rows = page.query(params![row.id, int(end.as_u64()), most(limit.updates)])?;
+    let most = rows::limit(limit.updates.get());
+    let mut rows = page.query(params![row.id, int(cursor.watermark.as_u64()), most])?;
     while let Some(found) = rows.next()? {
-        let seq = row::seq(found, 0)?;
-        // Handing on a log with a hole would be skipping silently.
-        if end.next() != Some(seq) {
-            return Err(hole(row, end.as_u64() + 1));
+        if !updates.push(&StoredRow(found), 0)? {
+            return Ok(updates.finish()?);
         }
-        if !taken.push(found, seq)? {
-            return taken.finish();
-        }
-        end = seq.watermark();
     }
-    if end < row.bounds.head && taken.len() < limit.updates.get() {
-        return Err(hole(row, end.as_u64() + 1));
-    }
-    taken.finish()
-}
-
-fn hole(row: &TopicRow, seq: u64) -> Fault {
-    let TopicRow { id, bounds, .. } = row;
-    Fault::corrupt(format!(
-        "update {seq} of topic_id {id} is missing between {} and {}",
-        bounds.floor, bounds.head
-    ))
+    Ok(updates.finish_read_out()?)
 }
 
 pub(crate) fn topics(
@@ -104,26 +92,13 @@ pub(crate) fn topics(
     after: Option<&str>,
     limit: NonZeroUsize,
 ) -> Result<TopicPage, Fault> {
-    let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
-    // No topic holds a byte as high as DEL, so this is past every topic with the prefix. Without a prefix, what is
-    // stored and no topic is listed too, so that it is named.
-    let past = if prefix.is_empty() { "\u{10ffff}".to_owned() } else { format!("{prefix}\u{7f}") };
+    let (from, past) = rows::name_range(prefix, after);
     let mut list = conn.prepare_cached(sql::TOPICS)?;
-    let mut rows = list.query(params![from, past, after, most(limit)])?;
+    let mut rows = list.query(params![from, past, after, rows::limit(limit.get())])?;
     let (mut page, mut looked_at) = (TopicPage::default(), 0);
     while let Some(found) = rows.next()? {
         looked_at += 1;
-        // Told whatever it holds; SQLite has no table that a text of no UTF-8 could not get into.
-        let name = || -> Result<String, Fault> {
-            Ok(String::from_utf8_lossy(row::text_bytes(found, 0)?).into_owned())
-        };
-        if looked_at == limit.get() {
-            page.next = Some(name()?);
-        }
-        match row::topic(found, 0).and_then(|topic| Ok((topic, row::bounds(found, 1)?))) {
-            Ok(topic) => page.topics.push(topic),
-            Err(fault) => page.corrupt.push(CorruptTopic { name: name()?, error: fault.into() }),
-        }
+        rows::push_topic(&mut page, &StoredRow(found), looked_at == limit.get())?;
     }
     Ok(page)
 }
@@ -134,7 +109,9 @@ pub(crate) fn document(conn: &Connection, topic: &Topic, key: &DocKey) -> Result
             return Ok(None);
         };
         let mut find = conn.prepare_cached(sql::DOCUMENT)?;
-        let found = find.query_row(params![row.id, key.as_str()], |row| Ok(row::update(row))).optional()?;
+        let found = find
+            .query_row(params![row.id, key.as_str()], |row| Ok(rows::update(&StoredRow(row), 0)))
+            .optional()?;
         found.transpose()
     })
 }
@@ -148,31 +125,18 @@ pub(crate) fn snapshot(
 ) -> Result<Snapshot, Fault> {
     at_one_moment(conn, |conn| {
         let (row, bounds) = standing(conn, seed, topic)?;
-        let (at, after) = match from {
-            SnapshotFrom::Start => (bounds.at_head(), ""),
-            SnapshotFrom::After { at, key } => (*at, key.as_str()),
-        };
+        let at = from.cursor(&bounds);
         if let Err(stale) = bounds.admit(at) {
             return Ok(Snapshot::Stale(stale));
         }
-        let (mut documents, mut bytes, mut complete) = (Vec::new(), 0, true);
-        if let Some(row) = row {
-            let mut list = conn.prepare_cached(sql::DOCUMENTS)?;
-            let mut rows = list.query(params![row.id, after])?;
-            while let Some(found) = rows.next()? {
-                let document = row::update(found)?;
-                if !limit.admits(documents.len(), bytes, document.size()) {
-                    complete = false;
-                    break;
-                }
-                bytes += document.size();
-                documents.push(document);
-            }
-        }
-        Ok(Snapshot::Page(SnapshotPage { at, documents, complete, bounds }))
+        let none = std::iter::empty::<Result<Update, Fault>>();
+        let Some(row) = row else { return Ok(Snapshot::Page(SnapshotPage::of(at, bounds, limit, none)?)) };
+        let mut list = conn.prepare_cached(sql::DOCUMENTS)?;
+        let mut rows = list.query(params![row.id, from.after()])?;
+        let documents = std::iter::from_fn(|| match rows.next() {
+            Ok(found) => Some(rows::update(&StoredRow(found?), 0)),
+            Err(fault) => Some(Err(fault.into())),
+        });
+        Ok(Snapshot::Page(SnapshotPage::of(at, bounds, limit, documents)?))
     })
-}
-
-pub(crate) fn most(limit: NonZeroUsize) -> i64 {
-    i64::try_from(limit.get()).unwrap_or(i64::MAX)
 }

@@ -7,17 +7,12 @@ use std::num::NonZeroUsize;
 
 use khala_core::{
     Timestamp, Watermark,
-    auth::{CorruptRevocation, Revocation, RevocationPage},
+    auth::{Revocation, RevocationPage},
+    store::rows::{self, int},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{
-    fault::Fault,
-    read::most,
-    row::{self, int},
-    sql,
-    trim::Next,
-};
+use crate::{fault::Fault, row::StoredRow, sql, trim::Next};
 
 /// The most rows that one step of pruning removes.
 const STEP_ROWS: usize = 500;
@@ -26,21 +21,12 @@ const STEP_ROWS: usize = 500;
 pub(crate) fn store(conn: &Connection, made: Revocation) -> Result<Watermark, Fault> {
     let (by, id) = (made.target.by(), made.target.id().clone());
     let mut older = conn.prepare_cached(sql::REVOKED)?;
-    let older = older.query_row(params![by, id.as_str()], |row| Ok(row::revocation(row))).optional()?;
-    let kept = match older {
-        Some(Ok((_, older))) => made.merged_with(&older),
-        // It is not known how long that one had to be kept.
-        Some(Err(fault)) => {
-            row::passed_over("a revocation that another takes the place of", fault);
-            let mut made = made;
-            made.until = None;
-            made
-        }
-        None => made,
-    };
+    let older =
+        older.query_row(params![by, id.as_str()], |row| Ok(rows::revocation(&StoredRow(row)))).optional()?;
+    let kept = rows::merged_revocation(made, older);
     let (at, until) = (int(kept.at.as_millis()), kept.until.map(|until| int(until.as_millis())));
     let mut revoke = conn.prepare_cached(sql::REVOKE)?;
-    revoke.query_row(params![by, id.as_str(), at, until], |row| Ok(row::watermark(row, 0)))?
+    revoke.query_row(params![by, id.as_str(), at, until], |row| Ok(rows::watermark(&StoredRow(row), 0)))?
 }
 
 /// Those stored after `after`, oldest first, and the rows among them that cannot be read. One statement, and so of one
@@ -51,20 +37,10 @@ pub(crate) fn page(
     limit: NonZeroUsize,
 ) -> Result<RevocationPage, Fault> {
     let mut list = conn.prepare_cached(sql::REVOCATIONS)?;
-    let mut rows = list.query(params![int(after.as_u64()), most(limit)])?;
+    let mut rows = list.query(params![int(after.as_u64()), rows::limit(limit.get())])?;
     let mut page = RevocationPage::default();
     while let Some(found) = rows.next()? {
-        let number: i64 = found.get(0)?;
-        // One that is past all watermarks comes last, and nothing is read after it.
-        page.next = Watermark::new(number.cast_unsigned()).or(page.next);
-        match row::revocation(found) {
-            Ok(one) => page.revocations.push(one),
-            Err(fault) => page.corrupt.push(CorruptRevocation {
-                row: format!("watermark {number}"),
-                target: row::target(found).ok(),
-                error: fault.into(),
-            }),
-        }
+        rows::push_revocation(&mut page, &StoredRow(found))?;
     }
     Ok(page)
 }

@@ -3,11 +3,7 @@
 //! It only passes on: whatever writes to the writer's thread, questions to the readers, watches to the local
 //! fanout that the change watcher raises.
 
-use std::{
-    num::NonZeroUsize,
-    path::Path,
-    sync::Arc,
-};
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use khala_core::{
@@ -19,6 +15,7 @@ use khala_core::{
     node::NodeId,
     projection::{Advance, Advanced, Checkpoint, Checkpoints, Entity, ProjectionName},
     retention::{Lease, SweepRecord, Sweeps},
+    store::trim::TrimOrder,
 };
 
 use crate::{
@@ -30,7 +27,7 @@ use crate::{
     revocation, schema,
     site::Site,
     sweep,
-    trim::{Next, Order},
+    trim::{self, Next},
     watcher::Watcher,
     writer::Writer,
 };
@@ -154,18 +151,18 @@ impl Journal for SqliteStore {
     }
 
     async fn trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        self.0.writer.trim(Order { topic: topic.clone(), keep, now }).await
+        self.0.writer.trim(TrimOrder { topic: topic.clone(), keep, now }).await
     }
 
     async fn plan_trim(&self, topic: &Topic, keep: Keep, now: Timestamp) -> Result<Trimmed, Error> {
-        let (seed, order) = (self.0.seed, Order { topic: topic.clone(), keep, now });
+        let (seed, order) = (self.0.seed, TrimOrder { topic: topic.clone(), keep, now });
         let mut progress = None;
         loop {
             // Each step is a question of its own, so that others go in between and none holds on to a moment.
             let order = order.clone();
-            match self.0.readers.ask(move |conn| order.plan(conn, &seed, progress)).await? {
+            match self.0.readers.ask(move |conn| trim::plan(&order, conn, &seed, progress)).await? {
                 (reached, Next::Step) => progress = Some(reached),
-                (reached, Next::Done) => return Ok(reached.trimmed),
+                (reached, Next::Done) => return Ok(reached.trimmed()),
             }
         }
     }

@@ -10,14 +10,11 @@ use khala_core::{
     Timestamp,
     node::NodeId,
     retention::{Lease, SWEEPS_KEPT, SweepRecord},
+    store::rows::{self, int},
 };
 use rusqlite::{Connection, params};
 
-use crate::{
-    fault::Fault,
-    row::{self, int},
-    sql,
-};
+use crate::{fault::Fault, row::StoredRow, sql};
 
 /// Takes, renews or gives up the lead, unless another node has it (S1, S2, S3).
 pub(crate) fn try_acquire(
@@ -31,7 +28,11 @@ pub(crate) fn try_acquire(
         return Ok(Lease::Held);
     }
     let mut leader = conn.prepare_cached(sql::LEADER)?;
-    leader.query_row([], |row| Ok(row::leader(row)))?
+    let leader = leader.query_row([], |row| {
+        let row = StoredRow(row);
+        Ok(rows::node(&row, 0).and_then(|node| Ok(Lease::HeldBy { node, until: rows::moment(&row, 1)? })))
+    });
+    leader?
 }
 
 /// Stores a record and forgets the oldest past those that are kept (S4).
@@ -56,10 +57,10 @@ pub(crate) fn records(conn: &Connection, limit: NonZeroUsize) -> Result<Vec<Swee
     while records.len() < limit.get()
         && let Some(found) = rows.next()?
     {
-        match row::sweep(found) {
+        match rows::sweep_record(&StoredRow(found), 0) {
             Ok(record) => records.push(record),
             Err(fault) => {
-                row::passed_over(&format!("sweep_id {} of khala_sweep", found.get::<_, i64>(1)?), fault);
+                rows::passed_over(&format!("sweep_id {} of khala_sweep", found.get::<_, i64>(1)?), fault);
             }
         }
     }

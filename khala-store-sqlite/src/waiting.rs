@@ -2,7 +2,6 @@
 
 use khala_core::{
     Append, Batch, Error, ErrorKind, Timestamp, Topic,
-    journal::Chain,
     projection::{Advance, Advanced},
     store::group_commit::GroupRequest,
 };
@@ -11,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::{
     append::Group,
     checkpoint,
-    fault::{BACKEND, Fault, error},
+    fault::{Fault, error},
 };
 
 /// The topic whose appends panic, in tests.
@@ -81,14 +80,7 @@ impl Waiting {
             Self::Append { topic, batch, now, answer } => {
                 #[cfg(test)]
                 assert_ne!(topic.as_str(), PANICS, "on purpose");
-                let answered = match batch.is_cut_off() {
-                    true => Err(Chain::error(BACKEND)),
-                    false => group.append(topic, batch, *now)?,
-                };
-                if answered.is_err() {
-                    batch.break_chain();
-                }
-                answer.held = Some(answered);
+                answer.held = Some(group.append(topic, batch, *now)?);
             }
         }
         Ok(())

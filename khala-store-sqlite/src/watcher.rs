@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_core::{Cursor, Error, ErrorKind, Watermark, fanout::LocalFanout, health::Condition};
+use khala_core::{Cursor, Error, ErrorKind, Watermark, fanout::LocalFanout, health::Condition, store::rows};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     fault::{BACKEND, Fault},
     options::SqliteOptions,
     read::at_one_moment,
-    row::{self, TopicRow},
+    row::{StoredRow, TopicRow},
     site, sql,
     writer::run_again,
 };
@@ -224,8 +224,9 @@ impl Lookout {
         let mut mark = self.mark;
         while let Some(found) = rows.next()? {
             let head = || -> Result<_, Fault> {
-                let head = Cursor::new(row::epoch(found, 1)?, row::watermark(found, 2)?);
-                Ok((row::topic(found, 0)?, head))
+                let head =
+                    Cursor::new(rows::epoch(&StoredRow(found), 1)?, rows::watermark(&StoredRow(found), 2)?);
+                Ok((rows::topic(&StoredRow(found), 0)?, head))
             };
             match head() {
                 Ok((topic, head)) => self.fanout.raise(&topic, head),
@@ -244,7 +245,7 @@ impl Lookout {
 /// thread is awake has it too.
 fn raise_revoked(conn: &Connection, fanout: &LocalFanout) -> Result<(), Fault> {
     let mut newest = conn.prepare_cached(sql::LAST_REVOKED)?;
-    match newest.query_row([], |row| Ok(row::watermark(row, 0)))? {
+    match newest.query_row([], |row| Ok(rows::watermark(&StoredRow(row), 0)))? {
         Ok(newest) if newest > Watermark::ORIGIN => fanout.raise_revoked(newest),
         Ok(_) => {}
         Err(fault) => report_one(fault)?,

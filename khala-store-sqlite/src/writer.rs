@@ -24,9 +24,12 @@ use khala_core::{
     inbox::{Arrivals, Handed, Inbox},
     journal::Trimmed,
     projection::{Advance, Advanced},
-    store::group_commit::{
-        CommitCounts, GroupQueue, GroupRequest as _, GroupTiming, MAX_REQUESTS, PAUSES, SLOW, fail_all,
-        is_split,
+    store::{
+        group_commit::{
+            CommitCounts, GroupQueue, GroupRequest as _, GroupTiming, MAX_REQUESTS, PAUSES, SLOW, fail_all,
+            is_split,
+        },
+        trim::{TrimOrder, TrimProgress},
     },
 };
 use rusqlite::Connection;
@@ -37,7 +40,7 @@ use crate::{
     fault::{BACKEND, Fault, shutting_down},
     site::Site,
     sql,
-    trim::{Next, Order, Trim},
+    trim::{Next, Trim},
     waiting::{Answer, Waiting},
 };
 
@@ -106,7 +109,7 @@ impl Writer {
         answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
     }
 
-    pub(crate) async fn trim(&self, order: Order) -> Result<Trimmed, Error> {
+    pub(crate) async fn trim(&self, order: TrimOrder) -> Result<Trimmed, Error> {
         let (answer, answered) = oneshot::channel();
         let _handed = self.send(Request::Trim(Trim { order, answer, progress: None }))?;
         answered.await.unwrap_or_else(|_| Err(Error::unanswered(BACKEND)))
@@ -315,14 +318,10 @@ impl GroupCommitter {
                 self.trims.push_back(trim);
             }
             Ok((progress, Next::Done)) => {
-                let _ = trim.answer.send(Ok(progress.trimmed));
+                let _ = trim.answer.send(Ok(progress.trimmed()));
             }
             Err(fault) => {
-                let error = Error::from(fault);
-                tracing::error!(topic = %trim.order.topic, %error, source = ?error, "a step of a trim failed");
-                // An error means that nothing was removed (`Journal::trim`); what was, is told.
-                let so_far = trim.progress.map(|progress| progress.trimmed);
-                let _ = trim.answer.send(so_far.filter(|trimmed| trimmed.updates > 0).ok_or(error));
+                let _ = trim.answer.send(TrimProgress::ended_by(trim.progress, &trim.order, fault));
             }
         }
     }
@@ -429,7 +428,7 @@ mod tests {
         let (requests, inbox) = Inbox::new();
         let (answer, mut trimmed) = oneshot::channel();
         let (topic, keep) = (Topic::parse("trimmed").unwrap(), Keep::everything().with_updates(0));
-        let order = Order { topic, keep, now: Timestamp::default() };
+        let order = TrimOrder { topic, keep, now: Timestamp::default() };
         requests.hand_in(Request::Trim(Trim { order, answer, progress: None })).unwrap().leave();
         // Four to a group.
         let mut answers = Vec::new();

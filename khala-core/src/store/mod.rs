@@ -4,6 +4,9 @@
 //! No role can be forgotten: [`Store`] has no default method, and a [`Roles`] has no field that may be left out.
 
 pub mod group_commit;
+pub mod page;
+pub mod rows;
+pub mod trim;
 
 use std::sync::Arc;
 
