@@ -25,12 +25,12 @@ use crate::{
     renewal::{FreshToken, Renewal, left},
 };
 
-type Asked = Pin<Box<dyn Future<Output = Result<FreshToken, Box<dyn StdError + Send + Sync>>> + Send>>;
+type TokenFuture = Pin<Box<dyn Future<Output = Result<FreshToken, Box<dyn StdError + Send + Sync>>> + Send>>;
 
 /// What a client was given.
 #[derive(Clone)]
 pub(crate) enum Source {
-    Asked(Arc<dyn Fn() -> Asked + Send + Sync>),
+    Callback(Arc<dyn Fn() -> TokenFuture + Send + Sync>),
     Fixed(Token),
     None,
 }
@@ -38,7 +38,7 @@ pub(crate) enum Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Asked(_) => "Asked(…)",
+            Self::Callback(_) => "Callback(…)",
             Self::Fixed(_) => "Fixed(…)",
             Self::None => "None",
         })
@@ -52,7 +52,7 @@ impl Source {
         Fut: Future<Output = Result<T, Box<dyn StdError + Send + Sync>>> + Send + 'static,
         T: Into<FreshToken>,
     {
-        Self::Asked(Arc::new(move || {
+        Self::Callback(Arc::new(move || {
             let asked = source();
             Box::pin(async move { asked.await.map(Into::into) })
         }))
@@ -99,7 +99,7 @@ impl Tokens {
         let ask = match &self.source {
             Source::None => return Ok(None),
             Source::Fixed(token) => return Ok(Some(token.clone())),
-            Source::Asked(ask) => ask,
+            Source::Callback(ask) => ask,
         };
         // A caller that has a token does not wait for the next one.
         if let Some(token) = self.held() {
@@ -114,7 +114,7 @@ impl Tokens {
 
     /// Forgets `spent`, which the server no longer takes; says whether there can be another.
     pub(crate) fn renew(&self, spent: Option<&Token>) -> bool {
-        if !matches!(self.source, Source::Asked(_)) {
+        if !matches!(self.source, Source::Callback(_)) {
             return false;
         }
         self.state.send_if_modified(|state| {
@@ -133,7 +133,7 @@ impl Tokens {
     ///
     /// Cancel safe; a source that is being asked is asked again by the next caller that waits.
     pub(crate) async fn another(self, than: Token) -> Token {
-        let Source::Asked(ask) = &self.source else { return pending().await };
+        let Source::Callback(ask) = &self.source else { return pending().await };
         let mut changes = self.state.subscribe();
         loop {
             let due = {

@@ -39,37 +39,37 @@ const SUBSCRIPTIONS_FORBIDDEN: &str =
 
 /// Beats for ever, and has the connection made anew when that is not heard or a subscription is refused.
 pub(crate) async fn beat(shared: Shared, client: Client) {
-    let station = &shared.station;
+    let monitor = &shared.monitor;
     let mut attempts = 0;
     // The refusals that were on connections before this one.
     let mut before = Refusals::default();
     loop {
-        if !station.is_connected() {
-            before = station.refusals();
-            station.until(|state| state.connected).await;
+        if !monitor.is_connected() {
+            before = monitor.refusals();
+            monitor.until(|state| state.connected).await;
         }
         let ticket = shared.listening.ticket();
         shared.outbox.echo(ticket);
         let comes_back = tokio::select! {
             () = shared.echoed(ticket) => true,
-            () = station.until(|state| !state.connected) => continue,
+            () = monitor.until(|state| !state.connected) => continue,
             () = sleep(SILENCE) => false,
-            () = station.refused_more_than(before) => {
+            () = monitor.refused_more_than(before) => {
                 timeout(SILENCE_AFTER_REFUSAL, shared.echoed(ticket)).await.is_ok()
             }
         };
         if comes_back {
             // The server tells what it refuses of what was sent before the beat, and the client tells it on another way.
-            let _ = timeout(REFUSALS_WITHIN, station.refused_more_than(before)).await;
+            let _ = timeout(REFUSALS_WITHIN, monitor.refused_more_than(before)).await;
         }
-        let refusals = station.refusals();
+        let refusals = monitor.refusals();
         if comes_back && refusals == before {
             attempts = 0;
-            station.hears();
+            monitor.hears();
             tokio::select! {
                 () = sleep(BEAT) => {}
-                () = station.refused_more_than(before) => {}
-                () = station.until(|state| !state.connected) => {}
+                () = monitor.refused_more_than(before) => {}
+                () = monitor.until(|state| !state.connected) => {}
             }
             continue;
         }
@@ -87,19 +87,19 @@ pub(crate) async fn beat(shared: Shared, client: Client) {
                 PAUSES_DEAF,
             ),
         };
-        station.is_deaf(why);
+        monitor.is_deaf(why);
         attempts += 1;
         tokio::select! {
             () = sleep(pause(attempts) * pauses) => {}
             // The next connection is a new one anyway.
-            () = station.until(|state| !state.connected) => continue,
+            () = monitor.until(|state| !state.connected) => continue,
         }
-        let reconnects = station.state().reconnects;
-        before = station.refusals();
+        let reconnects = monitor.state().reconnects;
+        before = monitor.refusals();
         if client.force_reconnect().await.is_err() {
             return;
         }
         // If it takes longer, the next beat finds out.
-        let _ = timeout(CONNECTS_WITHIN, station.until(|state| state.reconnects > reconnects)).await;
+        let _ = timeout(CONNECTS_WITHIN, monitor.until(|state| state.reconnects > reconnects)).await;
     }
 }

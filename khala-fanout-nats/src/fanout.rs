@@ -1,7 +1,7 @@
 //! The fanout itself: levels of this process, one connection, and the tasks that keep the two in step.
 //!
 //! Five kinds of tasks: the wire sends what waits, the ears hear what is announced (one per topic, and one each for
-//! revocations, greetings and echoes), the watchman looks after the connection, and the beat proves that it hears. No caller
+//! revocations, greetings and echoes), the monitor looks after the connection, and the beat proves that it hears. No caller
 //! waits for the network, but for a bounded while when it begins to watch.
 //!
 //! # Invariants
@@ -29,9 +29,9 @@ use crate::{
     BACKEND, beat,
     listening::{Listener, Listening},
     options::NatsOptions,
-    outbox::{Outbox, Parcel},
+    outbox::{Outbox, PendingAnnouncements},
     setup,
-    state::{self, NatsState, Station},
+    state::{self, ConnectionMonitor, NatsState},
     subject::{self, Subjects},
 };
 
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     local: LocalFanout,
     pub(crate) listening: Arc<Listening>,
     pub(crate) outbox: Arc<Outbox>,
-    pub(crate) station: Arc<Station>,
+    pub(crate) monitor: Arc<ConnectionMonitor>,
     /// The newest ticket whose echo came back: what was sent before it has reached the server.
     settled: watch::Sender<u64>,
     subjects: Arc<Subjects>,
@@ -73,7 +73,7 @@ impl Drop for Inner {
             task.abort();
         }
         self.shared.listening.clear();
-        self.shared.station.close();
+        self.shared.monitor.close();
     }
 }
 
@@ -98,7 +98,7 @@ impl NatsFanout {
             }),
             listening,
             outbox: Arc::new(Outbox::new(options.remember, random)),
-            station: Arc::new(Station::new()),
+            monitor: Arc::new(ConnectionMonitor::new()),
             settled: watch::Sender::new(0),
             subjects: Arc::new(Subjects::new(&options.prefix)),
             node,
@@ -107,13 +107,13 @@ impl NatsFanout {
         let prepared = spawn_blocking(move || setup::prepare(&options)).await;
         let (servers, connect) =
             prepared.map_err(|cause| unavailable(format!("the runtime ends: {cause}")))??;
-        let connect = state::reporting(connect, &shared.station);
+        let connect = state::reporting(connect, &shared.monitor);
         let client = connect.connect(servers).await;
         let client = client.map_err(|cause| unavailable(format!("the client cannot be started: {cause}")))?;
 
         let mut inner = Inner { shared, tasks: Vec::new() };
         inner.start(&client, &health).await?;
-        let first = inner.shared.station.until(|state| state.connected || state.fault.is_some());
+        let first = inner.shared.monitor.until(|state| state.connected || state.fault.is_some());
         // How it went is in the state.
         let _ = timeout(patience, first).await;
         Ok(Self(Arc::new(inner)))
@@ -127,7 +127,7 @@ impl NatsFanout {
 
     /// How the connection is.
     pub fn state(&self) -> NatsState {
-        self.0.shared.station.state()
+        self.0.shared.monitor.state()
     }
 
     /// Whether what others announce is heard: there is a connection, this node's own beat has come back on it, and the server refuses
@@ -138,12 +138,12 @@ impl NatsFanout {
 
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
-        self.0.shared.station.is_connected()
+        self.0.shared.monitor.is_connected()
     }
 
     /// Waits until there is a connection. Cancel safe.
     pub async fn connected(&self) {
-        self.0.shared.station.until(|state| state.connected).await;
+        self.0.shared.monitor.until(|state| state.connected).await;
     }
 
     /// Waits until the server has everything that was announced before: for a process that ends after it announced.
@@ -158,7 +158,7 @@ impl NatsFanout {
         shared.outbox.echo(ticket);
         tokio::select! {
             () = shared.echoed(ticket) => Ok(()),
-            () = shared.station.until(|state| !state.connected) => Err(shared.not_connected()),
+            () = shared.monitor.until(|state| !state.connected) => Err(shared.not_connected()),
         }
     }
 }
@@ -167,9 +167,9 @@ impl Inner {
     async fn start(&mut self, client: &Client, health: &Health) -> Result<(), Error> {
         let Shared { local, outbox, settled, subjects, node, .. } = self.shared.clone();
         // Commands that wait in the client until there is a connection.
-        let revoked = Ear::new(client, subjects.revoked()).await?;
-        let hello = Ear::new(client, subjects.hello()).await?;
-        let echo = Ear::new(client, subjects.echo(&node)).await?;
+        let revoked = TopicSubscription::new(client, subjects.revoked()).await?;
+        let hello = TopicSubscription::new(client, subjects.hello()).await?;
+        let echo = TopicSubscription::new(client, subjects.echo(&node)).await?;
 
         let part = |name| Arc::new(health.part(name));
         self.keep(revoked.hear(part("nats_revocations"), move |text| {
@@ -177,7 +177,7 @@ impl Inner {
         }));
         self.keep(hello.hear(part("nats_greetings"), move |text| {
             if text != node.as_bytes() {
-                outbox.recall();
+                outbox.resend_recent();
             }
             true
         }));
@@ -193,10 +193,10 @@ impl Inner {
             }
             shared.clone().wire(own.clone())
         }));
-        let (station, outbox, own) =
-            (Arc::clone(&self.shared.station), Arc::clone(&self.shared.outbox), client.clone());
+        let (monitor, outbox, own) =
+            (Arc::clone(&self.shared.monitor), Arc::clone(&self.shared.outbox), client.clone());
         self.keep(keep(part("nats_connection"), move || {
-            state::watch_over(own.clone(), Arc::clone(&station), Arc::clone(&outbox))
+            state::watch_over(own.clone(), Arc::clone(&monitor), Arc::clone(&outbox))
         }));
         let (shared, own) = (self.shared.clone(), client.clone());
         self.keep(keep(part("nats_beat"), move || beat::beat(shared.clone(), own.clone())));
@@ -213,11 +213,11 @@ impl Shared {
     async fn wire(self, client: Client) {
         let mut last = 0;
         loop {
-            self.station.until(|state| state.connected).await;
+            self.monitor.until(|state| state.connected).await;
             match self.outbox.take(Instant::now()) {
-                Ok(parcel) => {
-                    last = parcel.echo.unwrap_or(0).max(last);
-                    if self.send(&client, parcel, last).await.is_none() {
+                Ok(pending) => {
+                    last = pending.echo.unwrap_or(0).max(last);
+                    if self.send(&client, pending, last).await.is_none() {
                         return;
                     }
                 }
@@ -236,28 +236,28 @@ impl Shared {
             0 => {}
             last => self.outbox.echo(last),
         }
-        self.outbox.recall();
+        self.outbox.resend_recent();
     }
 
-    /// Sends a parcel, behind the subscriptions that are wanted by now. None: the client has ended.
-    async fn send(&self, client: &Client, parcel: Parcel, last: u64) -> Option<()> {
+    /// Sends a pending, behind the subscriptions that are wanted by now. None: the client has ended.
+    async fn send(&self, client: &Client, pending: PendingAnnouncements, last: u64) -> Option<()> {
         for (topic, ticket) in self.listening.take_wanted() {
-            let ear = Ear::new(client, self.subjects.head(&topic)).await.ok()?;
-            let ear = ear.hear(Arc::clone(&self.ears), {
+            let subscription = TopicSubscription::new(client, self.subjects.head(&topic)).await.ok()?;
+            let subscription = subscription.hear(Arc::clone(&self.ears), {
                 let (local, topic) = (self.local.clone(), topic.clone());
                 move |text| subject::head_of(text).map(|head| local.raise(&topic, head)).is_some()
             });
-            self.listening.heard_by(&topic, ticket, Listener(tokio::spawn(ear).abort_handle()));
+            self.listening.heard_by(&topic, ticket, Listener(tokio::spawn(subscription).abort_handle()));
         }
-        let echo = parcel.greet || parcel.echo.is_some();
-        if parcel.greet && (!self.listening.is_empty() || self.local.revoked_is_watched()) {
+        let echo = pending.says_hello || pending.echo.is_some();
+        if pending.says_hello && (!self.listening.is_empty() || self.local.revoked_is_watched()) {
             // Watchers may have missed something.
             client.publish(self.subjects.hello(), self.node.to_string().into()).await.ok()?;
         }
-        for (topic, head) in parcel.heads {
+        for (topic, head) in pending.heads {
             client.publish(self.subjects.head(&topic), subject::head_text(head).into()).await.ok()?;
         }
-        if let Some(newest) = parcel.revoked {
+        if let Some(newest) = pending.revoked {
             client.publish(self.subjects.revoked(), newest.to_string().into()).await.ok()?;
         }
         if echo {
@@ -277,13 +277,13 @@ impl Shared {
     async fn settled(&self, ticket: u64) {
         tokio::select! {
             () = self.echoed(ticket) => {}
-            () = self.station.until(|state| !state.connected) => {}
+            () = self.monitor.until(|state| !state.connected) => {}
             () = tokio::time::sleep(SETTLE_WITHIN) => tracing::debug!("NATS is slow to take a subscription"),
         }
     }
 
     fn not_connected(&self) -> Error {
-        match self.station.state().fault {
+        match self.monitor.state().fault {
             Some(fault) => unavailable(format!("no connection to NATS, which is tried again: {fault}")),
             None => unavailable("no connection to NATS, which is tried again"),
         }
@@ -296,7 +296,7 @@ impl Fanout for NatsFanout {
         let shared = &self.0.shared;
         shared.local.raise(topic, head);
         let room = shared.outbox.announce(topic, head, Instant::now());
-        if !shared.station.is_connected() {
+        if !shared.monitor.is_connected() {
             Err(shared.not_connected())
         } else if room {
             Ok(())
@@ -321,7 +321,7 @@ impl Fanout for NatsFanout {
         let shared = &self.0.shared;
         shared.local.raise_revoked(newest);
         shared.outbox.announce_revoked(newest);
-        if shared.station.is_connected() { Ok(()) } else { Err(shared.not_connected()) }
+        if shared.monitor.is_connected() { Ok(()) } else { Err(shared.not_connected()) }
     }
 
     async fn watch_revoked(&self) -> Result<Watch<Watermark>, Error> {
@@ -340,14 +340,14 @@ async fn keep<Fut: Future<Output = ()>>(part: Arc<Part>, task: impl FnMut() -> F
 }
 
 /// What hears one subject.
-struct Ear {
+struct TopicSubscription {
     client: Client,
     subject: String,
     /// None after it has ended. Held by what listens.
     subscriber: Mutex<Option<Subscriber>>,
 }
 
-impl Ear {
+impl TopicSubscription {
     async fn new(client: &Client, subject: String) -> Result<Self, Error> {
         let subscriber = client.subscribe(subject.clone()).await;
         let subscriber = subscriber.map_err(|cause| unavailable(format!("the client ends: {cause}")))?;
@@ -357,8 +357,8 @@ impl Ear {
     /// Hands each message to `take`, which says whether it could make sense of it. For ever: a message that makes it panic is
     /// passed over, and the next ones are heard.
     async fn hear(self, part: Arc<Part>, take: impl Fn(&[u8]) -> bool + Send + Sync) {
-        let (ear, take) = (&self, &take);
-        keep(part, || ear.listen(take)).await;
+        let (subscription, take) = (&self, &take);
+        keep(part, || subscription.listen(take)).await;
     }
 
     async fn listen(&self, take: &(impl Fn(&[u8]) -> bool + Send + Sync)) {
@@ -419,9 +419,9 @@ mod tests {
         let nats = Nats::start();
         let client = async_nats::connect(nats.url()).await.unwrap();
         let health = Health::new();
-        let ear = Ear::new(&client, "s".to_owned()).await.unwrap();
+        let subscription = TopicSubscription::new(&client, "s".to_owned()).await.unwrap();
         let heard = Arc::new(AtomicU32::new(0));
-        let task = tokio::spawn(ear.hear(Arc::new(health.part("ear")), {
+        let task = tokio::spawn(subscription.hear(Arc::new(health.part("subscription")), {
             let heard = Arc::clone(&heard);
             move |text| {
                 assert!(text != b"bad", "on purpose");
@@ -439,7 +439,7 @@ mod tests {
             }
         })
         .await;
-        assert_eq!(health.notes()[0].1, "ear panicked", "and not why: the log says that");
+        assert_eq!(health.notes()[0].1, "subscription panicked", "and not why: the log says that");
         soon(async {
             while heard.load(Ordering::Relaxed) < 3 {
                 tokio::time::sleep(Duration::from_millis(1)).await;

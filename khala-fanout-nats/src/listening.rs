@@ -19,12 +19,12 @@ pub(crate) struct Listening(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     tickets: u64,
-    topics: HashMap<Topic, Ear>,
+    topics: HashMap<Topic, TopicSubscription>,
     wanted: HashSet<Topic>,
 }
 
 #[derive(Debug)]
-struct Ear {
+struct TopicSubscription {
     ticket: u64,
     listener: Option<Listener>,
 }
@@ -43,11 +43,11 @@ impl Listening {
     /// Wants `topic`, and says by which ticket; and whether that is new.
     pub(crate) fn want(&self, topic: &Topic) -> (u64, bool) {
         let mut state = self.lock();
-        if let Some(ear) = state.topics.get(topic) {
-            return (ear.ticket, false);
+        if let Some(subscription) = state.topics.get(topic) {
+            return (subscription.ticket, false);
         }
         let ticket = state.draw();
-        state.topics.insert(topic.clone(), Ear { ticket, listener: None });
+        state.topics.insert(topic.clone(), TopicSubscription { ticket, listener: None });
         state.wanted.insert(topic.clone());
         (ticket, true)
     }
@@ -72,17 +72,21 @@ impl Listening {
     pub(crate) fn want_unheard(&self) -> u64 {
         let mut state = self.lock();
         let State { tickets, topics, wanted } = &mut *state;
-        wanted
-            .extend(topics.iter().filter(|(_, ear)| ear.listener.is_none()).map(|(topic, _)| topic.clone()));
+        wanted.extend(
+            topics
+                .iter()
+                .filter(|(_, subscription)| subscription.listener.is_none())
+                .map(|(topic, _)| topic.clone()),
+        );
         *tickets
     }
 
     /// Keeps the listener of `topic`, or ends it if it is not wanted any more.
     pub(crate) fn heard_by(&self, topic: &Topic, ticket: u64, listener: Listener) {
-        if let Some(ear) = self.lock().topics.get_mut(topic)
-            && ear.ticket == ticket
+        if let Some(subscription) = self.lock().topics.get_mut(topic)
+            && subscription.ticket == ticket
         {
-            ear.listener = Some(listener);
+            subscription.listener = Some(listener);
         }
     }
 

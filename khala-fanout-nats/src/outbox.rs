@@ -27,18 +27,18 @@ const SPREAD: Duration = Duration::from_millis(250);
 
 /// What is to be sent now.
 #[derive(Debug, Default)]
-pub(crate) struct Parcel {
+pub(crate) struct PendingAnnouncements {
     /// The connection is new.
-    pub(crate) greet: bool,
+    pub(crate) says_hello: bool,
     pub(crate) heads: HashMap<Topic, Cursor>,
     pub(crate) revoked: Option<Watermark>,
     /// Somebody waits to hear that the server has taken everything up to this ticket.
     pub(crate) echo: Option<u64>,
 }
 
-impl Parcel {
+impl PendingAnnouncements {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.greet && self.heads.is_empty() && self.revoked.is_none() && self.echo.is_none()
+        !self.says_hello && self.heads.is_empty() && self.revoked.is_none() && self.echo.is_none()
     }
 }
 
@@ -50,15 +50,15 @@ pub(crate) struct Outbox {
 
 #[derive(Debug)]
 struct Waiting {
-    parcel: Parcel,
+    pending: PendingAnnouncements,
     recent: Recent,
     /// The newest that was ever announced. It is one number, and is remembered for ever.
     revoked: Option<Watermark>,
     /// Others are to be told again what was announced recently.
-    recall: bool,
+    resend_recent: bool,
     /// When that was seen, and when it was done last.
     asked: Option<Instant>,
-    recalled: Option<Instant>,
+    resent_at: Option<Instant>,
     /// What is still to be told again, and when the next slice of it is due.
     again: VecDeque<Topic>,
     next_slice: Option<Instant>,
@@ -77,12 +77,12 @@ impl Outbox {
 
     fn with_spread(remember: Duration, spread: Duration) -> Self {
         let waiting = Waiting {
-            parcel: Parcel::default(),
+            pending: PendingAnnouncements::default(),
             recent: Recent::new(remember),
             revoked: None,
-            recall: false,
+            resend_recent: false,
             asked: None,
-            recalled: None,
+            resent_at: None,
             again: VecDeque::new(),
             next_slice: None,
             spread,
@@ -100,7 +100,7 @@ impl Outbox {
     pub(crate) fn announce_revoked(&self, newest: Watermark) {
         let mut waiting = self.lock();
         waiting.revoked = waiting.revoked.max(Some(newest));
-        waiting.parcel.revoked = waiting.revoked;
+        waiting.pending.revoked = waiting.revoked;
         drop(waiting);
         self.news.notify_one();
     }
@@ -108,7 +108,7 @@ impl Outbox {
     /// Asks for the echo of `ticket`, after everything that waits.
     pub(crate) fn echo(&self, ticket: u64) {
         let mut waiting = self.lock();
-        waiting.parcel.echo = waiting.parcel.echo.max(Some(ticket));
+        waiting.pending.echo = waiting.pending.echo.max(Some(ticket));
         drop(waiting);
         self.news.notify_one();
     }
@@ -116,21 +116,21 @@ impl Outbox {
     /// The connection is new: what was sent on the last one may be lost, and others may have been missed.
     pub(crate) fn reconnected(&self) {
         let mut waiting = self.lock();
-        waiting.parcel.greet = true;
-        waiting.recall = true;
-        waiting.recalled = None;
+        waiting.pending.says_hello = true;
+        waiting.resend_recent = true;
+        waiting.resent_at = None;
         drop(waiting);
         self.news.notify_one();
     }
 
     /// Another node has missed something.
-    pub(crate) fn recall(&self) {
-        self.lock().recall = true;
+    pub(crate) fn resend_recent(&self) {
+        self.lock().resend_recent = true;
         self.news.notify_one();
     }
 
     /// Takes what is to be sent; if there is nothing, when to look again without news.
-    pub(crate) fn take(&self, now: Instant) -> Result<Parcel, Option<Instant>> {
+    pub(crate) fn take(&self, now: Instant) -> Result<PendingAnnouncements, Option<Instant>> {
         self.lock().take(now)
     }
 
@@ -147,36 +147,36 @@ impl Outbox {
 impl Waiting {
     fn announce(&mut self, topic: &Topic, head: Cursor, now: Instant) -> bool {
         self.recent.note(topic, head, now);
-        raise(&mut self.parcel.heads, topic, head, TOPICS)
+        raise(&mut self.pending.heads, topic, head, TOPICS)
     }
 
-    fn take(&mut self, now: Instant) -> Result<Parcel, Option<Instant>> {
+    fn take(&mut self, now: Instant) -> Result<PendingAnnouncements, Option<Instant>> {
         let recall_at = self.recall_at(now);
         if recall_at.is_some_and(|due| due <= now) {
-            (self.recall, self.asked, self.recalled) = (false, None, Some(now));
+            (self.resend_recent, self.asked, self.resent_at) = (false, None, Some(now));
             self.again = self.recent.topics(now);
             self.next_slice = Some(now);
-            self.parcel.revoked = self.revoked;
+            self.pending.revoked = self.revoked;
         }
         if self.slice_at().is_some_and(|due| due <= now) {
             let slice = self.again.len().min(SLICE);
             for topic in self.again.drain(..slice) {
                 if let Some(head) = self.recent.head(&topic) {
-                    let level = self.parcel.heads.entry(topic).or_insert(head);
+                    let level = self.pending.heads.entry(topic).or_insert(head);
                     *level = further(*level, head);
                 }
             }
             self.next_slice = Some(now + SLICE_EVERY);
         }
-        if !self.parcel.is_empty() {
-            return Ok(mem::take(&mut self.parcel));
+        if !self.pending.is_empty() {
+            return Ok(mem::take(&mut self.pending));
         }
         Err(self.slice_at().or_else(|| recall_at.filter(|due| *due > now)))
     }
 
     /// When what was announced recently is to be told again; not before all of the last time was.
     fn recall_at(&mut self, now: Instant) -> Option<Instant> {
-        if !self.recall {
+        if !self.resend_recent {
             return None;
         }
         let asked = *self.asked.get_or_insert(now);
@@ -184,7 +184,7 @@ impl Waiting {
             return None;
         }
         let due = asked + self.spread;
-        Some(self.recalled.map_or(due, |last| due.max(last + RECALL_EVERY)))
+        Some(self.resent_at.map_or(due, |last| due.max(last + RECALL_EVERY)))
     }
 
     fn slice_at(&self) -> Option<Instant> {
@@ -293,8 +293,8 @@ mod tests {
         }
         outbox.announce(&topic("b"), head(1, 9), now);
         outbox.announce(&topic("b"), head(2, 1), now);
-        let parcel = outbox.take(now).unwrap();
-        assert_eq!(parcel.heads, HashMap::from([(topic("a"), head(1, 64)), (topic("b"), head(2, 1))]));
+        let pending = outbox.take(now).unwrap();
+        assert_eq!(pending.heads, HashMap::from([(topic("a"), head(1, 64)), (topic("b"), head(2, 1))]));
         assert_eq!(outbox.take(now).unwrap_err(), None, "once");
     }
 
@@ -306,15 +306,15 @@ mod tests {
         outbox.announce(&topic("a"), head(1, 1), at(0));
         outbox.announce_revoked(Watermark::new(5).unwrap());
         outbox.take(at(0)).unwrap();
-        outbox.recall();
+        outbox.resend_recent();
         let again = outbox.take(at(10)).unwrap();
         assert_eq!((again.heads.len(), again.revoked), (1, Watermark::new(5)));
-        outbox.recall();
+        outbox.resend_recent();
         assert_eq!(outbox.take(at(10)).unwrap_err(), Some(at(11)));
         outbox.announce(&topic("b"), head(1, 2), at(10));
         assert_eq!(outbox.take(at(10)).unwrap().heads.len(), 1, "news goes out meanwhile");
         assert_eq!(outbox.take(at(11)).unwrap().heads.len(), 2);
-        outbox.recall();
+        outbox.resend_recent();
         assert!(outbox.take(at(100)).unwrap().heads.is_empty(), "and is forgotten");
     }
 
@@ -327,7 +327,7 @@ mod tests {
         outbox.take(start).unwrap();
         outbox.announce(&topic("a"), head(1, 3), later);
         outbox.take(later).unwrap();
-        outbox.recall();
+        outbox.resend_recent();
         assert_eq!(outbox.take(later).unwrap().heads, HashMap::from([(topic("a"), head(1, 5))]));
     }
 
@@ -336,12 +336,12 @@ mod tests {
         let outbox = outbox();
         let now = Instant::now();
         outbox.announce(&topic("a"), head(1, 1), now);
-        outbox.recall();
+        outbox.resend_recent();
         outbox.take(now).unwrap();
         outbox.reconnected();
-        let parcel = outbox.take(now).unwrap();
-        assert!(parcel.greet);
-        assert_eq!(parcel.heads.len(), 1);
+        let pending = outbox.take(now).unwrap();
+        assert!(pending.says_hello);
+        assert_eq!(pending.heads.len(), 1);
     }
 
     #[test]
@@ -352,10 +352,10 @@ mod tests {
             outbox.announce(&topic(&format!("t{n}")), head(1, 1), start);
         }
         outbox.take(start).unwrap();
-        outbox.recall();
+        outbox.resend_recent();
         let mut told = outbox.take(start).unwrap().heads;
         assert_eq!(told.len(), SLICE);
-        outbox.recall();
+        outbox.resend_recent();
         assert_eq!(outbox.take(start).unwrap_err(), Some(start + SLICE_EVERY));
         // One that was not told again yet.
         let late = (0..).map(|n| topic(&format!("t{n}"))).find(|topic| !told.contains_key(topic)).unwrap();
@@ -381,7 +381,7 @@ mod tests {
             let outbox = Outbox::new(Duration::from_secs(30), random);
             outbox.announce(&topic("a"), head(1, 1), start);
             outbox.take(start).unwrap();
-            outbox.recall();
+            outbox.resend_recent();
             match outbox.take(start) {
                 Ok(_) => start,
                 Err(due) => {

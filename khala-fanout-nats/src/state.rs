@@ -1,6 +1,6 @@
 //! How the connection is: for operators, and for those who must not wait for it.
 //!
-//! The client tells of its ups and downs by events that may be lost. So an event only wakes the watchman, who looks at
+//! The client tells of its ups and downs by events that may be lost. So an event only wakes the monitor, which looks at
 //! what the client's counters say; and who looks now and then anyway.
 
 use std::{
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{BACKEND, outbox::Outbox};
 
-/// How often the watchman looks although nothing happened.
+/// How often the monitor looks although nothing happened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How soon it looks again when the client is just about to say that it is connected.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -66,7 +66,7 @@ pub(crate) struct Refusals {
 
 /// The state, for all who look at it.
 #[derive(Debug)]
-pub(crate) struct Station {
+pub(crate) struct ConnectionMonitor {
     state: watch::Sender<NatsState>,
     refusals: watch::Sender<Refusals>,
     /// Faults that were logged since the connection was last well.
@@ -75,7 +75,7 @@ pub(crate) struct Station {
     closed: AtomicBool,
 }
 
-impl Station {
+impl ConnectionMonitor {
     pub(crate) fn new() -> Self {
         telemetry::fanout_connected(BACKEND, false);
         Self {
@@ -227,7 +227,7 @@ impl Station {
 }
 
 /// Notices when the connection is lost and when there is one again.
-pub(crate) async fn watch_over(client: Client, station: Arc<Station>, outbox: Arc<Outbox>) {
+pub(crate) async fn watch_over(client: Client, monitor: Arc<ConnectionMonitor>, outbox: Arc<Outbox>) {
     let counters = client.statistics();
     let mut known = 0;
     loop {
@@ -236,30 +236,30 @@ pub(crate) async fn watch_over(client: Client, station: Arc<Station>, outbox: Ar
         if connected && connects != known {
             let again = known > 0;
             known = connects;
-            station.up(again);
+            monitor.up(again);
             outbox.reconnected();
-            if again && station.state().deaf.is_some() {
+            if again && monitor.state().deaf.is_some() {
                 tracing::debug!("connected to NATS anew");
             } else if again {
                 tracing::info!("connected to NATS again");
             } else {
                 tracing::info!("connected to NATS");
             }
-        } else if !connected && station.is_connected() {
-            let told = station.state().fault.unwrap_or_else(|| "nothing".to_owned());
+        } else if !connected && monitor.is_connected() {
+            let told = monitor.state().fault.unwrap_or_else(|| "nothing".to_owned());
             tracing::warn!(%told, "lost the connection to NATS; it is made again, and subscribers poll meanwhile");
-            station.down();
+            monitor.down();
         }
         tokio::select! {
-            () = station.stirred.notified() => {}
+            () = monitor.stirred.notified() => {}
             () = sleep(if connects == known { LOOK_EVERY } else { LOOK_AGAIN }) => {}
         }
     }
 }
 
-/// Has a client that is to be made report to `station`.
-pub(crate) fn reporting(options: ConnectOptions, station: &Arc<Station>) -> ConnectOptions {
-    let (told, asked) = (Arc::clone(station), Arc::clone(station));
+/// Has a client that is to be made report to `monitor`.
+pub(crate) fn reporting(options: ConnectOptions, monitor: &Arc<ConnectionMonitor>) -> ConnectOptions {
+    let (told, asked) = (Arc::clone(monitor), Arc::clone(monitor));
     options
         .event_callback(move |event| {
             told.event(&event);
@@ -307,18 +307,18 @@ mod tests {
 
     #[test]
     fn a_connection_is_not_heard_until_a_beat_came_back_on_it() {
-        let station = Station::new();
-        let listens = || station.state().listens();
+        let monitor = ConnectionMonitor::new();
+        let listens = || monitor.state().listens();
         for again in [false, true] {
-            station.up(again);
+            monitor.up(again);
             assert!(!listens(), "a connection proves nothing");
-            station.hears();
+            monitor.hears();
             assert!(listens());
-            station.is_deaf("on purpose");
+            monitor.is_deaf("on purpose");
             assert!(!listens());
-            station.hears();
+            monitor.hears();
             assert!(listens());
-            station.down();
+            monitor.down();
             assert!(!listens());
         }
     }

@@ -119,7 +119,7 @@ impl ListenOptions {
 /// It can begin before the database can be reached, and goes on when it is lost. Dropping it ends its tasks.
 pub struct PostgresFanout {
     news: Arc<News>,
-    ear: Ear,
+    listener: Listener,
     tasks: OnceLock<[JoinHandle<()>; 2]>,
 }
 
@@ -173,15 +173,15 @@ impl PostgresFanout {
         };
         let channel = database.options.schema.as_str().to_owned();
         let news = Arc::new(News::new(database, levels, seed));
-        let ear = Ear { news: Arc::clone(&news), connect, channel, options };
-        Ok(Self { news, ear, tasks: OnceLock::new() })
+        let listener = Listener { news: Arc::clone(&news), connect, channel, options };
+        Ok(Self { news, listener, tasks: OnceLock::new() })
     }
 
     fn begin(&self) {
         self.tasks.get_or_init(|| {
-            let (news, ear) = (Arc::clone(&self.news), self.ear.clone());
+            let (news, listener) = (Arc::clone(&self.news), self.listener.clone());
             let announcer = keep(Arc::clone(&self.news), "announcer", move || Arc::clone(&news).tell());
-            let listener = keep(Arc::clone(&self.news), "listener", move || ear.clone().hear());
+            let listener = keep(Arc::clone(&self.news), "listener", move || listener.clone().hear());
             [tokio::spawn(announcer), tokio::spawn(listener)]
         });
     }
@@ -445,14 +445,14 @@ impl Drop for Hearing<'_> {
 
 /// What listens.
 #[derive(Clone)]
-struct Ear {
+struct Listener {
     news: Arc<News>,
     connect: PgConnectOptions,
     channel: String,
     options: ListenOptions,
 }
 
-impl Ear {
+impl Listener {
     /// Listens, for ever.
     async fn hear(self) {
         let mut lost_at = None;
@@ -590,8 +590,8 @@ mod tests {
         let connect = database.connect_options().application_name("khala listen");
         let channel = database.options.schema.as_str().to_owned();
         let news = Arc::new(News::new(database, LocalFanout::new(), store.seed()));
-        let ear = Ear { news: Arc::clone(&news), connect, channel, options: ListenOptions::new() };
-        let task = tokio::spawn(ear.hear());
+        let listener = Listener { news: Arc::clone(&news), connect, channel, options: ListenOptions::new() };
+        let task = tokio::spawn(listener.hear());
         let heard = async {
             while !news.listens.load(Ordering::Relaxed) {
                 sleep(Duration::from_millis(1)).await;

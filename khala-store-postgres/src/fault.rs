@@ -13,7 +13,7 @@ pub(crate) const BACKEND: &str = "postgres";
 /// A failure inside the store.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    Said(Error),
+    Reported(Error),
     Sqlx(sqlx::Error),
     /// Nobody knows what became of it.
     TimedOut,
@@ -23,12 +23,15 @@ impl Fault {
     /// The store holds what the store never writes.
     pub(crate) fn corrupt(what: impl AsRef<str>) -> Self {
         let what = what.as_ref();
-        Self::Said(error(ErrorKind::Corrupt, format!("the database contradicts itself: {what}. {RESTORE}")))
+        Self::Reported(error(
+            ErrorKind::Corrupt,
+            format!("the database contradicts itself: {what}. {RESTORE}"),
+        ))
     }
 
     fn code(&self) -> Option<String> {
         match self {
-            Self::Said(_) | Self::TimedOut => None,
+            Self::Reported(_) | Self::TimedOut => None,
             Self::Sqlx(fault) => Some(fault.as_database_error()?.code()?.into_owned()),
         }
     }
@@ -36,7 +39,7 @@ impl Fault {
     /// Whether the connection is of no more use, and another may be.
     pub(crate) fn is_of_the_connection(&self) -> bool {
         match self {
-            Self::Said(_) | Self::TimedOut => false,
+            Self::Reported(_) | Self::TimedOut => false,
             Self::Sqlx(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
             // Shut down, crashed, or not up yet; a class of connections. Or to a server that can only be read: where the
             // address leads to another one since a failover, a new connection does better.
@@ -50,7 +53,7 @@ impl Fault {
     /// Whether this is of one request's own making, so that others in its group may fare better.
     pub(crate) fn is_of_one_request(&self) -> bool {
         match self {
-            Self::Said(error) => {
+            Self::Reported(error) => {
                 matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Invalid)
             }
             Self::TimedOut => false,
@@ -84,14 +87,14 @@ impl From<CorruptRow> for Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Reported(error)
     }
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = match fault {
-            Fault::Said(error) => error,
+            Fault::Reported(error) => error,
             Fault::Sqlx(sqlx::Error::Database(said)) => {
                 let (kind, message) = explain_said(&*said);
                 Self::caused_by(kind, BACKEND, message, Told::of(&*said))

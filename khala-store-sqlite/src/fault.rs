@@ -11,7 +11,7 @@ pub(crate) const BACKEND: &str = "sqlite";
 /// A failure inside the store.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    Said(Error),
+    Reported(Error),
     Sqlite(rusqlite::Error),
     /// What was asked for is committed, and it is not known whether it will be found again.
     Unsure(Error),
@@ -21,7 +21,10 @@ impl Fault {
     /// The store holds what the store never writes.
     pub(crate) fn corrupt(what: impl AsRef<str>) -> Self {
         let what = what.as_ref();
-        Self::Said(error(ErrorKind::Corrupt, format!("the database contradicts itself: {what}. {RESTORE}")))
+        Self::Reported(error(
+            ErrorKind::Corrupt,
+            format!("the database contradicts itself: {what}. {RESTORE}"),
+        ))
     }
 
     /// The same of a transaction that is committed.
@@ -34,7 +37,7 @@ impl Fault {
     /// Whether this is of one request's own making, so that others in its group may fare better.
     pub(crate) fn is_of_one_request(&self) -> bool {
         match self {
-            Self::Said(_) => true,
+            Self::Reported(_) => true,
             Self::Unsure(_) => false,
             Self::Sqlite(fault) => matches!(
                 fault.sqlite_error_code(),
@@ -48,7 +51,7 @@ impl Fault {
     /// Only of what was made of a row that was read: reading one is a fault of the database.
     pub(crate) fn is_of_the_row(&self) -> bool {
         match self {
-            Self::Said(error) | Self::Unsure(error) => error.kind() == ErrorKind::Corrupt,
+            Self::Reported(error) | Self::Unsure(error) => error.kind() == ErrorKind::Corrupt,
             Self::Sqlite(fault) => fault.sqlite_error_code().is_none(),
         }
     }
@@ -81,14 +84,14 @@ impl From<CorruptRow> for Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self::Said(error)
+        Self::Reported(error)
     }
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = match fault {
-            Fault::Said(error) | Fault::Unsure(error) => error,
+            Fault::Reported(error) | Fault::Unsure(error) => error,
             Fault::Sqlite(fault) => {
                 let (kind, message) = explain(&fault);
                 Self::caused_by(kind, BACKEND, message, fault)

@@ -57,7 +57,7 @@ pub fn verify_schema(conn: &Connection) -> Result<(), Error> {
 pub(crate) fn compare(conn: &Connection) -> Result<Vec<String>, Fault> {
     match require_version(conn) {
         Ok(()) => Ok(differences(&expected()?, &shape(conn)?)),
-        Err(Fault::Said(said)) if said.kind() == ErrorKind::Schema => Ok(vec![said.to_string()]),
+        Err(Fault::Reported(said)) if said.kind() == ErrorKind::Schema => Ok(vec![said.to_string()]),
         Err(fault) => Err(fault),
     }
 }

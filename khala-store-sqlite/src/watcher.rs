@@ -70,7 +70,7 @@ impl Watcher {
     ) -> Result<Self, Error> {
         let conn = connection::reader(path, options)?;
         let signal = Arc::new(Signal::default());
-        let lookout = Lookout {
+        let watching = WatcherThread {
             conn,
             fanout,
             signal: Arc::clone(&signal),
@@ -81,10 +81,10 @@ impl Watcher {
             mark: 0,
         };
         let part = options.health.part("store_watcher");
-        let mut lookout = lookout;
+        let mut watching = watching;
         let thread = thread::Builder::new()
             .name("khala-sqlite-watcher".into())
-            .spawn(move || run_again(&part, Condition::Degraded, || lookout.run()));
+            .spawn(move || run_again(&part, Condition::Degraded, || watching.run()));
         let thread = thread.map_err(|fault| {
             Error::caused_by(ErrorKind::Unavailable, BACKEND, "no thread to watch on", fault)
         })?;
@@ -112,7 +112,7 @@ impl Watcher {
 }
 
 /// What the watcher's thread works on.
-struct Lookout {
+struct WatcherThread {
     conn: Connection,
     fanout: LocalFanout,
     signal: Arc<Signal>,
@@ -126,7 +126,7 @@ struct Lookout {
     mark: i64,
 }
 
-impl Lookout {
+impl WatcherThread {
     fn run(&mut self) {
         while self.sleep_until_watched() {
             let mut known = self.survey().map_err(report).is_ok();
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn it_rests_when_neither_topics_nor_revocations_are_watched() {
         let fanout = LocalFanout::new();
-        let lookout = Lookout {
+        let watching = WatcherThread {
             conn: Connection::open_in_memory().unwrap(),
             fanout: fanout.clone(),
             signal: Arc::default(),
@@ -292,9 +292,9 @@ mod tests {
             mark: 0,
         };
         let state_after_a_quiet_time = || {
-            lookout.signal.set(State::Watching);
-            lookout.rest_if_unwatched();
-            *lookout.signal.lock()
+            watching.signal.set(State::Watching);
+            watching.rest_if_unwatched();
+            *watching.signal.lock()
         };
         assert_eq!(state_after_a_quiet_time(), State::Idle);
         let topic = fanout.observe(&Topic::parse("t").unwrap());

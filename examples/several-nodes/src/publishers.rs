@@ -116,6 +116,8 @@ impl OverHttp {
                     book.acknowledged(*number, *topic, batch, node, (began, attempt));
                     return Ok(());
                 }
+                // A server that stood still has the request for longer than its token is good: the next one has a fresh token.
+                Ok(Ok((StatusCode::UNAUTHORIZED, answer))) if is_expiry(&answer) => {}
                 Ok(Ok((status, answer))) if !status.is_server_error() => {
                     let answer = String::from_utf8_lossy(&answer);
                     return Err(Failure::new(format_args!("POST {path} was answered {status}: {answer}")));
@@ -128,6 +130,12 @@ impl OverHttp {
             node = (node + 1 + index(chance, nodes.len() - 1)) % nodes.len();
         }
     }
+}
+
+/// Whether that is the refusal of a token that has ended.
+fn is_expiry(problem: &[u8]) -> bool {
+    let code = |problem: serde_json::Value| problem["code"] == "token_expired";
+    serde_json::from_slice(problem).is_ok_and(code)
 }
 
 /// One of that many.

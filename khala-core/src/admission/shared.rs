@@ -144,13 +144,13 @@ impl Shared {
 }
 
 /// A bucket to ask, with its rate and whose it is.
-pub(super) type Asked<'a> = Option<(LimitedBy, Rate, &'a mut Bucket)>;
+pub(super) type LimitCheck<'a> = Option<(LimitedBy, Rate, &'a mut Bucket)>;
 
 /// Takes one from each bucket, or from none: then the longest wait is told.
 pub(super) fn take_all<const N: usize>(
     code: Code,
     now: Moment,
-    mut asked: [Asked<'_>; N],
+    mut asked: [LimitCheck<'_>; N],
 ) -> Result<(), Limited> {
     let mut longest: Option<Limited> = None;
     for (by, rate, bucket) in asked.iter_mut().flatten() {
