@@ -100,3 +100,8 @@ pub use self::{
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// What the modelling guide says to write for SQLite compiles, and does what the page says of it.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/modelling.md")]
+struct Modelling;

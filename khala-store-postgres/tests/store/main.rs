@@ -6,6 +6,7 @@ mod due;
 mod fanout;
 mod fire;
 mod laws;
+mod modelling;
 mod outage;
 mod rows;
 mod schema;
