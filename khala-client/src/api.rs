@@ -1,15 +1,18 @@
-//! What the HTTP routes say: publish, bounds, the list of topics, pages of history.
+//! What the HTTP routes say: publish, bounds, the list of topics, pages of history and of documents.
 
-use std::{io::Write as _, num::NonZeroUsize};
+use std::io::Write as _;
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use khala_core::{
-    Append, Batch, Bounds, Conflict, Cursor, DocKey, Epoch, NewUpdate, Receipt, Seq, Topic, Update,
+    Append, Batch, Bounds, Conflict, Cursor, DocKey, Epoch, NewUpdate, Receipt, Seq, Stale, Topic, Update,
     Watermark,
+    documents::{Snapshot, SnapshotFrom, SnapshotPage},
+    journal::{Page, ReadLimit, Replay},
     update::DedupKey,
-    wire::{StaleCursor, UpdateBatch},
+    wire::{SnapshotBatch, StaleCursor, UpdateBatch, WireUpdate},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -18,42 +21,94 @@ use crate::{
     reader::Reader,
 };
 
-/// A page of history, or why there is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "a caller must handle every outcome")]
-pub enum History {
-    /// What follows the cursor.
-    Page(HistoryPage),
-    /// The cursor cannot be read from.
-    Stale(Box<StaleCursor>),
-}
-
-/// Updates that follow a cursor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HistoryPage {
-    /// The updates, without a gap.
-    pub updates: Vec<Update>,
-    /// Where the next page starts.
-    pub cursor: Cursor,
-    /// The newest update when it was read.
-    pub head: Watermark,
-    /// Whether it reaches that head.
-    pub complete: bool,
-}
+/// How many entries the server gives in a page at most.
+const MOST_ENTRIES: usize = 1_000;
 
 impl Http {
-    /// A page of history: what follows `cursor`, at most `limit` updates.
+    /// A page of history: what follows `cursor`.
     pub(crate) async fn history(
         &self,
         topic: &Topic,
         cursor: Cursor,
-        limit: NonZeroUsize,
-    ) -> Result<History, Error> {
-        let Cursor { epoch, watermark } = cursor;
-        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={limit}");
+        limit: ReadLimit,
+    ) -> Result<Replay, Error> {
+        let (Cursor { epoch, watermark }, most) = (cursor, entries(limit));
+        let rest = format!("/updates?after={watermark}&epoch={epoch}&limit={most}");
         let call = Call::read(topic_path(topic, &rest));
-        history(&self.call(&call, &[StatusCode::GONE]).await?, cursor)
+        history(&self.call(&call, &[StatusCode::GONE]).await?, cursor, limit)
+    }
+
+    /// The newest update of a document, a tombstone too; none if there never was one.
+    pub(crate) async fn document(&self, topic: &Topic, key: &DocKey) -> Result<Option<Update>, Error> {
+        let key = utf8_percent_encode(key.as_str(), NON_ALPHANUMERIC);
+        let call = Call::read(topic_path(topic, &format!("/documents/{key}")));
+        let answer = self.call(&call, &[StatusCode::NOT_FOUND]).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            let refused = answer.refused();
+            return if refused.code == "unknown_document" { Ok(None) } else { Err(Error::Refused(refused)) };
+        }
+        read::<WireUpdate>(&answer).map(|document| Some(document.into()))
+    }
+
+    /// A page of the documents that are there.
+    ///
+    /// The page does not say what the topic holds, so that is asked afterwards, and the page is stale where the log no longer
+    /// continues from it by then.
+    pub(crate) async fn snapshot(
+        &self,
+        topic: &Topic,
+        from: SnapshotFrom,
+        limit: ReadLimit,
+    ) -> Result<Snapshot, Error> {
+        let (page, epoch) = match &from {
+            SnapshotFrom::Start => (String::new(), None),
+            SnapshotFrom::After { at: Cursor { epoch, watermark }, key } => {
+                let key = utf8_percent_encode(key.as_str(), NON_ALPHANUMERIC);
+                (format!("&watermark={watermark}&epoch={epoch}&after_key={key}"), Some(*epoch))
+            }
+        };
+        let rest = format!("/snapshot?limit={}{page}", entries(limit));
+        let answer = self.call(&Call::read(topic_path(topic, &rest)), &[StatusCode::GONE]).await?;
+        if answer.status == StatusCode::GONE {
+            let answer: StaleCursor = read(&answer)?;
+            return Ok(Snapshot::Stale(stale(&answer, epoch.unwrap_or(answer.epoch))));
+        }
+        let batch: SnapshotBatch = read(&answer)?;
+        let at = Cursor::new(batch.epoch, batch.watermark);
+        let bounds = bounds(&self.call(&Call::read(topic_path(topic, "")), &[]).await?)?;
+        if let Err(stale) = bounds.admit(at) {
+            return Ok(Snapshot::Stale(stale));
+        }
+        let mut documents: Vec<Update> = batch.documents.into_iter().map(Update::from).collect();
+        let cut = cut(&mut documents, limit);
+        Ok(Snapshot::Page(SnapshotPage { at, documents, complete: batch.complete && !cut, bounds }))
+    }
+}
+
+fn entries(limit: ReadLimit) -> usize {
+    limit.updates.get().min(MOST_ENTRIES)
+}
+
+/// Cuts a page off where it has as many bytes as were asked for; says whether that took anything away. The server bounds the
+/// number of updates only, beside its own bound of bytes.
+fn cut(updates: &mut Vec<Update>, limit: ReadLimit) -> bool {
+    let (mut bytes, all) = (0, updates.len());
+    let admitted = updates.iter().enumerate().take_while(|(count, update)| {
+        let admits = limit.admits(*count, bytes, update.size());
+        bytes += update.size();
+        admits
+    });
+    let admitted = admitted.count();
+    updates.truncate(admitted);
+    admitted < all
+}
+
+/// What a stale cursor was answered with, as the core has it. The answer does not repeat the epoch of the cursor that was brought.
+pub(crate) fn stale(answer: &StaleCursor, epoch: Epoch) -> Stale {
+    Stale {
+        cursor: Cursor::new(epoch, answer.resume_after),
+        bounds: Bounds { epoch: answer.epoch, floor: answer.retention_floor, head: answer.head },
+        reasons: answer.reason_codes.clone(),
     }
 }
 
@@ -211,14 +266,22 @@ pub(crate) fn topics(answer: &Answer) -> Result<Listed, Error> {
     Ok((topics.into_iter().map(|TopicJson { topic, bounds }| (topic, bounds)).collect(), next))
 }
 
-fn history(answer: &Answer, cursor: Cursor) -> Result<History, Error> {
-    if answer.status.as_u16() == 410 {
-        return Ok(History::Stale(read(answer)?));
+fn history(answer: &Answer, cursor: Cursor, limit: ReadLimit) -> Result<Replay, Error> {
+    /// What a page says beside its updates.
+    #[derive(Deserialize)]
+    struct Beside {
+        epoch: Epoch,
+        floor: Watermark,
     }
-    let batch: UpdateBatch = read(answer)?;
-    let (head, complete) = (batch.head, batch.replay_complete);
+    if answer.status == StatusCode::GONE {
+        return Ok(Replay::Stale(stale(&read(answer)?, cursor.epoch)));
+    }
+    let (batch, Beside { epoch, floor }) = (read::<UpdateBatch>(answer)?, read(answer)?);
+    let bounds = Bounds { epoch, floor, head: batch.head };
     let fresh = Reader::new(cursor).take(batch).map_err(|gap| Error::Protocol(gap.to_string()))?;
-    Ok(History::Page(HistoryPage { updates: fresh.updates, cursor: fresh.cursor, head, complete }))
+    let mut updates = fresh.updates;
+    cut(&mut updates, limit);
+    Ok(Replay::Page(Page { after: cursor.watermark, updates, bounds }))
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {

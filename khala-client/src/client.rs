@@ -13,12 +13,12 @@ use hyper::{
     Method, StatusCode,
     header::{HeaderName, HeaderValue},
 };
-use khala_core::{Append, Batch, Bounds, Cursor, Start, Token, Topic};
+use khala_core::{Append, Batch, Bounds, Start, Token, Topic};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     address::Address,
-    api::{self, History},
+    api,
     backoff::Backoff,
     channel::Channel,
     dial::Dialer,
@@ -261,21 +261,6 @@ impl Client {
                 _ => return Ok(all),
             }
         }
-    }
-
-    /// A page of history: what follows `cursor`, at most `limit` updates.
-    ///
-    /// To read from the start, begin with the floor of [`bounds`](Self::bounds).
-    ///
-    /// # Errors
-    /// [`Error`]: it was refused, or there was no answer for too long.
-    pub async fn history(
-        &self,
-        topic: &Topic,
-        cursor: Cursor,
-        limit: NonZeroUsize,
-    ) -> Result<History, Error> {
-        self.http.history(topic, cursor, limit).await
     }
 }
 

@@ -5,10 +5,13 @@
 
 use std::num::NonZeroUsize;
 
-use khala_core::{Cursor, Seq, Topic, Watermark, journal::ReadLimit, wire::Code};
+use khala_core::{
+    Cursor, Seq, Topic, Watermark,
+    journal::{ReadLimit, Replay},
+    wire::Code,
+};
 
 use crate::{
-    api::History,
     error::{Error, Refused},
     event::Arrived,
     http::Http,
@@ -30,11 +33,12 @@ pub(crate) async fn hydrate(
         // Those that follow come with the same page, as far as it goes.
         let many = usize::try_from(last.as_u64() - first.as_u64()).unwrap_or(usize::MAX);
         let limit = NonZeroUsize::MIN.saturating_add(many).min(ReadLimit::PAGE.updates);
+        let limit = ReadLimit::new(limit, usize::MAX);
         let before = Watermark::new(first.as_u64() - 1).unwrap_or_default();
         let page = match http.history(topic, Cursor::new(arrived.cursor.epoch, before), limit).await? {
-            History::Page(page) => page,
-            History::Stale(stale) => {
-                let message = format!("a payload was trimmed before it was fetched: {}", stale.message);
+            Replay::Page(page) => page,
+            Replay::Stale(stale) => {
+                let message = format!("a payload was trimmed before it was fetched: {stale}");
                 return Err(Error::Refused(Refused::of(Code::StaleCursor, &message)));
             }
         };

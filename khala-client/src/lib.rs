@@ -78,7 +78,6 @@ pub mod connection {
 }
 
 pub use self::{
-    api::{History, HistoryPage},
     backoff::Backoff,
     client::{Client, ClientBuilder},
     error::{Error, Refused},

@@ -3,22 +3,21 @@
 //! It has the shape of [`khala_core::TopicHandle`], with the same events, so that code moves from an embedded Khala to a remote one
 //! by changing where its handle comes from.
 
-use std::num::NonZeroUsize;
-
 use futures::{Stream, stream};
 use khala_core::{
-    Append, Batch, Bounds, Cursor, EventPage, Producer, PublishError, Receipt, Stale, Start, Subscription,
-    TextError, Topic,
+    Append, Batch, Bounds, Cursor, DocKey, EventPage, Producer, PublishError, Receipt, Stale, Start,
+    Subscription, TextError, Topic, Update,
+    documents::{Snapshot, SnapshotFrom},
     event::{DocumentPage, UpdatePage},
-    journal::BatchError,
+    journal::{BatchError, ReadLimit, Replay},
     wire::{JoinRequest, Resume, StaleCursor},
 };
 
 use crate::{
-    api::History,
+    api,
     client::Client,
     error::Error,
-    event::{ConnectionEvent, Snapshot},
+    event::{self, ConnectionEvent},
     http::Retry,
     producer::send_all,
     subscription::ConnectionEvents,
@@ -111,12 +110,36 @@ impl TopicHandle {
         self.client.bounds(&self.topic).await
     }
 
-    /// A page of history: see [`Client::history`].
+    /// A page of history: what follows `cursor`. To read from the start, begin with [`Bounds::at_floor`].
+    ///
+    /// The server gives at most 1,000 updates in a page, and 2 MiB, unless one update alone is larger.
     ///
     /// # Errors
     /// [`Error`]: it was refused, or there was no answer for too long.
-    pub async fn history(&self, cursor: Cursor, limit: NonZeroUsize) -> Result<History, Error> {
-        self.client.history(&self.topic, cursor, limit).await
+    pub async fn history(&self, cursor: Cursor, limit: ReadLimit) -> Result<Replay, Error> {
+        self.client.http().history(&self.topic, cursor, limit).await
+    }
+
+    /// The newest update of a document, a tombstone too; none if there never was one.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for a key that breaks the rule; otherwise as for [`history`](Self::history).
+    pub async fn document(
+        &self,
+        key: impl TryInto<DocKey, Error: Into<TextError>>,
+    ) -> Result<Option<Update>, Error> {
+        let key = key.try_into().map_err(|fault| Error::Settings(fault.into().to_string()))?;
+        self.client.http().document(&self.topic, &key).await
+    }
+
+    /// A page of the documents that are there. Its bounds are of a moment after the page was read.
+    ///
+    /// The server bounds a page as it bounds [`history`](Self::history).
+    ///
+    /// # Errors
+    /// As for [`history`](Self::history).
+    pub async fn snapshot(&self, from: SnapshotFrom, limit: ReadLimit) -> Result<Snapshot, Error> {
+        self.client.http().snapshot(&self.topic, from, limit).await
     }
 }
 
@@ -154,7 +177,7 @@ impl Following {
                         arrived.complete,
                     ))
                 }
-                Ok(ConnectionEvent::Snapshot(Snapshot { at, first, documents, complete })) => {
+                Ok(ConnectionEvent::Snapshot(event::Snapshot { at, first, documents, complete })) => {
                     self.cursor = Some(at);
                     let stale = if first { self.stale.take() } else { None };
                     EventPage::Snapshot(DocumentPage::new(at, first, documents, complete).with_stale(stale))
@@ -175,13 +198,8 @@ impl Following {
         }
     }
 
-    /// The answer does not repeat the epoch of the cursor that was brought.
     fn read(&self, stale: &StaleCursor) -> Stale {
         let epoch = self.cursor.map_or(stale.epoch, |cursor| cursor.epoch);
-        Stale {
-            cursor: Cursor::new(epoch, stale.resume_after),
-            bounds: Bounds { epoch: stale.epoch, floor: stale.retention_floor, head: stale.head },
-            reasons: stale.reason_codes.clone(),
-        }
+        api::stale(stale, epoch)
     }
 }

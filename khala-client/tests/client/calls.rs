@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_client::{Client, Error, History};
+use khala_client::{Client, Error};
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, Kind, NewUpdate, Payload, Token, Topic, Watermark,
+    journal::{ReadLimit, Replay},
 };
 
 use crate::{
@@ -151,11 +152,12 @@ async fn topics_and_history_are_read_page_by_page() {
 
     let bounds: Bounds = client.bounds(&names[0]).await.unwrap();
     assert_eq!(bounds.head.as_u64(), 3);
-    let two = 2.try_into().unwrap();
-    let History::Page(page) = client.history(&names[0], bounds.at_floor(), two).await.unwrap() else {
+    let handle = client.topic(&names[0]).unwrap();
+    let two = ReadLimit::new(2.try_into().unwrap(), usize::MAX);
+    let Replay::Page(page) = handle.history(bounds.at_floor(), two).await.unwrap() else {
         panic!("the floor can be read from");
     };
-    assert_eq!((page.updates.len(), page.complete, page.cursor.watermark.as_u64()), (2, false, 2));
+    assert_eq!((page.updates.len(), page.is_complete(), page.cursor().watermark.as_u64()), (2, false, 2));
     let ahead = Cursor::new(bounds.epoch, Watermark::new(9).unwrap());
-    assert!(matches!(client.history(&names[0], ahead, two).await.unwrap(), History::Stale(_)));
+    assert!(matches!(handle.history(ahead, two).await.unwrap(), Replay::Stale(_)));
 }

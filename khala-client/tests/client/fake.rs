@@ -263,7 +263,10 @@ impl Shared {
             Replay::Page(page) => {
                 let mut out = Vec::new();
                 khala_core::wire::write_page(&mut out, &page, None);
-                (200, serde_json::from_slice(&out).unwrap())
+                let mut body: Value = serde_json::from_slice(&out).unwrap();
+                body["epoch"] = json!(page.bounds.epoch);
+                body["floor"] = json!(page.bounds.floor);
+                (200, body)
             }
             Replay::Stale(stale) => {
                 (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale, None)).unwrap())

@@ -8,6 +8,8 @@ use khala_client::{Backoff, Client, Error};
 use khala_core::{
     Batch, Conflict, Event, EventPage, Khala, MemoryStore, PublishError, Start, Update,
     auth::{Access, TokenClaims},
+    documents::{Snapshot, SnapshotFrom},
+    journal::{ReadLimit, Replay},
 };
 use khala_server::{Server, serve};
 use tokio::{
@@ -89,6 +91,61 @@ async fn what_is_published_is_handed_out_as_by_an_embedded_handle() {
     let Some(Ok(Event::Stale(stale))) = soon(events.next()).await else { panic!("it is stale") };
     assert_eq!((stale.cursor, stale.bounds), (ahead, topic.bounds().await.unwrap()));
     assert!(soon(events.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn history_and_documents_are_those_of_an_embedded_handle() {
+    let (khala, url) = start(0).await;
+    let topic = client(&khala, &url, &[Access::Publish, Access::Read]).topic("orders/7").unwrap();
+    let here = khala.topic("orders/7").unwrap();
+    for key in ["a/1", "b?&2", "c 3"] {
+        topic.publish(Update::json("k", &key).unwrap().doc_key(key)).await.unwrap();
+    }
+    topic.publish(Update::tombstone("k", "c 3").unwrap()).await.unwrap();
+
+    for key in ["a/1", "b?&2", "c 3", "never"] {
+        let (there, here) = (topic.document(key).await.unwrap(), here.document(key).await.unwrap());
+        assert_eq!(there, here.map(without_trace), "{key}");
+    }
+    assert!(matches!(topic.document("").await, Err(Error::Settings(_))));
+
+    let (floor, all) = (here.bounds().await.unwrap().at_floor(), ReadLimit::PAGE);
+    for limit in
+        [all, ReadLimit::new(3.try_into().unwrap(), 1), ReadLimit::new(3.try_into().unwrap(), all.bytes)]
+    {
+        let (there, here) =
+            (topic.history(floor, limit).await.unwrap(), here.history(floor, limit).await.unwrap());
+        let Replay::Page(mut page) = here else { panic!("{here:?}") };
+        page.updates = page.updates.into_iter().map(without_trace).collect();
+        assert_eq!(there, Replay::Page(page));
+    }
+    let ahead = khala_core::Cursor::new(floor.epoch, khala_core::Watermark::new(99).unwrap());
+    assert_eq!(topic.history(ahead, all).await.unwrap(), here.history(ahead, all).await.unwrap());
+
+    let one = ReadLimit::new(1.try_into().unwrap(), all.bytes);
+    for limit in [one, ReadLimit::new(9.try_into().unwrap(), 1), all] {
+        let (mut from, mut pages) = (Some(SnapshotFrom::Start), 0);
+        while let Some(start) = from {
+            let there = topic.snapshot(start.clone(), limit).await.unwrap();
+            let Snapshot::Page(mut page) = here.snapshot(start, limit).await.unwrap() else {
+                panic!("{there:?}")
+            };
+            from = page.next();
+            page.documents = page.documents.into_iter().map(without_trace).collect();
+            assert_eq!(there, Snapshot::Page(page));
+            pages += 1;
+        }
+        assert_eq!(pages, if limit == all { 1 } else { 2 });
+    }
+    let from = SnapshotFrom::After { at: ahead, key: "a/1".try_into().unwrap() };
+    let there = topic.snapshot(from.clone(), all).await.unwrap();
+    assert_eq!(there, here.snapshot(from, all).await.unwrap());
+}
+
+/// A trace is carried to the log and to spans, and not to subscribers.
+fn without_trace(mut update: Update) -> Update {
+    update.trace = None;
+    update
 }
 
 #[tokio::test]
