@@ -94,6 +94,8 @@ pub const STALE_CURSORS: &str = "khala_stale_cursors_total";
 pub const STALE_LOOPS: &str = "khala_stale_loops_total";
 /// Replays that were put off, by `class`.
 pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";
+/// Topics of which a snapshot was asked although they have updates and no documents, by `class`.
+pub const TOPICS_WITHOUT_DOCUMENTS: &str = "khala_topics_without_documents_total";
 /// Reads behind the tail that waited for their turn.
 pub const REPLAY_WAITS: &str = "khala_replay_waits_total";
 /// Pages of history that rested because somebody appended.
@@ -192,6 +194,7 @@ pub const ALL: &[&str] = &[
     STALE_CURSORS,
     STALE_LOOPS,
     REPLAYS_DEFERRED,
+    TOPICS_WITHOUT_DOCUMENTS,
     REPLAY_WAITS,
     REPLAY_RESTS,
     SLOW_EVICTIONS,

@@ -2,6 +2,7 @@
 
 mod answer;
 mod appending;
+mod checked_documents;
 mod follow;
 mod permit;
 mod publish_limits;
@@ -20,7 +21,7 @@ pub use self::{
     topic_handle::TopicHandle,
     windows::TopicWindow,
 };
-use self::{publish_limits::Published, stamps::Stamps};
+use self::{checked_documents::CheckedDocuments, publish_limits::Published, stamps::Stamps};
 use crate::{
     access::{self, AccessControl},
     admission::{Admission, AdmissionOptions, Publishers},
@@ -231,6 +232,9 @@ impl KhalaBuilder {
                 clock: Arc::clone(&clock),
             });
         let (tail, cursors) = (Arc::new(tail), Arc::new(Cursors::new(self.sweep.seen_for)));
+        let checked =
+            CheckedDocuments::new(documents, Arc::clone(&tail), self.classes.clone(), Arc::clone(&stats));
+        let documents: Arc<dyn Documents> = Arc::new(checked);
         let connections = Arc::new(ConnectionRegistry::new(Arc::clone(&stats)));
         let access = AccessControl::new(access::Parts {
             verifier: self.verifier,

@@ -195,6 +195,8 @@ figures! {
         stale_loops: STALE_LOOPS,
         /// Replays that were put off.
         replays_deferred: REPLAYS_DEFERRED,
+        /// Topics of which a snapshot was asked although they have updates and no documents.
+        topics_without_documents: TOPICS_WITHOUT_DOCUMENTS,
     }
 }
 

@@ -66,6 +66,20 @@ fn tombstone(key: &str) -> NewUpdate {
     NewUpdate::tombstone(Kind::parse("k").unwrap(), DocKey::parse(key).unwrap())
 }
 
+#[test]
+fn a_snapshot_of_a_log_is_told_of_once() {
+    let rig = Rig::announced();
+    rig.publish(vec![update(1)]);
+    for _ in 0..2 {
+        let mut subscription = rig.subscribe(Start::snapshot());
+        let [EventPage::Snapshot(page)] = &ready(&mut subscription)[..] else {
+            panic!("one page, and nothing else")
+        };
+        assert!(page.documents.is_empty() && page.complete);
+    }
+    assert_eq!(rig.khala.stats().counters().topics_without_documents, 1);
+}
+
 /// What is there without waiting.
 fn ready(subscription: &mut Pages) -> Vec<EventPage> {
     let mut all = Vec::new();
