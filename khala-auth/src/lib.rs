@@ -1,4 +1,4 @@
-//! Tokens for [Khala](khala_core): JWT keys and key sets, verifying, issuing, and mint policy. No transport.
+//! Access tokens for [Khala](khala_core): JWTs that are verified, issued and minted by policy, with keys that rotate without a restart. No transport.
 //!
 //! An application that embeds Khala has everything here that the server has:
 //!

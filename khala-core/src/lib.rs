@@ -1,8 +1,9 @@
-//! Khala's words, traits, laws and engine.
+//! Durable, resumable real-time sync as a library: publish updates to topics in your own database, and every subscriber receives every
+//! update of its topics in order, across reconnects, restarts and failovers.
 //!
-//! The journal is the only truth. Fanout is a hint that may be lost, late or repeated, so it may cost time and
-//! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
-//! right when it passes the laws, and the laws ship with the trait.
+//! [`Khala::open`] takes a store, and [`Khala::topic`] gives the handle that publishes and subscribes. A subscription first replays what
+//! the subscriber missed, and then delivers new updates as they are stored. A cursor that cannot be resumed from is answered with
+//! [`Event::Stale`] or with a snapshot, and never with a log that has a hole.
 //!
 //! ```
 //! use futures::TryStreamExt;
@@ -34,6 +35,22 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The handle is also what a server stands on: `khala-server` serves it over WebSocket and HTTP, `khala-store-sqlite` and
+//! `khala-store-postgres` are its durable stores, and `khala-client` has the same handle for a topic of a remote server.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | [`event`], [`update`], [`position`] | what a subscriber receives, and where it stands |
+//! | [`publish`], [`class`], [`access`], [`auth`], [`admission`] | serving others: permits, topic classes, tokens, limits |
+//! | [`retention`], [`stats`], [`health`], [`telemetry`] | operating it: what is deleted, figures, metrics |
+//! | [`journal`], [`documents`], [`fanout`], [`projection`] | the traits of a store, and `conformance`, the laws that a store must pass |
+//! | [`session`], [`connection`], [`wire`] | the protocol: a session as a value, its driver, the frames |
+//!
+//! # Design
+//! The journal is the only truth. Fanout is a hint that may be lost, late or repeated, so it may cost time and
+//! never correctness. A session is a pure state machine that asks for reads and is told results. A store is
+//! right when it passes the laws, and the laws ship with the trait.
 
 pub mod access;
 pub mod admission;

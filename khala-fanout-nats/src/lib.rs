@@ -1,4 +1,5 @@
-//! Khala's fanout on core NATS: many nodes, each hearing of the topics that it has subscribers for.
+//! Announcements between the nodes of a Khala cluster over core NATS: a node that stores an update wakes the nodes that have subscribers
+//! of its topic. It takes the place of PostgreSQL's LISTEN and NOTIFY where these limit the rate of commits.
 //!
 //! ```no_run
 //! use std::sync::Arc;

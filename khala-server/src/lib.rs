@@ -1,9 +1,12 @@
-//! Khala over HTTP and WebSocket: a service to mount in any hyper or axum application, and [`serve`] for those
-//! that want a whole server.
+//! Durable, resumable real-time sync over WebSocket and HTTP: a service to mount in a hyper or axum application, and [`serve`] for a
+//! whole server.
 //!
-//! It is thin. Order, resuming and limits of a session are the core's; here are sockets, routes, and what is
-//! answered to those who send something else. What must stay true: nothing that a client sends can stop the
-//! server or touch another client, and no token reaches a log.
+//! It is thin: order, resuming, limits and access are those of [`khala_core`]. This crate has sockets, routes, and the answers to requests
+//! that are malformed or refused.
+//!
+//! # Invariants
+//! - Nothing that a client sends can stop the server or touch another client.
+//! - No token reaches a log.
 //!
 //! ```
 //! # use std::{convert::Infallible, sync::Arc};

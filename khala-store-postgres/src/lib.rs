@@ -1,4 +1,4 @@
-//! Khala's store on PostgreSQL: several nodes on one database.
+//! Durable, resumable real-time sync on PostgreSQL: the store of [`khala_core`] for several nodes that share one database.
 //!
 //! One schema, `khala` unless another is named, in a database that may be the application's own. A topic's row is locked
 //! while something is appended to it, which orders the commits; appends of a process share transactions, and topics never

@@ -1,4 +1,7 @@
-//! Khala's store on SQLite: the embedded default.
+//! Durable, resumable real-time sync in one SQLite file: the store of [`khala_core`] for an application that embeds Khala.
+//!
+//! Updates, documents, cursors' bounds, revocations and the records of sweeps are in the file, and an application that keeps its rows
+//! there publishes in its own transaction ([`append_in`]).
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write

@@ -1,7 +1,9 @@
-//! The servers that Khala's tests and benchmarks run against.
+//! Real servers for tests and benchmarks: PostgreSQL, PgBouncer, NATS, and a proxy that fails on purpose.
 //!
-//! Each is a real one, started on a free port of the loopback address with its files in a temporary folder. What must
-//! stay true: it ends with the process that started it, however that ends, and takes its files along.
+//! Each runs on a free port of the loopback address, with its files in a temporary folder.
+//!
+//! # Invariants
+//! A server ends with the process that started it, however that process ends, and its files are removed.
 
 #![expect(clippy::missing_panics_doc, reason = "in a test, a panic is how a fault is told")]
 
