@@ -176,7 +176,7 @@ impl Server {
             Route::AdminRetention => {
                 admin::admit(self, headers)?;
                 if head.method == Method::POST {
-                    admin::retention::sweep(self, &head, body, request_id).await
+                    Box::pin(admin::retention::sweep(self, &head, body, request_id)).await
                 } else {
                     admin::retention::status(self, query).await
                 }
@@ -184,7 +184,7 @@ impl Server {
             Route::AdminRevocations => {
                 admin::admit(self, headers)?;
                 if head.method == Method::POST {
-                    admin::revoke(self, &head, body, request_id).await
+                    Box::pin(admin::revoke(self, &head, body, request_id)).await
                 } else {
                     admin::revocations(self, query).await
                 }
@@ -199,9 +199,10 @@ impl Server {
             }
             Route::Health => operations::health(),
             Route::Metrics => operations::metrics(self),
-            Route::Mint { .. } => mint(self, &head, body, request_id, client).await,
+            // Boxed: a connection moves the future of each of its requests, and this one is the largest.
+            Route::Mint { .. } => Box::pin(mint(self, &head, body, request_id, client)).await,
             Route::OpenApi => Ok(operations::openapi()),
-            Route::Ready => operations::ready(self).await,
+            Route::Ready => Box::pin(operations::ready(self)).await,
             Route::Snapshot { topic: name } => {
                 let (grant, topic) = self.granted(headers, name, Access::Read, &mut holds).await?;
                 documents::snapshot(self, &grant, &topic, query, &mut holds).await
