@@ -428,6 +428,8 @@ impl Driver {
                 }
                 Told::Verified(verified) => {
                     self.session.handle_verified(verified, now);
+                    // Answers under the old grant are dropped.
+                    self.channels.iter_mut().for_each(|(_, held)| held.evidence.unanswered());
                     self.guard.replace_grant(self.session.grant(), now.steady);
                     // What was revoked while it was verified was looked up under the old grant.
                     self.check_grant();

@@ -60,6 +60,9 @@ impl Driver {
             }
         }
         if waits && !self.session.handle_waiting(channel) {
+            if let Some(held) = self.channels.get_mut(channel) {
+                held.evidence.unanswered();
+            }
             return;
         }
         self.ask_khala(channel, topic, question, leads);
@@ -80,6 +83,7 @@ impl Driver {
         answer: &Result<Answer, Error>,
         now: Now,
     ) -> bool {
+        let Ok(Answer::Read(FollowResult::Page { .. })) = answer else { return false };
         let Some(topic) = self.session.topic(channel).cloned() else { return false };
         let at = (self.session.cursor(channel), self.session.published_at(channel));
         let Some(held) = self.channels.get_mut(channel) else { return false };

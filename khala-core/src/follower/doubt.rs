@@ -5,8 +5,9 @@
 //!
 //! # Invariants
 //! - With no evidence of a journal that went back, a question costs one look at a number.
-//! - A follower that was sent no update yet has nothing to say. It starts again where other updates were found in the place of
-//!   known ones; where the head was lower, what it stands behind is kept.
+//! - A follower that was sent no update yet cannot say when one was published. It is stale where other updates were found in the
+//!   place of known ones. Where only the head was lower, the updates before its cursor are kept, and it goes on.
+//! - What was doubted is asked until it is answered: a question that is withdrawn, fails or loses its answer is doubted again.
 
 use super::question::{Answer, Question};
 use crate::{
@@ -18,12 +19,14 @@ use crate::{
     update::Timestamp,
 };
 
-/// What the tail has of the topic that is followed, and the newest evidence that its journal went back, as that was when
-/// what is followed was last known to be kept.
+/// What the tail has of the topic that is followed, and how much of the evidence that its journal went back was asked about.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     tail: Option<HeldTopic>,
+    /// The newest evidence that a question was asked about.
     known: u64,
+    /// That question was not answered, so it has to be asked again.
+    doubted: bool,
 }
 
 impl Evidence {
@@ -52,8 +55,9 @@ impl Evidence {
         let Some(tail) = &self.tail else { return Ok(question) };
         let evidence = tail.evidence();
         match question {
-            Question::Read { cursor, wanted } if evidence != self.known => {
+            Question::Read { cursor, wanted } if evidence != self.known || self.doubted => {
                 let before = std::mem::replace(&mut self.known, evidence);
+                self.doubted = false;
                 if published_at.is_some() {
                     return Ok(Question::Resume { cursor, wanted, budget: None, published_at });
                 }
@@ -63,22 +67,20 @@ impl Evidence {
                 }
             }
             Question::Bounds { .. } | Question::Resume { .. } | Question::Snapshot(SnapshotFrom::Start) => {
-                self.known = evidence;
+                (self.known, self.doubted) = (evidence, false);
                 Ok(question)
             }
             question => Ok(question),
         }
     }
 
-    /// The question was not answered: what was doubted still is.
+    /// The last question was withdrawn, failed, or its answer was dropped: what was doubted still is.
     pub(crate) fn unanswered(&mut self) {
-        if self.known > 0 {
-            self.known = u64::MAX;
-        }
+        self.doubted = self.known > 0;
     }
 
-    /// The question to ask again where the journal went back while a page was on its way, which may continue what is lost; none
-    /// where the answer stands. `cursor` and `published_at` say where the follower is.
+    /// The question to ask again if the journal went back while a page was being read: the page may continue lost updates. None if
+    /// the answer holds. `cursor` and `published_at` say where the follower is.
     pub(crate) fn doubt_answer(
         &mut self,
         journal: &TailJournal,

@@ -5,7 +5,7 @@
 //! application that is put off waits here; a client would be told when to come back.
 //!
 //! # Invariants
-//! - The watch comes before the first question: what is appended after that was answered is heard of.
+//! - The watch comes before the first question, so every append after its answer is announced to the watch.
 //! - After an error it stands where it stood, and waits before it asks again, so that a loop that notes the error and goes
 //!   on does not spin.
 
@@ -29,7 +29,7 @@ use crate::{
     wire::JoinRequest,
 };
 
-/// Whom reads within the process are for: one subject among those of the connections.
+/// The subject of all subscriptions of the process at replay admission: one among those of the connections.
 const SUBJECT: &str = "";
 
 /// A topic that is followed within the process.
@@ -40,9 +40,11 @@ struct Following {
     watch: Watch,
     evidence: Evidence,
     waiter: Waiter,
+    /// Tells this subscription from others: two that bring the same stale cursor are no client in a loop.
+    name: String,
     counts: Counts,
-    /// Counts among those whom a trim would leave behind, once it has a cursor.
-    place: Option<CursorHandle>,
+    /// Counts among the cursors that a trim would make stale, once the subscriber has one.
+    cursor_handle: Option<CursorHandle>,
     state: State,
     poll_at: Moment,
     /// What was read as it was opened.
@@ -52,6 +54,8 @@ struct Following {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Asks,
+    /// A read failed: until that moment.
+    Rests(Moment),
     /// Until a head is announced or it is time to poll, or until that moment.
     Sleeps(Option<Moment>),
     /// The log cannot be continued, and the subscriber was told.
@@ -75,18 +79,17 @@ impl Following {
         if let Some(head) = watch.head() {
             follower.on_head(head);
         }
+        let number = khala.connections().number();
         Self {
-            waiter: Waiter {
-                subject: khala.0.hasher.hash_one(SUBJECT),
-                connection: khala.connections().number(),
-            },
+            waiter: Waiter { subject: khala.0.hasher.hash_one(SUBJECT), connection: number },
+            name: format!("subscription {number}"),
             poll_at: now.plus(khala.sessions().poll_every),
             khala,
             follower,
             watch,
             evidence: Evidence::default(),
             counts: Counts::default(),
-            place: None,
+            cursor_handle: None,
             state: State::Asks,
             ready: None,
         }
@@ -105,28 +108,23 @@ impl Following {
                     return Ok((!with_documents).then_some(at));
                 }
                 (None, State::Over) => return Ok(None),
-                (None, State::Asks) => {}
-                (None, State::Sleeps(until)) => self.sleep(until).await,
+                (None, state) => self.sleep(state).await,
             }
         }
     }
 
     /// Waits for what comes next.
-    async fn next(&mut self) -> Option<Result<EventPage, Error>> {
+    async fn next(&mut self) -> Result<EventPage, Error> {
         if let Some(page) = self.ready.take() {
             self.hands_out();
-            return Some(Ok(page));
+            return Ok(page);
         }
         loop {
-            match self.state {
-                State::Over => return None,
-                State::Asks => {}
-                State::Sleeps(until) => self.sleep(until).await,
-            }
+            self.sleep(self.state).await;
             let step = self.ask().await;
             if let Some(next) = self.take(step).transpose() {
                 self.hands_out();
-                return Some(next);
+                return next;
             }
         }
     }
@@ -140,20 +138,18 @@ impl Following {
 
     fn stands_at(&mut self, cursor: Cursor) {
         let now = self.khala.moment();
-        match &self.place {
-            Some(place) => place.moved(cursor, now),
+        match &self.cursor_handle {
+            Some(handle) => handle.moved(cursor, now),
             None => {
-                self.place = Some(self.khala.cursors().follow(self.follower.topic(), None, cursor, now));
+                self.cursor_handle =
+                    Some(self.khala.cursors().follow(self.follower.topic(), None, cursor, now));
             }
         }
     }
 
     /// Has the follower's question answered.
     async fn ask(&mut self) -> Step {
-        if let Some(head) = self.watch.news() {
-            self.follower.on_head(head);
-            self.counts.heard();
-        }
+        self.take_news();
         let Self { khala, follower, evidence, waiter, .. } = self;
         let at = (follower.cursor(), follower.published_at());
         let question = follower.question();
@@ -173,15 +169,24 @@ impl Following {
         if matches!(answer, Err(_) | Ok(Answer::Deferred(_))) {
             evidence.unanswered();
         }
-        let options = khala.sessions();
+        // What was announced meanwhile is no find of a poll.
+        self.take_news();
+        let (khala, options) = (&self.khala, self.khala.sessions());
         let context = Context {
             stats: khala.shared_stats(),
-            subject: SUBJECT,
+            subject: &self.name,
             retry_after: options.retry_after,
             poll_every: options.poll_every,
             now: khala.clock().read(),
         };
-        follower.answer(answer, &context)
+        self.follower.answer(answer, &context)
+    }
+
+    fn take_news(&mut self) {
+        if let Some(head) = self.watch.news() {
+            self.follower.on_head(head);
+            self.counts.heard();
+        }
     }
 
     /// What a step hands out, if anything.
@@ -204,7 +209,7 @@ impl Following {
             Next::Wait(wait) => State::Sleeps(Some(now.plus(wait))),
             Next::Deferred(limited) => State::Sleeps(Some(now.plus(limited.retry_after))),
             Next::Failed { error, wait } => {
-                self.state = State::Sleeps(Some(now.plus(wait)));
+                self.state = State::Rests(now.plus(wait));
                 return Err(error);
             }
             Next::Stale(stale) => {
@@ -216,8 +221,12 @@ impl Following {
     }
 
     /// Sleeps until there is something to ask.
-    async fn sleep(&mut self, until: Option<Moment>) {
-        self.counts.tell(self.khala.stats());
+    async fn sleep(&mut self, state: State) {
+        let (until, listens) = match state {
+            State::Asks | State::Over => return,
+            State::Rests(until) => (Some(until), false),
+            State::Sleeps(until) => (until, true),
+        };
         let poll_every = self.khala.sessions().poll_every;
         loop {
             let now = self.khala.moment();
@@ -226,8 +235,9 @@ impl Following {
             }
             if self.poll_at <= now {
                 self.poll_at = now.plus(poll_every);
+                self.counts.tell(self.khala.stats());
                 // Half a period: the first poll of a topic serves all polls of the same period.
-                if self.follower.poll(now.minus(poll_every / 2)) {
+                if self.follower.poll(now.minus(poll_every / 2)) && listens {
                     break;
                 }
             }
@@ -237,7 +247,7 @@ impl Following {
             if let Either::Left((head, _)) = futures::future::select(moved, wake).await {
                 self.follower.on_head(head);
                 self.counts.heard();
-                if self.follower.has_news() {
+                if listens && self.follower.has_news() {
                     break;
                 }
             }
@@ -245,12 +255,14 @@ impl Following {
         self.state = State::Asks;
     }
 
-    /// Ends after [`EventPage::Stale`]. A wait that was begun is kept in the stream, so that one that is not polled to its end goes
-    /// on with the next poll.
+    /// Ends after [`EventPage::Stale`], and holds nothing from then on. A `next` that is dropped leaves its wait in the stream, which
+    /// goes on with the next one.
     fn into_stream(self) -> impl Stream<Item = Result<EventPage, Error>> + Send {
-        stream::unfold(self, |mut following| async move {
-            let next = following.next().await?;
-            Some((next, following))
+        stream::unfold(Some(self), |following| async move {
+            let mut following = following?;
+            let next = following.next().await;
+            let is_over = matches!(following.state, State::Over);
+            Some((next, (!is_over).then_some(following)))
         })
     }
 }

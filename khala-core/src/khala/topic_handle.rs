@@ -84,7 +84,8 @@ impl TopicHandle {
 
     /// Follows the topic: first what was missed, then what comes. The first event says where the start cannot be had.
     ///
-    /// Reads the first page. Where many replay at once, it waits for its turn, as their connections do.
+    /// Reads the first page. Where many subscribers replay at once, it waits for its turn, and where the log is trimmed again and again
+    /// before that page, it tries until it has one. Dropping the future gives up.
     ///
     /// # Errors
     /// An [`Error`] when the topic cannot be watched or read now.

@@ -62,7 +62,8 @@ impl Session {
     fn take_step(&mut self, id: ChannelId, step: Step, newest: Watermark, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
         let Step { opened, delivery, next, .. } = step;
-        if opened.is_some() || delivery.is_some() {
+        let sends = opened.is_some() || delivery.is_some();
+        if sends {
             channel.spoke_at = now;
         }
         if let Some(opened) = opened {
@@ -78,13 +79,13 @@ impl Session {
             }
             None => {}
         }
+        if !sends && matches!(next, Next::Ask | Next::Rest | Next::Wait(_)) {
+            self.maybe_send_head(id, newest, now);
+        }
         match next {
             Next::Ask => self.enqueue(id),
-            Next::Rest => self.maybe_send_head(id, newest, now),
-            Next::Wait(wait) => {
-                self.maybe_send_head(id, newest, now);
-                self.retry(id, wait, now);
-            }
+            Next::Rest => {}
+            Next::Wait(wait) => self.retry(id, wait, now),
             Next::Deferred(limited) => self.put_off(id, &limited, now),
             Next::Failed { error, wait } => self.report_failure(id, &error, wait, newest, now),
             Next::Stale(stale) => self.end_stale(id, &stale),

@@ -129,3 +129,37 @@ fn a_quiet_topic_whose_journal_is_the_same_alarms_nobody() {
     }
     assert_eq!(host.khala.stats().incidents(&topic("t")).journal_regressed, 0);
 }
+
+#[test]
+fn more_topics_than_a_connection_asks_about_at_once_are_all_told() {
+    let host = Host::new(200);
+    let topics: Vec<String> = (0..6).map(|n| format!("t{n}")).collect();
+    let mut many = host.connect(HOUR);
+    let mut others: Vec<Peer> = topics.iter().map(|_| host.connect(HOUR)).collect();
+    for (name, other) in topics.iter().zip(&mut others) {
+        many.join(name, &json!({"from": "floor"}));
+        other.join(name, &json!({"from": "floor"}));
+        host.publish(name, 5);
+    }
+    let backup = host.store.backup();
+    for (name, other) in topics.iter().zip(&mut others) {
+        host.publish(name, 5);
+        assert_eq!(seqs(&other.sent()).len(), 10);
+    }
+    many.sent();
+    host.store.go_back(backup);
+    host.clock.pass(seconds(1));
+    for (name, other) in topics.iter().zip(&mut others) {
+        let update = NewUpdate::new(Kind::parse("other").unwrap(), Payload::parse("1").unwrap());
+        let (journal, topic) = (host.store.journal(), topic(name));
+        let batch = Batch::new(vec![update; 7]).unwrap();
+        journal.append(&topic, batch, host.khala.now()).now_or_never().unwrap().unwrap();
+        announce(&host, &topic, journal.bounds(&topic).now_or_never().unwrap().unwrap().at_head());
+        // The others look first: when the one with many topics asks, there is evidence for all of them.
+        assert!(stale(&other.sent()).is_some());
+    }
+    let sent = many.sent();
+    assert_eq!(seqs(&sent), [0_u64; 0], "nothing of another history");
+    let told = sent.iter().filter(|frame| frame[4]["code"] == "stale_cursor").count();
+    assert_eq!(told, topics.len());
+}
