@@ -36,7 +36,7 @@ use crate::{
     projection::Checkpoints,
     registry::ConnectionRegistry,
     replay::{FairQueue, ReplayAdmission, ReplayOptions, Throttle},
-    retention::{ClassRetention, Cursors, Dates, Retention, SweepOptions, Sweeper},
+    retention::{ClassRetention, Cursors, Dates, Retention, SweepOptions, SweepRun, Sweeper},
     session::SessionOptions,
     snapshots::Snapshots,
     stats::Stats,
@@ -251,18 +251,16 @@ impl KhalaBuilder {
             dates: Arc::clone(&dates),
             stats: Arc::clone(&stats),
         });
-        let sweeper = Sweeper {
-            node: self.node.unwrap_or_else(NodeId::random),
+        let run = SweepRun {
             retention: self.retention,
-            sweeps,
             options: self.sweep,
             tail: Arc::clone(&tail),
             classes: self.classes.clone(),
             cursors: Arc::clone(&cursors),
             clock: Arc::clone(&clock),
             dates,
-            state: Default::default(),
         };
+        let sweeper = Sweeper::new(self.node.unwrap_or_else(NodeId::random), sweeps, run);
         Khala(Arc::new(Inner {
             tail,
             throttle,
@@ -338,7 +336,7 @@ impl Khala {
 
     /// The name of this process among those that share the journal.
     pub fn node(&self) -> &NodeId {
-        &self.0.sweeper.node
+        self.0.sweeper.node()
     }
 
     /// The journal, with its tail.

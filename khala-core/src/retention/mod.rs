@@ -15,6 +15,7 @@ mod sweeps;
 pub(crate) use self::{
     cursors::{CursorHandle, Cursors},
     dates::Dates,
+    run::SweepRun,
 };
 pub use self::{
     cursors::{Followers, StaleCursorCount},

@@ -5,21 +5,23 @@
 //! - A run that ends early has done whole trims only, so that the next one goes on from there.
 //! - A topic that loses nothing is put off, so that the next run does not look at it.
 
-use std::{future::poll_fn, num::NonZeroUsize, ops::ControlFlow, task::Poll};
+use std::{future::poll_fn, num::NonZeroUsize, ops::ControlFlow, sync::Arc, task::Poll};
 
 use super::{
-    cursors::StaleCursorCount,
+    cursors::{Cursors, StaleCursorCount},
+    dates::Dates,
     due,
-    input::RetentionInput,
-    order::SweepOrder,
+    input::{Retention, RetentionInput},
+    order::{SweepOptions, SweepOrder},
     plan::{Planned, SweepPlan, Tally, is_too_much},
-    sweeper::{Ended, Sweeper},
 };
 use crate::{
-    class::TopicClass,
+    class::{Classes, TopicClass},
+    clock::Clock,
     error::{Error, ErrorKind},
     journal::{CorruptTopic, DueAfter, Journal as _, Keep, Settled, is_ahead},
     position::{Bounds, Cursor, Watermark},
+    tail::TailJournal,
     telemetry,
     topic::Topic,
     update::Timestamp,
@@ -54,15 +56,28 @@ struct Dues {
     more: bool,
 }
 
-impl Sweeper {
-    /// What the next sweep would do, and whom of those who follow by this node it would leave behind. Changes nothing.
-    ///
-    /// It reads what would go, in steps that hold nobody up. Dropping the future leaves nothing behind.
-    ///
-    /// # Errors
-    /// An [`Error`] when the topics cannot be listed, or several in a row cannot be read. One that cannot is counted in the
-    /// plan.
-    pub async fn plan_sweep(&self) -> Result<SweepPlan, Error> {
+/// What plans and trims, topic by topic, for as long as it is polled.
+#[derive(Debug)]
+pub(crate) struct SweepRun {
+    pub(crate) retention: Arc<dyn Retention>,
+    pub(crate) options: SweepOptions,
+    pub(crate) tail: Arc<TailJournal>,
+    pub(crate) classes: Classes,
+    pub(crate) cursors: Arc<Cursors>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dates: Arc<Dates>,
+}
+
+/// How a run ended that nothing went wrong with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Done,
+    HeldBack,
+}
+
+impl SweepRun {
+    /// What the next sweep would do. Changes nothing.
+    pub(super) async fn plan(&self) -> Result<SweepPlan, Error> {
         let (now, mut tally) = (self.dates.at(self.clock.read()), Tally::new(&self.classes));
         self.look(now, None, |seen| {
             match seen {

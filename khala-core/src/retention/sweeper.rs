@@ -1,7 +1,7 @@
 //! The sweeper: it deletes what a topic's rule no longer keeps, on order or on a schedule, and keeps the records of that.
 //!
-//! It owns the order of things and no rule: [`Retention`] says what is kept, the journal trims in steps of its own, and a run
-//! goes from topic to topic (`run.rs`) while the lease holds (`lease.rs`).
+//! It owns the order of things and no rule: `Retention` says what is kept, the journal trims in steps of its own, and a [`SweepRun`]
+//! goes from topic to topic while the [`SweeperLease`] holds.
 //!
 //! # Invariants
 //! One sweep at a time in this process, and by the lease in all processes that share the journal. A run is recorded, however it
@@ -17,21 +17,19 @@ use std::{
 use futures::{FutureExt as _, pin_mut, select_biased};
 
 use super::{
-    cursors::{Cursors, StaleCursorCount},
-    dates::Dates,
+    cursors::StaleCursorCount,
     due::random_part,
-    input::Retention,
+    lease::SweeperLease,
     order::{SweepOptions, SweepOrder, Swept},
-    plan::Tally,
+    plan::{SweepPlan, Tally},
     record::{FailedTopic, SweepOutcome, SweepRecord, SweepTrigger},
+    run::{Ended, SweepRun},
     sweeps::{Lease, Sweeps},
 };
 use crate::{
-    class::Classes,
     clock::{Clock, Now},
     error::Error,
     node::NodeId,
-    tail::TailJournal,
     telemetry,
     update::Timestamp,
 };
@@ -44,74 +42,43 @@ const LOOKED_THROUGH: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zer
 /// Deletes history that its rule no longer keeps; [`Khala::retention`](crate::Khala::retention) gives it.
 #[derive(Debug)]
 pub struct Sweeper {
-    pub(crate) node: NodeId,
-    pub(crate) retention: Arc<dyn Retention>,
-    pub(crate) sweeps: Arc<dyn Sweeps>,
-    pub(crate) options: SweepOptions,
-    pub(crate) tail: Arc<TailJournal>,
-    pub(crate) classes: Classes,
-    pub(crate) cursors: Arc<Cursors>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) dates: Arc<Dates>,
-    pub(crate) state: Mutex<SweepState>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct SweepState {
-    /// Until when this node leads, while a sweep of its own is under way.
-    leads_until: Option<Timestamp>,
+    run: SweepRun,
+    lease: SweeperLease,
+    sweeps: Arc<dyn Sweeps>,
     /// Records that could not be stored yet, as on a full disk; oldest first.
-    unrecorded: VecDeque<SweepRecord>,
+    unrecorded: Mutex<VecDeque<SweepRecord>>,
 }
 
 impl Sweeper {
-    fn state(&self) -> MutexGuard<'_, SweepState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A sweeper of that node, which sweeps by `run`.
+    pub(crate) fn new(node: NodeId, sweeps: Arc<dyn Sweeps>, run: SweepRun) -> Self {
+        let lease =
+            SweeperLease::new(node, Arc::clone(&sweeps), Arc::clone(&run.clock), run.options.lease_duration);
+        Self { run, lease, sweeps, unrecorded: Mutex::default() }
     }
 
-    /// The sweep that is under way leads until then.
-    pub(super) fn set_leads_until(&self, until: Timestamp) {
-        self.state().leads_until = Some(until);
+    pub(crate) fn node(&self) -> &NodeId {
+        self.lease.node()
     }
 
-    /// The turn to sweep; none while a sweep is under way, with the moment until which that one leads.
-    fn turn(&self, until: Timestamp) -> Result<Turn<'_>, Timestamp> {
-        let mut state = self.state();
-        match state.leads_until {
-            Some(until) => Err(until),
-            None => {
-                state.leads_until = Some(until);
-                Ok(Turn(self))
-            }
-        }
+    fn clock(&self) -> &dyn Clock {
+        &*self.run.clock
     }
-}
 
-/// One sweep at a time in this process, however it ends.
-struct Turn<'a>(&'a Sweeper);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.state().leads_until = None;
+    fn unrecorded(&self) -> MutexGuard<'_, VecDeque<SweepRecord>> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// How a run ended that nothing went wrong with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    Done,
-    HeldBack,
 }
 
 impl Sweeper {
     /// Its options.
     pub fn options(&self) -> SweepOptions {
-        self.options
+        self.run.options
     }
 
     /// Until when this node leads, while a sweep of its own is under way; it is renewed as that goes on.
     pub fn lease_until(&self) -> Option<Timestamp> {
-        self.state().leads_until
+        self.lease.until()
     }
 
     /// The records of the last sweeps of the journal, newest first, at most `limit`.
@@ -121,8 +88,19 @@ impl Sweeper {
     pub async fn records(&self, limit: NonZeroUsize) -> Result<Vec<SweepRecord>, Error> {
         let stored = self.sweeps.records(limit).await?;
         // Those of this node that could not be stored yet are newer than what it stored.
-        let unrecorded: Vec<_> = self.state().unrecorded.iter().rev().cloned().collect();
+        let unrecorded: Vec<_> = self.unrecorded().iter().rev().cloned().collect();
         Ok(unrecorded.into_iter().chain(stored).take(limit.get()).collect())
+    }
+
+    /// What the next sweep would do, and whom of those who follow by this node it would leave behind. Changes nothing.
+    ///
+    /// It reads what would go, in steps that hold nobody up. Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// An [`Error`] when the topics cannot be listed, or several in a row cannot be read. One that cannot is counted in the
+    /// plan.
+    pub async fn plan_sweep(&self) -> Result<SweepPlan, Error> {
+        self.run.plan().await
     }
 
     /// Trims every topic that is due to what is kept of it, and records the run.
@@ -140,30 +118,32 @@ impl Sweeper {
     /// # Errors
     /// An [`Error`] when it is not known who leads, so that nothing was begun.
     pub async fn sweep(&self, order: SweepOrder) -> Result<Swept, Error> {
-        let Now { wall: began_at, steady: began } = self.clock.read();
-        let until = began_at.plus(self.options.lease_duration);
-        let _turn = match self.turn(until) {
+        let Now { wall: began_at, steady: began } = self.clock().read();
+        let until = began_at.plus(self.lease.duration());
+        let _turn = match self.lease.turn(until) {
             Ok(turn) => turn,
-            Err(until) => return Ok(Swept::Busy { node: self.node.clone(), until }),
+            Err(until) => return Ok(Swept::Busy { node: self.node().clone(), until }),
         };
-        match self.take_lease(began_at, until).await {
+        match self.lease.take(began_at, until).await {
             Ok(Lease::Held) => {}
             Ok(Lease::HeldBy { node, until }) => return Ok(Swept::Busy { node, until }),
             Err(error) => {
                 let mut record =
-                    SweepRecord::new(self.node.clone(), began_at, order.trigger, SweepOutcome::Failed);
+                    SweepRecord::new(self.node().clone(), began_at, order.trigger, SweepOutcome::Failed);
                 record.error = Some(error.to_string());
-                telemetry::swept(&record, self.clock.now());
+                telemetry::swept(&record, self.clock().now());
                 self.record(record).await;
                 return Err(error);
             }
         }
 
-        let mut tally = Tally::new(&self.classes);
+        let mut tally = Tally::new(&self.run.classes);
         let ended = {
             let (run, lost) = (
-                self.run(order, self.dates.at(Now { wall: began_at, steady: began }), &mut tally).fuse(),
-                self.keep_lease(began.plus(self.options.lease_duration)).fuse(),
+                self.run
+                    .run(order, self.run.dates.at(Now { wall: began_at, steady: began }), &mut tally)
+                    .fuse(),
+                self.lease.keep(began.plus(self.lease.duration())).fuse(),
             );
             pin_mut!(run, lost);
             select_biased! {
@@ -180,7 +160,7 @@ impl Sweeper {
                 SweepOutcome::Failed
             }
         };
-        let mut record = SweepRecord::new(self.node.clone(), began_at, order.trigger, outcome);
+        let mut record = SweepRecord::new(self.node().clone(), began_at, order.trigger, outcome);
         tally.write_into(&mut record);
         for FailedTopic { topic, error } in &record.failed {
             tracing::error!(
@@ -189,14 +169,11 @@ impl Sweeper {
                 "a topic cannot be swept; the others are"
             );
         }
-        let now = self.clock.now();
-        record.took_ms = u64::try_from(self.clock.moment().since(began).as_millis()).unwrap_or(u64::MAX);
+        let now = self.clock().now();
+        record.took_ms = u64::try_from(self.clock().moment().since(began).as_millis()).unwrap_or(u64::MAX);
         telemetry::swept(&record, now);
         self.record(record.clone()).await;
-        // Until long ago, by whatever clock somebody else goes.
-        if let Err(error) = self.sweeps.try_acquire(&self.node, now, Timestamp::default()).await {
-            tracing::debug!(%error, "the lead of a sweep was not given up; it ends by itself");
-        }
+        self.lease.give_up(now).await;
         Ok(match outcome {
             SweepOutcome::Failed => Swept::Failed(record),
             SweepOutcome::HeldBack => Swept::HeldBack(record),
@@ -215,7 +192,7 @@ impl Sweeper {
         let mut before = None;
         loop {
             // A little later each time, so that nodes that were started together do not stay together.
-            self.clock.sleep(every + random_part(every / 10)).await;
+            self.clock().sleep(every + random_part(every / 10)).await;
             let state = match self.scheduled(every).await {
                 Ok(None) => continue,
                 Ok(Some(record)) => {
@@ -247,7 +224,7 @@ impl Sweeper {
         if let Some(last) = records.iter().find(|record| record.outcome == SweepOutcome::Swept) {
             telemetry::last_sweep(last.ended_at());
         }
-        let now = self.clock.now();
+        let now = self.clock().now();
         // One that is of the future was begun by a clock that was ahead, and says nothing.
         let recently = now.minus(every / 2)..=now;
         let newest = records.first().filter(|newest| newest.outcome != SweepOutcome::Failed);
@@ -264,19 +241,19 @@ impl Sweeper {
     /// also when the future is dropped.
     async fn record(&self, record: SweepRecord) {
         {
-            let mut state = self.state();
-            state.unrecorded.push_back(record);
-            while state.unrecorded.len() > UNRECORDED {
-                state.unrecorded.pop_front();
+            let mut unrecorded = self.unrecorded();
+            unrecorded.push_back(record);
+            while unrecorded.len() > UNRECORDED {
+                unrecorded.pop_front();
             }
         }
         loop {
-            let Some(oldest) = self.state().unrecorded.front().cloned() else { return };
+            let Some(oldest) = self.unrecorded().front().cloned() else { return };
             if let Err(error) = self.sweeps.record(&oldest).await {
                 tracing::warn!(%error, "a sweep could not be recorded yet");
                 return;
             }
-            self.state().unrecorded.pop_front();
+            self.unrecorded().pop_front();
         }
     }
 }

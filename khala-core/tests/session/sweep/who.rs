@@ -87,7 +87,7 @@ fn a_node_that_lost_its_lead_stops() {
     assert!(taken.done.is_none(), "it leads, and waits for the journal");
     stopped.run();
     let record = failed(stopped.done.unwrap().unwrap());
-    assert_eq!(record.error.as_deref(), Some("sweep: the lead was lost: b leads"));
+    assert_eq!(record.error.as_deref(), Some("sweep: the lease was lost: b has it"));
     assert_eq!((record.topics, record.updates), (4, 0));
     one.journal.hold(false);
     taken.run();
