@@ -132,19 +132,20 @@ impl RemoteKeys {
             content: Mutex::default(),
         });
         // Now, so that a token that comes at once waits for this fetch and causes no other.
-        drop(shared.start());
+        let mut first = Some(shared.start());
         let refreshed = Arc::clone(&shared);
         let reader = tokio::spawn(run_reader(move || {
             let refreshed = Arc::clone(&refreshed);
+            let mut fetch = first.take().unwrap_or_else(|| refreshed.start());
             async move {
                 loop {
-                    refreshed.start().await;
-                    let next = refreshed.next();
-                    let until = Instant::now() + next;
+                    fetch.await;
+                    let until = Instant::now() + refreshed.next();
                     while Instant::now() < until {
                         sleep(REPORT_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
                         refreshed.state.report_age();
                     }
+                    fetch = refreshed.start();
                 }
             }
         }));

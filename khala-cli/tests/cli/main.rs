@@ -6,6 +6,8 @@ mod edges;
 mod fake;
 mod key;
 mod operate;
+#[expect(dead_code, reason = "the tests of khala-auth use more of them")]
+#[path = "../../../khala-auth/src/testing/pem.rs"]
 mod pem;
 mod publish;
 mod real;
