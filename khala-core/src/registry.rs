@@ -120,7 +120,7 @@ impl ConnectionRegistry {
         }
     }
 
-    /// A number that no connection has, for a subscriber that is none.
+    /// A number that no connection has, for a subscriber without a connection.
     pub(crate) fn number(&self) -> u64 {
         let mut state = self.lock();
         state.registered += 1;

@@ -353,7 +353,10 @@ impl<'r> Group<'r> {
         };
         let added_bytes = match self.gather(id, batch, &receipt, *now) {
             Ok(bytes) => standing.added_bytes + bytes,
-            Err(error) => return Some(Err(error)),
+            Err(error) => {
+                batch.break_chain();
+                return Some(Err(error));
+            }
         };
         let head = receipt.last.watermark();
         self.topics.insert(topic.as_str().to_owned(), Standing { head, added_bytes, ..standing });

@@ -58,7 +58,7 @@ pub(crate) fn topic_row(row: &PgRow, at: usize, topic: &str) -> Result<TopicRow,
     Ok(TopicRow {
         id: row.int(at)?,
         bounds: rows::bounds(&row, at + 1)?,
-        bytes: rows::bytes(&row, at + 4, &topic)?,
+        bytes: rows::bytes(&row, at + 4, &format_args!("the topic {topic}"))?,
     })
 }
 

@@ -75,7 +75,7 @@ impl TopicRow {
             Ok(Self {
                 id: row.int(0)?,
                 bounds: rows::bounds(&row, 1)?,
-                bytes: rows::bytes(&row, 4, topic)?,
+                bytes: rows::bytes(&row, 4, &format_args!("the topic {topic}"))?,
                 put_off: row.optional_int(5)? != Some(0),
             })
         };

@@ -5,9 +5,9 @@
 //! a time, and for each answer a [`Step`]. It is pure, and has no clock: its driver asks the journal and waits.
 //!
 //! # Invariants
-//! - What is delivered continues from the cursor. What does not is not delivered, but asked for again.
+//! - Every delivered page starts at the cursor. A page that starts elsewhere is dropped, and the question is asked again.
 //! - A cursor that cannot be continued from gets one answer: it is stale, or a snapshot takes its place.
-//! - The cursor moves only with what is delivered.
+//! - The cursor is set when the follower is opened, and moves only with what is delivered.
 
 mod doubt;
 mod phase;

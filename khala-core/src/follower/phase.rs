@@ -20,7 +20,7 @@ pub(super) enum Phase {
     },
     /// Documents are being sent.
     Snapshot {
-        /// Whether the subscriber was told where it starts: by the first page, unless there was a log before.
+        /// Whether the subscriber was told where it starts. The first page tells it, unless the log was followed before.
         opened: bool,
         /// Why there is a snapshot in the place of the log, until the first page says so.
         stale: Option<Box<Stale>>,

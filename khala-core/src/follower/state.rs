@@ -102,7 +102,7 @@ impl Follower {
         self.class.as_deref()
     }
 
-    /// When the last update was published that it was sent or said that it has, once it follows the log.
+    /// When the last update was published that its cursor covers, once it follows the log.
     pub(crate) fn published_at(&self) -> Option<Timestamp> {
         self.published_at.filter(|_| self.is_live())
     }
@@ -272,8 +272,8 @@ impl Follower {
         if self.head_since_question {
             return Step::next(Next::Ask);
         }
-        // What was announced cannot be read yet. It will be; asking again at once would only spin. It is read again later than
-        // this, and once: a head that is not there then may never be, and is left to polling.
+        // The announced update cannot be read yet, and asking again at once would only spin. It is looked for once more, later than
+        // this. If it is not there then, it may never come, and is left to polling.
         self.announced = None;
         self.not_older_than = self.not_older_than.max(news.confirmed_at.plus(Duration::from_millis(1)));
         Step::next(Next::Wait(context.retry_after))

@@ -3,7 +3,7 @@
 //! Values only.
 //!
 //! # Invariants
-//! a driver can carry out every action with nothing but what stands in it.
+//! A driver can carry out every action with nothing but what stands in it.
 
 use super::by_channel::ChannelId;
 use crate::{

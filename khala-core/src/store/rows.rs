@@ -136,11 +136,10 @@ pub fn node<R: Row>(row: &R, at: usize) -> Result<NodeId, R::Fault> {
     parsed(NodeId::parse, row.text(at)?)
 }
 
-/// What the updates of a topic that are kept count together, or what one of them counts.
-pub fn bytes<R: Row>(row: &R, at: usize, topic: &impl Display) -> Result<u64, R::Fault> {
+/// What the updates of `whose` count: of a topic together, or of one update.
+pub fn bytes<R: Row>(row: &R, at: usize, whose: &impl Display) -> Result<u64, R::Fault> {
     let bytes = row.int(at)?;
-    u64::try_from(bytes)
-        .map_err(|_| CorruptRow(format!("the topic {topic} is said to hold {bytes} bytes")).into())
+    u64::try_from(bytes).map_err(|_| CorruptRow(format!("{whose} is said to hold {bytes} bytes")).into())
 }
 
 /// Epoch, floor and head, from three columns.
@@ -404,7 +403,7 @@ pub(crate) mod tests {
             assert_eq!(due.next, Some(DueAfter { at: Timestamp::default(), name }));
         }
         assert_eq!(
-            bytes(&row(&[Value::Int(-1)]), 0, &"t").unwrap_err().0,
+            bytes(&row(&[Value::Int(-1)]), 0, &"the topic t").unwrap_err().0,
             "the topic t is said to hold -1 bytes"
         );
         assert_eq!(seq(&row(&[Value::Int(0)]), 0).unwrap_err().0, "0 is not a seq");

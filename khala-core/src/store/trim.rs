@@ -85,7 +85,8 @@ pub enum Weighed {
 /// The columns say what no store has written.
 pub fn oldest_update<R: Row>(row: &R, topic: &Topic) -> Result<OldestUpdate, R::Fault> {
     let (seq, published_at) = (rows::seq(row, 0)?, rows::moment(row, 1)?);
-    Ok(OldestUpdate { seq, published_at, size: rows::bytes(row, 2, topic)? })
+    let size = rows::bytes(row, 2, &format_args!("update {seq} of the topic {topic}"))?;
+    Ok(OldestUpdate { seq, published_at, size })
 }
 
 /// The moments that the ages of consecutive updates go by, given when each was published and when the first later update was

@@ -32,7 +32,7 @@ pub(super) struct Ring {
     learned: u64,
     start: Watermark,
     pages: VecDeque<Arc<SharedPage>>,
-    /// What was appended after the last page and is in none yet: the first reader that comes for it makes one page of all there is.
+    /// What was appended after the last page and is in no page yet: the first reader that comes for it makes one page of all there is.
     fresh: Vec<Update>,
     fresh_bytes: usize,
     /// What was appended after something that is not here yet, by the watermark that it continues from.
