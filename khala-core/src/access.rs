@@ -136,7 +136,7 @@ impl AccessControl {
         self.0.admission.connect(subject, address, now)
     }
 
-    /// Whether the holder of `grant` may have `access` to `topic`: by its class, then by the authorizer.
+    /// Whether the subject of `grant` may have `access` to `topic`: by its class, then by the authorizer.
     ///
     /// Dropping the future leaves nothing behind.
     ///
@@ -147,7 +147,7 @@ impl AccessControl {
         self.within(self.0.authorizer.authorize(grant, topic, access)).await
     }
 
-    /// Whether the holder of `grant` may have `access` to any topic at all, by the scopes of the classes.
+    /// Whether the subject of `grant` may have `access` to any topic at all, by the scopes of the classes.
     ///
     /// For what is asked of no topic, as which ones there are.
     ///

@@ -78,7 +78,7 @@ impl<T: Send + 'static> Appends<T> {
         self.in_flight.is_empty() && self.answered.is_empty() && self.announcing.is_empty()
     }
 
-    /// Hands a batch to the journal, behind all others; charges the holder of `grant`, where there is one, for a new topic.
+    /// Hands a batch to the journal, behind all others; charges the subject of `grant`, where there is one, for a new topic.
     ///
     /// A store takes what it is given in the order in which it was first polled, so each batch is polled here.
     pub fn push(&mut self, tag: T, grant: Option<Grant>, topic: Topic, batch: Batch) {

@@ -90,7 +90,7 @@ pub const POLL_FINDS: &str = "khala_poll_finds_total";
 
 /// Cursors that could not be resumed from, by `class` and `reason`; several reasons may hold at once.
 pub const STALE_CURSORS: &str = "khala_stale_cursors_total";
-/// Those of a holder that had one of the same topic within a minute, by `class`.
+/// Those of a subject that had one of the same topic within a minute, by `class`.
 pub const STALE_LOOPS: &str = "khala_stale_loops_total";
 /// Replays that were put off, by `class`.
 pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";

@@ -103,7 +103,7 @@ pub(crate) async fn updates(
 }
 
 impl Server {
-    /// The turn of the holder of `grant` among all who read history, if `grant` still stands when it comes.
+    /// The turn of the subject of `grant` among all who read history, if `grant` still stands when it comes.
     pub(crate) async fn history_turn(&self, grant: &Grant) -> Result<ReadPermit, Problem> {
         let turn = self.0.khala.acquire_read_permit(grant).await;
         self.0.khala.access().check(grant)?;
@@ -139,11 +139,11 @@ pub(crate) fn extended(mut object: Vec<u8>, beside: &impl Serialize) -> Vec<u8> 
     object
 }
 
-/// `GET /v1/topics`: those that the holder of `grant` may read. Nothing tells of the others, so a page goes on only after
+/// `GET /v1/topics`: those that the subject of `grant` may read. Nothing tells of the others, so a page goes on only after
 /// a topic that is open.
 ///
 /// It needs a scope that reads something. It looks at a bounded number of topics, and reads each thousand of them in the
-/// turn of the holder among all who read history: what a list costs others does not grow with the topics that there are.
+/// turn of the subject among all who read history: what a list costs others does not grow with the topics that there are.
 pub(crate) async fn topics(
     server: &Server,
     grant: &Grant,
@@ -198,7 +198,7 @@ enum Found {
     Full,
 }
 
-/// Adds to `open`, one by one, the topics that the holder of `grant` may read, until there is one more than `limit`.
+/// Adds to `open`, one by one, the topics that the subject of `grant` may read, until there is one more than `limit`.
 async fn find(
     server: &Server,
     grant: &Grant,

@@ -258,7 +258,7 @@ impl Server {
         Ok(grant)
     }
 
-    /// The topic that a part of a path names, if it is open to the holder of the request's token.
+    /// The topic that a part of a path names, if it is open to the subject of the request's token.
     async fn opened(
         &self,
         headers: &HeaderMap,

@@ -80,7 +80,7 @@ pub(crate) fn unsupported() -> Problem {
 }
 
 /// Begins to publish the lines of `body`, each if `grant` still stands when it is there: to the topic of `permit`, or else each to
-/// the topic that it names, if that is open to the grant's holder.
+/// the topic that it names, if that is open to the grant's subject.
 pub(crate) async fn publish<B>(
     server: &Server,
     grant: Grant,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{clock::Moment, wire::Code};
 
-/// Lets connections in, and counts what those who share a principal or an address do. A clone is another handle.
+/// Lets connections in, and counts what those who share a subject or an address do. A clone is another handle.
 #[derive(Clone)]
 pub struct Admission {
     options: AdmissionOptions,

@@ -57,7 +57,7 @@ impl fmt::Display for Limited {
             LimitedBy::Address => "this address",
             LimitedBy::Connection => "this connection",
             LimitedBy::Node => "this server",
-            LimitedBy::Principal => "the token's holder",
+            LimitedBy::Principal => "the token's subject",
         };
         let what = match self.code {
             Code::FrameRateLimited => "sends frames too fast",

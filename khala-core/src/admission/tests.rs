@@ -140,7 +140,7 @@ fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
     two.join(at(0)).unwrap();
     let refused = limited(Code::JoinRateLimited, LimitedBy::Principal, 1_000);
     assert_eq!(one.join(at(0)), Err(refused));
-    assert_eq!(refused.to_string(), "the token's holder joins too often: try again in 1000 ms");
+    assert_eq!(refused.to_string(), "the token's subject joins too often: try again in 1000 ms");
     bob.join(at(0)).unwrap();
 
     one.frame(at(0)).unwrap();

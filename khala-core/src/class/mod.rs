@@ -288,7 +288,7 @@ impl Classes {
         Err(if scopes.is_empty() { Denied::ForbiddenTopic } else { Denied::MissingScope { scopes } })
     }
 
-    /// Whether the topic's class lets the holder of `grant` have `access`.
+    /// Whether the topic's class lets the subject of `grant` have `access`.
     ///
     /// # Errors
     /// [`Denied::ForbiddenTopic`] if the topic is of no class or its class opens to nobody for this;

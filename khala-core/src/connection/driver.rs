@@ -74,11 +74,11 @@ impl Connection {
 }
 
 impl Khala {
-    /// A connection for the holder of `grant`, to be run over its transport; `address` is where it comes from, for
+    /// A connection for the subject of `grant`, to be run over its transport; `address` is where it comes from, for
     /// the limits per address.
     ///
     /// # Errors
-    /// [`Limited`] when the holder or the address has, or opens, too many.
+    /// [`Limited`] when the subject or the address has, or opens, too many.
     pub fn connect(
         &self,
         grant: Grant,

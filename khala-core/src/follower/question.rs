@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a driver must answer every question")]
 pub enum Question {
-    /// May the holder of the grant read it? A session asks this before anything else.
+    /// May the subject of the grant read it? A session asks this before anything else.
     Access(Grant),
     /// What did it hold at this moment or later?
     Bounds {
@@ -49,7 +49,7 @@ pub enum Question {
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a follower handles every answer")]
 pub enum Answer {
-    /// Whether the holder may read it.
+    /// Whether the subject may read it.
     Access(Result<(), Denied>),
     /// What it holds, and when the journal last confirmed it.
     Bounds(Bounds, Moment),

@@ -227,7 +227,7 @@ impl Khala {
     /// The permit lasts until it is dropped: it is held for one read, and not for what follows. Dropping the future gives up
     /// the place in the queue.
     pub async fn acquire_read_permit(&self, grant: &Grant) -> ReadPermit {
-        // Its requests are one connection among those of the same holder.
+        // Its requests are one connection among those of the same subject.
         let waiter = Waiter { subject: self.0.hasher.hash_one(grant.subject()), connection: 0 };
         ReadPermit { _permit: self.permit(waiter).await }
     }

@@ -40,7 +40,7 @@ impl Khala {
         Finish::new(self.clock(), async move { khala.append_and_announce(&topic, batch).await }).await
     }
 
-    /// [`publish`](Self::publish) for the holder of `grant`, whose subject is charged if the batch makes its topic. Drops `held` when
+    /// [`publish`](Self::publish) for the subject of `grant`, who is charged if the batch makes its topic. Drops `held` when
     /// the batch is stored and announced, also where the future was dropped before.
     pub(super) async fn publish_holding(
         &self,

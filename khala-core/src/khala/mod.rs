@@ -141,7 +141,7 @@ impl KhalaBuilder {
         self
     }
 
-    /// Limits what one holder of a grant, and one address, may do.
+    /// Limits what one subject of a grant, and one address, may do.
     #[must_use]
     pub fn with_admission(mut self, options: AdmissionOptions) -> Self {
         self.admission = options;

@@ -95,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// A topic that is open to the holder of a grant, to be published to.
+/// A topic that is open to the subject of a grant, to be published to.
 #[derive(Clone, Debug)]
 pub struct PublishPermit {
     khala: Khala,
@@ -104,7 +104,7 @@ pub struct PublishPermit {
 }
 
 impl Khala {
-    /// Publishes a batch for the holder of `grant`: asks the topic's class and the authorizer, whether the grant still stands, the
+    /// Publishes a batch for the subject of `grant`: asks the topic's class and the authorizer, whether the grant still stands, the
     /// limits of the class and of the subject, and the hashes that the publisher gave. A dedup key is the publisher's own: the
     /// same key of somebody else is another one.
     ///
@@ -120,7 +120,7 @@ impl Khala {
         self.publish_permit(grant, topic).await?.publish(batch, ()).await
     }
 
-    /// Asks the topic's class, and then the authorizer, whether the holder of `grant` may publish to `topic`.
+    /// Asks the topic's class, and then the authorizer, whether the subject of `grant` may publish to `topic`.
     ///
     /// # Errors
     /// [`Denied`], with the reason.
@@ -141,7 +141,7 @@ impl PublishPermit {
         &self.grant
     }
 
-    /// Whether the grant's holder may publish to the topic if that is new: to be asked once before the first batch of a stream.
+    /// Whether the grant's subject may publish to the topic if that is new: to be asked once before the first batch of a stream.
     /// [`publish`](Self::publish) asks it for each batch.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Khala {
-    /// Whether a batch of the holder of `grant` may be published to `topic` now: by the limits of the topic's class, and
+    /// Whether a batch of the subject of `grant` may be published to `topic` now: by the limits of the topic's class, and
     /// by [`publishes_per_principal`](crate::admission::AdmissionOptions::publishes_per_principal). Takes its updates from them if
     /// it may. A topic of no class has no limits of its own.
     ///
@@ -53,7 +53,7 @@ impl Khala {
         Ok(())
     }
 
-    /// Whether the holder of `grant` may publish to `topic` if that is new, by
+    /// Whether the subject of `grant` may publish to `topic` if that is new, by
     /// [`new_topics_per_principal`](crate::admission::AdmissionOptions::new_topics_per_principal). A topic is new until its first
     /// update is stored.
     ///
@@ -80,7 +80,7 @@ impl Khala {
         }
     }
 
-    /// Charges the holder of `grant` for the topic that its append made, if it made one.
+    /// Charges the subject of `grant` for the topic that its append made, if it made one.
     pub(crate) fn charge_new_topic(&self, grant: &Grant, append: &Append) {
         if let Append::Written(receipt) = append
             && receipt.first.as_u64() == 1

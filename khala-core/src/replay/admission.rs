@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn one_principal_that_asks_for_everything_leaves_the_others_their_share() {
+    fn one_subject_that_asks_for_everything_leaves_the_others_their_share() {
         let admission = admission(100, 100, 30_000);
         let (mut others, mut greedy) = (0, 0);
         for millis in 0..60_000 {

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn principals_take_turns_and_within_them_connections() {
+    fn subjects_take_turns_and_within_them_connections() {
         let turns = turns(1);
         let mut turn = turns.try_acquire().unwrap();
         assert!(turns.try_acquire().is_none());

@@ -128,9 +128,9 @@ impl Cursors {
         let number = state.next;
         let entry = state.topics.entry(topic.clone()).or_default();
         // One subject may follow by several devices: the one that stood nearest is the one that is back.
-        let of_holder = subject.map(|subject| entry.gone.range((subject, 0)..=(subject, u64::MAX)));
+        let of_subject = subject.map(|subject| entry.gone.range((subject, 0)..=(subject, u64::MAX)));
         let off = |seen: &Seen| seen.cursor.watermark.as_u64().abs_diff(cursor.watermark.as_u64());
-        let nearest = of_holder.into_iter().flatten().take(DEVICES).min_by_key(|(_, seen)| off(seen));
+        let nearest = of_subject.into_iter().flatten().take(DEVICES).min_by_key(|(_, seen)| off(seen));
         let back = nearest.map(|(key, _)| *key).and_then(|back| entry.gone.remove(&back));
         entry.here.insert(number, Arc::clone(&position));
         state.gone -= usize::from(back.is_some());

@@ -80,7 +80,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of a connection that was opened `now` by the holder of `grant`. Sessions may share their options.
+    /// The session of a connection that was opened `now` by the subject of `grant`. Sessions may share their options.
     pub fn new(
         grant: Grant,
         admitted: Admitted,

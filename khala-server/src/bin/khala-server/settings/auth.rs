@@ -263,9 +263,9 @@ pub(crate) struct CredentialSettings {
     pub(crate) jwks_url: Option<String>,
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Option<String>,
-    /// What every holder may have.
+    /// What every subject may have.
     pub(crate) scopes: Vec<String>,
-    /// What a holder may have whose own token says so.
+    /// What a subject may have whose own token says so.
     pub(crate) carried_scopes: Vec<String>,
     pub(crate) scopes_claim: Option<String>,
     pub(crate) organisation_claim: Option<String>,

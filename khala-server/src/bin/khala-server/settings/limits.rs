@@ -115,7 +115,7 @@ impl LimitSettings {
         MemoryBudget::new(self.memory_bytes.0.map(NonZeroU64::get))
     }
 
-    /// The limits on connections, principals and addresses.
+    /// The limits on connections, subjects and addresses.
     pub(crate) fn admission(&self) -> AdmissionOptions {
         AdmissionOptions::default()
             .with_connections(self.connections.0)
