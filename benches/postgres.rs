@@ -146,8 +146,8 @@ async fn publish(
     length: Duration,
     writers: Option<NonZeroU32>,
 ) -> (f64, f64) {
-    let options = PostgresOptions::new();
-    let options = writers.into_iter().fold(options, PostgresOptions::with_writers);
+    let defaults = PostgresOptions::default();
+    let options = PostgresOptions { writers: writers.unwrap_or(defaults.writers), ..defaults };
     let store = PostgresStore::open_with(url, options).await.expect("a store");
     let topics: Arc<Vec<Topic>> = Arc::new((0..topics).map(|n| topic(&format!("run:{n}:events"))).collect());
     let append = |at: u64| {
@@ -198,7 +198,9 @@ async fn node(url: &str, nats: Option<&Nats>) -> (PostgresStore, Khala) {
     let fanout: Arc<dyn Fanout> = match nats {
         Some(nats) => {
             let fanout =
-                NatsFanout::connect(NatsOptions::new().with_servers([nats.url()])).await.expect("a fanout");
+                NatsFanout::connect(NatsOptions { servers: vec![nats.url()], ..NatsOptions::default() })
+                    .await
+                    .expect("a fanout");
             fanout.connected().await;
             Arc::new(fanout)
         }

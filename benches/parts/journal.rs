@@ -85,7 +85,7 @@ impl SqlitePage {
     pub(crate) fn new(updates: usize) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
-        let options = SqliteOptions::default().with_readers(std::num::NonZeroUsize::MIN);
+        let options = SqliteOptions { readers: std::num::NonZeroUsize::MIN, ..SqliteOptions::default() };
         let store = {
             let _entered = runtime.enter();
             SqliteStore::open_with(folder.path().join("bench.db"), options).expect("a store")

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use khala_core::config::{seconds, seconds_or_none};
+use serde::{Deserialize, Serialize};
+
 /// The longest token that is looked at, and so the longest that is signed, in bytes.
 pub(crate) const MAX_TOKEN: usize = 8 * 1024;
 
 /// What a token must say besides its signature. The same options serve the verifier and the issuer: what one signs
 /// with them, the other accepts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct JwtOptions {
     /// The `iss` that tokens must have, and get. None: it is neither checked nor set.
@@ -18,8 +22,10 @@ pub struct JwtOptions {
     /// compared as text.
     pub claims_version: Option<String>,
     /// How far clocks may be apart. Default: 5 s.
+    #[serde(rename = "leeway_seconds", with = "seconds")]
     pub leeway: Duration,
     /// The longest time that a token is good after its `iat`, whatever its `exp` says. None: no limit. Default: 24 h.
+    #[serde(rename = "max_age_seconds", with = "seconds_or_none")]
     pub max_age: Option<Duration>,
     /// Whether a token must have an `iat` even without a `max_age`. Default: false.
     pub require_iat: bool,
@@ -48,7 +54,8 @@ impl Default for JwtOptions {
 }
 
 /// The names of the claims that have no name in RFC 7519.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct ClaimNames {
     /// The scopes: one string with spaces between them, as in RFC 8693; an array of strings is accepted too. Default:
@@ -66,6 +73,32 @@ impl Default for ClaimNames {
             scopes: "scope".to_owned(),
             organisation: "org_id".to_owned(),
             version: "claims_version".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::RemoteKeysOptions;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        let of = |text: &str| serde_json::from_str::<JwtOptions>(text);
+        let defaults = JwtOptions::default();
+        assert_eq!(of("{}").unwrap(), defaults);
+        assert_eq!(of(&serde_json::to_string(&defaults).unwrap()).unwrap(), defaults);
+        let set = JwtOptions {
+            max_age: None,
+            names: ClaimNames { scopes: "scopes".to_owned(), ..ClaimNames::default() },
+            ..defaults
+        };
+        assert_eq!(of(r#"{"max_age_seconds": "none", "names": {"scopes": "scopes"}}"#).unwrap(), set);
+        let keys = |text: &str| serde_json::from_str::<RemoteKeysOptions>(text);
+        assert_eq!(keys("{}").unwrap(), RemoteKeysOptions::default());
+        assert!(keys(r#"{"refresh": 1}"#).unwrap_err().to_string().contains("unknown field"));
+        for unknown in [r#"{"isuer": "a"}"#, r#"{"names": {"scope": "a"}}"#] {
+            assert!(of(unknown).unwrap_err().to_string().contains("unknown field"));
         }
     }
 }

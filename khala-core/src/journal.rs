@@ -753,7 +753,7 @@ impl fmt::Display for Conflict {
 
 /// What trimming keeps. An update stays if every limit that is set keeps it; what is not set keeps all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "an order to trim is data, written by field")]
 pub struct Keep {
     /// Updates that are at most this old. Ends at the first one that is: the log is trimmed from its start only.
     pub age: Option<Duration>,
@@ -771,41 +771,6 @@ impl Keep {
     /// Keeps everything, until a limit is set.
     pub fn everything() -> Self {
         Self::default()
-    }
-
-    /// Keeps updates that are at most this old.
-    #[must_use]
-    pub fn with_age(mut self, age: Duration) -> Self {
-        self.age = Some(age);
-        self
-    }
-
-    /// Keeps this many of the newest updates.
-    #[must_use]
-    pub fn with_updates(mut self, updates: u64) -> Self {
-        self.updates = Some(updates);
-        self
-    }
-
-    /// Keeps as many of the newest updates as fit into this many bytes.
-    #[must_use]
-    pub fn with_bytes(mut self, bytes: u64) -> Self {
-        self.bytes = Some(bytes);
-        self
-    }
-
-    /// Keeps tombstones that are at most this old, and those whose updates are kept.
-    #[must_use]
-    pub fn with_tombstones(mut self, age: Duration) -> Self {
-        self.tombstones = Some(age);
-        self
-    }
-
-    /// Keeps everything after this watermark, whatever the limits say.
-    #[must_use]
-    pub fn with_never_past(mut self, watermark: Watermark) -> Self {
-        self.never_past = Some(watermark);
-        self
     }
 
     /// Whether the oldest of `kept` updates, published at `at`, may go `now`; together they are `held` bytes.

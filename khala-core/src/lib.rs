@@ -59,6 +59,7 @@ pub mod budget;
 mod chain;
 pub mod class;
 pub mod clock;
+pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod connection;

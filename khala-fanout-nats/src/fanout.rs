@@ -404,7 +404,8 @@ mod tests {
     use super::*;
 
     async fn node(nats: &Nats, health: &Health) -> NatsFanout {
-        let options = NatsOptions::new().with_servers([nats.url()]).with_health(health.clone());
+        let options =
+            NatsOptions { servers: vec![nats.url()], health: health.clone(), ..NatsOptions::default() };
         let fanout = NatsFanout::connect(options).await.unwrap();
         soon(fanout.connected()).await;
         fanout

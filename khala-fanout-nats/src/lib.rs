@@ -5,13 +5,15 @@
 //! use std::sync::Arc;
 //!
 //! use khala_core::{Topic, fanout::{Fanout}};
-//! use khala_fanout_nats::{NatsFanout, NatsOptions};
+//! use khala_fanout_nats::{NatsCredentials, NatsFanout, NatsOptions};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let options = NatsOptions::new()
-//!     .with_servers(["nats://nats-1.internal:4222", "nats://nats-2.internal:4222"])
-//!     .with_user("khala", std::env::var("NATS_PASSWORD")?)
-//!     .with_root_certificates("/etc/khala/nats-ca.pem");
+//! let options = NatsOptions {
+//!     servers: vec!["nats://nats-1.internal:4222".into(), "nats://nats-2.internal:4222".into()],
+//!     credentials: NatsCredentials::User { user: "khala".into(), password: std::env::var("NATS_PASSWORD")? },
+//!     root_certificates: Some("/etc/khala/nats-ca.pem".into()),
+//!     ..NatsOptions::default()
+//! };
 //! let fanout = NatsFanout::connect(options).await?;
 //! if let Some(fault) = fanout.state().fault {
 //!     eprintln!("without NATS for now, so by polling: {fault}");
@@ -74,7 +76,11 @@ mod setup;
 mod state;
 mod subject;
 
-pub use self::{fanout::NatsFanout, options::NatsOptions, state::NatsState};
+pub use self::{
+    fanout::NatsFanout,
+    options::{NatsCredentials, NatsOptions},
+    state::NatsState,
+};
 
 /// What errors, and metrics, call it.
 const BACKEND: &str = "nats";

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     BACKEND,
-    options::{Identity, NatsOptions},
+    options::{NatsCredentials, NatsOptions},
     subject::prefix_fault,
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn prepare(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Connect
         .name(&options.name)
         .require_tls(secured)
         .connection_timeout(options.connect_timeout)
-        .ping_interval(options.ping_interval)
+        .ping_interval(options.ping_interval.max(Duration::from_millis(1)))
         .retry_on_initial_connect()
         .reconnect_delay_callback(pause);
     if let Some(config) = tls(options, secured)? {
@@ -51,7 +51,7 @@ pub(crate) fn prepare(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Connect
 }
 
 /// The addresses, without secrets, and the credentials: those that were said, or else those in the addresses.
-fn servers(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Identity), Error> {
+fn servers(options: &NatsOptions) -> Result<(Vec<ServerAddr>, NatsCredentials), Error> {
     if options.servers.is_empty() {
         return Err(invalid("no server is named; name one as nats://host:4222"));
     }
@@ -85,9 +85,11 @@ fn servers(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Identity), Error> 
         addresses.push(ServerAddr::from_url(url).map_err(|cause| fault(&cause))?);
     }
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let credentials = match (&options.identity, found) {
-        (Identity::None, Some((token, None))) => Identity::Token(decoded(&token)),
-        (Identity::None, Some((user, Some(password)))) => Identity::User(decoded(&user), decoded(&password)),
+    let credentials = match (&options.credentials, found) {
+        (NatsCredentials::None, Some((token, None))) => NatsCredentials::Token(decoded(&token)),
+        (NatsCredentials::None, Some((user, Some(password)))) => {
+            NatsCredentials::User { user: decoded(&user), password: decoded(&password) }
+        }
         (_, Some(_)) => {
             return Err(invalid("credentials are given both in the servers' addresses and apart from them"));
         }
@@ -96,17 +98,17 @@ fn servers(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Identity), Error> 
     Ok((addresses, credentials))
 }
 
-fn signed_in(connect: ConnectOptions, credentials: &Identity) -> Result<ConnectOptions, Error> {
+fn signed_in(connect: ConnectOptions, credentials: &NatsCredentials) -> Result<ConnectOptions, Error> {
     Ok(match credentials {
-        Identity::CredentialsFile(path) => {
+        NatsCredentials::CredentialsFile(path) => {
             let text = text("the credentials file", path)?;
             let fault = |cause| {
                 wrong("the credentials file", path, "is no file as `nsc generate creds` writes it", cause)
             };
             connect.credentials(&text).map_err(fault)?
         }
-        Identity::None => connect,
-        Identity::NkeyFile(path) => {
+        NatsCredentials::None => connect,
+        NatsCredentials::NkeyFile(path) => {
             let text = text("the nkey file", path)?;
             // The line that is the seed: around it there may be the frame that tools put there.
             let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
@@ -123,8 +125,8 @@ fn signed_in(connect: ConnectOptions, credentials: &Identity) -> Result<ConnectO
                 }
             }
         }
-        Identity::Token(token) => connect.token(token.clone()),
-        Identity::User(user, password) => connect.user_and_password(user.clone(), password.clone()),
+        NatsCredentials::Token(token) => connect.token(token.clone()),
+        NatsCredentials::User { user, password } => connect.user_and_password(user.clone(), password.clone()),
     })
 }
 
@@ -227,23 +229,39 @@ mod tests {
             (vec!["nats://ann:s3cret@host:port"], "port"),
             (vec!["nats://ann:s3cret@a", "nats://bob:s3cret@b"], "different credentials"),
         ] {
-            let text = told(&NatsOptions::new().with_servers(servers));
+            let text = told(&NatsOptions {
+                servers: servers.into_iter().map(str::to_owned).collect(),
+                ..NatsOptions::default()
+            });
             assert!(text.contains(what) && !text.contains("s3cret"), "{text}");
         }
-        let both = NatsOptions::new().with_servers(["nats://ann:s3cret@a"]).with_token("other");
+        let both = NatsOptions {
+            servers: vec!["nats://ann:s3cret@a".into()],
+            credentials: NatsCredentials::Token("other".into()),
+            ..NatsOptions::default()
+        };
         assert!(told(&both).contains("both"));
-        assert!(told(&NatsOptions::new().with_prefix("a.*")).contains("the prefix \"a.*\""));
+        assert!(
+            told(&NatsOptions { prefix: "a.*".into(), ..NatsOptions::default() })
+                .contains("the prefix \"a.*\"")
+        );
     }
 
     #[test]
     fn credentials_in_addresses_are_taken_and_removed() {
-        let options = NatsOptions::new().with_servers(["nats://ann:p%40ss@a:1", "b:2"]);
+        let options = NatsOptions {
+            servers: vec!["nats://ann:p%40ss@a:1".into(), "b:2".into()],
+            ..NatsOptions::default()
+        };
         let (addresses, credentials) = servers(&options).unwrap();
         assert_eq!(addresses[0].as_url_str(), "nats://a:1");
         assert_eq!(addresses[1].as_url_str(), "nats://b:2");
-        assert!(matches!(credentials, Identity::User(user, password) if user == "ann" && password == "p@ss"));
-        let (_, credentials) = servers(&NatsOptions::new().with_servers(["tok@a"])).unwrap();
-        assert!(matches!(credentials, Identity::Token(token) if token == "tok"));
+        assert!(
+            matches!(credentials, NatsCredentials::User { user, password } if user == "ann" && password == "p@ss")
+        );
+        let (_, credentials) =
+            servers(&NatsOptions { servers: vec!["tok@a".into()], ..NatsOptions::default() }).unwrap();
+        assert!(matches!(credentials, NatsCredentials::Token(token) if token == "tok"));
     }
 
     #[test]
@@ -252,13 +270,22 @@ mod tests {
         let empty = folder.path().join("empty");
         fs::write(&empty, "nothing\n").unwrap();
         let missing = folder.path().join("missing");
-        let new = NatsOptions::new;
+        let new = NatsOptions::default;
         for path in [&empty, &missing] {
             for (options, what) in [
-                (new().with_credentials_file(path), "the credentials file"),
-                (new().with_nkey_file(path), "the nkey file"),
-                (new().with_root_certificates(path), "the root certificates"),
-                (new().with_client_certificate(path, path), "the client certificate"),
+                (
+                    NatsOptions { credentials: NatsCredentials::CredentialsFile(path.into()), ..new() },
+                    "the credentials file",
+                ),
+                (
+                    NatsOptions { credentials: NatsCredentials::NkeyFile(path.into()), ..new() },
+                    "the nkey file",
+                ),
+                (NatsOptions { root_certificates: Some(path.into()), ..new() }, "the root certificates"),
+                (
+                    NatsOptions { client_certificate: Some((path.into(), path.into())), ..new() },
+                    "the client certificate",
+                ),
             ] {
                 let text = told(&options);
                 assert!(text.contains(what) && text.contains(path.to_str().unwrap()), "{text}");

@@ -65,7 +65,8 @@ async fn a_lost_connection_is_counted_and_logged_once_and_secrets_are_nowhere() 
 
     let nats = Nats::start_with("authorization { user: ann, password: s3cret }");
     let address = format!("nats://ann:s3cret@127.0.0.1:{}", nats.port());
-    let fanout = NatsFanout::connect(NatsOptions::new().with_servers([address])).await.unwrap();
+    let fanout =
+        NatsFanout::connect(NatsOptions { servers: vec![address], ..NatsOptions::default() }).await.unwrap();
     fanout.connected().await;
     until("the gauge rises", &|| shows(&format!("{connected} 1"))).await;
     let watch = fanout.watch(&Topic::parse("t").unwrap()).await.unwrap();

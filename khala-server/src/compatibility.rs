@@ -17,13 +17,15 @@ const SENT_CHARS: usize = 32;
 ///
 /// ```
 /// # use khala_server::{Compatibility, Window};
-/// let compatibility = Compatibility::default()
-///     .with_client_build(Window::at_least("1.20.3".parse()?))
-///     .with_protocol_version(Window::between(1, 2)?);
+/// let compatibility = Compatibility {
+///     client_build: Some(Window::at_least("1.20.3".parse()?)),
+///     protocol_version: Some(Window::between(1, 2)?),
+///     ..Compatibility::default()
+/// };
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Compatibility {
     /// The builds of clients: `client_build` in the query, or the header `x-khala-client-build`.
     pub client_build: Option<Window<ClientBuild>>,
@@ -111,27 +113,6 @@ fn number(text: &str) -> Option<u32> {
 }
 
 impl Compatibility {
-    /// Lets in clients of these builds.
-    #[must_use]
-    pub fn with_client_build(mut self, window: Window<ClientBuild>) -> Self {
-        self.client_build = Some(window);
-        self
-    }
-
-    /// Lets in clients that speak one of these versions.
-    #[must_use]
-    pub fn with_protocol_version(mut self, window: Window<u32>) -> Self {
-        self.protocol_version = Some(window);
-        self
-    }
-
-    /// Lets in clients that understand one of these versions.
-    #[must_use]
-    pub fn with_schema_version(mut self, window: Window<u32>) -> Self {
-        self.schema_version = Some(window);
-        self
-    }
-
     /// Checks what a client says of itself. A header wins over the query.
     pub(crate) fn check(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(), Problem> {
         if let Some(window) = &self.client_build {
@@ -218,10 +199,11 @@ mod tests {
     }
 
     fn gate() -> Compatibility {
-        Compatibility::default()
-            .with_client_build(Window::between(build("1.20.3"), build("2")).unwrap())
-            .with_protocol_version(Window::between(2, 3).unwrap())
-            .with_schema_version(Window::at_least(7))
+        Compatibility {
+            client_build: Some(Window::between(build("1.20.3"), build("2")).unwrap()),
+            protocol_version: Some(Window::between(2, 3).unwrap()),
+            schema_version: Some(Window::at_least(7)),
+        }
     }
 
     fn code(query: &str) -> Option<&'static str> {

@@ -72,8 +72,10 @@ use khala_auth::{SharedSecret, mint::Mint};
 use khala_core::{
     Khala,
     clock::SystemClock,
+    config::{or_none, seconds},
     health::{Condition, supervise},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
 #[cfg(feature = "jwks")]
@@ -92,35 +94,45 @@ use self::{drain::Drain, request_metrics::RequestMetrics};
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// What clients may send, and how long they may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Limits {
     /// Bytes of a request body; of a stream of updates, of a line. Default: 8 MiB.
     pub body_bytes: usize,
     /// How long a request body may take to arrive; of a stream of updates, the next line. Default: 30 s.
+    #[serde(rename = "body_timeout_seconds", with = "seconds")]
     pub body_timeout: Duration,
     /// Bytes of a WebSocket message, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
     /// Connections that [`serve`] serves at once, but for WebSockets. Default: no limit.
+    #[serde(with = "or_none")]
     pub http_connections: Option<NonZeroU32>,
     /// Those of one address, but for those of trusted proxies, behind which are many. Default: no limit.
+    #[serde(with = "or_none")]
     pub http_connections_per_address: Option<NonZeroU32>,
     /// Requests that the subject of a token may have under way at once; a stream of updates is one. Default: no limit.
+    #[serde(with = "or_none")]
     pub requests_per_principal: Option<NonZeroU32>,
     /// Requests that one address may have under way at once. Default: no limit.
+    #[serde(with = "or_none")]
     pub requests_per_address: Option<NonZeroU32>,
     /// How long [`serve`] waits for the head of a request: from the start of a connection, and from the first byte of
     /// each other head. Default: 10 s.
+    #[serde(rename = "header_timeout_seconds", with = "seconds")]
     pub header_timeout: Duration,
     /// How long [`serve`] keeps a connection open that rests between two requests. Default: 75 s, which is more than load
     /// balancers do: they should be the ones to close it, for they know whether they are about to use it.
+    #[serde(rename = "keep_alive_timeout_seconds", with = "seconds")]
     pub keep_alive_timeout: Duration,
     /// Bytes that [`serve`] lets the system buffer for one client. None: as many as it likes. Default: 256 KiB.
     ///
     /// The system takes from the server in steps of about a third of its buffer. With megabytes of it a client that reads
     /// slowly, but reads, would be taken for one that takes nothing; and that memory is bounded by nothing else.
+    #[serde(with = "or_none")]
     pub send_buffer: Option<usize>,
     /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
+    #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
 }
 
@@ -139,85 +151,6 @@ impl Default for Limits {
             send_buffer: Some(256 << 10),
             stall_timeout: Duration::from_secs(30),
         }
-    }
-}
-
-impl Limits {
-    /// Takes request bodies of at most that many bytes.
-    #[must_use]
-    pub fn with_body_bytes(mut self, bytes: usize) -> Self {
-        self.body_bytes = bytes;
-        self
-    }
-
-    /// Lets a request body take that long to arrive.
-    #[must_use]
-    pub fn with_body_timeout(mut self, timeout: Duration) -> Self {
-        self.body_timeout = timeout;
-        self
-    }
-
-    /// Takes WebSocket messages of at most that many bytes.
-    #[must_use]
-    pub fn with_frame_bytes(mut self, bytes: usize) -> Self {
-        self.frame_bytes = bytes;
-        self
-    }
-
-    /// Serves that many connections at once.
-    #[must_use]
-    pub fn with_http_connections(mut self, most: Option<NonZeroU32>) -> Self {
-        self.http_connections = most;
-        self
-    }
-
-    /// Serves that many connections of one address at once.
-    #[must_use]
-    pub fn with_http_connections_per_address(mut self, most: Option<NonZeroU32>) -> Self {
-        self.http_connections_per_address = most;
-        self
-    }
-
-    /// Lets one subject have that many requests under way.
-    #[must_use]
-    pub fn with_requests_per_principal(mut self, most: Option<NonZeroU32>) -> Self {
-        self.requests_per_principal = most;
-        self
-    }
-
-    /// Lets one address have that many requests under way.
-    #[must_use]
-    pub fn with_requests_per_address(mut self, most: Option<NonZeroU32>) -> Self {
-        self.requests_per_address = most;
-        self
-    }
-
-    /// Lets the head of a request take that long to arrive.
-    #[must_use]
-    pub fn with_header_timeout(mut self, timeout: Duration) -> Self {
-        self.header_timeout = timeout;
-        self
-    }
-
-    /// Keeps a connection open for that long between two requests.
-    #[must_use]
-    pub fn with_keep_alive_timeout(mut self, timeout: Duration) -> Self {
-        self.keep_alive_timeout = timeout;
-        self
-    }
-
-    /// Lets the system buffer that many bytes for one client.
-    #[must_use]
-    pub fn with_send_buffer(mut self, bytes: Option<usize>) -> Self {
-        self.send_buffer = bytes;
-        self
-    }
-
-    /// Lets a client take nothing of an answer for that long.
-    #[must_use]
-    pub fn with_stall_timeout(mut self, timeout: Duration) -> Self {
-        self.stall_timeout = timeout;
-        self
     }
 }
 
@@ -273,7 +206,7 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// Makes a [`Server`].
+/// Makes a [`Server`]. A builder and not options, because most of it is roles to put in place, which are no data.
 pub struct ServerBuilder {
     khala: Khala,
     limits: Limits,
@@ -486,5 +419,21 @@ impl Server {
             }
             keepers
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        let of = |text: &str| {
+            serde_json::from_str::<Limits>(text).map(|options| serde_json::to_value(options).unwrap())
+        };
+        let defaults = serde_json::to_value(Limits::default()).unwrap();
+        assert_eq!(of("{}").unwrap(), defaults);
+        assert_eq!(of(&defaults.to_string()).unwrap(), defaults);
+        assert!(of(r#"{"body_seconds": 1}"#).unwrap_err().to_string().contains("unknown field"));
     }
 }

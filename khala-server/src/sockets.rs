@@ -49,12 +49,16 @@ pub(crate) struct Refusal(Limited);
 
 impl Sockets {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let served = AdmissionOptions::unlimited()
-            .with_connections(limits.http_connections)
-            .with_connections_per_address(limits.http_connections_per_address);
-        let refused = AdmissionOptions::unlimited()
-            .with_connections(Some(REFUSED_AT_ONCE))
-            .with_connections_per_address(Some(REFUSED_OF_ADDRESS));
+        let served = AdmissionOptions {
+            connections: limits.http_connections,
+            connections_per_address: limits.http_connections_per_address,
+            ..AdmissionOptions::unlimited()
+        };
+        let refused = AdmissionOptions {
+            connections: Some(REFUSED_AT_ONCE),
+            connections_per_address: Some(REFUSED_OF_ADDRESS),
+            ..AdmissionOptions::unlimited()
+        };
         Self { served: Admission::new(served), refused: Admission::new(refused) }
     }
 
@@ -106,10 +110,14 @@ impl RequestCounts {
     pub(crate) fn new(limits: &Limits) -> Self {
         let unlimited = AdmissionOptions::unlimited();
         Self {
-            of_addresses: Admission::new(unlimited.with_connections_per_address(limits.requests_per_address)),
-            of_subjects: Admission::new(
-                unlimited.with_connections_per_principal(limits.requests_per_principal),
-            ),
+            of_addresses: Admission::new(AdmissionOptions {
+                connections_per_address: limits.requests_per_address,
+                ..unlimited
+            }),
+            of_subjects: Admission::new(AdmissionOptions {
+                connections_per_principal: limits.requests_per_principal,
+                ..unlimited
+            }),
         }
     }
 

@@ -19,11 +19,13 @@ use async_trait::async_trait;
 use khala_core::{
     Cursor, Epoch, Error, ErrorKind, Topic, Watermark,
     clock::SystemClock,
+    config::seconds,
     fanout::{Fanout, LocalFanout, Watch},
     health::{Condition, supervise},
     store::rows,
     telemetry,
 };
+use serde::{Deserialize, Serialize};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -59,15 +61,21 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 const TRANSPORT: &str = "postgres";
 
 /// How a node listens.
-#[derive(Clone)]
-#[non_exhaustive]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ListenOptions {
     /// The address to listen at, where the store's own is that of a pooler: LISTEN needs a connection that stays. Default:
     /// the store's.
+    ///
+    /// It may hold a password, so it is read from a settings file and never written to one.
+    #[serde(skip_serializing)]
     pub url: Option<String>,
-    /// How often the connection must hear its own beat, and how long one may take to be made. Default: 2 s.
+    /// How often the connection must hear its own beat, and how long one may take to be made; at least 10 ms. Default: 2 s.
+    #[serde(rename = "beat_seconds", with = "seconds")]
     pub beat: Duration,
-    /// How often, while nothing listens, that is tried again and the heads of watched topics are read. Default: 500 ms.
+    /// How often, while nothing listens, that is tried again and the heads of watched topics are read; at least 10 ms. Default: 500 ms.
+    #[serde(rename = "poll_seconds", with = "seconds")]
     pub poll: Duration,
 }
 
@@ -83,34 +91,6 @@ impl fmt::Debug for ListenOptions {
 impl Default for ListenOptions {
     fn default() -> Self {
         Self { url: None, beat: Duration::from_secs(2), poll: Duration::from_millis(500) }
-    }
-}
-
-impl ListenOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Says where to listen.
-    #[must_use]
-    pub fn with_url(mut self, url: impl Into<String>) -> Self {
-        self.url = Some(url.into());
-        self
-    }
-
-    /// Says how often the connection must hear its own beat.
-    #[must_use]
-    pub fn with_beat(mut self, beat: Duration) -> Self {
-        self.beat = beat.max(Duration::from_millis(10));
-        self
-    }
-
-    /// Says how often the heads of watched topics are read while nothing listens.
-    #[must_use]
-    pub fn with_poll(mut self, poll: Duration) -> Self {
-        self.poll = poll.max(Duration::from_millis(10));
-        self
     }
 }
 
@@ -171,6 +151,9 @@ impl PostgresFanout {
             Some(url) => address(url, "khala listen")?,
             None => database.connect_options().application_name("khala listen"),
         };
+        let least = Duration::from_millis(10);
+        let options =
+            ListenOptions { beat: options.beat.max(least), poll: options.poll.max(least), ..options };
         let channel = database.options.schema.as_str().to_owned();
         let news = Arc::new(News::new(database, levels, seed));
         let listener = Listener { news: Arc::clone(&news), connect, channel, options };
@@ -590,7 +573,8 @@ mod tests {
         let connect = database.connect_options().application_name("khala listen");
         let channel = database.options.schema.as_str().to_owned();
         let news = Arc::new(News::new(database, LocalFanout::new(), store.seed()));
-        let listener = Listener { news: Arc::clone(&news), connect, channel, options: ListenOptions::new() };
+        let listener =
+            Listener { news: Arc::clone(&news), connect, channel, options: ListenOptions::default() };
         let task = tokio::spawn(listener.hear());
         let heard = async {
             while !news.listens.load(Ordering::Relaxed) {

@@ -222,7 +222,7 @@ fn explain_said(said: &dyn DatabaseError) -> (ErrorKind, String) {
         ),
         "26000" | "42P05" => (
             ErrorKind::Unavailable,
-            "the address is that of a pooler in transaction mode; say so (`PostgresOptions::with_pooler`, \
+            "the address is that of a pooler in transaction mode; say so (`PostgresOptions::pooler`, \
              postgres.pooler)",
         ),
         "54000" => (

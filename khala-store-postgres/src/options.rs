@@ -2,7 +2,8 @@
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
-use khala_core::{Error, ErrorKind, health::Health};
+use khala_core::{Error, ErrorKind, config::seconds, health::Health};
+use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
@@ -13,7 +14,8 @@ use crate::{
 /// The schema that holds Khala's tables: 1 to 40 of `a-z 0-9 _`, not beginning with a digit or `pg_`.
 ///
 /// It is also the channel of NOTIFY.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Schema(String);
 
 impl Schema {
@@ -40,6 +42,20 @@ impl Schema {
     }
 }
 
+impl TryFrom<String> for Schema {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self, Error> {
+        Self::parse(&name)
+    }
+}
+
+impl From<Schema> for String {
+    fn from(schema: Schema) -> Self {
+        schema.0
+    }
+}
+
 impl Default for Schema {
     fn default() -> Self {
         Self("khala".to_owned())
@@ -53,8 +69,9 @@ impl fmt::Display for Schema {
 }
 
 /// How a store is opened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct PostgresOptions {
     /// Where the tables are. Default: `khala`.
     pub schema: Schema,
@@ -68,14 +85,18 @@ pub struct PostgresOptions {
     /// Whether opening makes and updates the tables; if not, they must be there. Default: yes.
     pub migrate: bool,
     /// How long to wait for a connection. Default: 2 s.
+    #[serde(rename = "connect_timeout_seconds", with = "seconds")]
     pub connect_timeout: Duration,
     /// How long a topic may be locked by another transaction before an append to it is given up. Default: 5 s.
+    #[serde(rename = "lock_timeout_seconds", with = "seconds")]
     pub lock_timeout: Duration,
     /// How long a statement, or a group of appends, may take before its connection is given up. Default: 15 s.
+    #[serde(rename = "statement_timeout_seconds", with = "seconds")]
     pub statement_timeout: Duration,
     /// How the store's own fanout listens.
     pub listen: ListenOptions,
     /// What the store's tasks report to. Default: a health of its own.
+    #[serde(skip)]
     pub health: Health,
 }
 
@@ -93,83 +114,6 @@ impl Default for PostgresOptions {
             listen: ListenOptions::default(),
             health: Health::new(),
         }
-    }
-}
-
-impl PostgresOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Has the store's tasks report to `health`, which readiness is made from.
-    #[must_use]
-    pub fn with_health(mut self, health: Health) -> Self {
-        self.health = health;
-        self
-    }
-
-    /// Says how the store's own fanout listens.
-    #[must_use]
-    pub fn with_listen(mut self, listen: ListenOptions) -> Self {
-        self.listen = listen;
-        self
-    }
-
-    /// Says where the tables are.
-    #[must_use]
-    pub fn with_schema(mut self, schema: Schema) -> Self {
-        self.schema = schema;
-        self
-    }
-
-    /// Says how many connections read, and how many write, at most.
-    #[must_use]
-    pub fn with_connections(mut self, connections: NonZeroU32) -> Self {
-        self.connections = connections;
-        self
-    }
-
-    /// Says how many groups of appends are under way at once.
-    #[must_use]
-    pub fn with_writers(mut self, writers: NonZeroU32) -> Self {
-        self.writers = writers;
-        self
-    }
-
-    /// Says whether the address is that of a pooler in transaction mode.
-    #[must_use]
-    pub fn with_pooler(mut self, pooler: bool) -> Self {
-        self.pooler = pooler;
-        self
-    }
-
-    /// Says whether opening makes and updates the tables.
-    #[must_use]
-    pub fn with_migrate(mut self, migrate: bool) -> Self {
-        self.migrate = migrate;
-        self
-    }
-
-    /// Says how long to wait for a connection.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Says how long a topic may be locked by another transaction before an append to it is given up.
-    #[must_use]
-    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = timeout;
-        self
-    }
-
-    /// Says how long a statement, or a group of appends, may take before its connection is given up.
-    #[must_use]
-    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
-        self.statement_timeout = timeout;
-        self
     }
 }
 
@@ -197,4 +141,28 @@ pub(crate) fn address(url: &str, purpose: &str) -> Result<PgConnectOptions, Erro
     };
     // A pooler refuses what it does not know at the start of a connection.
     Ok(options.extra_float_digits(None).application_name(purpose))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        let of = |text: &str| {
+            serde_json::from_str::<PostgresOptions>(text)
+                .map(|options| serde_json::to_value(options).unwrap())
+        };
+        let defaults = serde_json::to_value(PostgresOptions::default()).unwrap();
+        assert_eq!(of("{}").unwrap(), defaults);
+        assert_eq!(of(&defaults.to_string()).unwrap(), defaults);
+        assert!(of(r#"{"schema": "pg_own"}"#).is_err());
+        let address = r#"{"listen": {"url": "postgres://khala:s3cret@db.example/khala"}}"#;
+        assert_eq!(of(address).unwrap(), defaults, "the address, which may hold a password, is not written");
+        let read: PostgresOptions = serde_json::from_str(address).unwrap();
+        assert!(read.listen.url.is_some_and(|url| url.contains("s3cret")));
+        for unknown in [r#"{"writer": 1}"#, r#"{"listen": {"uri": "a"}}"#, r#"{"health": {}}"#] {
+            assert!(of(unknown).unwrap_err().to_string().contains("unknown field"), "{unknown}");
+        }
+    }
 }

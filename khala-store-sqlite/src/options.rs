@@ -2,10 +2,12 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use khala_core::health::Health;
+use khala_core::{config::seconds, health::Health};
+use serde::{Deserialize, Serialize};
 
 /// When an append, or a revocation, is on stable storage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Durability {
     /// Before it is acknowledged and before anybody can read it: `synchronous=FULL`.
@@ -19,21 +21,28 @@ pub enum Durability {
 }
 
 /// How a store is opened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SqliteOptions {
     /// When an append, or a revocation, is on stable storage. Default: [`Durability::Full`].
     pub durability: Durability,
     /// How many connections read, and so how many reads run at once. Default: 4.
     pub readers: NonZeroUsize,
     /// How long to wait for a lock that another connection holds. Default: 5 s.
+    #[serde(rename = "busy_timeout_seconds", with = "seconds")]
     pub busy_timeout: Duration,
     /// How often the writes of other connections are looked for, while any topic, or the revocations, are
-    /// watched. Default: 50 ms.
+    /// watched; at least every millisecond. Default: 50 ms.
+    #[serde(rename = "watch_every_seconds", with = "seconds")]
     pub watch_every: Duration,
     /// What the store's threads report to. Default: a health of its own.
+    #[serde(skip)]
     pub health: Health,
-    pub(crate) max_pages: Option<u32>,
+    /// The most pages that the file may have: how tests fill a disk.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub max_pages: Option<u32>,
 }
 
 impl Default for SqliteOptions {
@@ -49,52 +58,22 @@ impl Default for SqliteOptions {
     }
 }
 
-impl SqliteOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Has the store's threads report to `health`, which readiness is made from.
-    #[must_use]
-    pub fn with_health(mut self, health: Health) -> Self {
-        self.health = health;
-        self
-    }
-
-    /// Says when an append, or a revocation, is on stable storage.
-    #[must_use]
-    pub fn with_durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// Says how many connections read.
-    #[must_use]
-    pub fn with_readers(mut self, readers: NonZeroUsize) -> Self {
-        self.readers = readers;
-        self
-    }
-
-    /// Says how long to wait for a lock that another connection holds.
-    #[must_use]
-    pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout;
-        self
-    }
-
-    /// Says how often the writes of other connections are looked for; at least every millisecond.
-    #[must_use]
-    pub fn with_watch_every(mut self, every: Duration) -> Self {
-        self.watch_every = every.max(Duration::from_millis(1));
-        self
-    }
-
-    /// Lets the file grow to that many pages only: how tests fill a disk.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn with_max_pages(mut self, pages: u32) -> Self {
-        self.max_pages = Some(pages);
-        self
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        let of = |text: &str| {
+            serde_json::from_str::<SqliteOptions>(text).map(|options| serde_json::to_value(options).unwrap())
+        };
+        let defaults = serde_json::to_value(SqliteOptions::default()).unwrap();
+        assert_eq!(of("{}").unwrap(), defaults);
+        assert_eq!(of(&defaults.to_string()).unwrap(), defaults);
+        let set = of(r#"{"durability": "full", "watch_every_seconds": 0.05}"#).unwrap();
+        assert_eq!(set, defaults);
+        for unknown in [r#"{"reader": 1}"#, r#"{"health": {}}"#, r#"{"max_pages": 1}"#] {
+            assert!(of(unknown).unwrap_err().to_string().contains("unknown field"), "{unknown}");
+        }
     }
 }

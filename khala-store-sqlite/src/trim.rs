@@ -193,7 +193,7 @@ mod tests {
         let (seed, topic) = ([7; 16], Topic::parse("t").unwrap());
         append(&conn, &seed, &topic, 1_000);
         append(&conn, &seed, &topic, 200);
-        let keep = Keep::everything().with_updates(100);
+        let keep = Keep { updates: Some(100), ..Keep::everything() };
         let (answer, _answered) = oneshot::channel();
         let order = TrimOrder { topic: topic.clone(), keep, now: Timestamp::default() };
         let mut trim = Trim { order, answer, progress: None };
@@ -221,7 +221,7 @@ mod tests {
         append(&conn, &seed, &topic, 1_000);
         append(&conn, &seed, &topic, 700);
         let order = |updates| {
-            let keep = Keep::everything().with_updates(updates);
+            let keep = Keep { updates: Some(updates), ..Keep::everything() };
             TrimOrder { topic: topic.clone(), keep, now: Timestamp::default() }
         };
         let mut progress = None;

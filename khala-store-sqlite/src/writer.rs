@@ -427,7 +427,8 @@ mod tests {
 
         let (requests, inbox) = Inbox::new();
         let (answer, mut trimmed) = oneshot::channel();
-        let (topic, keep) = (Topic::parse("trimmed").unwrap(), Keep::everything().with_updates(0));
+        let (topic, keep) =
+            (Topic::parse("trimmed").unwrap(), Keep { updates: Some(0), ..Keep::everything() });
         let order = TrimOrder { topic, keep, now: Timestamp::default() };
         requests.hand_in(Request::Trim(Trim { order, answer, progress: None })).unwrap().leave();
         // Four to a group.

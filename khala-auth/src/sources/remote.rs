@@ -18,10 +18,12 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use khala_core::{
     Error, ErrorKind, Timestamp,
+    config::seconds,
     health::{Health, panic_message},
     single_flight::{Flight, SingleFlight},
     text::without_byte_order_mark,
 };
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::state::{AbortOnDrop, MAX_BYTES, SourceState, run_reader};
@@ -68,13 +70,16 @@ pub trait FetchKeySet: fmt::Debug + Send + Sync + 'static {
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often an address is fetched, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct RemoteKeysOptions {
     /// The interval of fetches in the background. Default: 300 s.
+    #[serde(rename = "refresh_interval_seconds", with = "seconds")]
     pub refresh_interval: Duration,
     /// The shortest time between two fetches that tokens with an unknown key cause; and the wait after a failed fetch,
     /// at least a second. Default: 10 s.
+    #[serde(rename = "min_refresh_interval_seconds", with = "seconds")]
     pub min_refresh_interval: Duration,
     /// Whether the keys check the credentials of a mint: the metrics call this source `credential` then, otherwise `jwks`.
     pub for_credentials: bool,

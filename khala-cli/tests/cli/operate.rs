@@ -23,9 +23,10 @@ const ADMIN: &str = "an-admin-token-of-enough-characters";
 /// A server in this process that keeps two updates of each topic; its address, and its handle.
 async fn start(set: impl FnOnce(KhalaBuilder) -> KhalaBuilder) -> (SocketAddr, Khala) {
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_retain(Retain::everything().with_updates(Some(2)));
+    let all = TopicClass {
+        retain: Retain { updates: Some(2), ..Retain::everything() },
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
+    };
     let khala = Khala::builder(MemoryStore::new())
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![all]).unwrap());
@@ -76,7 +77,7 @@ async fn history_is_planned_for_and_swept() {
 async fn a_sweep_that_is_held_back_or_has_to_wait_says_so() {
     let sweeps = Arc::new(MemorySweeps::new());
     let shared = Arc::clone(&sweeps);
-    let guard = SweepOptions::default().with_guard(Some(0));
+    let guard = SweepOptions { guard: Some(0), ..SweepOptions::default() };
     let (address, handle) =
         start(|khala| khala.with_sweep(guard).with_roles(|roles| roles.sweeps = shared)).await;
     let directory = tempfile::tempdir().unwrap();

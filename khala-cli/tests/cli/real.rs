@@ -41,11 +41,13 @@ pub(crate) async fn start() -> SocketAddr {
 /// A server that takes that many updates a second to a topic; its address.
 async fn start_with(rate: Option<Rate>) -> SocketAddr {
     let verifier = JwtVerifier::hs256(KEY, JwtOptions::default()).unwrap();
-    let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_publish([Access::Publish.scope()])
-        .with_payload_bytes(Some(64 << 10))
-        .with_publish_rate(rate);
+    let class = TopicClass {
+        payload_bytes: Some(64 << 10),
+        publish_rate: rate,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap())
+            .with_read([Access::Read.scope()])
+            .with_publish([Access::Publish.scope()])
+    };
     let khala = Khala::builder(MemoryStore::new())
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![class]).unwrap())

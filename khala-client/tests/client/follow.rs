@@ -413,7 +413,7 @@ async fn payloads_that_stayed_behind_are_fetched_before_they_are_handed_out() {
 async fn payloads_that_were_trimmed_before_they_were_fetched_come_again_with_the_next_join() {
     let mut fake = Fake::start().await;
     let epoch = kept(&fake, 9).await;
-    let keep = Keep::everything().with_updates(2);
+    let keep = Keep { updates: Some(2), ..Keep::everything() };
     fake.journal.trim(&topic(), keep, Timestamp::from_millis(0)).await.unwrap();
     let mut subscription = follow(&client(&fake).build().unwrap(), from(Resume::Floor));
     let (mut peer, _) = fake.joining().await;

@@ -2,41 +2,58 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 use super::rate::Rate;
+use crate::config::or_none;
 
 /// What is allowed. None: no limit.
 ///
 /// A principal is a token's subject. An address is one of IPv4, or a /64 of IPv6, which is what one host is given.
 /// Nothing that many share is limited by default: a fleet behind one address, and everybody coming back after a
 /// deploy, are ordinary. New topics are the exception: a topic costs the store something for as long as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct AdmissionOptions {
     /// Connections that may be open at once, of all together.
+    #[serde(with = "or_none")]
     pub connections: Option<NonZeroU32>,
     /// Connections that one principal may have open at once.
+    #[serde(with = "or_none")]
     pub connections_per_principal: Option<NonZeroU32>,
     /// Connections that one address may have open at once.
+    #[serde(with = "or_none")]
     pub connections_per_address: Option<NonZeroU32>,
     /// Connections that one principal may open.
+    #[serde(with = "or_none")]
     pub connects_per_principal: Option<Rate>,
     /// Connections that one address may open.
+    #[serde(with = "or_none")]
     pub connects_per_address: Option<Rate>,
     /// Joins on one connection.
+    #[serde(with = "or_none")]
     pub joins_per_connection: Option<Rate>,
     /// Joins on all connections of one principal.
+    #[serde(with = "or_none")]
     pub joins_per_principal: Option<Rate>,
     /// Joins on all connections of one address.
+    #[serde(with = "or_none")]
     pub joins_per_address: Option<Rate>,
     /// Frames on one connection.
+    #[serde(with = "or_none")]
     pub frames_per_connection: Option<Rate>,
     /// Frames on all connections of one principal.
+    #[serde(with = "or_none")]
     pub frames_per_principal: Option<Rate>,
     /// Frames on all connections of one address.
+    #[serde(with = "or_none")]
     pub frames_per_address: Option<Rate>,
     /// Updates that one principal publishes to all topics together, by [`publish_as`](crate::Khala::publish_as).
+    #[serde(with = "or_none")]
     pub publishes_per_principal: Option<Rate>,
     /// Topics that one principal makes by publishing to them first, by [`publish_as`](crate::Khala::publish_as).
+    #[serde(with = "or_none")]
     pub new_topics_per_principal: Option<Rate>,
 }
 
@@ -75,97 +92,6 @@ impl AdmissionOptions {
         }
     }
 
-    /// Lets that many connections be open at once, of all together.
-    #[must_use]
-    pub const fn with_connections(mut self, most: Option<NonZeroU32>) -> Self {
-        self.connections = most;
-        self
-    }
-
-    /// Lets one principal have that many connections open at once.
-    #[must_use]
-    pub const fn with_connections_per_principal(mut self, most: Option<NonZeroU32>) -> Self {
-        self.connections_per_principal = most;
-        self
-    }
-
-    /// Lets one address have that many connections open at once.
-    #[must_use]
-    pub const fn with_connections_per_address(mut self, most: Option<NonZeroU32>) -> Self {
-        self.connections_per_address = most;
-        self
-    }
-
-    /// Lets one principal open connections that often.
-    #[must_use]
-    pub const fn with_connects_per_principal(mut self, rate: Option<Rate>) -> Self {
-        self.connects_per_principal = rate;
-        self
-    }
-
-    /// Lets one address open connections that often.
-    #[must_use]
-    pub const fn with_connects_per_address(mut self, rate: Option<Rate>) -> Self {
-        self.connects_per_address = rate;
-        self
-    }
-
-    /// Lets one connection join that often.
-    #[must_use]
-    pub const fn with_joins_per_connection(mut self, rate: Option<Rate>) -> Self {
-        self.joins_per_connection = rate;
-        self
-    }
-
-    /// Lets all connections of one principal together join that often.
-    #[must_use]
-    pub const fn with_joins_per_principal(mut self, rate: Option<Rate>) -> Self {
-        self.joins_per_principal = rate;
-        self
-    }
-
-    /// Lets all connections of one address together join that often.
-    #[must_use]
-    pub const fn with_joins_per_address(mut self, rate: Option<Rate>) -> Self {
-        self.joins_per_address = rate;
-        self
-    }
-
-    /// Lets one connection send frames that often.
-    #[must_use]
-    pub const fn with_frames_per_connection(mut self, rate: Option<Rate>) -> Self {
-        self.frames_per_connection = rate;
-        self
-    }
-
-    /// Lets all connections of one principal together send frames that often.
-    #[must_use]
-    pub const fn with_frames_per_principal(mut self, rate: Option<Rate>) -> Self {
-        self.frames_per_principal = rate;
-        self
-    }
-
-    /// Lets all connections of one address together send frames that often.
-    #[must_use]
-    pub const fn with_frames_per_address(mut self, rate: Option<Rate>) -> Self {
-        self.frames_per_address = rate;
-        self
-    }
-
-    /// Lets one principal publish updates that often.
-    #[must_use]
-    pub const fn with_publishes_per_principal(mut self, rate: Option<Rate>) -> Self {
-        self.publishes_per_principal = rate;
-        self
-    }
-
-    /// Lets one principal make topics that often.
-    #[must_use]
-    pub const fn with_new_topics_per_principal(mut self, rate: Option<Rate>) -> Self {
-        self.new_topics_per_principal = rate;
-        self
-    }
-
     pub(super) fn of_principals(self) -> Limits {
         Limits {
             connections: self.connections_per_principal,
@@ -198,5 +124,16 @@ impl Limits {
     pub(super) fn any(self) -> bool {
         let Self { connections, connects, joins, frames } = self;
         connections.is_some() || connects.is_some() || joins.is_some() || frames.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::assert_options;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        assert_options::<AdmissionOptions>();
     }
 }

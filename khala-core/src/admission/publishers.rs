@@ -127,9 +127,11 @@ mod tests {
     };
 
     fn publishers() -> Publishers {
-        let options = AdmissionOptions::unlimited()
-            .with_publishes_per_principal(Some(rate(10, 5)))
-            .with_new_topics_per_principal(Some(rate(2, 3)));
+        let options = AdmissionOptions {
+            publishes_per_principal: Some(rate(10, 5)),
+            new_topics_per_principal: Some(rate(2, 3)),
+            ..AdmissionOptions::unlimited()
+        };
         Publishers::new(options)
     }
 

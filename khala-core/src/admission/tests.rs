@@ -44,7 +44,7 @@ fn limited(code: Code, by: LimitedBy, millis: u64) -> Limited {
 
 #[test]
 fn a_burst_goes_at_once_and_then_the_rate() {
-    let admission = Admission::new(none().with_frames_per_connection(rate(10, 3)));
+    let admission = Admission::new(AdmissionOptions { frames_per_connection: rate(10, 3), ..none() });
     let mut admitted = admission.connect("ada", None, at(0)).unwrap();
     for _ in 0..3 {
         admitted.frame(at(0)).unwrap();
@@ -79,8 +79,11 @@ fn the_defaults_limit_a_connection_only() {
 
 #[test]
 fn places_are_counted_and_given_back() {
-    let admission =
-        Admission::new(none().with_connections_per_principal(some(2)).with_connections_per_address(some(3)));
+    let admission = Admission::new(AdmissionOptions {
+        connections_per_principal: some(2),
+        connections_per_address: some(3),
+        ..none()
+    });
     let full = |by| Some(limited(Code::TooManyConnections, by, 1_000));
     let first = connect(&admission, "ada", "192.0.2.1").unwrap();
     let _second = connect(&admission, "ada", "192.0.2.2").unwrap();
@@ -99,7 +102,7 @@ fn places_are_counted_and_given_back() {
 
 #[test]
 fn all_together_have_a_limit_too() {
-    let admission = Admission::new(none().with_connections(some(2)));
+    let admission = Admission::new(AdmissionOptions { connections: some(2), ..none() });
     let full = Some(limited(Code::TooManyConnections, LimitedBy::Node, 1_000));
     let first = connect(&admission, "ada", "192.0.2.1").unwrap();
     let _second = connect(&admission, "bob", "192.0.2.2").unwrap();
@@ -111,7 +114,7 @@ fn all_together_have_a_limit_too() {
 
 #[test]
 fn what_is_one_address() {
-    let admission = Admission::new(none().with_connections_per_address(some(1)));
+    let admission = Admission::new(AdmissionOptions { connections_per_address: some(1), ..none() });
     let _one = connect(&admission, "ada", "2001:db8:1:2:3:4:5:6").unwrap();
     assert!(connect(&admission, "ada", "2001:db8:1:2:ffff::1").is_err());
     let _two = connect(&admission, "ada", "2001:db8:1:3::1").unwrap();
@@ -122,13 +125,13 @@ fn what_is_one_address() {
 
 #[test]
 fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
-    let admission = Admission::new(
-        none()
-            .with_connects_per_principal(rate(1, 2))
-            .with_connects_per_address(rate(2, 3))
-            .with_joins_per_principal(rate(1, 2))
-            .with_frames_per_address(rate(1, 2)),
-    );
+    let admission = Admission::new(AdmissionOptions {
+        connects_per_principal: rate(1, 2),
+        connects_per_address: rate(2, 3),
+        joins_per_principal: rate(1, 2),
+        frames_per_address: rate(1, 2),
+        ..none()
+    });
     let mut one = connect(&admission, "ada", "192.0.2.1").unwrap();
     let mut two = connect(&admission, "ada", "192.0.2.1").unwrap();
     let too_many = |by, millis| Some(limited(Code::TooManyConnections, by, millis));
@@ -156,7 +159,7 @@ fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
 
 #[test]
 fn who_tries_in_vain_uses_up_the_rate_of_its_address() {
-    let admission = Admission::new(none().with_connects_per_address(rate(1, 2)));
+    let admission = Admission::new(AdmissionOptions { connects_per_address: rate(1, 2), ..none() });
     let (here, there) = (address("10.0.0.1"), address("10.0.0.2"));
     for _ in 0..2 {
         admission.check_connect_rate(here, at(0)).unwrap();
@@ -179,15 +182,15 @@ fn who_tries_in_vain_uses_up_the_rate_of_its_address() {
 
 #[test]
 fn what_is_refused_takes_from_no_bucket() {
-    let admission = Admission::new(
-        none()
-            .with_connections_per_principal(some(1))
-            .with_connects_per_principal(rate(1, 2))
-            .with_connects_per_address(rate(1, 2))
-            .with_frames_per_connection(rate(1, 1))
-            .with_frames_per_principal(rate(1, 3))
-            .with_frames_per_address(rate(1, 3)),
-    );
+    let admission = Admission::new(AdmissionOptions {
+        connections_per_principal: some(1),
+        connects_per_principal: rate(1, 2),
+        connects_per_address: rate(1, 2),
+        frames_per_connection: rate(1, 1),
+        frames_per_principal: rate(1, 3),
+        frames_per_address: rate(1, 3),
+        ..none()
+    });
     let mut admitted = connect(&admission, "ada", "192.0.2.1").unwrap();
     for _ in 0..10 {
         assert_eq!(connect(&admission, "ada", "192.0.2.1").unwrap_err().retry_after, PLACE_RETRY_AFTER);
@@ -212,8 +215,11 @@ fn what_is_refused_takes_from_no_bucket() {
 
 #[test]
 fn no_lock_where_nothing_of_the_kind_is_shared() {
-    let admission =
-        Admission::new(none().with_connections_per_principal(some(9)).with_joins_per_address(rate(1, 9)));
+    let admission = Admission::new(AdmissionOptions {
+        connections_per_principal: some(9),
+        joins_per_address: rate(1, 9),
+        ..none()
+    });
     let shared = admission.shared.as_ref().unwrap();
     let mut admitted = connect(&admission, "ada", "192.0.2.1").unwrap();
     admitted.frame(at(1)).unwrap();
@@ -227,12 +233,12 @@ fn no_lock_where_nothing_of_the_kind_is_shared() {
 
 #[test]
 fn a_million_come_and_go_and_are_forgotten() {
-    let admission = Admission::new(
-        none()
-            .with_connections_per_principal(some(1))
-            .with_connects_per_principal(rate(100, 1))
-            .with_connects_per_address(rate(100, 5)),
-    );
+    let admission = Admission::new(AdmissionOptions {
+        connections_per_principal: some(1),
+        connects_per_principal: rate(100, 1),
+        connects_per_address: rate(100, 5),
+        ..none()
+    });
     let stays = connect(&admission, "stays", "198.51.100.1").unwrap();
     for number in 0..1_000_000_u32 {
         let from = IpAddr::from(number.to_be_bytes());
@@ -253,7 +259,7 @@ fn a_million_come_and_go_and_are_forgotten() {
 
 #[test]
 fn a_crowd_that_left_is_forgotten_by_whoever_comes_next() {
-    let admission = Admission::new(none().with_connections_per_principal(some(1)));
+    let admission = Admission::new(AdmissionOptions { connections_per_principal: some(1), ..none() });
     let crowd: Vec<_> =
         (0..50_000).map(|number| admission.connect(&number.to_string(), None, at(0)).unwrap()).collect();
     assert_eq!(known(&admission).0, 50_000);
@@ -270,7 +276,7 @@ fn a_crowd_that_left_is_forgotten_by_whoever_comes_next() {
 
 #[test]
 fn threads_share_what_they_share() {
-    let admission = Admission::new(none().with_frames_per_principal(rate(1, 1_000)));
+    let admission = Admission::new(AdmissionOptions { frames_per_principal: rate(1, 1_000), ..none() });
     let through: usize = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|_| {
@@ -290,10 +296,7 @@ proptest! {
         steps in prop::collection::vec((0..50_u64, 0..2_usize), 1..120),
     ) {
         let admission = Admission::new(
-            none()
-                .with_frames_per_connection(Some(connection))
-                .with_frames_per_principal(Some(principal))
-                .with_frames_per_address(Some(address_rate)),
+            AdmissionOptions { frames_per_connection: Some(connection), frames_per_principal: Some(principal), frames_per_address: Some(address_rate), ..none() },
         );
         let mut pair = [(); 2].map(|()| connect(&admission, "ada", "192.0.2.1").unwrap());
         let mut now = at(0);

@@ -9,6 +9,8 @@ mod rules;
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use self::pattern::{MAX_NAME_BYTES, is_name};
 pub use self::{
     pattern::TopicPattern,
@@ -17,53 +19,95 @@ pub use self::{
 use crate::{
     admission::Rate,
     auth::{Access, Denied, Grant},
+    config::{or_none, seconds_or_none},
     topic::Topic,
 };
 
 /// A kind of topic: its shape, the scopes that open it, and its rules. A limit that is none limits nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TopicClass {
     /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, and not `none`, which [`Classes::new`] checks.
     pub name: String,
     /// The names that it is for.
     pub pattern: TopicPattern,
     /// The scopes of which one is enough to read. Empty: nobody reads.
+    #[serde(default)]
     pub read: Vec<String>,
     /// The scopes of which one is enough to publish. Empty: nobody publishes.
+    #[serde(default)]
     pub publish: Vec<String>,
     /// How it is looked after.
+    #[serde(default = "default_tier")]
     pub tier: Tier,
     /// How many updates a cursor may be behind the head to be resumed from.
+    #[serde(default = "default_replay_budget", with = "or_none")]
     pub replay_budget: Option<u64>,
     /// Updates that others may publish to one of its topics, on each node.
+    #[serde(default = "default_publish_rate", with = "or_none")]
     pub publish_rate: Option<Rate>,
     /// Bytes of a payload that others may publish.
+    #[serde(default = "default_payload_bytes", with = "or_none")]
     pub payload_bytes: Option<usize>,
     /// Bytes of a payload that travels within an update batch; a larger one is fetched.
+    #[serde(default, with = "or_none")]
     pub inline_bytes: Option<usize>,
     /// Whether updates that are published without a hash of their payload are given one.
+    #[serde(default)]
     pub hashes: bool,
     /// How much of its history is kept.
+    #[serde(default)]
     pub retain: Retain,
     /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long as any
     /// connection may.
+    #[serde(default, rename = "stall_limit_seconds", with = "seconds_or_none")]
     pub stall_limit: Option<Duration>,
+}
+
+fn default_tier() -> Tier {
+    Tier::Warm
+}
+
+fn default_replay_budget() -> Option<u64> {
+    Some(100_000)
+}
+
+fn default_publish_rate() -> Option<Rate> {
+    // So many a second, and as many at once after a second's rest.
+    const RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zero");
+    Some(Rate::new(RATE, RATE))
+}
+
+fn default_payload_bytes() -> Option<usize> {
+    Some(1 << 20)
 }
 
 impl TopicClass {
     /// A class that is open to nobody yet, with generous limits: warm, a replay of 100,000 updates, 1,000 updates a second,
-    /// payloads of 1 MiB, a week of history.
+    /// payloads of 1 MiB, a week of history. A class in a settings file has the same limits unless it sets others.
+    ///
+    /// ```
+    /// use khala_core::class::{Tier, TopicClass, TopicPattern};
+    ///
+    /// let pattern = TopicPattern::parse("run:{run_id}:events")?;
+    /// let class = TopicClass {
+    ///     tier: Tier::Hot,
+    ///     payload_bytes: Some(64 << 10),
+    ///     ..TopicClass::new("runs", pattern).with_read(["runs:read"])
+    /// };
+    /// # Ok::<(), khala_core::TextError>(())
+    /// ```
     pub fn new(name: impl Into<String>, pattern: TopicPattern) -> Self {
         Self {
             name: name.into(),
             pattern,
             read: Vec::new(),
             publish: Vec::new(),
-            tier: Tier::Warm,
-            replay_budget: Some(100_000),
-            publish_rate: Some(const { per_second(1_000) }),
-            payload_bytes: Some(1 << 20),
+            tier: default_tier(),
+            replay_budget: default_replay_budget(),
+            publish_rate: default_publish_rate(),
+            payload_bytes: default_payload_bytes(),
             inline_bytes: None,
             hashes: false,
             retain: Retain::default(),
@@ -71,70 +115,14 @@ impl TopicClass {
         }
     }
 
-    /// Sets its tier.
-    #[must_use]
-    pub fn with_tier(mut self, tier: Tier) -> Self {
-        self.tier = tier;
-        self
-    }
-
-    /// Resumes from cursors that are at most that many updates behind.
-    #[must_use]
-    pub fn with_replay_budget(mut self, updates: Option<u64>) -> Self {
-        self.replay_budget = updates;
-        self
-    }
-
-    /// Lets others publish that many updates to each of its topics.
-    #[must_use]
-    pub fn with_publish_rate(mut self, rate: Option<Rate>) -> Self {
-        self.publish_rate = rate;
-        self
-    }
-
-    /// Lets others publish payloads of at most that many bytes.
-    #[must_use]
-    pub fn with_payload_bytes(mut self, bytes: Option<usize>) -> Self {
-        self.payload_bytes = bytes;
-        self
-    }
-
-    /// Leaves larger payloads out of update batches.
-    #[must_use]
-    pub fn with_inline_bytes(mut self, bytes: Option<usize>) -> Self {
-        self.inline_bytes = bytes;
-        self
-    }
-
-    /// Gives updates the hash of their payload, and refuses those of others whose own is another.
-    #[must_use]
-    pub fn with_hashes(mut self, hashes: bool) -> Self {
-        self.hashes = hashes;
-        self
-    }
-
-    /// Keeps that much history.
-    #[must_use]
-    pub fn with_retain(mut self, retain: Retain) -> Self {
-        self.retain = retain;
-        self
-    }
-
-    /// Lets connections that follow one of its topics take nothing for that long.
-    #[must_use]
-    pub fn with_stall_limit(mut self, limit: Option<Duration>) -> Self {
-        self.stall_limit = limit;
-        self
-    }
-
-    /// Opens it for reading to whoever holds one of `scopes`.
+    /// Opens the class for reading to each grant that has one of `scopes`. Literals are converted, which a field does not do.
     #[must_use]
     pub fn with_read(mut self, scopes: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.read = scopes.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Opens it for publishing to whoever holds one of `scopes`.
+    /// Opens the class for publishing to each grant that has one of `scopes`.
     #[must_use]
     pub fn with_publish(mut self, scopes: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.publish = scopes.into_iter().map(Into::into).collect();
@@ -152,12 +140,6 @@ impl TopicClass {
 
 /// What stands in metrics and records where a topic is of no class.
 pub(crate) const NO_CLASS: &str = "none";
-
-/// So many a second, and as many at once after a second's rest.
-const fn per_second(many: u32) -> Rate {
-    let many = NonZeroU32::new(many).expect("the rates of the default classes are not zero");
-    Rate::new(many, many)
-}
 
 /// Why a list of classes was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -376,6 +358,25 @@ mod tests {
             Err(Denied::OwnerMismatch { claim }) => Some(claim),
             Err(other) => panic!("{name}: {other}"),
         }
+    }
+
+    #[test]
+    fn a_class_in_a_settings_file_has_the_usual_limits_unless_it_sets_others() {
+        let of = |more: &str| {
+            serde_json::from_str::<TopicClass>(&format!(r#"{{"name": "a", "pattern": "a:**"{more}}}"#))
+        };
+        let usual = TopicClass::new("a", pattern("a:**"));
+        assert_eq!(of("").unwrap(), usual);
+        let written = serde_json::to_string(&usual).unwrap();
+        assert_eq!(serde_json::from_str::<TopicClass>(&written).unwrap(), usual);
+        let free =
+            of(r#", "publish_rate": "none", "retain": {"age_seconds": "none", "updates": 7}"#).unwrap();
+        let retain = Retain { updates: Some(7), ..Retain::everything() };
+        assert_eq!(free, TopicClass { publish_rate: None, retain, ..usual });
+        for (more, says) in [(r#", "teer": "hot""#, "teer"), (r#", "payload_bytes": "all""#, "none")] {
+            assert!(of(more).unwrap_err().to_string().contains(says));
+        }
+        assert!(serde_json::from_str::<TopicClass>(r#"{"name": "a"}"#).is_err());
     }
 
     #[test]

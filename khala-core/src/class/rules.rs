@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{or_none, seconds_or_none};
+
 /// How a class is looked after: told to clients that have to start again, and to operators.
 ///
 /// The order is that of their haste: hot topics are short-lived and read live, cold ones are rarely read.
@@ -34,17 +36,22 @@ impl Tier {
 }
 
 /// How much of a topic's history is kept: an update stays if every limit that is set keeps it. None: no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Retain {
     /// Updates that are at most this old.
+    #[serde(rename = "age_seconds", with = "seconds_or_none")]
     pub age: Option<Duration>,
     /// This many of the newest.
+    #[serde(with = "or_none")]
     pub updates: Option<u64>,
     /// As many of the newest as fit into this many bytes.
+    #[serde(with = "or_none")]
     pub bytes: Option<u64>,
     /// Tombstones of documents that are at most this old, and all tombstones whose updates are kept. The version of a document is
     /// deleted with its tombstone: after that, an older version is accepted. None: all tombstones.
+    #[serde(rename = "tombstones_seconds", with = "seconds_or_none")]
     pub tombstones: Option<Duration>,
 }
 
@@ -56,39 +63,22 @@ impl Retain {
     pub const fn everything() -> Self {
         Self { age: None, updates: None, bytes: None, tombstones: None }
     }
-
-    /// Keeps updates for that long. None: however old.
-    #[must_use]
-    pub const fn with_age(mut self, age: Option<Duration>) -> Self {
-        self.age = age;
-        self
-    }
-
-    /// Keeps that many of the newest updates. None: however many.
-    #[must_use]
-    pub const fn with_updates(mut self, updates: Option<u64>) -> Self {
-        self.updates = updates;
-        self
-    }
-
-    /// Keeps that many bytes of the newest updates. None: however many.
-    #[must_use]
-    pub const fn with_bytes(mut self, bytes: Option<u64>) -> Self {
-        self.bytes = bytes;
-        self
-    }
-
-    /// Keeps tombstones of documents for that long, and those whose updates are kept. None: however old.
-    #[must_use]
-    pub const fn with_tombstones(mut self, age: Option<Duration>) -> Self {
-        self.tombstones = age;
-        self
-    }
 }
 
 impl Default for Retain {
     /// A week of history.
     fn default() -> Self {
-        Self::everything().with_age(Some(Self::AGE))
+        Self { age: Some(Self::AGE), ..Self::everything() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::assert_options;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        assert_options::<Retain>();
     }
 }

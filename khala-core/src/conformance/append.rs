@@ -211,7 +211,7 @@ pub async fn j10_a_repeated_dedup_key_writes_nothing<H: Harness>(store: H) {
     subject.trim(Keep::everything(), late).await;
     repeated(&subject, "a batch whose updates are kept", named(), first).await;
     let almost = NOW.plus(DEDUP_FOR - Duration::from_millis(1));
-    subject.trim(Keep::everything().with_updates(0), almost).await;
+    subject.trim(Keep { updates: Some(0), ..Keep::everything() }, almost).await;
     repeated(&subject, "a batch whose updates were trimmed within a day", named(), first).await;
     assert_eq!(subject.conflict(other).await, Conflict::Dedup { first }, "J10: another batch then");
 }

@@ -93,7 +93,7 @@ pub async fn j5_a_page_and_its_bounds_are_of_one_moment<H: Harness>(store: H) {
             for n in 0..12 {
                 subject.write(single(&format!("{writer}.{n}"))).await;
                 if writer == 0 && n % 3 == 2 {
-                    subject.trim(Keep::everything().with_updates(2), NOW).await;
+                    subject.trim(Keep { updates: Some(2), ..Keep::everything() }, NOW).await;
                 }
             }
         }
@@ -116,7 +116,7 @@ pub async fn j11_a_trimmed_cursor_is_reported<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J11", "j11");
     subject.write_numbers(1..=10).await;
     for (kept, floor) in [(4, 6), (0, 10)] {
-        subject.trim(Keep::everything().with_updates(kept), NOW).await;
+        subject.trim(Keep { updates: Some(kept), ..Keep::everything() }, NOW).await;
         let bounds = subject.bounds().await;
         for number in 0..floor {
             let stale = subject.stale(at(&bounds, number)).await;
@@ -144,7 +144,7 @@ pub async fn j12_a_cursor_at_the_floor_is_good<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J12", "j12");
     subject.write_numbers(1..=10).await;
     for (kept, floor) in [(10, 0), (9, 1), (4, 6), (1, 9), (0, 10)] {
-        let bounds = subject.trim(Keep::everything().with_updates(kept), NOW).await.bounds;
+        let bounds = subject.trim(Keep { updates: Some(kept), ..Keep::everything() }, NOW).await.bounds;
         assert_eq!(bounds.floor, watermark(floor), "J12: the floor with {kept} updates kept of 10");
         let Replay::Page(page) = subject.read(bounds.at_floor(), LARGE).await else {
             panic!("J12: a cursor at the floor, {floor}, was called stale");

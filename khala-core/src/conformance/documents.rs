@@ -187,7 +187,7 @@ async fn continues_or_is_stale(subject: &Subject) {
     let bounds = subject.bounds().await;
     let ahead = at(&bounds, MAX_POSITION);
     let other = Cursor::new(Epoch::from_bits(!bounds.epoch.bits()), bounds.head);
-    subject.trim(Keep::everything().with_updates(1), NOW).await;
+    subject.trim(Keep { updates: Some(1), ..Keep::everything() }, NOW).await;
     let bounds = subject.bounds().await;
     for (what, at) in [("that was trimmed", first.at), ("ahead", ahead), ("of another epoch", other)] {
         match subject.snapshot(next(at), pages_of(1)).await {
@@ -204,7 +204,7 @@ pub async fn d4_trimming_the_log_leaves_documents<H: Harness>(store: H) {
     subject.write(batch([tombstone("b").doc_version(60)])).await;
     let before = documents(&subject, LARGE).await;
     for kept in [2, 0] {
-        subject.trim(Keep::everything().with_updates(kept), NOW).await;
+        subject.trim(Keep { updates: Some(kept), ..Keep::everything() }, NOW).await;
         assert_eq!(
             documents(&subject, LARGE).await,
             before,
@@ -233,14 +233,14 @@ pub async fn d5_old_tombstones_go_and_nothing_else<H: Harness>(store: H) {
     subject.write(batch([state("again", "2"), state("late", "1")])).await;
     subject.write(batch([tombstone("late").doc_version(70)])).await;
     let before = documents(&subject, LARGE).await;
-    let keep = |updates| Keep::everything().with_updates(updates).with_tombstones(day);
+    let keep = |updates| Keep { updates: Some(updates), tombstones: Some(day), ..Keep::everything() };
 
     // Old enough, and its update is there; its update is gone, and it is young; it is kept however old.
     subject.trim(keep(9), NOW.plus(2 * day)).await;
     assert!(subject.document("gone").await.is_some(), "D5: a tombstone whose update is kept");
     subject.trim(keep(1), NOW.plus(day)).await;
     assert!(subject.document("gone").await.is_some(), "D5: a tombstone that is not older than is kept");
-    subject.trim(Keep::everything().with_updates(1), NOW.plus(2 * day)).await;
+    subject.trim(Keep { updates: Some(1), ..Keep::everything() }, NOW.plus(2 * day)).await;
     assert!(subject.document("gone").await.is_some(), "D5: a tombstone where all are kept");
 
     let plan = subject.plan_trim(keep(1), NOW.plus(2 * day)).await;

@@ -65,7 +65,7 @@ pub async fn j21_a_topic_with_something_to_trim_is_due<H: Harness>(store: H) {
     // A dedup key is to be forgotten before the topic is due otherwise.
     let named = subject.beside("j21.d");
     named.write(single("named").with_dedup(dedup("j21"))).await;
-    named.trim(Keep::everything().with_updates(0), NOW).await;
+    named.trim(Keep { updates: Some(0), ..Keep::everything() }, NOW).await;
     dues.settle(RULES, "j21.d", named.bounds().await.at_head(), NOW.plus(3 * DEDUP_FOR)).await;
     let forgets = NOW.plus(DEDUP_FOR);
     let earlier = dues.at(RULES, forgets.minus(Duration::from_millis(1))).await;
@@ -120,7 +120,7 @@ pub async fn j22_a_retired_topic_is_not_listed_and_stays_what_it_was<H: Harness>
         }
         dues.journal.settle(RULES, &settled).await.expect("J22: topics could not be settled")
     };
-    let (nothing, ever) = (Keep::everything().with_updates(0), Timestamp::from_millis(u64::MAX));
+    let (nothing, ever) = (Keep { updates: Some(0), ..Keep::everything() }, Timestamp::from_millis(u64::MAX));
 
     // One that is empty, and those that hold an update, a document or a dedup key.
     let names = ["j22.document", "j22.empty", "j22.key", "j22.update"];

@@ -57,7 +57,7 @@ async fn write_some_history(store: &impl Harness, named: Batch) -> Receipt {
     for (topic, kept) in [(TRIMMED, 3), (EMPTIED, 0)] {
         let subject = subject.beside(topic);
         subject.write_numbers(1..=6).await;
-        subject.trim(Keep::everything().with_updates(kept), NOW).await;
+        subject.trim(Keep { updates: Some(kept), ..Keep::everything() }, NOW).await;
     }
     subject.write(named).await
 }

@@ -55,7 +55,7 @@ pub trait CheckpointsHarness: Harness {
 
 /// What a store can do. What it cannot is printed by the tests that it affects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Capabilities {
     /// Whether what it holds is there again after [`Harness::close`] and [`Harness::open`].
     pub survives_reopening: bool,
@@ -86,34 +86,6 @@ impl Capabilities {
             lease_ends_with_its_node: false,
             puts_topics_off: true,
         }
-    }
-
-    /// Says whether what it holds is there after closing and opening.
-    #[must_use]
-    pub const fn with_survives_reopening(mut self, yes: bool) -> Self {
-        self.survives_reopening = yes;
-        self
-    }
-
-    /// Says whether what it acknowledged is there after its process was killed.
-    #[must_use]
-    pub const fn with_survives_kill(mut self, yes: bool) -> Self {
-        self.survives_kill = yes;
-        self
-    }
-
-    /// Says whether a lead of sweeps ends with the process that has it.
-    #[must_use]
-    pub const fn with_lease_ends_with_its_node(mut self, yes: bool) -> Self {
-        self.lease_ends_with_its_node = yes;
-        self
-    }
-
-    /// Says whether topics can be put off.
-    #[must_use]
-    pub const fn with_puts_topics_off(mut self, yes: bool) -> Self {
-        self.puts_topics_off = yes;
-        self
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn j6_head_never_goes_back<H: Harness>(store: H) {
             for n in 0..10 {
                 subject.write(single(&format!("{writer}.{n}"))).await;
                 if writer == 0 && n % 4 == 3 {
-                    subject.trim(Keep::everything().with_updates(3), NOW).await;
+                    subject.trim(Keep { updates: Some(3), ..Keep::everything() }, NOW).await;
                 }
             }
         }
@@ -55,7 +55,9 @@ pub async fn j6_head_never_goes_back<H: Harness>(store: H) {
     let head = subject.bounds().await.head;
     subject.conflict(single("refused").with_expect(Watermark::ORIGIN)).await;
     assert_eq!(subject.bounds().await.head, head, "J6: the head after a conflict");
-    for keep in [Keep::everything().with_updates(1), Keep::everything().with_updates(0)] {
+    for keep in
+        [Keep { updates: Some(1), ..Keep::everything() }, Keep { updates: Some(0), ..Keep::everything() }]
+    {
         let trimmed = subject.trim(keep, NOW).await.bounds.head;
         assert_eq!(trimmed, head, "J6: the head that trimming with {keep:?} gives");
         assert_eq!(subject.bounds().await.head, head, "J6: the head after trimming with {keep:?}");

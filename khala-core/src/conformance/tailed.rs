@@ -35,7 +35,7 @@ pub struct Tailed<H> {
 impl<H: Harness> Tailed<H> {
     fn over(store: H) -> Self {
         // Small enough that the laws see it forget.
-        let options = TailOptions::default().with_topic_bytes(64 << 10);
+        let options = TailOptions { topic_bytes: 64 << 10, ..TailOptions::default() };
         let tail = TailJournal::new(store.journal(), options);
         Self { store, followed: Arc::new(FollowedJournal { tail, ticks: AtomicU64::new(1) }) }
     }

@@ -23,7 +23,7 @@ pub async fn j16_an_untouched_topic_is_stable_and_empty<H: Harness>(store: H) {
         assert!(page.updates.is_empty(), "J16: an untouched topic holds {:?}", page.updates);
         assert_eq!(page.bounds, bounds, "J16: the bounds of an untouched topic, asked twice");
     }
-    let trimmed = subject.trim(Keep::everything().with_updates(0), NOW).await;
+    let trimmed = subject.trim(Keep { updates: Some(0), ..Keep::everything() }, NOW).await;
     assert_eq!(trimmed.bounds, bounds, "J16: the bounds of an untouched topic after trimming");
     let snapshot = subject.snapshot_page(SnapshotFrom::Start, LARGE).await;
     assert_eq!(snapshot.at, bounds.at_head(), "J16: where the snapshot of an untouched topic stands");
@@ -66,7 +66,7 @@ pub async fn j17_topics_are_apart_and_payloads_exact<H: Harness>(store: H) {
     }
 
     // Emptied is still written to; asked about is not.
-    subject.beside("k.a").trim(Keep::everything().with_updates(0), NOW).await;
+    subject.beside("k.a").trim(Keep { updates: Some(0), ..Keep::everything() }, NOW).await;
     subject.beside("kb").bounds().await;
     let k: Vec<&str> = names.into_iter().filter(|name| name.starts_with('k')).collect();
     listed(&subject, "k", None, 100, &k).await;

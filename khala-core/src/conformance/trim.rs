@@ -19,14 +19,14 @@ pub async fn j13_trimming_renumbers_nothing<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J13", "j13");
     subject.write_numbers(1..=10).await;
     let before = subject.log().await;
-    subject.trim(Keep::everything().with_updates(4), NOW).await;
+    subject.trim(Keep { updates: Some(4), ..Keep::everything() }, NOW).await;
     let bounds = subject.bounds().await;
     // After the floor, because reading right at it is for J12 to judge.
     let kept = subject.follow(at(&bounds, 7)).await;
     assert_eq!(kept, before[7..], "J13: the updates after 7, once all up to 6 were trimmed");
 
     for (kept, next) in [(4, 11), (0, 12), (0, 13)] {
-        subject.trim(Keep::everything().with_updates(kept), NOW).await;
+        subject.trim(Keep { updates: Some(kept), ..Keep::everything() }, NOW).await;
         let receipt = subject.write(single("next")).await;
         assert_eq!(receipt.first.as_u64(), next, "J13: the first seq after trimming to {kept} updates");
         assert_eq!(receipt.epoch, bounds.epoch, "J13: the epoch after trimming to {kept} updates");
@@ -41,24 +41,24 @@ pub async fn j13_trimming_renumbers_nothing<H: Harness>(store: H) {
 pub async fn j14_the_floor_never_goes_back<H: Harness>(store: H) {
     let all = Keep::everything;
     let subject = Subject::new(&store, "J14", "j14");
-    trimmed_to(&subject, &[], 0, all().with_updates(0), NOW).await;
+    trimmed_to(&subject, &[], 0, Keep { updates: Some(0), ..all() }, NOW).await;
     subject.write_numbers(1..=10).await;
     let log = subject.log().await;
     for (floor, keep) in [
         (0, all()),
-        (0, all().with_updates(11)),
-        (4, all().with_updates(6)),
-        (4, all().with_updates(8)),
-        (4, all().with_updates(0).with_never_past(watermark(2))),
-        (4, all().with_updates(0).with_never_past(Watermark::ORIGIN)),
-        (4, all().with_never_past(watermark(8))),
-        (6, all().with_updates(1).with_never_past(watermark(6))),
-        (6, all().with_bytes(0).with_never_past(watermark(6))),
-        (6, all().with_age(Duration::ZERO).with_never_past(watermark(6))),
-        (9, all().with_updates(1).with_never_past(watermark(100))),
-        (10, all().with_updates(0)),
+        (0, Keep { updates: Some(11), ..all() }),
+        (4, Keep { updates: Some(6), ..all() }),
+        (4, Keep { updates: Some(8), ..all() }),
+        (4, Keep { updates: Some(0), never_past: Some(watermark(2)), ..all() }),
+        (4, Keep { updates: Some(0), never_past: Some(Watermark::ORIGIN), ..all() }),
+        (4, Keep { never_past: Some(watermark(8)), ..all() }),
+        (6, Keep { updates: Some(1), never_past: Some(watermark(6)), ..all() }),
+        (6, Keep { bytes: Some(0), never_past: Some(watermark(6)), ..all() }),
+        (6, Keep { age: Some(Duration::ZERO), never_past: Some(watermark(6)), ..all() }),
+        (9, Keep { updates: Some(1), never_past: Some(watermark(100)), ..all() }),
+        (10, Keep { updates: Some(0), ..all() }),
         (10, all()),
-        (10, all().with_updates(5)),
+        (10, Keep { updates: Some(5), ..all() }),
     ] {
         trimmed_to(&subject, &log, floor, keep, NOW.plus(Duration::from_secs(1))).await;
     }
@@ -92,13 +92,13 @@ async fn bytes_count_texts(subject: &Subject) {
     let log = subject.log().await;
     let size = |from: usize| log[from..].iter().map(|update| update.size() as u64).sum::<u64>();
     for (floor, keep) in [
-        (0, Keep::everything().with_bytes(size(0))),
-        (1, Keep::everything().with_bytes(size(0) - 1)),
-        (1, Keep::everything().with_bytes(size(1)).with_updates(5)),
-        (2, Keep::everything().with_bytes(size(1)).with_updates(3)),
-        (3, Keep::everything().with_bytes(size(3)).with_updates(3)),
-        (4, Keep::everything().with_bytes(size(3) - 1)),
-        (5, Keep::everything().with_bytes(size(4) - 1)),
+        (0, Keep { bytes: Some(size(0)), ..Keep::everything() }),
+        (1, Keep { bytes: Some(size(0) - 1), ..Keep::everything() }),
+        (1, Keep { bytes: Some(size(1)), updates: Some(5), ..Keep::everything() }),
+        (2, Keep { bytes: Some(size(1)), updates: Some(3), ..Keep::everything() }),
+        (3, Keep { bytes: Some(size(3)), updates: Some(3), ..Keep::everything() }),
+        (4, Keep { bytes: Some(size(3) - 1), ..Keep::everything() }),
+        (5, Keep { bytes: Some(size(4) - 1), ..Keep::everything() }),
     ] {
         trimmed_to(subject, &log, floor, keep, NOW).await;
     }
@@ -112,14 +112,14 @@ async fn age_trims_from_the_start(subject: &Subject) {
     }
     let mut log = subject.log().await;
     for (floor, age, now) in [(0, 20, 20), (1, 12, 20), (1, 11, 21), (3, 11, 22), (3, 60, 25), (4, 4, 25)] {
-        let keep = Keep::everything().with_age(Duration::from_secs(age));
+        let keep = Keep { age: Some(Duration::from_secs(age)), ..Keep::everything() };
         trimmed_to(subject, &log, floor, keep, second(now)).await;
     }
     // A clock that stands behind the log's finds nothing old.
     subject.append(single("e"), second(40)).await;
     let next = watermark(4).next().expect("there are seqs after 4");
     log.push(update("e").stored(next, second(40)));
-    trimmed_to(subject, &log, 4, Keep::everything().with_age(Duration::ZERO), second(30)).await;
+    trimmed_to(subject, &log, 4, Keep { age: Some(Duration::ZERO), ..Keep::everything() }, second(30)).await;
 }
 
 async fn a_clock_that_was_ahead_keeps_nothing(subject: &Subject) {
@@ -128,7 +128,7 @@ async fn a_clock_that_was_ahead_keeps_nothing(subject: &Subject) {
     for (text, at) in [("a", 0), ("b", AHEAD), ("c", AHEAD), ("d", 5), ("e", AHEAD)] {
         subject.append(single(text), second(at)).await;
     }
-    let keep = Keep::everything().with_age(Duration::from_secs(10));
+    let keep = Keep { age: Some(Duration::from_secs(10)), ..Keep::everything() };
     let log = subject.log().await;
     // They are as old as what follows them; the last one stays while nothing does.
     for (floor, now) in [(0, 10), (1, 11), (1, 15), (4, 16), (4, 1_000)] {
@@ -155,7 +155,7 @@ async fn with_others(subject: &Subject) {
             let mut floor = Watermark::ORIGIN;
             for n in 0..6 {
                 subject.write(single(&format!("{task}.{n}"))).await;
-                let keep = Keep::everything().with_updates(2 + task * n);
+                let keep = Keep { updates: Some(2 + task * n), ..Keep::everything() };
                 let found = subject.trim(keep, NOW).await.bounds.floor;
                 assert!(found >= floor, "J14: floor {floor} was seen, then trimming gave floor {found}");
                 floor = found;
@@ -171,22 +171,22 @@ pub async fn j19_a_plan_is_what_a_trim_then_does<H: Harness>(store: H) {
     let subject = Subject::new(&store, "J19", "j19");
     let second = |n: u64| NOW.plus(Duration::from_secs(n));
     // What bounds it has while it is untouched is for J16 to judge.
-    let plan = subject.plan_trim(all().with_updates(0), NOW).await;
+    let plan = subject.plan_trim(Keep { updates: Some(0), ..all() }, NOW).await;
     assert_eq!(
-        subject.trim(all().with_updates(0), NOW).await,
+        subject.trim(Keep { updates: Some(0), ..all() }, NOW).await,
         plan,
         "J19: of a topic that was never written"
     );
     for (n, keep) in [
         all(),
-        all().with_updates(4),
-        all().with_updates(0),
-        all().with_bytes(30),
-        all().with_age(Duration::from_secs(5)),
-        all().with_age(Duration::from_secs(3)).with_bytes(60).with_updates(5),
-        all().with_updates(0).with_never_past(watermark(3)),
-        all().with_age(Duration::ZERO).with_never_past(watermark(5)),
-        all().with_bytes(0).with_never_past(Watermark::ORIGIN),
+        Keep { updates: Some(4), ..all() },
+        Keep { updates: Some(0), ..all() },
+        Keep { bytes: Some(30), ..all() },
+        Keep { age: Some(Duration::from_secs(5)), ..all() },
+        Keep { age: Some(Duration::from_secs(3)), bytes: Some(60), updates: Some(5), ..all() },
+        Keep { updates: Some(0), never_past: Some(watermark(3)), ..all() },
+        Keep { age: Some(Duration::ZERO), never_past: Some(watermark(5)), ..all() },
+        Keep { bytes: Some(0), never_past: Some(Watermark::ORIGIN), ..all() },
     ]
     .into_iter()
     .enumerate()
@@ -198,7 +198,7 @@ pub async fn j19_a_plan_is_what_a_trim_then_does<H: Harness>(store: H) {
         planned(&subject, keep, second(10)).await;
         // From a floor that is not the origin, too.
         planned(&subject, keep, second(12)).await;
-        planned(&subject, all().with_updates(1), second(12)).await;
+        planned(&subject, Keep { updates: Some(1), ..all() }, second(12)).await;
     }
 
     // As many as no store takes in one step.
@@ -206,7 +206,7 @@ pub async fn j19_a_plan_is_what_a_trim_then_does<H: Harness>(store: H) {
     for label in ["a", "b", "c"] {
         subject.write(batch(labelled(label, 700))).await;
     }
-    planned(&subject, all().with_updates(300), NOW).await;
+    planned(&subject, Keep { updates: Some(300), ..all() }, NOW).await;
     names_stay(&subject.beside("j19.names")).await;
     plans_amid_others(&subject.beside("j19.race")).await;
 }
@@ -230,7 +230,7 @@ async fn planned(subject: &Subject, keep: Keep, now: Timestamp) {
 async fn names_stay(subject: &Subject) {
     let named = || single("named").with_dedup(dedup("j19"));
     let receipt = subject.write(named()).await;
-    subject.plan_trim(Keep::everything().with_updates(0), NOW.plus(2 * DEDUP_FOR)).await;
+    subject.plan_trim(Keep { updates: Some(0), ..Keep::everything() }, NOW.plus(2 * DEDUP_FOR)).await;
     let again = subject.append(named(), NOW).await;
     assert_eq!(again, Append::Duplicate(receipt), "J19: the answer to a name whose end was planned");
 }
@@ -243,7 +243,7 @@ async fn plans_amid_others(subject: &Subject) {
             let mut floor = Watermark::ORIGIN;
             for n in 0..6 {
                 subject.write(single(&format!("{task}.{n}"))).await;
-                let keep = Keep::everything().with_updates(2 + task * n);
+                let keep = Keep { updates: Some(2 + task * n), ..Keep::everything() };
                 let plan = subject.plan_trim(keep, NOW).await.bounds.floor;
                 assert!(plan >= floor, "J19: floor {floor} was seen, then a plan gave floor {plan}");
                 floor = subject.trim(keep, NOW).await.bounds.floor;

@@ -183,7 +183,7 @@ mod tests {
         rig.append("there", event().doc_key("d"));
         rig.append("trimmed", event());
         let trimmed = Topic::parse("trimmed").unwrap();
-        let keep = Keep::everything().with_updates(0);
+        let keep = Keep { updates: Some(0), ..Keep::everything() };
         rig.store.trim(&trimmed, keep, Timestamp::default()).now_or_never().unwrap().unwrap();
         assert_eq!((rig.snapshot("deleted"), rig.snapshot("there"), rig.snapshot("trimmed")), (0, 0, 0));
     }

@@ -79,7 +79,7 @@ pub(crate) struct Inner {
     pub(crate) health: Health,
 }
 
-/// Makes a [`Khala`].
+/// Makes a [`Khala`]. A builder and not options, because most of it is roles to put in place, which are no data.
 #[derive(Debug)]
 pub struct KhalaBuilder {
     roles: Roles,

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn the_first_payload_that_is_too_large_is_named() {
         let published = Published::new();
-        let class = class().with_payload_bytes(Some(10)).with_publish_rate(rate(1, 1));
+        let class = TopicClass { payload_bytes: Some(10), publish_rate: rate(1, 1), ..class() };
         let refused = published.take(&class, &topic("t"), &batch(&[10, 11, 12]), at(0)).unwrap_err();
         let expected =
             PublishLimited::PayloadTooLarge { index: 1, bytes: 11, limit: 10, class: "c".to_owned() };
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_batch_goes_whole_and_the_next_waits_for_it() {
         let published = Published::new();
-        let class = class().with_publish_rate(rate(10, 5)).with_tier(Tier::Hot);
+        let class = TopicClass { publish_rate: rate(10, 5), tier: Tier::Hot, ..class() };
         assert_eq!(wait(&published, &class, "t", 4, 0), 0);
         assert_eq!(wait(&published, &class, "t", 100, 0), 0, "there was room for its first");
         // 104 are owed and the burst is 5: room for one more is 100 tenths of a second away.
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn without_limits_nothing_is_refused_or_remembered() {
         let published = Published::new();
-        let class = class().with_payload_bytes(None).with_publish_rate(None);
+        let class = TopicClass { payload_bytes: None, publish_rate: None, ..class() };
         for _ in 0..100 {
             published.take(&class, &topic("t"), &batch(&[1 << 20; 10]), at(0)).unwrap();
         }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn topics_that_are_quiet_again_are_forgotten() {
         let published = Published::new();
-        let class = class().with_publish_rate(rate(1_000, 10));
+        let class = TopicClass { publish_rate: rate(1_000, 10), ..class() };
         for number in 0..100_000 {
             assert_eq!(wait(&published, &class, &format!("t{number}"), 5, number), 0);
         }
@@ -271,7 +271,7 @@ mod tests {
             batches in prop::collection::vec(1..200_usize, 2..30),
         ) {
             let published = Published::new();
-            let class = class().with_publish_rate(rate(per_second, burst));
+            let class = TopicClass { publish_rate: rate(per_second, burst), ..class() };
             let (mut now, mut through) = (0, 0);
             for (count, updates) in batches.iter().enumerate() {
                 let told = wait(&published, &class, "t", *updates, now);

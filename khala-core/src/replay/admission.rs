@@ -15,10 +15,13 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::Waiter;
 use crate::{
     admission::{Book, Bucket, Limited, Rate},
     clock::Moment,
+    config::{or_none, seconds},
     journal::ReadLimit,
     position::Cursor,
     recent::Recent,
@@ -34,17 +37,21 @@ const TOPICS: usize = 1_000;
 const TOLD: usize = 10_000;
 
 /// How many replays a node takes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ReplayOptions {
     /// Pages of history that joins may ask for. None: as many as they like.
+    #[serde(with = "or_none")]
     pub pages: Option<Rate>,
     /// Reads of the journal for those behind the tail under way at once; more take turns.
     pub reads_at_once: NonZeroUsize,
     /// The longest that somebody who is turned away is told to wait.
+    #[serde(rename = "longest_wait_seconds", with = "seconds")]
     pub longest_wait: Duration,
     /// Pages of history that are read and sent, in all, while somebody appends: what publishers leave to those who
     /// replay. With nobody appending there is no such limit. None: publishers and readers share as they come.
+    #[serde(with = "or_none")]
     pub rate_while_appending: Option<Rate>,
 }
 
@@ -61,36 +68,6 @@ impl Default for ReplayOptions {
             // 100,000 updates a second, for a tenth of a processor.
             rate_while_appending: Some(const { Rate::new(rate(500), rate(20)) }),
         }
-    }
-}
-
-impl ReplayOptions {
-    /// Lets joins ask for that many pages of history.
-    #[must_use]
-    pub fn with_pages(mut self, pages: Option<Rate>) -> Self {
-        self.pages = pages;
-        self
-    }
-
-    /// Reads the journal for those behind the tail that many times at once.
-    #[must_use]
-    pub fn with_reads_at_once(mut self, reads: NonZeroUsize) -> Self {
-        self.reads_at_once = reads;
-        self
-    }
-
-    /// Tells nobody to wait for longer.
-    #[must_use]
-    pub fn with_longest_wait(mut self, wait: Duration) -> Self {
-        self.longest_wait = wait;
-        self
-    }
-
-    /// Reads and sends that many pages of history while somebody appends.
-    #[must_use]
-    pub fn with_rate_while_appending(mut self, pages: Option<Rate>) -> Self {
-        self.rate_while_appending = pages;
-        self
     }
 }
 
@@ -237,9 +214,11 @@ mod tests {
 
     fn admission(per_second: u32, burst: u32, longest: u64) -> ReplayAdmission {
         let longest = Duration::from_millis(longest);
-        ReplayAdmission::new(
-            ReplayOptions::default().with_pages(Some(rate(per_second, burst))).with_longest_wait(longest),
-        )
+        ReplayAdmission::new(ReplayOptions {
+            pages: Some(rate(per_second, burst)),
+            longest_wait: longest,
+            ..ReplayOptions::default()
+        })
     }
 
     /// Each connection is somebody else's.
@@ -248,8 +227,13 @@ mod tests {
     }
 
     #[test]
+    fn the_options_can_stand_in_a_settings_file() {
+        crate::config::assert_options::<ReplayOptions>();
+    }
+
+    #[test]
     fn without_a_rate_everybody_is_let_in() {
-        let admission = ReplayAdmission::new(ReplayOptions::default().with_pages(None));
+        let admission = ReplayAdmission::new(ReplayOptions { pages: None, ..ReplayOptions::default() });
         assert!((0..10_000).all(|n| admission.admit_pages(somebody(n), u64::MAX, at(0)).is_ok()));
     }
 

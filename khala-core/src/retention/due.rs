@@ -112,12 +112,12 @@ mod tests {
         let now = moment(1_000_000);
         let due =
             |keep: &Keep, oldest| settled(&topic, head, keep, oldest, now, None).map(|settled| settled.due);
-        let keep = Keep::everything().with_age(Duration::from_secs(60));
+        let keep = Keep { age: Some(Duration::from_secs(60)), ..Keep::everything() };
         let oldest = moment(999_990);
         let at = due(&keep, Some(oldest)).unwrap();
         assert!(keep.lets_go(crate::position::Seq::FIRST, oldest, 1, 1, at), "it may go then");
         assert!(!keep.lets_go(crate::position::Seq::FIRST, oldest, 1, 1, at.minus(Duration::from_millis(1))));
-        for keep in [Keep::everything(), Keep::everything().with_updates(3), keep] {
+        for keep in [Keep::everything(), Keep { updates: Some(3), ..Keep::everything() }, keep] {
             let at = due(&keep, None).unwrap();
             assert!((now.plus(AT_LEAST / 2)..=now.plus(AT_LEAST)).contains(&at), "{at:?}");
         }
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((empty.due, empty.seen_at), (moment(1_000_060), now));
         assert_eq!(empty.retire_idle_since, Some(moment(999_940)));
         assert_eq!(retiring(Some(oldest)).due, at, "what keeps something is not looked at to be retired");
-        let held = keep.with_never_past(Watermark::ORIGIN);
+        let held = Keep { never_past: Some(Watermark::ORIGIN), ..keep };
         assert_eq!(due(&held, Some(oldest)), None, "who reads it may go at any time");
         assert!(due(&held, None).is_some());
         assert_eq!(
@@ -139,8 +139,9 @@ mod tests {
 
     #[test]
     fn other_rules_have_another_name() {
-        let class = |name: &str, pattern: &str, retain| {
-            TopicClass::new(name, TopicPattern::parse(pattern).unwrap()).with_retain(retain)
+        let class = |name: &str, pattern: &str, retain| TopicClass {
+            retain,
+            ..TopicClass::new(name, TopicPattern::parse(pattern).unwrap())
         };
         let named = |classes| rules(&Classes::new(classes).unwrap(), true);
         let week = Retain::default();
@@ -152,9 +153,13 @@ mod tests {
             named(vec![class("a", "a:{n}", week), class("b", "b:{n}", week)]),
             named(vec![class("b", "b:{n}", week), class("a", "a:{n}", week)]),
             named(vec![class("a", "a:{n}", Retain::everything())]),
-            named(vec![class("a", "a:{n}", Retain::everything().with_updates(Some(0)))]),
-            named(vec![class("a", "a:{n}", Retain::everything().with_bytes(Some(0)))]),
-            named(vec![class("a", "a:{n}", Retain::everything().with_tombstones(Some(Duration::ZERO)))]),
+            named(vec![class("a", "a:{n}", Retain { updates: Some(0), ..Retain::everything() })]),
+            named(vec![class("a", "a:{n}", Retain { bytes: Some(0), ..Retain::everything() })]),
+            named(vec![class(
+                "a",
+                "a:{n}",
+                Retain { tombstones: Some(Duration::ZERO), ..Retain::everything() },
+            )]),
             rules(&Classes::new(vec![]).unwrap(), false),
         ];
         assert_eq!(named(vec![class("a", "a:{n}", week)]), names[1]);

@@ -17,7 +17,7 @@ use crate::{
 
 /// What is known of a topic when it is asked how much of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "tests of a rule write its input by field")]
 pub struct RetentionInput {
     /// What the topic holds.
     pub bounds: Bounds,
@@ -33,20 +33,6 @@ impl RetentionInput {
     /// Of a topic with those bounds, which nobody follows.
     pub fn new(bounds: Bounds, now: Timestamp) -> Self {
         Self { bounds, slowest_connected: None, slowest_seen: None, now }
-    }
-
-    /// The least watermark of those who follow it now.
-    #[must_use]
-    pub fn with_slowest_connected(mut self, watermark: Option<Watermark>) -> Self {
-        self.slowest_connected = watermark;
-        self
-    }
-
-    /// The least watermark of the clients that recently stopped following it.
-    #[must_use]
-    pub fn with_slowest_seen(mut self, watermark: Option<Watermark>) -> Self {
-        self.slowest_seen = watermark;
-        self
     }
 }
 
@@ -64,7 +50,7 @@ impl RetentionInput {
 ///     fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep {
 ///         let keep = ClassRetention.keep(topic, class, input);
 ///         match input.slowest_connected {
-///             Some(slowest) => keep.with_never_past(slowest),
+///             Some(slowest) => Keep { never_past: Some(slowest), ..keep },
 ///             None => keep,
 ///         }
 ///     }
@@ -116,14 +102,22 @@ mod tests {
         let topic = Topic::parse("t").unwrap();
         let classes = Classes::default();
         let class = TopicClass::clone(classes.of(&topic).unwrap());
-        let input = RetentionInput::new(Bounds::untouched(Epoch::from_bits(1)), Timestamp::default())
-            .with_slowest_connected(Some(Watermark::ORIGIN));
-        let kept = |retain| ClassRetention.keep(&topic, &class.clone().with_retain(retain), &input);
+        let input = RetentionInput {
+            slowest_connected: Some(Watermark::ORIGIN),
+            ..RetentionInput::new(Bounds::untouched(Epoch::from_bits(1)), Timestamp::default())
+        };
+        let kept = |retain| ClassRetention.keep(&topic, &TopicClass { retain, ..class.clone() }, &input);
         assert_eq!(kept(Retain::everything()), Keep::everything());
-        assert_eq!(kept(Retain::default()), Keep::everything().with_age(Duration::from_secs(7 * 86_400)));
-        let retain = Retain::everything().with_updates(Some(0)).with_bytes(Some(9));
-        assert_eq!(kept(retain), Keep::everything().with_updates(0).with_bytes(9));
+        assert_eq!(
+            kept(Retain::default()),
+            Keep { age: Some(Duration::from_secs(7 * 86_400)), ..Keep::everything() }
+        );
+        let retain = Retain { updates: Some(0), bytes: Some(9), ..Retain::everything() };
+        assert_eq!(kept(retain), Keep { updates: Some(0), bytes: Some(9), ..Keep::everything() });
         let (retain, day) = (Retain::everything(), Duration::from_secs(86_400));
-        assert_eq!(kept(retain.with_tombstones(Some(day))), Keep::everything().with_tombstones(day));
+        assert_eq!(
+            kept(Retain { tombstones: Some(day), ..retain }),
+            Keep { tombstones: Some(day), ..Keep::everything() }
+        );
     }
 }

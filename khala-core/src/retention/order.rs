@@ -2,23 +2,34 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::record::{SweepRecord, SweepTrigger};
-use crate::{node::NodeId, update::Timestamp};
+use crate::{
+    config::{or_none, seconds, seconds_or_none},
+    node::NodeId,
+    update::Timestamp,
+};
 
 /// How a handle sweeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SweepOptions {
     /// How many cursors, of those who are connected and of those who were until lately, a sweep may make stale. One that
     /// would make more is held back. None: as many as there are.
+    #[serde(with = "or_none")]
     pub guard: Option<u64>,
     /// How long a lead lasts that is not renewed: how long nobody sweeps after the node that did was killed. More than
     /// the clocks of the nodes disagree.
+    #[serde(rename = "lease_duration_seconds", with = "seconds")]
     pub lease_duration: Duration,
     /// How long the cursor of a follower that went counts as recently seen.
+    #[serde(rename = "seen_for_seconds", with = "seconds")]
     pub seen_for: Duration,
     /// How long a topic must have been empty and idle to be retired: from then on no list has it and no sweep looks at it, until
     /// something is appended to it. Its epoch and its head stay. None: topics are not retired.
+    #[serde(rename = "retire_after_seconds", with = "seconds_or_none")]
     pub retire_after: Option<Duration>,
 }
 
@@ -34,39 +45,9 @@ impl Default for SweepOptions {
     }
 }
 
-impl SweepOptions {
-    /// Holds back what would make more cursors stale than that.
-    #[must_use]
-    pub fn with_guard(mut self, cursors: Option<u64>) -> Self {
-        self.guard = cursors;
-        self
-    }
-
-    /// Leads for that long at a time.
-    #[must_use]
-    pub fn with_lease_duration(mut self, duration: Duration) -> Self {
-        self.lease_duration = duration;
-        self
-    }
-
-    /// Counts the cursors of those who went for that long.
-    #[must_use]
-    pub fn with_seen_for(mut self, duration: Duration) -> Self {
-        self.seen_for = duration;
-        self
-    }
-
-    /// Retires topics that were empty and idle for that long.
-    #[must_use]
-    pub fn with_retire_after(mut self, duration: Option<Duration>) -> Self {
-        self.retire_after = duration;
-        self
-    }
-}
-
 /// An order to sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "an order is data, written by field")]
 pub struct SweepOrder {
     /// What it comes from.
     pub trigger: SweepTrigger,
@@ -78,13 +59,6 @@ impl SweepOrder {
     /// An order that the guard may hold back.
     pub fn new(trigger: SweepTrigger) -> Self {
         Self { trigger, force: false }
-    }
-
-    /// Sweeps whatever the guard says, or not.
-    #[must_use]
-    pub fn with_force(mut self, force: bool) -> Self {
-        self.force = force;
-        self
     }
 }
 
@@ -105,4 +79,15 @@ pub enum Swept {
     Failed(SweepRecord),
     /// The guard held it back; nothing went.
     HeldBack(SweepRecord),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::assert_options;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        assert_options::<SweepOptions>();
+    }
 }

@@ -191,7 +191,7 @@ impl SweepRun {
             let class = self.classes.of(&topic).map(|class| &**class);
             // Not past what the guard was asked about, whatever was appended since: that goes with the next sweep.
             let most = keep.never_past.map_or(planned.watermark, |held| held.min(planned.watermark));
-            match self.tail.trim(&topic, keep.with_never_past(most), now).await {
+            match self.tail.trim(&topic, Keep { never_past: Some(most), ..keep }, now).await {
                 Ok(trimmed) => {
                     failures = 0;
                     tally.trimmed(class, &trimmed);
@@ -290,9 +290,11 @@ impl SweepRun {
     fn keep(&self, topic: &Topic, class: Option<&TopicClass>, bounds: Bounds, now: Timestamp) -> Keep {
         let Some(class) = class else { return Keep::everything() };
         let followers = self.cursors.followers(topic, bounds.epoch, self.clock.moment());
-        let input = RetentionInput::new(bounds, now)
-            .with_slowest_connected(followers.slowest_connected)
-            .with_slowest_seen(followers.slowest_seen);
+        let input = RetentionInput {
+            slowest_connected: followers.slowest_connected,
+            slowest_seen: followers.slowest_seen,
+            ..RetentionInput::new(bounds, now)
+        };
         self.retention.keep(topic, class, &input)
     }
 

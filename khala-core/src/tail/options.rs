@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::config::seconds;
+
 /// How much the tail may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TailOptions {
     /// Bytes of memory per topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
@@ -13,6 +18,7 @@ pub struct TailOptions {
     /// Bytes of memory in all, roughly. Past it topics let go of what they hold, the one that was filled first at first.
     pub total_bytes: usize,
     /// How long a topic is kept that nobody follows.
+    #[serde(rename = "idle_seconds", with = "seconds")]
     pub idle: Duration,
 }
 
@@ -27,25 +33,13 @@ impl Default for TailOptions {
     }
 }
 
-impl TailOptions {
-    /// Holds at most that many bytes per topic, beyond its newest page.
-    #[must_use]
-    pub fn with_topic_bytes(mut self, bytes: usize) -> Self {
-        self.topic_bytes = bytes;
-        self
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::assert_options;
 
-    /// Holds at most that many bytes of history per topic.
-    #[must_use]
-    pub fn with_history_bytes(mut self, bytes: usize) -> Self {
-        self.history_bytes = bytes;
-        self
-    }
-
-    /// Holds at most that many bytes in all, beyond what was appended or read last.
-    #[must_use]
-    pub fn with_total_bytes(mut self, bytes: usize) -> Self {
-        self.total_bytes = bytes;
-        self
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        assert_options::<TailOptions>();
     }
 }

@@ -45,7 +45,7 @@ impl Broken {
 }
 
 impl Harness for Broken {
-    const CAPABILITIES: Capabilities = Capabilities::volatile().with_survives_reopening(true);
+    const CAPABILITIES: Capabilities = Capabilities { survives_reopening: true, ..Capabilities::volatile() };
 
     async fn fresh() -> Self {
         Self::new(Fault::None)

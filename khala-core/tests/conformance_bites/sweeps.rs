@@ -85,8 +85,11 @@ impl Broken {
 }
 
 impl Harness for Broken {
-    const CAPABILITIES: Capabilities =
-        Capabilities::volatile().with_survives_reopening(true).with_lease_ends_with_its_node(false);
+    const CAPABILITIES: Capabilities = Capabilities {
+        survives_reopening: true,
+        lease_ends_with_its_node: false,
+        ..Capabilities::volatile()
+    };
 
     async fn fresh() -> Self {
         Self::new(Fault::None)

@@ -112,7 +112,7 @@ fn what_was_read_ahead_and_trimmed_is_not_handed_out() {
     let rig = Rig::new(10_000, TailOptions::default());
     let mut cursor = rig.at(0);
     rig.step(&mut cursor);
-    let keep = Keep::everything().with_updates(9_500);
+    let keep = Keep { updates: Some(9_500), ..Keep::everything() };
     rig.tail.trim(&rig.topic, keep, NOW).now_or_never().unwrap().unwrap();
     let FollowResult::Stale(stale) = rig.follow(cursor) else { panic!("300 more went") };
     assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
@@ -123,7 +123,7 @@ fn what_was_read_ahead_and_trimmed_is_not_handed_out() {
 
 #[test]
 fn without_room_for_history_a_read_brings_what_was_asked_for() {
-    let rig = Rig::new(10_000, TailOptions::default().with_history_bytes(0));
+    let rig = Rig::new(10_000, TailOptions { history_bytes: 0, ..TailOptions::default() });
     let mut cursor = rig.at(0);
     (0..50).for_each(|_| assert_eq!(rig.step(&mut cursor), 200));
     let updates = rig.store.updates.load(Ordering::Relaxed);

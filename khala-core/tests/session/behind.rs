@@ -27,17 +27,18 @@ use crate::{
 };
 
 fn class(name: &str, pattern: &str) -> TopicClass {
-    TopicClass::new(name, TopicPattern::parse(pattern).unwrap())
-        .with_read([Access::Read.scope()])
-        .with_replay_budget(None)
+    TopicClass {
+        replay_budget: None,
+        ..TopicClass::new(name, TopicPattern::parse(pattern).unwrap()).with_read([Access::Read.scope()])
+    }
 }
 
 /// A server whose tail holds next to nothing.
 fn forgetful() -> Host {
-    let tail = TailOptions::default().with_topic_bytes(1).with_total_bytes(1 << 20);
+    let tail = TailOptions { topic_bytes: 1, total_bytes: 1 << 20, ..TailOptions::default() };
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
     // Time stands still while these publish and replay.
-    let replays = ReplayOptions::default().with_rate_while_appending(None);
+    let replays = ReplayOptions { rate_while_appending: None, ..ReplayOptions::default() };
     Host::built(200, Ledger::default(), |khala| {
         khala.with_tail(tail).with_classes(classes).with_replays(replays)
     })
@@ -134,7 +135,7 @@ fn history_that_was_trimmed_is_not_handed_out_from_memory() {
     let start = cursor(&host, "t", 1_000);
     let mut peer = host.connect(HOUR);
     assert_eq!(last(&peer.join("t", &after(start))), Some(2_000));
-    let keep = Keep::everything().with_updates(900);
+    let keep = Keep { updates: Some(900), ..Keep::everything() };
     host.khala.journal().trim(&topic("t"), keep, host.khala.now()).now_or_never().unwrap().unwrap();
     let refused = host.connect(HOUR).join("t", &after(start));
     assert_eq!(refused[0][4]["response"]["reason_codes"], json!(["retention_floor_breach"]), "{refused:?}");
@@ -143,8 +144,8 @@ fn history_that_was_trimmed_is_not_handed_out_from_memory() {
 #[test]
 fn the_strictest_class_that_is_followed_says_how_long_a_client_may_take_nothing() {
     let classes = vec![
-        class("strict", "strict:**").with_stall_limit(Some(seconds(5))),
-        class("patient", "patient:**").with_stall_limit(Some(seconds(300))),
+        TopicClass { stall_limit: Some(seconds(5)), ..class("strict", "strict:**") },
+        TopicClass { stall_limit: Some(seconds(300)), ..class("patient", "patient:**") },
         class("rest", "**"),
     ];
     let classes = Classes::new(classes).unwrap();
@@ -172,7 +173,7 @@ fn the_strictest_class_that_is_followed_says_how_long_a_client_may_take_nothing(
 
 #[test]
 fn while_all_hold_too_much_those_who_take_nothing_are_evicted_soon_and_the_others_are_not() {
-    let options = SessionOptions::default().with_outbox_bytes(Some(10_000));
+    let options = SessionOptions { outbox_bytes: Some(10_000), ..SessionOptions::default() };
     let mut host = Host::with(200, options, Ledger::default());
     let mut stuck: Vec<Peer> = (0..3).map(|_| host.connect(HOUR)).collect();
     let mut slow = host.connect(HOUR);
@@ -238,9 +239,9 @@ fn a_busy_topic_delays_a_quiet_one_on_the_same_connection_by_a_page() {
 #[test]
 fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions::default().with_pages(Some(Rate::new(one, one)));
+    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
-    let tail = TailOptions::default().with_topic_bytes(1);
+    let tail = TailOptions { topic_bytes: 1, ..TailOptions::default() };
     let mut host = Host::built(200, Ledger::default(), |khala| {
         khala.with_replays(replays).with_classes(classes).with_tail(tail)
     });
@@ -273,7 +274,7 @@ fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
 
 #[test]
 fn a_cursor_over_the_budget_costs_no_read_of_the_log() {
-    let all = class("all", "**").with_tier(Tier::Cold).with_replay_budget(Some(100));
+    let all = TopicClass { tier: Tier::Cold, replay_budget: Some(100), ..class("all", "**") };
     let classes = Classes::new(vec![all]).unwrap();
     let host = Host::built(200, Ledger::default(), |khala| khala.with_classes(classes));
     host.publish("t", 500);
@@ -295,7 +296,7 @@ fn a_cursor_over_the_budget_costs_no_read_of_the_log() {
 
 #[test]
 fn a_payload_over_the_inline_bound_stays_behind() {
-    let classes = Classes::new(vec![class("all", "**").with_inline_bytes(Some(1))]).unwrap();
+    let classes = Classes::new(vec![TopicClass { inline_bytes: Some(1), ..class("all", "**") }]).unwrap();
     let host = Host::built(200, Ledger::default(), |khala| khala.with_classes(classes));
     let mut peer = host.connect(HOUR);
     peer.join("t", &json!({}));
@@ -338,9 +339,9 @@ fn says(cursor: Cursor, published_at: u64) -> Value {
 #[test]
 fn a_replay_that_is_put_off_reads_nothing_whatever_its_cursor_says() {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions::default().with_pages(Some(Rate::new(one, one)));
+    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
-    let tail = TailOptions::default().with_topic_bytes(1);
+    let tail = TailOptions { topic_bytes: 1, ..TailOptions::default() };
     let host = Host::built(200, Ledger::default(), |khala| {
         khala.with_replays(replays).with_classes(classes).with_tail(tail)
     });
@@ -383,7 +384,7 @@ fn what_cannot_be_told_of_a_cursor_is_not_read_and_what_was_told_is_remembered()
     assert_eq!(join_all(), 0);
 
     // All of it is trimmed: the last update of a cursor at the head is gone.
-    let keep = Keep::everything().with_updates(0);
+    let keep = Keep { updates: Some(0), ..Keep::everything() };
     host.khala.journal().trim(&topic("t"), keep, host.khala.now()).now_or_never().unwrap().unwrap();
     let before = host.store.reads();
     for _ in 0..20 {

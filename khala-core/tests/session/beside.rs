@@ -15,8 +15,11 @@ use crate::{
 /// A server whose tail holds next to nothing, with a pace of ten pages a second and two at once.
 fn host() -> Host {
     let rate = |number| NonZeroU32::new(number).unwrap();
-    let pace = ReplayOptions::default().with_rate_while_appending(Some(Rate::new(rate(10), rate(2))));
-    let tail = TailOptions::default().with_topic_bytes(1);
+    let pace = ReplayOptions {
+        rate_while_appending: Some(Rate::new(rate(10), rate(2))),
+        ..ReplayOptions::default()
+    };
+    let tail = TailOptions { topic_bytes: 1, ..TailOptions::default() };
     let host = Host::built(1_000, Ledger::default(), |khala| khala.with_tail(tail).with_replays(pace));
     for _ in 0..10 {
         host.publish("t", 1_000);

@@ -18,9 +18,10 @@ use crate::{
 };
 
 fn host(documents: usize) -> Host {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_replay_budget(Some(10));
+    let all = TopicClass {
+        replay_budget: Some(10),
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
+    };
     let classes = Classes::new(vec![all]).unwrap();
     let host = Host::built(200, Ledger::default(), |khala| khala.with_classes(classes));
     for n in 0..documents {
@@ -116,7 +117,7 @@ fn a_snapshot_is_joined_only_while_it_is_young_and_the_log_continues_from_it() {
     assert_eq!((join(&host).0, reads(&host)), ((12, 12), 2));
     // Trimmed past it: the log no longer continues from its watermark.
     put(&host, 12);
-    let keep = Keep::everything().with_updates(0);
+    let keep = Keep { updates: Some(0), ..Keep::everything() };
     host.khala.journal().trim(&topic("t"), keep, host.khala.now()).now_or_never().unwrap().unwrap();
     assert_eq!((join(&host).0, reads(&host)), ((13, 13), 3));
 }

@@ -211,9 +211,10 @@ fn host() -> Host {
 }
 
 fn built(replays: ReplayOptions, tail: TailOptions) -> Host {
-    let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_replay_budget(Some(10_000));
+    let class = TopicClass {
+        replay_budget: Some(10_000),
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
+    };
     let classes = Classes::new(vec![class]).unwrap();
     Host::built(200, Ledger::default(), |khala| {
         khala.with_classes(classes).with_replays(replays).with_tail(tail)
@@ -281,7 +282,8 @@ impl Host {
     }
 
     fn trim_to(&self, keep: u64) {
-        let (keep, now) = (Keep::everything().with_updates(keep), Timestamp::from_millis(1_000_000));
+        let (keep, now) =
+            (Keep { updates: Some(keep), ..Keep::everything() }, Timestamp::from_millis(1_000_000));
         self.store.journal().trim(&topic("t"), keep, now).now_or_never().unwrap().unwrap();
     }
 
@@ -330,7 +332,7 @@ fn every_start_begins_where_it_says(side: Side) {
 }
 
 fn a_replay_is_complete_once_from_the_head_of_its_start(side: Side) {
-    let host = built(ReplayOptions::default(), TailOptions::default().with_topic_bytes(1));
+    let host = built(ReplayOptions::default(), TailOptions { topic_bytes: 1, ..TailOptions::default() });
     host.publish("t", 500);
     let mut subscriber = host.slow_subscriber(side, Start::floor());
     host.publish("t", 700);
@@ -489,7 +491,7 @@ fn a_failed_read_leaves_a_subscriber_where_it_stood_and_is_tried_again_later_eac
 }
 
 fn a_subscriber_behind_the_tail_is_counted_as_long_as_it_is(side: Side) {
-    let host = built(ReplayOptions::default(), TailOptions::default().with_topic_bytes(1));
+    let host = built(ReplayOptions::default(), TailOptions { topic_bytes: 1, ..TailOptions::default() });
     host.publish("t", 600);
     let mut subscriber = host.subscriber(side, Start::floor());
     assert_eq!(subscriber.seqs(), (1..=600).collect::<Vec<_>>());
@@ -518,8 +520,8 @@ fn snapshots_are_shared_with_whom_it_may_concern(side: Side) {
 
 fn history_takes_its_turn_and_is_put_off(side: Side) {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions::default().with_pages(Some(Rate::new(one, one)));
-    let host = built(replays, TailOptions::default().with_topic_bytes(1));
+    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
+    let host = built(replays, TailOptions { topic_bytes: 1, ..TailOptions::default() });
     for _ in 0..4 {
         host.publish("t", 1_000);
     }

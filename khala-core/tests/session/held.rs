@@ -257,7 +257,8 @@ async fn a_stream_that_is_not_polled_on_holds_up_nobody() {
 #[tokio::test]
 async fn a_read_that_somebody_holds_answers_nobody_who_came_later() {
     let journal = Arc::new(Gated::default());
-    let tail = TailJournal::new(journal.clone(), TailOptions::default().with_topic_bytes(10_000));
+    let tail =
+        TailJournal::new(journal.clone(), TailOptions { topic_bytes: 10_000, ..TailOptions::default() });
     let (start, topic) = (origin(&tail).await, topic());
     journal.close();
     let mut held = Box::pin(tail.follow(&topic, start, Freshness::default(), steady(NOW)));

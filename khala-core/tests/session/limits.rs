@@ -33,7 +33,8 @@ fn rate(per_second: u32, burst: u32) -> Option<Rate> {
 
 #[test]
 fn a_join_above_the_limit_is_told_when_to_come_back() {
-    let mut rig = limited(AdmissionOptions::unlimited().with_joins_per_connection(rate(1, 2)));
+    let mut rig =
+        limited(AdmissionOptions { joins_per_connection: rate(1, 2), ..AdmissionOptions::unlimited() });
     for (reference, topic) in [("1", "t"), ("2", "u")] {
         rig.join(reference, topic, &json!({}));
         assert_eq!(rig.run()[0][4]["status"], "ok");
@@ -52,7 +53,8 @@ fn a_join_above_the_limit_is_told_when_to_come_back() {
 
 #[test]
 fn a_frame_above_the_limit_has_no_effect_and_too_many_end_the_connection() {
-    let mut rig = limited(AdmissionOptions::unlimited().with_frames_per_connection(rate(1, 2)));
+    let mut rig =
+        limited(AdmissionOptions { frames_per_connection: rate(1, 2), ..AdmissionOptions::unlimited() });
     rig.join("1", "t", &json!({}));
     rig.say(None, Some("2"), "phoenix", "heartbeat", &json!({}));
     assert_eq!(rig.run().len(), 2);
@@ -75,7 +77,8 @@ fn a_frame_above_the_limit_has_no_effect_and_too_many_end_the_connection() {
 
 #[test]
 fn who_slows_down_in_time_is_not_closed() {
-    let mut rig = limited(AdmissionOptions::unlimited().with_frames_per_connection(rate(1, 1)));
+    let mut rig =
+        limited(AdmissionOptions { frames_per_connection: rate(1, 1), ..AdmissionOptions::unlimited() });
     for _ in 0..100 {
         for _ in 0..10 {
             rig.say(None, Some("1"), "phoenix", "heartbeat", &json!({}));

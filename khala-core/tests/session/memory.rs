@@ -150,7 +150,7 @@ fn history_that_waits_for_others_makes_room_for_those_who_come() {
     let mut host = Host::built(200, Ledger::default(), |khala| {
         khala
             .with_memory(budget.clone())
-            .with_replays(ReplayOptions::default().with_rate_while_appending(None))
+            .with_replays(ReplayOptions { rate_while_appending: None, ..ReplayOptions::default() })
     });
     let names = ["a", "b", "c", "d"];
     for name in names.iter().chain(&["e"]) {

@@ -118,19 +118,24 @@ pub fn budget(topic: &Topic) -> Option<u64> {
 fn classes() -> Classes {
     let class = |name: &str, budget| {
         let pattern = TopicPattern::parse(if name == "a" { "a" } else { "**" }).unwrap();
-        TopicClass::new(name, pattern).with_read([Access::Read.scope()]).with_replay_budget(budget)
+        TopicClass {
+            replay_budget: budget,
+            ..TopicClass::new(name, pattern).with_read([Access::Read.scope()])
+        }
     };
     Classes::new(vec![class("a", Some(8)), class("others", None)]).unwrap()
 }
 
 pub fn options() -> SessionOptions {
-    SessionOptions::default()
-        .with_topics(3)
-        .with_heartbeat_timeout(Duration::from_secs(20))
-        .with_poll_every(Duration::from_secs(2))
-        .with_head_every(Duration::from_secs(3))
-        .with_retry_after(Duration::from_millis(200))
-        .with_questions_at_once(2.try_into().unwrap())
+    SessionOptions {
+        topics: 3,
+        heartbeat_timeout: Duration::from_secs(20),
+        poll_every: Duration::from_secs(2),
+        head_every: Duration::from_secs(3),
+        retry_after: Duration::from_millis(200),
+        questions_at_once: 2.try_into().unwrap(),
+        ..SessionOptions::default()
+    }
 }
 
 fn grant(expires_at: Timestamp) -> Grant {
@@ -160,7 +165,7 @@ impl World {
 
     fn tail(store: &Arc<Store>) -> TailJournal {
         // So small that rings shrink all the time.
-        let options = TailOptions::default().with_topic_bytes(1_500).with_total_bytes(4_000);
+        let options = TailOptions { topic_bytes: 1_500, total_bytes: 4_000, ..TailOptions::default() };
         TailJournal::new(Arc::<Store>::clone(store), options)
     }
 
@@ -209,7 +214,7 @@ impl World {
     }
 
     pub fn trim(&mut self, topic: usize, keep: u64, through: bool) {
-        let (topic, keep) = (&self.topics[topic], Keep::everything().with_updates(keep));
+        let (topic, keep) = (&self.topics[topic], Keep { updates: Some(keep), ..Keep::everything() });
         let journal = self.store.journal();
         let trim = if through {
             self.tail.trim(topic, keep, self.now).now_or_never()

@@ -138,9 +138,11 @@ async fn what_was_submitted_outlives_its_producer() {
 
 #[tokio::test]
 async fn one_call_publishes_for_the_holder_of_a_grant() {
-    let all = TopicClass::new("all", TopicPattern::parse("open:**").unwrap())
-        .with_publish([Access::Publish.scope()])
-        .with_hashes(true);
+    let all = TopicClass {
+        hashes: true,
+        ..TopicClass::new("all", TopicPattern::parse("open:**").unwrap())
+            .with_publish([Access::Publish.scope()])
+    };
     let classes = Classes::new(vec![all]).unwrap();
     let khala = Khala::builder(roles(&Store::new(200, 200))).with_classes(classes).build();
     let grant = |scope: &'static str, ends| {

@@ -123,7 +123,7 @@ impl Rig {
     }
 
     pub fn trim(&self, name: &str, keep: u64) {
-        let keep = Keep::everything().with_updates(keep);
+        let keep = Keep { updates: Some(keep), ..Keep::everything() };
         self.store.journal().trim(&topic(name), keep, self.now).now_or_never().unwrap().unwrap();
     }
 

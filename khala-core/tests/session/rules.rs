@@ -393,7 +393,11 @@ fn bad_joins_are_refused_by_name() {
 
 #[test]
 fn a_connection_joins_so_many_topics() {
-    let mut rig = Rig::with(Store::new(200, 200), Serializer::V2, SessionOptions::default().with_topics(2));
+    let mut rig = Rig::with(
+        Store::new(200, 200),
+        Serializer::V2,
+        SessionOptions { topics: 2, ..SessionOptions::default() },
+    );
     for (reference, topic, status) in
         [("1", "a", "ok"), ("2", "b", "ok"), ("3", "c", "error"), ("4", "b", "ok"), ("5", "c", "error")]
     {

@@ -111,13 +111,14 @@ impl Documents for Holding {
 fn host(journal: &Arc<Holding>) -> Host {
     let mut host = Host::new(200);
     let clock = TestClock::new();
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_replay_budget(None);
+    let all = TopicClass {
+        replay_budget: None,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
+    };
     host.khala = Khala::builder(crate::store::roles(journal))
         .with_clock(Arc::<TestClock>::clone(&clock))
         .with_classes(Classes::new(vec![all]).unwrap())
-        .with_replays(ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN))
+        .with_replays(ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() })
         .build();
     host.clock = clock;
     host
@@ -151,10 +152,10 @@ fn replays_that_wait_for_their_turn_do_not_keep_what_is_new_from_the_same_connec
 /// How often somebody who comes back when told is let in within two minutes, while another joins and leaves.
 fn let_in(attack: bool) -> (u32, u32) {
     let rate = Rate::new(NonZeroU32::new(20).unwrap(), NonZeroU32::new(40).unwrap());
-    let replays = ReplayOptions::default().with_pages(Some(rate));
+    let replays = ReplayOptions { pages: Some(rate), ..ReplayOptions::default() };
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()]);
-    let classes = Classes::new(vec![all.with_replay_budget(None)]).unwrap();
-    let tail = TailOptions::default().with_topic_bytes(1).with_history_bytes(0);
+    let classes = Classes::new(vec![TopicClass { replay_budget: None, ..all }]).unwrap();
+    let tail = TailOptions { topic_bytes: 1, history_bytes: 0, ..TailOptions::default() };
     let host = Host::built(200, Ledger::default(), |khala| {
         khala.with_replays(replays).with_classes(classes).with_tail(tail)
     });
@@ -211,10 +212,10 @@ fn one_client_cannot_keep_the_gate_shut_for_the_others() {
 #[test]
 fn who_does_not_wait_makes_nobody_else_wait_longer() {
     let rate = Rate::new(NonZeroU32::new(20).unwrap(), NonZeroU32::new(20).unwrap());
-    let replays = ReplayOptions::default().with_pages(Some(rate));
+    let replays = ReplayOptions { pages: Some(rate), ..ReplayOptions::default() };
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()]);
-    let classes = Classes::new(vec![all.with_replay_budget(None)]).unwrap();
-    let tail = TailOptions::default().with_topic_bytes(1).with_history_bytes(0);
+    let classes = Classes::new(vec![TopicClass { replay_budget: None, ..all }]).unwrap();
+    let tail = TailOptions { topic_bytes: 1, history_bytes: 0, ..TailOptions::default() };
     let host = Host::built(200, Ledger::default(), |khala| {
         khala.with_replays(replays).with_classes(classes).with_tail(tail)
     });

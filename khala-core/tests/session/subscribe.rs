@@ -43,7 +43,7 @@ impl Rig {
     }
 
     fn trim(&self, keep: u64) {
-        let keep = Keep::everything().with_updates(keep);
+        let keep = Keep { updates: Some(keep), ..Keep::everything() };
         let now = Timestamp::from_millis(1_000_000);
         self.store.journal().trim(&self.topic, keep, now).now_or_never().unwrap().unwrap();
     }

@@ -71,7 +71,7 @@ impl Rig {
 
     fn trim(&self, name: &str, keep: u64) {
         let (journal, topic) = (self.store.journal(), topic(name));
-        let keep = Keep::everything().with_updates(keep);
+        let keep = Keep { updates: Some(keep), ..Keep::everything() };
         journal.trim(&topic, keep, START).now_or_never().unwrap().unwrap();
     }
 
@@ -219,7 +219,7 @@ fn the_tail_catches_up_with_a_log_that_went_on_and_was_trimmed_without_it() {
     for _ in 0..3 {
         rig.tail.append(&topic("t"), updates(1, 10), START).now_or_never().unwrap().unwrap();
     }
-    let keep = Keep::everything().with_updates(0);
+    let keep = Keep { updates: Some(0), ..Keep::everything() };
     rig.tail.trim(&topic("t"), keep, START).now_or_never().unwrap().unwrap();
     for n in 4..=6 {
         let before = rig.store.reads();
@@ -263,7 +263,7 @@ fn what_is_appended_through_the_tail_is_not_read_and_what_stands_between_is() {
 
 #[test]
 fn a_ring_holds_so_many_bytes() {
-    let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
+    let rig = Rig::new(TailOptions { topic_bytes: 20_000, ..TailOptions::default() });
     let start = rig.bounds("t").at_head();
     rig.follow("t", start, since(NOW));
     for n in 0..100 {
@@ -279,7 +279,7 @@ fn a_ring_holds_so_many_bytes() {
 
 #[test]
 fn small_updates_count_for_what_they_take() {
-    let rig = Rig::new(TailOptions::default().with_topic_bytes(20_000));
+    let rig = Rig::new(TailOptions { topic_bytes: 20_000, ..TailOptions::default() });
     let start = rig.bounds("t").at_head();
     rig.follow("t", start, since(NOW));
     for n in 0..200 {
@@ -292,7 +292,7 @@ fn small_updates_count_for_what_they_take() {
 
 #[test]
 fn all_rings_together_hold_so_many_bytes() {
-    let rig = Rig::new(TailOptions::default().with_total_bytes(50_000));
+    let rig = Rig::new(TailOptions { total_bytes: 50_000, ..TailOptions::default() });
     let names: Vec<_> = (0..10).map(|n| format!("t{n}")).collect();
     for name in &names {
         rig.follow(name, rig.bounds(name).at_head(), since(NOW));
@@ -388,7 +388,7 @@ fn a_trim_underneath_is_noticed() {
     assert_eq!(stale.reasons, [StaleReason::RetentionFloorBreach]);
     assert_eq!(seqs(&page(rig.follow("t", at(start, 6), ANY_AGE))), [7, 8, 9, 10]);
     // What the tail is told itself, it acts on at once.
-    let keep = Keep::everything().with_updates(1);
+    let keep = Keep { updates: Some(1), ..Keep::everything() };
     rig.tail.trim(&topic("t"), keep, START).now_or_never().unwrap().unwrap();
     assert!(matches!(rig.follow("t", at(start, 6), ANY_AGE), FollowResult::Stale(_)));
     assert_eq!(seqs(&page(rig.follow("t", at(start, 9), ANY_AGE))), [10]);
@@ -396,7 +396,7 @@ fn a_trim_underneath_is_noticed() {
 
 #[test]
 fn a_reader_behind_the_ring_is_promoted_back() {
-    let rig = Rig::new(TailOptions::default().with_topic_bytes(4_000));
+    let rig = Rig::new(TailOptions { topic_bytes: 4_000, ..TailOptions::default() });
     let start = rig.bounds("t").at_head();
     rig.follow("t", start, since(NOW));
     for n in 0..50 {
@@ -588,7 +588,10 @@ fn a_read_of_what_is_new_looks_back_at_one_update_and_is_whole_nevertheless() {
 #[test]
 fn other_updates_in_the_place_of_those_that_are_held_are_noticed_also_where_they_were_let_go() {
     for forgets in [false, true] {
-        let rig = Rig::new(TailOptions::default().with_total_bytes(if forgets { 1 } else { 1 << 20 }));
+        let rig = Rig::new(TailOptions {
+            total_bytes: if forgets { 1 } else { 1 << 20 },
+            ..TailOptions::default()
+        });
         let start = rig.bounds("t").at_head();
         rig.follow("t", start, since(NOW));
         let (lost, backup) = ten_of_which_five_will_be_lost(&rig);

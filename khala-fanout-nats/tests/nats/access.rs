@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use khala_core::fanout::Fanout as _;
-use khala_fanout_nats::{NatsFanout, NatsOptions};
+use khala_fanout_nats::{NatsCredentials, NatsFanout, NatsOptions};
 use khala_testing::Nats;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer};
@@ -16,6 +16,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{head, node, options, topic, until, within};
+
+fn user(user: &str, password: &str) -> NatsCredentials {
+    NatsCredentials::User { user: user.to_owned(), password: password.to_owned() }
+}
 
 /// They are let in, and heard.
 async fn let_in(options: NatsOptions) {
@@ -40,10 +44,16 @@ async fn kept_out(options: NatsOptions, why: &str) -> NatsFanout {
 async fn users_and_passwords() {
     let nats = Nats::start_with("authorization { user: ann, password: right }");
     let options = options(nats.port());
-    let_in(options.clone().with_user("ann", "right")).await;
-    let_in(options.clone().with_servers([format!("nats://ann:right@127.0.0.1:{}", nats.port())])).await;
+    let_in(NatsOptions { credentials: user("ann", "right"), ..options.clone() }).await;
+    let_in(NatsOptions {
+        servers: vec![format!("nats://ann:right@127.0.0.1:{}", nats.port())],
+        ..options.clone()
+    })
+    .await;
     kept_out(options.clone(), "authorization violation; check the user and password").await;
-    let fanout = kept_out(options.with_user("ann", "wrong"), "authorization violation").await;
+    let fanout =
+        kept_out(NatsOptions { credentials: user("ann", "wrong"), ..options }, "authorization violation")
+            .await;
     nats.kill();
     nats.configure("authorization { user: ann, password: wrong }");
     nats.restart();
@@ -54,9 +64,14 @@ async fn users_and_passwords() {
 async fn tokens() {
     let nats = Nats::start_with("authorization { token: right }");
     let options = options(nats.port());
-    let_in(options.clone().with_token("right")).await;
-    let_in(options.clone().with_servers([format!("right@127.0.0.1:{}", nats.port())])).await;
-    kept_out(options.with_token("wrong"), "authorization violation").await;
+    let_in(NatsOptions { credentials: NatsCredentials::Token("right".into()), ..options.clone() }).await;
+    let_in(NatsOptions { servers: vec![format!("right@127.0.0.1:{}", nats.port())], ..options.clone() })
+        .await;
+    kept_out(
+        NatsOptions { credentials: NatsCredentials::Token("wrong".into()), ..options },
+        "authorization violation",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -78,9 +93,13 @@ async fn nkeys_of_users() {
     let nats =
         Nats::start_with(&format!("authorization {{ users: [ {{ nkey: {} }} ] }}", right.public_key()));
     let options = options(nats.port());
-    let_in(options.clone().with_nkey_file(plain)).await;
-    let_in(options.clone().with_nkey_file(framed)).await;
-    kept_out(options.with_nkey_file(other), "authorization violation").await;
+    let_in(NatsOptions { credentials: NatsCredentials::NkeyFile(plain), ..options.clone() }).await;
+    let_in(NatsOptions { credentials: NatsCredentials::NkeyFile(framed), ..options.clone() }).await;
+    kept_out(
+        NatsOptions { credentials: NatsCredentials::NkeyFile(other), ..options },
+        "authorization violation",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -111,10 +130,18 @@ async fn credentials_files() {
         path
     };
     let options = options(nats.port());
-    let_in(options.clone().with_credentials_file(credentials("right.creds", &account))).await;
+    let_in(NatsOptions {
+        credentials: NatsCredentials::CredentialsFile(credentials("right.creds", &account)),
+        ..options.clone()
+    })
+    .await;
     let stranger = KeyPair::new_account();
     let strange = credentials("wrong.creds", &stranger);
-    kept_out(options.with_credentials_file(strange), "authorization violation").await;
+    kept_out(
+        NatsOptions { credentials: NatsCredentials::CredentialsFile(strange), ..options },
+        "authorization violation",
+    )
+    .await;
 }
 
 /// A JWT as NATS has them.
@@ -140,7 +167,10 @@ async fn a_user_who_may_not_publish_is_told_of_it() {
     let nats = Nats::start_with(
         "authorization { users: [ { user: ann, password: right, permissions: { publish: \"other.>\" } } ] }",
     );
-    let fanout = NatsFanout::connect(options(nats.port()).with_user("ann", "right")).await.unwrap();
+    let fanout =
+        NatsFanout::connect(NatsOptions { credentials: user("ann", "right"), ..options(nats.port()) })
+            .await
+            .unwrap();
     within(fanout.connected()).await;
     let _ = fanout.announce(&topic("t"), head(1, 1)).await;
     until("it is told", || {
@@ -160,7 +190,7 @@ fn may_subscribe(what: &str) -> String {
 /// Permissions are taken away from nodes that listen, and given back, while the connections stay.
 async fn hears_again_after(taken: &str) {
     let nats = Nats::start_with(&may_subscribe("\">\""));
-    let options = options(nats.port()).with_user("ann", "right");
+    let options = NatsOptions { credentials: user("ann", "right"), ..options(nats.port()) };
     let (one, other) = (NatsFanout::connect(options.clone()).await, NatsFanout::connect(options).await);
     let (one, other) = (one.unwrap(), other.unwrap());
     until("both listen", || one.listens() && other.listens()).await;
@@ -200,7 +230,10 @@ async fn a_node_whose_beat_is_swallowed_is_told_of_it() {
     let nats = Nats::start_with(
         "authorization { users: [ { user: ann, password: right, permissions: { publish: { allow: \">\", deny: \"*.echo.*\" } } } ] }",
     );
-    let fanout = NatsFanout::connect(options(nats.port()).with_user("ann", "right")).await.unwrap();
+    let fanout =
+        NatsFanout::connect(NatsOptions { credentials: user("ann", "right"), ..options(nats.port()) })
+            .await
+            .unwrap();
     until("it is told", || fanout.state().deaf.is_some_and(|why| why.contains("does not come back"))).await;
     assert!(!fanout.listens());
 }
@@ -291,15 +324,23 @@ async fn servers_are_trusted_by_their_authority() {
     let authority = Authority::new();
     let nats = Nats::start_with(&authority.server(""));
     let options = options(nats.port());
-    let_in(options.clone().with_root_certificates(authority.path())).await;
+    let_in(NatsOptions { root_certificates: Some(authority.path()), ..options.clone() }).await;
     let address = format!("tls://127.0.0.1:{}", nats.port());
-    let_in(options.clone().with_servers([address]).with_root_certificates(authority.path())).await;
+    let_in(NatsOptions {
+        servers: vec![address],
+        root_certificates: Some(authority.path()),
+        ..options.clone()
+    })
+    .await;
     kept_out(options.clone(), "not trusted here: name its root certificates").await;
-    kept_out(options.clone().with_root_certificates(Authority::new().path()), "invalid peer certificate")
-        .await;
+    kept_out(
+        NatsOptions { root_certificates: Some(Authority::new().path()), ..options.clone() },
+        "invalid peer certificate",
+    )
+    .await;
     let elsewhere = format!("nats://localhost:{}", nats.port());
     kept_out(
-        options.with_servers([elsewhere]).with_root_certificates(authority.path()),
+        NatsOptions { servers: vec![elsewhere], root_certificates: Some(authority.path()), ..options },
         "certificate not valid for name",
     )
     .await;
@@ -309,20 +350,25 @@ async fn servers_are_trusted_by_their_authority() {
 async fn nodes_show_who_they_are_by_certificates() {
     let authority = Authority::new();
     let nats = Nats::start_with(&authority.server(", verify: true"));
-    let options = options(nats.port()).with_root_certificates(authority.path());
+    let options = NatsOptions { root_certificates: Some(authority.path()), ..options(nats.port()) };
     let (certificate, key) = authority.certify("node");
-    let_in(options.clone().with_client_certificate(&certificate, &key)).await;
+    let_in(NatsOptions { client_certificate: Some((certificate.clone(), key.clone())), ..options.clone() })
+        .await;
     let fanout = within(NatsFanout::connect(options.clone())).await.unwrap();
     until("it is told", || fanout.state().fault.is_some()).await;
     assert!(!fanout.is_connected());
 
     let (_, other) = authority.certify("other");
-    let error = NatsFanout::connect(options.with_client_certificate(certificate, other)).await.unwrap_err();
+    let error =
+        NatsFanout::connect(NatsOptions { client_certificate: Some((certificate, other)), ..options })
+            .await
+            .unwrap_err();
     assert!(error.to_string().contains("does not go with the client certificate"), "{error}");
 }
 
 #[tokio::test]
 async fn without_tls_there_is_no_connection_where_it_is_required() {
     let nats = Nats::start();
-    kept_out(options(nats.port()).with_require_tls(true), "the server does not speak TLS").await;
+    kept_out(NatsOptions { require_tls: true, ..options(nats.port()) }, "the server does not speak TLS")
+        .await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use khala_core::{ErrorKind, fanout::Fanout as _};
-use khala_fanout_nats::NatsFanout;
+use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::{Nats, Proxy};
 
 use crate::{head, node, options, topic, until, watermark, within};
@@ -78,9 +78,11 @@ async fn a_node_that_was_away_is_told_what_it_missed() {
 async fn a_connection_that_died_without_a_word_is_noticed_and_what_it_swallowed_is_said_again() {
     let nats = Nats::start();
     let proxy = Proxy::before(nats.port());
-    let options = options(proxy.port())
-        .with_ping_interval(Duration::from_millis(200))
-        .with_connect_timeout(Duration::from_millis(500));
+    let options = NatsOptions {
+        ping_interval: Duration::from_millis(200),
+        connect_timeout: Duration::from_millis(500),
+        ..options(proxy.port())
+    };
     let a = NatsFanout::connect(options).await.unwrap();
     within(a.connected()).await;
     let b = node(nats.port()).await;
@@ -109,7 +111,9 @@ async fn a_silence_that_ends_soon_harms_nothing() {
     let nats = Nats::start();
     let proxy = Proxy::before(nats.port());
     let a =
-        NatsFanout::connect(options(proxy.port()).with_ping_interval(Duration::from_secs(30))).await.unwrap();
+        NatsFanout::connect(NatsOptions { ping_interval: Duration::from_secs(30), ..options(proxy.port()) })
+            .await
+            .unwrap();
     within(a.connected()).await;
     let b = node(nats.port()).await;
     let topic = topic("t");
@@ -129,7 +133,7 @@ async fn with_several_servers_named_one_that_answers_is_enough() {
     let (gone, there) = (Nats::start(), Nats::start());
     gone.kill();
     let servers = [gone.url(), there.url()];
-    let a = NatsFanout::connect(options(0).with_servers(servers)).await.unwrap();
+    let a = NatsFanout::connect(NatsOptions { servers: servers.to_vec(), ..options(0) }).await.unwrap();
     within(a.connected()).await;
     a.flush().await.unwrap();
 }

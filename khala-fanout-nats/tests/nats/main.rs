@@ -29,9 +29,11 @@ fn head(epoch: u64, number: u64) -> Cursor {
 
 /// Options of a node at the server on that port.
 fn options(port: u16) -> NatsOptions {
-    NatsOptions::new()
-        .with_servers([format!("nats://127.0.0.1:{port}")])
-        .with_connect_timeout(Duration::from_secs(5))
+    NatsOptions {
+        servers: vec![format!("nats://127.0.0.1:{port}")],
+        connect_timeout: Duration::from_secs(5),
+        ..NatsOptions::default()
+    }
 }
 
 /// A node, connected to the server on that port.

@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use khala_core::fanout::Fanout as _;
-use khala_fanout_nats::NatsFanout;
+use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_testing::Nats;
 
 use crate::{head, listens, node, options, topic, until, watermark, within};
@@ -68,7 +68,7 @@ async fn whoever_watches_misses_nothing_that_is_announced_after() {
 async fn a_node_hears_of_what_it_watches_only() {
     let nats = Nats::start();
     let a = node(nats.port()).await;
-    let b = NatsFanout::connect(options(nats.port()).with_name("b")).await.unwrap();
+    let b = NatsFanout::connect(NatsOptions { name: "b".into(), ..options(nats.port()) }).await.unwrap();
     let watched = topic("watched");
     let mut watch = b.watch(&watched).await.unwrap();
     let (subjects, before) = listens(&nats, "b");
@@ -85,7 +85,7 @@ async fn a_node_hears_of_what_it_watches_only() {
 #[tokio::test]
 async fn however_many_watch_it_is_one_subscription_and_it_ends_with_the_last() {
     let nats = Nats::start();
-    let b = NatsFanout::connect(options(nats.port()).with_name("b")).await.unwrap();
+    let b = NatsFanout::connect(NatsOptions { name: "b".into(), ..options(nats.port()) }).await.unwrap();
     let topic = topic("t");
     let heads =
         |nats: &Nats| listens(nats, "b").0.iter().filter(|subject| subject.contains(".head.")).count();
@@ -149,7 +149,7 @@ async fn what_is_flushed_outlives_its_node() {
 #[tokio::test]
 async fn a_node_that_is_dropped_leaves() {
     let nats = Nats::start();
-    let a = NatsFanout::connect(options(nats.port()).with_name("a")).await.unwrap();
+    let a = NatsFanout::connect(NatsOptions { name: "a".into(), ..options(nats.port()) }).await.unwrap();
     let watch = a.watch(&topic("t")).await.unwrap();
     assert!(!listens(&nats, "a").0.is_empty());
     drop(a);
@@ -160,7 +160,8 @@ async fn a_node_that_is_dropped_leaves() {
 #[tokio::test]
 async fn prefixes_keep_applications_apart() {
     let nats = Nats::start();
-    let with = |prefix: &str| NatsFanout::connect(options(nats.port()).with_prefix(prefix));
+    let with =
+        |prefix: &str| NatsFanout::connect(NatsOptions { prefix: prefix.into(), ..options(nats.port()) });
     let (a, b, other) =
         (with("one.app").await.unwrap(), with("one.app").await.unwrap(), with("two").await.unwrap());
     let topic = topic("t");

@@ -125,7 +125,7 @@ where
         return json(StatusCode::OK, &Answer::Planned { plan });
     }
     tracing::info!(request_id, force, "a sweep was ordered");
-    let order = SweepOrder::new(SweepTrigger::Order).with_force(force);
+    let order = SweepOrder { force, ..SweepOrder::new(SweepTrigger::Order) };
     let guard = khala.retention().options().guard;
     // A client that hangs up ends no sweep halfway.
     let swept = tokio::spawn(async move { khala.retention().sweep(order).await }).await;

@@ -32,7 +32,7 @@ const LOGGED_ID: usize = 64;
 ///
 /// They are those of the verifier: with shorter ones, what was revoked could be valid again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct RevocationTerms {
     /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
     /// until when. Default: a day.
@@ -47,22 +47,6 @@ pub struct RevocationTerms {
 impl Default for RevocationTerms {
     fn default() -> Self {
         Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::from_secs(5) }
-    }
-}
-
-impl RevocationTerms {
-    /// Takes tokens to be of that age at most.
-    #[must_use]
-    pub fn with_max_age(mut self, age: Option<Duration>) -> Self {
-        self.max_age = age;
-        self
-    }
-
-    /// Takes clocks to be off by that much at most.
-    #[must_use]
-    pub fn with_leeway(mut self, leeway: Duration) -> Self {
-        self.leeway = leeway;
-        self
     }
 }
 
@@ -213,8 +197,8 @@ mod tests {
         let at = Timestamp::from_millis;
         let now = at(1_000);
         let ms = Duration::from_millis;
-        let unknown = RevocationTerms::default().with_max_age(None);
-        let known = RevocationTerms::default().with_max_age(Some(ms(500))).with_leeway(ms(50));
+        let unknown = RevocationTerms { max_age: None, ..RevocationTerms::default() };
+        let known = RevocationTerms { max_age: Some(ms(500)), leeway: ms(50) };
         let ends = |by, until: Option<u64>, terms| {
             end(by, until.map(at), terms, now).map_err(|problem| problem.code())
         };
@@ -233,7 +217,7 @@ mod tests {
                 "nothing is known of tokens: as ordered"
             );
         }
-        let endless = RevocationTerms::default().with_max_age(Some(Duration::MAX)).with_leeway(Duration::MAX);
+        let endless = RevocationTerms { max_age: Some(Duration::MAX), leeway: Duration::MAX };
         assert!(ends(By::Sub, None, &endless).unwrap().is_some_and(|end| end > now));
     }
 }

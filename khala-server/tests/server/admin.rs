@@ -95,7 +95,8 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let good = [("authorization", authorization.as_str()), ("content-type", "application/json")];
     let plain = [good[0], ("content-type", "text/plain")];
     let large = format!(r#"{{"by":"jti","id":"{}"}}"#, "x".repeat(16 << 10));
-    let short = khala_server::Limits::default().with_body_timeout(Duration::from_millis(50));
+    let short =
+        khala_server::Limits { body_timeout: Duration::from_millis(50), ..khala_server::Limits::default() };
     let on = running_with(|server| server.with_admin_token(admin()).with_limits(short)).await.server;
     let off = running().await.server;
     let broken = |kind| {
@@ -340,7 +341,7 @@ async fn revocations_are_listed_page_by_page() {
     );
     let for_good = Server::builder(server.khala().clone())
         .with_admin_token(admin())
-        .with_revocation_terms(RevocationTerms::default().with_max_age(None))
+        .with_revocation_terms(RevocationTerms { max_age: None, ..RevocationTerms::default() })
         .build();
     assert!(order(&for_good, r#"{"by":"sub","id":"cyd"}"#).await.json()["until"].is_null());
 }
@@ -415,7 +416,7 @@ fn node(store: &Arc<MemoryRevocations>, clock: &Arc<Hand>, options: &JwtOptions)
     let verifier = Arc::new(JwtVerifier::hs256(SECRET, options.clone()).unwrap());
     let khala = Khala::builder(MemoryStore::new()).with_clock(clock.clone());
     let khala = khala.with_verifier(verifier).with_roles(|roles| roles.revocations = store.clone()).build();
-    let terms = RevocationTerms::default().with_max_age(options.max_age).with_leeway(options.leeway);
+    let terms = RevocationTerms { max_age: options.max_age, leeway: options.leeway };
     Server::builder(khala).with_admin_token(admin()).with_revocation_terms(terms).build()
 }
 

@@ -22,7 +22,7 @@ use crate::{
 const LARGE: usize = 5 << 20;
 
 fn one_request() -> Limits {
-    Limits::default().with_requests_per_principal(NonZeroU32::new(1))
+    Limits { requests_per_principal: NonZeroU32::new(1), ..Limits::default() }
 }
 
 /// Asks until the subject has no other request under way.

@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Running, good_token, running, running_with};
 
 async fn gated() -> Running {
-    let gate = Compatibility::default()
-        .with_client_build(Window::at_least("1.20.3".parse().unwrap()))
-        .with_protocol_version(Window::between(2, 3).unwrap());
+    let gate = Compatibility {
+        client_build: Some(Window::at_least("1.20.3".parse().unwrap())),
+        protocol_version: Some(Window::between(2, 3).unwrap()),
+        ..Compatibility::default()
+    };
     running_with(|builder| builder.with_compatibility(gate).with_mint(crate::mint::mint())).await
 }
 

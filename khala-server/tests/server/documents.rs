@@ -61,7 +61,10 @@ async fn a_snapshot_that_the_log_no_longer_continues_is_stale() {
     let next = server.get("/v1/topics/t/snapshot?limit=1").await.json()["next"].as_str().unwrap().to_owned();
     publish(&server, "d", false).await;
     let journal = server.khala.journal();
-    journal.trim(&topic("t"), Keep::everything().with_updates(0), Timestamp::default()).await.unwrap();
+    journal
+        .trim(&topic("t"), Keep { updates: Some(0), ..Keep::everything() }, Timestamp::default())
+        .await
+        .unwrap();
     let problem = server.get(&next).await.problem(410, "stale_cursor");
     assert_eq!(problem["reason_codes"], json!(["retention_floor_breach"]));
     for bad in ["watermark=1&epoch=0000000000000001", "after_key=a", "after_key=a&watermark=1", "limit=0"] {

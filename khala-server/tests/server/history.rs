@@ -49,7 +49,10 @@ async fn a_stale_cursor_gets_every_fact() {
         server.publish("a/b", payload).await;
     }
     let journal = server.khala.journal();
-    journal.trim(&topic("a/b"), Keep::everything().with_updates(1), Timestamp::default()).await.unwrap();
+    journal
+        .trim(&topic("a/b"), Keep { updates: Some(1), ..Keep::everything() }, Timestamp::default())
+        .await
+        .unwrap();
     let bounds = server.get("/v1/topics/a%2Fb").await.json();
     let epoch = bounds["epoch"].as_str().unwrap();
     assert_eq!(bounds, json!({"topic": "a/b", "epoch": epoch, "floor": 2, "head": 3}));
@@ -75,7 +78,7 @@ async fn a_stale_cursor_gets_every_fact() {
 
 #[tokio::test]
 async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
-    let one = ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN);
+    let one = ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() };
     let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
     server.publish("t", "1").await;
     for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
@@ -103,7 +106,7 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
 async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
     let at = "/v1/topics/t/updates?after=0&epoch=0000000000000000&published_at=1";
     for path in ["/v1/topics/t/updates", at, "/v1/topics/t/snapshot", "/v1/topics"] {
-        let one = ReplayOptions::default().with_reads_at_once(NonZeroUsize::MIN);
+        let one = ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() };
         let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
         server.publish("t", "1").await;
         let khala = server.khala.clone();
@@ -127,10 +130,12 @@ async fn a_budget_is_told_and_refuses_no_page_alone() {
     let class = |name: &str, shape: &str| {
         TopicClass::new(name, TopicPattern::parse(shape).unwrap()).with_read(["khala:read"])
     };
-    let narrow = class("narrow", "n:*").with_replay_budget(Some(2)).with_tier(Tier::Warm);
-    let classes =
-        Classes::new(vec![narrow, class("wide", "w:*").with_replay_budget(None).with_tier(Tier::Cold)])
-            .unwrap();
+    let narrow = TopicClass { replay_budget: Some(2), tier: Tier::Warm, ..class("narrow", "n:*") };
+    let classes = Classes::new(vec![
+        narrow,
+        TopicClass { replay_budget: None, tier: Tier::Cold, ..class("wide", "w:*") },
+    ])
+    .unwrap();
     let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
     for name in ["n:1", "w:1"] {
         for _ in 0..5 {
@@ -143,7 +148,10 @@ async fn a_budget_is_told_and_refuses_no_page_alone() {
 
     let journal = server.khala.journal();
     for name in ["n:1", "w:1"] {
-        journal.trim(&topic(name), Keep::everything().with_updates(4), Timestamp::default()).await.unwrap();
+        journal
+            .trim(&topic(name), Keep { updates: Some(4), ..Keep::everything() }, Timestamp::default())
+            .await
+            .unwrap();
     }
     let facts = async |name: &str| {
         let epoch =

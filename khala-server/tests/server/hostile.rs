@@ -211,7 +211,7 @@ async fn ten_thousand_joins_are_answered_each() {
 
 #[tokio::test]
 async fn who_asks_much_and_reads_nothing_is_evicted() {
-    let sessions = SessionOptions::default().with_stall_limit(Duration::from_millis(300));
+    let sessions = SessionOptions { stall_limit: Duration::from_millis(300), ..SessionOptions::default() };
     let server = running_as(sessions, |builder| builder).await;
     let mut witness = Witness::new(&server).await;
     let payload = format!("\"{}\"", "x".repeat(60_000));
@@ -277,7 +277,7 @@ async fn until_hung_up(server: &Running, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn half_a_request_is_not_waited_for() {
     let short = Duration::from_millis(300);
-    let limits = Limits::default().with_header_timeout(short).with_keep_alive_timeout(short);
+    let limits = Limits { header_timeout: short, keep_alive_timeout: short, ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let mut witness = Witness::new(&server).await;
     let halves: [&[u8]; 3] = [b"", b"GET /v1/topics HT", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "];
@@ -308,7 +308,7 @@ async fn a_connection_may_rest_between_two_requests() {
             String::from_utf8_lossy(&answer[..read])
         );
     }
-    let limits = Limits::default().with_header_timeout(Duration::from_millis(300));
+    let limits = Limits { header_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let mut resting = TcpStream::connect(&server.address).await.unwrap();
     answered(&mut resting).await;
@@ -327,7 +327,7 @@ async fn a_connection_may_rest_between_two_requests() {
 #[tokio::test]
 async fn a_connection_that_rested_is_closed_without_a_reset() {
     let short = Duration::from_millis(300);
-    let limits = Limits::default().with_header_timeout(short).with_keep_alive_timeout(short);
+    let limits = Limits { header_timeout: short, keep_alive_timeout: short, ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let mut resting = TcpStream::connect(&server.address).await.unwrap();
     resting.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -391,7 +391,7 @@ async fn what_is_no_http_is_hung_up_on() {
 
 #[tokio::test]
 async fn who_asks_for_history_and_reads_nothing_is_hung_up_on() {
-    let limits = Limits::default().with_stall_timeout(Duration::from_millis(300));
+    let limits = Limits { stall_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let mut witness = Witness::new(&server).await;
     let payload = format!("\"{}\"", "x".repeat(200_000));

@@ -30,10 +30,12 @@ fn rate(per_second: u32, burst: u32) -> Option<Rate> {
 }
 
 fn open() -> Classes {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_publish(["khala:publish"])
-        .with_read(["khala:read"])
-        .with_publish_rate(None);
+    let all = TopicClass {
+        publish_rate: None,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap())
+            .with_publish(["khala:publish"])
+            .with_read(["khala:read"])
+    };
     Classes::new(vec![all]).unwrap()
 }
 
@@ -63,7 +65,7 @@ async fn lines(server: &Running, subject: &str, topics: impl IntoIterator<Item =
 #[tokio::test]
 async fn a_subject_makes_new_topics_at_a_rate() {
     let (clock, limits) = (Hand::new(), AdmissionOptions::unlimited());
-    let (own, limits) = (clock.clone(), limits.with_new_topics_per_principal(rate(2, 3)));
+    let (own, limits) = (clock.clone(), AdmissionOptions { new_topics_per_principal: rate(2, 3), ..limits });
     let server = running_on(
         |khala| khala.with_clock(own).with_classes(open()).with_admission(limits),
         |server| server,
@@ -92,8 +94,8 @@ async fn a_subject_makes_new_topics_at_a_rate() {
 #[tokio::test]
 async fn lines_wait_for_new_topics_but_not_for_ever() {
     let running = async |rate| {
-        let limits = AdmissionOptions::unlimited().with_new_topics_per_principal(rate);
-        let patience = Limits::default().with_body_timeout(Duration::from_millis(500));
+        let limits = AdmissionOptions { new_topics_per_principal: rate, ..AdmissionOptions::unlimited() };
+        let patience = Limits { body_timeout: Duration::from_millis(500), ..Limits::default() };
         running_on(
             |khala| khala.with_classes(open()).with_admission(limits),
             |server| server.with_limits(patience),
@@ -117,7 +119,7 @@ async fn lines_wait_for_new_topics_but_not_for_ever() {
 #[tokio::test]
 async fn a_subject_publishes_at_a_rate() {
     let (clock, limits) = (Hand::new(), AdmissionOptions::unlimited());
-    let (own, limits) = (clock.clone(), limits.with_publishes_per_principal(rate(10, 5)));
+    let (own, limits) = (clock.clone(), AdmissionOptions { publishes_per_principal: rate(10, 5), ..limits });
     let server = running_on(
         |khala| khala.with_clock(own).with_classes(open()).with_admission(limits),
         |server| server,
@@ -147,7 +149,7 @@ async fn until_answered(server: &Running, path: &str, status: u16) {
 
 #[tokio::test]
 async fn connections_over_the_limit_are_told_to_come_back_and_operators_are_answered() {
-    let limits = Limits::default().with_http_connections(NonZeroU32::new(2));
+    let limits = Limits { http_connections: NonZeroU32::new(2), ..Limits::default() };
     let server =
         running_with(|builder| builder.with_limits(limits).with_admin_token(crate::admin::admin())).await;
     let first = idle(&server).await;
@@ -182,9 +184,11 @@ async fn connections_over_the_limit_are_told_to_come_back_and_operators_are_answ
 
 #[tokio::test]
 async fn connections_of_an_address_are_limited_but_for_those_of_proxies() {
-    let limits = Limits::default()
-        .with_http_connections_per_address(NonZeroU32::new(1))
-        .with_requests_per_address(NonZeroU32::new(1));
+    let limits = Limits {
+        http_connections_per_address: NonZeroU32::new(1),
+        requests_per_address: NonZeroU32::new(1),
+        ..Limits::default()
+    };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let _idle = idle(&server).await;
     server.get("/v1/topics").await.problem(429, "too_many_connections");
@@ -218,7 +222,7 @@ async fn connections_of_an_address_are_limited_but_for_those_of_proxies() {
 
 #[tokio::test]
 async fn requests_under_way_of_a_subject_are_limited() {
-    let limits = Limits::default().with_requests_per_principal(NonZeroU32::new(2));
+    let limits = Limits { requests_per_principal: NonZeroU32::new(2), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let request = || {
         Request::post("/v1/topics/t/updates")

@@ -159,7 +159,7 @@ fn down() -> Arc<dyn Credential> {
 /// One try in a second for each address.
 fn one_try() -> AdmissionOptions {
     let one = NonZeroU32::MIN;
-    AdmissionOptions::unlimited().with_connects_per_address(Some(Rate::new(one, one)))
+    AdmissionOptions { connects_per_address: Some(Rate::new(one, one)), ..AdmissionOptions::unlimited() }
 }
 
 /// A try with that credential, from an address.
@@ -176,7 +176,8 @@ pub(crate) async fn every_answer() -> Vec<(&'static str, Method, Answer)> {
     let good = [("authorization", authorization.as_str()), ("content-type", "application/json")];
     let plain = [good[0], ("content-type", "text/plain")];
     let large = format!(r#"{{"subject":"{}"}}"#, "x".repeat(16 << 10));
-    let short = khala_server::Limits::default().with_body_timeout(Duration::from_millis(50));
+    let short =
+        khala_server::Limits { body_timeout: Duration::from_millis(50), ..khala_server::Limits::default() };
     let on = running_with(|server| server.with_mint(mint()).with_limits(short)).await;
     let off = running().await;
     let unsigned = running_with(|server| server.with_mint(Mint::new(Arc::new(Down), [secret()]))).await;

@@ -90,11 +90,14 @@ fn every_reference_leads_somewhere() {
 #[tokio::test]
 async fn what_is_documented_is_served() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let limits = Limits::default().with_body_timeout(Duration::from_millis(100));
+    let limits = Limits { body_timeout: Duration::from_millis(100), ..Limits::default() };
     let mut one_each = AdmissionOptions::unlimited();
     one_each.connections_per_principal = NonZeroU32::new(1);
     let origins = Origins::parse(["https://app.example"]).unwrap();
-    let gate = Compatibility::default().with_client_build(Window::at_least("2".parse().unwrap()));
+    let gate = Compatibility {
+        client_build: Some(Window::at_least("2".parse().unwrap())),
+        ..Compatibility::default()
+    };
     let server = running_on(
         |khala| khala.with_admission(one_each),
         |builder| builder.with_limits(limits).with_origins(origins).with_compatibility(gate),
@@ -109,7 +112,10 @@ async fn what_is_documented_is_served() {
         server.post("/v1/topics/t/updates", r#"{"kind":"k","payload":1,"doc_key":"d"}"#).await;
     }
     let journal = server.khala.journal();
-    journal.trim(&topic("t"), Keep::everything().with_updates(1), Timestamp::default()).await.unwrap();
+    journal
+        .trim(&topic("t"), Keep { updates: Some(1), ..Keep::everything() }, Timestamp::default())
+        .await
+        .unwrap();
     let stale = "watermark=1&epoch=0000000000000000&after_key=d";
 
     // Every way to read: good, wrong, without a token, without the scope, with a store that fails.
@@ -255,7 +261,7 @@ async fn what_is_documented_is_served() {
 
 /// What a subject is answered that has as many requests under way as it may.
 async fn crowded(served: &mut Served, document: &Value) {
-    let limits = Limits::default().with_requests_per_principal(NonZeroU32::new(1));
+    let limits = Limits { requests_per_principal: NonZeroU32::new(1), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let good = format!("Bearer {}", crate::support::good_token());
     let post = Request::post("/v1/topics/t/updates").header("content-type", "application/json");

@@ -195,10 +195,12 @@ async fn what_comes_too_fast_is_told_when_to_come_back() {
 
 #[tokio::test]
 async fn a_class_that_carries_hashes_adds_them_and_refuses_wrong_ones() {
-    let class = TopicClass::new("hashed", TopicPattern::parse("**").unwrap())
-        .with_read(["khala:read"])
-        .with_publish(["khala:publish"])
-        .with_hashes(true);
+    let class = TopicClass {
+        hashes: true,
+        ..TopicClass::new("hashed", TopicPattern::parse("**").unwrap())
+            .with_read(["khala:read"])
+            .with_publish(["khala:publish"])
+    };
     let classes = Classes::new(vec![class]).unwrap();
     let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
     let route = "/v1/topics/t/updates";
@@ -248,10 +250,11 @@ async fn a_payload_that_readers_differ_about_is_refused_and_its_fault_named() {
 
 #[tokio::test]
 async fn a_class_without_limits_has_none() {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_publish(["khala:publish"])
-        .with_publish_rate(None)
-        .with_payload_bytes(None);
+    let all = TopicClass {
+        publish_rate: None,
+        payload_bytes: None,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_publish(["khala:publish"])
+    };
     let classes = Classes::new(vec![all]).unwrap();
     let server = running_on(|khala| khala.with_classes(classes), |server| server).await;
     let many = format!(r#"{{"updates":[{}]}}"#, vec![ONE; 1_000].join(","));
@@ -286,7 +289,7 @@ async fn a_body_without_a_length_is_bounded_too() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
-    let limits = Limits::default().with_body_timeout(Duration::from_millis(50));
+    let limits = Limits { body_timeout: Duration::from_millis(50), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let head = format!(
         "POST /v1/topics/t/updates HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\

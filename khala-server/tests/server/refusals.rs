@@ -334,10 +334,11 @@ impl Stage {
         let checkers = Arc::new(Checkers { verifier, down: AtomicBool::new(false) });
         let classes = Classes::new(vec![class("tenant", "org:{org}:**"), class("fallback", "**")]).unwrap();
         let shared = Arc::new(Shared(Arc::clone(&checkers)));
-        let gate = Compatibility::default()
-            .with_client_build(Window::between("1.20".parse().unwrap(), "2".parse().unwrap()).unwrap())
-            .with_protocol_version(Window::between(2, 3).unwrap())
-            .with_schema_version(Window::between(3, 3).unwrap());
+        let gate = Compatibility {
+            client_build: Some(Window::between("1.20".parse().unwrap(), "2".parse().unwrap()).unwrap()),
+            protocol_version: Some(Window::between(2, 3).unwrap()),
+            schema_version: Some(Window::between(3, 3).unwrap()),
+        };
         let rendered = metrics.clone();
         let server = running_on(
             |khala| {

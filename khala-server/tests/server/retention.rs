@@ -21,11 +21,13 @@ use crate::{
 
 /// Keeps the newest two updates of each topic.
 fn classes() -> Classes {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_publish([Access::Publish.scope()])
-        .with_tier(Tier::Cold)
-        .with_retain(Retain::everything().with_updates(Some(2)));
+    let all = TopicClass {
+        tier: Tier::Cold,
+        retain: Retain { updates: Some(2), ..Retain::everything() },
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap())
+            .with_read([Access::Read.scope()])
+            .with_publish([Access::Publish.scope()])
+    };
     Classes::new(vec![all]).unwrap()
 }
 
@@ -90,7 +92,8 @@ async fn a_plan_changes_nothing_and_a_sweep_does_what_it_said() {
 
 #[tokio::test]
 async fn the_guard_holds_back_what_would_leave_somebody_behind() {
-    let server = start(|khala| khala.with_sweep(SweepOptions::default().with_guard(Some(0)))).await;
+    let server =
+        start(|khala| khala.with_sweep(SweepOptions { guard: Some(0), ..SweepOptions::default() })).await;
     for _ in 0..2 {
         server.publish("t", "1").await;
     }

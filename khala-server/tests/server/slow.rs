@@ -17,11 +17,12 @@ use tokio::{
 use crate::support::{Running, closed, join, running_on, topic, until};
 
 async fn of_megabytes(megabytes: u64, stall: Duration) -> Running {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read([Access::Read.scope()])
-        .with_replay_budget(None);
+    let all = TopicClass {
+        replay_budget: None,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
+    };
     let classes = Classes::new(vec![all]).unwrap();
-    let sessions = SessionOptions::default().with_stall_limit(stall);
+    let sessions = SessionOptions { stall_limit: stall, ..SessionOptions::default() };
     let server =
         running_on(|khala| khala.with_sessions(sessions).with_classes(classes), |server| server).await;
     for _ in 0..megabytes {

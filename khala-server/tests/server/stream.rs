@@ -49,11 +49,13 @@ fn line(payload: impl std::fmt::Display) -> String {
 
 /// Without limits, so that a test is about something else.
 fn unlimited() -> Classes {
-    let all = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_publish(["khala:publish"])
-        .with_read(["khala:read"])
-        .with_publish_rate(None)
-        .with_payload_bytes(None);
+    let all = TopicClass {
+        publish_rate: None,
+        payload_bytes: None,
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap())
+            .with_publish(["khala:publish"])
+            .with_read(["khala:read"])
+    };
     Classes::new(vec![all]).unwrap()
 }
 
@@ -83,7 +85,7 @@ fn code(answer: &Value) -> &str {
 
 /// A server on a file, with the writer that groups commits.
 async fn on_a_file() -> (tempfile::TempDir, Arc<SqliteStore>, String) {
-    on_a_file_with(SqliteOptions::new()).await
+    on_a_file_with(SqliteOptions::default()).await
 }
 
 async fn on_a_file_with(options: SqliteOptions) -> (tempfile::TempDir, Arc<SqliteStore>, String) {
@@ -202,17 +204,18 @@ async fn blank_lines_count_and_the_last_line_needs_no_end() {
 #[tokio::test]
 async fn a_bad_line_is_the_last_that_is_answered() {
     let classes = unlimited();
-    let small = TopicClass::new("small", TopicPattern::parse("t").unwrap())
-        .with_publish(["khala:publish"])
-        .with_publish_rate(None)
-        .with_payload_bytes(Some(100))
-        .with_hashes(true);
+    let small = TopicClass {
+        publish_rate: None,
+        payload_bytes: Some(100),
+        hashes: true,
+        ..TopicClass::new("small", TopicPattern::parse("t").unwrap()).with_publish(["khala:publish"])
+    };
     let mut all = vec![small];
     all.extend(classes.iter().cloned());
     let classes = Classes::new(all).unwrap();
     let server = running_on(
         |khala| khala.with_classes(classes),
-        |server| server.with_limits(Limits::default().with_body_bytes(1_000)),
+        |server| server.with_limits(Limits { body_bytes: 1_000, ..Limits::default() }),
     )
     .await;
     let too_long = line(format!("\"{}\"", "x".repeat(1_000)));
@@ -451,7 +454,7 @@ async fn a_fault_of_the_store_says_when_to_come_back() {
 /// Those queued up behind it in the store, each of which fails with it, do not hide which line that was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_of_the_store_is_answered_to_the_line_that_failed_first() {
-    let options = SqliteOptions::new().with_busy_timeout(Duration::from_millis(300));
+    let options = SqliteOptions { busy_timeout: Duration::from_millis(300), ..SqliteOptions::default() };
     let (folder, store, address) = on_a_file_with(options).await;
     let mut producer = Producer::new(&address).await;
     let before: Vec<_> = (1..=50).map(line).collect();
@@ -477,9 +480,10 @@ async fn a_fault_of_the_store_is_answered_to_the_line_that_failed_first() {
 #[tokio::test]
 async fn what_comes_too_fast_waits_but_not_for_ever() {
     let rate = |per_second: u32, burst: u32| {
-        let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-            .with_publish(["khala:publish"])
-            .with_publish_rate(Some(Rate::new(per_second.try_into().unwrap(), burst.try_into().unwrap())));
+        let class = TopicClass {
+            publish_rate: Some(Rate::new(per_second.try_into().unwrap(), burst.try_into().unwrap())),
+            ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_publish(["khala:publish"])
+        };
         Classes::new(vec![class]).unwrap()
     };
     let server = running_on(|khala| khala.with_classes(rate(100, 10)), |server| server).await;
@@ -488,7 +492,7 @@ async fn what_comes_too_fast_waits_but_not_for_ever() {
     assert_eq!(answers.len(), 30);
     assert!(answers.iter().all(|answer| answer["last"].is_u64()), "{answers:?}");
 
-    let limits = Limits::default().with_body_timeout(Duration::from_millis(500));
+    let limits = Limits { body_timeout: Duration::from_millis(500), ..Limits::default() };
     let server =
         running_on(|khala| khala.with_classes(rate(1, 2)), |server| server.with_limits(limits)).await;
     let answers = Producer::all(&server.address, (0..5).map(line).collect::<String>()).await;
@@ -502,7 +506,7 @@ async fn what_comes_too_fast_waits_but_not_for_ever() {
 #[tokio::test]
 async fn lines_draw_on_the_budget_of_memory() {
     const LIMIT: u64 = 16 << 20;
-    let limits = Limits::default().with_body_bytes(4 << 20);
+    let limits = Limits { body_bytes: 4 << 20, ..Limits::default() };
     let memory = MemoryBudget::new(Some(LIMIT));
     let server = running_on(
         |khala| khala.with_classes(unlimited()).with_memory(memory.clone()),
@@ -537,7 +541,7 @@ async fn lines_draw_on_the_budget_of_memory() {
 
 #[tokio::test]
 async fn a_stream_may_last_but_not_stand_still() {
-    let limits = Limits::default().with_body_timeout(Duration::from_millis(1_000));
+    let limits = Limits { body_timeout: Duration::from_millis(1_000), ..Limits::default() };
     let server =
         running_on(|khala| khala.with_classes(unlimited()), |server| server.with_limits(limits)).await;
     let mut producer = Producer::new(&server.address).await;

@@ -331,15 +331,19 @@ fn classes() -> Classes {
             .with_publish([Access::Publish.scope()])
     };
     let rate = |updates| NonZeroU32::new(updates).map(|updates| Rate::new(updates, updates));
-    let runs = class("run_events", "run:{run_id}:events")
-        .with_replay_budget(Some(20_000))
-        .with_publish_rate(rate(240))
-        .with_payload_bytes(Some(256 << 10));
-    let others = class("fallback", "**")
-        .with_tier(Tier::Cold)
-        .with_replay_budget(Some(500))
-        .with_publish_rate(rate(90))
-        .with_payload_bytes(Some(64 << 10));
+    let runs = TopicClass {
+        replay_budget: Some(20_000),
+        publish_rate: rate(240),
+        payload_bytes: Some(256 << 10),
+        ..class("run_events", "run:{run_id}:events")
+    };
+    let others = TopicClass {
+        tier: Tier::Cold,
+        replay_budget: Some(500),
+        publish_rate: rate(90),
+        payload_bytes: Some(64 << 10),
+        ..class("fallback", "**")
+    };
     Classes::new(vec![runs, others]).unwrap()
 }
 
@@ -356,7 +360,7 @@ pub(crate) async fn running_on(
     };
     let khala = Khala::builder(roles).with_classes(classes()).with_verifier(Arc::new(verifier));
     let khala = khala_with(khala).build();
-    let limits = Limits::default().with_body_bytes(256 << 10);
+    let limits = Limits { body_bytes: 256 << 10, ..Limits::default() };
     let builder = Server::builder(khala.clone())
         .with_limits(limits)
         .with_drain(Duration::from_millis(200))

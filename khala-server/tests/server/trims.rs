@@ -177,7 +177,7 @@ async fn publish(khala: Khala, name: Topic) {
         assert!(matches!(khala.publish(&name, batch).await.unwrap(), Append::Written(_)));
         match chance.below(60) {
             0..3 => {
-                let keep = Keep::everything().with_updates(chance.below(30));
+                let keep = Keep { updates: Some(chance.below(30)), ..Keep::everything() };
                 khala.journal().trim(&name, keep, khala.now()).await.unwrap();
             }
             3 => drop(khala.retention().sweep(SweepOrder::new(SweepTrigger::Order)).await.unwrap()),
@@ -191,10 +191,11 @@ async fn whoever_is_overtaken_by_trims_is_told_and_ends_complete_through_a_snaps
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("khala.db")).unwrap();
     let store = Arc::new(store);
-    let class = TopicClass::new("all", TopicPattern::parse("**").unwrap())
-        .with_read(["khala:read"])
-        .with_replay_budget(Some(80))
-        .with_retain(Retain::everything().with_updates(Some(40)));
+    let class = TopicClass {
+        replay_budget: Some(80),
+        retain: Retain { updates: Some(40), ..Retain::everything() },
+        ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read(["khala:read"])
+    };
     let verifier = JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap();
     let khala = Khala::builder(Arc::clone(&store))
         .with_verifier(Arc::new(verifier))

@@ -138,7 +138,7 @@ async fn a_connection_ends_with_its_token() {
 async fn who_tries_in_vain_too_often_is_not_heard() {
     let one = NonZeroU32::MIN;
     let rate = Rate::new(one, one);
-    let limits = AdmissionOptions::unlimited().with_connects_per_address(Some(rate));
+    let limits = AdmissionOptions { connects_per_address: Some(rate), ..AdmissionOptions::unlimited() };
     let clock = Hand::new();
     let own = clock.clone();
     let server = running_on(|khala| khala.with_admission(limits).with_clock(own), |server| server).await;
@@ -157,7 +157,8 @@ async fn who_tries_in_vain_too_often_is_not_heard() {
 #[tokio::test]
 async fn a_verifier_that_cannot_tell_is_nobodys_try() {
     let one = NonZeroU32::MIN;
-    let limits = AdmissionOptions::unlimited().with_connects_per_address(Some(Rate::new(one, one)));
+    let limits =
+        AdmissionOptions { connects_per_address: Some(Rate::new(one, one)), ..AdmissionOptions::unlimited() };
     let server =
         running_on(|khala| khala.with_admission(limits).with_verifier(Arc::new(Away)), |server| server).await;
     for _ in 0..3 {

@@ -46,8 +46,8 @@ async fn what_version_4_wrote_is_due_and_its_function_makes_topics_due() {
     store.close().await;
     sql(&url, AS_VERSION_4);
     sql(&url, "SELECT khala.append('by_function', 'k', '1')");
-    migrate(&url, PostgresOptions::new()).await.unwrap();
-    assert_eq!(check(&url, PostgresOptions::new()).await.unwrap(), [""; 0]);
+    migrate(&url, PostgresOptions::default()).await.unwrap();
+    assert_eq!(check(&url, PostgresOptions::default()).await.unwrap(), [""; 0]);
 
     let store = PostgresStore::open(&url).await.unwrap();
     assert_eq!(due(&store).await, ["before", "by_function"]);

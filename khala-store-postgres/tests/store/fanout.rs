@@ -28,7 +28,7 @@ async fn until(fanout: &PostgresFanout, listens: bool) {
 
 async fn node(url: &str) -> (PostgresStore, PostgresFanout) {
     let store = open(url).await;
-    let fanout = PostgresFanout::listen(&store, ListenOptions::new()).unwrap();
+    let fanout = PostgresFanout::listen(&store, ListenOptions::default()).unwrap();
     until(&fanout, true).await;
     (store, fanout)
 }
@@ -86,13 +86,14 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
     let (url, store) = fresh().await;
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
-    let options = ListenOptions::new().with_url(through).with_beat(Duration::from_millis(300));
+    let options =
+        ListenOptions { url: Some(through), beat: Duration::from_millis(300), ..ListenOptions::default() };
     let fanout = PostgresFanout::listen(&store, options).unwrap();
     until(&fanout, true).await;
     let (t, other) = (topic("t"), open(&url).await);
     let mut watch = fanout.watch(&t).await.unwrap();
     let mut revoked = fanout.watch_revoked().await.unwrap();
-    let teller = PostgresFanout::listen(&other, ListenOptions::new()).unwrap();
+    let teller = PostgresFanout::listen(&other, ListenOptions::default()).unwrap();
     type Break = (fn(&Proxy), bool);
     let breaks: [Break; 3] = [(Proxy::silent, true), (Proxy::refuse, true), (Proxy::cut, false)];
     // After a cut it listens again at once, and does not poll.
@@ -121,8 +122,11 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
 #[tokio::test]
 async fn what_was_announced_while_nobody_listened_is_found_once_somebody_does() {
     let (url, store) = fresh().await;
-    let fanout =
-        PostgresFanout::listen(&store, ListenOptions::new().with_poll(Duration::from_secs(3_600))).unwrap();
+    let fanout = PostgresFanout::listen(
+        &store,
+        ListenOptions { poll: Duration::from_secs(3_600), ..ListenOptions::default() },
+    )
+    .unwrap();
     until(&fanout, true).await;
     let mut watch = fanout.watch(&topic("t")).await.unwrap();
     let before: HashSet<String> = backends(&url);
@@ -148,11 +152,15 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
     let (url, _) = fresh().await;
     let pooler = Pgbouncer::start(Cluster::shared().port(), 20);
     let pooled = pooler.url(url.rsplit('/').next().unwrap());
-    let options = PostgresOptions::new().with_pooler(true);
+    let options = PostgresOptions { pooler: true, ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&pooled, options).await.unwrap();
     let beat = Duration::from_millis(200);
-    let deaf = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat)).unwrap();
-    let hears = PostgresFanout::listen(&store, ListenOptions::new().with_beat(beat).with_url(&url)).unwrap();
+    let deaf = PostgresFanout::listen(&store, ListenOptions { beat, ..ListenOptions::default() }).unwrap();
+    let hears = PostgresFanout::listen(
+        &store,
+        ListenOptions { beat, url: Some(url.clone()), ..ListenOptions::default() },
+    )
+    .unwrap();
     let (mut one, mut other) =
         (deaf.watch(&topic("t")).await.unwrap(), hears.watch(&topic("t")).await.unwrap());
     until(&hears, true).await;
@@ -165,7 +173,10 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
 
 #[test]
 fn no_password_is_in_what_debug_prints() {
-    let options = ListenOptions::new().with_url("postgres://khala:s3cret@db.example/khala");
+    let options = ListenOptions {
+        url: Some("postgres://khala:s3cret@db.example/khala".to_owned()),
+        ..ListenOptions::default()
+    };
     assert!(!format!("{options:?}").contains("s3cret"), "{options:?}");
 }
 

@@ -15,13 +15,13 @@ use khala_core::{
     projection::Checkpoints,
     retention::Sweeps,
 };
-use khala_store_postgres::{PostgresStore, append_in};
+use khala_store_postgres::{PostgresOptions, PostgresStore, append_in};
 use khala_testing::{Cluster, Pgbouncer};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::{open, patient};
 
-const DURABLE: Capabilities = Capabilities::durable().with_lease_ends_with_its_node(true);
+const DURABLE: Capabilities = Capabilities { lease_ends_with_its_node: true, ..Capabilities::durable() };
 
 /// A store that is alone on its database, straight or through a pooler in transaction mode.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl<const POOLER: bool> Harness for One<POOLER> {
     }
 
     async fn open(place: Place) -> Self {
-        let options = patient().with_pooler(POOLER);
+        let options = PostgresOptions { pooler: POOLER, ..patient() };
         Self { store: PostgresStore::open_with(place.as_str(), options).await.unwrap(), place }
     }
 }

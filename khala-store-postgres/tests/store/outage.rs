@@ -53,7 +53,8 @@ async fn a_database_that_cannot_be_written_says_so_when_it_is_asked() {
     .await
     .unwrap();
     let there = url.replace(&format!(":{}/", primary.port()), &format!(":{}/", standby.port()));
-    let store = PostgresStore::open_with(&there, patient().with_migrate(false)).await.unwrap();
+    let store =
+        PostgresStore::open_with(&there, PostgresOptions { migrate: false, ..patient() }).await.unwrap();
     let error = store.check_writable().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("can only be read"), "{error}");
@@ -85,9 +86,11 @@ async fn a_database_that_says_nothing_is_given_up_and_is_not_waited_for() {
     let (url, _) = fresh().await;
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
-    let options = PostgresOptions::new()
-        .with_connect_timeout(Duration::from_millis(300))
-        .with_statement_timeout(Duration::from_millis(300));
+    let options = PostgresOptions {
+        connect_timeout: Duration::from_millis(300),
+        statement_timeout: Duration::from_millis(300),
+        ..PostgresOptions::default()
+    };
     let store = PostgresStore::open_with(&through, options).await.unwrap();
     let t = topic("t");
     written(store.append(&t, batch([1]), NOW).await.unwrap());
@@ -116,7 +119,8 @@ async fn an_address_that_leads_nowhere_says_so_without_its_password() {
         ("postgres:/:hunter2", ErrorKind::Invalid, "the address"),
         ("mysql://u:hunter2@h/d", ErrorKind::Invalid, "the address"),
     ] {
-        let options = PostgresOptions::new().with_connect_timeout(Duration::from_millis(300));
+        let options =
+            PostgresOptions { connect_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
         let error = PostgresStore::open_with(url, options).await.unwrap_err();
         assert!(error.kind() == kind || error.to_string().contains("no connection"), "{url}: {error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
@@ -134,11 +138,11 @@ async fn after_a_restore_old_cursors_are_of_another_epoch() {
     let key = || DedupKey::parse("once").unwrap();
     let before = written(store.append(&t, batch([1]).with_dedup(key()), NOW).await.unwrap());
     let other = store.bounds(&untouched).await.unwrap().epoch;
-    let refused = new_epochs(&url, PostgresOptions::new()).await.unwrap_err();
+    let refused = new_epochs(&url, PostgresOptions::default()).await.unwrap_err();
     assert!(refused.to_string().contains("stop them all"), "{refused}");
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     store.close().await;
-    assert_eq!(new_epochs(&url, PostgresOptions::new()).await.unwrap(), 1);
+    assert_eq!(new_epochs(&url, PostgresOptions::default()).await.unwrap(), 1);
     let store = open(&url).await;
     let Replay::Stale(stale) =
         store.read(&t, before.cursor().into(), khala_core::journal::ReadLimit::PAGE).await.unwrap()
@@ -236,9 +240,11 @@ async fn a_group_whose_commit_is_not_answered_in_time_is_not_written_again() {
     );
     sql(&url, "SELECT khala.append('t', 'test', '0')");
     sql(&url, "SELECT setval('commits', 1, false)");
-    let options = PostgresOptions::new()
-        .with_writers(std::num::NonZeroU32::MIN)
-        .with_statement_timeout(Duration::from_millis(500));
+    let options = PostgresOptions {
+        writers: std::num::NonZeroU32::MIN,
+        statement_timeout: Duration::from_millis(500),
+        ..PostgresOptions::default()
+    };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let t = topic("t");
     let answers = futures::future::join_all((1..=3).map(|n| store.append(&t, batch([n]), NOW))).await;
@@ -260,7 +266,8 @@ async fn a_group_whose_commit_is_not_answered_in_time_is_not_written_again() {
 #[tokio::test]
 async fn a_lead_whose_renewal_failed_lasts_until_its_end() {
     let (url, _) = fresh().await;
-    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(300));
+    let options =
+        PostgresOptions { statement_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let other = open(&url).await;
     let (one, two) = (NodeId::parse("one").unwrap(), NodeId::parse("two").unwrap());
@@ -281,9 +288,11 @@ async fn asking_for_the_lead_is_given_up_like_everything_else() {
     let (url, _) = fresh().await;
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
-    let options = PostgresOptions::new()
-        .with_connect_timeout(Duration::from_millis(300))
-        .with_statement_timeout(Duration::from_millis(300));
+    let options = PostgresOptions {
+        connect_timeout: Duration::from_millis(300),
+        statement_timeout: Duration::from_millis(300),
+        ..PostgresOptions::default()
+    };
     let store = PostgresStore::open_with(&through, options).await.unwrap();
     let (one, at) = (NodeId::parse("one").unwrap(), Timestamp::from_millis);
     assert_eq!(store.try_acquire(&one, at(0), at(1_000)).await.unwrap(), Lease::Held);
@@ -358,7 +367,8 @@ async fn who_leads_holds_up_no_vacuum_whatever_the_databases_default() {
 async fn while_commits_hang_nobody_is_written_twice() {
     let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
     let url = cluster.database();
-    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(500));
+    let options =
+        PostgresOptions { statement_timeout: Duration::from_millis(500), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let topics = ["a", "b", "c"].map(topic);
     for topic in &topics {
@@ -395,7 +405,7 @@ async fn a_node_that_stands_still_amid_a_transaction_gives_its_topics_up() {
     );
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
-    let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
+    let options = PostgresOptions { lock_timeout: Duration::from_secs(2), ..PostgresOptions::default() };
     let stopped = PostgresStore::open_with(&through, options).await.unwrap();
     let t = topic("t");
     written(other.append(&t, batch([0]), NOW).await.unwrap());

@@ -113,7 +113,7 @@ async fn a_topic_that_cannot_be_read_keeps_no_node_from_listening() {
         &url,
         "UPDATE khala.topic SET floor = 9 WHERE topic = 'bad'; UPDATE khala.revocation_head SET newest = -1",
     );
-    let fanout = PostgresFanout::listen(&store, ListenOptions::new()).unwrap();
+    let fanout = PostgresFanout::listen(&store, ListenOptions::default()).unwrap();
     let (mut watch, _bad, _revoked) = (
         fanout.watch(&good).await.unwrap(),
         fanout.watch(&bad).await.unwrap(),

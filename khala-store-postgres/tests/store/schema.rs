@@ -10,8 +10,8 @@ use crate::support::{fresh, patient, sql};
 #[tokio::test]
 async fn the_file_of_the_shape_is_what_the_migrations_make() {
     let url = Cluster::shared().database();
-    migrate(&url, PostgresOptions::new()).await.unwrap();
-    let made: String = shape_of(&url, PostgresOptions::new()).await.unwrap().join("\n") + "\n";
+    migrate(&url, PostgresOptions::default()).await.unwrap();
+    let made: String = shape_of(&url, PostgresOptions::default()).await.unwrap().join("\n") + "\n";
     if std::env::var_os("KHALA_WRITE_SHAPE").is_some() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/migrations/shape.txt");
         std::fs::write(file, &made).unwrap();
@@ -22,7 +22,8 @@ async fn the_file_of_the_shape_is_what_the_migrations_make() {
 #[tokio::test]
 async fn what_was_migrated_differs_in_nothing_whatever_the_schema_is_called() {
     for name in ["khala", "other_1"] {
-        let options = || PostgresOptions::new().with_schema(Schema::parse(name).unwrap());
+        let options =
+            || PostgresOptions { schema: Schema::parse(name).unwrap(), ..PostgresOptions::default() };
         let url = Cluster::shared().database();
         let before = check(&url, options()).await.unwrap();
         assert!(matches!(&before[..], [one] if one.contains("khala-server migrate")), "{before:?}");
@@ -35,7 +36,7 @@ async fn what_was_migrated_differs_in_nothing_whatever_the_schema_is_called() {
 #[tokio::test]
 async fn every_difference_is_named() {
     let url = Cluster::shared().database();
-    migrate(&url, PostgresOptions::new()).await.unwrap();
+    migrate(&url, PostgresOptions::default()).await.unwrap();
     sql(
         &url,
         "ALTER TABLE khala.update DROP COLUMN trace;
@@ -43,7 +44,7 @@ async fn every_difference_is_named() {
          DROP INDEX khala.receipt_last;
          CREATE OR REPLACE FUNCTION khala.json_depth(value text) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
     );
-    let found = check(&url, PostgresOptions::new()).await.unwrap();
+    let found = check(&url, PostgresOptions::default()).await.unwrap();
     let named = |what: &str| found.iter().any(|line| line.starts_with(what));
     for what in [
         "missing: column update.trace text",
@@ -64,27 +65,28 @@ async fn stores_that_open_an_empty_database_at_once_make_it_once() {
     for store in futures::future::join_all(opening).await {
         store.unwrap();
     }
-    assert_eq!(check(&url, PostgresOptions::new()).await.unwrap(), [""; 0]);
+    assert_eq!(check(&url, PostgresOptions::default()).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test]
 async fn versions_work_side_by_side_as_long_as_the_newer_one_says_so() {
     let url = Cluster::shared().database();
-    migrate(&url, PostgresOptions::new()).await.unwrap();
+    migrate(&url, PostgresOptions::default()).await.unwrap();
     sql(
         &url,
         "UPDATE khala.meta SET schema_version = schema_version + 1; ALTER TABLE khala.topic ADD COLUMN more text",
     );
     assert_eq!(
-        check(&url, PostgresOptions::new()).await.unwrap(),
+        check(&url, PostgresOptions::default()).await.unwrap(),
         [""; 0],
         "a newer one's tables are its own matter"
     );
     PostgresStore::open(&url).await.unwrap();
     sql(&url, "UPDATE khala.meta SET works_since = schema_version");
     for migrate in [true, false] {
-        let error =
-            PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(migrate)).await.unwrap_err();
+        let error = PostgresStore::open_with(&url, PostgresOptions { migrate, ..PostgresOptions::default() })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.to_string().contains("run a newer version of Khala"), "{error}");
     }
@@ -93,17 +95,23 @@ async fn versions_work_side_by_side_as_long_as_the_newer_one_says_so() {
 #[tokio::test]
 async fn without_the_right_to_migrate_the_tables_must_be_there() {
     let url = Cluster::shared().database();
-    let error = PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(false)).await.unwrap_err();
+    let error =
+        PostgresStore::open_with(&url, PostgresOptions { migrate: false, ..PostgresOptions::default() })
+            .await
+            .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
-    migrate(&url, PostgresOptions::new()).await.unwrap();
-    PostgresStore::open_with(&url, PostgresOptions::new().with_migrate(false)).await.unwrap();
+    migrate(&url, PostgresOptions::default()).await.unwrap();
+    PostgresStore::open_with(&url, PostgresOptions { migrate: false, ..PostgresOptions::default() })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_schema_called_like_a_word_of_the_function_differs_in_nothing() {
     let mut alarms = Vec::new();
     for name in ["user", "order", "topic", "deleted", "hex", "x"] {
-        let options = || PostgresOptions::new().with_schema(Schema::parse(name).unwrap());
+        let options =
+            || PostgresOptions { schema: Schema::parse(name).unwrap(), ..PostgresOptions::default() };
         let url = Cluster::shared().database();
         migrate(&url, options()).await.unwrap();
         if !check(&url, options()).await.unwrap().is_empty() {
@@ -119,7 +127,7 @@ async fn unnoticed(changes: &[&'static str]) -> Vec<&'static str> {
     for change in changes {
         let (url, _) = fresh().await;
         sql(&url, change);
-        if check(&url, PostgresOptions::new()).await.unwrap().is_empty() {
+        if check(&url, PostgresOptions::default()).await.unwrap().is_empty() {
             unnoticed.push(*change);
         }
     }
@@ -154,14 +162,14 @@ async fn the_right_to_create_in_the_schema_is_enough() {
             "CREATE ROLE {role} LOGIN; CREATE SCHEMA khala; GRANT USAGE, CREATE ON SCHEMA khala TO {role}"
         ),
     );
-    migrate(&url.replace("khala@", &format!("{role}@")), PostgresOptions::new()).await.unwrap();
+    migrate(&url.replace("khala@", &format!("{role}@")), PostgresOptions::default()).await.unwrap();
 }
 
 #[tokio::test]
 async fn whoever_is_too_old_for_the_tables_draws_no_epochs_in_them() {
     let (url, _) = fresh().await;
     sql(&url, "UPDATE khala.meta SET schema_version = schema_version + 1, works_since = schema_version + 1");
-    let error = new_epochs(&url, PostgresOptions::new()).await.unwrap_err();
+    let error = new_epochs(&url, PostgresOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
 }
 
@@ -177,7 +185,10 @@ async fn when_new_epochs_are_an_error_nothing_was_changed() {
              FOR EACH ROW EXECUTE FUNCTION slow_commit()",
     );
     let before = sql(&url, "SELECT epoch FROM khala.topic");
-    let options = PostgresOptions::new().with_statement_timeout(std::time::Duration::from_millis(300));
+    let options = PostgresOptions {
+        statement_timeout: std::time::Duration::from_millis(300),
+        ..PostgresOptions::default()
+    };
     let drawn = new_epochs(&url, options).await;
     // Behind the row's lock, whatever goes on has ended.
     sql(&url, "SELECT khala.append('t', 'k', '2')");

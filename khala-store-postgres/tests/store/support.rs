@@ -20,7 +20,7 @@ pub(crate) async fn fresh() -> (String, PostgresStore) {
 
 /// The defaults, and time for a machine that does much else.
 pub(crate) fn patient() -> PostgresOptions {
-    PostgresOptions::new().with_connect_timeout(Duration::from_secs(20))
+    PostgresOptions { connect_timeout: Duration::from_secs(20), ..PostgresOptions::default() }
 }
 
 pub(crate) async fn open(url: &str) -> PostgresStore {

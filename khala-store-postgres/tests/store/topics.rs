@@ -113,7 +113,7 @@ async fn a_topic_that_somebody_adds_just_now_holds_up_no_other_new_one() {
 async fn a_topic_that_stays_locked_is_an_error_that_says_so() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
-    let options = PostgresOptions::new().with_lock_timeout(Duration::from_millis(100));
+    let options = PostgresOptions { lock_timeout: Duration::from_millis(100), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -129,7 +129,7 @@ async fn a_topic_that_stays_locked_is_an_error_that_says_so() {
 async fn what_fails_takes_along_what_queued_up_behind_it_in_its_chain() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
-    let options = PostgresOptions::new().with_lock_timeout(Duration::from_millis(100));
+    let options = PostgresOptions { lock_timeout: Duration::from_millis(100), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -169,7 +169,8 @@ fn waiting_for_locks(url: &str) -> String {
 async fn advances_to_a_locked_topic_hold_up_nobody_who_appends_to_others() {
     let (url, _) = fresh().await;
     let patient = Duration::from_secs(60);
-    let options = PostgresOptions::new().with_lock_timeout(patient).with_statement_timeout(patient);
+    let options =
+        PostgresOptions { lock_timeout: patient, statement_timeout: patient, ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
     let mut conn = PgConnection::connect(&url).await.unwrap();
@@ -199,9 +200,11 @@ async fn advances_to_a_locked_topic_hold_up_nobody_who_appends_to_others() {
 async fn what_waited_for_a_locked_topic_and_was_given_up_waits_no_longer_in_the_database() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
-    let options = PostgresOptions::new()
-        .with_lock_timeout(Duration::from_millis(100))
-        .with_statement_timeout(Duration::from_millis(500));
+    let options = PostgresOptions {
+        lock_timeout: Duration::from_millis(100),
+        statement_timeout: Duration::from_millis(500),
+        ..PostgresOptions::default()
+    };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -219,7 +222,8 @@ async fn what_waited_for_a_locked_topic_and_was_given_up_waits_no_longer_in_the_
 async fn futures_that_were_dropped_keep_no_connection() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
-    let options = PostgresOptions::new().with_statement_timeout(Duration::from_millis(1_000));
+    let options =
+        PostgresOptions { statement_timeout: Duration::from_millis(1_000), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -239,7 +243,7 @@ async fn with_one_connection_too_unrelated_topics_do_not_wait_for_each_other() {
     for name in ["held", "free"] {
         written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
     }
-    let options = PostgresOptions::new().with_connections(std::num::NonZeroU32::MIN);
+    let options = PostgresOptions { connections: std::num::NonZeroU32::MIN, ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -339,7 +343,7 @@ async fn a_bad_request_in_the_group_changes_no_order() {
              'BEGIN IF payload = ''13'' THEN PERFORM pg_sleep(0.5); RETURN false; END IF; RETURN true; END';
          ALTER TABLE khala.update ADD CONSTRAINT own CHECK (slowly(payload))",
     );
-    let options = PostgresOptions::new().with_writers(std::num::NonZeroU32::MIN);
+    let options = PostgresOptions { writers: std::num::NonZeroU32::MIN, ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let (held, bad) = (topic("held"), topic("bad"));
     let mut conn = PgConnection::connect(&url).await.unwrap();
@@ -366,9 +370,11 @@ async fn a_bad_request_in_the_group_changes_no_order() {
 async fn a_trim_of_a_topic_that_stays_locked_says_so() {
     let (url, store) = fresh().await;
     written(store.append(&topic("held"), batch([0]), NOW).await.unwrap());
-    let options = PostgresOptions::new()
-        .with_lock_timeout(Duration::from_millis(100))
-        .with_statement_timeout(Duration::from_millis(1_000));
+    let options = PostgresOptions {
+        lock_timeout: Duration::from_millis(100),
+        statement_timeout: Duration::from_millis(1_000),
+        ..PostgresOptions::default()
+    };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &["held".to_owned()]).await;
@@ -385,7 +391,7 @@ async fn the_lock_timeout_holds_for_more_topics_than_there_are_connections_to_wa
     for name in &locked {
         written(store.append(&topic(name), batch([0]), NOW).await.unwrap());
     }
-    let options = PostgresOptions::new().with_lock_timeout(Duration::from_secs(2));
+    let options = PostgresOptions { lock_timeout: Duration::from_secs(2), ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&url, options).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let slow = holding(&mut conn, &locked).await;

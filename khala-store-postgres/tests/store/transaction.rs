@@ -314,7 +314,7 @@ async fn an_application_needs_no_right_but_to_call_the_function() {
 #[tokio::test]
 async fn a_commit_wakes_and_a_rollback_does_not() {
     let (url, store) = fresh().await;
-    let fanout = PostgresFanout::listen(&store, ListenOptions::new()).unwrap();
+    let fanout = PostgresFanout::listen(&store, ListenOptions::default()).unwrap();
     let mut watch = fanout.watch(&topic("t")).await.unwrap();
     let listening = async {
         while !fanout.listens() {
@@ -339,16 +339,16 @@ async fn a_commit_wakes_and_a_rollback_does_not() {
         }
     }
     // Nobody is told any more: what was heard last is the only thing heard.
-    set_notify(&url, PostgresOptions::new(), false).await.unwrap();
+    set_notify(&url, PostgresOptions::default(), false).await.unwrap();
     sqlx::query("SELECT khala.append('t', 'k', '1')").execute(&mut conn).await.unwrap();
     let mut other = fanout.watch(&topic("other")).await.unwrap();
     let there = open(&url).await;
-    let teller = PostgresFanout::listen(&there, ListenOptions::new()).unwrap();
+    let teller = PostgresFanout::listen(&there, ListenOptions::default()).unwrap();
     let told = Cursor::new(Epoch::from_bits(1), Watermark::new(1).unwrap());
     teller.announce(&topic("other"), told).await.unwrap();
     assert_eq!(soon(other.moved()).await, told);
     assert_eq!(watch.head().unwrap().watermark.as_u64(), 2);
-    set_notify(&url, PostgresOptions::new(), true).await.unwrap();
+    set_notify(&url, PostgresOptions::default(), true).await.unwrap();
     let told =
         sqlx::query("SELECT last_seq FROM khala.append('t', 'k', '1')").fetch_one(&mut conn).await.unwrap();
     assert_eq!(soon(watch.moved()).await.watermark.as_u64(), told.get::<i64, _>(0).cast_unsigned());
@@ -407,7 +407,7 @@ async fn an_append_that_nobody_waited_for_leaves_nothing_in_the_transaction() {
 async fn an_application_shares_its_pool() {
     let url = Cluster::shared().database();
     let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.unwrap();
-    let store = PostgresStore::from_pool(pool.clone(), PostgresOptions::new()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone(), PostgresOptions::default()).await.unwrap();
     let khala = Khala::open(store.clone());
     let t = topic("t");
     let mut watch = store.fanout().watch(&t).await.unwrap();
@@ -427,6 +427,6 @@ async fn an_application_shares_its_pool() {
     store.close().await;
     assert!(!pool.is_closed());
     let small = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
-    let error = PostgresStore::from_pool(small, PostgresOptions::new()).await.unwrap_err();
+    let error = PostgresStore::from_pool(small, PostgresOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }

@@ -103,7 +103,8 @@ async fn who_watches_hears_of_an_advance_without_an_announcement() {
 #[tokio::test]
 async fn a_file_that_is_locked() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     advanced(store.advance(step("a", 1), NOW).await.unwrap());
     let before = kept(&store).await;
     let mut own = place.connect();
@@ -125,7 +126,7 @@ async fn a_disk_that_is_full() {
     let place = Place::new();
     drop(place.open());
     let pages: u32 = place.connect().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let store = place.open_with(SqliteOptions::new().with_max_pages(pages + 20));
+    let store = place.open_with(SqliteOptions { max_pages: Some(pages + 20), ..SqliteOptions::default() });
     let name = |n: usize| format!("{} {n:04}", "x".repeat(300));
     let mut acknowledged = 0;
     let error = loop {

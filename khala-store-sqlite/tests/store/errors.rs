@@ -12,7 +12,7 @@ use rusqlite::TransactionBehavior;
 use crate::support::{NOW, Place, batch, log, topic, written};
 
 fn refused(path: &Path) -> Error {
-    let options = SqliteOptions::new().with_busy_timeout(Duration::from_millis(50));
+    let options = SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() };
     SqliteStore::open_with(path, options).expect_err("it cannot be opened")
 }
 
@@ -106,7 +106,8 @@ async fn a_file_that_is_locked() {
     );
     drop(own);
 
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     let mut own = place.connect();
     let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let error = store.append(&topic("t"), batch([1]), NOW).await.unwrap_err();
@@ -120,7 +121,8 @@ async fn a_file_that_is_locked() {
 #[tokio::test]
 async fn a_disk_that_is_full() {
     let place = Place::new();
-    let tiny = SqliteStore::open_with(&place.path, SqliteOptions::new().with_max_pages(3));
+    let tiny =
+        SqliteStore::open_with(&place.path, SqliteOptions { max_pages: Some(3), ..SqliteOptions::default() });
     says(&tiny.unwrap_err(), ErrorKind::Full, &["no space left", "Free disk space"]);
     // Room again: the file opens as if nothing had been.
     let store = place.open();
@@ -151,7 +153,8 @@ async fn a_row_that_counts_less_than_nothing_costs_its_own_topic_alone() {
 #[tokio::test]
 async fn a_store_that_cannot_write_says_so_when_it_is_asked() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     let mut own = place.connect();
     let transaction = own.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let error = store.check_writable().await.unwrap_err();

@@ -35,7 +35,8 @@ async fn concurrent_appends_share_commits() {
 #[tokio::test]
 async fn what_fails_takes_along_what_queued_up_behind_it_in_its_chain() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     let (t, other, chain) = (topic("t"), topic("other"), Chain::new());
     let own = place.connect();
     own.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -108,7 +109,7 @@ async fn a_request_that_cannot_be_stored_fails_alone() {
 async fn a_group_that_fails_tells_everybody_and_leaves_nothing() {
     let place = Place::new();
     drop(place.open());
-    let store = place.open_with(SqliteOptions::new().with_max_pages(60));
+    let store = place.open_with(SqliteOptions { max_pages: Some(60), ..SqliteOptions::default() });
     let topic = topic("t");
     let mut stored = 0;
     let full = loop {

@@ -122,7 +122,11 @@ fn a_migration_that_fails_leaves_version_1() {
     own.execute_batch("DROP TABLE khala_revocation").unwrap();
 
     let pages: u32 = own.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let full = SqliteStore::open_with(&place.path, SqliteOptions::new().with_max_pages(pages)).unwrap_err();
+    let full = SqliteStore::open_with(
+        &place.path,
+        SqliteOptions { max_pages: Some(pages), ..SqliteOptions::default() },
+    )
+    .unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Full);
     assert_eq!(version(&place), 1);
     assert_eq!(verify_schema(&own).unwrap_err().kind(), ErrorKind::Schema);

@@ -13,7 +13,7 @@ async fn reads_that_are_not_polled_on_hold_up_nobody() {
     for readers in [1, 2] {
         let place = Place::new();
         let readers = NonZeroUsize::new(readers).unwrap();
-        let store = place.open_with(SqliteOptions::new().with_readers(readers));
+        let store = place.open_with(SqliteOptions { readers, ..SqliteOptions::default() });
         let topic = topic("t");
         let mut stalled: Vec<_> = (0..8).map(|_| store.bounds(&topic)).collect();
         // Polled once, each has a reader or waits for one; a quick reader may have answered already.

@@ -32,12 +32,12 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
         cursors.push((topic, Cursor::new(bounds.epoch, Watermark::ORIGIN)));
     }
 
-    let refused = new_epochs(&place.path, &SqliteOptions::new()).unwrap_err();
+    let refused = new_epochs(&place.path, &SqliteOptions::default()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
     assert!(refused.to_string().contains("has the file open"), "{refused}");
     assert_eq!(log(&store, &one).await, before, "the store goes on");
     drop(store);
-    assert_eq!(new_epochs(&place.path, &SqliteOptions::new()).unwrap(), 2);
+    assert_eq!(new_epochs(&place.path, &SqliteOptions::default()).unwrap(), 2);
 
     let store = place.open();
     for (topic, cursor) in cursors {
@@ -57,7 +57,7 @@ async fn a_restored_file_with_new_epochs_reports_every_cursor_of_before() {
 #[test]
 fn looking_at_a_file_changes_nothing() {
     let place = Place::new();
-    let options = SqliteOptions::new();
+    let options = SqliteOptions::default();
     let none = check(&place.path, &options).unwrap();
     assert!(matches!(&none[..], [one] if one.contains("there is no file")), "{none:?}");
     let refused = new_epochs(&place.path, &options).unwrap_err();
@@ -96,7 +96,7 @@ async fn looking_at_what_a_crash_left_changes_nothing() {
     let files = |place: &Place| (std::fs::read(&place.path).unwrap(), std::fs::read(wal(place)).ok());
     let before = files(&left);
     assert!(before.1.as_ref().is_some_and(|log| !log.is_empty()));
-    assert!(check(&left.path, &SqliteOptions::new()).unwrap().is_empty());
+    assert!(check(&left.path, &SqliteOptions::default()).unwrap().is_empty());
     assert!(files(&left) == before, "the files are not what they were");
 }
 
@@ -104,7 +104,7 @@ async fn looking_at_what_a_crash_left_changes_nothing() {
 fn what_cannot_be_found_out_is_not_taken_for_no_file() {
     let place = Place::new();
     let path = place.folder.path().join("x".repeat(300));
-    let options = SqliteOptions::new();
+    let options = SqliteOptions::default();
     for refused in [check(&path, &options).unwrap_err(), new_epochs(&path, &options).unwrap_err()] {
         assert_eq!(refused.kind(), ErrorKind::Unavailable);
         assert!(refused.to_string().contains("cannot be found out"), "{refused}");

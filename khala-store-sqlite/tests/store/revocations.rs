@@ -49,7 +49,8 @@ async fn what_another_store_revokes_is_noticed() {
 #[tokio::test]
 async fn an_announcement_is_heard_at_once() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_watch_every(Duration::from_secs(3_600)));
+    let store = place
+        .open_with(SqliteOptions { watch_every: Duration::from_secs(3_600), ..SqliteOptions::default() });
     let mut watch = store.watch_revoked().await.unwrap();
     let given = store.revoke(revocation("a")).await.unwrap();
     store.announce_revoked(given).await.unwrap();
@@ -90,7 +91,8 @@ async fn revocations_and_appends_go_in_between_each_other() {
 #[tokio::test]
 async fn a_file_that_is_locked() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     store.revoke(revocation("old").with_until(NOW)).await.unwrap();
     let before = revoked(&store).await;
     let mut own = place.connect();
@@ -112,7 +114,7 @@ async fn a_disk_that_is_full() {
     let place = Place::new();
     drop(place.open());
     let pages: u32 = place.connect().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let store = place.open_with(SqliteOptions::new().with_max_pages(pages + 4));
+    let store = place.open_with(SqliteOptions { max_pages: Some(pages + 4), ..SqliteOptions::default() });
     let long = "x".repeat(500);
     let mut acknowledged = Vec::new();
     let error = loop {

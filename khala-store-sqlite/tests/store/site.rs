@@ -19,7 +19,7 @@ fn beside(place: &Place, ending: &str) -> PathBuf {
 
 fn watched(place: &Place) -> (SqliteStore, Health) {
     let health = Health::new();
-    (place.open_with(SqliteOptions::new().with_health(health.clone())), health)
+    (place.open_with(SqliteOptions { health: health.clone(), ..SqliteOptions::default() }), health)
 }
 
 /// How many updates a process finds that opens the database file alone, as after `kill -9` of the one that has it open.
@@ -82,7 +82,7 @@ async fn what_was_acknowledged_before_the_log_was_removed_is_put_into_the_file_t
 async fn without_a_log_nothing_is_stored_twice_because_somebody_reads_for_long() {
     let place = Place::new();
     let patience = Duration::from_millis(50);
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(patience));
+    let store = place.open_with(SqliteOptions { busy_timeout: patience, ..SqliteOptions::default() });
     written(store.append(&topic("t"), batch([1]), NOW).await.unwrap());
     let reader = place.connect();
     reader.execute_batch("BEGIN; SELECT count(*) FROM khala_update").unwrap();

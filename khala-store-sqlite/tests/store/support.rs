@@ -30,7 +30,7 @@ impl Place {
     }
 
     pub(crate) fn open(&self) -> SqliteStore {
-        self.open_with(SqliteOptions::new())
+        self.open_with(SqliteOptions::default())
     }
 
     pub(crate) fn open_with(&self, options: SqliteOptions) -> SqliteStore {

@@ -21,9 +21,9 @@ use crate::support::{NOW, Place, batch, soon, topic, written};
 
 /// A handle that keeps so many updates of every topic, but all of the topic `kept`, and shares what is shared by the file.
 fn khala(store: &SqliteStore, node: &str, updates: u64) -> Khala {
-    let class = |name: &str, pattern: &str, updates| {
-        TopicClass::new(name, TopicPattern::parse(pattern).unwrap())
-            .with_retain(Retain::everything().with_updates(updates))
+    let class = |name: &str, pattern: &str, updates| TopicClass {
+        retain: Retain { updates, ..Retain::everything() },
+        ..TopicClass::new(name, TopicPattern::parse(pattern).unwrap())
     };
     let classes = vec![class("kept", "kept", None), class("every", "**", Some(updates))];
     Khala::builder(store.clone())
@@ -140,7 +140,7 @@ async fn a_sweep_makes_room_on_a_full_disk() {
     let place = Place::new();
     drop(place.open());
     let pages: u32 = place.connect().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-    let store = place.open_with(SqliteOptions::new().with_max_pages(pages + 200));
+    let store = place.open_with(SqliteOptions { max_pages: Some(pages + 200), ..SqliteOptions::default() });
     let khala = khala(&store, "n", 100);
     let topic = topic("t");
     let error = loop {
@@ -160,7 +160,8 @@ async fn a_sweep_makes_room_on_a_full_disk() {
 #[tokio::test]
 async fn a_file_that_is_locked_is_swept_later() {
     let place = Place::new();
-    let store = place.open_with(SqliteOptions::new().with_busy_timeout(Duration::from_millis(50)));
+    let store = place
+        .open_with(SqliteOptions { busy_timeout: Duration::from_millis(50), ..SqliteOptions::default() });
     let khala = khala(&store, "n", 10);
     fill(&store, "t", 1).await;
     let mut own = place.connect();

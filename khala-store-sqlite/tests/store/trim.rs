@@ -20,9 +20,9 @@ async fn a_trim_of_many_steps_is_as_one() {
         written(store.append(&topic, batch(0..1_000), NOW).await.unwrap());
     }
     let trims = [
-        (Keep::everything().with_updates(5_500), 500, 500),
-        (Keep::everything().with_updates(4_999), 1_001, 501),
-        (Keep::everything().with_age(Duration::ZERO), 1_001, 0),
+        (Keep { updates: Some(5_500), ..Keep::everything() }, 500, 500),
+        (Keep { updates: Some(4_999), ..Keep::everything() }, 1_001, 501),
+        (Keep { age: Some(Duration::ZERO), ..Keep::everything() }, 1_001, 0),
     ];
     for (keep, floor, removed) in trims {
         let trimmed = store.trim(&topic, keep, NOW).await.unwrap();
@@ -30,10 +30,11 @@ async fn a_trim_of_many_steps_is_as_one() {
         assert_eq!(store.bounds(&topic).await.unwrap(), trimmed.bounds);
     }
     // Each update counts its payload of three bytes and its kind of four.
-    let trimmed = store.trim(&topic, Keep::everything().with_bytes(7 * 700), NOW).await.unwrap();
+    let trimmed = store.trim(&topic, Keep { bytes: Some(7 * 700), ..Keep::everything() }, NOW).await.unwrap();
     assert_eq!((trimmed.bounds.floor.as_u64(), trimmed.updates), (5_300, 4_299));
     let later = NOW.plus(Duration::from_millis(1));
-    let trimmed = store.trim(&topic, Keep::everything().with_age(Duration::ZERO), later).await.unwrap();
+    let trimmed =
+        store.trim(&topic, Keep { age: Some(Duration::ZERO), ..Keep::everything() }, later).await.unwrap();
     assert_eq!((trimmed.bounds.floor.as_u64(), trimmed.updates, trimmed.bytes), (6_000, 700, 7 * 700));
 }
 
@@ -45,7 +46,7 @@ async fn a_trim_ends_while_others_append_and_keeps_what_they_appended() {
     for _ in 0..10 {
         written(store.append(&topic, batch(0..1_000), NOW).await.unwrap());
     }
-    let trim = store.trim(&topic, Keep::everything().with_updates(0), NOW);
+    let trim = store.trim(&topic, Keep { updates: Some(0), ..Keep::everything() }, NOW);
     let (trimmed, appends) =
         soon(futures::future::join(trim, join_all((0..50).map(|n| store.append(&topic, batch([n]), NOW)))))
             .await;
@@ -70,7 +71,7 @@ async fn two_stores_that_trim_one_topic_agree() {
     for _ in 0..5 {
         written(stores[0].append(&topic, batch(0..1_000), NOW).await.unwrap());
     }
-    let keep = Keep::everything().with_bytes(7 * 100);
+    let keep = Keep { bytes: Some(7 * 100), ..Keep::everything() };
     let trims = soon(join_all(stores.iter().map(|store| store.trim(&topic, keep, NOW)))).await;
     let trims: Vec<_> = trims.into_iter().map(Result::unwrap).collect();
     assert_eq!(trims.iter().map(|trimmed| trimmed.updates).sum::<u64>(), 4_900);
@@ -84,7 +85,7 @@ async fn dedup_keys_go_when_their_updates_are_gone_and_old() {
     let topic = topic("t");
     let once = || batch([1]).with_dedup(DedupKey::parse("once").unwrap());
     written(store.append(&topic, once(), NOW).await.unwrap());
-    let nothing = Keep::everything().with_updates(0);
+    let nothing = Keep { updates: Some(0), ..Keep::everything() };
     let young = NOW.plus(DEDUP_FOR - Duration::from_millis(1));
     store.trim(&topic, nothing, young).await.unwrap();
     assert!(matches!(store.append(&topic, once(), young).await.unwrap(), Append::Duplicate(_)));

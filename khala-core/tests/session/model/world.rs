@@ -185,10 +185,12 @@ impl Line {
 
 impl World {
     pub(super) fn new() -> Self {
-        let options = SessionOptions::default()
-            .with_poll_every(seconds(2))
-            .with_heartbeat_timeout(seconds(10_000))
-            .with_stall_limit(seconds(10_000));
+        let options = SessionOptions {
+            poll_every: seconds(2),
+            heartbeat_timeout: seconds(10_000),
+            stall_limit: seconds(10_000),
+            ..SessionOptions::default()
+        };
         let mut host = Host::with(3, options, Ledger::with_page(2));
         for topic in TOPICS {
             host.doorman.lock(topic);

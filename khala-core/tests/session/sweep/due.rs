@@ -154,7 +154,8 @@ fn a_rule_of_ones_own_is_asked_about_every_topic_each_time() {
 
 /// A node with a class `aged` that keeps updates for that long.
 fn aged(journal: Arc<Trimming>, clock: Arc<TestClock>, age: Duration) -> Node {
-    let classes = vec![class("aged", Retain::everything().with_age(Some(age))), class("few", few(3))];
+    let classes =
+        vec![class("aged", Retain { age: Some(age), ..Retain::everything() }), class("few", few(3))];
     let classes = khala_core::class::Classes::new(classes).unwrap();
     Node::with(
         classes,

@@ -85,7 +85,7 @@ fn with_followers(options: SweepOptions) -> (Node, Subscription) {
 
 #[test]
 fn the_guard_holds_back_and_force_does_not_ask_it() {
-    let (node, reading) = with_followers(SweepOptions::default().with_guard(Some(1)));
+    let (node, reading) = with_followers(SweepOptions { guard: Some(1), ..SweepOptions::default() });
     let plan = node.plan();
     assert_eq!((plan.stale_connected, plan.stale_seen), (1, 1));
     assert_eq!((plan.guard, plan.held_back), (Some(1), true));
@@ -95,7 +95,7 @@ fn the_guard_holds_back_and_force_does_not_ask_it() {
     assert_eq!((record.outcome, record.stale_connected, record.stale_seen), (SweepOutcome::HeldBack, 1, 1));
     assert_eq!((record.topics, record.updates, record.classes[0].oldest_kept), (1, 0, None));
     assert_eq!(node.bounds("few:1"), (0, 20));
-    let forced = done(node.ordered(SweepOrder::new(SweepTrigger::Order).with_force(true)));
+    let forced = done(node.ordered(SweepOrder { force: true, ..SweepOrder::new(SweepTrigger::Order) }));
     assert_eq!((forced.updates, forced.stale_connected, forced.stale_seen), (17, 1, 1));
     assert_eq!(node.bounds("few:1"), (17, 20));
     assert_eq!(node.records(), [forced, record]);
@@ -109,7 +109,7 @@ fn the_guard_holds_back_and_force_does_not_ask_it() {
 
 #[test]
 fn a_cursor_that_was_seen_too_long_ago_counts_no_more() {
-    let options = SweepOptions::default().with_guard(Some(0)).with_seen_for(seconds(60));
+    let options = SweepOptions { guard: Some(0), seen_for: seconds(60), ..SweepOptions::default() };
     let (node, reading) = with_followers(options);
     drop(reading);
     node.host.clock.pass(seconds(60));
@@ -127,11 +127,11 @@ fn a_rule_of_ones_own_may_spare_readers() {
     impl Retention for ForReaders {
         fn keep(&self, topic: &Topic, class: &TopicClass, input: &RetentionInput) -> Keep {
             let keep = ClassRetention.keep(topic, class, input);
-            input.slowest_connected.map_or(keep, |slowest| keep.with_never_past(slowest))
+            input.slowest_connected.map_or(keep, |slowest| Keep { never_past: Some(slowest), ..keep })
         }
     }
 
-    let options = SweepOptions::default().with_guard(Some(0));
+    let options = SweepOptions { guard: Some(0), ..SweepOptions::default() };
     let (sweeps, clock) = (Arc::default(), TestClock::new());
     let node = Node::of("a", options, Trimming::new(), sweeps, clock, Arc::new(ForReaders));
     node.publish("few:1", 10);
@@ -183,7 +183,7 @@ fn however_many_topics_there_are_all_are_swept() {
 
 #[test]
 fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
-    let node = Node::new(SweepOptions::default().with_guard(Some(0)));
+    let node = Node::new(SweepOptions { guard: Some(0), ..SweepOptions::default() });
     for n in 0..1_000 {
         let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null())
             .doc_key(DocKey::parse(&format!("d{n:04}")).unwrap());
@@ -206,7 +206,7 @@ fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
 
 #[test]
 fn one_client_that_comes_and_goes_does_not_make_the_guard_forget_the_others() {
-    let (node, reading) = with_followers(SweepOptions::default().with_guard(Some(0)));
+    let (node, reading) = with_followers(SweepOptions { guard: Some(0), ..SweepOptions::default() });
     drop(reading);
     assert_eq!(node.plan().stale_seen, 1);
     // Within the hour another joins and leaves a topic, 30 times a second, and stands at its head all the while.
@@ -223,7 +223,7 @@ fn one_client_that_comes_and_goes_does_not_make_the_guard_forget_the_others() {
 
 #[test]
 fn what_is_published_after_the_guard_was_asked_leaves_nobody_behind() {
-    let node = Node::new(SweepOptions::default().with_guard(Some(0)));
+    let node = Node::new(SweepOptions { guard: Some(0), ..SweepOptions::default() });
     node.publish("few:1", 1);
     let mut reading = node.follow("few:1");
     let reading = finished(async move {

@@ -91,7 +91,7 @@ impl Journal for Trimming {
             let planned = self.inner.plan_trim(topic, keep, now).await?;
             let bounds = self.inner.bounds(topic).await?;
             let half = bounds.floor.distance_to(bounds.head) - planned.updates / 2;
-            return self.inner.trim(topic, Keep::everything().with_updates(half), now).await;
+            return self.inner.trim(topic, Keep { updates: Some(half), ..Keep::everything() }, now).await;
         }
         self.inner.trim(topic, keep, now).await
     }

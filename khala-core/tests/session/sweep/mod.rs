@@ -29,11 +29,11 @@ use crate::{
 /// A class of the topics `{name}:{}` that keeps so many updates.
 pub fn class(name: &str, retain: Retain) -> TopicClass {
     let pattern = TopicPattern::parse(&format!("{name}:{{n}}")).unwrap();
-    TopicClass::new(name, pattern).with_retain(retain).with_read(["khala:read"])
+    TopicClass { retain, ..TopicClass::new(name, pattern).with_read(["khala:read"]) }
 }
 
 pub fn few(updates: u64) -> Retain {
-    Retain::everything().with_updates(Some(updates))
+    Retain { updates: Some(updates), ..Retain::everything() }
 }
 
 /// Three updates of `few:…`, one of `one:…`, all of `all:…`, and no class for anything else.

@@ -51,9 +51,7 @@ impl Gates {
             compatibility: compatibility(&settings.compatibility)?,
             trusted_proxies: proxies.collect::<Result<_, _>>()?,
             admin,
-            revocation_terms: RevocationTerms::default()
-                .with_max_age(auth.max_age())
-                .with_leeway(auth.leeway()),
+            revocation_terms: RevocationTerms { max_age: auth.max_age(), leeway: auth.leeway() },
         })
     }
 
@@ -132,24 +130,23 @@ fn compatibility(settings: &CompatibilitySettings) -> Result<Compatibility, Stri
     fn build<T: FromStr<Err: Display>>(key: &str, text: &Option<String>) -> Result<Option<T>, String> {
         text.as_ref().map(|text| text.parse().map_err(wrong(&format!("compatibility.{key}")))).transpose()
     }
-    let mut gate = Compatibility::default();
     let (min, max) = (
         build("client_build_min", &settings.client_build_min)?,
         build("client_build_max", &settings.client_build_max)?,
     );
     let zero = "0".parse().map_err(wrong("compatibility.client_build_min"))?;
-    if let Some(window) = window("client_build", zero, min, max)? {
-        gate = gate.with_client_build(window);
-    }
-    let CompatibilitySettings { protocol_version_min: min, protocol_version_max: max, .. } = settings;
-    if let Some(window) = window("protocol_version", 0, *min, *max)? {
-        gate = gate.with_protocol_version(window);
-    }
-    let CompatibilitySettings { schema_version_min: min, schema_version_max: max, .. } = settings;
-    if let Some(window) = window("schema_version", 0, *min, *max)? {
-        gate = gate.with_schema_version(window);
-    }
-    Ok(gate)
+    let CompatibilitySettings {
+        protocol_version_min,
+        protocol_version_max,
+        schema_version_min,
+        schema_version_max,
+        ..
+    } = *settings;
+    Ok(Compatibility {
+        client_build: window("client_build", zero, min, max)?,
+        protocol_version: window("protocol_version", 0, protocol_version_min, protocol_version_max)?,
+        schema_version: window("schema_version", 0, schema_version_min, schema_version_max)?,
+    })
 }
 
 /// The keys that are trusted, and those that sign.

@@ -72,7 +72,7 @@ async fn blocking<T: Send + 'static>(
     work: fn(&Path, &SqliteOptions) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let path = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&path, &SqliteOptions::new())).await;
+    let done = tokio::task::spawn_blocking(move || work(&path, &SqliteOptions::default())).await;
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 

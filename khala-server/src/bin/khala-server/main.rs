@@ -179,7 +179,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
         .with_health(health.clone())
         .with_sweep(settings.sweep.options())
         .with_sessions(settings.sessions())
-        .with_tail(settings.tail.options())
+        .with_tail(settings.tail)
         .with_memory(settings.limits.memory())
         .with_admission(settings.limits.admission())
         .with_replays(settings.storm.options())

@@ -8,8 +8,8 @@ use khala_core::{
     health::Health,
     telemetry,
 };
-use khala_fanout_nats::NatsFanout;
-use khala_store_postgres::{PostgresFanout, PostgresStore};
+use khala_fanout_nats::{NatsFanout, NatsOptions};
+use khala_store_postgres::{PostgresFanout, PostgresOptions, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::{
@@ -64,7 +64,7 @@ impl Watched {
 pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened, String> {
     match &settings.database {
         Database::Postgres(address) => {
-            let options = settings.postgres.options()?.with_health(health.clone());
+            let options = PostgresOptions { health: health.clone(), ..settings.postgres.options()? };
             let opened = PostgresStore::open_with(address.reveal(), options).await;
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
@@ -81,15 +81,18 @@ pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened,
             Ok(Opened { khala, watched: Watched { store: Some(store), nats, listening } })
         }
         Database::Sqlite(path) => {
-            let store = SqliteStore::open_with(path, SqliteOptions::new().with_health(health.clone()))
-                .map_err(|fault| {
-                    let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
-                    format!(
-                        "the database {} cannot be opened: {fault}{}",
-                        path.display(),
-                        cause.unwrap_or_default()
-                    )
-                })?;
+            let store = SqliteStore::open_with(
+                path,
+                SqliteOptions { health: health.clone(), ..SqliteOptions::default() },
+            )
+            .map_err(|fault| {
+                let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
+                format!(
+                    "the database {} cannot be opened: {fault}{}",
+                    path.display(),
+                    cause.unwrap_or_default()
+                )
+            })?;
             Ok(Opened { khala: Khala::builder(store), watched: Watched::default() })
         }
     }
@@ -114,7 +117,7 @@ async fn connect(settings: &Settings, health: &Health) -> Result<NatsFanout, Str
     let password = read("nats.password", password, password_file)?;
     let token = read("nats.token", token, token_file)?;
     let options = settings.nats.options(password, token, settings.node.as_deref());
-    NatsFanout::connect(options.with_health(health.clone()))
+    NatsFanout::connect(NatsOptions { health: health.clone(), ..options })
         .await
         .map_err(|fault| format!("the settings of nats are wrong: {fault}"))
 }

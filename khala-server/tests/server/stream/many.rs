@@ -90,9 +90,10 @@ async fn lines_name_their_topics_and_those_of_one_topic_do_not() {
 
 #[tokio::test]
 async fn a_topic_that_is_not_open_ends_the_stream() {
-    let mine = TopicClass::new("mine", TopicPattern::parse("user:{sub}").unwrap())
-        .with_publish(["khala:publish"])
-        .with_publish_rate(None);
+    let mine = TopicClass {
+        publish_rate: None,
+        ..TopicClass::new("mine", TopicPattern::parse("user:{sub}").unwrap()).with_publish(["khala:publish"])
+    };
     let closed = TopicClass::new("closed", TopicPattern::parse("closed").unwrap());
     let special = TopicClass::new("special", TopicPattern::parse("special").unwrap()).with_publish(["s"]);
     let mut classes = vec![mine, closed, special];
@@ -156,8 +157,12 @@ async fn while_it_is_asked_about_a_topic_what_was_before_is_answered() {
 async fn each_topic_has_the_rate_and_the_bounds_of_its_class() {
     let class = |name: &str| TopicClass::new(name, TopicPattern::parse(name).unwrap());
     let rate = Rate::new(50.try_into().unwrap(), 5.try_into().unwrap());
-    let limited = class("limited").with_publish(["khala:publish"]).with_publish_rate(Some(rate));
-    let small = class("small").with_publish(["khala:publish"]).with_payload_bytes(Some(10)).with_hashes(true);
+    let limited = TopicClass { publish_rate: Some(rate), ..class("limited").with_publish(["khala:publish"]) };
+    let small = TopicClass {
+        payload_bytes: Some(10),
+        hashes: true,
+        ..class("small").with_publish(["khala:publish"])
+    };
     let mut classes = vec![limited, small];
     classes.extend(unlimited().iter().cloned());
     let classes = Classes::new(classes).unwrap();

@@ -141,24 +141,28 @@ impl ClassSettings {
         let bytes = |bytes: u32| bytes as usize;
         // After a second's rest, a second's updates at once.
         let rate = |per_second| Rate::new(per_second, per_second);
-        let retain = Retain::everything()
-            .with_age(self.retain_for_seconds.0.map(duration))
-            .with_updates(self.retain_updates.0.map(NonZeroU64::get))
-            .with_bytes(self.retain_bytes.0.map(NonZeroU64::get))
-            .with_tombstones(
-                self.retain_tombstones_for_seconds.0.map(|seconds| Duration::from_secs(seconds.into())),
-            );
-        Ok(TopicClass::new(&self.name, TopicPattern::parse(&self.pattern)?)
-            .with_read(&self.read)
-            .with_publish(&self.publish)
-            .with_tier(self.tier)
-            .with_replay_budget(self.replay_budget.0)
-            .with_publish_rate(self.publish_per_second.0.map(rate))
-            .with_payload_bytes(self.payload_bytes.0.map(NonZeroU32::get).map(bytes))
-            .with_inline_bytes(self.inline_bytes.0.map(bytes))
-            .with_hashes(self.hashes)
-            .with_retain(retain)
-            .with_stall_limit(self.stall_seconds.map(duration)))
+        let retain = Retain {
+            age: self.retain_for_seconds.0.map(duration),
+            updates: self.retain_updates.0.map(NonZeroU64::get),
+            bytes: self.retain_bytes.0.map(NonZeroU64::get),
+            tombstones: self
+                .retain_tombstones_for_seconds
+                .0
+                .map(|seconds| Duration::from_secs(seconds.into())),
+        };
+        Ok(TopicClass {
+            tier: self.tier,
+            replay_budget: self.replay_budget.0,
+            publish_rate: self.publish_per_second.0.map(rate),
+            payload_bytes: self.payload_bytes.0.map(NonZeroU32::get).map(bytes),
+            inline_bytes: self.inline_bytes.0.map(bytes),
+            hashes: self.hashes,
+            retain,
+            stall_limit: self.stall_seconds.map(duration),
+            ..TopicClass::new(&self.name, TopicPattern::parse(&self.pattern)?)
+                .with_read(&self.read)
+                .with_publish(&self.publish)
+        })
     }
 }
 
@@ -187,20 +191,22 @@ mod tests {
             retain_bytes = 5\nstall_seconds = 6";
         let class: ClassSettings = toml::from_str(said).unwrap();
         let one = NonZeroU32::MIN;
-        let retain = Retain::everything()
-            .with_age(Some(Duration::from_secs(3)))
-            .with_updates(Some(4))
-            .with_bytes(Some(5));
-        let expected = TopicClass::new("a", TopicPattern::parse("a:**").unwrap())
-            .with_read(["r"])
-            .with_publish(["p"])
-            .with_tier(Tier::Hot)
-            .with_replay_budget(Some(0))
-            .with_publish_rate(Some(Rate::new(one, one)))
-            .with_payload_bytes(Some(2))
-            .with_inline_bytes(Some(0))
-            .with_retain(retain)
-            .with_stall_limit(Some(Duration::from_secs(6)));
+        let retain = Retain {
+            age: Some(Duration::from_secs(3)),
+            updates: Some(4),
+            bytes: Some(5),
+            ..Retain::everything()
+        };
+        let expected = TopicClass {
+            tier: Tier::Hot,
+            replay_budget: Some(0),
+            publish_rate: Some(Rate::new(one, one)),
+            payload_bytes: Some(2),
+            inline_bytes: Some(0),
+            retain,
+            stall_limit: Some(Duration::from_secs(6)),
+            ..TopicClass::new("a", TopicPattern::parse("a:**").unwrap()).with_read(["r"]).with_publish(["p"])
+        };
         assert_eq!(class.class().unwrap(), expected);
 
         let none = "name = \"a\"\npattern = \"**\"\nreplay_budget = \"none\"\npublish_per_second = \"none\"

@@ -43,35 +43,18 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_bytes: Limit<NonZeroU64>,
     pub(crate) connections_per_principal: Limit<NonZeroU32>,
     pub(crate) connections_per_address: Limit<NonZeroU32>,
-    pub(crate) connects_per_principal: Limit<RateSettings>,
-    pub(crate) connects_per_address: Limit<RateSettings>,
-    pub(crate) joins_per_connection: Limit<RateSettings>,
-    pub(crate) joins_per_principal: Limit<RateSettings>,
-    pub(crate) joins_per_address: Limit<RateSettings>,
-    pub(crate) frames_per_connection: Limit<RateSettings>,
-    pub(crate) frames_per_principal: Limit<RateSettings>,
-    pub(crate) frames_per_address: Limit<RateSettings>,
+    pub(crate) connects_per_principal: Limit<Rate>,
+    pub(crate) connects_per_address: Limit<Rate>,
+    pub(crate) joins_per_connection: Limit<Rate>,
+    pub(crate) joins_per_principal: Limit<Rate>,
+    pub(crate) joins_per_address: Limit<Rate>,
+    pub(crate) frames_per_connection: Limit<Rate>,
+    pub(crate) frames_per_principal: Limit<Rate>,
+    pub(crate) frames_per_address: Limit<Rate>,
     /// Updates that one subject publishes.
-    pub(crate) publishes_per_principal: Limit<RateSettings>,
+    pub(crate) publishes_per_principal: Limit<Rate>,
     /// Topics that one subject makes.
-    pub(crate) new_topics_per_principal: Limit<RateSettings>,
-}
-
-/// That many a second, and a burst of that many at once after a rest.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) struct RateSettings {
-    per_second: NonZeroU32,
-    burst: NonZeroU32,
-}
-
-impl Limit<RateSettings> {
-    fn of(rate: Option<Rate>) -> Self {
-        Self(rate.map(|rate| RateSettings { per_second: rate.per_second(), burst: rate.burst() }))
-    }
-
-    fn rate(self) -> Option<Rate> {
-        self.0.map(|RateSettings { per_second, burst }| Rate::new(per_second, burst))
-    }
+    pub(crate) new_topics_per_principal: Limit<Rate>,
 }
 
 impl Default for LimitSettings {
@@ -95,16 +78,16 @@ impl Default for LimitSettings {
             memory_bytes: Limit(NonZeroU64::new(MemoryBudget::DEFAULT)),
             connections_per_principal: Limit(admission.connections_per_principal),
             connections_per_address: Limit(admission.connections_per_address),
-            connects_per_principal: Limit::of(admission.connects_per_principal),
-            connects_per_address: Limit::of(admission.connects_per_address),
-            joins_per_connection: Limit::of(admission.joins_per_connection),
-            joins_per_principal: Limit::of(admission.joins_per_principal),
-            joins_per_address: Limit::of(admission.joins_per_address),
-            frames_per_connection: Limit::of(admission.frames_per_connection),
-            frames_per_principal: Limit::of(admission.frames_per_principal),
-            frames_per_address: Limit::of(admission.frames_per_address),
-            publishes_per_principal: Limit::of(admission.publishes_per_principal),
-            new_topics_per_principal: Limit::of(admission.new_topics_per_principal),
+            connects_per_principal: Limit(admission.connects_per_principal),
+            connects_per_address: Limit(admission.connects_per_address),
+            joins_per_connection: Limit(admission.joins_per_connection),
+            joins_per_principal: Limit(admission.joins_per_principal),
+            joins_per_address: Limit(admission.joins_per_address),
+            frames_per_connection: Limit(admission.frames_per_connection),
+            frames_per_principal: Limit(admission.frames_per_principal),
+            frames_per_address: Limit(admission.frames_per_address),
+            publishes_per_principal: Limit(admission.publishes_per_principal),
+            new_topics_per_principal: Limit(admission.new_topics_per_principal),
         }
     }
 }
@@ -117,20 +100,21 @@ impl LimitSettings {
 
     /// The limits on connections, subjects and addresses.
     pub(crate) fn admission(&self) -> AdmissionOptions {
-        AdmissionOptions::default()
-            .with_connections(self.connections.0)
-            .with_connections_per_principal(self.connections_per_principal.0)
-            .with_connections_per_address(self.connections_per_address.0)
-            .with_connects_per_principal(self.connects_per_principal.rate())
-            .with_connects_per_address(self.connects_per_address.rate())
-            .with_joins_per_connection(self.joins_per_connection.rate())
-            .with_joins_per_principal(self.joins_per_principal.rate())
-            .with_joins_per_address(self.joins_per_address.rate())
-            .with_frames_per_connection(self.frames_per_connection.rate())
-            .with_frames_per_principal(self.frames_per_principal.rate())
-            .with_frames_per_address(self.frames_per_address.rate())
-            .with_publishes_per_principal(self.publishes_per_principal.rate())
-            .with_new_topics_per_principal(self.new_topics_per_principal.rate())
+        AdmissionOptions {
+            connections: self.connections.0,
+            connections_per_principal: self.connections_per_principal.0,
+            connections_per_address: self.connections_per_address.0,
+            connects_per_principal: self.connects_per_principal.0,
+            connects_per_address: self.connects_per_address.0,
+            joins_per_connection: self.joins_per_connection.0,
+            joins_per_principal: self.joins_per_principal.0,
+            joins_per_address: self.joins_per_address.0,
+            frames_per_connection: self.frames_per_connection.0,
+            frames_per_principal: self.frames_per_principal.0,
+            frames_per_address: self.frames_per_address.0,
+            publishes_per_principal: self.publishes_per_principal.0,
+            new_topics_per_principal: self.new_topics_per_principal.0,
+        }
     }
 }
 
@@ -139,13 +123,13 @@ impl LimitSettings {
 #[serde(default)]
 pub(crate) struct StormSettings {
     /// Pages of history that joins may ask for.
-    pub(crate) replay_pages: Limit<RateSettings>,
+    pub(crate) replay_pages: Limit<Rate>,
     /// Reads for those behind the tail that are under way at once.
     pub(crate) replays_at_once: NonZeroU32,
     /// The longest that somebody who is turned away is told to wait.
     pub(crate) longest_wait_seconds: NonZeroU32,
     /// Pages of history that are read and sent while somebody appends.
-    pub(crate) replay_pages_beside_appends: Limit<RateSettings>,
+    pub(crate) replay_pages_beside_appends: Limit<Rate>,
 }
 
 impl Default for StormSettings {
@@ -153,10 +137,10 @@ impl Default for StormSettings {
         let options = ReplayOptions::default();
         let at_once = u32::try_from(options.reads_at_once.get()).unwrap_or(u32::MAX);
         Self {
-            replay_pages: Limit::of(options.pages),
+            replay_pages: Limit(options.pages),
             replays_at_once: NonZeroU32::new(at_once).expect("it is not zero"),
             longest_wait_seconds: NonZeroU32::new(seconds(options.longest_wait)).expect("it is not zero"),
-            replay_pages_beside_appends: Limit::of(options.rate_while_appending),
+            replay_pages_beside_appends: Limit(options.rate_while_appending),
         }
     }
 }
@@ -164,11 +148,12 @@ impl Default for StormSettings {
 impl StormSettings {
     pub(crate) fn options(&self) -> ReplayOptions {
         let at_once = NonZeroUsize::try_from(self.replays_at_once).unwrap_or(NonZeroUsize::MAX);
-        ReplayOptions::default()
-            .with_pages(self.replay_pages.rate())
-            .with_reads_at_once(at_once)
-            .with_longest_wait(Duration::from_secs(self.longest_wait_seconds.get().into()))
-            .with_rate_while_appending(self.replay_pages_beside_appends.rate())
+        ReplayOptions {
+            pages: self.replay_pages.0,
+            reads_at_once: at_once,
+            longest_wait: Duration::from_secs(self.longest_wait_seconds.get().into()),
+            rate_while_appending: self.replay_pages_beside_appends.0,
+        }
     }
 }
 
@@ -204,9 +189,11 @@ impl SweepSettings {
     }
 
     pub(crate) fn options(&self) -> SweepOptions {
-        SweepOptions::default()
-            .with_guard(self.guard_cursors.0)
-            .with_seen_for(Duration::from_secs(self.seen_seconds.into()))
-            .with_retire_after(self.retire_after_seconds.0.map(|seconds| Duration::from_secs(seconds.into())))
+        SweepOptions {
+            guard: self.guard_cursors.0,
+            seen_for: Duration::from_secs(self.seen_seconds.into()),
+            retire_after: self.retire_after_seconds.0.map(|seconds| Duration::from_secs(seconds.into())),
+            ..SweepOptions::default()
+        }
     }
 }

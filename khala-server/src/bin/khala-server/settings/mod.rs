@@ -62,7 +62,8 @@ pub(crate) struct Settings {
     pub(crate) storm: StormSettings,
     pub(crate) sweep: SweepSettings,
     pub(crate) sync: SyncSettings,
-    pub(crate) tail: TailSettings,
+    /// How much of the newest history is kept in memory.
+    pub(crate) tail: TailOptions,
     pub(crate) log: LogSettings,
 }
 
@@ -84,7 +85,7 @@ impl Default for Settings {
             storm: StormSettings::default(),
             sweep: SweepSettings::default(),
             sync: SyncSettings::default(),
-            tail: TailSettings::default(),
+            tail: TailOptions::default(),
             log: LogSettings::default(),
         }
     }
@@ -122,42 +123,14 @@ impl Default for SyncSettings {
 impl SyncSettings {
     fn options(&self) -> SessionOptions {
         let duration = |seconds: u32| Duration::from_secs(seconds.into());
-        SessionOptions::default()
-            .with_topics(self.topics as usize)
-            .with_heartbeat_timeout(duration(self.heartbeat_timeout_seconds))
-            .with_poll_every(duration(self.poll_seconds))
-            .with_head_every(duration(self.head_seconds))
-            .with_stall_limit(duration(self.stall_seconds))
-    }
-}
-
-/// How much of the newest history is kept in memory.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct TailSettings {
-    pub(crate) topic_bytes: u32,
-    pub(crate) history_bytes: u32,
-    pub(crate) total_bytes: u64,
-}
-
-impl Default for TailSettings {
-    fn default() -> Self {
-        let options = TailOptions::default();
-        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self {
-            topic_bytes: bytes(options.topic_bytes),
-            history_bytes: bytes(options.history_bytes),
-            total_bytes: options.total_bytes as u64,
+        SessionOptions {
+            topics: self.topics as usize,
+            heartbeat_timeout: duration(self.heartbeat_timeout_seconds),
+            poll_every: duration(self.poll_seconds),
+            head_every: duration(self.head_seconds),
+            stall_limit: duration(self.stall_seconds),
+            ..SessionOptions::default()
         }
-    }
-}
-
-impl TailSettings {
-    pub(crate) fn options(&self) -> TailOptions {
-        TailOptions::default()
-            .with_topic_bytes(self.topic_bytes as usize)
-            .with_history_bytes(self.history_bytes as usize)
-            .with_total_bytes(usize::try_from(self.total_bytes).unwrap_or(usize::MAX))
     }
 }
 
@@ -214,24 +187,25 @@ impl Settings {
     /// The limits of the service.
     pub(crate) fn limits(&self) -> Limits {
         let Self { limits, sync, .. } = self;
-        Limits::default()
-            .with_body_bytes(limits.body_bytes as usize)
-            .with_body_timeout(Duration::from_secs(limits.body_seconds.into()))
-            .with_frame_bytes(limits.frame_bytes as usize)
-            .with_header_timeout(Duration::from_secs(limits.header_seconds.into()))
-            .with_http_connections(limits.http_connections.0)
-            .with_http_connections_per_address(limits.http_connections_per_address.0)
-            .with_requests_per_principal(limits.requests_per_principal.0)
-            .with_requests_per_address(limits.requests_per_address.0)
-            .with_keep_alive_timeout(Duration::from_secs(limits.keep_alive_seconds.into()))
-            .with_send_buffer(limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize))
-            // The same patience over HTTP as over a WebSocket.
-            .with_stall_timeout(Duration::from_secs(sync.stall_seconds.into()))
+        Limits {
+            body_bytes: limits.body_bytes as usize,
+            body_timeout: Duration::from_secs(limits.body_seconds.into()),
+            frame_bytes: limits.frame_bytes as usize,
+            header_timeout: Duration::from_secs(limits.header_seconds.into()),
+            http_connections: limits.http_connections.0,
+            http_connections_per_address: limits.http_connections_per_address.0,
+            requests_per_principal: limits.requests_per_principal.0,
+            requests_per_address: limits.requests_per_address.0,
+            keep_alive_timeout: Duration::from_secs(limits.keep_alive_seconds.into()),
+            send_buffer: limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize), // The same patience over HTTP as over a WebSocket.
+            stall_timeout: Duration::from_secs(sync.stall_seconds.into()),
+        }
     }
 
     /// The limits and intervals of the sessions.
     pub(crate) fn sessions(&self) -> SessionOptions {
-        self.sync.options().with_outbox_bytes(self.limits.outbox_bytes.0.map(NonZeroU64::get))
+        let outbox_bytes = self.limits.outbox_bytes.0.map(NonZeroU64::get);
+        SessionOptions { outbox_bytes, ..self.sync.options() }
     }
 
     /// The name of this node, if it is given one.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use khala_fanout_nats::NatsOptions;
+use khala_fanout_nats::{NatsCredentials, NatsOptions};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -67,33 +67,24 @@ impl NatsSettings {
         token: Option<String>,
         node: Option<&str>,
     ) -> NatsOptions {
-        let servers = self.servers.0.iter().map(|server| server.reveal());
-        let mut options = NatsOptions::new()
-            .with_servers(servers)
-            .with_prefix(&self.prefix)
-            .with_require_tls(self.require_tls);
-        if let Some(node) = node {
-            options = options.with_name(format!("khala {node}"));
+        let defaults = NatsOptions::default();
+        let credentials = match (&self.user, password, token, &self.credentials_file, &self.nkey_seed_file) {
+            (_, _, _, _, Some(file)) => NatsCredentials::NkeyFile(file.clone()),
+            (_, _, _, Some(file), _) => NatsCredentials::CredentialsFile(file.clone()),
+            (_, _, Some(token), ..) => NatsCredentials::Token(token),
+            (Some(user), Some(password), ..) => NatsCredentials::User { user: user.clone(), password },
+            _ => NatsCredentials::None,
+        };
+        NatsOptions {
+            servers: self.servers.0.iter().map(|server| server.reveal().to_owned()).collect(),
+            prefix: self.prefix.clone(),
+            name: node.map_or(defaults.name, |node| format!("khala {node}")),
+            credentials,
+            require_tls: self.require_tls,
+            root_certificates: self.tls_ca_file.clone(),
+            client_certificate: self.tls_cert_file.clone().zip(self.tls_key_file.clone()),
+            ..defaults
         }
-        if let (Some(user), Some(password)) = (&self.user, password) {
-            options = options.with_user(user, password);
-        }
-        if let Some(token) = token {
-            options = options.with_token(token);
-        }
-        if let Some(file) = &self.credentials_file {
-            options = options.with_credentials_file(file);
-        }
-        if let Some(file) = &self.nkey_seed_file {
-            options = options.with_nkey_file(file);
-        }
-        if let Some(file) = &self.tls_ca_file {
-            options = options.with_root_certificates(file);
-        }
-        if let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_key_file) {
-            options = options.with_client_certificate(certificate, key);
-        }
-        options
     }
 
     /// What cannot be told from one value alone. `postgres`: whether the database is one of PostgreSQL.

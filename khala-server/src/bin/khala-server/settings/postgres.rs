@@ -64,24 +64,26 @@ impl PostgresSettings {
     pub(crate) fn options(&self) -> Result<PostgresOptions, String> {
         let schema = Schema::parse(&self.schema)
             .map_err(|fault| format!("the setting postgres.schema is wrong: {fault}"))?;
-        Ok(PostgresOptions::new()
-            .with_schema(schema)
-            .with_connections(self.connections)
-            .with_writers(self.writers)
-            .with_pooler(self.pooler)
-            .with_migrate(self.migrate)
-            .with_connect_timeout(time(self.connect_timeout_seconds))
-            .with_lock_timeout(time(self.lock_timeout_seconds))
-            .with_statement_timeout(time(self.statement_timeout_seconds))
-            .with_listen(self.listen()))
+        Ok(PostgresOptions {
+            schema,
+            connections: self.connections,
+            writers: self.writers,
+            pooler: self.pooler,
+            migrate: self.migrate,
+            connect_timeout: time(self.connect_timeout_seconds),
+            lock_timeout: time(self.lock_timeout_seconds),
+            statement_timeout: time(self.statement_timeout_seconds),
+            listen: self.listen(),
+            ..PostgresOptions::default()
+        })
     }
 
     /// How the node listens.
     pub(crate) fn listen(&self) -> ListenOptions {
-        let options = ListenOptions::new().with_beat(time(self.beat_seconds));
-        match &self.listen {
-            Some(address) => options.with_url(address.reveal()),
-            None => options,
+        ListenOptions {
+            url: self.listen.as_ref().map(|address| address.reveal().to_owned()),
+            beat: time(self.beat_seconds),
+            ..ListenOptions::default()
         }
     }
 

@@ -45,7 +45,15 @@ pub(super) const ALL: Keys = &[
     ("storm", Section(STORM)),
     ("sweep", Section(SWEEP)),
     ("sync", Section(SYNC)),
-    ("tail", Section(&[("topic_bytes", Whole), ("history_bytes", Whole), ("total_bytes", Whole)])),
+    (
+        "tail",
+        Section(&[
+            ("topic_bytes", Whole),
+            ("history_bytes", Whole),
+            ("total_bytes", Whole),
+            ("idle_seconds", Whole),
+        ]),
+    ),
     ("log", Section(&[("format", Text), ("filter", Text)])),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use khala_core::config::or_none;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use toml::Value;
 
@@ -38,38 +39,9 @@ impl Serialize for Secret {
 }
 
 /// A limit, or `"none"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limit<T>(pub(crate) Option<T>);
-
-impl<'de, T: de::DeserializeOwned> Deserialize<'de> for Limit<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(text) if text == "none" => Ok(Self(None)),
-            Value::String(text) => {
-                Err(de::Error::custom(format!("{text:?} is no limit; \"none\" is the one text")))
-            }
-            value => {
-                let zero = value.as_integer() == Some(0);
-                let limit = value.try_into().map(Some).map(Self);
-                limit.map_err(|fault| match fault {
-                    _ if zero => {
-                        de::Error::custom("0 is not taken for no limit: say \"none\", or at least 1")
-                    }
-                    fault => de::Error::custom(fault),
-                })
-            }
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for Limit<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0 {
-            Some(limit) => limit.serialize(serializer),
-            None => serializer.serialize_str("none"),
-        }
-    }
-}
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(transparent, bound(deserialize = "T: Deserialize<'de>", serialize = "T: Serialize"))]
+pub(crate) struct Limit<T>(#[serde(with = "or_none")] pub(crate) Option<T>);
 
 /// Refuses two settings that say the same thing.
 pub(super) fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(), String> {
