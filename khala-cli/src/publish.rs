@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use khala_client::{Client, Error};
+use khala_client::{Client, ClientOptions, Error};
 use khala_core::{Append, Batch, Conflict, Kind, NewUpdate, Receipt, Topic, update::DedupKey, wire::Code};
 use tokio::{
     io::{AsyncBufRead, BufReader},
@@ -111,7 +111,7 @@ impl Publish {
         let client = self
             .connection
             .client(&notices)?
-            .retry_for(self.retry_for.0)
+            .options(ClientOptions { retry_for: self.retry_for.0, ..ClientOptions::default() })
             .on_retry(move |retry| {
                 let paced = Code::PublishRateLimited.as_str();
                 if retry.error.refused().is_some_and(|refused| refused.code == paced) {

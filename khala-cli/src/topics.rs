@@ -1,9 +1,10 @@
 //! `khala topics`: what topics there are, and what each holds.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use indicatif::ProgressBar;
+use khala_client::ClientOptions;
 use khala_core::{Bounds, Topic};
 
 use crate::{connection::Connection, exit::Failure, notice::Notices, output};
@@ -27,7 +28,8 @@ pub(crate) struct Topics {
 impl Topics {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let notices = Notices::beside(ProgressBar::hidden());
-        let client = self.connection.client(&notices)?.retry_for(Some(std::time::Duration::ZERO)).build()?;
+        let options = ClientOptions { retry_for: Some(Duration::ZERO), ..ClientOptions::default() };
+        let client = self.connection.client(&notices)?.options(options).build()?;
         let topics = client.topics(&self.prefix).await?;
         output::print(&if output::wants_json(self.json) { lines(&topics) } else { table(&topics) })
     }

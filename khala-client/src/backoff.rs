@@ -2,33 +2,34 @@
 
 use std::time::Duration;
 
+use khala_core::config::seconds;
+use serde::{Deserialize, Serialize};
+
 /// The waits between attempts.
 ///
 /// The first is up to `first`, each further one up to twice as long as the one before, none longer than `most`;
 /// each is drawn between half of that and the whole, so that clients that were cut off together do not come
 /// back together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Backoff {
     /// The longest that the first wait may be.
+    #[serde(rename = "first_seconds", with = "seconds")]
     pub first: Duration,
     /// The longest that any wait may be, unless the server names a longer one. Where coming back soon is no use, it
     /// is the shortest.
+    #[serde(rename = "most_seconds", with = "seconds")]
     pub most: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self::new(Duration::from_millis(200), Duration::from_secs(15))
+        Self { first: Duration::from_millis(200), most: Duration::from_secs(15) }
     }
 }
 
 impl Backoff {
-    /// Waits from `first` up to `most`.
-    pub const fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most }
-    }
-
     /// The wait before the attempt that follows `failures` failures in a row, where the server wants `at_least`.
     ///
     /// What the server asks for is never undercut: the jitter is added to it.
@@ -64,7 +65,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_wait_is_bounded_and_never_undercuts_the_server(failures in 0u32..100, asked in proptest::option::of(0u64..100_000), random: u64) {
-            let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
             let asked = asked.map(Duration::from_millis);
             let wait = backoff.wait(failures, asked, random);
             match asked {
@@ -76,7 +77,7 @@ mod tests {
 
     #[test]
     fn waits_double() {
-        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
         let longest = |failures| backoff.wait(failures, None, u64::MAX).as_millis();
         assert_eq!([1, 2, 3, 4].map(longest), [100, 200, 400, 800]);
         assert_eq!(longest(60), 5000);

@@ -6,7 +6,6 @@ use std::{
     future::Future,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use hyper::{
@@ -19,11 +18,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::{
     address::Address,
     api,
-    backoff::Backoff,
     channel::Channel,
     dial::Dialer,
     error::Error,
     http::{Call, Http, OnRetry, Retry},
+    options::ClientOptions,
     renewal::{FreshToken, Renewal},
     subscription::{ConnectionEvents, Pulse},
     token::{Source, Tokens},
@@ -46,12 +45,7 @@ pub struct Client {
 pub struct ClientBuilder {
     url: String,
     source: Source,
-    renewal: Renewal,
-    backoff: Backoff,
-    pulse: Pulse,
-    connect_within: Duration,
-    answer_within: Duration,
-    retry_for: Option<Duration>,
+    options: ClientOptions,
     on_retry: Option<OnRetry>,
 }
 
@@ -72,7 +66,7 @@ impl ClientBuilder {
     /// [`FreshToken`]; if nobody does, the first connection lasts until the server closes it with 4001, and a fresh
     /// token opens the next.
     ///
-    /// A source that fails, or gives the same token again, is asked again after a wait ([`backoff`](Self::backoff)),
+    /// A source that fails, or gives the same token again, is asked again after a wait ([`backoff`](ClientOptions::backoff)),
     /// and its error is logged as a warning: it must not hold a token. A token that is refused although it is fresh
     /// is an error, unless the connection can go on for a while with the one it has: then the source is asked
     /// again.
@@ -100,43 +94,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets when a source of tokens is asked for the next one: after `share` (between 0 and 1) of the time that the
-    /// one there is has left, and at least `before` its end, where that leaves half of the time. Up to a tenth of
-    /// the wait is cut off at random. Default: 0.8, 30 s.
+    /// Waits, retries and keeps connections alive by these options.
     #[must_use]
-    pub fn renewal(mut self, share: f64, before: Duration) -> Self {
-        self.renewal = Renewal { share, before };
-        self
-    }
-
-    /// Sets the waits between attempts. Default: 200 ms, doubling up to 15 s.
-    #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// Sets how often a subscription sends a heartbeat, and how soon anything has to be heard after one before the
-    /// connection counts as dead. Default: every 25 s, within 10 s.
-    #[must_use]
-    pub fn heartbeat(mut self, every: Duration, within: Duration) -> Self {
-        self.pulse = Pulse { every, within };
-        self
-    }
-
-    /// Sets how long opening a connection may take (default: 10 s), and how long an answer to a request or a join
-    /// may (default: 30 s).
-    #[must_use]
-    pub fn timeouts(mut self, connect_within: Duration, answer_within: Duration) -> Self {
-        (self.connect_within, self.answer_within) = (connect_within, answer_within);
-        self
-    }
-
-    /// Sets for how long a call is tried again while the server is away or busy: none is for as long as it takes.
-    /// Default: one minute. A subscription always goes on; it tells of it by [`on_retry`](Self::on_retry).
-    #[must_use]
-    pub fn retry_for(mut self, most: Option<Duration>) -> Self {
-        self.retry_for = most;
+    pub fn options(mut self, options: ClientOptions) -> Self {
+        self.options = options;
         self
     }
 
@@ -152,18 +113,21 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Settings`] for a URL that cannot be used, and for a share that is none.
     pub fn build(self) -> Result<Client, Error> {
-        self.renewal.check()?;
-        let dialer = Dialer::new(Address::parse(&self.url)?, self.connect_within)?;
+        let Self { url, source, options, on_retry } = self;
+        options.check()?;
+        let dialer = Dialer::new(Address::parse(&url)?, options.connect_timeout)?;
+        let renewal = Renewal { share: options.renewal_share, before: options.renewal_margin };
         let http = Http {
             dialer,
-            tokens: Tokens::new(self.source, self.renewal, self.backoff),
-            backoff: self.backoff,
-            answer_within: self.answer_within,
-            retry_for: self.retry_for,
-            on_retry: self.on_retry,
+            tokens: Tokens::new(source, renewal, options.backoff),
+            backoff: options.backoff,
+            answer_within: options.answer_timeout,
+            retry_for: options.retry_for,
+            on_retry,
             idle: Mutex::default(),
         };
-        Ok(Client { http: Arc::new(http), pulse: self.pulse })
+        let pulse = Pulse { every: options.heartbeat_interval, within: options.heartbeat_timeout };
+        Ok(Client { http: Arc::new(http), pulse })
     }
 }
 
@@ -173,12 +137,7 @@ impl Client {
         ClientBuilder {
             url: url.into(),
             source: Source::None,
-            renewal: Renewal::default(),
-            backoff: Backoff::default(),
-            pulse: Pulse { every: Duration::from_secs(25), within: Duration::from_secs(10) },
-            connect_within: Duration::from_secs(10),
-            answer_within: Duration::from_secs(30),
-            retry_for: Some(Duration::from_secs(60)),
+            options: ClientOptions::default(),
             on_retry: None,
         }
     }
@@ -210,7 +169,7 @@ impl Client {
     /// [`Append::Duplicate`] is therefore also what a batch is answered with whose first answer was lost.
     ///
     /// Where more is published to the topic than its class allows, it waits as long as the server says, within
-    /// [`retry_for`](ClientBuilder::retry_for).
+    /// [`retry_for`](ClientOptions::retry_for).
     ///
     /// A future that is dropped before it is ready leaves the batch stored or not; publishing it again with the same
     /// [`Batch::dedup`] is safe.

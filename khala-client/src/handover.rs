@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_refused_last_is_what_is_spent() {
-        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(2));
+        let backoff = Backoff { first: Duration::from_millis(1), most: Duration::from_millis(2) };
         let count = AtomicU64::new(0);
         let source = Source::asked(move || {
             let number = count.fetch_add(1, Ordering::Relaxed);

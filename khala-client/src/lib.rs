@@ -61,6 +61,7 @@ mod event;
 mod handover;
 mod http;
 mod hydrate;
+mod options;
 mod producer;
 mod reader;
 mod renewal;
@@ -82,6 +83,7 @@ pub use self::{
     client::{Client, ClientBuilder},
     error::{Error, Refused},
     http::Retry,
+    options::ClientOptions,
     reader::{Fresh, Gap, Reader},
     renewal::FreshToken,
     topic::TopicHandle,

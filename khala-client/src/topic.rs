@@ -72,7 +72,7 @@ impl TopicHandle {
 
     /// Publishes many updates without waiting for each: one request streams them, and answers each as it is stored.
     ///
-    /// A connection that is lost is made anew, within [`retry_for`](crate::ClientBuilder::retry_for), and what was not answered is
+    /// A connection that is lost is made anew, within [`retry_for`](crate::ClientOptions::retry_for), and what was not answered is
     /// sent again; each batch has a dedup key, so nothing is stored twice. A batch of several updates, or one that expects a
     /// head, is sent by a request of its own, once all before it are answered.
     ///

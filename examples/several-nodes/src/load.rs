@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use khala_client::{Client, connection::ConnectionEvent};
+use khala_client::{Client, ClientOptions, connection::ConnectionEvent};
 use khala_core::{
     Batch, Kind, NewUpdate, Payload, Token, Topic,
     update::DedupKey,
@@ -136,7 +136,7 @@ impl Common {
         };
         Client::builder(format!("http://{}", self.nodes[node % self.nodes.len()]))
             .token_from(token)
-            .retry_for(Some(Duration::from_secs(2)))
+            .options(ClientOptions { retry_for: Some(Duration::from_secs(2)), ..ClientOptions::default() })
             .build()
             .ok()
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use khala_client::{Client, Error};
+use khala_client::{Client, ClientOptions, Error};
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, Kind, NewUpdate, Payload, Token, Topic, Watermark,
     journal::{ReadLimit, Replay},
@@ -102,7 +102,7 @@ async fn nobody_there_is_told_in_time_and_without_the_token() {
     let counted = Arc::clone(&retries);
     let client = Client::builder(format!("http://{address}"))
         .token(Token::new("secret-token"))
-        .retry_for(Some(Duration::from_millis(400)))
+        .options(ClientOptions { retry_for: Some(Duration::from_millis(400)), ..ClientOptions::default() })
         .on_retry(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
         })

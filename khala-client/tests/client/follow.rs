@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     client,
     fake::{Fake, Fault, PATIENCE, Peer},
-    topic,
+    pulse, topic,
 };
 
 pub(crate) fn from(resume: Resume) -> JoinRequest {
@@ -324,7 +324,7 @@ async fn refusals_end_it_or_are_waited_out() {
 async fn a_silent_connection_is_dead() {
     let mut fake = Fake::start().await;
     let client =
-        client(&fake).heartbeat(Duration::from_millis(50), Duration::from_millis(200)).build().unwrap();
+        client(&fake).options(pulse(Duration::from_millis(50), Duration::from_millis(200))).build().unwrap();
     let mut subscription = follow(&client, from(Resume::Floor));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(1, 0, 0).await;
@@ -349,7 +349,7 @@ async fn a_silent_connection_is_dead() {
 async fn a_slow_application_holds_the_server_back_and_keeps_its_connection() {
     let mut fake = Fake::start().await;
     let client =
-        client(&fake).heartbeat(Duration::from_millis(20), Duration::from_millis(60)).build().unwrap();
+        client(&fake).options(pulse(Duration::from_millis(20), Duration::from_millis(60))).build().unwrap();
     let mut subscription = client.connection_events(&topic(), from(Resume::Floor));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(1, 0, 9).await;
@@ -444,7 +444,7 @@ async fn a_replay_that_is_put_off_is_tried_again_when_the_server_says() {
 async fn heartbeats_go_on_while_payloads_are_fetched() {
     let mut fake = Fake::start().await;
     let epoch = kept(&fake, 1).await;
-    let client = client(&fake).heartbeat(Duration::from_millis(100), PATIENCE).build().unwrap();
+    let client = client(&fake).options(pulse(Duration::from_millis(100), PATIENCE)).build().unwrap();
     let mut subscription = follow(&client, from(Resume::Floor));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(epoch, 0, 1).await;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::TryStreamExt as _;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
-use khala_client::{Backoff, Client, Error};
+use khala_client::{Backoff, Client, ClientOptions, Error};
 use khala_core::{
     Batch, Conflict, Event, EventPage, Khala, MemoryStore, PublishError, Start, Update,
     auth::{Access, TokenClaims},
@@ -55,8 +55,9 @@ fn client(khala: &Khala, url: &str, access: &[Access]) -> Client {
     let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default()).unwrap();
     let mandate = TokenClaims::new("ada", access.iter().map(|access| access.scope()));
     let token = issuer.sign(&mandate, khala.now(), Duration::from_secs(600)).unwrap().token;
-    let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
-    Client::builder(url).token(token).backoff(backoff).build().unwrap()
+    let backoff = Backoff { first: Duration::from_millis(1), most: Duration::from_millis(20) };
+    let options = ClientOptions { backoff, ..ClientOptions::default() };
+    Client::builder(url).token(token).options(options).build().unwrap()
 }
 
 #[tokio::test]

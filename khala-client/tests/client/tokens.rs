@@ -13,7 +13,7 @@ use futures::{Stream, future::ready};
 use hyper::{header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
-use khala_client::{Backoff, Client, ClientBuilder, Error, FreshToken, connection::ConnectionEvent};
+use khala_client::{Client, ClientBuilder, Error, FreshToken, connection::ConnectionEvent};
 use khala_core::{
     Batch, Khala, Kind, MemoryStore, NewUpdate, Payload, Token,
     auth::{Access, IssuedToken, Revocation, RevocationId, RevocationTarget, TokenClaims},
@@ -27,7 +27,7 @@ use crate::{
     client,
     fake::{Fake, Fault, Peer},
     follow::{end, follow, from, next, updates},
-    topic,
+    pulse, renewing, topic,
 };
 
 const SECRET: &[u8] = b"thirty-two bytes that are secret";
@@ -98,8 +98,7 @@ impl Real {
     fn client(&self, login: &Arc<Login>) -> Client {
         let login = Arc::clone(login);
         Client::builder(&*self.url)
-            .backoff(Backoff::new(Duration::from_millis(1), Duration::from_millis(20)))
-            .renewal(0.25, Duration::ZERO)
+            .options(renewing(0.25))
             .token_from(move || ready(login.token()))
             .build()
             .unwrap()
@@ -211,7 +210,7 @@ async fn after_a_revoked_login_only_a_new_one_helps() {
 /// A source whose tokens are called `token-1`, `token-2` and so on, each asked for at once when the one before is used.
 fn numbered(fake: &Fake) -> ClientBuilder {
     let number = AtomicU32::new(0);
-    client(fake).renewal(0.001, Duration::ZERO).token_from(move || {
+    client(fake).options(renewing(0.001)).token_from(move || {
         ready(Ok(ending(&format!("token-{}", number.fetch_add(1, Ordering::Relaxed) + 1))))
     })
 }
@@ -291,7 +290,7 @@ async fn a_refusal_says_which_token_to_send_next() {
 async fn a_server_that_takes_no_tokens_is_not_asked_again() {
     let mut fake = Fake::start().await;
     let client =
-        numbered(&fake).heartbeat(Duration::from_millis(20), Duration::from_secs(20)).build().unwrap();
+        numbered(&fake).options(pulse(Duration::from_millis(20), Duration::from_secs(20))).build().unwrap();
     let _subscription = follow(&client, from(Resume::Head));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(1, 0, 0).await;
@@ -319,7 +318,7 @@ async fn the_same_token_again_is_not_handed_over() {
         let number = counted.fetch_add(1, Ordering::Relaxed);
         ready(Ok(ending(if number < 6 { "old" } else { "new" })))
     };
-    let client = client(&fake).renewal(0.001, Duration::ZERO).token_from(source).build().unwrap();
+    let client = client(&fake).options(renewing(0.001)).token_from(source).build().unwrap();
     let _subscription = follow(&client, from(Resume::Head));
     let (mut peer, _) = fake.joining().await;
     peer.welcome(1, 0, 0).await;
@@ -387,7 +386,7 @@ async fn a_panic_ends_the_subscription_with_an_error_that_says_so() {
     let mut real = Real::start().await;
     let login = real.login(SHORT);
     let asked = AtomicU32::new(0);
-    let client = Client::builder(&*real.url).renewal(0.25, Duration::ZERO).token_from(move || {
+    let client = Client::builder(&*real.url).options(renewing(0.25)).token_from(move || {
         assert!(asked.fetch_add(1, Ordering::Relaxed) == 0, "the vault is gone");
         ready(login.token())
     });
