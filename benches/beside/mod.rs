@@ -5,8 +5,9 @@
 //! `figures::Figures`: most start a server from `peers`, have the generator (`load`) speak its protocol (`wire`), and
 //! read what it used meanwhile. Rows whose work is of another kind (appends, replays) bring functions of their own.
 //!
-//! What must stay true: everybody gets the same payloads, subscribers and pace; what was lost is said; nothing that a
-//! contestant does not do (storing, history) is left unsaid.
+//! # Invariants
+//! Everybody gets the same payloads, subscribers and pace; what was lost is said; nothing that a contestant does not do (storing,
+//! history) is left unsaid.
 
 pub mod alone;
 mod child;

@@ -1,7 +1,8 @@
 //! One client of a crowd: connects, joins with its cursor, checks what it is sent, and comes back as `phoenix` does.
 //!
-//! What must stay true: what it was sent continues, without a hole and in order, from the watermark that it has. Whatever
-//! else arrives is written down as a fault.
+//! # Invariants
+//! What it was sent continues, without a hole and in order, from the watermark that it has. Whatever else arrives is written down
+//! as a fault.
 
 use std::{
     io::{self, ErrorKind},

@@ -1,7 +1,8 @@
 //! What a crowd went through, written down by its clients as it happens: where each stands, what befell it and when, how
 //! late updates were, and what was wrong.
 //!
-//! What must stay true: a fault that a client finds is never lost; whoever waits for the crowd hears of it.
+//! # Invariants
+//! A fault that a client finds is never lost; whoever waits for the crowd hears of it.
 
 use std::{
     collections::BTreeMap,

@@ -5,8 +5,9 @@
 //! and large in `cargo bench`. It knows the server by its wire, its HTTP routes, its metrics and its settings alone, and
 //! shares no code with `khala-client`, so that the two do not agree by being wrong together.
 //!
-//! What must stay true: a scenario fails for what is wrong whatever the machine's speed (a hole, a wrong code, a lost
-//! update, a bound that was passed), and never for being late; how long things took is only reported.
+//! # Invariants
+//! A scenario fails for what is wrong whatever the machine's speed (a hole, a wrong code, a lost update, a bound that was
+//! passed), and never for being late; how long things took is only reported.
 
 mod client;
 pub mod disk;

@@ -1,8 +1,10 @@
 //! A small disk of its own for one server: a tmpfs that only processes of a private mount namespace see.
 //!
-//! A shell holds the namespace, and with it the disk, while servers come and go. As root that is all; anybody else needs
-//! a user namespace around it, which some systems forbid. What must stay true: where it is not permitted the scenario
-//! fails and says so, it is never passed over.
+//! A shell holds the namespace, and with it the disk, while servers come and go. As root that is all; anybody else needs a user
+//! namespace around it, which some systems forbid.
+//!
+//! # Invariants
+//! Where it is not permitted the scenario fails and says so, it is never passed over.
 
 use std::{
     fs, io,

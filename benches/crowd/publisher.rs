@@ -1,7 +1,9 @@
 //! Updates at a fixed rate, whatever the server does: each is due at its moment, and says so.
 //!
-//! What is not acknowledged is sent again under the same name until it is; what was acknowledged is remembered. What must
-//! stay true: a batch is due when the rate says, not when the one before was answered.
+//! What is not acknowledged is sent again under the same name until it is; what was acknowledged is remembered.
+//!
+//! # Invariants
+//! A batch is due when the rate says, not when the one before was answered.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,7 @@
 //! The server as a process of its own: started, asked, stopped, killed, and started again on the same port and file.
 //!
-//! What must stay true: no server outlives its handle.
+//! # Invariants
+//! No server outlives its handle.
 
 use std::{
     env,

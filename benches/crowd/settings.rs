@@ -1,7 +1,10 @@
 //! The settings that a scenario gives its server, as the TOML file that the server reads.
 //!
-//! Every key is written here and nowhere else. What must stay true: where a scenario says nothing, no limit of a topic
-//! class stands in its way; a server that does not know a key refuses to start and names it.
+//! Every key is written here and nowhere else.
+//!
+//! # Invariants
+//! Where a scenario says nothing, no limit of a topic class stands in its way; a server that does not know a key refuses to start
+//! and names it.
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 

@@ -1,7 +1,8 @@
 //! The client's end of a WebSocket (RFC 6455), as little of it as a crowd needs: no buffer of its own while nothing is
 //! half read, and frames handed over where they lie.
 //!
-//! What must stay true: while nobody reads, nothing is taken from the system's socket.
+//! # Invariants
+//! While nobody reads, nothing is taken from the system's socket.
 
 use std::{
     cell::RefCell,

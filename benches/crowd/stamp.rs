@@ -1,8 +1,10 @@
 //! Payloads that say when they were due and which they are, and batches of them read without parsing JSON.
 //!
-//! A crowd reads gigabytes, so a reader finds the few numbers of a batch where they must stand and steps over the rest of
-//! each payload. What must stay true: every seq of every batch is looked at, and what does not look as expected is a
-//! fault, never passed over.
+//! A crowd reads gigabytes, so a reader finds the few numbers of a batch where they must stand and steps over the rest of each
+//! payload.
+//!
+//! # Invariants
+//! Every seq of every batch is looked at, and what does not look as expected is a fault, never passed over.
 
 use std::io::Write as _;
 

@@ -1,7 +1,9 @@
 //! The hot parts, one function each, for whoever measures them: `micro` by time, `instructions` by instructions.
 //!
-//! A part is made once and run again and again; what it makes is handed out, so that dropping it is not measured. What
-//! must stay true: both benches run the same parts, by the list at the end of this file.
+//! A part is made once and run again and again; what it makes is handed out, so that dropping it is not measured.
+//!
+//! # Invariants
+//! Both benches run the same parts, by the list at the end of this file.
 
 mod journal;
 mod session;

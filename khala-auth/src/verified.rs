@@ -1,8 +1,9 @@
 //! Tokens that were checked recently, and what they proved: a client that publishes over HTTP shows the same one each time.
 //!
-//! What must stay true: a token is known only for as long as checking it anew would say the same. So the key that it was
-//! checked with still has to be the one of its name, and the moment has to lie between that of the check and the end of
-//! the grant; everything else is checked anew, and so is every refusal. Revocations are looked at after this, each time.
+//! # Invariants
+//! A token is known only for as long as checking it anew would say the same. So the key that it was checked with still has to be
+//! the one of its name, and the moment has to lie between that of the check and the end of the grant; everything else is checked
+//! anew, and so is every refusal. Revocations are looked at after this, each time.
 
 use std::{
     collections::HashMap,

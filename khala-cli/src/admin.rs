@@ -1,8 +1,10 @@
 //! Requests to the server's internal routes, with the admin token, once each.
 //!
-//! The client library is for applications and never sends an admin token; what is asked here is asked by a person, who
-//! sees what happened and tries again. What must stay true: the token comes from the environment or a file, and is in
-//! no output.
+//! The client library is for applications and never sends an admin token; what is asked here is asked by a person, who sees what
+//! happened and tries again.
+//!
+//! # Invariants
+//! The token comes from the environment or a file, and is in no output.
 
 use std::{fmt, path::PathBuf, time::Duration};
 

@@ -1,6 +1,7 @@
 //! `khala key`: adds keys to the file that a server trusts, takes them out, and says which there are.
 //!
-//! What must stay true: nothing that it prints holds a secret or a private key.
+//! # Invariants
+//! Nothing that it prints holds a secret or a private key.
 
 use std::{fmt::Write as _, path::PathBuf};
 

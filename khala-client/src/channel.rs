@@ -1,7 +1,9 @@
 //! One topic on one connection after another, as a value: what to say, and what the server's frames mean.
 //!
-//! It opens nothing and waits for nothing. What must stay true: nothing is handed out before a join was answered,
-//! nothing past a hole, and the cursor outlives every connection.
+//! It opens nothing and waits for nothing.
+//!
+//! # Invariants
+//! Nothing is handed out before a join was answered, nothing past a hole, and the cursor outlives every connection.
 
 use std::time::Duration;
 

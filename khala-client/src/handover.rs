@@ -1,7 +1,7 @@
 //! Handing over the next token on a connection that is open: when to send which, and what its answer means.
 //!
-//! What must stay true: one token at a time is on its way, and whatever becomes of it, the connection goes on with
-//! the one it has.
+//! # Invariants
+//! One token at a time is on its way, and whatever becomes of it, the connection goes on with the one it has.
 
 use std::{fmt, future::Future, pin::Pin};
 

@@ -1,7 +1,10 @@
 //! Fetches what stayed behind: payloads that are larger than their topic's class sends along.
 //!
-//! Each is taken from the history over HTTP, under the very seq that it was announced with, so the application sees the
-//! log as it would have been. What must stay true: updates are handed out whole or not at all.
+//! Each is taken from the history over HTTP, under the very seq that it was announced with, so the application sees the log as it
+//! would have been.
+//!
+//! # Invariants
+//! Updates are handed out whole or not at all.
 
 use std::num::NonZeroUsize;
 

@@ -1,8 +1,9 @@
 //! Where tokens come from: one that never changes, or a source that is asked for the next one before the one there
 //! is runs out, and whenever the server wants another.
 //!
-//! What must stay true: everybody who shares a client waits for the same answer of the source, and a source that
-//! fails, or has nothing new to say, is asked again only after a wait.
+//! # Invariants
+//! Everybody who shares a client waits for the same answer of the source, and a source that fails, or has nothing new to say, is
+//! asked again only after a wait.
 
 use std::{
     error::Error as StdError,

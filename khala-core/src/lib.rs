@@ -80,6 +80,7 @@ pub mod position;
 mod producer;
 pub mod projection;
 mod recent;
+mod refusal;
 pub mod registry;
 pub mod replay;
 pub mod retention;
@@ -105,9 +106,10 @@ pub mod admin {
 /// Publishing for somebody else, and many updates at once.
 pub mod publish {
     pub use crate::{
-        khala::{PublishLimited, PublishPermit, Refusal},
+        khala::PublishPermit,
         pipeline::Appends,
         producer::{Answer, Submissions},
+        refusal::{PublishLimited, Refusal},
     };
 }
 

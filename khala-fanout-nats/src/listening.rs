@@ -1,8 +1,11 @@
 //! Which topics this node listens to: one subscription for each that is watched here, however many watch it.
 //!
-//! A topic is wanted from its first watcher on, and subscribed by the task that sends, as soon as there is a connection;
-//! with the last watcher its subscription ends. What must stay true: a subscription belongs to a ticket, so that one which
-//! comes too late, for a watcher that has gone meanwhile, is ended and not kept.
+//! A topic is wanted from its first watcher on, and subscribed by the task that sends, as soon as there is a connection; with the
+//! last watcher its subscription ends.
+//!
+//! # Invariants
+//! A subscription belongs to a ticket, so that one which comes too late, for a watcher that has gone meanwhile, is ended and not
+//! kept.
 
 use std::{
     collections::{HashMap, HashSet},

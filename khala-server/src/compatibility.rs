@@ -1,7 +1,9 @@
 //! The gate for clients that are too old or too new: what they say of themselves, held against what is supported.
 //!
-//! It is off by default, and no protection: a client says what it likes. What must stay true: a client that is refused
-//! learns the window, and only a build below it is told to upgrade.
+//! It is off by default, and no protection: a client says what it likes.
+//!
+//! # Invariants
+//! A client that is refused learns the window, and only a build below it is told to upgrade.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 

@@ -1,7 +1,7 @@
 //! How a server takes leave: first only its readiness is off, then its connections are told and closed one by one.
 //!
-//! What must stay true: it begins once and goes on by itself, and everything but WebSockets and streams of updates is
-//! served until the process ends.
+//! # Invariants
+//! It begins once and goes on by itself, and everything but WebSockets and streams of updates is served until the process ends.
 
 use std::{sync::OnceLock, time::Duration};
 

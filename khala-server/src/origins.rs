@@ -1,8 +1,10 @@
 //! Which pages may talk to this server: the `Origin` that a browser sends, held against a list.
 //!
-//! A token is never sent by a browser on its own, as a cookie is, so the list is no lock: it keeps pages that an
-//! operator does not know from using tokens that they came by. What must stay true: an origin is compared as a whole
-//! (RFC 6454, section 4), never by how its text starts or ends.
+//! A token is never sent by a browser on its own, as a cookie is, so the list is no lock: it keeps pages that an operator does
+//! not know from using tokens that they came by.
+//!
+//! # Invariants
+//! An origin is compared as a whole (RFC 6454, section 4), never by how its text starts or ends.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 

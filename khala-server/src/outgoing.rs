@@ -2,8 +2,10 @@
 //! between the control frames that the WebSocket library writes. On the way in, frames that the library takes without a word
 //! are counted, so that each can be charged.
 //!
-//! The library would copy every frame into a buffer per connection, and keep that buffer at its largest size. What
-//! must stay true: bytes of one frame are never interrupted by those of another frame.
+//! The library would copy every frame into a buffer per connection, and keep that buffer at its largest size.
+//!
+//! # Invariants
+//! Bytes of one frame are never interrupted by those of another frame.
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,8 @@
 //! What is answered when something is refused: RFC 9457 problems, each with a `code` to act on.
 //!
-//! What must stay true: nothing here holds a token, a file's path or a backend's own message. Those are for the
-//! log, where a request id finds them, and for the record of a sweep, which only operators read.
+//! # Invariants
+//! Nothing here holds a token, a file's path or a backend's own message. Those are for the log, where a request id finds them,
+//! and for the record of a sweep, which only operators read.
 
 use std::time::Duration;
 
@@ -147,6 +148,7 @@ impl From<Refusal> for Problem {
                 Self::invalid(refusal.code(), refusal.detail()).with("index", index)
             }
             Refusal::Limited(limited) => limited.into(),
+            Refusal::Protocol { code, detail, .. } => Self::invalid(code.as_str(), detail),
             Refusal::PublishLimited(limited) => limited.into(),
         }
     }

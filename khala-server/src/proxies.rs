@@ -1,7 +1,8 @@
 //! Where a request comes from when there are proxies before the server.
 //!
-//! What must stay true: only what a trusted proxy adds is believed. A client writes whatever it likes into
-//! `X-Forwarded-For`; each proxy adds on the right whom it was called by.
+//! # Invariants
+//! Only what a trusted proxy adds is believed. A client writes whatever it likes into `X-Forwarded-For`; each proxy adds on the
+//! right whom it was called by.
 
 use std::net::{IpAddr, SocketAddr};
 

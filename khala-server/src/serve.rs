@@ -1,7 +1,8 @@
 //! A whole server: accepts, serves, and stops in the order that costs clients least.
 //!
-//! What must stay true: no client can hold memory for longer than the limits say by sending half of something, and
-//! no fault of one connection, nor a lack of file descriptors, ends the loop.
+//! # Invariants
+//! No client can hold memory for longer than the limits say by sending half of something, and no fault of one connection, nor a
+//! lack of file descriptors, ends the loop.
 
 use std::{
     convert::Infallible,

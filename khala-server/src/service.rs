@@ -1,7 +1,7 @@
 //! One request, one answer: finds the route, checks origin and token, and notes in log and metrics what came of it.
 //!
-//! What must stay true: the query string is in neither, because a token may be in it; and no metric has a label of
-//! unbounded range.
+//! # Invariants
+//! The query string is in neither, because a token may be in it; and no metric has a label of unbounded range.
 
 use std::{
     error::Error as StdError,

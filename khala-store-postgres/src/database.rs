@@ -1,8 +1,11 @@
 //! The connections, and how statements get to them.
 //!
-//! Readers and writers have pools of their own, so that neither can starve the other, and of the writers' a part is kept
-//! from whatever may wait for a lock. What must stay true: a connection that somebody stopped waiting for is closed and
-//! never used again; and what is tried a second time, after a connection was lost, cannot have happened the first time.
+//! Readers and writers have pools of their own, so that neither can starve the other, and of the writers' a part is kept from
+//! whatever may wait for a lock.
+//!
+//! # Invariants
+//! A connection that somebody stopped waiting for is closed and never used again; and what is tried a second time, after a
+//! connection was lost, cannot have happened the first time.
 
 use std::{
     sync::{

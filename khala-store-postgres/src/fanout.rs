@@ -1,9 +1,11 @@
 //! Fanout by LISTEN and NOTIFY.
 //!
-//! What is announced is gathered, newest head per topic, and told by one statement while the next gathers: however many
-//! appends a commit had, it is at most one announcement. A connection of its own listens. It hears its own beat, or is given
-//! up and made anew; meanwhile, and once after it was made, the heads of the topics that are watched here are read from the
-//! tables. What must stay true: whatever was missed is found by that reading.
+//! What is announced is gathered, newest head per topic, and told by one statement while the next gathers: however many appends a
+//! commit had, it is at most one announcement. A connection of its own listens. It hears its own beat, or is given up and made
+//! anew; meanwhile, and once after it was made, the heads of the topics that are watched here are read from the tables.
+//!
+//! # Invariants
+//! Whatever was missed is found by that reading.
 
 use std::{
     collections::{BTreeSet, HashMap},

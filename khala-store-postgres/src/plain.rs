@@ -1,8 +1,9 @@
 //! Appends that need nothing looked up: no dedup key, no expected head, no document. One statement locks the topics that
 //! are free, moves their heads and writes the log, so a group of them is one trip to the database and one sync.
 //!
-//! What must stay true: the head that an update is numbered from is the one that is moved, of the row as it is locked and
-//! not as the statement's snapshot has it.
+//! # Invariants
+//! The head that an update is numbered from is the one that is moved, of the row as it is locked and not as the statement's
+//! snapshot has it.
 
 use std::collections::{BTreeSet, HashMap};
 

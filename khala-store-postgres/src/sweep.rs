@@ -1,9 +1,11 @@
 //! Who sweeps, and the records of sweeps.
 //!
-//! The lead is one row, and an advisory lock that tells whether the node that is named there lives: it is held in a
-//! transaction that stays open on a connection of its own, so it goes with the connection, also through a pooler. Each
-//! lead has a lock of its own, so that a node which froze amid its lead, and holds its lock for ever, keeps nobody from
-//! leading when its time is over. What must stay true: a lead is another's only when its time is over or its node is gone.
+//! The lead is one row, and an advisory lock that tells whether the node that is named there lives: it is held in a transaction
+//! that stays open on a connection of its own, so it goes with the connection, also through a pooler. Each lead has a lock of its
+//! own, so that a node which froze amid its lead, and holds its lock for ever, keeps nobody from leading when its time is over.
+//!
+//! # Invariants
+//! A lead is another's only when its time is over or its node is gone.
 
 use std::{collections::HashMap, num::NonZeroUsize};
 

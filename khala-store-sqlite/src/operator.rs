@@ -1,7 +1,10 @@
 //! What an operator has done to a file: its schema made, compared, and new epochs drawn after a restore.
 //!
-//! All of it blocks. What must stay true: looking changes neither the file nor the write-ahead log that a crash left beside
-//! it, and makes none. The index of that log (`-shm`), which every reader of it needs, is made and stays with it.
+//! All of it blocks.
+//!
+//! # Invariants
+//! Looking changes neither the file nor the write-ahead log that a crash left beside it, and makes none. The index of that log
+//! (`-shm`), which every reader of it needs, is made and stays with it.
 
 use std::path::Path;
 

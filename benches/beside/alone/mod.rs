@@ -1,6 +1,7 @@
 //! What needs no server: floors of storing, and Khala as a library. A process of its own, so that what it uses is told apart.
 //!
-//! What must stay true: what is said to be synced is, and what was appended is counted again in the file afterwards.
+//! # Invariants
+//! What is said to be synced is, and what was appended is counted again in the file afterwards.
 
 mod library;
 mod raw;

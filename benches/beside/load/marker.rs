@@ -1,8 +1,10 @@
 //! The mark in each payload: when it was due, and which update of its topic it is. Found in whatever a socket gives.
 //!
-//! A mark has no quote and no backslash, so it stands as it is in every framing and in JSON within JSON: one search in the
-//! bytes serves every protocol, and costs the same for each. What must stay true: each mark is found exactly once, wherever
-//! the stream is cut into reads.
+//! A mark has no quote and no backslash, so it stands as it is in every framing and in JSON within JSON: one search in the bytes
+//! serves every protocol, and costs the same for each.
+//!
+//! # Invariants
+//! Each mark is found exactly once, wherever the stream is cut into reads.
 
 use std::io::{self, Read};
 

@@ -1,8 +1,10 @@
 //! The load generator: a process of its own and one thread, which holds all subscribers and the publisher.
 //!
-//! It reads all sockets into one buffer, parses nothing, and knows updates by the mark in each payload, so that it costs
-//! little and the same beside every server. What must stay true: a subscriber's count is exact. Every update of its topic
-//! comes once and in order, or is counted as lost or disordered.
+//! It reads all sockets into one buffer, parses nothing, and knows updates by the mark in each payload, so that it costs little
+//! and the same beside every server.
+//!
+//! # Invariants
+//! A subscriber's count is exact. Every update of its topic comes once and in order, or is counted as lost or disordered.
 
 pub(super) mod command;
 mod crowd;

@@ -1,8 +1,8 @@
 //! What the generator says to each server, as bytes: how a subscriber opens, how an update is published, and the text by
 //! which it knows that a step was taken. All else about a server is in `peers`.
 //!
-//! What must stay true: a server is spoken to over the quickest way that it offers to anybody, with payloads of the same
-//! bytes as all others.
+//! # Invariants
+//! A server is spoken to over the quickest way that it offers to anybody, with payloads of the same bytes as all others.
 
 mod apart;
 mod floor;

@@ -1,9 +1,11 @@
 //! The checker: compares what was read, what was acknowledged, and what each log holds.
 //!
-//! A log is anything that claims to be the topic: a journal, or what a subscriber applied, on however many nodes.
-//! The checker takes values, reads no file and knows no process, so that every fault it exists for can be shown to
-//! it in a test. What must stay true: it says "no fault" only if each line was acknowledged once, in order, and
-//! each log is exactly what was acknowledged, byte for byte.
+//! A log is anything that claims to be the topic: a journal, or what a subscriber applied, on however many nodes. The checker
+//! takes values, reads no file and knows no process, so that every fault it exists for can be shown to it in a test.
+//!
+//! # Invariants
+//! It says "no fault" only if each line was acknowledged once, in order, and each log is exactly what was acknowledged, byte for
+//! byte.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,10 @@
 //! What the runs that fight for Khala's promises share: where they take place, the server that they kill, and the
 //! checker that compares what everybody ended up with.
 //!
-//! It shares no code with khala-client, so that the two do not agree by being wrong together. What must stay true:
-//! what a run starts ends with it, however it ends.
+//! It shares no code with khala-client, so that the two do not agree by being wrong together.
+//!
+//! # Invariants
+//! What a run starts ends with it, however it ends.
 
 #![expect(
     clippy::exhaustive_enums,

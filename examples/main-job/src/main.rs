@@ -1,11 +1,12 @@
 //! Khala's main job, whole and real: a producer publishes, subscribers of four kinds follow, the server is killed
 //! with SIGKILL again and again, and in the end everybody has every acknowledged update exactly once and in order.
 //!
-//! Nothing in it is made up. The input is what `cargo build --message-format=json` prints for this workspace; the
-//! server, `khala publish`, `khala tail` and the `phoenix` client are separate processes, the real ones; none of the
-//! subscribers has any code that reconnects. Tokens run out all the time, and fresh ones are handed over on open
-//! connections. What must stay true: the last line says "nothing lost" only if the
-//! checker, which is shown in its tests to find each fault, found none.
+//! Nothing in it is made up. The input is what `cargo build --message-format=json` prints for this workspace; the server, `khala
+//! publish`, `khala tail` and the `phoenix` client are separate processes, the real ones; none of the subscribers has any code
+//! that reconnects. Tokens run out all the time, and fresh ones are handed over on open connections.
+//!
+//! # Invariants
+//! The last line says "nothing lost" only if the checker, which is shown in its tests to find each fault, found none.
 
 mod journal;
 mod pages;

@@ -1,8 +1,10 @@
 //! Everything that was published, acknowledged, rolled back and applied, as it comes in.
 //!
-//! It is what the checker is given, topic by topic, and what waiting is done on: a mark is what was acknowledged at a
-//! moment, and is reached by a client that has applied all of it on its topics. What must stay true: an entry is in a
-//! client's log exactly as often, and in that order, as the client said that it applied it.
+//! It is what the checker is given, topic by topic, and what waiting is done on: a mark is what was acknowledged at a moment, and
+//! is reached by a client that has applied all of it on its topics.
+//!
+//! # Invariants
+//! An entry is in a client's log exactly as often, and in that order, as the client said that it applied it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

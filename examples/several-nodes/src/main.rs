@@ -2,9 +2,12 @@
 //! is lost, doubled or reordered, for anybody.
 //!
 //! Nothing in it is made up. The servers, PostgreSQL, pgbouncer and NATS are processes, the real ones; the clients are the
-//! `phoenix` package in Node.js, move between the nodes at random, and have no code that resumes but join parameters
-//! that are a function of their cursor. What must stay true: the last line says "nothing lost" only if the main job's
-//! checker, which is shown in its tests to find each fault, found none after every fault.
+//! `phoenix` package in Node.js, move between the nodes at random, and have no code that resumes but join parameters that are a
+//! function of their cursor.
+//!
+//! # Invariants
+//! The last line says "nothing lost" only if the main job's checker, which is shown in its tests to find each fault, found none
+//! after every fault.
 
 mod book;
 mod crowd;

@@ -1,6 +1,9 @@
 //! What the connections of one principal, or of one address, share, and the places that they hold in it.
 //!
-//! It is locked for a moment only. What must stay true: a place that is dropped is given back.
+//! It is locked for a moment only.
+//!
+//! # Invariants
+//! A place that is dropped is given back.
 
 use std::{
     fmt,

@@ -1,8 +1,10 @@
 //! Taking grants back before their end: a small log of its own, which every node reads.
 //!
-//! As with updates, the store is the truth and the fanout's word only a hint that there is more to read. What must
-//! stay true: a revocation that was acknowledged is on stable storage, is found by everybody who reads after an
-//! earlier watermark, and is forgotten only when nothing that it names can still be valid.
+//! As with updates, the store is the truth and the fanout's word only a hint that there is more to read.
+//!
+//! # Invariants
+//! A revocation that was acknowledged is on stable storage, is found by everybody who reads after an earlier watermark, and is
+//! forgotten only when nothing that it names can still be valid.
 
 use std::{
     fmt,

@@ -1,7 +1,9 @@
 //! Topic classes: which kind of topic a name is, to whom that kind opens, and what rules it has.
 //!
-//! A class is found by the shape of the topic's name alone, never by who asks. What must stay true: once a class
-//! is found it decides, and a segment that it binds opens for that very claim only, compared as text. No claim,
+//! A class is found by the shape of the topic's name alone, never by who asks.
+//!
+//! # Invariants
+//! Once a class is found it decides, and a segment that it binds opens for that very claim only, compared as text. No claim,
 //! whatever it holds, is ever read as a pattern.
 
 mod pattern;

@@ -1,6 +1,9 @@
 //! What a class asks of its topics beside who opens them: its tier, its limits, how long its history is kept.
 //!
-//! Values only: who reads them keeps to them. What must stay true: every limit can be none, by name.
+//! Values only: who reads them keeps to them.
+//!
+//! # Invariants
+//! Every limit can be none, by name.
 
 use std::time::Duration;
 

@@ -1,7 +1,9 @@
 //! How long a write may take: as long as the client takes something now and then, and its grant holds.
 //!
-//! While it waits, what is held for the client is counted, and the questions that are under way are driven on. What must
-//! stay true: a client that makes progress is never given up, and one that makes none is, by its limit.
+//! While it waits, what is held for the client is counted, and the questions that are under way are driven on.
+//!
+//! # Invariants
+//! A client that makes progress is never given up, and one that makes none is, by its limit.
 
 use std::{
     pin::{Pin, pin},

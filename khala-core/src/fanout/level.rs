@@ -1,9 +1,12 @@
 //! What was announced: for each watcher the furthest since it looked last, and nothing of before.
 //!
-//! A level that only rises could be spoiled by one false word: a head that is never reached would hide all others for
-//! ever. One that is merely the last word would let a late one hide a newer one. So it keeps the few steps down from the
-//! furthest to the last, each with its number. What must stay true: whatever is announced after a watcher looked, unless
-//! it is the last word once more, is told to it, by itself or by something that is further.
+//! A level that only rises could be spoiled by one false word: a head that is never reached would hide all others for ever. One
+//! that is merely the last word would let a late one hide a newer one. So it keeps the few steps down from the furthest to the
+//! last, each with its number.
+//!
+//! # Invariants
+//! Whatever is announced after a watcher looked, unless it is the last word once more, is told to it, by itself or by something
+//! that is further.
 
 /// How many steps are kept. Only words that come late, or false, make more than one.
 const STEPS: usize = 8;

@@ -1,7 +1,10 @@
 //! Who is woken at each announcement of one topic.
 //!
-//! Followers come and go one by one and are woken all together, so they are kept in an order to find them and, once
-//! somebody is to be woken, in a row that is made anew after a change. What must stay true: nobody is woken under a lock.
+//! Followers come and go one by one and are woken all together, so they are kept in an order to find them and, once somebody is
+//! to be woken, in a row that is made anew after a change.
+//!
+//! # Invariants
+//! Nobody is woken under a lock.
 
 use std::{
     collections::BTreeMap,

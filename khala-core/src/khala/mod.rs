@@ -14,13 +14,7 @@ mod windows;
 use std::{hash::RandomState, sync::Arc};
 
 pub(crate) use self::appending::Unannounced;
-pub use self::{
-    answer::ReadPermit,
-    permit::{PublishPermit, Refusal},
-    publish_limits::PublishLimited,
-    topic_handle::TopicHandle,
-    windows::TopicWindow,
-};
+pub use self::{answer::ReadPermit, permit::PublishPermit, topic_handle::TopicHandle, windows::TopicWindow};
 use self::{checked_documents::CheckedDocuments, publish_limits::Published, stamps::Stamps};
 use crate::{
     access::{self, AccessControl},

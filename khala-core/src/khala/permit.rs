@@ -1,4 +1,4 @@
-//! Publishing for somebody else: one call that takes grant, topic and batch, and the refusal that it may answer with.
+//! Publishing for the subject of a grant: one call that takes grant, topic and batch.
 //!
 //! The application that holds the handle is trusted: nothing here stands in the way of [`Khala::publish`].
 //!
@@ -6,94 +6,15 @@
 //! Only [`Khala::publish_permit`] makes a [`PublishPermit`], after the topic's class and the authorizer were asked, so a batch of
 //! somebody else cannot be published unasked. Whether the grant still stands is asked again for every batch.
 
-use std::time::Duration;
-
-use super::{Khala, PublishLimited};
+use super::Khala;
 use crate::{
-    admission::Limited,
     auth::{Access, Denied, Grant},
-    error::{Error, ErrorKind},
     journal::{Append, Batch},
     pipeline::Appends,
+    refusal::{PublishLimited, Refusal},
     topic::Topic,
     update::PayloadHash,
 };
-
-/// How long to wait when nothing tells better.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a request was not carried out: a code for machines, a detail for people, and when to try again. Every surface, HTTP or the
-/// application's own, answers from it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[expect(clippy::exhaustive_enums, reason = "a host must answer every refusal")]
-pub enum Refusal {
-    /// The grant does not allow it.
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    /// The store failed.
-    #[error(transparent)]
-    Failed(#[from] Error),
-    /// A hash that the publisher gave is not that of its payload, in a class whose updates carry hashes.
-    #[error(
-        "payload_hash of update {index} is not that of its payload: {} (RFC 8785)",
-        found.as_ref().map_or("it has no canonical form", PayloadHash::as_str)
-    )]
-    HashMismatch {
-        /// Which update of the batch, from zero.
-        index: usize,
-        /// The hash of its payload; none where it has none.
-        found: Option<PayloadHash>,
-    },
-    /// More is asked for than one subject, or one address, may.
-    #[error("{0}")]
-    Limited(Limited),
-    /// More is published than may be.
-    #[error(transparent)]
-    PublishLimited(#[from] PublishLimited),
-}
-
-impl From<Limited> for Refusal {
-    fn from(limited: Limited) -> Self {
-        Self::Limited(limited)
-    }
-}
-
-impl Refusal {
-    /// What a machine acts on.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Denied(denied) => denied.code().as_str(),
-            Self::Failed(error) => error.kind().as_str(),
-            Self::HashMismatch { .. } => "payload_hash_mismatch",
-            Self::Limited(limited) => limited.code.as_str(),
-            Self::PublishLimited(limited) => limited.code().as_str(),
-        }
-    }
-
-    /// What a person reads, who may be anybody: it names no file and no host, as an [`Error`] may.
-    pub fn detail(&self) -> String {
-        let Self::Failed(error) = self else { return self.to_string() };
-        match error.kind() {
-            ErrorKind::Full => "there is no space left to store anything; nothing was stored",
-            ErrorKind::Invalid => "the store refuses this for good",
-            ErrorKind::ReadOnly => "the store can only be read now",
-            ErrorKind::Unavailable => "the store cannot answer now",
-            _ => "the store needs its operator; the server's log says why",
-        }
-        .to_owned()
-    }
-
-    /// When to try again, if that helps.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Denied(Denied::Unavailable(_)) => Some(RETRY_AFTER),
-            Self::Failed(error) => error.is_retryable().then_some(RETRY_AFTER),
-            Self::Limited(limited) => Some(limited.retry_after),
-            Self::PublishLimited(limited) => limited.retry_after(),
-            Self::Denied(_) | Self::HashMismatch { .. } => None,
-        }
-    }
-}
 
 /// A topic that is open to the subject of a grant, to be published to.
 #[derive(Clone, Debug)]

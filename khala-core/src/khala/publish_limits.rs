@@ -7,94 +7,16 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use crate::{
     admission::{Book, Bucket, Rate},
-    class::{Tier, TopicClass},
+    class::TopicClass,
     clock::Moment,
     journal::Batch,
+    refusal::PublishLimited,
     topic::Topic,
-    wire::Code,
 };
-
-/// Why a batch may not be published now, or ever.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(clippy::exhaustive_enums, reason = "a host must answer every outcome")]
-pub enum PublishLimited {
-    /// A payload is larger than the class allows. It always will be.
-    #[error("the payload of update {index} has {bytes} bytes; the topic's class {class} allows {limit}")]
-    PayloadTooLarge {
-        /// Which update of the batch, from zero: the first of those that are too large.
-        index: usize,
-        /// How large its payload is.
-        bytes: usize,
-        /// How large one may be.
-        limit: usize,
-        /// The topic's class.
-        class: String,
-    },
-    /// The subject publishes more, to all topics together, than one subject may.
-    #[error(
-        "the token's subject publishes more than the {} updates a second that one subject may: try again in {} ms",
-        rate.per_second(), retry_after.as_millis()
-    )]
-    SubjectTooFast {
-        /// What one subject may.
-        rate: Rate,
-        /// After that long, in whole milliseconds, the batch is let through if the subject publishes nothing meanwhile.
-        retry_after: Duration,
-    },
-    /// More is published to the topic than the class allows.
-    #[error(
-        "more is published to this topic than the {} updates a second of its class {class}: try again in {} ms",
-        rate.per_second(), retry_after.as_millis()
-    )]
-    TooFast {
-        /// The topic's class.
-        class: String,
-        /// The class's tier.
-        tier: Tier,
-        /// What the class allows.
-        rate: Rate,
-        /// After that long, in whole milliseconds, the batch is let through if nobody else publishes meanwhile.
-        retry_after: Duration,
-    },
-    /// The topic is new, and the subject makes more new topics than one subject may.
-    #[error(
-        "the token's subject makes more than the {} new topics a second that one subject may: try again in {} ms",
-        rate.per_second(), retry_after.as_millis()
-    )]
-    TooManyNewTopics {
-        /// What one subject may.
-        rate: Rate,
-        /// After that long, in whole milliseconds, the topic is let through if the subject makes no other meanwhile.
-        retry_after: Duration,
-    },
-}
-
-impl PublishLimited {
-    /// The code, as clients read it.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::PayloadTooLarge { .. } => Code::PayloadTooLarge,
-            Self::SubjectTooFast { .. } | Self::TooFast { .. } | Self::TooManyNewTopics { .. } => {
-                Code::PublishRateLimited
-            }
-        }
-    }
-
-    /// When to come back; none where that would not help.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::PayloadTooLarge { .. } => None,
-            Self::SubjectTooFast { retry_after, .. }
-            | Self::TooFast { retry_after, .. }
-            | Self::TooManyNewTopics { retry_after, .. } => Some(*retry_after),
-        }
-    }
-}
 
 /// What was recently published to each topic.
 pub(super) struct Published(Mutex<Book<Topic, Flow>>);
@@ -165,6 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{class::Tier, wire::Code};
     use crate::{
         class::TopicPattern,
         update::{Kind, NewUpdate, Payload},

@@ -1,8 +1,10 @@
 //! Checkpoints: how far each entity of a projection was folded, moved in the transaction that stores what was folded.
 //!
-//! Two who fold the same at once do no harm: a checkpoint moves only from where its mover found it, so one of them
-//! is written and the other is told. What must stay true: nobody sees a checkpoint without its document, or a
-//! document without its checkpoint, whatever is killed when.
+//! Two who fold the same at once do no harm: a checkpoint moves only from where its mover found it, so one of them is written and
+//! the other is told.
+//!
+//! # Invariants
+//! Nobody sees a checkpoint without its document, or a document without its checkpoint, whatever is killed when.
 
 use std::{fmt, num::NonZeroUsize};
 

@@ -1,8 +1,10 @@
 //! The cursors of those who follow a topic, or did until recently: they tell whose cursors a trim would make stale.
 //!
-//! A follower that is here has a place, which moves with what it was sent; one that went leaves its cursor for a
-//! while, until the same subject follows the topic again. What must stay true: a place costs its follower one store
-//! per page, and what those who went leave is bounded.
+//! A follower that is here has a place, which moves with what it was sent; one that went leaves its cursor for a while, until the
+//! same subject follows the topic again.
+//!
+//! # Invariants
+//! A place costs its follower one store per page, and what those who went leave is bounded.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

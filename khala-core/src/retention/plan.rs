@@ -1,6 +1,7 @@
 //! The plan of a sweep, and the sums that a plan and a run are made of. Pure.
 //!
-//! What must stay true: it is bounded by the number of classes and by a constant, however many topics there are.
+//! # Invariants
+//! It is bounded by the number of classes and by a constant, however many topics there are.
 
 use serde::{Deserialize, Serialize};
 

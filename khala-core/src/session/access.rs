@@ -1,6 +1,7 @@
 //! What the session may send: the fresh token, the check of each topic, and the end of a grant.
 //!
-//! What must stay true: nothing is sent on a topic before it was checked under the grant that the session has now.
+//! # Invariants
+//! Nothing is sent on a topic before it was checked under the grant that the session has now.
 
 use std::borrow::Cow;
 
@@ -15,9 +16,10 @@ use super::{
 use crate::{
     auth::{Denied, Grant, Token},
     clock::Now,
+    refusal::Refusal,
     telemetry::Surface,
     update::Timestamp,
-    wire::{Close, Code, Frame, Refusal, event},
+    wire::{Close, Code, Frame, event},
 };
 
 #[derive(Deserialize)]
@@ -65,9 +67,9 @@ impl Session {
                 });
             }
             Err(denied) => {
-                let refusal = self.refusal_of(&denied);
-                self.note_refusal(refusal.code, Surface::Refresh, &topic);
-                self.reply(join_ref, reference, &topic, Status::Error, &refusal);
+                let response = self.response_of(&denied.into());
+                self.note_refusal(response.code, Surface::Refresh, &topic);
+                self.reply(join_ref, reference, &topic, Status::Error, &response);
             }
         }
     }
@@ -85,10 +87,11 @@ impl Session {
     /// A client hands over a fresh token.
     pub(super) fn take_token(&mut self, frame: &Frame<'_>) {
         let refusal = match frame.payload_as::<AccessToken>() {
-            _ if self.refresh.is_some() => {
-                Refusal::new(Code::FrameRateLimited, "another token is being checked: wait for its answer")
-                    .with_retry_after(self.options.retry_after)
-            }
+            _ if self.refresh.is_some() => Refusal::Protocol {
+                code: Code::FrameRateLimited,
+                detail: "another token is being checked: wait for its answer".to_owned(),
+                retry_after: Some(self.options.retry_after),
+            },
             Ok(AccessToken { access_token: Some(token) }) if !token.is_empty() => {
                 let own = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
                 self.refresh = Some(Refresh {
@@ -98,10 +101,10 @@ impl Session {
                 });
                 return self.actions.push_back(Action::Verify(Token::new(token)));
             }
-            Ok(_) => Refusal::new(Code::MissingToken, "the payload has no access_token"),
+            Ok(_) => Refusal::protocol(Code::MissingToken, "the payload has no access_token"),
             // The fault's own text could hold a part of what was sent.
             Err(_) => {
-                Refusal::new(Code::InvalidToken, "the payload is no object whose access_token is a text")
+                Refusal::protocol(Code::InvalidToken, "the payload is no object whose access_token is a text")
             }
         };
         self.refuse(frame, Surface::Refresh, &refusal);
@@ -125,16 +128,6 @@ impl Session {
         } else {
             event::CLOSE
         };
-        let refusal = self.refusal_of(&denied);
-        self.end_channel(id, refusal.code, &refusal, event);
-    }
-
-    fn refusal_of(&self, denied: &Denied) -> Refusal {
-        let refusal = Refusal::new(denied.code(), denied.to_string());
-        if let Denied::Unavailable(_) = denied {
-            refusal.with_retry_after(self.options.retry_after)
-        } else {
-            refusal
-        }
+        self.end_refused(id, &denied.into(), event);
     }
 }

@@ -10,7 +10,8 @@ use crate::{
     error::Error,
     follower::{Answer, Context, Delivery, Next, Opened, Step},
     position::{Cursor, Stale, Watermark},
-    wire::{Code, Head, Joined, Refusal, StaleCursor, event},
+    refusal::Refusal,
+    wire::{Code, Head, Joined, StaleCursor, event},
 };
 
 impl Session {
@@ -86,8 +87,8 @@ impl Session {
             Next::Ask => self.enqueue(id),
             Next::Rest => {}
             Next::Wait(wait) => self.retry(id, wait, now),
-            Next::Deferred(limited) => self.put_off(id, &limited, now),
-            Next::Failed { error, wait } => self.report_failure(id, &error, wait, newest, now),
+            Next::Deferred(limited) => self.put_off(id, limited, now),
+            Next::Failed { error, wait } => self.report_failure(id, error, wait, newest, now),
             Next::Stale(stale) => self.end_stale(id, &stale),
         }
     }
@@ -107,10 +108,9 @@ impl Session {
     }
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
-    fn put_off(&mut self, id: ChannelId, limited: &Limited, now: Moment) {
+    fn put_off(&mut self, id: ChannelId, limited: Limited, now: Moment) {
         if self.channels.get(id).is_some_and(|channel| channel.follower.is_opening()) {
-            let refusal = Refusal::limited(limited);
-            return self.end_channel(id, refusal.code, &refusal, event::ERROR);
+            return self.end_refused(id, &limited.into(), event::ERROR);
         }
         self.retry(id, limited.retry_after, now);
     }
@@ -125,28 +125,31 @@ impl Session {
     fn report_failure(
         &mut self,
         id: ChannelId,
-        error: &Error,
+        error: Error,
         wait: Duration,
         newest: Watermark,
         now: Moment,
     ) {
         let Some(channel) = self.channels.get(id) else { return };
         let topic = channel.follower.topic();
-        let refusal = if error.is_retryable() {
+        let (opening, retryable) = (channel.follower.is_opening(), error.is_retryable());
+        if retryable {
             tracing::warn!(%topic, %error, "a read failed");
-            Refusal::new(Code::Unavailable, "the journal cannot be read now")
-                .with_retry_after(self.options.retry_after)
         } else {
-            tracing::error!(%topic, %error, "a read failed, and will until somebody acts");
-            Refusal::new(Code::Unavailable, "the journal cannot be read until an operator has acted")
-        };
-        if channel.follower.is_opening() || !error.is_retryable() {
+            tracing::error!(%topic, %error, "a read failed, and will until an operator acts");
+        }
+        if opening || !retryable {
             // The client's own retry is the retry.
-            self.end_channel(id, refusal.code, &refusal, event::ERROR);
+            self.end_refused(id, &error.into(), event::ERROR);
         } else {
             self.retry(id, wait, now);
             self.maybe_send_head(id, newest, now);
         }
+    }
+
+    pub(super) fn end_refused(&mut self, id: ChannelId, refusal: &Refusal, event: &str) {
+        let response = self.response_of(refusal);
+        self.end_channel(id, response.code, &response, event);
     }
 
     /// Ends a channel with a refusal: as the answer to its join, or, where that was answered, before `event`.

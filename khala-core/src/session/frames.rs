@@ -14,9 +14,10 @@ use crate::{
     admission::Limited,
     clock::{Moment, Now},
     follower::Follower,
+    refusal::Refusal,
     telemetry::Surface,
     topic::Topic,
-    wire::{Close, Code, Frame, JoinRequest, Refusal, Serializer, event},
+    wire::{Close, Code, Frame, JoinRequest, Serializer, event},
 };
 
 /// A ref is a counter, written out. What is much longer is not one, and would be kept for as long as the channel.
@@ -40,7 +41,7 @@ impl Session {
             return self.malformed(format!("a ref has more than {MAX_REF_BYTES} bytes"));
         }
         if let Err(limited) = self.admitted.frame(now.steady) {
-            return self.too_many(&frame, &limited);
+            return self.too_many(&frame, limited);
         }
         self.too_many = 0;
         match (&*frame.topic, &*frame.event) {
@@ -74,16 +75,17 @@ impl Session {
     fn malformed(&mut self, message: String) {
         self.malformed += 1;
         self.note_refusal(Code::MalformedFrame.as_str(), Surface::Frame, PHOENIX);
-        self.push(None, PHOENIX, event::SYNC_ERROR, &Refusal::new(Code::MalformedFrame, message));
+        let response = self.response_of(&Refusal::protocol(Code::MalformedFrame, message));
+        self.push(None, PHOENIX, event::SYNC_ERROR, &response);
         if self.malformed > self.options.malformed_frames {
             self.end(Close::Hostile);
         }
     }
 
     /// A frame above what the client may send: it is answered and has no effect, a few times.
-    fn too_many(&mut self, frame: &Frame<'_>, limited: &Limited) {
+    fn too_many(&mut self, frame: &Frame<'_>, limited: Limited) {
         self.too_many += 1;
-        self.refuse(frame, Surface::Frame, &Refusal::limited(limited));
+        self.refuse(frame, Surface::Frame, &limited.into());
         if self.too_many > self.options.malformed_frames {
             self.end(Close::TooManyFrames);
         }
@@ -93,25 +95,25 @@ impl Session {
         let topic = match Topic::parse(&frame.topic) {
             Ok(topic) => topic,
             Err(fault) => {
-                let refusal = Refusal::new(Code::InvalidTopic, fault.to_string());
+                let refusal = Refusal::protocol(Code::InvalidTopic, fault.to_string());
                 return self.refuse(frame, Surface::Join, &refusal);
             }
         };
         let request = match frame.payload_as::<JoinRequest>() {
             Ok(request) => request,
             Err(fault) => {
-                let refusal = Refusal::new(Code::InvalidJoin, fault.to_string());
+                let refusal = Refusal::protocol(Code::InvalidJoin, fault.to_string());
                 return self.refuse(frame, Surface::Join, &refusal);
             }
         };
         if let Err(limited) = self.admitted.join(now) {
-            return self.refuse(frame, Surface::Join, &Refusal::limited(&limited));
+            return self.refuse(frame, Surface::Join, &limited.into());
         }
         if let Some(old) = self.joined.get(&topic).copied() {
             self.replace_channel(old, frame);
         } else if self.channels.len() >= self.options.topics {
             let message = format!("a connection joins at most {} topics", self.options.topics);
-            return self.refuse(frame, Surface::Join, &Refusal::new(Code::TooManyTopics, message));
+            return self.refuse(frame, Surface::Join, &Refusal::protocol(Code::TooManyTopics, message));
         }
         let id = ChannelId::new(self.next_channel);
         self.next_channel += 1;
@@ -159,7 +161,7 @@ impl Session {
             frame.reference.as_deref(),
             &frame.topic,
             Status::Error,
-            &Refusal::new(code, message),
+            &self.response_of(&Refusal::protocol(code, message)),
         );
     }
 

@@ -2,8 +2,9 @@
 
 use super::{action::Action, state::Session};
 use crate::{
+    refusal::Refusal,
     telemetry::{self, Surface},
-    wire::{Frame, Refusal, event},
+    wire::{ErrorResponse, Frame, event},
 };
 
 #[derive(serde::Serialize)]
@@ -35,9 +36,14 @@ impl Session {
     }
 
     pub(super) fn refuse(&mut self, frame: &Frame<'_>, on: Surface, refusal: &Refusal) {
-        self.note_refusal(refusal.code, on, &frame.topic);
+        let response = self.response_of(refusal);
+        self.note_refusal(response.code, on, &frame.topic);
         let (join_ref, reference) = (frame.join_ref.as_deref(), frame.reference.as_deref());
-        self.reply(join_ref, reference, &frame.topic, Status::Error, refusal);
+        self.reply(join_ref, reference, &frame.topic, Status::Error, &response);
+    }
+
+    pub(super) fn response_of(&self, refusal: &Refusal) -> ErrorResponse {
+        ErrorResponse::of(refusal, self.options.retry_after)
     }
 
     pub(super) fn reply_ok(&mut self, frame: &Frame<'_>, response: &impl serde::Serialize) {

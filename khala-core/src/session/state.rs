@@ -120,14 +120,14 @@ impl Session {
         }
     }
 
-    /// Holds topics to the rules of these classes; without, to those of [`Classes::default`].
+    /// Sets the classes whose rules hold for topics. The default is [`Classes::default`].
     #[must_use]
     pub fn with_classes(mut self, classes: Classes) -> Self {
         self.classes = classes;
         self
     }
 
-    /// Counts in figures that it shares; without, in its own.
+    /// Sets the figures that the session counts in. By default it has figures of its own.
     #[must_use]
     pub fn with_stats(mut self, stats: Arc<Stats>) -> Self {
         self.stats = stats;

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
     use crate::update::{Kind, Payload};
 
-    /// A request of so many updates of so many bytes, which tells its number when it fails.
+    /// A request with that many updates and bytes, which notes its number when it fails.
     #[derive(Debug)]
     struct Request {
         number: usize,

@@ -121,7 +121,7 @@ impl TrimProgress {
         Self { trimmed, stands: bounds.floor, until: bounds.head, held: bytes }
     }
 
-    /// Goes on with a trim, now that the topic has those bounds and holds so many bytes.
+    /// Goes on with a trim of a topic that has these bounds and holds `bytes` bytes now.
     pub fn of_trim(before: Option<Self>, bounds: Bounds, bytes: u64) -> Self {
         Self::go_on(before, bounds, bytes).unwrap_or_else(|| {
             let mut begun = Self::begin(bounds, bytes);

@@ -1,6 +1,7 @@
 //! What lies behind the tail: read for all who want the same, some pages at a time, which wait on the replay_cache.
 //!
-//! What must stay true: a page that is kept lies where the tail has none, and within what the topic still holds.
+//! # Invariants
+//! A page that is kept lies where the tail has none, and within what the topic still holds.
 
 use std::{
     num::NonZeroUsize,
@@ -35,8 +36,8 @@ impl TailJournal {
         Cursor::new(cursor.epoch, start)
     }
 
-    /// Reads the page after `cursor`, and from behind the tail some more for which there is room in the replay cache; whoever
-    /// wants the same meanwhile shares the read, and the pages.
+    /// Reads the page after `cursor`, and from behind the tail some more for which there is room in the replay cache. Others that
+    /// want the same page meanwhile share the read, and the pages.
     pub(super) fn read_pages(
         &self,
         entry: &Entry,

@@ -1,8 +1,10 @@
 //! Reads of the journal that are under way for one topic, each shared by all callers that want the same.
 //!
-//! Any of those who wait for a read drives it, so one who stops waiting holds nobody up. What must stay true: a
-//! read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and
-//! who needs a later one asks again. Reads and appends that are not shared are numbered with them.
+//! Any of those who wait for a read drives it, so one who stops waiting holds nobody up.
+//!
+//! # Invariants
+//! A read is shared only until it is done. It may have begun before somebody asked, so each says when it began, and who needs a
+//! later one asks again. Reads and appends that are not shared are numbered with them.
 
 use std::sync::{
     Arc,

@@ -1,7 +1,10 @@
 //! The hot end of one topic: recent pages without a hole between them, and what is known of the journal.
 //!
-//! Pure: no lock, no I/O, no clock. What must stay true: the pages cover exactly `start < seq <= end` of
-//! `bounds.epoch`, and a reader is never told "nothing new" on knowledge older than it asked for.
+//! Pure: no lock, no I/O, no clock.
+//!
+//! # Invariants
+//! The pages cover exactly `start < seq <= end` of `bounds.epoch`, and a reader is never told "nothing new" on knowledge older
+//! than it asked for.
 
 use std::{
     cmp::Ordering,

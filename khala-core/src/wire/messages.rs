@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 
 use super::codes::Code;
 use crate::{
-    admission::Limited,
     class::TopicClass,
     position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark, WholeNumber},
+    refusal::Refusal,
     topic::Topic,
     update::{DocKey, Kind, Payload, PayloadHash, Timestamp, Update},
 };
@@ -161,10 +161,10 @@ impl Joined {
     }
 }
 
-/// Why something was refused: the response of an error reply, and the payload of `sync:error`.
+/// A [`Refusal`] as a client reads it: the response of an error reply, and the payload of `sync:error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// What a machine acts on.
     pub code: &'static str,
     /// The same under the name that Phoenix clients look for.
@@ -176,24 +176,19 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
 }
 
-impl Refusal {
-    /// A refusal with that code.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+impl ErrorResponse {
+    /// The response to what was refused. Where the store cannot answer now, the client is to wait for `unavailable`.
+    pub(crate) fn of(refusal: &Refusal, unavailable: Duration) -> Self {
+        let code = match refusal {
+            // A client does the same whichever fault of the store it is.
+            Refusal::Failed(_) => Code::Unavailable.as_str(),
+            refusal => refusal.code(),
+        };
         // Phoenix itself writes this one reason with a space, and clients compare it.
-        let reason = if code == Code::UnmatchedTopic { "unmatched topic" } else { code.as_str() };
-        Self { code: code.as_str(), reason, message: message.into(), retry_after_ms: None }
-    }
-
-    /// The refusal of what was too much, which says when it no longer is.
-    pub fn limited(limited: &Limited) -> Self {
-        Self::new(limited.code, limited.to_string()).with_retry_after(limited.retry_after)
-    }
-
-    /// Says when to try again.
-    #[must_use]
-    pub fn with_retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        self
+        let reason = if code == Code::UnmatchedTopic.as_str() { "unmatched topic" } else { code };
+        let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let retry_after_ms = refusal.retry_after_or(unavailable).map(millis);
+        Self { code, reason, message: refusal.detail(), retry_after_ms }
     }
 }
 

@@ -16,7 +16,7 @@ pub use self::{
     frame::{Frame, FrameError, Serializer, event},
     json::{write_document_page, write_page, write_update},
     messages::{
-        Head, JoinRequest, Joined, OnStale, Refusal, Resume, SnapshotBatch, StaleCursor, UpdateBatch,
+        ErrorResponse, Head, JoinRequest, Joined, OnStale, Resume, SnapshotBatch, StaleCursor, UpdateBatch,
         WireUpdate, snapshot_path,
     },
 };

@@ -1,7 +1,9 @@
 //! `/internal/v1/khala/fanout/…`: how delivery does on this node, by topic and in sums, and what wakes it up.
 //!
-//! Here topics have names, which no metric may give them. What must stay true: an answer is bounded, and costs the
-//! journal no more than a read of the bounds of the topics that are in it.
+//! Here topics have names, which no metric may give them.
+//!
+//! # Invariants
+//! An answer is bounded, and costs the journal no more than a read of the bounds of the topics that are in it.
 
 use std::num::NonZeroUsize;
 

@@ -1,6 +1,7 @@
 //! What operators ask and order under `/internal/v1/khala/`, with a token of their own; each subject in a file of its own.
 //!
-//! What must stay true: the admin token opens nothing else, and no other token opens this.
+//! # Invariants
+//! The admin token opens nothing else, and no other token opens this.
 
 mod connections;
 mod drain;

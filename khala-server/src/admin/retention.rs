@@ -1,8 +1,8 @@
 //! `/internal/v1/khala/retention`: how much history is kept, what the last sweeps did, what the next would do, and the
 //! order for one.
 //!
-//! What must stay true: asking changes nothing, and a sweep that was begun goes to its end whether or not anybody waits
-//! for the answer.
+//! # Invariants
+//! Asking changes nothing, and a sweep that was begun goes to its end whether or not anybody waits for the answer.
 
 use std::{error::Error as StdError, num::NonZeroUsize};
 

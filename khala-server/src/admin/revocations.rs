@@ -1,6 +1,7 @@
 //! `/internal/v1/khala/revocations`: takes tokens back, and lists what was taken back.
 //!
-//! What must stay true: a revocation is kept for as long as anything that it names may be valid.
+//! # Invariants
+//! A revocation is kept for as long as anything that it names may be valid.
 
 use std::{error::Error as StdError, time::Duration};
 

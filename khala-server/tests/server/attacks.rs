@@ -29,19 +29,11 @@ use crate::{
     support::{Answer, LONG, Running, SECRET, Socket, Witness, closed, hear, join, running_on, say, until},
 };
 
+#[expect(dead_code, reason = "the tests of khala-auth use more of them")]
+#[path = "../../../khala-auth/src/testing/pem.rs"]
+mod pem;
+
 const PATH: &str = "/sync/v1/websocket?vsn=2.0.0";
-/// A public key, made once with openssl and trusted by nobody else.
-const RSA_PUBLIC: &str = "\
------BEGIN PUBLIC KEY-----
-MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEArrH09kGxnmb05UCEAe0u
-DFwmUa6SLfYQgD3LkC/EfFMfuf31GSIXm29GYbR0v1r7HDWnyqp/U31Op5gOF33R
-WiyhDNM6aAQVVlzMRE5f2bCK1BHfmUMzBmCM6DCtC98tYOKHM78BlFrt6ZSVjRDk
-bwSYtHFsHHFqFRQ9qJibxoKwd+AMWQZ+JuCQglp8BYJT9mTNqvO/GNWKM5LKxffA
-qRqPw75EdErCawChYZoV2Hc6+UoImiBvzIPI84LpQbGU2CGCh3ZrrqUvs+EqNYyU
-8ZpTa9NX7LEr4ZV8UIbOHqi82VAeQ2BC06s15gJmKD0GwTrv5rSiZo1Cony8175q
-MwIDAQAB
------END PUBLIC KEY-----
-";
 const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
 fn now() -> u64 {
@@ -78,7 +70,7 @@ fn token(changes: &[(&str, Value)]) -> String {
 
 /// A server that trusts a secret without a name and an RSA key, and binds topics to organisations.
 async fn attacked(admission: AdmissionOptions, set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Running {
-    let rsa = Key::from_pem(Some("rsa"), KeyAlgorithm::Rs256, RSA_PUBLIC).unwrap();
+    let rsa = Key::from_pem(Some("rsa"), KeyAlgorithm::Rs256, pem::RSA_PUBLIC).unwrap();
     let keys = KeySet::new().with_key(Key::hs256(None, SECRET).unwrap()).unwrap().with_key(rsa).unwrap();
     let verifier = JwtVerifier::with_keys(keys, JwtOptions::default());
     let class = |name: &str, pattern: &str| {
@@ -152,7 +144,7 @@ async fn forged_tokens_are_refused_everywhere() {
     let unsigned =
         |header: &str| format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&good));
     let named = |kid: &str| forge(&json!({"alg": "HS256", "kid": kid}).to_string(), &good, SECRET);
-    let with_rsa = |header: &str| forge(header, &good, RSA_PUBLIC.as_bytes());
+    let with_rsa = |header: &str| forge(header, &good, pem::RSA_PUBLIC.as_bytes());
     let cases = [
         ("alg none", unsigned(r#"{"alg":"none"}"#), "invalid_token"),
         ("alg None", unsigned(r#"{"alg":"None"}"#), "invalid_token"),

@@ -167,13 +167,16 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
     until(&hears, true).await;
     // A notification that the pooler hands to the wrong client fails what that client does; a publisher tries again.
     let update = || batch([1]).with_dedup(DedupKey::parse("once").unwrap());
-    let receipt = loop {
-        match store.append(&topic("t"), update(), NOW).await {
-            Ok(Append::Written(receipt) | Append::Duplicate(receipt)) => break receipt,
-            Err(error) if error.is_retryable() => tokio::time::sleep(beat).await,
-            other => panic!("{other:?}"),
+    let receipt = soon(async {
+        loop {
+            match store.append(&topic("t"), update(), NOW).await {
+                Ok(Append::Written(receipt) | Append::Duplicate(receipt)) => break receipt,
+                Err(error) if error.is_retryable() => {}
+                other => panic!("{other:?}"),
+            }
         }
-    };
+    })
+    .await;
     hears.announce(&topic("t"), receipt.cursor()).await.unwrap();
     assert_eq!(soon(other.moved()).await, receipt.cursor());
     assert_eq!(soon(one.moved()).await, receipt.cursor(), "by polling");

@@ -1,7 +1,8 @@
 //! Load for servers that keep what they are given: appenders, who wait for acknowledgements, and readers of history.
 //!
-//! What must stay true: an append counts when it was acknowledged, a read update when it came once and where it belongs; what
-//! should have come and did not is lost.
+//! # Invariants
+//! An append counts when it was acknowledged, a read update when it came once and where it belongs; what should have come and did
+//! not is lost.
 
 mod appender;
 pub(in crate::beside) mod command;

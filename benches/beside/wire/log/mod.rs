@@ -1,8 +1,9 @@
 //! What the generator says to servers that keep what they are given: how to append an update so that it is acknowledged,
 //! and how to read it again. All else about a server is in `keepers`.
 //!
-//! What must stay true: a reader knows an update by its mark alone, asks for what comes next by how many it has had, and
-//! asks for no more at once than clients of that server do.
+//! # Invariants
+//! A reader knows an update by its mark alone, asks for what comes next by how many it has had, and asks for no more at once than
+//! clients of that server do.
 
 mod durable_streams;
 mod jetstream;

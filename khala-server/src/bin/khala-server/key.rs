@@ -1,7 +1,8 @@
 //! The secret that tokens are signed with: a real one from the settings, or one for development that is made once.
 //!
-//! What must stay true: who can be reached from elsewhere has a real key; and a development key survives a restart,
-//! so that a token pasted before it works after it.
+//! # Invariants
+//! Who can be reached from elsewhere has a real key; and a development key survives a restart, so that a token pasted before it
+//! works after it.
 
 use std::{
     fs::{self, File, OpenOptions},

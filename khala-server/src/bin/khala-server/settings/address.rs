@@ -1,6 +1,7 @@
 //! Addresses of servers, which may hold a password, and where the journal is.
 //!
-//! What must stay true: an address prints without what may be a secret in it, and only who connects to it sees the rest.
+//! # Invariants
+//! An address prints without what may be a secret in it, and only who connects to it sees the rest.
 
 use std::{fmt, path::PathBuf};
 

@@ -1,7 +1,8 @@
 //! Settings of topic classes: who reads and publishes, and the rules of each kind of topic.
 //!
-//! What must stay true: a class that says nothing of a rule has the library's, and `config` prints that one; "none" is
-//! how no limit is said, and 0 is never taken for it.
+//! # Invariants
+//! A class that says nothing of a rule has the library's, and `config` prints that one; "none" is how no limit is said, and 0 is
+//! never taken for it.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},

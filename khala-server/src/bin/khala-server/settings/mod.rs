@@ -1,7 +1,9 @@
 //! Settings: one TOML file, every key also as an environment variable, and defaults for all of it.
 //!
-//! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`. What must stay true: an unknown key or a value of the wrong
-//! type is refused by its name, never passed over; and a secret is never printed.
+//! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`.
+//!
+//! # Invariants
+//! An unknown key or a value of the wrong type is refused by its name, never passed over; and a secret is never printed.
 
 mod address;
 mod auth;
