@@ -56,7 +56,10 @@ on_both_sides! {
     a_false_head_hides_no_announcement_after_it,
     a_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_polling,
     a_history_that_was_put_back_is_told_by_the_next_poll,
+    a_cursor_past_the_replay_budget_is_stale,
+    a_cursor_that_names_another_update_is_stale,
     a_new_epoch_is_told,
+    a_snapshot_starts_again_where_the_log_no_longer_continues_from_it,
     a_replay_is_complete_once_from_the_head_of_its_start,
     a_stale_cursor_is_told_or_leads_to_a_snapshot_and_counts,
     a_subscriber_behind_the_tail_is_counted_as_long_as_it_is,
@@ -372,6 +375,60 @@ fn a_stale_cursor_is_told_or_leads_to_a_snapshot_and_counts(side: Side) {
     // One client twice within a minute goes round in a loop; two subscriptions of an application do not.
     assert_eq!(counters.stale_loops, u64::from(side == Side::Connection));
     assert_eq!(host.khala.stats().incidents(&topic("t")).stale_cursor, 2);
+}
+
+fn a_cursor_past_the_replay_budget_is_stale(side: Side) {
+    let host = host();
+    for _ in 0..10 {
+        host.publish("t", 1_000);
+    }
+    host.publish("t", 1);
+    let mut late = host.subscriber(side, Start::after(host.cursor(0)));
+    assert_eq!(late.handed(), [Stale(vec![StaleReason::ReplayBudgetExceeded])]);
+    let mut in_time = host.subscriber(side, Start::after(host.cursor(1)));
+    host.wait(seconds(30), &mut in_time);
+    assert_eq!(in_time.seqs().len(), 10_000);
+    let mut from_the_floor = host.subscriber(side, Start::floor());
+    host.wait(seconds(30), &mut from_the_floor);
+    assert_eq!(from_the_floor.seqs().len(), 10_001, "a start that brings no cursor has no budget");
+    assert_eq!(host.counters().stale_past_budget, 1);
+}
+
+fn a_cursor_that_names_another_update_is_stale(side: Side) {
+    let host = host();
+    host.publish("t", 5);
+    let published_at = host.khala.now();
+    let right = Start::after(host.cursor(3)).published_at(published_at);
+    assert_eq!(host.subscriber(side, right).seqs(), [4, 5]);
+    let wrong = Start::after(host.cursor(3)).published_at(published_at.plus(seconds(1)));
+    assert_eq!(host.subscriber(side, wrong).handed(), [Stale(vec![StaleReason::EpochMismatch])]);
+}
+
+fn a_snapshot_starts_again_where_the_log_no_longer_continues_from_it(side: Side) {
+    let host = host();
+    for n in 0..700 {
+        host.put(&format!("d{n:03}"));
+    }
+    let mut subscriber = host.slow_subscriber(side, Start::snapshot());
+    // After the first pages of 200 documents.
+    host.put("new");
+    host.trim_to(0);
+    subscriber.takes_all();
+    let mut whole = Vec::new();
+    for handed in subscriber.handed() {
+        match handed {
+            Documents { keys, at: 701, complete } => whole.push((keys.len(), complete)),
+            Documents { at: 700, complete: false, .. } => assert!(whole.is_empty(), "of the first snapshot"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        whole,
+        [(200, false), (200, false), (200, false), (101, true)],
+        "all documents, of one later moment"
+    );
+    host.put("newer");
+    assert_eq!(subscriber.handed(), [updates([702], true)], "and then the log");
 }
 
 fn a_subscriber_that_is_left_behind_is_told_and_that_is_the_end(side: Side) {

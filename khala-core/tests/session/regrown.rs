@@ -8,7 +8,7 @@ use khala_core::{
 };
 use serde_json::{Value, json};
 
-use crate::host::{HOUR, Host, Peer, seconds, seqs, topic};
+use crate::host::{GrantExt as _, HOUR, Host, Peer, seconds, seqs, topic};
 
 /// Ten updates of "t", and the journal of when there were five.
 fn ten_of_which_five_will_be_lost(host: &Host) -> MemoryStore {
@@ -162,4 +162,28 @@ fn more_topics_than_a_connection_asks_about_at_once_are_all_told() {
     assert_eq!(seqs(&sent), [0_u64; 0], "nothing of another history");
     let told = sent.iter().filter(|frame| frame[4]["code"] == "stale_cursor").count();
     assert_eq!(told, topics.len());
+}
+
+#[test]
+fn a_fresh_token_between_the_doubt_and_its_answer_forgets_no_doubt() {
+    let host = Host::new(200);
+    let (mut first, mut second) = (host.connect(HOUR), host.connect(HOUR));
+    for peer in [&mut first, &mut second] {
+        peer.join("t", &json!({"from": "floor"}));
+    }
+    let backup = ten_of_which_five_will_be_lost(&host);
+    assert_eq!((seqs(&first.sent()).len(), seqs(&second.sent()).len()), (10, 10));
+    let head = go_back_and_regrow(&host, backup, 7);
+    announce(&host, &topic("t"), head);
+    // It finds the evidence; the second one then has to read whether what it follows is lost.
+    assert!(stale(&first.sent()).is_some());
+    let reading = host.store.reading.try_lock().unwrap();
+    assert!(second.sent().is_empty(), "its question is under way");
+    host.token("new", host.grant(HOUR).with_token_id("2"));
+    second.refresh("new");
+    assert_eq!(second.sent()[0][4]["status"], "ok");
+    drop(reading);
+    let sent = second.sent();
+    assert_eq!(seqs(&sent), [0_u64; 0], "nothing of another history");
+    assert!(stale(&sent).is_some(), "{sent:?}");
 }

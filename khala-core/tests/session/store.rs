@@ -32,6 +32,8 @@ pub struct Store {
     pauses: AtomicU64,
     /// Held while no append is to be answered.
     pub turns: tokio::sync::Mutex<()>,
+    /// Held while no read is to be answered.
+    pub reading: tokio::sync::Mutex<()>,
     /// Which of the next appends fails.
     pub fail_append: AtomicI64,
     /// Pages of the log that were read.
@@ -68,6 +70,7 @@ impl Store {
             failing: AtomicUsize::new(0),
             pauses: AtomicU64::new(0),
             turns: tokio::sync::Mutex::new(()),
+            reading: tokio::sync::Mutex::new(()),
             fail_append: AtomicI64::new(0),
             reads: AtomicUsize::new(0),
             updates: AtomicUsize::new(0),
@@ -123,6 +126,7 @@ impl Store {
 
     async fn trouble(&self) -> Result<(), Error> {
         self.turn().await;
+        drop(self.reading.lock().await);
         let failing = self.failing.load(Ordering::Relaxed);
         if failing > 0 {
             self.failing.store(failing - 1, Ordering::Relaxed);
