@@ -42,8 +42,8 @@ pub use sqlx;
 
 pub use self::{
     append::{append_in, append_in_schema},
-    fanout::{ListenOptions, PostgresFanout},
-    options::{PostgresOptions, Schema},
+    fanout::PostgresFanout,
+    options::{ListenOptions, PostgresOptions, Schema},
     schema::{check, migrate, new_epochs, set_notify},
     store::{PostgresStats, PostgresStore},
 };

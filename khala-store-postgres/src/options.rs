@@ -6,10 +6,41 @@ use khala_core::{Error, ErrorKind, config::seconds, health::Health};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{
-    fanout::ListenOptions,
-    fault::{BACKEND, error},
-};
+use crate::fault::{BACKEND, error};
+
+/// How a node listens.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
+pub struct ListenOptions {
+    /// The address to listen at, where the store's own is that of a pooler: LISTEN needs a connection that stays. Default:
+    /// the store's.
+    ///
+    /// It may hold a password, so it is read from a settings file and never written to one.
+    #[serde(skip_serializing)]
+    pub url: Option<String>,
+    /// How often the connection must hear its own beat, and how long one may take to be made; at least 10 ms. Default: 2 s.
+    #[serde(rename = "beat_seconds", with = "seconds")]
+    pub beat: Duration,
+    /// How often, while nothing listens, that is tried again and the heads of watched topics are read; at least 10 ms. Default: 500 ms.
+    #[serde(rename = "poll_seconds", with = "seconds")]
+    pub poll: Duration,
+}
+
+impl fmt::Debug for ListenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        let url = self.url.as_ref().map(|_| "…");
+        let Self { beat, poll, .. } = self;
+        f.debug_struct("ListenOptions").field("url", &url).field("beat", beat).field("poll", poll).finish()
+    }
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { url: None, beat: Duration::from_secs(2), poll: Duration::from_millis(500) }
+    }
+}
 
 /// The schema that holds Khala's tables: 1 to 40 of `a-z 0-9 _`, not beginning with a digit or `pg_`.
 ///
