@@ -306,7 +306,7 @@ impl Client {
         let mut run: Option<(stamp::Stamp, u64)> = None;
         let count = |run: Option<(stamp::Stamp, u64)>| {
             if let Some((stamp, times)) = run {
-                let latency = self.ledger.latency(standing.group, stamp.lane.into());
+                let mut latency = self.ledger.latency(standing.group, stamp.lane.into());
                 latency.add(now.saturating_sub(stamp.due), times);
             }
         };

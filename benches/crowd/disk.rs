@@ -15,12 +15,11 @@ use std::{
 };
 
 use hyper::StatusCode;
+use khala_testing::{During as _, Failure, Program, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::{
-    Failure, Program,
-    failure::{During as _, ensure},
     http::Answer,
     moment::{between, micros},
     namespace::Namespace,

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{Failure, Program, ensure};
 use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{
-    Failure, Program, Range,
-    failure::ensure,
+    Range,
     ledger::{Event, What},
     moment::{between, micros},
     publisher::{Load, Publisher},
@@ -190,8 +190,8 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
         ready_ms: ms(ready_at),
         away: Range::of_durations(absences(&events)),
         tries,
-        latency_before: Range::of(ledger.latency(0, BEFORE.into())),
-        latency_after: Range::of(ledger.latency(0, AFTER.into())),
+        latency_before: Range::of(&ledger.latency(0, BEFORE.into())),
+        latency_after: Range::of(&ledger.latency(0, AFTER.into())),
         published: published.updates(),
         publish_retries: published.retries,
         repeated: ledger.repeated.load(Ordering::Relaxed),

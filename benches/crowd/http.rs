@@ -10,9 +10,8 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use khala_testing::{During as _, Failure, ensure};
 use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
-
-use super::failure::{During as _, Failure, ensure};
 
 /// Past that, a request counts as failed: the server may have been killed with it in hand.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);

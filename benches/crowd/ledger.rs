@@ -13,7 +13,9 @@ use std::{
     },
 };
 
-use super::{histogram::Histogram, moment::micros};
+use khala_testing::Histogram;
+
+use super::moment::micros;
 
 /// Parts of a run, each with its own latencies, at most.
 pub(super) const LANES: usize = 16;
@@ -100,7 +102,7 @@ pub(super) struct Ledger {
     /// By topic, the seq that its clients are to reach.
     goals: Vec<AtomicU64>,
     /// By group and lane.
-    latency: Vec<Vec<Histogram>>,
+    latency: Vec<Vec<Mutex<Histogram>>>,
     events: Mutex<Vec<Event>>,
     faults: Mutex<Vec<String>>,
     /// Connections that were tried.
@@ -118,7 +120,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Ledger {
     pub(super) fn new(clients: Vec<Standing>, groups: usize, topics: usize) -> Self {
-        let lanes = || (0..LANES).map(|_| Histogram::default()).collect();
+        let lanes = || (0..LANES).map(|_| Mutex::default()).collect();
         Self {
             clients,
             goals: (0..topics).map(|_| AtomicU64::new(u64::MAX)).collect(),
@@ -153,8 +155,8 @@ impl Ledger {
     }
 
     /// The latencies of a group in a lane.
-    pub(super) fn latency(&self, group: usize, lane: usize) -> &Histogram {
-        &self.latency[group][lane.min(LANES - 1)]
+    pub(super) fn latency(&self, group: usize, lane: usize) -> MutexGuard<'_, Histogram> {
+        locked(&self.latency[group][lane.min(LANES - 1)])
     }
 
     /// A client has everything up to `watermark`.

@@ -12,15 +12,12 @@
 mod client;
 pub mod disk;
 pub mod drain;
-mod failure;
-mod histogram;
 mod http;
 mod ledger;
 mod metrics;
 mod moment;
 mod namespace;
 mod phoenix;
-mod process;
 mod publisher;
 mod report;
 mod run;
@@ -33,10 +30,4 @@ mod stamp;
 pub mod storm;
 mod swarm;
 
-pub use self::{failure::Failure, report::Range, run::bench, site::Program};
-pub(crate) use self::{
-    failure::{During, ensure},
-    histogram::Histogram,
-    process::dropped_handshakes,
-    site::free_address,
-};
+pub use self::{report::Range, run::bench};

@@ -14,13 +14,12 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{During as _, Failure, ensure};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     process::{Child, ChildStdin, Command},
     time::timeout,
 };
-
-use super::failure::{During as _, Failure, ensure};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Mounts the disk, says so, and waits until nobody holds the other end.

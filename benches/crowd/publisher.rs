@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use khala_testing::{During as _, Failure, ensure};
 use serde::Deserialize;
 use tokio::{
     sync::{Mutex, mpsc},
@@ -24,7 +25,6 @@ use tokio::{
 };
 
 use super::{
-    failure::{During as _, Failure, ensure},
     http::{Answer, Client},
     moment::micros,
     site::Site,

@@ -7,13 +7,8 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{During as _, Failure, Histogram, Program};
 use serde::Serialize;
-
-use super::{
-    failure::{During as _, Failure},
-    histogram::Histogram,
-    site::Program,
-};
 
 /// How long something took, over many who did it: milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -41,10 +36,8 @@ impl Range {
     }
 
     pub(super) fn of_durations(durations: impl IntoIterator<Item = Duration>) -> Self {
-        let histogram = Histogram::default();
-        for duration in durations {
-            histogram.add(duration.as_micros() as u64, 1);
-        }
+        let mut histogram = Histogram::default();
+        histogram.extend(durations);
         Self::of(&histogram)
     }
 }
@@ -63,8 +56,7 @@ pub(super) fn mib(bytes: u64) -> f64 {
 
 /// Writes a report as JSON below the build's folder; says where.
 pub(super) fn write_json(program: &Program, name: &str, report: &impl Serialize) -> Result<PathBuf, Failure> {
-    let target = program.path().parent().and_then(|profile| profile.parent());
-    let folder = target.map_or_else(|| PathBuf::from("target"), ToOwned::to_owned).join("crowd");
+    let folder = program.target().join("crowd");
     fs::create_dir_all(&folder).during("making a folder for reports")?;
     let path = folder.join(format!("{name}.json"));
     let text = serde_json::to_vec_pretty(report).during("writing a report")?;

@@ -2,13 +2,10 @@
 
 use std::{fmt::Display, process::ExitCode};
 
+use khala_testing::{During as _, Failure, Program};
 use serde::Serialize;
 
-use super::{
-    failure::{During as _, Failure},
-    report::write_json,
-    site::Program,
-};
+use super::report::write_json;
 
 /// Runs scenarios one after the other, each under its name, on a server that is built for release; prints what was found,
 /// and writes it as JSON below `target/crowd`.

@@ -12,18 +12,16 @@ use std::{
 };
 
 use hyper::StatusCode;
+use khala_testing::{
+    During as _, Failure, ensure,
+    usage::{Processes, Usage},
+};
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    failure::{During as _, Failure, ensure},
-    metrics::Metrics,
-    namespace::Namespace,
-    process::{self, Usage},
-    site::Site,
-};
+use super::{metrics::Metrics, namespace::Namespace, site::Site};
 
 /// Starting is expected to be far quicker.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -83,12 +81,12 @@ impl Server {
     }
 
     /// Its process.
-    pub(super) fn id(&self) -> u32 {
-        self.id
+    pub(super) fn processes(&self) -> Processes {
+        Processes::new(vec![self.id])
     }
 
     pub(super) fn usage(&self) -> Result<Usage, Failure> {
-        process::usage(self.id)
+        self.processes().usage()
     }
 
     /// What it counts.
@@ -98,7 +96,8 @@ impl Server {
 
     /// Tells it to stop, and does not wait.
     pub(super) async fn terminate(&self) -> Result<(), Failure> {
-        process::signal(self.id, "TERM").await
+        let sent = Command::new("kill").args(["-s", "TERM", &self.id.to_string()]).status().await;
+        ensure(sent.during("running kill")?.success(), || self.words("cannot be told to stop"))
     }
 
     /// Waits until it has ended by itself.

@@ -1,11 +1,8 @@
 //! Where a scenario takes place: the program under test, a folder, an address, settings, and tokens.
 
 use std::{
-    env,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -14,10 +11,10 @@ use khala_core::{
     auth::TokenClaims,
     clock::{Clock as _, SystemClock},
 };
+use khala_testing::{During as _, Failure, Program, free_address};
 use tempfile::TempDir;
 
 use super::{
-    failure::{During as _, Failure, ensure},
     http,
     metrics::Metrics,
     settings::{ADMIN_TOKEN, KEY, PREFIX, Settings},
@@ -25,53 +22,6 @@ use super::{
 
 /// No scenario lasts longer.
 const TOKEN_FOR: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// The `khala-server` that a scenario is about.
-#[derive(Clone, Debug)]
-pub struct Program {
-    path: PathBuf,
-}
-
-impl Program {
-    /// The one that was built in the same profile as this executable, of which cargo builds tests and benches.
-    ///
-    /// # Errors
-    /// A [`Failure`] that says how to build it, if it is not there.
-    pub fn beside_this() -> Result<Self, Failure> {
-        let own = env::current_exe().during("finding this program's own folder")?;
-        // target/<profile>/deps/<this>
-        let profile = own.parent().and_then(Path::parent).map_or_else(PathBuf::new, Path::to_owned);
-        let path = profile.join("khala-server");
-        ensure(path.exists(), || {
-            format!("there is no {}; build it first: cargo build -p khala-server", path.display())
-        })?;
-        Ok(Self { path })
-    }
-
-    /// Builds it for release, as a bench is, and gives that one.
-    ///
-    /// # Errors
-    /// A [`Failure`] if it does not build.
-    pub fn built_for_release() -> Result<Self, Failure> {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--release", "--locked", "-p", "khala-server"]);
-        cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-        // What cargo says about this package would have build scripts of others run again.
-        let of_this = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];
-        for (name, _) in env::vars_os() {
-            if of_this.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-                cargo.env_remove(name);
-            }
-        }
-        let built = cargo.status().during("running cargo")?;
-        ensure(built.success(), || "khala-server does not build".to_owned())?;
-        Self::beside_this()
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
 
 /// The place of one scenario. Its folder goes with it.
 #[derive(Debug)]
@@ -96,12 +46,13 @@ impl Site {
         database: impl FnOnce(&Path) -> PathBuf,
     ) -> Result<Self, Failure> {
         // Beside the build, where a disk is a disk.
-        let beside = program.path.parent().and_then(Path::parent).unwrap_or_else(|| Path::new("."));
-        let folder =
-            tempfile::Builder::new().prefix("crowd-").tempdir_in(beside).during("making a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("crowd-")
+            .tempdir_in(program.target())
+            .during("making a folder")?;
         let issuer = JwtIssuer::hs256(KEY.as_bytes(), JwtOptions::default()).during("making tokens")?;
         let database = database(folder.path());
-        let site = Self { program: program.clone(), database, address: free_address()?, issuer, folder };
+        let site = Self { program: program.clone(), database, address: free_address(), issuer, folder };
         let text = settings.to_toml(site.address, &site.database);
         std::fs::write(site.settings_file(), text).during("writing the settings")?;
         Ok(site)
@@ -155,16 +106,4 @@ impl Site {
 /// The topics of a crowd.
 pub(super) fn topics(count: usize) -> Vec<String> {
     (0..count.max(1)).map(|number| format!("{PREFIX}{number}")).collect()
-}
-
-/// A free port on the loopback address, below those that outgoing connections are given: while the server is down,
-/// one of these could otherwise sit on its port, or a client be connected to itself. Scenarios of one process get
-/// different ones.
-pub(crate) fn free_address() -> Result<SocketAddr, Failure> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + (std::process::id() % 600) as u16 * 16;
-    let ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000).take(200);
-    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut free = addresses.filter(|address| TcpListener::bind(address).is_ok());
-    free.next().ok_or_else(|| Failure::new(format_args!("none of 200 ports from {first} on is free")))
 }

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{During as _, Failure, Program, ensure};
 use serde::Serialize;
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -22,12 +23,10 @@ use tokio::{
 };
 
 use super::{
-    Failure, Program, Range,
+    Range,
     client::Order,
-    failure::{During as _, ensure},
     ledger::{LANES, Ledger, What},
     moment::{between, micros},
-    process,
     publisher::{Load, Publisher},
     report::mib,
     server::Server,
@@ -214,14 +213,14 @@ struct Sampler {
 
 impl Sampler {
     fn start(server: &Server) -> Self {
-        let (id, max) = (server.id(), Arc::new(AtomicU64::new(0)));
+        let (processes, max) = (server.processes(), Arc::new(AtomicU64::new(0)));
         let seen = Arc::clone(&max);
         let task = tokio::spawn(async move {
             let mut ticks = interval(SAMPLE_EVERY);
             loop {
                 ticks.tick().await;
                 // A server that has ended is somebody else's to find out.
-                if let Ok(usage) = process::usage(id) {
+                if let Ok(usage) = processes.usage() {
                     seen.fetch_max(usage.resident, Ordering::Relaxed);
                 }
             }
@@ -382,7 +381,7 @@ impl Run {
         self.swarm.check()?;
         self.resident_max = self.resident_max.max(self.sampler.take());
         let begun =
-            Begun { at: micros(), cpu: self.server.usage()?.cpu, published: self.publisher.updates() };
+            Begun { at: micros(), cpu: self.server.usage()?.cpu(), published: self.publisher.updates() };
         self.publisher.set_lane(lane);
         Ok(begun)
     }
@@ -399,7 +398,7 @@ impl Run {
             // What was due in the phase may still be under way; it is counted when everything has arrived.
             latency: Range::default(),
             resident_max,
-            server_cores: (self.server.usage()?.cpu - begun.cpu).as_secs_f64() / seconds,
+            server_cores: (self.server.usage()?.cpu() - begun.cpu).as_secs_f64() / seconds,
             published_per_second: (self.publisher.updates() - begun.published) as f64 / seconds,
         })
     }
@@ -413,7 +412,7 @@ impl Run {
         let evicted = self.server.metrics().await?.count("khala_closes_total", &[]);
         let ledger = self.swarm.leave().await?;
         for (at, phase) in phases.iter_mut().enumerate() {
-            phase.latency = Range::of(ledger.latency(STEADY, at + 1));
+            phase.latency = Range::of(&ledger.latency(STEADY, at + 1));
         }
         let ratios = |of: usize| {
             let ratio =

@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{Failure, Program, ensure, usage::dropped_handshakes};
 use serde::Serialize;
 
 use super::{
-    Failure, Program, Range,
-    failure::ensure,
+    Range,
     ledger::{Ledger, What},
     moment::{between, micros},
-    process::dropped_handshakes,
     publisher::publish_to_each,
     report::mib,
     server::Server,
@@ -207,7 +206,7 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
         ready_ms,
         joined,
         caught_up,
-        next_update: Range::of(ledger.latency(0, 1)),
+        next_update: Range::of(&ledger.latency(0, 1)),
         tries,
         failed: BTreeMap::new(),
         refused: BTreeMap::new(),
@@ -219,7 +218,7 @@ pub async fn run(program: &Program, params: Params) -> Result<Report, Failure> {
         lost_again: 0,
         reads,
         reads_caught_up,
-        server_cpu_seconds: usage.cpu.as_secs_f64(),
+        server_cpu_seconds: usage.cpu().as_secs_f64(),
         resident_peak,
         params,
     };

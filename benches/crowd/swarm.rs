@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use khala_testing::{Failure, ensure};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -13,7 +14,6 @@ use tokio::{
 
 use super::{
     client::{Client, Order},
-    failure::{Failure, ensure},
     ledger::{Ledger, Standing},
     phoenix::From,
     site::Site,

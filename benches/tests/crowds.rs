@@ -5,7 +5,8 @@
 
 use std::{fmt::Display, time::Duration};
 
-use khala_benches::crowd::{Failure, Program, disk, drain, slow, storm};
+use khala_benches::crowd::{disk, drain, slow, storm};
+use khala_testing::{Failure, Program};
 
 #[expect(clippy::print_stdout, reason = "for whoever looks at what a test went through")]
 fn tell(report: &impl Display) {
@@ -29,21 +30,21 @@ async fn slow_readers_slow_only_themselves() -> Result<(), Failure> {
         receive_buffer: 4 << 10,
         memory_bound: Some(256 << 20),
     };
-    tell(&slow::run(&Program::beside_this()?, params).await?);
+    tell(&slow::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_that_lost_its_server_comes_back_to_the_next() -> Result<(), Failure> {
     let params = storm::Params { clients: 200, topics: 10, ..storm::Params::default() };
-    tell(&storm::run(&Program::beside_this()?, params).await?);
+    tell(&storm::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_that_is_behind_catches_up() -> Result<(), Failure> {
     let params = storm::Params { clients: 100, topics: 5, behind: 1_000, ..storm::Params::default() };
-    tell(&storm::run(&Program::beside_this()?, params).await?);
+    tell(&storm::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
@@ -59,7 +60,7 @@ async fn a_crowd_that_is_too_far_behind_for_all_at_once_comes_through_the_gate()
         must_defer: true,
         ..storm::Params::default()
     };
-    tell(&storm::run(&Program::beside_this()?, params).await?);
+    tell(&storm::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
@@ -75,7 +76,7 @@ async fn a_planned_restart_loses_nothing() -> Result<(), Failure> {
         max_share: 5.0,
         ..drain::Params::default()
     };
-    tell(&drain::run(&Program::beside_this()?, params).await?);
+    tell(&drain::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
@@ -83,12 +84,12 @@ async fn a_planned_restart_loses_nothing() -> Result<(), Failure> {
 async fn a_full_disk_loses_nothing_and_service_returns_with_space() -> Result<(), Failure> {
     // SQLite's checkpoint at opening needs room: today a server that was killed on a full disk waits for it.
     let params = disk::Params::default();
-    tell(&disk::run(&Program::beside_this()?, params).await?);
+    tell(&disk::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_on_a_full_disk_fails_as_one_and_the_next_goes_to_its_end() -> Result<(), Failure> {
-    tell(&disk::run_with_sweeps(&Program::beside_this()?, disk::Params::default(), 100).await?);
+    tell(&disk::run_with_sweeps(&Program::of_this_profile()?, disk::Params::default(), 100).await?);
     Ok(())
 }

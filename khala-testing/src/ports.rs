@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     process,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -35,6 +35,11 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// The loopback address with a [`free_port`].
+pub fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 #[cfg(test)]
