@@ -1,4 +1,5 @@
-//! Access tokens for [Khala](khala_core): JWTs that are verified, issued and minted by policy, with keys that rotate without a restart. No transport.
+//! Access tokens for [Khala](khala_core): JWTs that are verified, issued and minted by policy, with keys that rotate without a restart. No
+//! transport, but for keys that are fetched over HTTPS (the feature `jwks`).
 //!
 //! An application that embeds Khala has everything here that the server has:
 //!

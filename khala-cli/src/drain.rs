@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use hyper::Method;
+use http::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 

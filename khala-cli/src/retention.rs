@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use hyper::Method;
+use http::Method;
 use khala_core::{
     Timestamp,
     retention::{FailedTopic, SweepPlan, SweepRecord},

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use clap::Args;
-use hyper::Method;
+use http::Method;
 use khala_core::{
     Timestamp, Watermark,
     auth::RevocationId,

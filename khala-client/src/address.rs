@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use crate::error::Error;
 
@@ -11,11 +11,10 @@ use crate::error::Error;
 pub(crate) struct Address {
     /// Whether to speak TLS.
     pub(crate) tls: bool,
-    /// A name or an IP address; of an IPv6 address, without brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// What stands before every path: empty, or `/…` without a `/` at its end.
-    pub(crate) prefix: String,
+    /// Whether it names this machine.
+    pub(crate) is_loopback: bool,
+    /// `http` or `https`, host, port, and what stands before every path: without a `/` at its end.
+    base: String,
 }
 
 impl Address {
@@ -29,7 +28,11 @@ impl Address {
             )));
         }
         let url = Url::parse(text).map_err(|cause| {
-            fault(format!("{text:?} is not a URL ({cause}); a server's URL looks like http://127.0.0.1:4510"))
+            // It may hold a password.
+            let shown = if text.contains('@') { "this" } else { text };
+            fault(format!(
+                "{shown:?} is not a URL ({cause}); a server's URL looks like http://127.0.0.1:4510"
+            ))
         })?;
         let tls = match url.scheme() {
             "http" | "ws" => false,
@@ -40,13 +43,6 @@ impl Address {
                 )));
             }
         };
-        if tls && !cfg!(feature = "tls") {
-            return Err(fault(format!(
-                "a URL of the scheme {:?} needs TLS, and this program was built without it \
-                 (khala-client's feature `tls`)",
-                url.scheme()
-            )));
-        }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(fault("a server's URL holds no user and password; give a token instead".to_owned()));
         }
@@ -55,30 +51,37 @@ impl Address {
                 "a server's URL ends with its path; it has no query and no fragment".to_owned(),
             ));
         }
-        let host = match url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
-            Some(Host::Ipv4(address)) => address.to_string(),
-            Some(Host::Ipv6(address)) => address.to_string(),
+        let is_loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
             None => return Err(fault(format!("{text:?} names no host"))),
         };
-        let port = url.port_or_known_default().unwrap_or(if tls { 443 } else { 80 });
-        let prefix = url.path().trim_end_matches('/').to_owned();
-        Ok(Self { tls, host, port, prefix })
+        let scheme = if tls { "https" } else { "http" };
+        let rest = url[Position::AfterScheme..Position::AfterPath].trim_end_matches('/');
+        // A port that `ws` leaves out, `http` leaves out too.
+        Ok(Self { tls, is_loopback, base: format!("{scheme}{rest}") })
     }
 
-    /// What the `Host` header says.
-    pub(crate) fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
+    /// The URL of a route. `path` is percent-encoded, and may have a query.
+    ///
+    /// A URL takes `.` and `..`, percent-encoded too, for steps between folders, which would lead to another route.
+    pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
+        let text = format!("{}{path}", self.base);
+        let unchanged =
+            |url: &Url| path.starts_with('/') && text.split('?').next() == Some(&url[..Position::AfterPath]);
+        Url::parse(&text).ok().filter(unchanged).ok_or_else(|| {
+            Error::Settings(format!(
+                "{path:?} cannot be asked for: it begins with a `/`, is percent-encoded, and in a URL the parts `.` and `..` \
+                 lead elsewhere"
+            ))
+        })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority(), self.prefix)
+        f.write_str(&self.base)
     }
 }
 
@@ -88,31 +91,68 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_apart_once() {
-        for (text, shown) in [
-            ("http://127.0.0.1:4510", "http://127.0.0.1:4510"),
-            ("ws://localhost/", "http://localhost:80"),
-            ("http://[::1]:9/sub/path/", "http://[::1]:9/sub/path"),
+        for (text, shown, is_loopback) in [
+            ("http://127.0.0.1:4510", "http://127.0.0.1:4510", true),
+            ("http://127.9.0.1", "http://127.9.0.1", true),
+            ("HTTP://LOCALHOST:4510", "http://localhost:4510", true),
+            ("ws://localhost/", "http://localhost", true),
+            ("http://a.localhost", "http://a.localhost", true),
+            ("http://[::1]:9/sub/path/", "http://[::1]:9/sub/path", true),
+            ("wss://khala.example", "https://khala.example", false),
+            ("https://khala.example:8443/sync", "https://khala.example:8443/sync", false),
+            ("http://localhost.example", "http://localhost.example", false),
+            ("http://10.0.0.7:4510", "http://10.0.0.7:4510", false),
         ] {
-            assert_eq!(Address::parse(text).unwrap().to_string(), shown);
+            let address = Address::parse(text).unwrap();
+            assert_eq!((&*address.to_string(), address.is_loopback), (shown, is_loopback));
+            assert_eq!(address.tls, shown.starts_with("https"));
         }
     }
 
     #[test]
     fn what_is_no_address_is_refused_with_its_fault() {
         for (text, named) in [
-            ("127.0.0.1:4510", "not a URL"),
+            ("127.0.0.1:4510", "write http://127.0.0.1:4510 or https://127.0.0.1:4510"),
             ("localhost:4510", "write http://localhost:4510"),
+            ("localhost", "write http://localhost or https://localhost"),
+            ("example.com/sync", "write http://example.com/sync"),
+            ("[::1]:4510", "write http://[::1]:4510"),
+            ("user:hunter2@host", "no scheme"),
             ("ftp://host", "scheme \"ftp\""),
-            ("http://user:word@host", "no user"),
+            ("http://user:hunter2@host", "no user"),
+            ("http://user:hunter2@", "not a URL"),
             ("http://host/?token=x", "no query"),
+            ("http://host/#x", "no fragment"),
+            ("http://host:port", "not a URL"),
+            ("http://", "not a URL"),
             ("", "not a URL"),
         ] {
             let fault = Address::parse(text).unwrap_err().to_string();
-            assert!(fault.contains(named), "{text}: {fault}");
+            assert!(fault.contains(named) && !fault.contains("hunter2"), "{text}: {fault}");
         }
-        if !cfg!(feature = "tls") {
-            let fault = Address::parse("wss://host").unwrap_err().to_string();
-            assert!(fault.contains("feature `tls`"), "{fault}");
+    }
+
+    #[test]
+    fn a_path_leads_to_its_own_route_or_nowhere() {
+        let address = Address::parse("http://localhost:4510/sub").unwrap();
+        for path in [
+            "/v1/topics/a%2Fb/updates?after=1&epoch=x",
+            "/v1/topics/%2E%2Ea",
+            "/v1/topics/a'b?c=d'e",
+            "/v1/topics?prefix=%2E%2E",
+        ] {
+            assert_eq!(address.url(path).unwrap().path(), format!("/sub{path}").split('?').next().unwrap());
+        }
+        for path in [
+            "/v1/topics/%2E%2E/updates",
+            "/v1/topics/../updates",
+            "/v1/topics/%2E",
+            "/v1/a b",
+            ":1/v1",
+            "@host/v1",
+            "",
+        ] {
+            assert!(address.url(path).is_err(), "{path}");
         }
     }
 }

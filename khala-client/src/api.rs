@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use http::StatusCode;
 use khala_core::{
     Append, Batch, Bounds, Conflict, Cursor, DocKey, Epoch, NewUpdate, Receipt, Seq, Stale, Topic, Update,
     Watermark,

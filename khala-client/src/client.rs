@@ -1,14 +1,9 @@
 //! The client: what it is built from, and what can be asked of it.
 
-use std::{
-    error::Error as StdError,
-    fmt,
-    future::Future,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex},
-};
+use std::{error::Error as StdError, fmt, future::Future, num::NonZeroUsize, sync::Arc};
 
-use hyper::{
+use bytes::Bytes;
+use http::{
     Method, StatusCode,
     header::{HeaderName, HeaderValue},
 };
@@ -19,7 +14,7 @@ use crate::{
     address::Address,
     api,
     channel::Channel,
-    dial::Dialer,
+    connect::Connector,
     error::Error,
     http::{Call, Http, OnRetry, Retry},
     options::ClientOptions,
@@ -115,16 +110,17 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, Error> {
         let Self { url, source, options, on_retry } = self;
         options.check()?;
-        let dialer = Dialer::new(Address::parse(&url)?, options.connect_timeout)?;
+        let address = Address::parse(&url)?;
         let renewal = Renewal { share: options.renewal_share, before: options.renewal_margin };
         let http = Http {
-            dialer,
+            connector: Connector::new(&address, options.connect_timeout)?,
+            address,
+            connect_timeout: options.connect_timeout,
             tokens: Tokens::new(source, renewal, options.backoff),
             backoff: options.backoff,
             answer_within: options.answer_timeout,
             retry_for: options.retry_for,
             on_retry,
-            idle: Mutex::default(),
         };
         let pulse = Pulse { every: options.heartbeat_interval, within: options.heartbeat_timeout };
         Ok(Client { http: Arc::new(http), pulse })
@@ -132,7 +128,11 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// A client of the server at `url`: `http://…`, and with the feature `tls` `https://…`.
+    /// A client of the server at `url`: `https://…` or `http://…`; `wss` and `ws` mean the same.
+    ///
+    /// It goes by the proxy that `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY` names, as curl reads them, unless `NO_PROXY` says otherwise
+    /// or the server is on this machine. The proxy is asked over `http`. For `https` it gives a tunnel; without TLS it has to pass
+    /// the upgrade to a WebSocket on, which many do not.
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             url: url.into(),
@@ -150,6 +150,26 @@ impl Client {
     pub fn connection_events(&self, topic: &Topic, start: impl Into<Start>) -> ConnectionEvents {
         let channel = Channel::new(topic.clone(), start.into().into());
         ConnectionEvents::start(Arc::clone(&self.http), channel, self.pulse)
+    }
+
+    /// Asks one of the server's routes for which this client has no method: an operator's, below `/internal/v1/khala/`, or one that
+    /// an application added. Gives the body of the answer.
+    ///
+    /// `path` follows the path of the client's URL; it begins with a `/` and is percent-encoded. The body is JSON, or empty.
+    ///
+    /// It is tried again as every call is, so the route has to bear being asked twice, unless
+    /// [`retry_for`](ClientOptions::retry_for) is zero.
+    ///
+    /// # Errors
+    /// [`Error`]: it was refused, or there was no answer for too long.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes> + Send,
+    ) -> Result<Bytes, Error> {
+        let call = Call { method, path: path.to_owned(), header: None, body: body.into() };
+        Ok(self.http.call(&call, &[]).await?.body)
     }
 
     pub(crate) fn http(&self) -> &Arc<Http> {
@@ -226,6 +246,6 @@ impl Client {
 impl fmt::Display for Client {
     /// The server's address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.http.dialer.address.fmt(f)
+        self.http.address.fmt(f)
     }
 }

@@ -1,39 +1,31 @@
-//! Requests over HTTP/1.1, on connections that are kept and used again, and tried again where that is right.
+//! Requests, tried again where that is right.
 //!
 //! Everything that is sent here may be sent twice: reads change nothing, and a publish carries its key.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
+use bytes::{Bytes, BytesMut};
+use http::{
+    Method, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
 use khala_core::{
     Token,
     clock::{SystemClock, within},
 };
+use reqwest::{RequestBuilder, Response};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    address::Address,
     backoff::{Backoff, random},
-    dial::Dialer,
+    connect::{Connector, reason},
     error::{Error, Refused},
     token::Tokens,
 };
 
 /// The most that an answer may hold: far more than a page, and bounded.
 const MAX_ANSWER: usize = 64 << 20;
-/// Connections that wait for the next request.
-const MAX_IDLE: usize = 8;
 
 /// A failure that the client is about to try again after.
 #[derive(Debug)]
@@ -93,14 +85,15 @@ impl Answer {
 /// The HTTP side of a client.
 #[derive(Debug)]
 pub(crate) struct Http {
-    pub(crate) dialer: Dialer,
+    pub(crate) address: Address,
+    pub(crate) connector: Connector,
+    pub(crate) connect_timeout: Duration,
     pub(crate) tokens: Tokens,
     pub(crate) backoff: Backoff,
     pub(crate) answer_within: Duration,
     /// How long to try again; none is for as long as it takes.
     pub(crate) retry_for: Option<Duration>,
     pub(crate) on_retry: Option<OnRetry>,
-    pub(crate) idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
 impl Http {
@@ -148,98 +141,90 @@ impl Http {
     }
 
     async fn exchange(&self, call: &Call, token: Option<&Token>) -> Result<Answer, Error> {
-        let late = || self.dialer.unreachable(format!("no answer within {:?}", self.answer_within));
-        within(&SystemClock::new(), self.answer_within, self.send(call, token))
-            .await
-            .unwrap_or_else(|| Err(late()))
-    }
-
-    async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer, Error> {
-        // A kept connection may have been closed by the server in the meantime: that says nothing about the
-        // server, so a fresh one is tried at once.
-        while let Some(kept) = self.kept() {
-            if let Ok(answer) = self.send_on(kept, call, token).await {
-                return Ok(answer);
+        self.in_time(async {
+            let Call { method, path, header, body } = call;
+            let mut request = self.request(&self.connector.requests, method, path, token)?;
+            request = request.header(header::ACCEPT, "application/json");
+            if !body.is_empty() {
+                request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
             }
-        }
-        let (sender, connection) = http1::handshake(TokioIo::new(self.dialer.dial().await?))
-            .await
-            .map_err(|cause| self.dialer.unreachable(cause))?;
-        tokio::spawn(connection);
-        self.send_on(sender, call, token).await
+            if let Some((name, value)) = header {
+                request = request.header(name, value);
+            }
+            self.whole(self.send(request).await?).await
+        })
+        .await
     }
 
-    async fn send_on(
+    /// A request, with the token.
+    pub(crate) fn request(
         &self,
-        mut sender: SendRequest<Full<Bytes>>,
-        call: &Call,
+        client: &reqwest::Client,
+        method: &Method,
+        path: &str,
         token: Option<&Token>,
-    ) -> Result<Answer, Error> {
-        let request = self.request(call, token)?;
-        let unreachable = |cause| self.dialer.unreachable(with_cause(&cause));
-        sender.ready().await.map_err(unreachable)?;
-        let response = sender.send_request(request).await.map_err(unreachable)?;
+    ) -> Result<RequestBuilder, Error> {
+        let request = client.request(method.clone(), self.address.url(path)?);
+        Ok(match token {
+            Some(token) => request.header(header::AUTHORIZATION, bearer(token)?),
+            None => request,
+        })
+    }
+
+    /// Waits for the head of the answer.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        request.send().await.map_err(|cause| self.broken(&cause))
+    }
+
+    /// Reads the rest of the answer, which is of bounded size.
+    pub(crate) async fn whole(&self, mut response: Response) -> Result<Answer, Error> {
         let (status, retry_after) = (response.status(), retry_after(response.headers()));
-        let body = read_body(response).await.map_err(|cause| self.dialer.unreachable(cause))?;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(sender);
+        let mut body = BytesMut::new();
+        while let Some(piece) = response.chunk().await.map_err(|cause| self.broken(&cause))? {
+            if body.len() + piece.len() > MAX_ANSWER {
+                return Err(self.unreachable(format!("its answer is larger than {MAX_ANSWER} bytes")));
+            }
+            body.extend_from_slice(&piece);
         }
-        Ok(Answer { status, body, retry_after })
+        Ok(Answer { status, body: body.freeze(), retry_after })
     }
 
-    fn kept(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find(|sender| !sender.is_closed())
+    /// The same, where it takes no longer than an answer may.
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        within(&SystemClock::new(), self.answer_within, work)
+            .await
+            .unwrap_or_else(|| Err(self.unreachable(format!("no answer within {:?}", self.answer_within))))
     }
 
-    fn request(&self, call: &Call, token: Option<&Token>) -> Result<Request<Full<Bytes>>, Error> {
-        let Call { method, path, header, body } = call;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.dialer.address.prefix))
-            .header(header::HOST, self.dialer.address.authority())
-            .header(header::ACCEPT, "application/json");
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+    pub(crate) fn unreachable(&self, cause: impl fmt::Display) -> Error {
+        Error::Unreachable { url: self.address.to_string(), reason: cause.to_string() }
+    }
+
+    pub(crate) fn broken(&self, error: &reqwest::Error) -> Error {
+        if error.is_builder() {
+            return Error::Settings(format!("that makes no HTTP request: {}", reason(error)));
         }
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
+        let reason = reason(error);
+        if error.is_connect() && error.is_timeout() {
+            self.unreachable(format!("no connection within {:?}", self.connect_timeout))
+        } else if reason.ends_with("InvalidContentType") {
+            self.unreachable(format!("{reason}: it seems to speak http there, and not https"))
+        } else {
+            self.unreachable(reason)
         }
-        if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, bearer(token)?);
-        }
-        request
-            .body(Full::new(body.clone()))
-            .map_err(|cause| Error::Settings(format!("that makes no HTTP request: {cause}")))
     }
 }
 
 /// The `Authorization` header for a token, marked so that it is never printed.
-pub(crate) fn bearer(token: &Token) -> Result<HeaderValue, Error> {
+fn bearer(token: &Token) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.reveal()))
         .map_err(|_| Error::Settings("the token holds characters that no token has".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Reads a body that is of bounded size.
-pub(crate) async fn read_body(
-    response: Response<Incoming>,
-) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes())
-}
-
 /// `Retry-After` in seconds. Its other form, a date, needs an agreement about clocks that nobody has.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// hyper's errors keep what happened in their source.
-pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }

@@ -55,7 +55,7 @@ mod api;
 mod backoff;
 mod channel;
 mod client;
-mod dial;
+mod connect;
 mod error;
 mod event;
 mod handover;

@@ -9,13 +9,12 @@ use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::{Request, body::Frame, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
+use http::{Method, header};
 use khala_core::{
     Append, Batch, PublishError, Token, Topic,
     publish::{Answer, Submissions},
 };
+use reqwest::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -28,7 +27,7 @@ use crate::{
     backoff::random,
     client::Client,
     error::{Error, Refused},
-    http::{Retry, bearer, read_body, retry_after, with_cause},
+    http::Retry,
 };
 
 /// How much is put into one piece of the body.
@@ -154,36 +153,18 @@ impl Sender {
     async fn stream(&mut self) -> Result<Ended, Error> {
         let http = Arc::clone(self.client.http());
         let token = http.tokens.current().await?;
-        let unreachable = |cause: &dyn std::fmt::Display| http.dialer.unreachable(cause);
-        let stream = match http.dialer.dial().await {
-            Ok(stream) => stream,
-            Err(error) => return Ok(Ended::Lost(error)),
-        };
-        let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
-            Ok(opened) => opened,
-            Err(cause) => return Ok(Ended::Lost(unreachable(&cause))),
-        };
-        tokio::spawn(connection);
         let (body, pieces) = mpsc::channel::<Bytes>(1);
         let pieces = stream::unfold(pieces, |mut pieces| async move {
             let piece = pieces.recv().await?;
-            Some((Ok::<_, Infallible>(Frame::data(piece)), pieces))
+            Some((Ok::<_, Infallible>(piece), pieces))
         });
-        let mut request = Request::post(format!(
-            "{}{}",
-            http.dialer.address.prefix,
-            api::topic_path(&self.topic, "/updates")
-        ))
-        .header(header::HOST, http.dialer.address.authority())
-        .header(header::CONTENT_TYPE, "application/x-ndjson");
-        if let Some(token) = &token {
-            request = request.header(header::AUTHORIZATION, bearer(token)?);
-        }
-        let request = request
-            .body(StreamBody::new(Box::pin(pieces)))
-            .map_err(|cause| Error::Settings(format!("that makes no HTTP request: {cause}")))?;
+        let path = api::topic_path(&self.topic, "/updates");
+        let request = http
+            .request(&http.connector.requests, &Method::POST, &path, token.as_ref())?
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .body(Body::wrap_stream(pieces));
         let mut exchange = Exchange { body: Some(body), sent: 0, answered: 0, buffer: BytesMut::new() };
-        let head = sender.send_request(request);
+        let head = http.send(request);
         tokio::pin!(head);
         // The first lines go along with the head of the request.
         let response = loop {
@@ -192,18 +173,17 @@ impl Sender {
                 permit = exchange.room(self.waiting.len()) => exchange.put(permit, &self.waiting),
             }
         };
-        let response = match response {
+        let mut response = match response {
             Ok(response) => response,
-            Err(cause) => return Ok(Ended::Lost(unreachable(&with_cause(&cause)))),
+            Err(error @ Error::Unreachable { .. }) => return Ok(Ended::Lost(error)),
+            Err(error) => return Err(error),
         };
         if !response.status().is_success() {
-            let (status, wait) = (response.status().as_u16(), retry_after(response.headers()));
-            let body = read_body(response).await.map_err(|cause| unreachable(&cause))?;
-            let mut refused = Refused::read(&body, Some(status));
-            refused.retry_after = refused.retry_after.or(wait);
-            return Ok(self.of_refusal(refused, token.as_ref()));
+            return Ok(match http.in_time(http.whole(response)).await {
+                Ok(answer) => self.of_refusal(answer.refused(), token.as_ref()),
+                Err(error) => Ended::Lost(error),
+            });
         }
-        let mut answers = response.into_body();
         loop {
             // What needs a request of its own waits until everything before it is answered.
             let reading = self.open && self.waiting.back().is_none_or(|last| last.line.is_some());
@@ -213,13 +193,13 @@ impl Sender {
             }
             tokio::select! {
                 biased;
-                frame = answers.frame() => {
-                    let piece = match frame {
-                        Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-                        Some(Err(cause)) => return Ok(Ended::Lost(unreachable(&with_cause(&cause)))),
+                piece = response.chunk() => {
+                    let piece = match piece {
+                        Ok(Some(piece)) => piece,
+                        Err(cause) => return Ok(Ended::Lost(http.broken(&cause))),
                         // A server may end a stream in which nothing is left to answer.
-                        None if self.waiting.is_empty() => return Ok(Ended::Idle),
-                        None => return Ok(Ended::Lost(unreachable(&"the answers ended"))),
+                        Ok(None) if self.waiting.is_empty() => return Ok(Ended::Idle),
+                        Ok(None) => return Ok(Ended::Lost(http.unreachable("the answers ended"))),
                     };
                     if let Some(ended) = self.answers(&mut exchange, &piece, token.as_ref())? {
                         return Ok(ended);

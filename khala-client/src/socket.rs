@@ -1,13 +1,9 @@
-//! The WebSocket. It is opened by the same HTTP client as everything else, so that a refusal is read whole, with its reason.
+//! The WebSocket. It is opened by the same HTTP client as everything else, so that proxies, the addresses of a name and TLS are as for
+//! requests, and a refusal is read whole, with its reason. Tungstenite's own `connect_async` has none of these.
 
-use http_body_util::Empty;
-use hyper::{Request, StatusCode, client::conn::http1, header, upgrade::Upgraded};
-use hyper_util::rt::TokioIo;
-use khala_core::{
-    Token,
-    clock::{SystemClock, within},
-    wire,
-};
+use http::{Method, StatusCode, header};
+use khala_core::{Token, wire};
+use reqwest::Upgraded;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -16,60 +12,38 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{
-    error::{Error, Refused},
-    http::{Http, bearer, read_body, retry_after, with_cause},
-};
+use crate::{error::Error, http::Http};
 
 /// An open connection.
-pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(crate) type Socket = WebSocketStream<Upgraded>;
 
 /// The most that one frame may hold. A batch has at most 2 MiB, unless one update alone is larger.
 const MAX_FRAME: usize = 64 << 20;
 
 /// Opens a connection, Phoenix V2, with `token`.
 pub(crate) async fn open(http: &Http, token: Option<&Token>) -> Result<Socket, Error> {
-    let late = || http.dialer.unreachable(format!("no answer within {:?}", http.answer_within));
-    within(&SystemClock::new(), http.answer_within, handshake(http, token))
-        .await
-        .unwrap_or_else(|| Err(late()))
+    http.in_time(handshake(http, token)).await
 }
 
 async fn handshake(http: &Http, token: Option<&Token>) -> Result<Socket, Error> {
-    let address = &http.dialer.address;
-    let key = generate_key();
-    let mut request = Request::builder()
-        .uri(format!("{}/sync/v1/websocket?vsn=2.0.0", address.prefix))
-        .header(header::HOST, address.authority())
+    let (key, path) = (generate_key(), "/sync/v1/websocket?vsn=2.0.0");
+    let request = http
+        .request(&http.connector.upgrades, &Method::GET, path, token)?
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
         .header(header::SEC_WEBSOCKET_VERSION, "13")
         .header(header::SEC_WEBSOCKET_KEY, &key);
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, bearer(token)?);
-    }
-    let request = request
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|cause| Error::Settings(format!("that makes no HTTP request: {cause}")))?;
-    let unreachable = |cause: hyper::Error| http.dialer.unreachable(with_cause(&cause));
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(http.dialer.dial().await?)).await.map_err(unreachable)?;
-    tokio::spawn(connection.with_upgrades());
-    let response = sender.send_request(request).await.map_err(unreachable)?;
+    let response = http.send(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (status, wait) = (response.status().as_u16(), retry_after(response.headers()));
-        let body = read_body(response).await.map_err(|cause| http.dialer.unreachable(cause))?;
-        let mut refused = Refused::read(&body, Some(status));
-        refused.retry_after = refused.retry_after.or(wait);
-        return Err(Error::Refused(refused));
+        return Err(Error::Refused(http.whole(response).await?.refused()));
     }
     let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
     if accepted.is_none_or(|accepted| accepted.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
         return Err(Error::Protocol("the server accepted a WebSocket that nobody asked for".to_owned()));
     }
-    let stream = hyper::upgrade::on(response).await.map_err(unreachable)?;
+    let stream = response.upgrade().await.map_err(|cause| http.broken(&cause))?;
     let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
-    Ok(WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Client, Some(config)).await)
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
 }
 
 /// Whether the same client does well to come back after this close code.

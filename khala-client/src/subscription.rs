@@ -380,7 +380,7 @@ impl Driver {
     }
 
     fn lost(&self, cause: &dyn std::fmt::Display) -> Error {
-        self.http.dialer.unreachable(cause)
+        self.http.unreachable(cause)
     }
 
     fn closed(&self, frame: Option<CloseFrame>, not_before: Option<Instant>) -> Ended {

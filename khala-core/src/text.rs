@@ -2,6 +2,8 @@
 //!
 //! Each is an `Arc<str>` that cannot hold anything its rule forbids, so nothing inside checks again.
 
+use std::error::Error as StdError;
+
 /// Why a text was refused. Its `Display` names the field, the rule and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {fault}")]
@@ -33,6 +35,20 @@ impl From<std::convert::Infallible> for TextError {
 /// no part of it. Only one at the very beginning is a mark.
 pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// An error with its causes, in one line. A cause that the error above it already repeats is not said again.
+pub fn with_causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut above = error;
+    while let Some(cause) = above.source() {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        above = cause;
+    }
+    text
 }
 
 /// The rule of most texts: 1 to `max` bytes of UTF-8 without control characters.

@@ -36,8 +36,6 @@ mod compatibility;
 mod documents;
 mod drain;
 mod history;
-#[cfg(feature = "jwks")]
-mod jwks;
 mod lines;
 mod logs;
 mod mint;
@@ -78,8 +76,6 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
-#[cfg(feature = "jwks")]
-pub use self::jwks::{JwksAddress, JwksAddressError};
 pub use self::{
     admin::RevocationTerms,
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},

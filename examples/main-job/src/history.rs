@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use hyper::StatusCode;
+use ::http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

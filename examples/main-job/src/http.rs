@@ -1,17 +1,31 @@
 //! One HTTP request, on a connection of its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, StatusCode, client::conn::http1, header, http::request};
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
+use http::{Request, StatusCode, header, request};
+use reqwest::Client;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::failure::{During as _, Failure};
 
 /// Over that, a request counts as failed. The server may have been killed with it in hand.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+    // Only this machine is asked, without TLS, but reqwest has to know which TLS that would be.
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the usual versions")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().pool_max_idle_per_host(0);
+    client.timeout(ANSWER_WITHIN).build().expect("these options make a client")
+});
 
 /// Asks for that path with that token.
 ///
@@ -31,30 +45,10 @@ pub async fn send(
     head: request::Builder,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), Failure> {
-    let request = head
-        .header(header::HOST, address.to_string())
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Full::new(body))
-        .during("making a request")?;
-    timeout(ANSWER_WITHIN, exchange(address, request)).await.during("waiting for an answer")?
-}
-
-async fn exchange(
-    address: SocketAddr,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Failure> {
-    let stream = TcpStream::connect(address).await.during("connecting")?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.during("connecting")?;
-    let _ends_with_this = Abort(tokio::spawn(connection).abort_handle());
-    let response = sender.send_request(request).await.during("asking")?;
-    let status = response.status();
-    Ok((status, response.into_body().collect().await.during("reading the answer")?.to_bytes()))
-}
-
-struct Abort(AbortHandle);
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    let head = head.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    let mut request = head.body(body).during("making a request")?;
+    *request.uri_mut() = format!("http://{address}{}", request.uri()).parse().during("making a request")?;
+    let request = request.try_into().during("making a request")?;
+    let response = CLIENT.execute(request).await.during("asking")?;
+    Ok((response.status(), response.bytes().await.during("reading the answer")?))
 }

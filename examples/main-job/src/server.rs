@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::StatusCode;
+use ::http::StatusCode;
 use khala_testing::Guardian;
 use tokio::{
     process::{Child, Command},

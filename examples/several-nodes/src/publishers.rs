@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{Request, StatusCode, header};
+use ::http::{Request, StatusCode, header};
 use main_job::{
     chance::Chance,
     checker::Acknowledged,

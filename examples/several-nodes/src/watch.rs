@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::StatusCode;
+use ::http::StatusCode;
 use main_job::{http, place::Place};
 use tokio::{
     task::JoinSet,

@@ -28,11 +28,15 @@
 //! # }
 //! ```
 
+#[cfg(feature = "jwks")]
+mod address;
 mod file;
 mod remote;
 mod ring;
 mod state;
 
+#[cfg(feature = "jwks")]
+pub use self::address::{JwksAddress, JwksAddressError};
 pub use self::{
     file::FileKeys,
     remote::{FetchKeySet, RemoteKeys, RemoteKeysOptions},

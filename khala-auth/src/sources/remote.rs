@@ -1,6 +1,6 @@
 //! Keys from an address (JWKS): fetched in the background, and once more when a token names an unknown key.
 //!
-//! The transport is the host's: it implements [`FetchKeySet`] with the HTTP client that it has.
+//! The transport is the host's: it implements [`FetchKeySet`] with the HTTP client that it has, or takes `JwksAddress`.
 //!
 //! # Invariants
 //! - Tokens cannot cause more fetches than the options allow.
@@ -32,7 +32,7 @@ use crate::{key_error::KeyError, key_set::KeySet, key_source::KeySource};
 /// Fetches a JWK Set from its address.
 ///
 /// An attacker who changes the keys in transit can sign for anybody: an implementation uses TLS, or stays on this machine,
-/// and follows no redirect to elsewhere. `khala-server` has one for HTTPS.
+/// and follows no redirect to elsewhere. The feature `jwks` has one for HTTPS, `JwksAddress`.
 ///
 /// ```
 /// # use async_trait::async_trait;

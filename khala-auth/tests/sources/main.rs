@@ -1,6 +1,8 @@
 //! Sources of keys: what they take, what they keep, how often they ask, and which key they trust.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[cfg(feature = "jwks")]
+mod address;
 mod support;
 
 use std::{

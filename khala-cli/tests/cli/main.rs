@@ -13,6 +13,7 @@ mod publish;
 mod real;
 mod revoke;
 mod tail;
+mod tls;
 mod token;
 
 use std::{path::Path, process::Stdio};

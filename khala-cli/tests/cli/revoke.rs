@@ -158,7 +158,7 @@ async fn each_failure_has_its_code_and_says_what_to_do() {
     );
 
     fails(&url, &["--sub", "a", "--until", "1h"], 1, "invalid_until").await;
-    fails("http://user:word@127.0.0.1", &sid, 2, "not the address").await;
+    fails("http://user:word@127.0.0.1", &sid, 2, "no user and password").await;
     fails("127.0.0.1:1", &sid, 2, "not a URL").await;
     let closed = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     fails(&format!("http://{closed}"), &sid, 69, "cannot be reached").await;

@@ -15,7 +15,6 @@ mod fanout;
 mod hangup;
 mod history;
 mod hostile;
-#[cfg(feature = "jwks")]
 mod keys;
 mod limits;
 mod logs;

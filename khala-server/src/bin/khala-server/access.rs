@@ -10,10 +10,10 @@ use khala_auth::{
     mint::{
         ClaimName, ClaimRule, Credential, Mint, MintPolicy, SecretCredential, TokenCredential, TokenLifetime,
     },
-    sources::{FileKeys, KeyRing, KeySource, KeySources, RemoteKeys, RemoteKeysOptions},
+    sources::{FileKeys, JwksAddress, KeyRing, KeySource, KeySources, RemoteKeys, RemoteKeysOptions},
 };
 use khala_core::{class::Classes, health::Health};
-use khala_server::{Compatibility, JwksAddress, Origins, RevocationTerms, ServerBuilder, Window};
+use khala_server::{Compatibility, Origins, RevocationTerms, ServerBuilder, Window};
 
 use crate::{
     key::{self, Key},
