@@ -5,8 +5,14 @@ use std::fmt;
 use khala_client::Error;
 use khala_core::wire::Close;
 
-/// What `--help` says about exit codes.
+/// What `--help` says about the environment and about exit codes.
 pub(crate) const HELP: &str = "\
+Environment:
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+      the proxy to go by, as curl reads them; a server on this machine is asked without
+  SSL_CERT_FILE, SSL_CERT_DIR
+      the certificate authorities to trust, in place of the system's
+
 Exit codes:
    0  done; for publish: everything was acknowledged
    1  the server refused for another reason than those below

@@ -108,13 +108,18 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Settings`] for a URL that cannot be used, and for a share that is none.
     pub fn build(self) -> Result<Client, Error> {
-        let Self { url, source, options, on_retry } = self;
-        options.check()?;
-        let address = Address::parse(&url)?;
+        self.options.check()?;
+        let address = Address::parse(&self.url)?;
+        let connector = Connector::new(&address, self.options.connect_timeout)?;
+        Ok(self.build_with(address, connector))
+    }
+
+    pub(crate) fn build_with(self, address: Address, connector: Connector) -> Client {
+        let Self { source, options, on_retry, .. } = self;
         let renewal = Renewal { share: options.renewal_share, before: options.renewal_margin };
         let http = Http {
-            connector: Connector::new(&address, options.connect_timeout)?,
             address,
+            connector,
             connect_timeout: options.connect_timeout,
             tokens: Tokens::new(source, renewal, options.backoff),
             backoff: options.backoff,
@@ -123,7 +128,7 @@ impl ClientBuilder {
             on_retry,
         };
         let pulse = Pulse { every: options.heartbeat_interval, within: options.heartbeat_timeout };
-        Ok(Client { http: Arc::new(http), pulse })
+        Client { http: Arc::new(http), pulse }
     }
 }
 

@@ -49,6 +49,12 @@
 //!
 //! A subscription ends with an error ([`Refused::is_about_token`]) when the fresh token no longer opens its topic,
 //! and when even a fresh token is refused, as after its login was revoked.
+//!
+//! # TLS and proxies
+//! TLS is rustls with ring and the certificates that the system trusts. Proxies are those of the environment, see [`Client::builder`].
+//! Both go by [reqwest](https://docs.rs/reqwest), whose feature `rustls-no-provider` is on. An application that uses reqwest 0.13 itself
+//! turns on a feature that chooses its own TLS (`rustls`, `native-tls`), or installs a provider of rustls for the process. Otherwise
+//! its own reqwest clients panic when they are made.
 
 mod address;
 mod api;

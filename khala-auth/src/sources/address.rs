@@ -32,9 +32,11 @@ pub struct JwksAddressError(String);
 /// How long a fetch may take in all.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// The address of a JWK Set, for [`RemoteKeys`](super::RemoteKeys): `https`, by the proxy that the environment names, or `http` on this machine.
+/// The address of a JWK Set, for [`RemoteKeys`](super::RemoteKeys): `https`, by the proxy that the environment names, or `http` on this
+/// machine.
 ///
-/// TLS is rustls with ring, and the certificates that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
+/// TLS is rustls with ring, and the certificates that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). An application
+/// that uses reqwest 0.13 itself turns on a feature that chooses its own TLS, because this one turns on `rustls-no-provider`.
 pub struct JwksAddress {
     url: Url,
     client: Client,
