@@ -1,7 +1,6 @@
 //! What the benchmarks share: updates of a realistic size, filled journals, and the [`comparison`].
 
 pub mod comparison;
-pub mod crowd;
 
 use khala_core::{Batch, Kind, NewUpdate, Payload, Timestamp, Topic, journal::Journal};
 

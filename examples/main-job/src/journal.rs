@@ -1,11 +1,12 @@
 //! The journal itself, read from the SQLite file after the last server was killed: no server stands in between.
 
 use khala_core::journal::{Journal as _, ReadFrom, ReadLimit, Replay};
-use khala_store_sqlite::SqliteStore;
-use main_job::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
+use khala_scenarios::{
+    checker::Delivery,
+    history::{Entry, Log},
 };
+use khala_store_sqlite::SqliteStore;
+use khala_testing::{During as _, Failure};
 
 use crate::setting::Setting;
 

@@ -11,21 +11,21 @@
 mod journal;
 mod pages;
 mod phoenix;
-mod plot;
 mod producer;
 mod reader;
 mod report;
+mod scenario;
 mod setting;
 mod tail;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use main_job::{
-    chance, exit_code,
-    failure::Failure,
-    story::{Story, say},
+use khala_scenarios::{
+    console::{Console, exit_code, say},
+    rng,
 };
+use khala_testing::Failure;
 use tokio::{signal, time::timeout};
 
 use crate::setting::Setting;
@@ -56,18 +56,19 @@ async fn main() -> ExitCode {
 
 /// Makes the run; says whether nothing was wrong.
 async fn run(options: &Options) -> Result<bool, Failure> {
-    let seed = chance::seed(options.seed)?;
+    let seed = rng::seed(options.seed)?;
     let setting = Arc::new(Setting::prepare().await?);
-    let story = Story::begin();
-    let plot = plot::Plot { kills: options.kills, seed, packages: options.packages.clone(), story };
-    let played = tokio::select! {
-        played = timeout(ENDS_WITHIN, plot.play(&setting)) => {
+    let console = Console::begin();
+    let scenario =
+        scenario::Scenario { kills: options.kills, seed, packages: options.packages.clone(), console };
+    let mut played = tokio::select! {
+        played = timeout(ENDS_WITHIN, scenario.play(&setting)) => {
             played.unwrap_or_else(|_| Err(Failure::new("it did not end in time")))
         }
         failure = setting.keep_minting() => Err(failure),
         _ = signal::ctrl_c() => Err(Failure::new("it was interrupted")),
     };
-    let good = played.as_ref().is_ok_and(|evidence| report::tell(evidence, &plot));
+    let good = played.as_mut().is_ok_and(|played| report::tell(played, &scenario));
     if !good && let Some(kept) = Arc::into_inner(setting).and_then(Setting::keep) {
         say(format_args!("What it left behind is in {}", kept.display()));
         say(format_args!("The same choices again: --kills {} --seed {seed}", options.kills));

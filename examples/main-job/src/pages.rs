@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use main_job::{
-    checker::{Delivery, Entry, Log},
-    failure::Failure,
-    history::read_on,
+use khala_scenarios::{
+    checker::Delivery,
+    history::{Entry, Log, read_on},
+    http::Client,
 };
+use khala_testing::Failure;
 use tokio::time::sleep;
 
 use crate::{
@@ -28,8 +29,8 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
     let mut counts = Counts::default();
     let mut reached = true;
     loop {
-        let token = setting.place.token()?;
-        let fresh = read_on(setting.address, setting.topic.as_str(), &applied, &token).await?;
+        let client = Client::new(setting.address, setting.workspace.token()?);
+        let fresh = read_on(&client, setting.topic.as_str(), &applied).await?;
         let was_reached = std::mem::replace(&mut reached, fresh.is_some());
         counts.connected += u64::from(reached && !was_reached);
         let fresh = fresh.unwrap_or_default();

@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use main_job::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
+use khala_scenarios::{
+    checker::Delivery,
+    history::{Entry, Log},
 };
+use khala_testing::{During as _, Failure};
 use serde::Deserialize;
 
 use crate::{
@@ -44,10 +45,10 @@ struct Line {
 async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Result<Ended, Failure> {
     let name = orders.name();
     let log_name = format!("phoenix-{version}");
-    let file = setting.place.path(&format!("{log_name}.jsonl"));
+    let file = setting.workspace.path(&format!("{log_name}.jsonl"));
     let command = || {
         let mut command = setting.phoenix(version, &file);
-        command.stderr(setting.place.log(&log_name)?);
+        command.stderr(setting.workspace.log(&log_name)?);
         Ok(command)
     };
     let mut counts = Counts { refreshed: Some(0), resumed: Some(0), ..Counts::default() };
@@ -74,7 +75,7 @@ async fn follow(setting: Arc<Setting>, version: &str, mut orders: Orders) -> Res
         .map_err(|failure| {
             Failure::new(format_args!(
                 "{failure}; its last words:\n    {}",
-                setting.place.last_words(&log_name)
+                setting.workspace.last_words(&log_name)
             ))
         })?;
     counts.killed = killed;

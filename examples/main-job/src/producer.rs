@@ -5,10 +5,8 @@
 
 use std::{process::Stdio, sync::Arc};
 
-use main_job::{
-    checker::Acknowledged,
-    failure::{During as _, Failure},
-};
+use khala_testing::{During as _, Failure};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin},
@@ -35,6 +33,18 @@ pub(crate) struct Progress {
     pub(crate) acknowledged: u64,
     /// Builds that ended.
     pub(crate) builds: u64,
+}
+
+/// A batch that the publisher was told is stored.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Acknowledged {
+    pub(crate) epoch: String,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    /// The numbers of its first and last line, from one.
+    pub(crate) lines: [u64; 2],
+    /// It had been stored by an attempt whose answer was lost.
+    pub(crate) duplicate: bool,
 }
 
 /// What it leaves.
@@ -92,7 +102,7 @@ async fn produce(
         .args(["--kind", "cargo", "--ack", "--retry-for", "2m"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(setting.place.log("publish")?)
+        .stderr(setting.workspace.log("publish")?)
         .spawn()
         .during("starting khala publish")?;
     let mut stdin =
@@ -113,12 +123,12 @@ async fn produce(
     let (lines, acknowledged) = tokio::try_join!(publish, acknowledge).map_err(|failure: Failure| {
         Failure::new(format_args!(
             "{failure}; khala publish's last words:\n    {}",
-            setting.place.last_words("publish")
+            setting.workspace.last_words("publish")
         ))
     })?;
     let status = publisher.wait().await.during("waiting for khala publish")?;
     if !status.success() {
-        let said = setting.place.last_words("publish");
+        let said = setting.workspace.last_words("publish");
         return Err(Failure::new(format_args!("khala publish ended with {status}:\n    {said}")));
     }
     Ok(Produced { lines, acknowledged })
@@ -135,14 +145,14 @@ async fn build(
     let mut cargo = setting.cargo();
     cargo
         .args(["build", "--message-format=json", "--locked", "--target-dir"])
-        .arg(setting.place.path("target"));
+        .arg(setting.workspace.path("target"));
     match packages {
         [] => drop(cargo.arg("--workspace")),
         packages => drop(cargo.args(packages.iter().flat_map(|package| ["--package", package]))),
     }
     let mut cargo = cargo
         .stdout(Stdio::piped())
-        .stderr(setting.place.log("cargo")?)
+        .stderr(setting.workspace.log("cargo")?)
         .spawn()
         .during("starting cargo build")?;
     let stdout = cargo.stdout.take().ok_or_else(|| Failure::new("cargo has no standard output"))?;
@@ -163,7 +173,7 @@ async fn build(
     }
     Err(Failure::new(format_args!(
         "cargo build ended with {status}:\n    {}",
-        setting.place.last_words("cargo")
+        setting.workspace.last_words("cargo")
     )))
 }
 

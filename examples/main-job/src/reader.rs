@@ -2,10 +2,8 @@
 
 use std::{future::Future, process::Stdio, time::Duration};
 
-use main_job::{
-    checker::Log,
-    failure::{During as _, Failure},
-};
+use khala_scenarios::history::Log;
+use khala_testing::{During as _, Failure};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{ChildStdin, ChildStdout, Command},

@@ -1,27 +1,27 @@
 //! What is said at the end: who went through what, and the checker's verdict.
-use main_job::{
-    checker::{Counted, check},
-    story::{count, say, say_some},
+use khala_scenarios::{
+    checker::Subscriber,
+    console::{count, say, say_some},
 };
 
-use crate::plot::{Played, Plot};
+use crate::scenario::{Played, Scenario};
 
 /// Checks, tells, and says whether nothing was wrong.
-pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
-    let Played { evidence, counts, builds } = played;
-    let verdict = check(evidence);
-    let [publisher] = &evidence.publishers[..] else { unreachable!("there is one") };
-    let duplicates = publisher.acknowledged.iter().filter(|batch| batch.duplicate).count();
+pub(crate) fn tell(played: &mut Played, scenario: &Scenario) -> bool {
+    let Played { published, batches, duplicates, expired, logs, counts, builds } = played;
+    let subscribers: Vec<Subscriber> = logs.iter().map(|log| log.subscriber(published)).collect();
+    let lines = count(published.acknowledged());
+    let verdict = published.last_verdict(&subscribers);
     say(format_args!(
         "\n{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>9}  {:>8}  {:>8}",
         "", "updates", "its kills", "reconnected", "resumed", "refreshed", "skipped", "repeated"
     ));
-    for (log, counts) in evidence.logs.iter().zip(counts) {
-        let Counted { updates, repeated } = verdict.counted.get(&log.name).copied().unwrap_or_default();
+    for ((log, subscriber), counts) in logs.iter().zip(&subscribers).zip(counts) {
+        let (updates, repeated) = (subscriber.counted().updates, subscriber.counted().repeated);
         say(format_args!(
             "{:>14}  {:>8}  {:>10}  {:>11}  {:>7}  {:>9}  {:>8}  {:>8}",
             log.name,
-            count((updates - repeated) as u64),
+            count(updates - repeated),
             counts.killed,
             counts.connected,
             counts.resumed.map_or_else(|| "-".to_owned(), count),
@@ -31,30 +31,31 @@ pub(crate) fn tell(played: &Played, plot: &Plot) -> bool {
         ));
     }
     say(format_args!(
-        "\n{} lines of {builds} builds, acknowledged in {} batches; {duplicates} of these had been stored by an attempt \
+        "\n{lines} lines of {builds} builds, acknowledged in {} batches; {duplicates} of these had been stored by an attempt \
          whose answer a kill took; {} connections ended because a token had run out.\n(refreshed: a fresh token was handed \
          over on the open connection. skipped: came again and was not applied. repeated: printed again after its own \
          kill, unchanged, as `khala tail` may.)",
-        count(publisher.lines.len() as u64),
-        count(publisher.acknowledged.len() as u64),
-        count(evidence.expired),
+        count(*batches),
+        count(*expired),
     ));
-    let seconds = plot.story.elapsed().as_secs_f64();
-    if verdict.faults.is_empty() {
+    let seconds = scenario.console.elapsed().as_secs_f64();
+    if verdict.faults.is_empty() && *expired == 0 {
         say(format_args!(
-            "\nNothing lost, nothing doubled, nothing reordered, every byte as it was: {} updates, {} kills, {} logs \
+            "\nNothing lost, nothing doubled, nothing reordered, every byte as it was: {lines} updates, {} kills, {} logs \
              compared, {seconds:.0} s.",
-            count(publisher.lines.len() as u64),
-            plot.kills,
-            evidence.logs.len(),
+            scenario.kills,
+            logs.len(),
         ));
         return true;
     }
     say(format_args!(
         "\nFAILED: {} differences after {} kills, {seconds:.0} s.",
-        verdict.faults.len(),
-        plot.kills
+        verdict.faults.len() as u64 + verdict.more_faults,
+        scenario.kills
     ));
+    if *expired > 0 {
+        say(format_args!("  connections that ended because nobody handed a fresh token over: {expired}"));
+    }
     say_some(&verdict.faults);
     false
 }

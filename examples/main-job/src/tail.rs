@@ -2,10 +2,11 @@
 
 use std::{fs, sync::Arc};
 
-use main_job::{
-    checker::{Delivery, Entry, Log},
-    failure::{During as _, Failure},
+use khala_scenarios::{
+    checker::Delivery,
+    history::{Entry, Log},
 };
+use khala_testing::{During as _, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -30,7 +31,7 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
     let command = || {
         let mut command = setting.khala("tail");
         command.args(["--from", "floor", "--cursor-file"]);
-        command.arg(setting.place.path("tail.cursor")).stderr(setting.place.log("tail")?);
+        command.arg(setting.workspace.path("tail.cursor")).stderr(setting.workspace.log("tail")?);
         Ok(command)
     };
     let mut runs: Vec<Vec<Entry>> = vec![Vec::new()];
@@ -46,9 +47,12 @@ async fn follow(setting: Arc<Setting>, mut orders: Orders) -> Result<Ended, Fail
         })
         .await
         .map_err(|failure| {
-            Failure::new(format_args!("{failure}; its last words:\n    {}", setting.place.last_words("tail")))
+            Failure::new(format_args!(
+                "{failure}; its last words:\n    {}",
+                setting.workspace.last_words("tail")
+            ))
         })?;
-    let said = fs::read_to_string(setting.place.path("tail.log")).unwrap_or_default();
+    let said = fs::read_to_string(setting.workspace.path("tail.log")).unwrap_or_default();
     let connected = said.lines().filter(|line| line.starts_with("khala: resumed after ")).count() as u64;
     let counts = Counts { killed, connected, ..Counts::default() };
     let log = Log { name: orders.name().to_owned(), delivery: Delivery::AtLeastOnce, runs };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use main_job::failure::{During as _, Failure};
+use khala_testing::{During as _, Failure};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 

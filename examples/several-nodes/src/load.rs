@@ -2,25 +2,33 @@
 //! come without a hole, readers that hardly read, and requests that are never finished.
 //!
 //! # Invariants
-//! A follower takes each update that continues the one before, or is told that it is stale and starts again at the floor.
+//! A follower is given each update that continues the one before, byte for byte, or is told that it is stale and starts again at
+//! the floor. The checker holds it against what was acknowledged.
 
 use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use khala_client::{Client, ClientOptions, connection::ConnectionEvent};
+use khala_client::{
+    Client, ClientOptions,
+    connection::{Arrived, ConnectionEvent},
+};
 use khala_core::{
-    Batch, Kind, NewUpdate, Payload, Token, Topic,
+    Append, Batch, Kind, NewUpdate, Payload, Receipt, Token, Topic,
     update::DedupKey,
     wire::{JoinRequest, Resume},
 };
-use main_job::{chance::Chance, place::Place};
+use khala_scenarios::{
+    checker::{Acknowledgement, Delivery, Given, Limits, Order, Published, PublisherId, Subscriber},
+    rng::Rng,
+    workspace::Workspace,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -50,8 +58,10 @@ pub(crate) struct Load {
     tasks: JoinSet<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    /// By number: what is known to be published on each topic, and who published it.
+    topics: Vec<Mutex<(Published, PublisherId)>>,
     published: AtomicU64,
     delivered: AtomicU64,
     stale: AtomicU64,
@@ -75,16 +85,16 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 struct Common {
     counts: Arc<Counts>,
-    place: Arc<Place>,
+    workspace: Arc<Workspace>,
     nodes: Vec<SocketAddr>,
 }
 
 impl Load {
     pub(crate) fn begin(setting: &Setting, clients: u64) -> Self {
-        let counts: Arc<Counts> = Arc::default();
+        let counts = Arc::new(Counts::new());
         let common = Common {
             counts: Arc::clone(&counts),
-            place: Arc::clone(&setting.place),
+            workspace: Arc::clone(&setting.workspace),
             nodes: setting.addresses(),
         };
         let mut tasks = JoinSet::new();
@@ -93,7 +103,7 @@ impl Load {
             tasks.spawn(common.clone().follow(number));
         }
         for number in 0..clients / SLOW_SHARE {
-            tasks.spawn(common.clone().read_slowly(Chance::new(number)));
+            tasks.spawn(common.clone().read_slowly(Rng::new(number)));
         }
         for number in 0..UNFINISHED {
             tasks.spawn(common.clone().never_finish(number));
@@ -107,7 +117,7 @@ impl Load {
 
     pub(crate) fn end(mut self) -> Loaded {
         self.counts.note_panics(&mut self.tasks);
-        let Counts { published, delivered, stale, slow, unfinished, faults } = &*self.counts;
+        let Counts { published, delivered, stale, slow, unfinished, faults, .. } = &*self.counts;
         let [published, delivered, stale, slow, unfinished] =
             [published, delivered, stale, slow, unfinished].map(|count| count.load(Ordering::Relaxed));
         let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -116,6 +126,54 @@ impl Load {
 }
 
 impl Counts {
+    fn new() -> Self {
+        let topic = |_| {
+            // All payloads are the same, so that the newest ones are enough.
+            let mut published = Published::new(Limits { payload_bytes: 4 << 20 });
+            let publisher = published.publisher("the publisher", Order::Submitted);
+            Mutex::new((published, publisher))
+        };
+        Self {
+            topics: (0..TOPICS).map(topic).collect(),
+            published: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            unfinished: AtomicU64::new(0),
+            faults: Mutex::default(),
+        }
+    }
+
+    fn submit(&self, number: usize, payload: &Payload) -> u64 {
+        let (published, publisher) = &mut *self.topic(number);
+        published.submit(*publisher, payload.as_str().as_bytes())
+    }
+
+    fn acknowledge(&self, number: usize, submitted: u64, receipt: &Receipt) {
+        let (published, publisher) = &mut *self.topic(number);
+        let acknowledgement = Acknowledgement {
+            epoch: &receipt.epoch.to_string(),
+            seqs: [receipt.first.as_u64(), receipt.last.as_u64()],
+            numbers: [submitted, submitted],
+        };
+        published.acknowledge(*publisher, acknowledgement);
+    }
+
+    /// Gives a follower what arrived; the first fault that was found with it, if there is any.
+    fn give(&self, number: usize, follower: &mut Subscriber, arrived: &Arrived) -> Option<String> {
+        let epoch = arrived.cursor.epoch.to_string();
+        let (published, _) = &mut *self.topic(number);
+        for update in &arrived.updates {
+            let (seq, payload) = (update.seq.as_u64(), update.payload.as_str().as_bytes());
+            follower.given(published, Given { epoch: Some(&epoch), seq, payload });
+        }
+        follower.first_fault().map(ToString::to_string)
+    }
+
+    fn topic(&self, number: usize) -> MutexGuard<'_, (Published, PublisherId)> {
+        self.topics[number % TOPICS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// None of the tasks ends but by a panic.
     fn note_panics(&self, tasks: &mut JoinSet<()>) {
         while let Some(ended) = tasks.try_join_next() {
@@ -129,9 +187,9 @@ impl Counts {
 
 impl Common {
     fn client(&self, node: usize) -> Option<Client> {
-        let place = Arc::clone(&self.place);
+        let workspace = Arc::clone(&self.workspace);
         let token = move || {
-            let token = place.token().map(Token::new).map_err(|failure| failure.to_string().into());
+            let token = workspace.token().map(Token::new).map_err(|failure| failure.to_string().into());
             async move { token }
         };
         Client::builder(format!("http://{}", self.nodes[node % self.nodes.len()]))
@@ -158,12 +216,19 @@ impl Common {
             let Ok(batch) = Batch::new(vec![NewUpdate::new(kind.clone(), payload.clone())]) else { return };
             let Ok(key) = DedupKey::parse(&format!("bulk-{number}")) else { return };
             let batch = batch.with_dedup(key);
+            let submitted = self.counts.submit(number, &payload);
             let mut node = number;
             // Again at another node until one has it: the key says that it is the same.
-            while clients[node % clients.len()].publish(&topic, batch.clone()).await.is_err() {
+            let receipt = loop {
+                match clients[node % clients.len()].publish(&topic, batch.clone()).await {
+                    Ok(Append::Written(receipt) | Append::Duplicate(receipt)) => break receipt,
+                    Ok(other) => self.fault(format!("{topic}: a publish was answered {other:?}")),
+                    Err(_) => {}
+                }
                 node += 1;
                 sleep(EVERY).await;
-            }
+            };
+            self.counts.acknowledge(number, submitted, &receipt);
             self.counts.published.fetch_add(1, Ordering::Relaxed);
             sleep(EVERY).await;
         }
@@ -172,7 +237,9 @@ impl Common {
     /// Follows a topic for ever.
     async fn follow(self, number: usize) {
         let Some(topic) = Self::topic(number % TOPICS) else { return };
-        let mut last = None;
+        let (mut last, mut given) = (None, Subscriber::new(topic.as_str(), Delivery::AtLeastOnce));
+        // It begins at the floor, wherever that is.
+        given.stale();
         for node in number.. {
             let Some(client) = self.client(node) else { return };
             let resume = match last {
@@ -187,14 +254,8 @@ impl Common {
                 let Ok(Some(event)) = timeout(STAYS, subscription.next()).await else { break };
                 match event {
                     Ok(ConnectionEvent::Updates(arrived)) => {
-                        let seqs = arrived.updates.iter().map(|update| update.seq.as_u64());
-                        let first = last
-                            .map_or(arrived.updates[0].seq.as_u64(), |cursor| cursor.watermark.as_u64() + 1);
-                        if !seqs.eq((first..).take(arrived.updates.len())) {
-                            self.fault(format!(
-                                "{topic}: updates that do not continue {last:?}: {:?}",
-                                arrived.cursor
-                            ));
+                        if let Some(fault) = self.counts.give(number, &mut given, &arrived) {
+                            self.fault(fault);
                         }
                         last = Some(arrived.cursor);
                         self.counts.delivered.fetch_add(arrived.updates.len() as u64, Ordering::Relaxed);
@@ -209,6 +270,7 @@ impl Common {
                             self.fault(format!("{topic} at {last:?}: {:?}", stale.reason_codes));
                         }
                         last = None;
+                        given.stale();
                         self.counts.stale.fetch_add(1, Ordering::Relaxed);
                         break;
                     }
@@ -230,11 +292,11 @@ impl Common {
     }
 
     /// Joins all large topics at the floor, again and again, and reads some kilobytes a second of them.
-    async fn read_slowly(self, mut chance: Chance) {
+    async fn read_slowly(self, mut rng: Rng) {
         loop {
-            let node = self.nodes[index(&mut chance, self.nodes.len())];
-            sleep(Duration::from_millis(chance.number(100..=2_000))).await;
-            if let Ok(token) = self.place.token() {
+            let node = self.nodes[index(&mut rng, self.nodes.len())];
+            sleep(Duration::from_millis(rng.number(100..=2_000))).await;
+            if let Ok(token) = self.workspace.token() {
                 self.counts.slow.fetch_add(1, Ordering::Relaxed);
                 // However it ends, the next one comes.
                 let _ = timeout(STAYS, slow_reader(node, &token)).await;
@@ -247,7 +309,7 @@ impl Common {
         loop {
             let node = self.nodes[number % self.nodes.len()];
             sleep(Duration::from_millis(200)).await;
-            if let Ok(token) = self.place.token() {
+            if let Ok(token) = self.workspace.token() {
                 self.counts.unfinished.fetch_add(1, Ordering::Relaxed);
                 let _ = timeout(STAYS, half_a_body(node, &token)).await;
             }

@@ -6,16 +6,16 @@
 //! function of their cursor.
 //!
 //! # Invariants
-//! The last line says "nothing lost" only if the main job's checker, which is shown in its tests to find each fault, found none
+//! The last line says "nothing lost" only if the scenarios' checker, which is shown in its tests to find each fault, found none
 //! after every fault.
 
-mod book;
-mod crowd;
+mod client_pool;
 mod faults;
 mod load;
-mod plot;
+mod model;
 mod publishers;
 mod report;
+mod scenario;
 mod setting;
 mod sql;
 mod watch;
@@ -23,15 +23,15 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use main_job::{
-    chance, exit_code,
-    failure::{During as _, Failure},
-    story::{Story, say},
+use khala_scenarios::{
+    console::{Console, exit_code, say},
+    rng,
 };
+use khala_testing::{During as _, Failure};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{faults::Fault, plot::Plot, report::Report, setting::Setting};
+use crate::{faults::Fault, report::Report, scenario::Scenario, setting::Setting};
 
 /// Breaks what three servers stand on, one thing after the other, while clients move between them, and checks after each
 /// that nothing is lost, doubled or reordered.
@@ -104,18 +104,18 @@ async fn main() -> ExitCode {
 
 /// Makes the run; says whether nothing was wrong.
 async fn run(options: &Options) -> Result<bool, Failure> {
-    let seed = chance::seed(options.seed)?;
-    let story = Story::begin();
+    let seed = rng::seed(options.seed)?;
+    let console = Console::begin();
     say(format_args!(
         "Several nodes: what they stand on is broken, one thing after the other (--seed {seed}).\n"
     ));
     let mut terminated = signal(SignalKind::terminate()).during("listening for signals")?;
     let mut outcomes = Vec::new();
-    let mut plot = Plot::begin(options, seed, story, Setting::prepare(options).await?).await?;
+    let mut scenario = Scenario::begin(options, seed, console, Setting::prepare(options).await?).await?;
     let play = async {
-        let Some(minutes) = options.soak else { return (None, plot.play(&mut outcomes).await) };
+        let Some(minutes) = options.soak else { return (None, scenario.play(&mut outcomes).await) };
         let lasts = Duration::from_secs(minutes * 60);
-        let (soaked, played) = plot.soak(lasts, options.memory.unwrap_or(u64::MAX)).await;
+        let (soaked, played) = scenario.soak(lasts, options.memory.unwrap_or(u64::MAX)).await;
         (Some(soaked), played)
     };
     let (soaked, played) = tokio::select! {
@@ -123,20 +123,20 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         _ = tokio::signal::ctrl_c() => (None, Err(Failure::new("it was interrupted"))),
         _ = terminated.recv() => (None, Err(Failure::new("it was told to end"))),
     };
-    let report = Report::new(options, seed, outcomes, plot.book().counts(), &played);
+    let report = Report::new(options, seed, outcomes, scenario.model().counts(), &played);
     if let Some(soaked) = &soaked {
         soaked.tell();
     }
-    report.tell(&story);
+    report.tell(&console);
     if let Some(file) = &options.json {
         report.write(file)?;
     }
-    let Setting { place, servers, .. } = plot.end().await;
+    let Setting { workspace, servers, .. } = scenario.end().await;
     if !report.is_good() {
-        // They end before their place is kept, and hold it.
+        // They end before their workspace is kept, and hold it.
         drop(servers);
-        if let Some(place) = Arc::into_inner(place) {
-            say(format_args!("What the nodes and the crowd said is in {}", place.keep().display()));
+        if let Some(workspace) = Arc::into_inner(workspace) {
+            say(format_args!("What the nodes and the crowd said is in {}", workspace.keep().display()));
         }
         say(format_args!("The same choices again: --seed {seed}"));
     }

@@ -2,17 +2,17 @@
 
 use std::{fmt, fs, path::Path, time::Duration};
 
-use main_job::{
+use khala_scenarios::{
     checker,
-    failure::{During as _, Failure},
-    story::{Story, count, say, say_some},
+    console::{Console, count, say, say_some},
 };
+use khala_testing::{During as _, Failure};
 use serde::Serialize;
 
 use crate::{
     Options,
-    book::{Counts, Reached},
     faults::Fault,
+    model::{Counts, Reached},
 };
 
 /// A lag of which it is said whose it was.
@@ -117,7 +117,7 @@ impl<'a> Report<'a> {
         self.differences.is_empty() && self.failure.is_none()
     }
 
-    pub(crate) fn tell(&self, story: &Story) {
+    pub(crate) fn tell(&self, console: &Console) {
         let Self { outcomes, counts, differences, failure, .. } = self;
         say(format_args!(
             "\n{:<44} {:>6} {:>15} {:>15} {:>15} {:>8}",
@@ -157,7 +157,7 @@ impl<'a> Report<'a> {
             counts.closed,
             counts.refused,
         ));
-        let seconds = story.elapsed().as_secs_f64();
+        let seconds = console.elapsed().as_secs_f64();
         if self.is_good() {
             say(format_args!(
                 "\nNothing lost, nothing doubled, nothing reordered, nothing that was rolled back is seen: {}, {seconds:.0} s.",

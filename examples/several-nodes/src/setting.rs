@@ -2,14 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use khala_testing::{Cluster, Nats, Pgbouncer, Proxy};
-use main_job::{
-    failure::{During as _, Failure},
-    place::{Place, free_addresses},
-    server::Server,
-};
+use khala_scenarios::{server::Server, workspace::Workspace};
+use khala_testing::{Cluster, During as _, Failure, Nats, Pgbouncer, Proxy, free_address};
 use sqlx::postgres::PgConnectOptions;
-use tokio::{process::Command, time::sleep};
+use tokio::time::sleep;
 
 use crate::{Fanout, Options, Store};
 
@@ -48,7 +44,7 @@ const UNLIMITED: [&str; 8] = [
 /// The setting of a run.
 #[derive(Debug)]
 pub(crate) struct Setting {
-    pub(crate) place: Arc<Place>,
+    pub(crate) workspace: Arc<Workspace>,
     pub(crate) servers: Vec<Server>,
     pub(crate) postgres: Option<Postgres>,
     pub(crate) nats: Option<Middle>,
@@ -79,10 +75,10 @@ pub(crate) struct Middle {
 impl Setting {
     /// Starts all of it.
     pub(crate) async fn prepare(options: &Options) -> Result<Self, Failure> {
-        let place = Arc::new(Place::prepare("several-nodes")?);
-        place.mint(TOKEN_ENDS_AFTER).await?;
+        let workspace = Arc::new(Workspace::prepare("several-nodes")?);
+        workspace.mint(TOKEN_ENDS_AFTER).await?;
         if options.soak.is_some() {
-            rotate(&place, 0).await?;
+            rotate(&workspace, 0).await?;
         }
         let postgres = (options.store == Store::Postgres).then(|| Postgres::start(options));
         let nats = (options.fanout == Fanout::Nats).then(|| {
@@ -90,7 +86,6 @@ impl Setting {
             let way = Proxy::before(nats.port());
             Middle { nats, way }
         });
-        let addresses = free_addresses::<NODES>()?;
         let classes =
             if options.soak.is_some() { format!("[{SEVERAL}, {BULK}]") } else { format!("[{SEVERAL}]") };
         let mut settings = vec![("KHALA_CLASSES".to_owned(), classes)];
@@ -98,7 +93,7 @@ impl Setting {
         match &postgres {
             Some(postgres) => settings.extend(postgres.settings()),
             None => {
-                let file = place.path("khala.db").display().to_string();
+                let file = workspace.path("khala.db").display().to_string();
                 settings.push(("KHALA_DATABASE".to_owned(), file));
             }
         }
@@ -109,25 +104,29 @@ impl Setting {
             settings.push(("KHALA_NATS__LISTEN".to_owned(), "true".to_owned()));
         }
         if options.soak.is_some() {
-            let keys = place.path(KEYS).display().to_string();
+            let keys = workspace.path(KEYS).display().to_string();
             let soak = [("AUTH__KEYS_FILE", keys.as_str()), ("SWEEP__EVERY_SECONDS", "5")];
             settings.extend(soak.map(|(name, value)| (format!("KHALA_{name}"), value.to_owned())));
         }
         let mut servers = Vec::new();
-        for (number, address) in addresses.into_iter().enumerate() {
+        for number in 0..NODES {
+            let address = free_address();
             let mut settings = settings.clone();
             if postgres.is_some() {
                 settings.push(("KHALA_NODE".to_owned(), format!("node-{number}")));
             }
-            let set = move |server: &mut Command| {
+            let (name, workspace) = (format!("node-{number}"), Arc::clone(&workspace));
+            let log = workspace.log_file(&name);
+            servers.push(Server::start(name, address, log, move || {
+                let mut server = workspace.server(address);
                 server.envs(settings.iter().cloned());
-            };
-            servers.push(Server::start(&place, &format!("node-{number}"), address, set)?);
+                server
+            })?);
         }
         for server in &mut servers {
             server.ready().await?;
         }
-        Ok(Self { place, servers, postgres, nats, disk: options.disk.clone() })
+        Ok(Self { workspace, servers, postgres, nats, disk: options.disk.clone() })
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -180,10 +179,10 @@ fn url(port: u16, database: &str) -> String {
 
 /// Adds a key of that number to those that the nodes trust, takes an old one out, and mints the token of the moment with
 /// the new one. A token is good for a minute, and its key for longer.
-pub(crate) async fn rotate(place: &Place, number: u64) -> Result<(), Failure> {
-    let keys = place.path(KEYS);
+pub(crate) async fn rotate(workspace: &Workspace, number: u64) -> Result<(), Failure> {
+    let keys = workspace.path(KEYS);
     let key = async |arguments: &[&str], kid: u64| {
-        let mut khala = place.command("khala");
+        let mut khala = workspace.command("khala");
         khala.args(["key", arguments[0]]).arg(&keys).args(&arguments[1..]).arg(format!("k{kid}"));
         let done = khala.output().await.during("running khala key")?;
         if done.status.success() {
@@ -200,5 +199,5 @@ pub(crate) async fn rotate(place: &Place, number: u64) -> Result<(), Failure> {
         // Every node reads the file each second.
         sleep(KEY_READ_WITHIN).await;
     }
-    place.mint_with(&keys, &format!("k{number}"), TOKEN_OF_A_ROTATION).await
+    workspace.mint_with(&keys, &format!("k{number}"), TOKEN_OF_A_ROTATION).await
 }

@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use main_job::{
-    chance::Chance,
-    checker::Acknowledged,
-    failure::{During as _, Failure},
-};
+use khala_scenarios::rng::Rng;
+use khala_testing::{During as _, Failure};
 use sqlx::{
     Connection as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgRow},
@@ -15,7 +12,7 @@ use sqlx::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    book::{Lines, SQL},
+    model::{Acknowledged, Lines, SQL},
     publishers::Desk,
 };
 
@@ -45,30 +42,30 @@ struct Work {
 impl BySql {
     /// Publishes for as long as it is waited for; ready when that fails.
     pub(crate) async fn publish(self) -> Failure {
-        let mut chance = self.desk.chance();
+        let mut rng = self.desk.rng();
         let mut connection = None;
         loop {
             let busy = self.desk.busy.read().await;
-            let work = self.draw(&mut chance);
+            let work = self.draw(&mut rng);
             if let Err(failure) = self.store(&work, &mut connection).await {
                 return failure;
             }
             drop(busy);
-            self.desk.rest(&mut chance).await;
+            self.desk.rest(&mut rng).await;
         }
     }
 
-    fn draw(&self, chance: &mut Chance) -> Work {
+    fn draw(&self, rng: &mut Rng) -> Work {
         // Mostly one topic. Two, in whatever order, may meet somebody who has them in the other one.
-        let topics = if chance.number(0..=7) == 0 { 2 } else { 1 };
-        let lines = (0..topics).map(|_| self.desk.write(chance, 3)).collect();
-        let pause = if chance.number(0..=3) == 0 { chance.pause(500) } else { Duration::ZERO };
-        Work { lines, pause, roll_back: chance.number(0..=4) == 0 }
+        let topics = if rng.number(0..=7) == 0 { 2 } else { 1 };
+        let lines = (0..topics).map(|_| self.desk.write(rng, 3)).collect();
+        let pause = if rng.number(0..=3) == 0 { rng.pause(500) } else { Duration::ZERO };
+        Work { lines, pause, roll_back: rng.number(0..=4) == 0 }
     }
 
     /// Returns when the transaction is through, one way or the other.
     async fn store(&self, work: &Work, connection: &mut Option<PgConnection>) -> Result<(), Failure> {
-        let Desk { number, book, .. } = &self.desk;
+        let Desk { number, model, .. } = &self.desk;
         let began = Instant::now();
         loop {
             let attempt = Instant::now();
@@ -77,13 +74,13 @@ impl BySql {
                 Ok(Ok(batches)) if work.roll_back => {
                     drop(batches);
                     for lines in &work.lines {
-                        book.rolled_back(*number, lines);
+                        model.rolled_back(*number, lines);
                     }
                     return Ok(());
                 }
                 Ok(Ok(batches)) => {
                     for (topic, batch) in batches {
-                        book.acknowledged(*number, topic, batch, SQL, (began, attempt));
+                        model.acknowledged(*number, topic, &batch, SQL, (began, attempt));
                     }
                     return Ok(());
                 }
@@ -112,7 +109,7 @@ impl BySql {
             for (line, text) in (numbers[0]..).zip(texts) {
                 let key = format!("several-{}-{topic}-{line}", self.desk.number);
                 let row = sqlx::query(APPEND)
-                    .bind(&self.desk.book.topics()[*topic])
+                    .bind(&self.desk.model.topics()[*topic])
                     .bind(&**text)
                     .bind(key)
                     .persistent(false)

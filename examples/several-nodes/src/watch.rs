@@ -5,14 +5,15 @@
 //! is expected, and the first wrong answer.
 
 use std::{
-    fmt, fs,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ::http::StatusCode;
-use main_job::{http, place::Place};
+use khala_scenarios::{http::Client, workspace::Workspace};
+use khala_testing::usage::Processes;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -60,7 +61,7 @@ pub(crate) struct Watched {
 
 impl Watching {
     /// Starts to look at these nodes.
-    pub(crate) fn begin(nodes: Vec<(SocketAddr, Option<u32>)>, place: &Arc<Place>) -> Self {
+    pub(crate) fn begin(nodes: Vec<(SocketAddr, Option<u32>)>, workspace: &Arc<Workspace>) -> Self {
         let mut lookers = JoinSet::new();
         let watched = nodes.into_iter().map(|(address, process)| {
             let node = Arc::new(Mutex::new(Node {
@@ -72,7 +73,7 @@ impl Watching {
                 wrong_since: None,
                 seen: Watched::default(),
             }));
-            lookers.spawn(look(address, Arc::clone(place), Arc::clone(&node)));
+            lookers.spawn(look(address, Arc::clone(workspace), Arc::clone(&node)));
             node
         });
         Self { nodes: watched.collect(), lookers }
@@ -147,14 +148,13 @@ fn lock(node: &Mutex<Node>) -> MutexGuard<'_, Node> {
     node.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn look(address: SocketAddr, place: Arc<Place>, node: Arc<Mutex<Node>>) {
+async fn look(address: SocketAddr, workspace: Arc<Workspace>, node: Arc<Mutex<Node>>) {
     loop {
         sleep(LOOK_EVERY).await;
-        let Ok(token) = place.token() else { continue };
-        let answer = timeout(ANSWER_WITHIN, http::get(address, "/readyz", &token)).await;
+        let Ok(token) = workspace.token() else { continue };
+        let answer = timeout(ANSWER_WITHIN, Client::new(address, token).get("/readyz")).await;
         let (ready, said) = match answer {
-            Ok(Ok((StatusCode::OK, said))) => (true, String::from_utf8_lossy(&said).into_owned()),
-            Ok(Ok((status, said))) => (false, format!("{status} {}", String::from_utf8_lossy(&said))),
+            Ok(Ok(answer)) => (answer.status == StatusCode::OK, answer.words()),
             Ok(Err(failure)) => (false, failure.to_string()),
             Err(late) => (false, late.to_string()),
         };
@@ -165,7 +165,8 @@ async fn look(address: SocketAddr, place: Arc<Place>, node: Arc<Mutex<Node>>) {
 impl Node {
     fn take(&mut self, ready: bool, said: String) {
         self.seen.looks += 1;
-        let resident = self.process.and_then(resident_kib).unwrap_or_default();
+        let usage = self.process.and_then(|id| Processes::new(vec![id]).usage().ok());
+        let resident = usage.map_or(0, |usage| usage.resident >> 10);
         self.seen.most_kib = self.seen.most_kib.max(resident);
         let expected = self.without_database == 0;
         if !self.well || self.mute || ready == expected {
@@ -178,13 +179,6 @@ impl Node {
             *wrong = (since.elapsed(), said);
         }
     }
-}
-
-/// The resident memory of a process, in KiB.
-fn resident_kib(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 impl Watched {
