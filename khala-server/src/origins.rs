@@ -6,24 +6,30 @@
 //! # Invariants
 //! An origin is compared as a whole (RFC 6454, section 4), never by how its text starts or ends.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use khala_core::auth::Denied;
-
-use crate::route::Route;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// Longer texts are no origin: a scheme, a host of at most 253 bytes and a port.
 const MAX_BYTES: usize = 320;
 /// What a page may send along.
-const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, tracestate, \
-    x-khala-client-build, x-khala-protocol-version, x-khala-schema-version, x-request-id";
+const ALLOWED_HEADERS: [HeaderName; 9] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-khala-client-build"),
+    HeaderName::from_static("x-khala-protocol-version"),
+    HeaderName::from_static("x-khala-schema-version"),
+    HeaderName::from_static("x-request-id"),
+];
 /// What a page may read of an answer, beside what it always may.
-const EXPOSED_HEADERS: &str = "retry-after, x-request-id";
-/// Seconds for which a browser need not ask again; none remembers it for longer than two hours or a day.
-const MAX_AGE: &str = "7200";
+const EXPOSED_HEADERS: [HeaderName; 2] = [header::RETRY_AFTER, HeaderName::from_static("x-request-id")];
+/// For how long a browser need not ask again; none remembers it for longer than two hours or a day.
+const MAX_AGE: Duration = Duration::from_secs(7_200);
 
 /// The origins whose pages may talk to a server.
 ///
@@ -34,7 +40,15 @@ const MAX_AGE: &str = "7200";
 /// # Ok::<_, khala_server::OriginError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origins(Vec<Listed>);
+pub struct Origins(Policy);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Policy {
+    Any,
+    /// The origin that the page was served from has the host that it now asks.
+    Same,
+    Listed(Arc<[Listed]>),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Listed {
@@ -62,6 +76,16 @@ pub struct OriginError {
 }
 
 impl Origins {
+    /// Pages of every origin. A browser sends no bearer token by itself, so a page that has none gets nothing.
+    pub const fn any() -> Self {
+        Self(Policy::Any)
+    }
+
+    /// Pages that came from the server's own host and port, as its `Host` header names them.
+    pub const fn same() -> Self {
+        Self(Policy::Same)
+    }
+
     /// A list of `scheme://host[:port]`, with `*.` before the host for every host below it, or `null`.
     ///
     /// Hosts are compared without regard to case, and a port that the scheme implies may be written or not. `null`
@@ -74,34 +98,76 @@ impl Origins {
             let entry = entry.as_ref();
             Listed::parse(entry).map_err(|fault| OriginError { entry: entry.to_owned(), fault })
         });
-        Ok(Self(listed.collect::<Result<_, _>>()?))
+        Ok(Self(Policy::Listed(listed.collect::<Result<_, _>>()?)))
     }
 
-    /// The page's origin, as it is to be sent back, if the request is of a page.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, Denied> {
+    /// Refuses the request of a page of another origin. What sends no origin is no page.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let mut sent = headers.get_all(header::ORIGIN).iter();
-        let Some(origin) = sent.next() else { return Ok(None) };
+        let Some(origin) = sent.next() else { return Ok(()) };
         // A browser sends one.
-        let listed = sent.next().is_none() && origin.to_str().is_ok_and(|text| self.accepts(text));
-        if listed { Ok(Some(origin.clone())) } else { Err(Denied::OriginNotAllowed) }
+        let known = sent.next().is_none() && self.knows(origin, headers);
+        if known { Ok(()) } else { Err(Denied::OriginNotAllowed) }
     }
 
-    fn accepts(&self, origin: &str) -> bool {
-        if origin == "null" {
-            return self.0.contains(&Listed::Null);
+    /// Lets pages of these origins send and read what the routes that `allow` those methods take and answer. With
+    /// `credentials`, browsers send the cookies that they have for the server too.
+    pub(crate) fn cors(&self, allow: &str, credentials: bool) -> CorsLayer {
+        let methods: Vec<Method> = allow.split(", ").filter_map(|method| method.parse().ok()).collect();
+        let layer = CorsLayer::new()
+            .allow_methods(methods)
+            .allow_headers(ALLOWED_HEADERS)
+            .expose_headers(EXPOSED_HEADERS)
+            .max_age(MAX_AGE);
+        if self.0 == Policy::Any && !credentials {
+            return layer.allow_origin(AllowOrigin::any()).vary([]);
         }
-        let Ok(origin) = origin.parse::<Tuple>() else { return false };
-        self.0.iter().any(|listed| match listed {
-            Listed::Null => false,
-            Listed::One(one) => *one == origin,
-            Listed::Below(above) => origin.is_below(above),
-        })
+        let origins = self.clone();
+        let known =
+            move |origin: &HeaderValue, head: &http::request::Parts| origins.knows(origin, &head.headers);
+        layer
+            .allow_origin(AllowOrigin::predicate(known))
+            .allow_credentials(credentials)
+            .vary([header::ORIGIN])
     }
+
+    fn knows(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+        match &self.0 {
+            Policy::Any => true,
+            Policy::Same => is_same(origin, headers),
+            Policy::Listed(listed) => origin.to_str().is_ok_and(|text| accepts(listed, text)),
+        }
+    }
+}
+
+fn is_same(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Tuple>().ok());
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some((origin, host)) = origin.zip(host) else { return false };
+    // Behind a proxy that speaks TLS, only the page knows the scheme.
+    format!("{}://{host}", origin.scheme).parse::<Tuple>().is_ok_and(|host| host == origin)
+}
+
+fn accepts(listed: &[Listed], origin: &str) -> bool {
+    if origin == "null" {
+        return listed.contains(&Listed::Null);
+    }
+    let Ok(origin) = origin.parse::<Tuple>() else { return false };
+    listed.iter().any(|listed| match listed {
+        Listed::Null => false,
+        Listed::One(one) => *one == origin,
+        Listed::Below(above) => origin.is_below(above),
+    })
 }
 
 impl fmt::Display for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, listed) in self.0.iter().enumerate() {
+        let listed = match &self.0 {
+            Policy::Any => return f.write_str("any"),
+            Policy::Same => return f.write_str("same"),
+            Policy::Listed(listed) => listed,
+        };
+        for (n, listed) in listed.iter().enumerate() {
             f.write_str(if n == 0 { "" } else { " " })?;
             let (wildcard, Tuple { scheme, host, port }) = match listed {
                 Listed::Null => {
@@ -210,53 +276,53 @@ fn parse_host(host: &str) -> Result<String, &'static str> {
     if host.split('.').all(label) { Ok(host.to_ascii_lowercase()) } else { Err("has a host that is none") }
 }
 
-/// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
-pub(crate) fn is_preflight(route: Route<'_>, head: &Parts) -> bool {
-    route != Route::WebSocket
-        && head.method == Method::OPTIONS
-        && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// The answer to a preflight.
-pub(crate) fn preflight(route: Route<'_>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let fields: [(HeaderName, &'static str); 3] = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, route.allow()),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
-        (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
-    ];
-    for (name, value) in fields {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// Lets a page of that origin read the answer, and says that another gets another one.
-///
-/// Never with credentials: a token that a page has it sends itself.
-pub(crate) fn share(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = origin {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn listed(entries: &[&str]) -> Arc<[Listed]> {
+        match Origins::parse(entries).unwrap().0 {
+            Policy::Listed(listed) => listed,
+            policy => panic!("{policy:?}"),
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_same_host_is_of_the_same_origin() {
+        let same = |origin: &'static str, host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            Origins::same().check(&headers).is_ok()
+        };
+        for (origin, host) in [
+            ("http://a.example", "a.example"),
+            ("https://a.example", "A.example:443"),
+            ("http://localhost:4511", "localhost:4511"),
+            ("http://[::1]:80", "[::1]"),
+        ] {
+            assert!(same(origin, host), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("http://b.example", "a.example"),
+            ("http://a.example:81", "a.example"),
+            ("http://a.example.evil", "a.example"),
+            ("null", "a.example"),
+            ("http://a.example", "a.example/x"),
+        ] {
+            assert!(!same(origin, host), "{origin} {host}");
+        }
+    }
+
     #[test]
     fn what_is_listed_is_accepted_and_nothing_else() {
-        let origins = Origins::parse([
+        let origins = listed(&[
             "https://app.example.com",
             "HTTPS://*.Example.org",
             "http://localhost:5173",
             "http://[0:0::1]:80",
             "capacitor://localhost",
-        ])
-        .unwrap();
+        ]);
         for good in [
             "https://app.example.com",
             "https://APP.example.com",
@@ -267,7 +333,7 @@ mod tests {
             "http://[::1]",
             "capacitor://localhost",
         ] {
-            assert!(origins.accepts(good), "{good}");
+            assert!(accepts(&origins, good), "{good}");
         }
         for bad in [
             "",
@@ -293,12 +359,12 @@ mod tests {
             "http://[::1]x:80",
             "https://app.example.com https://app.example.com",
         ] {
-            assert!(!origins.accepts(bad), "{bad}");
+            assert!(!accepts(&origins, bad), "{bad}");
         }
-        assert!(!origins.accepts(&format!("https://{}.example.org", "a".repeat(10_000))));
-        assert!(Origins::parse(["null"]).unwrap().accepts("null"));
-        assert!(!Origins::parse(["null"]).unwrap().accepts("NULL"));
-        assert!(!Origins::parse([""; 0]).unwrap().accepts("https://app.example.com"));
+        assert!(!accepts(&origins, &format!("https://{}.example.org", "a".repeat(10_000))));
+        assert!(accepts(&listed(&["null"]), "null"));
+        assert!(!accepts(&listed(&["null"]), "NULL"));
+        assert!(!accepts(&listed(&[]), "https://app.example.com"));
     }
 
     #[test]
@@ -346,9 +412,9 @@ mod tests {
     fn two_origins_are_none() {
         let origins = Origins::parse(["https://a.example"]).unwrap();
         let mut headers = HeaderMap::new();
-        assert!(origins.check(&headers).unwrap().is_none());
+        assert!(origins.check(&headers).is_ok());
         headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
-        assert_eq!(origins.check(&headers).unwrap().unwrap(), "https://a.example");
+        assert!(origins.check(&headers).is_ok());
         headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
         assert!(origins.check(&headers).is_err());
         headers.insert(header::ORIGIN, HeaderValue::from_bytes(b"https://\xff").unwrap());

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use khala_core::{
     Conflict, Error, ErrorKind, Stale, TextError, Topic,
     admission::{Limited, Rate},
@@ -128,16 +130,23 @@ impl Problem {
         body.insert("detail".to_owned(), json!(self.detail));
         Value::Object(body)
     }
+}
 
-    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.to_value().to_string()));
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_value().to_string()));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(ProblemCode(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(self.headers);
         response
     }
 }
+
+/// The code of an answer that is a problem, among the answer's extensions: for log and metrics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProblemCode(pub(crate) &'static str);
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {

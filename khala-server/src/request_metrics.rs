@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use khala_core::telemetry;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::route::Route;
+use crate::router::{ROUTES, Route};
 
 const METHODS: [&str; 5] = ["GET", "HEAD", "OPTIONS", "POST", "other"];
 const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -18,7 +18,7 @@ const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const UNKNOWN: &str = "unknown";
 
 /// The metrics of requests, by route; the last is that of what is no route.
-pub(crate) struct RequestMetrics([OfRoute; Route::PATTERNS.len() + 1]);
+pub(crate) struct RequestMetrics([OfRoute; ROUTES.len() + 1]);
 
 impl fmt::Debug for RequestMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,15 +41,14 @@ impl RequestMetrics {
     /// The answer to a request began, so long after the request's head.
     pub(crate) fn answered(
         &self,
-        route: Option<Route<'_>>,
+        route: Option<&Route>,
         method: &Method,
         status: StatusCode,
         elapsed: Duration,
     ) {
-        let pattern = route.map_or(UNKNOWN, Route::pattern);
-        let place = Route::PATTERNS.iter().position(|known| *known == pattern);
-        debug_assert!(place.is_some() || route.is_none(), "{pattern} is not among the patterns");
-        let of_route = &self.0[place.unwrap_or(Route::PATTERNS.len())];
+        let pattern = route.map_or(UNKNOWN, |route| route.pattern);
+        let place = ROUTES.iter().position(|known| known.pattern == pattern).unwrap_or(ROUTES.len());
+        let of_route = &self.0[place];
         let method = match *method {
             Method::GET => 0,
             Method::HEAD => 1,

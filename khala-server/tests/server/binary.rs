@@ -143,12 +143,12 @@ async fn with_nothing_configured_it_prints_what_to_paste() {
     assert_eq!(started.get("/metrics", "").await, 200);
     let token = started.token.clone();
     let secret = format!("/sync/v1/websocket?vsn=2.0.0&token={token}");
-    assert_eq!(started.get(&secret, "another").await, 426);
+    assert_eq!(started.get(&secret, "another").await, 401);
     started.signal("TERM").await;
     let (status, output, log) = started.ended().await;
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(output.contains("khala tail ") && output.contains("khala publish "), "{output}");
-    assert!(log.contains("/v1/topics") && log.contains("status=426"), "{log}");
+    assert!(log.contains("/v1/topics") && log.contains("path=\"/sync/v1/websocket\" status=401"), "{log}");
     assert!(!log.contains(&token), "a token is in the log");
     assert!(!log.contains("token="), "a query is in the log");
 }

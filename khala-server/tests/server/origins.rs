@@ -1,7 +1,8 @@
 //! Pages: which may ask, and what they may read of the answers.
 
-use http::{Method, Request};
+use http::{Method, Request, request::Parts};
 use http_body_util::Full;
+use khala_core::Token;
 use khala_server::Origins;
 
 use crate::support::{Answer, Running, good_token, running, running_with};
@@ -37,8 +38,8 @@ async fn a_listed_page_may_ask_and_read() {
             let answer = ask(&server, Method::GET, "/v1/topics/t", headers).await;
             assert_eq!(answer.status, if headers.len() == 2 { 200 } else { 401 });
             assert_eq!(answer.header("access-control-allow-origin"), origin);
-            assert_eq!(answer.header("access-control-expose-headers"), "retry-after, x-request-id");
-            assert_eq!(answer.header("vary"), "Origin");
+            assert_eq!(answer.header("access-control-expose-headers"), "retry-after,x-request-id");
+            assert_eq!(answer.header("vary"), "origin");
             assert!(!answer.headers.contains_key("access-control-allow-credentials"), "{answer:?}");
         }
     }
@@ -52,8 +53,8 @@ async fn a_preflight_is_answered_without_a_token() {
     let answer = ask(&server, Method::OPTIONS, "/v1/topics/t/updates", &PREFLIGHT).await;
     assert_eq!((answer.status.as_u16(), &*answer.text), (204, ""));
     assert_eq!(answer.header("access-control-allow-origin"), LISTED);
-    assert_eq!(answer.header("access-control-allow-methods"), "GET, HEAD, POST");
-    let allowed: Vec<_> = answer.header("access-control-allow-headers").split(", ").collect();
+    assert_eq!(answer.header("access-control-allow-methods"), "GET,HEAD,POST");
+    let allowed: Vec<_> = answer.header("access-control-allow-headers").split(',').collect();
     for name in ["authorization", "content-type", "idempotency-key", "x-request-id", "x-khala-client-build"] {
         assert!(allowed.contains(&name), "{allowed:?}");
     }
@@ -76,7 +77,7 @@ async fn a_preflight_is_answered_without_a_token() {
 async fn who_is_no_page_is_not_asked_for_an_origin() {
     let server = server().await;
     let answer = server.get("/v1/topics/t").await;
-    assert_eq!((answer.status.as_u16(), answer.header("vary")), (200, "Origin"));
+    assert_eq!((answer.status.as_u16(), answer.header("vary")), (200, "origin"));
     assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
     drop(server.connect().await);
     // What takes no token is nobody's in particular.
@@ -85,15 +86,73 @@ async fn who_is_no_page_is_not_asked_for_an_origin() {
     assert!(!answer.headers.contains_key("vary"), "{answer:?}");
 }
 
+/// Over HTTP and over the WebSocket alike: neither sends a token by itself.
 #[tokio::test]
-async fn without_a_list_any_page_may_ask_and_none_may_read() {
+async fn without_a_list_any_page_may_ask_and_read() {
     let server = running().await;
     let bearer = format!("Bearer {}", good_token());
     let headers = [("origin", "https://anywhere.example"), ("authorization", &*bearer)];
     let answer = ask(&server, Method::GET, "/v1/topics/t", &headers).await;
-    assert_eq!(answer.status, 200);
-    assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{answer:?}");
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, "*"));
+    assert!(!answer.headers.contains_key("access-control-allow-credentials"), "{answer:?}");
     assert!(!answer.headers.contains_key("vary"), "{answer:?}");
-    ask(&server, Method::OPTIONS, "/v1/topics/t", &PREFLIGHT).await.problem(405, "method_not_allowed");
+    let answer = ask(&server, Method::OPTIONS, "/v1/topics/t", &PREFLIGHT).await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, "*"));
     server.handshake("/sync/v1/websocket?vsn=2.0.0", &headers).await.unwrap();
+}
+
+/// A browser tells a page nothing of why its handshake was refused.
+#[tokio::test]
+async fn a_page_learns_why_its_handshake_was_refused() {
+    let server = running().await;
+    let (good, bad) = (format!("Bearer {}", good_token()), "Bearer x".to_owned());
+    let websocket = "/sync/v1/websocket?vsn=2.0.0";
+    for (path, bearer, status, code) in [
+        (websocket, &bad, 401, "invalid_token"),
+        ("/sync/v1/websocket", &good, 400, "unsupported_vsn"),
+        (websocket, &good, 426, "websocket_required"),
+    ] {
+        let headers = [("origin", "https://anywhere.example"), ("authorization", bearer)];
+        let answer = ask(&server, Method::GET, path, &headers).await;
+        answer.problem(status, code);
+        assert_eq!(answer.header("access-control-allow-origin"), "*", "{answer:?}");
+    }
+    assert_eq!(server.khala.connections().count(), 0);
+    server.server.drain();
+    let headers = [("authorization", &*good)];
+    ask(&server, Method::GET, websocket, &headers).await.problem(503, "draining");
+}
+
+/// Browsers send cookies with the requests of every site's pages.
+#[tokio::test]
+async fn with_a_token_in_a_cookie_only_pages_of_the_server_itself_are_served() {
+    let server = running_with(|builder| builder.with_token_source(cookie)).await;
+    let cookie = format!("theme=dark; session={}", good_token());
+    for (origin, status) in
+        [("http://x", 200), ("https://x:443", 200), ("http://x:81", 403), ("http://elsewhere.example", 403)]
+    {
+        let headers = [("origin", origin), ("cookie", &*cookie)];
+        assert_eq!(ask(&server, Method::GET, "/v1/topics/t", &headers).await.status, status, "{origin}");
+    }
+    let websocket = "/sync/v1/websocket?vsn=2.0.0";
+    server.handshake(websocket, &[("cookie", &*cookie)]).await.unwrap();
+    let stranger = [("origin", "http://elsewhere.example"), ("cookie", &*cookie)];
+    let Err(answer) = server.handshake(websocket, &stranger).await else { panic!("it was let in") };
+    answer.problem(403, "origin_not_allowed");
+    // What a request says itself wins, and a request without either has no token.
+    let own = [("cookie", &*cookie), ("authorization", "Bearer x")];
+    ask(&server, Method::GET, "/v1/topics/t", &own).await.problem(401, "invalid_token");
+    ask(&server, Method::GET, "/v1/topics/t", &[]).await.problem(401, "missing_token");
+
+    // A listed page's cookies count, and it may read the answers.
+    let origins = Origins::parse([LISTED]).unwrap();
+    let listed = running_with(|builder| builder.with_token_source(self::cookie).with_origins(origins)).await;
+    let headers = [("origin", LISTED), ("cookie", &*cookie)];
+    let answer = ask(&listed, Method::GET, "/v1/topics/t", &headers).await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-credentials")), (200, "true"));
+}
+
+fn cookie(head: &Parts) -> Option<Token> {
+    let cookies = head.headers.get("cookie")?.to_str().ok()?;
+    cookies.split("; ").find_map(|pair| pair.strip_prefix("session=")).map(Token::new)
 }

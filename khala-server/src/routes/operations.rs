@@ -6,33 +6,34 @@ use std::{
     time::Duration,
 };
 
+use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
 use futures::future::join;
-use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderValue, StatusCode, header};
 use khala_core::{Error, ErrorKind, Khala, journal::Journal as _};
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
-    OPENAPI, Server,
-    patience::timeout,
+    OPENAPI,
+    listener::timeout,
     problem::Problem,
-    service::{json, json_bytes},
+    routes::{json, json_bytes},
+    server::Shared,
 };
 
 /// How long the journal may take to answer before the server counts as not ready.
 const PROBE: Duration = Duration::from_secs(2);
 
 /// `GET /healthz`: the process is up. It asks nothing of the store, whose trouble a restart would not mend.
-pub(crate) fn health() -> Result<Response<Full<Bytes>>, Problem> {
+pub(crate) async fn health() -> Result<Response, Problem> {
     json(StatusCode::OK, &json!({"status": "up"}))
 }
 
 /// `GET /readyz`: the journal answers, can be written, and the server is not about to stop. What it does without is noted.
-pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Problem> {
-    let health = server.0.khala.health();
-    let notes = server.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
+pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Problem> {
+    let health = shared.0.khala.health();
+    let notes = shared.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
     let notes: Vec<String> = notes
         .into_iter()
         .map(str::to_owned)
@@ -42,7 +43,7 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
         let problem = Problem::unavailable(code, detail).with("reasons", reasons);
         if notes.is_empty() { problem } else { problem.with("notes", notes.clone()) }
     };
-    if server.is_draining() {
+    if shared.is_draining() {
         let reason = "the server is shutting down";
         return Err(unready("draining", vec![reason.to_owned()], reason.to_owned()));
     }
@@ -52,12 +53,12 @@ pub(crate) async fn ready(server: &Server) -> Result<Response<Full<Bytes>>, Prob
         let detail = "a part of this server has failed; the reasons name it".to_owned();
         return Err(unready("part_failed", reasons, detail));
     }
-    let journal = server.0.khala.journal();
+    let journal = shared.0.khala.journal();
     let read = async {
         journal.topics("", None, NonZeroUsize::MIN).await.map_err(|error| ("journal_unavailable", error))
     };
     let write =
-        async { server.0.writes.ask(&server.0.khala).await.map_err(|error| ("journal_unwritable", error)) };
+        async { shared.0.writes.ask(&shared.0.khala).await.map_err(|error| ("journal_unwritable", error)) };
     let asked = async {
         let (read, written) = join(read, write).await;
         read.and(written)
@@ -129,18 +130,18 @@ fn reason(kind: ErrorKind) -> &'static str {
 }
 
 /// `GET /metrics`
-pub(crate) fn metrics(server: &Server) -> Result<Response<Full<Bytes>>, Problem> {
-    let Some(render) = &server.0.metrics else {
+pub(crate) async fn metrics(State(shared): State<Shared>) -> Result<Response, Problem> {
+    let Some(render) = &shared.0.metrics else {
         return Err(Problem::not_found("metrics_off", "this server keeps its metrics elsewhere"));
     };
-    server.0.khala.stats().report();
-    let mut response = Response::new(Full::from(render()));
+    shared.0.khala.stats().report();
+    let mut response = Response::new(Body::from(render()));
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     Ok(response)
 }
 
 /// `GET /openapi.json`
-pub(crate) fn openapi() -> Response<Full<Bytes>> {
+pub(crate) async fn openapi() -> Response {
     json_bytes(Bytes::from_static(OPENAPI.as_bytes()))
 }

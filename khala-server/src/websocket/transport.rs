@@ -26,7 +26,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::outgoing::Wire;
+use super::frame_queue::Wire;
 
 /// Bytes that the socket is read with, which each connection holds. Clients say little, and seldom; who has sent something
 /// larger, as a fresh token, holds as much until it goes.

@@ -1,23 +1,22 @@
 //! Reading documents over HTTP: one by its key, or all of a topic in pages, from which the log continues.
 
-use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
+use axum::{extract::State, response::Response};
 use khala_core::{
-    Cursor, DocKey, Grant, Topic,
+    Cursor, DocKey, Epoch, Topic, Watermark,
     documents::{Snapshot, SnapshotFrom, SnapshotPage},
     journal::ReadLimit,
     wire::{snapshot_path, write_document_page, write_update},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    Server,
-    history::{PAGE_BYTES, extended},
     problem::Problem,
-    query::Query,
-    response::Holds,
-    service::json_bytes,
+    request::{Context, DocKeyPath, Limit, NoParams, Params, Readable, cursor, parsed, watermark},
+    routes::{
+        history::{PAGE_BYTES, extended},
+        json_bytes,
+    },
+    server::Shared,
 };
 
 /// Bytes that a document takes, about: twice what classes let a payload be by default.
@@ -28,39 +27,50 @@ const DOCUMENT_BYTES: u64 = 128 << 10;
 /// A tombstone is answered as what it is, with `deleted`: a client that learns that a document is gone must also
 /// learn as of which seq and version.
 pub(crate) async fn document(
-    server: &Server,
-    topic: &Topic,
-    doc_key: &DocKey,
-    query: Option<&str>,
-    holds: &mut Holds,
-) -> Result<Response<Full<Bytes>>, Problem> {
+    State(shared): State<Shared>,
+    Context { holds, .. }: Context,
+    Readable { topic, .. }: Readable,
+    DocKeyPath(doc_key): DocKeyPath,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Beside<'a> {
         topic: &'a Topic,
     }
-    Query::parse(query, &[])?;
-    holds.take_memory(server.0.khala.memory(), DOCUMENT_BYTES)?;
-    let Some(document) = server.0.khala.documents().document(topic, doc_key).await? else {
+    holds.take_memory(shared.0.khala.memory(), DOCUMENT_BYTES)?;
+    let Some(document) = shared.0.khala.documents().document(&topic, &doc_key).await? else {
         let detail = format!("the topic {topic} has never had a document {doc_key:?}");
         return Err(Problem::not_found("unknown_document", detail));
     };
     let mut body = Vec::new();
     write_update(&mut body, &document);
-    Ok(json_bytes(extended(body, &Beside { topic })))
+    Ok(json_bytes(extended(body, &Beside { topic: &topic })))
+}
+
+/// Which page of a snapshot is told: the first, or the one that the page before named.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SnapshotQuery {
+    #[serde(deserialize_with = "watermark")]
+    watermark: Option<Watermark>,
+    #[serde(deserialize_with = "parsed")]
+    epoch: Option<Epoch>,
+    #[serde(deserialize_with = "parsed")]
+    after_key: Option<String>,
+    limit: Limit,
 }
 
 /// `GET /v1/topics/{topic}/snapshot`: one page of the documents. Page one fixes the watermark; each page but the
 /// last says where the next one is.
 pub(crate) async fn snapshot(
-    server: &Server,
-    grant: &Grant,
-    topic: &Topic,
-    query: Option<&str>,
-    holds: &mut Holds,
-) -> Result<Response<Full<Bytes>>, Problem> {
-    let query = Query::parse(query, &["watermark", "epoch", "after_key", "limit"])?;
-    let limit = query.limit()?;
-    let from = match (query.cursor("watermark")?, query.text("after_key").map(DocKey::parse).transpose()?) {
+    State(shared): State<Shared>,
+    Context { holds, .. }: Context,
+    Readable { grant, topic }: Readable,
+    Params(query): Params<SnapshotQuery>,
+) -> Result<Response, Problem> {
+    let Limit(limit) = query.limit;
+    let after_key = query.after_key.as_deref().map(DocKey::parse).transpose()?;
+    let from = match (cursor("watermark", query.watermark, query.epoch)?, after_key) {
         (None, None) => SnapshotFrom::Start,
         (Some(at), Some(key)) => SnapshotFrom::After { at, key },
         _ => {
@@ -69,19 +79,19 @@ pub(crate) async fn snapshot(
         }
     };
     let read = ReadLimit::new(limit, ReadLimit::PAGE.bytes);
-    let khala = &server.0.khala;
+    let khala = &shared.0.khala;
     let page = {
-        let _turn = server.history_turn(grant).await?;
+        let _permit = shared.read_permit(&grant).await?;
         holds.take_memory(khala.memory(), PAGE_BYTES)?;
-        khala.documents().snapshot(topic, from, read).await?
+        khala.documents().snapshot(&topic, from, read).await?
     };
     match page {
-        Snapshot::Page(page) => Ok(written(topic, &page, limit.get())),
-        Snapshot::Stale(stale) => Err(server.stale_cursor(topic, stale)),
+        Snapshot::Page(page) => Ok(written(&topic, &page, limit.get())),
+        Snapshot::Stale(stale) => Err(shared.stale_cursor(&topic, stale)),
     }
 }
 
-fn written(topic: &Topic, page: &SnapshotPage, limit: usize) -> Response<Full<Bytes>> {
+fn written(topic: &Topic, page: &SnapshotPage, limit: usize) -> Response {
     #[derive(Serialize)]
     struct Beside<'a> {
         topic: &'a Topic,

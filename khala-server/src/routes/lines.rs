@@ -5,16 +5,14 @@
 //! waits and no more is read; a body of which nothing comes asks for no memory. A body that breaks off gives no last line, for
 //! nobody knows whether that was whole.
 
-use std::{error::Error as StdError, pin::Pin};
-
+use axum::body::Body;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::Body;
 use khala_core::budget::{MemoryBudget, MemoryPart, MemoryShare};
 use memchr::memchr;
 use tokio::time::{Instant, sleep};
 
-use crate::body::{MEMORY_AGAIN, MEMORY_WAIT};
+use crate::request::{MEMORY_AGAIN, MEMORY_WAIT};
 
 /// Why there is no next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +25,10 @@ pub(crate) enum LineFault {
     TooLong,
 }
 
-pub(crate) struct Lines<B: Body> {
-    body: Pin<Box<B>>,
+pub(crate) struct Lines {
+    body: Body,
     /// What has come and waits for memory.
-    come: Option<B::Data>,
+    come: Option<Bytes>,
     buffer: BytesMut,
     /// How many bytes of the buffer are known to end no line.
     seen: usize,
@@ -56,16 +54,11 @@ enum End {
     Whole,
 }
 
-impl<B> Lines<B>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl Lines {
     /// The lines of `body`, each of at most `most` bytes.
-    pub(crate) fn new(body: B, most: usize, memory: &MemoryBudget) -> Self {
+    pub(crate) fn new(body: Body, most: usize, memory: &MemoryBudget) -> Self {
         Self {
-            body: Box::pin(body),
+            body,
             come: None,
             buffer: BytesMut::new(),
             seen: 0,
@@ -159,22 +152,16 @@ mod tests {
         channel::mpsc::{UnboundedSender, unbounded},
         stream,
     };
-    use http_body_util::StreamBody;
-    use hyper::body::Frame;
     use tokio::time::timeout;
 
     use super::*;
 
-    fn lines(
-        pieces: &[&'static str],
-        most: usize,
-    ) -> Lines<impl Body<Data = Bytes, Error = Infallible> + use<>> {
-        let pieces: Vec<_> =
-            pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
-        Lines::new(StreamBody::new(stream::iter(pieces)), most, &MemoryBudget::new(None))
+    fn lines(pieces: &[&'static str], most: usize) -> Lines {
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, Infallible>(*piece)).collect();
+        Lines::new(Body::from_stream(stream::iter(pieces)), most, &MemoryBudget::new(None))
     }
 
-    async fn all(mut lines: Lines<impl Body<Data = Bytes, Error = Infallible> + Send>) -> Vec<String> {
+    async fn all(mut lines: Lines) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(line) = lines.next().await {
             match line {
@@ -208,21 +195,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_breaks_off_is_no_line() {
-        let pieces = [Ok(Frame::data(Bytes::from_static(b"a\n{}"))), Err(io::Error::other("gone"))];
-        let mut lines = Lines::new(StreamBody::new(stream::iter(pieces)), 9, &MemoryBudget::new(None));
+        let pieces = [Ok("a\n{}"), Err(io::Error::other("gone"))];
+        let mut lines = Lines::new(Body::from_stream(stream::iter(pieces)), 9, &MemoryBudget::new(None));
         assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b"a"))));
         assert_eq!(lines.next().await, Some(Err(LineFault::Broken)));
     }
 
     /// Lines of what is sent, and a share that leaves no room for them.
-    fn without_memory()
-    -> (UnboundedSender<&'static str>, Lines<impl Body<Data = Bytes, Error = Infallible>>, MemoryShare) {
+    fn without_memory() -> (UnboundedSender<&'static str>, Lines, MemoryShare) {
         let memory = MemoryBudget::new(Some(1 << 20));
         let mut others = memory.share(MemoryPart::Frames);
         others.hold(1 << 20);
         let (sender, pieces) = unbounded();
-        let pieces = pieces.map(|piece: &str| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
-        (sender, Lines::new(StreamBody::new(pieces), 9, &memory), others)
+        let pieces = pieces.map(Ok::<_, Infallible>);
+        (sender, Lines::new(Body::from_stream(pieces), 9, &memory), others)
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,19 @@
 //! From a request to a WebSocket: everything is checked before the upgrade, so that a refusal is an HTTP answer
 //! that a person can read.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Parts as Taken};
 use hyper_util::rt::TokioIo;
 use khala_core::{
@@ -22,28 +29,33 @@ use tokio::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument as _;
 
-use crate::{Server, accepted::Accepted, problem::Problem, service, token, transport::WebSocket};
+use super::{token, transport::WebSocket};
+use crate::{listener::Accepted, problem::Problem, request::Context, server::Shared};
 
-/// Answers a WebSocket handshake, and runs the connection in a task of its own.
+/// `GET /sync/v1/websocket`: answers a WebSocket handshake, and runs the connection in a task of its own.
+///
+/// A request that is no handshake is judged as one: a page learns nothing of why its handshake was refused, and asks here
+/// without one. 426 then says that nothing else was wrong.
 pub(crate) async fn upgrade(
-    server: &Server,
-    head: Parts,
-    request_id: &str,
-    client: Option<IpAddr>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+    State(shared): State<Shared>,
+    Context { request_id, peer, client, .. }: Context,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, _) = request.into_parts();
     let serializer = serializer(head.uri.query())?;
-    let accept = accept_key(&head)?;
-    server.0.compatibility.check(&head.headers, head.uri.query())?;
-    let grant = verified(server, &head, client).await?;
+    let accept = if is_handshake(&head) { Some(accept_key(&head)?) } else { None };
+    shared.0.compatibility.check(&head.headers, head.uri.query())?;
+    let grant = verified(&shared, &head, client).await?;
     // Counted before it is looked whether the server takes leave: so it is let in and waited for, or neither.
-    let open = Open::new(&server.0.upgraded);
-    if server.is_draining() {
+    let open = Open::new(&shared.0.upgraded);
+    if shared.is_draining() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
 
-    let connection = server.0.khala.connect(grant.clone(), client, serializer)?;
+    let connection = shared.0.khala.connect(grant.clone(), client, serializer)?;
+    let Some(accept) = accept else { return Err(websocket_required()) };
 
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -52,28 +64,31 @@ pub(crate) async fn upgrade(
     if token::subprotocols(&head.headers).any(|protocol| protocol == token::PHOENIX) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(token::PHOENIX));
     }
-    let peer = service::peer(&head);
-    let upgrade = hyper::upgrade::on(Request::from_parts(head, ()));
+    let upgrade = hyper::upgrade::on(http::Request::from_parts(head, ()));
     let opened = Opened {
-        server: server.clone(),
+        shared: shared.clone(),
         connection,
         grant,
-        request_id: request_id.to_owned(),
+        request_id: Arc::clone(&request_id),
         peer,
         client,
         _open: open,
     };
     // What the session logs is found by the request's id.
-    let span = tracing::info_span!("connection", request_id);
+    let span = tracing::info_span!("connection", request_id = &*request_id);
     tokio::spawn(opened.run(upgrade).instrument(span));
     Ok(response)
 }
 
 /// What the token proves. An address with too many failed attempts is refused before its token is checked.
-async fn verified(server: &Server, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
-    let khala = &server.0.khala;
+async fn verified(shared: &Shared, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
+    let khala = &shared.0.khala;
     khala.access().check_connect_rate(client)?;
-    let verified = match token::of_websocket(&head.headers, head.uri.query()) {
+    let token = match shared.token_of_source(head) {
+        Some(token) => Ok(token),
+        None => token::of_websocket(&head.headers, head.uri.query()),
+    };
+    let verified = match token {
         Ok(token) => khala.access().verify(&token).await,
         Err(denied) => Err(denied),
     };
@@ -83,19 +98,25 @@ async fn verified(server: &Server, head: &Parts, client: Option<IpAddr>) -> Resu
     Ok(verified?)
 }
 
-/// Checks the handshake's headers (RFC 6455, section 4.2.1); gives the answer to its key.
-fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
+/// Whether the request asks for a WebSocket.
+fn is_handshake(head: &Parts) -> bool {
     let names = |name, wanted: &str| {
         let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         let mut tokens = values.flat_map(|value| value.split(',')).map(str::trim);
         tokens.any(|token| token.eq_ignore_ascii_case(wanted))
     };
-    if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
-        let detail = "this is a WebSocket: it takes `Connection: Upgrade` and `Upgrade: websocket`";
-        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", detail)
-            .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
-            .with_header(header::CONNECTION, HeaderValue::from_static("upgrade")));
-    }
+    names(header::UPGRADE, "websocket") && names(header::CONNECTION, "upgrade")
+}
+
+fn websocket_required() -> Problem {
+    let detail = "this is a WebSocket: it takes `Connection: Upgrade` and `Upgrade: websocket`";
+    Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", detail)
+        .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
+        .with_header(header::CONNECTION, HeaderValue::from_static("upgrade"))
+}
+
+/// Checks the handshake's headers (RFC 6455, section 4.2.1); gives the answer to its key.
+fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
     let invalid = |detail: &str| Problem::invalid("invalid_upgrade", detail);
     if head.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(invalid("Sec-WebSocket-Version is not 13, which is the one spoken here")
@@ -139,10 +160,10 @@ impl Drop for Open {
 
 /// A connection that was let in.
 struct Opened {
-    server: Server,
+    shared: Shared,
     connection: Connection,
     grant: Grant,
-    request_id: String,
+    request_id: Arc<str>,
     peer: Option<SocketAddr>,
     client: Option<IpAddr>,
     _open: Open,
@@ -156,7 +177,7 @@ impl Opened {
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
             Err(error) => {
-                let request_id = self.request_id;
+                let request_id = &*self.request_id;
                 tracing::debug!(request_id, %error, "the client was gone before its WebSocket was open");
                 return;
             }
@@ -173,18 +194,18 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { server, connection, grant, request_id, peer, client, _open } = self;
-        let mut transport = WebSocket::new(io, read, server.0.limits.frame_bytes).boxed().await;
-        let opened = server.0.khala.moment();
+        let Self { shared, connection, grant, request_id, peer, client, _open } = self;
+        let mut transport = WebSocket::new(io, read, shared.0.limits.frame_bytes).boxed().await;
+        let opened = shared.0.khala.moment();
         let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
-        let subject = grant.subject();
+        let (request_id, subject) = (&*request_id, grant.subject());
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, "websocket opened");
         let ended = connection.run(&mut transport).await;
         let (by, code, reason) = match ended {
             Ended::Closed(close) => ("server", Some(close.code()), close.reason()),
             Ended::Gone => ("client", transport.client_code(), "gone"),
         };
-        let ms = server.0.khala.moment().since(opened).as_millis() as u64;
+        let ms = shared.0.khala.moment().since(opened).as_millis() as u64;
         tracing::info!(target: "khala_server::access", request_id, subject, peer, client, by, code, reason, ms, "websocket closed");
         transport.finish().boxed().await;
     }

@@ -2,27 +2,31 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::StatusCode;
 use khala_core::{
-    Bounds, Grant, Stale, Topic,
+    Bounds, Epoch, Grant, Stale, Timestamp, Topic, Watermark,
     auth::{Access, Denied},
     connection::ReadPermit,
     journal::{CorruptTopic, Journal as _, Page, ReadFrom, ReadLimit, Replay, TopicPage},
     position::StaleReason,
     wire::write_page,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::yield_now;
 
 use crate::{
-    Server,
-    patience::timeout,
+    listener::timeout,
     problem::Problem,
-    query::Query,
-    response::Holds,
-    service::{json, json_bytes},
+    request::{
+        Authenticated, Context, Holds, Limit, NoParams, Params, Readable, cursor, parameters, parsed,
+        watermark, whole_number, wrong,
+    },
+    routes::{json, json_bytes},
+    server::Shared,
 };
 
 /// Topics that the store is asked for at once.
@@ -46,13 +50,25 @@ struct TopicBounds<'a> {
 
 /// `GET /v1/topics/{topic}`
 pub(crate) async fn bounds(
-    server: &Server,
-    topic: &Topic,
-    query: Option<&str>,
-) -> Result<Response<Full<Bytes>>, Problem> {
-    Query::parse(query, &[])?;
-    let bounds = server.0.khala.journal().bounds(topic).await?;
-    json(StatusCode::OK, &TopicBounds { topic, bounds })
+    State(shared): State<Shared>,
+    Readable { topic, .. }: Readable,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Response, Problem> {
+    let bounds = shared.0.khala.journal().bounds(&topic).await?;
+    json(StatusCode::OK, &TopicBounds { topic: &topic, bounds })
+}
+
+/// Where a page of history begins, and how long it is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UpdatesQuery {
+    #[serde(deserialize_with = "watermark")]
+    after: Option<Watermark>,
+    #[serde(deserialize_with = "parsed")]
+    epoch: Option<Epoch>,
+    #[serde(deserialize_with = "whole_number")]
+    published_at: Option<u64>,
+    limit: Limit,
 }
 
 /// `GET /v1/topics/{topic}/updates`: a page after the cursor; without one, from the oldest update that is kept.
@@ -60,54 +76,55 @@ pub(crate) async fn bounds(
 /// A page is never refused for the class's replay budget alone: its reader goes at its own pace, and takes turns with
 /// all who read history, for each page anew.
 pub(crate) async fn updates(
-    server: &Server,
-    grant: &Grant,
-    topic: &Topic,
-    query: Option<&str>,
-    holds: &mut Holds,
-) -> Result<Response<Full<Bytes>>, Problem> {
-    let query = Query::parse(query, &["after", "epoch", "published_at", "limit"])?;
-    let limit = ReadLimit::new(query.limit()?, ReadLimit::PAGE.bytes);
-    let khala = &server.0.khala;
-    let mut read = async |start| {
+    State(shared): State<Shared>,
+    Context { holds, .. }: Context,
+    Readable { grant, topic }: Readable,
+    Params(query): Params<UpdatesQuery>,
+) -> Result<Response, Problem> {
+    let limit = ReadLimit::new(query.limit.0, ReadLimit::PAGE.bytes);
+    let khala = &shared.0.khala;
+    let read = async |start| {
         // A read that waits takes no memory from others.
-        holds.memory = None;
-        let _turn = server.history_turn(grant).await?;
+        holds.release_memory();
+        let _permit = shared.read_permit(&grant).await?;
         holds.take_memory(khala.memory(), PAGE_BYTES)?;
-        Ok::<_, Problem>(khala.journal().read(topic, start, limit).await?)
+        Ok::<_, Problem>(khala.journal().read(&topic, start, limit).await?)
     };
-    let published_at = query.published_at()?;
-    if let Some(cursor) = query.cursor("after")? {
-        if let Some(published_at) = published_at {
-            let _turn = server.history_turn(grant).await?;
-            if !khala.is_of_this_history(topic, cursor, published_at).await? {
-                let bounds = khala.journal().bounds(topic).await?;
+    if query.published_at.is_some() && query.after.is_none() {
+        return Err(wrong("published_at", "means nothing without after"));
+    }
+    if let Some(cursor) = cursor("after", query.after, query.epoch)? {
+        if let Some(published_at) = query.published_at.map(Timestamp::from_millis) {
+            let _permit = shared.read_permit(&grant).await?;
+            if !khala.is_of_this_history(&topic, cursor, published_at).await? {
+                let bounds = khala.journal().bounds(&topic).await?;
                 let reasons = vec![StaleReason::EpochMismatch];
-                return Err(server.stale_cursor(topic, Stale { cursor, bounds, reasons }));
+                return Err(shared.stale_cursor(&topic, Stale { cursor, bounds, reasons }));
             }
         }
         return match read(ReadFrom::After(cursor)).await? {
-            Replay::Page(page) => Ok(written(topic, &page)),
-            Replay::Stale(stale) => Err(server.stale_cursor(topic, stale)),
+            Replay::Page(page) => Ok(written(&topic, &page)),
+            Replay::Stale(stale) => Err(shared.stale_cursor(&topic, stale)),
         };
     }
     let mut start = ReadFrom::Origin;
     // Each turn after the first needs a trim between two reads.
     for _ in 0..8 {
         match read(start).await? {
-            Replay::Page(page) => return Ok(written(topic, &page)),
+            Replay::Page(page) => return Ok(written(&topic, &page)),
             Replay::Stale(stale) => start = ReadFrom::After(stale.bounds.at_floor()),
         }
     }
     Err(Problem::unavailable("unavailable", "the topic is being trimmed faster than it can be read"))
 }
 
-impl Server {
-    /// The turn of the subject of `grant` among all who read history, if `grant` still stands when it comes.
-    pub(crate) async fn history_turn(&self, grant: &Grant) -> Result<ReadPermit, Problem> {
-        let turn = self.0.khala.acquire_read_permit(grant).await;
+impl Shared {
+    /// The permit of the subject of `grant` to read history, in fair turns with all who read it, if `grant` still stands when
+    /// it comes.
+    pub(crate) async fn read_permit(&self, grant: &Grant) -> Result<ReadPermit, Problem> {
+        let permit = self.0.khala.acquire_read_permit(grant).await;
         self.0.khala.access().check(grant)?;
-        Ok(turn)
+        Ok(permit)
     }
 
     /// What is answered to who brings a cursor that cannot be resumed from.
@@ -117,12 +134,12 @@ impl Server {
 }
 
 /// A page, payloads byte for byte, with what an HTTP reader needs beside it.
-fn written(topic: &Topic, page: &Page) -> Response<Full<Bytes>> {
+fn written(topic: &Topic, page: &Page) -> Response {
     #[derive(Serialize)]
     struct Beside<'a> {
         topic: &'a Topic,
-        epoch: khala_core::Epoch,
-        floor: khala_core::Watermark,
+        epoch: Epoch,
+        floor: Watermark,
     }
     let beside = Beside { topic, epoch: page.bounds.epoch, floor: page.bounds.floor };
     let mut body = Vec::new();
@@ -139,17 +156,27 @@ pub(crate) fn extended(mut object: Vec<u8>, beside: &impl Serialize) -> Vec<u8> 
     object
 }
 
+/// Which topics are told.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TopicsQuery {
+    prefix: String,
+    #[serde(deserialize_with = "parsed")]
+    after: Option<Topic>,
+    limit: Limit,
+}
+
 /// `GET /v1/topics`: those that the subject of `grant` may read. Nothing tells of the others, so a page goes on only after
 /// a topic that is open.
 ///
 /// It needs a scope that reads something. It looks at a bounded number of topics, and reads each thousand of them in the
 /// turn of the subject among all who read history: what a list costs others does not grow with the topics that there are.
 pub(crate) async fn topics(
-    server: &Server,
-    grant: &Grant,
-    query: Option<&str>,
-    holds: &mut Holds,
-) -> Result<Response<Full<Bytes>>, Problem> {
+    State(shared): State<Shared>,
+    Context { holds, .. }: Context,
+    Authenticated(grant): Authenticated,
+    request: Request,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Topics<'a> {
         topics: Vec<TopicBounds<'a>>,
@@ -157,12 +184,10 @@ pub(crate) async fn topics(
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
-    server.0.khala.access().authorize_any(grant, Access::Read)?;
-    let query = Query::parse(query, &["prefix", "after", "limit"])?;
-    let (prefix, after, limit) =
-        (query.text("prefix").unwrap_or_default(), query.parsed::<Topic>("after")?, query.limit()?);
+    shared.0.khala.access().authorize_any(&grant, Access::Read)?;
+    let TopicsQuery { prefix, after, limit: Limit(limit) } = parameters(request.uri().query())?;
     let mut open = Vec::new();
-    let find = find(server, grant, prefix, after.as_ref(), limit, &mut open, holds);
+    let find = find(&shared, &grant, &prefix, after.as_ref(), limit, &mut open, &holds);
     let found = timeout(LIST_WITHIN, find).await;
     let complete = match found {
         Ok(Found::Complete) => true,
@@ -183,7 +208,7 @@ pub(crate) async fn topics(
     };
     open.truncate(limit.get());
     let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
-    let next = topics.last().filter(|_| !complete).map(|last| next(prefix, last.topic, limit));
+    let next = topics.last().filter(|_| !complete).map(|last| next(&prefix, last.topic, limit));
     json(StatusCode::OK, &Topics { topics, complete, next })
 }
 
@@ -200,21 +225,21 @@ enum Found {
 
 /// Adds to `open`, one by one, the topics that the subject of `grant` may read, until there is one more than `limit`.
 async fn find(
-    server: &Server,
+    shared: &Shared,
     grant: &Grant,
     prefix: &str,
     after: Option<&Topic>,
     limit: NonZeroUsize,
     open: &mut Vec<(Topic, Bounds)>,
-    holds: &mut Holds,
+    holds: &Holds,
 ) -> Found {
-    let khala = &server.0.khala;
+    let khala = &shared.0.khala;
     let mut size = limit.saturating_add(1);
     let (mut after, mut looked_at) = (after.map(|topic| topic.as_str().to_owned()), 0);
     loop {
         let page = async {
-            let _turn = server.history_turn(grant).await?;
-            if holds.memory.is_none() {
+            let _permit = shared.read_permit(grant).await?;
+            if !holds.has_memory() {
                 holds.take_memory(khala.memory(), LIST_BYTES)?;
             }
             Ok::<_, Problem>(khala.journal().topics(prefix, after.as_deref(), size).await?)

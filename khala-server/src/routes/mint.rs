@@ -6,35 +6,46 @@
 //! # Invariants
 //! - No answer, log line or metric holds a credential or a token, except the answer to the caller that the token is for.
 
-use std::{error::Error as StdError, fmt, net::IpAddr, time::Duration};
+use std::{error::Error as StdError, fmt, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
-use hyper::body::Body;
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use khala_auth::mint::{CredentialError, Mint, MintError, MintPolicy, MintRequest, MintedToken};
 use khala_core::{
     Error, ErrorKind, Khala,
     auth::{Denied, RevocationId},
     telemetry,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize, de};
 
 use crate::{
-    Server,
-    body::{self, Empty, Room, invalid},
-    patience::timeout,
+    listener::timeout,
     problem::Problem,
-    query::Query,
-    service::json,
+    request::{self, Context, Empty, Room, invalid, parameters},
+    routes::json,
+    server::Shared,
 };
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 16 << 10;
 /// How long a credential may take to be checked, and a token to be signed.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
-/// What a client says of itself in the query, as it does to the WebSocket.
-const COMPATIBILITY: &[&str] = &["client_build", "protocol_version", "schema_version"];
+/// What a client says of itself in the query, as it does to the WebSocket. It is [judged](crate::Compatibility) before it is known
+/// that nothing else is there.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ClientOfQuery {
+    #[serde(rename = "client_build")]
+    _client_build: de::IgnoredAny,
+    #[serde(rename = "protocol_version")]
+    _protocol_version: de::IgnoredAny,
+    #[serde(rename = "schema_version")]
+    _schema_version: de::IgnoredAny,
+}
 
 fn late() -> Error {
     Error::new(ErrorKind::Unavailable, "mint", format!("no answer within {} s", CHECK_WITHIN.as_secs()))
@@ -172,26 +183,20 @@ struct Minted<'a> {
 }
 
 /// Answers a request for a token.
-pub(crate) async fn mint<B>(
-    server: &Server,
-    head: &Parts,
-    body: B,
-    request_id: &str,
-    client: Option<IpAddr>,
-) -> Result<Response<Full<Bytes>>, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let Some(mint) = &server.0.mint else {
+pub(crate) async fn mint(
+    State(shared): State<Shared>,
+    Context { request_id, client, .. }: Context,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (request_id, (head, body)) = (&*request_id, request.into_parts());
+    let Some(mint) = &shared.0.mint else {
         return Err(Problem::not_found("mint_off", "this server makes no tokens"));
     };
-    server.0.compatibility.check(&head.headers, head.uri.query())?;
+    shared.0.compatibility.check(&head.headers, head.uri.query())?;
     let mut subject = None;
-    let khala = &server.0.khala;
+    let khala = &shared.0.khala;
     khala.access().check_connect_rate(client)?;
-    let minted = minted(mint, server, head, body, &mut subject).await;
+    let minted = minted(mint, &shared, &head, body, &mut subject).await;
     let failure = match minted {
         Ok(MintedToken { claims, issued, .. }) => {
             telemetry::minted("minted");
@@ -233,19 +238,14 @@ where
 }
 
 /// The token. `subject` is set as soon as it is known.
-async fn minted<B>(
+async fn minted(
     mint: &Mint,
-    server: &Server,
+    shared: &Shared,
     head: &Parts,
-    body: B,
+    body: Body,
     subject: &mut Option<String>,
-) -> Result<MintedToken, Failure>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let (headers, khala) = (&head.headers, &server.0.khala);
+) -> Result<MintedToken, Failure> {
+    let (headers, khala) = (&head.headers, &shared.0.khala);
     // What is revoked from now on takes the token back too, by its `iat`.
     let now = khala.now();
     let proof = async {
@@ -256,9 +256,9 @@ where
     let proof = timeout(CHECK_WITHIN, proof).await;
     let policy = proof.unwrap_or_else(|_| Err(CredentialError::Unavailable(late())))?;
     *subject = policy.subject.fixed().map(str::to_owned);
-    Query::parse(head.uri.query(), COMPATIBILITY)?;
-    let body = body::read(server, headers, body, BODY_BYTES, Empty::Allowed, Room::Needed).await?;
-    let request: MintRequest = if body.is_empty() { MintRequest::default() } else { body::parse(&body)? };
+    let ClientOfQuery { .. } = parameters(head.uri.query())?;
+    let body = request::read(shared, headers, body, BODY_BYTES, Empty::Allowed, Room::Needed).await?;
+    let request: MintRequest = if body.is_empty() { MintRequest::default() } else { request::parse(&body)? };
     if subject.is_none() {
         // Only what can be a subject goes to the log.
         *subject = request.subject.clone().filter(|subject| RevocationId::parse(subject).is_ok());

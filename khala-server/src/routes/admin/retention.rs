@@ -4,12 +4,11 @@
 //! # Invariants
 //! Asking changes nothing, and a sweep that was begun goes to its end whether or not anybody waits for the answer.
 
-use std::{error::Error as StdError, num::NonZeroUsize};
-
-use bytes::Bytes;
-use http::{Response, StatusCode, request::Parts};
-use http_body_util::Full;
-use hyper::body::Body;
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::StatusCode;
 use khala_core::{
     class::TopicPattern,
     node::NodeId,
@@ -20,18 +19,29 @@ use serde_json::json;
 
 use super::rules::{Retained, millis};
 use crate::{
-    Server,
-    body::{self, Empty, invalid},
     problem::Problem,
-    query::Query,
-    service::json,
+    request::{Admin, Context, Empty, Limit, NoParams, Params, flag, invalid, parse},
+    routes::json,
+    server::Shared,
 };
 
-/// How many records are told of when nobody says.
-const RECORDS: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not zero");
+/// What is told.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RetentionQuery {
+    /// How many records.
+    limit: Limit<10>,
+    /// Whether the next sweep is planned too.
+    #[serde(deserialize_with = "flag")]
+    plan: bool,
+}
 
 /// `GET /internal/v1/khala/retention`
-pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+pub(crate) async fn retention(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(query): Params<RetentionQuery>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Status<'a> {
         node: &'a NodeId,
@@ -55,9 +65,8 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
         #[serde(flatten)]
         retained: Retained,
     }
-    let query = Query::parse(query, &["limit", "plan"])?;
-    let (limit, planned) = (query.at_most("limit", RECORDS)?, query.flag("plan")?);
-    let khala = &server.0.khala;
+    let RetentionQuery { limit: Limit(limit), plan: planned } = query;
+    let khala = &shared.0.khala;
     let records = khala.retention().records(limit).await?;
     let plan = if planned { Some(khala.retention().plan_sweep().await?) } else { None };
     let SweepOptions { guard, lease_duration, seen_for, .. } = khala.retention().options();
@@ -72,7 +81,7 @@ pub(crate) async fn status(server: &Server, query: Option<&str>) -> Result<Respo
         &Status {
             node: khala.node(),
             leads_until: khala.retention().lease_until().map(|until| until.as_millis()),
-            every_ms: server.0.sweep_every.map(millis),
+            every_ms: shared.0.sweep_every.map(millis),
             guard_cursors: guard,
             seen_ms: millis(seen_for),
             lead_ms: millis(lease_duration),
@@ -102,21 +111,16 @@ enum Answer {
 }
 
 /// `POST /internal/v1/khala/retention`
-pub(crate) async fn sweep<B>(
-    server: &Server,
-    head: &Parts,
-    body: B,
-    request_id: &str,
-) -> Result<Response<Full<Bytes>>, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    Query::parse(head.uri.query(), &[])?;
-    let body = super::read(server, head, body, Empty::Refused).await?;
-    let Ordered { dry_run, force } = body::parse(&body)?;
-    let khala = server.0.khala.clone();
+pub(crate) async fn sweep(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(NoParams {}): Params<NoParams>,
+    Context { request_id, .. }: Context,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = super::read(&shared, request, Empty::Refused).await?;
+    let Ordered { dry_run, force } = parse(&body)?;
+    let khala = shared.0.khala.clone();
     if dry_run {
         if force {
             return Err(invalid("force", "force means nothing with dry_run: a plan asks no guard"));
@@ -124,13 +128,13 @@ where
         let plan = khala.retention().plan_sweep().await?;
         return json(StatusCode::OK, &Answer::Planned { plan });
     }
-    tracing::info!(request_id, force, "a sweep was ordered");
+    tracing::info!(request_id = &*request_id, force, "a sweep was ordered");
     let order = SweepOrder { force, ..SweepOrder::new(SweepTrigger::Order) };
     let guard = khala.retention().options().guard;
     // A client that hangs up ends no sweep halfway.
     let swept = tokio::spawn(async move { khala.retention().sweep(order).await }).await;
     let swept = swept.map_err(|error| {
-        tracing::error!(request_id, %error, "a sweep did not end");
+        tracing::error!(request_id = &*request_id, %error, "a sweep did not end");
         failed(None)
     })??;
     match swept {
@@ -152,7 +156,7 @@ where
         }
         Swept::Failed(record) => {
             // Its own words are the store's, which are for the log, and for the record.
-            tracing::error!(request_id, error = record.error, "a sweep failed");
+            tracing::error!(request_id = &*request_id, error = record.error, "a sweep failed");
             Err(failed(record.failed.first().map(|failed| &*failed.topic)).with("record", json!(record)))
         }
     }

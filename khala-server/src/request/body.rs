@@ -1,11 +1,11 @@
 //! Request bodies: read within bounds, and parsed once as JSON whose faults are named.
 
-use std::{error::Error as StdError, fmt, ops::Deref, pin::pin, time::Duration};
+use std::{fmt, ops::Deref, pin::pin, time::Duration};
 
+use axum::body::{Body, HttpBody as _};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Body;
 use khala_core::{
     budget::{MemoryPart, MemoryShare},
     position::WholeNumber,
@@ -14,7 +14,7 @@ use khala_core::{
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, sleep};
 
-use crate::{Server, patience::timeout, problem::Problem};
+use crate::{listener::timeout, problem::Problem, server::Shared};
 
 /// How often a body stands in memory, at most: as it came, as the updates that it holds, and as the store writes them.
 pub(crate) const COPIES: usize = 3;
@@ -40,31 +40,26 @@ pub(crate) enum Room {
 }
 
 /// The whole body, if it is JSON by its own account, of at most `most` bytes, and soon enough here.
-pub(crate) async fn read<B>(
-    server: &Server,
+pub(crate) async fn read(
+    shared: &Shared,
     headers: &HeaderMap,
-    body: B,
+    body: Body,
     most: usize,
     empty: Empty,
     room: Room,
-) -> Result<Whole, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+) -> Result<Whole, Problem> {
     let untyped = empty == Empty::Allowed && !headers.contains_key(header::CONTENT_TYPE);
     if !untyped && !is_of(headers, "application/json") {
         return Err(unsupported());
     }
-    let limits = &server.0.limits;
+    let limits = &shared.0.limits;
     let most = most.min(limits.body_bytes);
     let too_large =
         || Problem::too_large("body_too_large", format!("the body may have {most} bytes at most"));
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    let mut share = server.0.khala.memory().share(MemoryPart::Bodies);
+    let mut share = shared.0.khala.memory().share(MemoryPart::Bodies);
     let whole = async {
         let mut body = pin!(body);
         let mut whole = BytesMut::new();

@@ -5,36 +5,46 @@
 //! # Invariants
 //! An answer is bounded, and costs the journal no more than a read of the bounds of the topics that are in it.
 
-use std::num::NonZeroUsize;
-
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use khala_core::{
     Epoch, Topic, Watermark,
     admin::TopicWindow,
     replay::ReplayOptions,
     stats::{Counters, TopicIncidents},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::rules::{Rules, millis};
-use crate::{Server, problem::Problem, query::Query, service::json};
+use crate::{
+    problem::Problem,
+    request::{Admin, Limit, NoParams, Params},
+    routes::json,
+    server::Shared,
+};
 
-/// How many topics are told of when nobody says.
-const TOPICS: NonZeroUsize = NonZeroUsize::new(20).expect("20 is not zero");
+/// How many topics are told of.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct FanoutQuery {
+    topic_limit: Limit<20>,
+}
 
 /// `GET /internal/v1/khala/fanout/metrics`
-pub(crate) async fn metrics(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+pub(crate) async fn fanout_metrics(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(query): Params<FanoutQuery>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Metrics<'a> {
         topics: Vec<Window<'a>>,
         delivery: Delivery,
     }
-    let limit = Query::parse(query, &["topic_limit"])?.at_most("topic_limit", TOPICS)?;
-    let windows = server.0.khala.topic_stats(limit).await?;
+    let Limit(limit) = query.topic_limit;
+    let windows = shared.0.khala.topic_stats(limit).await?;
     let topics = windows.iter().map(Window::of).collect();
-    json(StatusCode::OK, &Metrics { topics, delivery: Delivery::of(server) })
+    json(StatusCode::OK, &Metrics { topics, delivery: Delivery::of(&shared) })
 }
 
 /// One topic.
@@ -144,8 +154,8 @@ struct Storms {
 }
 
 impl Delivery {
-    fn of(server: &Server) -> Self {
-        let khala = &server.0.khala;
+    fn of(shared: &Shared) -> Self {
+        let khala = &shared.0.khala;
         let Counters {
             behind,
             demotions,
@@ -182,7 +192,11 @@ impl Delivery {
 
 /// `GET /internal/v1/khala/fanout/hooks`: the ways in which this node is woken up. One that hears nothing while polling
 /// finds something is dead.
-pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+pub(crate) async fn fanout_hooks(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Hook {
         hook: &'static str,
@@ -195,8 +209,7 @@ pub(crate) fn hooks(server: &Server, query: Option<&str>) -> Result<Response<Ful
     struct Hooks {
         hooks: [Hook; 2],
     }
-    Query::parse(query, &[])?;
-    let totals = server.0.khala.stats().counters();
+    let totals = shared.0.khala.stats().counters();
     let heads = Hook {
         hook: "heads",
         announced: totals.announced,

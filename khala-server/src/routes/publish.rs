@@ -2,59 +2,57 @@
 //!
 //! The body is parsed once. A payload is kept as the bytes that it came in as; its batch looks for what readers differ about.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::fmt;
 
-use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, request::Parts};
-use http_body_util::Full;
-use hyper::body::Body;
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode};
 use khala_core::{
     Append, Batch, DocKey, Kind, NewUpdate, Payload, Receipt, Topic, Watermark,
     journal::BatchError,
-    publish::PublishPermit,
     update::{DedupKey, PayloadHash, TraceContext, TraceField},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use crate::{
-    Server,
-    body::{self, Empty, Room, given, invalid, whole},
     problem::Problem,
-    response::Holds,
-    service::json,
+    request::{self, Authenticated, Context, Empty, REQUEST_ID, Room, TopicPath, given, invalid, whole},
+    routes::{json, stream},
+    server::Shared,
 };
 
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Publishes what the body holds, if the grant still stands when that is there. The body and `holds` count for as long as the
-/// batch is under way, also where the client is gone.
-pub(crate) async fn publish<B>(
-    server: &Server,
-    permit: &PublishPermit,
-    head: &Parts,
-    body: B,
-    holds: &Arc<Holds>,
-) -> Result<Response<Full<Bytes>>, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+/// `POST /v1/topics/{topic}/updates`: publishes what the body holds, if the grant still stands when that is there. The body and
+/// what the request holds count for as long as the batch is under way, also where the client is gone.
+pub(crate) async fn publish(
+    State(shared): State<Shared>,
+    context: Context,
+    Authenticated(grant): Authenticated,
+    TopicPath(topic): TopicPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    let permit = shared.0.khala.publish_permit(&grant, &topic).await?;
+    let (head, body) = request.into_parts();
+    if stream::is_asked_for(&head.headers) {
+        return stream::begin(&shared, grant, Some(permit), &head.headers, body, context).await;
+    }
     let dedup = dedup_key(&head.headers)?;
     let trace = trace(&head.headers);
-    let most = server.0.limits.body_bytes;
-    let body = body::read(server, &head.headers, body, most, Empty::Refused, Room::Needed).await?;
+    let most = shared.0.limits.body_bytes;
+    let body = request::read(&shared, &head.headers, body, most, Empty::Refused, Room::Needed).await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key),
         None => batch,
     };
-    let topic = permit.topic();
-    match permit.publish(batch, (body, Arc::clone(holds))).await? {
-        Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(topic, receipt, false)),
-        Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(topic, receipt, true)),
+    match permit.publish(batch, (body, context.holds)).await? {
+        Append::Written(receipt) => json(StatusCode::CREATED, &Answer::new(&topic, receipt, false)),
+        Append::Duplicate(receipt) => json(StatusCode::OK, &Answer::new(&topic, receipt, true)),
         Append::Conflict(conflict) => Err(Problem::conflict(&conflict)),
     }
 }
@@ -105,7 +103,7 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     let mut trace = TraceContext::default();
     trace.traceparent = field("traceparent");
     trace.tracestate = field("tracestate");
-    trace.request_id = field(crate::service::REQUEST_ID);
+    trace.request_id = field(REQUEST_ID);
     (trace != TraceContext::default()).then_some(trace)
 }
 
@@ -185,7 +183,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Updates<'a> {
 }
 
 fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
-    let (updates, expect) = parts(body::parse(body)?)?;
+    let (updates, expect) = parts(request::parse(body)?)?;
     let batch = batch_of(updates, trace, "updates")?;
     let Some(head) = expect else { return Ok(batch) };
     let head = Watermark::new(head).ok_or_else(|| invalid("expect", "expect is not a watermark"))?;
@@ -219,7 +217,7 @@ pub(crate) fn line(
     trace: Option<&TraceContext>,
     names_topic: bool,
 ) -> Result<(Option<Topic>, Batch), Problem> {
-    let line: Line<'_> = body::parse_part("line", text)?;
+    let line: Line<'_> = request::parse_part("line", text)?;
     let Line { topic, kind, payload, doc_key, doc_version, deleted, payload_hash, dedup } = line;
     if topic.is_some() && !names_topic {
         return Err(invalid("topic", "unknown field `topic`: all lines are for the topic in the path"));

@@ -3,12 +3,13 @@
 //! # Invariants
 //! A revocation is kept for as long as anything that it names may be valid.
 
-use std::{error::Error as StdError, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Response, StatusCode, request::Parts};
-use http_body_util::Full;
-use hyper::body::Body;
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::StatusCode;
 use khala_core::{
     Timestamp, Watermark,
     auth::{Revocation, RevocationId, RevocationTarget},
@@ -17,11 +18,12 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Server,
-    body::{self, Empty, given, given_whole, invalid},
     problem::Problem,
-    query::Query,
-    service::json,
+    request::{
+        Admin, Context, Empty, Limit, NoParams, Params, given, given_whole, invalid, parse, watermark,
+    },
+    routes::json,
+    server::Shared,
 };
 
 /// Bytes of a reason.
@@ -90,20 +92,15 @@ impl<'a> Told<'a> {
 }
 
 /// `POST /internal/v1/khala/revocations`
-pub(crate) async fn revoke<B>(
-    server: &Server,
-    head: &Parts,
-    body: B,
-    request_id: &str,
-) -> Result<Response<Full<Bytes>>, Problem>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    Query::parse(head.uri.query(), &[])?;
-    let body = super::read(server, head, body, Empty::Refused).await?;
-    let Ordered { by, id, until, reason } = body::parse(&body)?;
+pub(crate) async fn revoke(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(NoParams {}): Params<NoParams>,
+    Context { request_id, .. }: Context,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = super::read(&shared, request, Empty::Refused).await?;
+    let Ordered { by, id, until, reason } = parse(&body)?;
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         return Err(invalid("reason", format!("reason: at most {REASON_BYTES} bytes are allowed")));
     }
@@ -112,9 +109,9 @@ where
         By::Sid => RevocationTarget::Sid(id),
         By::Sub => RevocationTarget::Sub(id),
     };
-    let khala = &server.0.khala;
+    let khala = &shared.0.khala;
     let now = khala.now();
-    let terms = &server.0.revocation_terms;
+    let terms = &shared.0.revocation_terms;
     // The issuer of a token may have had a clock that was ahead.
     let at = if by == By::Sub { now.plus(terms.leeway) } else { now };
     let revocation = Revocation::new(target, at);
@@ -126,7 +123,14 @@ where
     let told = Told::new(watermark, &revocation);
     telemetry::revocation_made(told.by);
     let logged = &told.id.as_str()[..told.id.as_str().floor_char_boundary(LOGGED_ID)];
-    tracing::info!(request_id, by = told.by, id = logged, watermark = watermark.as_u64(), reason, "revoked");
+    tracing::info!(
+        request_id = &*request_id,
+        by = told.by,
+        id = logged,
+        watermark = watermark.as_u64(),
+        reason,
+        "revoked"
+    );
     json(StatusCode::CREATED, &told)
 }
 
@@ -158,11 +162,21 @@ fn end(
     }
 }
 
+/// Which part of the list is told.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RevocationsQuery {
+    #[serde(deserialize_with = "watermark")]
+    after: Option<Watermark>,
+    limit: Limit,
+}
+
 /// `GET /internal/v1/khala/revocations`
 pub(crate) async fn revocations(
-    server: &Server,
-    query: Option<&str>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(query): Params<RevocationsQuery>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Revocations<'a> {
         revocations: Vec<Told<'a>>,
@@ -170,13 +184,12 @@ pub(crate) async fn revocations(
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }
-    let query = Query::parse(query, &["after", "limit"])?;
-    let (after, limit) = (query.watermark("after")?.unwrap_or(Watermark::ORIGIN), query.limit()?);
+    let (after, Limit(limit)) = (query.after.unwrap_or(Watermark::ORIGIN), query.limit);
     let one_more = limit.saturating_add(1);
     let (mut found, mut at) = (Vec::new(), Some(after));
     // A row that cannot be read makes a page shorter and is not the end.
     while let (Some(after), true) = (at, found.len() < one_more.get()) {
-        let page = server.0.khala.access().revocations(after, one_more).await?;
+        let page = shared.0.khala.access().revocations(after, one_more).await?;
         found.extend(page.revocations);
         at = page.next;
     }

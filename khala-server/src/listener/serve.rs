@@ -12,13 +12,11 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
-use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
-    server::conn::http1,
-    service::service_fn,
-};
+use http_body::{Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{
@@ -28,20 +26,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{
-    Server,
+use super::{
     accepted::{Accepted, Requests, linger},
     patience::PatientTimer,
     proxies,
-    response::ResponseBody,
     sockets::Socket,
 };
+use crate::Server;
 
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 64 << 10;
 /// How long to wait when the system has no file descriptor to give.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// How long last frames may take after the drain time, and requests under way after that.
+/// How long requests under way may take after the last WebSocket was closed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves `server` on `listener` until `shutdown` is ready, and then takes leave: turns readiness off, has every
@@ -55,13 +52,9 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()> + Send) {
     let (stop, stopped) = watch::channel(());
     let mut serving = Serving { listener, server: server.clone(), stopped, connections: JoinSet::new() };
-    server.keep();
+    server.shared.keep();
     serving.until(shutdown).await;
-    server.drain();
-    let closed = timeout(server.drains_within() + GRACE, server.drained());
-    if serving.until(closed).await.is_err() {
-        tracing::warn!("some connections were still open after the drain time");
-    }
+    serving.until(server.shut_down()).await;
     let Serving { listener, mut connections, .. } = serving;
     drop((listener, stop));
     let finished = async { while connections.join_next().await.is_some() {} };
@@ -114,7 +107,7 @@ async fn connection(
 ) {
     // Updates are small and wanted now.
     let _ = stream.set_nodelay(true);
-    let limits = server.0.limits;
+    let limits = server.shared.0.limits;
     if let Some(bytes) = limits.send_buffer
         && let Err(error) = SockRef::from(&stream).set_send_buffer_size(bytes)
     {
@@ -161,14 +154,14 @@ async fn connection(
 impl Server {
     /// Takes a connection, to serve it or to refuse what it asks for; none if it is to be closed.
     fn take(&self, peer: SocketAddr) -> Option<Socket> {
-        let proxy = proxies::is_trusted(&self.0.trusted_proxies, peer.ip());
-        self.0.sockets.take(peer, proxy, self.0.khala.moment())
+        let proxy = proxies::is_trusted(&self.shared.0.trusted_proxies, peer.ip());
+        self.shared.0.sockets.take(peer, proxy, self.shared.0.khala.moment())
     }
 }
 
 /// The body of an answer, which says when it is over.
 struct Counted {
-    body: ResponseBody,
+    body: Body,
     requests: Requests,
 }
 
@@ -178,14 +171,14 @@ impl Drop for Counted {
     }
 }
 
-impl Body for Counted {
+impl http_body::Body for Counted {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

@@ -7,10 +7,16 @@ use std::{sync::OnceLock, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::Server;
+use crate::{
+    Server,
+    server::{Inner, Shared},
+};
+
+/// How long last frames may take after the drain time.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,27 +44,53 @@ impl Drain {
 }
 
 impl Server {
-    /// Turns readiness off and lets no new WebSocket in; after the [unready
-    /// time](crate::ServerBuilder::with_unready), has every open one told and closed within the [drain
-    /// time](crate::ServerBuilder::with_drain). Everything else is answered as before.
+    /// Stops in the order that costs clients least: turns readiness off and lets no new WebSocket in; after the [unready
+    /// time](crate::ServerBuilder::with_unready) has every open one told and closed within the [drain
+    /// time](crate::ServerBuilder::with_drain); and returns when the last is closed, or five seconds after that time.
     ///
-    /// Returns at once, and does nothing when called again. [`serve`](crate::serve()) does it by itself; an application
-    /// that mounts the service calls it, and then waits for [`drained`](Self::drained), before it exits.
+    /// The port has to go on accepting meanwhile: a health check that connects anew is told that the server is not ready,
+    /// and publishers notice nothing. [`serve`](crate::serve()) does all of this by itself. With axum it is the graceful
+    /// shutdown signal of an application:
+    ///
+    /// ```
+    /// # async fn run(listener: tokio::net::TcpListener, server: khala_server::Server) -> std::io::Result<()> {
+    /// let app = server.router();
+    /// let stop = async move {
+    ///     let _ = tokio::signal::ctrl_c().await;
+    ///     server.shut_down().await;
+    /// };
+    /// axum::serve(listener, app).with_graceful_shutdown(stop).await
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation
+    /// What was begun goes on when the future is dropped.
+    pub async fn shut_down(&self) {
+        self.drain();
+        if timeout(self.shared.drains_within() + GRACE, self.drained()).await.is_err() {
+            tracing::warn!("some connections were still open after the drain time");
+        }
+    }
+
+    /// Begins that, and returns at once. Does nothing when called again.
     ///
     /// # Panics
     /// Outside of a tokio runtime, if there is an unready time.
     pub fn drain(&self) {
-        self.begin_drain();
+        self.shared.begin_drain();
     }
 
     /// Waits until no WebSocket of this service is open and, of a drain that has begun, the unready time is over. Cancel
     /// safe.
     pub async fn drained(&self) {
+        let Inner { drain, upgraded, .. } = &*self.shared.0;
         // The senders are in `self`, so they cannot be gone.
-        let _ = self.0.drain.phase.subscribe().wait_for(|phase| *phase != Phase::Unready).await;
-        let _ = self.0.upgraded.subscribe().wait_for(|open| *open == 0).await;
+        let _ = drain.phase.subscribe().wait_for(|phase| *phase != Phase::Unready).await;
+        let _ = upgraded.subscribe().wait_for(|open| *open == 0).await;
     }
+}
 
+impl Shared {
     /// Whether this call is the one that began it.
     pub(crate) fn begin_drain(&self) -> bool {
         let Drain { unready, over, began, phase } = &self.0.drain;

@@ -1,21 +1,33 @@
 //! `/internal/v1/khala/connections`: who is connected to this node, and who takes the least of what is sent.
 
-use std::{net::IpAddr, num::NonZeroUsize};
+use std::net::IpAddr;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use khala_core::registry::OpenConnection;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::rules::millis;
-use crate::{Server, problem::Problem, query::Query, service::json};
+use crate::{
+    problem::Problem,
+    request::{Admin, Limit, Params},
+    routes::json,
+    server::Shared,
+};
 
-/// How many connections are told of when nobody says.
-const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20).expect("20 is not zero");
+/// How many connections are told of.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConnectionsQuery {
+    limit: Limit<20>,
+}
 
 /// `GET /internal/v1/khala/connections`
-pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Response<Full<Bytes>>, Problem> {
+pub(crate) async fn connections(
+    State(shared): State<Shared>,
+    _: Admin,
+    Params(query): Params<ConnectionsQuery>,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Connections {
         open: usize,
@@ -32,8 +44,8 @@ pub(crate) fn connections(server: &Server, query: Option<&str>) -> Result<Respon
         held_bytes: u64,
         stalled_ms: u64,
     }
-    let limit = Query::parse(query, &["limit"])?.at_most("limit", CONNECTIONS)?;
-    let khala = &server.0.khala;
+    let Limit(limit) = query.limit;
+    let khala = &shared.0.khala;
     let show = |connection| {
         let OpenConnection { subject, address, opened_at, channels, held_bytes, stalled_for, .. } =
             connection;

@@ -9,17 +9,21 @@
 
 use std::{
     collections::HashMap,
-    error::Error as StdError,
+    convert::Infallible,
     future::pending,
     pin::pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{self, Poll, Waker},
 };
 
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
 use bytes::Bytes;
-use futures::{future::BoxFuture, poll};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::body::Body;
+use futures::{future::BoxFuture, poll, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use khala_core::{
     Append, Batch, Error, Grant, Topic,
     budget::{MemoryPart, MemoryShare},
@@ -38,12 +42,14 @@ use tokio::{
 };
 
 use crate::{
-    Server, body,
-    lines::{LineFault, Lines},
-    patience::PARTS,
+    listener::PARTS,
     problem::Problem,
-    publish::{self, IDEMPOTENCY_KEY, Stored},
-    response::{Holds, ResponseBody},
+    request::{self, Authenticated, COPIES, Context, Holds, invalid, no_memory},
+    routes::{
+        lines::{LineFault, Lines},
+        publish::{self, IDEMPOTENCY_KEY, Stored},
+    },
+    server::Shared,
 };
 
 const MEDIA_TYPE: &str = "application/x-ndjson";
@@ -70,36 +76,39 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Whether the body is a stream of updates by its own account.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
-    body::is_of(headers, MEDIA_TYPE)
+    request::is_of(headers, MEDIA_TYPE)
 }
 
-/// What is answered where nothing but a stream is taken.
-pub(crate) fn unsupported() -> Problem {
+/// `POST /v1/updates`: a stream whose lines name their topics.
+pub(crate) async fn publish_stream(
+    State(shared): State<Shared>,
+    context: Context,
+    Authenticated(grant): Authenticated,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    if is_asked_for(&head.headers) {
+        return begin(&shared, grant, None, &head.headers, body, context).await;
+    }
     let detail = "the Content-Type here is application/x-ndjson: an update a line, each with its topic";
-    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
 }
 
 /// Begins to publish the lines of `body`, each if `grant` still stands when it is there: to the topic of `permit`, or else each to
 /// the topic that it names, if that is open to the grant's subject.
-pub(crate) async fn publish<B>(
-    server: &Server,
+pub(crate) async fn begin(
+    shared: &Shared,
     grant: Grant,
     permit: Option<PublishPermit>,
     headers: &HeaderMap,
-    body: B,
-    request_id: &str,
-    holds: Arc<Holds>,
-) -> Result<Response<ResponseBody>, Problem>
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+    body: Body,
+    context: Context,
+) -> Result<Response, Problem> {
     if headers.contains_key(IDEMPOTENCY_KEY) {
         let detail = "a stream has no Idempotency-Key: each line may have a `dedup` of its own";
         return Err(Problem::invalid("invalid_idempotency_key", detail));
     }
-    if server.is_closing() {
+    if shared.is_closing() {
         return Err(draining());
     }
     if let Some(permit) = &permit {
@@ -108,15 +117,15 @@ where
     let stream = Stream {
         one: permit.map(Opened::new),
         trace: publish::trace(headers),
-        patience: server.0.limits.body_timeout,
-        line_bytes: server.0.limits.body_bytes,
-        request_id: request_id.to_owned(),
-        server: server.clone(),
+        patience: shared.0.limits.body_timeout,
+        line_bytes: shared.0.limits.body_bytes,
+        request_id: context.request_id,
+        shared: shared.clone(),
         grant,
-        _holds: Arc::clone(&holds),
+        _holds: context.holds,
     };
-    let (answers, pieces) = mpsc::channel(1);
-    let mut lines = Lines::new(body, stream.line_bytes, server.0.khala.memory());
+    let (answers, mut pieces) = mpsc::channel(1);
+    let mut lines = Lines::new(body, stream.line_bytes, shared.0.khala.memory());
     if headers.contains_key(header::EXPECT) {
         // Who waits to be told to go on (100) would take the answer's head for a no. hyper tells it when the body is asked
         // for, if that is before there is a head.
@@ -125,7 +134,9 @@ where
     }
     // A task of its own: what is on its way is announced also while the producer reads nothing.
     tokio::spawn(Run::new(stream).run(lines, answers));
-    let mut response = Response::new(ResponseBody::pieces(pieces).with(holds));
+    let pieces =
+        stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(Ok::<Bytes, Infallible>)));
+    let mut response = Response::new(Body::from_stream(pieces));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     Ok(response)
 }
@@ -135,7 +146,7 @@ fn draining() -> Problem {
 }
 
 struct Stream {
-    server: Server,
+    shared: Shared,
     grant: Grant,
     /// The topic of all lines; where there is none, each names its own.
     one: Option<Arc<Opened>>,
@@ -143,7 +154,7 @@ struct Stream {
     /// How long a line may take to arrive, and to wait for a rate.
     patience: Duration,
     line_bytes: usize,
-    request_id: String,
+    request_id: Arc<str>,
     /// Until its answer is taken and what was handed over is seen through.
     _holds: Arc<Holds>,
 }
@@ -240,8 +251,8 @@ struct Run {
 impl Run {
     fn new(stream: Stream) -> Self {
         Self {
-            share: stream.server.0.khala.memory().share(MemoryPart::Bodies),
-            in_flight: Appends::new(stream.server.0.khala.clone()),
+            share: stream.shared.0.khala.memory().share(MemoryPart::Bodies),
+            in_flight: Appends::new(stream.shared.0.khala.clone()),
             stream,
             known: HashMap::new(),
             counts: Counts::default(),
@@ -258,14 +269,9 @@ impl Run {
         }
     }
 
-    async fn run<B>(mut self, mut lines: Lines<B>, answers: mpsc::Sender<Bytes>)
-    where
-        B: Body + Send,
-        B::Data: Send,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
-        let server = self.stream.server.clone();
-        let mut closing = pin!(server.closing());
+    async fn run(mut self, mut lines: Lines, answers: mpsc::Sender<Bytes>) {
+        let shared = self.stream.shared.clone();
+        let mut closing = pin!(shared.closing());
         let patience = self.stream.patience;
         loop {
             self.account();
@@ -340,7 +346,7 @@ impl Run {
         let Counts { written, duplicates, conflicts } = self.counts;
         let topic = stream.one.as_ref().map(|opened| tracing::field::display(opened.permit.topic()));
         tracing::debug!(
-            request_id = stream.request_id,
+            request_id = &*stream.request_id,
             topic,
             lines = line,
             written,
@@ -366,7 +372,7 @@ impl Run {
 
     /// Counts what is held in the node's budget of memory, not for each line.
     fn account(&mut self) {
-        let held = (body::COPIES * self.bytes + self.out.len()) as u64;
+        let held = (COPIES * self.bytes + self.out.len()) as u64;
         if held == 0 || held.abs_diff(self.share.bytes()) >= SHARE_STEP {
             self.share.hold(held);
         }
@@ -394,7 +400,7 @@ impl Run {
                 self.bytes += taken.bytes;
                 let held = self.held.insert(taken);
                 // Most need not be asked for long.
-                let cx = &mut Context::from_waker(Waker::noop());
+                let cx = &mut task::Context::from_waker(Waker::noop());
                 match &mut held.to {
                     To::Opened(_) => self.go_on(),
                     To::Unknown(asking) => match asking.as_mut().poll(cx) {
@@ -491,10 +497,10 @@ impl Stream {
         read: Result<Bytes, LineFault>,
         known: &HashMap<Topic, Arc<Opened>>,
     ) -> Result<Option<Held>, Problem> {
-        let khala = &self.server.0.khala;
+        let khala = &self.shared.0.khala;
         let text = read.map_err(|fault| match fault {
             LineFault::Broken => Problem::invalid("incomplete_body", "the body ended before it was whole"),
-            LineFault::NoMemory => body::no_memory(MemoryPart::Bodies),
+            LineFault::NoMemory => no_memory(MemoryPart::Bodies),
             LineFault::TooLong => {
                 let detail = format!("a line may have {} bytes at most", self.line_bytes);
                 Problem::too_large("body_too_large", detail)
@@ -509,7 +515,7 @@ impl Stream {
         let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
         let to = match (&self.one, topic) {
             (Some(one), _) => To::Opened(Arc::clone(one)),
-            (None, None) => return Err(body::invalid("topic", "missing field `topic`")),
+            (None, None) => return Err(invalid("topic", "missing field `topic`")),
             (None, Some(topic)) => match known.get(&topic) {
                 Some(opened) => To::Opened(Arc::clone(opened)),
                 None => {
@@ -524,7 +530,7 @@ impl Stream {
 
     /// Asks whether a topic is open to who streams; if it is new, waits until they may make it.
     fn ask(&self, topic: Topic) -> BoxFuture<'static, Result<PublishPermit, Problem>> {
-        let (khala, grant, patience) = (self.server.0.khala.clone(), self.grant.clone(), self.patience);
+        let (khala, grant, patience) = (self.shared.0.khala.clone(), self.grant.clone(), self.patience);
         Box::pin(async move {
             let permit = khala.publish_permit(&grant, &topic).await?;
             let latest = Instant::now() + patience;

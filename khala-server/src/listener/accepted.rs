@@ -27,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::patience::InParts;
+use super::patience::InParts;
 
 /// How long a closed connection is still read from.
 const LINGER: Duration = Duration::from_millis(500);

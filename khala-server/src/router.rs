@@ -1,0 +1,318 @@
+//! Which path is answered by what, and what all answers have in common: an id, a log line, metrics, limits, and origins.
+//!
+//! Paths are split before they are percent-decoded, so a `/` within a topic or a key is written `%2F`, and a path that is
+//! written so says exactly what it means. Many proxies decode the paths that they pass on. A path with more parts than
+//! its route has is therefore read from its end: [`Decoded::of`] has the rule.
+//!
+//! # Invariants
+//! The query string is in neither log nor metrics, because a token may be in it; and no metric has a label of unbounded range.
+
+use std::time::Instant;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse as _, Response},
+    routing::{MethodRouter, any, get, post},
+};
+use http::{HeaderValue, Method, StatusCode, header};
+use khala_core::telemetry::{self, Surface};
+use tower::{ServiceBuilder, ServiceExt as _};
+
+use crate::{
+    listener::Refusal,
+    problem::{Problem, ProblemCode},
+    request::{Context, Decoded, REQUEST_ID, check_encoding},
+    routes,
+    server::Shared,
+    websocket,
+};
+
+/// Longer paths are cut off in the log.
+const LOGGED_PATH: usize = 512;
+
+/// A route: where it is, who it is for, and what answers.
+pub(crate) struct Route {
+    /// The path as it is in the OpenAPI document and in metrics.
+    pub(crate) pattern: &'static str,
+    /// What `Allow` says.
+    pub(crate) allow: &'static str,
+    audience: Audience,
+    /// What is refused when something is refused here.
+    surface: Surface,
+    methods: fn() -> MethodRouter<Shared>,
+}
+
+/// Who a route is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Those who have a token: the origin of pages counts, and so do limits.
+    Clients,
+    /// Those who have the admin token: the origin of pages counts. They are answered also where nobody else is.
+    Admins,
+    /// The operators' machines, which are answered also where nobody else is.
+    Machines,
+    /// Everybody.
+    Everybody,
+}
+
+impl Audience {
+    fn is_limited(self) -> bool {
+        matches!(self, Self::Clients | Self::Everybody)
+    }
+
+    fn has_origins(self) -> bool {
+        matches!(self, Self::Clients | Self::Admins)
+    }
+}
+
+const fn route(
+    pattern: &'static str,
+    allow: &'static str,
+    audience: Audience,
+    surface: Surface,
+    methods: fn() -> MethodRouter<Shared>,
+) -> Route {
+    Route { pattern, allow, audience, surface, methods }
+}
+
+use Audience::{Admins, Clients, Everybody, Machines};
+use Surface::{Http, Mint, Upgrade};
+
+const GET: &str = "GET, HEAD";
+const GET_OR_POST: &str = "GET, HEAD, POST";
+const POST: &str = "POST";
+
+/// All routes.
+#[rustfmt::skip]
+pub(crate) static ROUTES: [Route; 20] = [
+    route(UPDATES, GET_OR_POST, Clients, Http, || get(routes::updates).post(routes::publish)),
+    route(BOUNDS, GET, Clients, Http, || get(routes::bounds)),
+    route(SNAPSHOT, GET, Clients, Http, || get(routes::snapshot)),
+    route(DOCUMENT, GET, Clients, Http, || get(routes::document)),
+    route("/v1/topics", GET, Clients, Http, || get(routes::topics)),
+    route("/v1/updates", POST, Clients, Http, || post(routes::publish_stream)),
+    route("/sync/v1/websocket", "GET", Clients, Upgrade, || get(websocket::upgrade).head(method_not_allowed)),
+    route("/v1/token", POST, Clients, Mint, || post(routes::mint)),
+    route("/api/khala/token", POST, Clients, Mint, || post(routes::mint)),
+    route("/api/sync/token", POST, Clients, Mint, || post(routes::mint)),
+    route("/healthz", GET, Machines, Http, || get(routes::health)),
+    route("/readyz", GET, Machines, Http, || get(routes::ready)),
+    route("/metrics", GET, Machines, Http, || get(routes::metrics)),
+    route("/openapi.json", GET, Everybody, Http, || get(routes::openapi)),
+    route("/internal/v1/khala/connections", GET, Admins, Http, || get(routes::connections)),
+    route("/internal/v1/khala/drain", POST, Admins, Http, || post(routes::drain)),
+    route("/internal/v1/khala/fanout/hooks", GET, Admins, Http, || get(routes::fanout_hooks)),
+    route("/internal/v1/khala/fanout/metrics", GET, Admins, Http, || get(routes::fanout_metrics)),
+    route("/internal/v1/khala/retention", GET_OR_POST, Admins, Http, || get(routes::retention).post(routes::sweep)),
+    route("/internal/v1/khala/revocations", GET_OR_POST, Admins, Http, || get(routes::revocations).post(routes::revoke)),
+];
+
+/// The routes of a topic, which are also found in a decoded path.
+const UPDATES: &str = "/v1/topics/{topic}/updates";
+const BOUNDS: &str = "/v1/topics/{topic}";
+const SNAPSHOT: &str = "/v1/topics/{topic}/snapshot";
+const DOCUMENT: &str = "/v1/topics/{topic}/documents/{doc_key}";
+
+impl Decoded {
+    /// What a path names in which the `/` of a topic or a document key is not escaped any more, and the pattern of its route.
+    ///
+    /// A path that ends in `/updates` or `/snapshot` is that of the topic before it. Else what follows the last
+    /// `/documents/` is a document key. Else the whole is a topic. Empty parts are a mistake: proxies merge slashes.
+    fn of(path: &str) -> Option<(Self, &'static str)> {
+        let rest = path.strip_prefix("/v1/topics/")?;
+        if rest.split('/').any(str::is_empty) {
+            return None;
+        }
+        let (topic, doc_key, pattern) = if let Some(topic) = rest.strip_suffix("/updates") {
+            (topic, None, UPDATES)
+        } else if let Some(topic) = rest.strip_suffix("/snapshot") {
+            (topic, None, SNAPSHOT)
+        } else if let Some((topic, doc_key)) = rest.rsplit_once("/documents/") {
+            (topic, Some(doc_key), DOCUMENT)
+        } else {
+            (rest, None, BOUNDS)
+        };
+        Some((Self { topic: topic.to_owned(), doc_key: doc_key.map(str::to_owned) }, pattern))
+    }
+}
+
+/// The router of a server.
+pub(crate) fn of(shared: &Shared) -> Router {
+    let routes = ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| router.route(route.pattern, served(shared, Some(route))));
+    routes.fallback(elsewhere).with_state(shared.clone())
+}
+
+/// What answers on `route`, or where there is none, with what all answers have in common.
+fn served(shared: &Shared, route: Option<&'static Route>) -> MethodRouter<Shared> {
+    let methods = match route {
+        Some(route) => (route.methods)().fallback(method_not_allowed),
+        None => any(unknown_route),
+    };
+    let place = Place { shared: shared.clone(), route };
+    let cors = route.filter(|route| route.audience.has_origins());
+    let cors = cors.map(|route| shared.0.origins.cors(route.allow, shared.0.token_source.is_some()));
+    methods.layer(
+        ServiceBuilder::new()
+            .layer(from_fn_with_state(place.clone(), observe))
+            .option_layer(cors)
+            .layer(from_fn_with_state(place, admit)),
+    )
+}
+
+/// What is answered where the router finds nothing.
+async fn elsewhere(State(shared): State<Shared>, mut request: Request) -> Response {
+    let decoded = Decoded::of(request.uri().path());
+    let route = decoded.and_then(|(decoded, pattern)| {
+        request.extensions_mut().insert(decoded);
+        ROUTES.iter().find(|route| route.pattern == pattern)
+    });
+    let Ok(response) = served(&shared, route).with_state(shared).oneshot(request).await;
+    response
+}
+
+async fn unknown_route() -> Problem {
+    Problem::not_found("unknown_route", "there is nothing here; /openapi.json lists the routes")
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let known = request.extensions().get::<&'static Route>();
+    let (pattern, allow) = known.map_or(("", ""), |route| (route.pattern, route.allow));
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{pattern} takes {allow}"))
+        .with_header(header::ALLOW, HeaderValue::from_static(allow))
+}
+
+/// A route of a server; none is that of all paths that are no route.
+#[derive(Clone)]
+struct Place {
+    shared: Shared,
+    route: Option<&'static Route>,
+}
+
+/// Gives a request its id, refuses pages of strange origins, and notes in log and metrics what came of it.
+async fn observe(State(Place { shared, route }): State<Place>, mut request: Request, next: Next) -> Response {
+    shared.keep();
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let context = Context::new(&shared, &request);
+    request.extensions_mut().insert(context.clone());
+    if let Some(route) = route {
+        request.extensions_mut().insert(route);
+    }
+    let page = route.filter(|route| route.audience.has_origins());
+    let page = page.map(|_| shared.0.origins.check(request.headers()));
+    let mut response = match page {
+        Some(Err(denied)) => {
+            let mut response = Problem::from(denied).into_response();
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+            response
+        }
+        Some(Ok(())) if method == Method::OPTIONS => {
+            if is_preflight(route, &request) {
+                let mut response = next.run(request).await;
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response
+            } else {
+                method_not_allowed(request).await.into_response()
+            }
+        }
+        _ => next.run(request).await,
+    };
+    let Context { request_id, peer, client, .. } = &context;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(request_id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, request_id);
+    }
+    let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
+    if let Some(code) = code {
+        telemetry::refused(code, route.map_or(Http, |route| route.surface));
+    }
+    let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
+    let (status, elapsed) = (response.status(), started.elapsed());
+    let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let end = path.floor_char_boundary(LOGGED_PATH);
+    tracing::info!(
+        target: "khala_server::access",
+        request_id = &**request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, client, code,
+        "request"
+    );
+    shared.0.request_metrics.answered(route, &method, status, elapsed);
+    response
+}
+
+/// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
+fn is_preflight(route: Option<&Route>, request: &Request) -> bool {
+    let headers = request.headers();
+    route.is_some_and(|route| route.surface != Upgrade)
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Lets a request through if its body is not encoded, and its connection and its address may have one more; holds that until the
+/// answer is taken.
+async fn admit(State(place): State<Place>, context: Context, request: Request, next: Next) -> Response {
+    match place.check(&context, &request) {
+        Ok(()) => next.run(request).await.map(|body| Body::new(context.holds.held(body))),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+impl Place {
+    fn check(&self, context: &Context, request: &Request) -> Result<(), Problem> {
+        let Self { shared, route } = self;
+        if route.is_none_or(|route| route.audience.is_limited()) {
+            if let Some(refusal) = request.extensions().get::<Refusal>() {
+                return Err((*refusal).into());
+            }
+            context.hold_address(shared)?;
+        }
+        if request.method() == Method::POST && route.is_some_and(|route| route.allow.contains(POST)) {
+            check_encoding(request.headers())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoded_path_is_read_from_its_end() {
+        for (path, topic, doc_key, pattern) in [
+            ("a/b", "a/b", None, BOUNDS),
+            ("a/b/c/d/e/f/g/h", "a/b/c/d/e/f/g/h", None, BOUNDS),
+            ("a/b/updates", "a/b", None, UPDATES),
+            ("a/b/c/d/e/f/updates", "a/b/c/d/e/f", None, UPDATES),
+            ("a/updates/updates", "a/updates", None, UPDATES),
+            ("a/b/snapshot", "a/b", None, SNAPSHOT),
+            ("a/b/documents/k", "a/b", Some("k"), DOCUMENT),
+            ("a/b/documents/k/l", "a/b", Some("k/l"), DOCUMENT),
+            ("a/documents/b/documents/k", "a/documents/b", Some("k"), DOCUMENT),
+            ("documents/k/l", "documents/k/l", None, BOUNDS),
+        ] {
+            let (found, found_pattern) = Decoded::of(&format!("/v1/topics/{path}")).unwrap();
+            assert_eq!(
+                (&*found.topic, found.doc_key.as_deref(), found_pattern),
+                (topic, doc_key, pattern),
+                "{path}"
+            );
+        }
+        for path in ["a//b", "a/b/", "a/b//updates", "/a/b", "a/b/documents/"] {
+            assert!(Decoded::of(&format!("/v1/topics/{path}")).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_pattern_stands_twice() {
+        let mut patterns: Vec<_> = ROUTES.iter().map(|route| route.pattern).collect();
+        patterns.sort_unstable();
+        patterns.dedup();
+        assert_eq!(patterns.len(), ROUTES.len());
+    }
+}

@@ -1,0 +1,42 @@
+//! The routes, one file for each kind, and the answers that they share.
+
+mod admin;
+mod documents;
+mod history;
+mod lines;
+mod mint;
+mod operations;
+mod publish;
+mod stream;
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+pub use self::admin::RevocationTerms;
+pub(crate) use self::{
+    admin::{connections, drain, fanout_hooks, fanout_metrics, retention, revocations, revoke, sweep},
+    documents::{document, snapshot},
+    history::{bounds, topics, updates},
+    mint::mint,
+    operations::{WriteProbe, health, metrics, openapi, ready},
+    publish::publish,
+    stream::publish_stream,
+};
+use crate::problem::Problem;
+
+/// A response of JSON.
+fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(body).expect("a response has a JSON form");
+    let mut response = json_bytes(body);
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+/// A response of text that is JSON already.
+fn json_bytes(body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(body.into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

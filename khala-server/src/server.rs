@@ -1,0 +1,418 @@
+//! The server as an application has it: how it is made, what it is mounted by, and what goes on by itself.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{BoxError, Router, body::Body, response::Response, routing::future::RouteFuture};
+use bytes::Bytes;
+use http::{Request, request::Parts};
+use ipnet::IpNet;
+use khala_auth::{SharedSecret, mint::Mint};
+use khala_core::{
+    Khala, Token,
+    clock::SystemClock,
+    health::{Condition, supervise},
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tower::Service;
+
+use crate::{
+    Compatibility, Limits, Origins, RevocationTerms,
+    listener::{RequestCounts, Sockets},
+    request_metrics::RequestMetrics,
+    router,
+    routes::WriteProbe,
+    shutdown::Drain,
+};
+
+type Render = Box<dyn Fn() -> String + Send + Sync>;
+type Notes = Box<dyn Fn() -> Vec<&'static str> + Send + Sync>;
+type TokenSource = Box<dyn Fn(&Parts) -> Option<Token> + Send + Sync>;
+
+/// The server: a [`tower` service](Service), and an [`axum::Router`] to mount in an application. Cloning it gives another handle to
+/// the same.
+#[derive(Clone)]
+pub struct Server {
+    pub(crate) shared: Shared,
+    router: Router,
+}
+
+/// What all requests and connections share.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) khala: Khala,
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
+    pub(crate) compatibility: Compatibility,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) drain: Drain,
+    pub(crate) metrics: Option<Render>,
+    pub(crate) notes: Option<Notes>,
+    pub(crate) mint: Option<Mint>,
+    pub(crate) admin: Option<SharedSecret>,
+    pub(crate) token_source: Option<TokenSource>,
+    pub(crate) revocation_terms: RevocationTerms,
+    /// How many upgraded connections have a task that still runs.
+    pub(crate) upgraded: watch::Sender<usize>,
+    pub(crate) sweep_every: Option<Duration>,
+    /// What goes on by itself, from the first request on.
+    background: OnceLock<Vec<AbortOnDrop>>,
+    pub(crate) writes: WriteProbe,
+    pub(crate) sockets: Sockets,
+    pub(crate) requests: RequestCounts,
+    pub(crate) request_metrics: RequestMetrics,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { khala, limits, origins, compatibility, trusted_proxies, drain, .. } = self;
+        f.debug_struct("Server")
+            .field("khala", khala)
+            .field("limits", limits)
+            .field("origins", origins)
+            .field("compatibility", compatibility)
+            .field("trusted_proxies", trusted_proxies)
+            .field("drain", drain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`Server`]. A builder and not options, because most of it is roles to put in place, which are no data.
+pub struct ServerBuilder {
+    khala: Khala,
+    limits: Limits,
+    origins: Option<Origins>,
+    compatibility: Compatibility,
+    trusted_proxies: Vec<IpNet>,
+    drain: Duration,
+    unready: Duration,
+    metrics: Option<Render>,
+    notes: Option<Notes>,
+    mint: Option<Mint>,
+    admin: Option<SharedSecret>,
+    token_source: Option<TokenSource>,
+    revocation_terms: RevocationTerms,
+    sweep_every: Option<Duration>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { khala, limits, origins, compatibility, trusted_proxies, drain, .. } = self;
+        f.debug_struct("ServerBuilder")
+            .field("khala", khala)
+            .field("limits", limits)
+            .field("origins", origins)
+            .field("compatibility", compatibility)
+            .field("trusted_proxies", trusted_proxies)
+            .field("drain", drain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerBuilder {
+    /// Bounds what clients may send.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Serves pages of these origins alone, over HTTP and over the WebSocket alike: another `Origin` is refused (403
+    /// `origin_not_allowed`), and these may read the answers (CORS).
+    ///
+    /// Without it, pages of any origin are served, over both: a browser sends no bearer token by itself, so a page that
+    /// has none gets nothing. Where tokens come from [cookies](Self::with_token_source), only pages of the server's own
+    /// origin are served by default.
+    #[must_use]
+    pub fn with_origins(mut self, origins: Origins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Refuses a WebSocket to clients that are too old or too new. Without it, none is.
+    #[must_use]
+    pub fn with_compatibility(mut self, compatibility: Compatibility) -> Self {
+        self.compatibility = compatibility;
+        self
+    }
+
+    /// Believes the `X-Forwarded-For` of peers in these networks: the right-most address in it that is in none of
+    /// them is the client's, for limits per address and in the access log. Without it, the header is not looked at.
+    #[must_use]
+    pub fn with_trusted_proxies(mut self, networks: Vec<IpNet>) -> Self {
+        self.trusted_proxies = networks;
+        self
+    }
+
+    /// Spreads the closing of connections over that much time when the server stops. Default: 10 s.
+    #[must_use]
+    pub fn with_drain(mut self, over: Duration) -> Self {
+        self.drain = over;
+        self
+    }
+
+    /// Before that, goes on for so long with readiness turned off alone, so that load balancers notice first.
+    /// Default: not at all.
+    #[must_use]
+    pub fn with_unready(mut self, before: Duration) -> Self {
+        self.unready = before;
+        self
+    }
+
+    /// Answers `/metrics` with what `render` gives, in the Prometheus text format. Without it, the route is
+    /// not found: an application that mounts Khala has metrics of its own.
+    #[must_use]
+    pub fn with_metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Box::new(render));
+        self
+    }
+
+    /// Has `/readyz` mention what `notes` gives: what the server does without just now and is no less ready for, as a
+    /// fanout that does not hear.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl Fn() -> Vec<&'static str> + Send + Sync + 'static) -> Self {
+        self.notes = Some(Box::new(notes));
+        self
+    }
+
+    /// Makes tokens by `mint` at `/v1/token`. Without it, the route is not found.
+    #[must_use]
+    pub fn with_mint(mut self, mint: Mint) -> Self {
+        self.mint = Some(mint);
+        self
+    }
+
+    /// Takes the token of a request that has no `Authorization` header from elsewhere, as from a cookie of the
+    /// application's. `source` is given the head of the request, WebSocket handshakes too; what it gives is verified as
+    /// any token is.
+    ///
+    /// Without [`with_origins`](Self::with_origins), pages of other origins are then refused: browsers send cookies
+    /// with their requests too.
+    ///
+    /// ```
+    /// # use http::{header, request::Parts};
+    /// # use khala_core::{Khala, MemoryStore, Token};
+    /// # use khala_server::Server;
+    /// fn session(head: &Parts) -> Option<Token> {
+    ///     let cookies = head.headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    ///     let mut pairs = cookies.flat_map(|cookies| cookies.split("; "));
+    ///     pairs.find_map(|pair| pair.strip_prefix("session=")).map(Token::new)
+    /// }
+    ///
+    /// # let khala = Khala::builder(MemoryStore::new()).build();
+    /// let server = Server::builder(khala).with_token_source(session).build();
+    /// ```
+    #[must_use]
+    pub fn with_token_source(
+        mut self,
+        source: impl Fn(&Parts) -> Option<Token> + Send + Sync + 'static,
+    ) -> Self {
+        self.token_source = Some(Box::new(source));
+        self
+    }
+
+    /// Opens the routes under `/internal/v1/khala/` for whoever knows `token`. Without it, they are not found.
+    #[must_use]
+    pub fn with_admin_token(mut self, token: SharedSecret) -> Self {
+        self.admin = Some(token);
+        self
+    }
+
+    /// Keeps what the admin route revokes for as long as tokens of these terms may be valid. Without it, those of
+    /// [`RevocationTerms::default`] are taken.
+    #[must_use]
+    pub fn with_revocation_terms(mut self, terms: RevocationTerms) -> Self {
+        self.revocation_terms = terms;
+        self
+    }
+
+    /// Takes away history that is no longer kept about that often, as `Sweeper::run_sweeper` does, from the first
+    /// request on. Without it, that is the application's to do.
+    #[must_use]
+    pub fn with_sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_every = Some(interval);
+        self
+    }
+
+    /// The service.
+    pub fn build(self) -> Server {
+        let Self {
+            khala,
+            limits,
+            origins,
+            compatibility,
+            trusted_proxies,
+            drain,
+            unready,
+            metrics,
+            notes,
+            mint,
+            admin,
+            token_source,
+            revocation_terms,
+            sweep_every,
+        } = self;
+        // A token that browsers send by themselves, as in a cookie, comes with the requests of other sites' pages too.
+        let origins =
+            origins.unwrap_or_else(|| if token_source.is_some() { Origins::same() } else { Origins::any() });
+        let shared = Shared(Arc::new(Inner {
+            request_metrics: RequestMetrics::new(),
+            khala,
+            limits,
+            origins,
+            compatibility,
+            trusted_proxies,
+            drain: Drain::new(unready, drain),
+            metrics,
+            notes,
+            mint,
+            admin,
+            token_source,
+            revocation_terms,
+            upgraded: watch::Sender::new(0),
+            sweep_every,
+            background: OnceLock::new(),
+            writes: WriteProbe::default(),
+            sockets: Sockets::new(&limits),
+            requests: RequestCounts::new(&limits),
+        }));
+        Server { router: router::of(&shared), shared }
+    }
+}
+
+impl Server {
+    /// Starts to make a service that gives access to `khala` to those whose token its verifier accepts.
+    pub fn builder(khala: Khala) -> ServerBuilder {
+        ServerBuilder {
+            khala,
+            limits: Limits::default(),
+            origins: None,
+            compatibility: Compatibility::default(),
+            trusted_proxies: Vec::new(),
+            drain: Duration::from_secs(10),
+            unready: Duration::ZERO,
+            metrics: None,
+            notes: None,
+            mint: None,
+            admin: None,
+            token_source: None,
+            revocation_terms: RevocationTerms::default(),
+            sweep_every: None,
+        }
+    }
+
+    /// The handle that this service gives access to.
+    pub fn khala(&self) -> &Khala {
+        &self.shared.0.khala
+    }
+
+    /// All routes, to merge with an application's own, or to [nest](Router::nest) under a prefix.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use khala_core::{Khala, MemoryStore};
+    /// # use khala_server::Server;
+    /// # let server = Server::builder(Khala::builder(MemoryStore::new()).build()).build();
+    /// let khala = server.khala().clone();
+    /// let app = server.router().route(
+    ///     "/orders/{id}/head",
+    ///     get(async move |axum::extract::Path(id): axum::extract::Path<u64>| {
+    ///         let topic = khala.topic(&format!("orders:{id}")).map_err(|error| error.to_string())?;
+    ///         let bounds = topic.bounds().await.map_err(|error| error.to_string())?;
+    ///         Ok::<_, String>(bounds.head.to_string())
+    ///     }),
+    /// );
+    /// # let _: Router = app;
+    /// ```
+    ///
+    /// Limits per address and the access log need the peer's address: [`serve`](crate::serve()) says it, and so does
+    /// [`into_make_service_with_connect_info`](Router::into_make_service_with_connect_info) of axum with a
+    /// [`SocketAddr`](std::net::SocketAddr). A listener of one's own puts a `SocketAddr` among the request's extensions.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Answers a request, and takes over its connection if it is a WebSocket's.
+    ///
+    /// It never fails: what is wrong is answered. For the WebSocket, the connection must be served with upgrades,
+    /// on a tokio runtime. How long the head of a request may take, and how long a client may take nothing of an
+    /// answer, is left to the caller that serves the connection, as [`serve`](crate::serve()) does.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does. A
+    /// stream of updates goes on by itself while its answer is read, on the tokio runtime.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Ok(response) = self.clone().call(request).await;
+        response
+    }
+}
+
+impl<B> Service<Request<B>> for Server
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.router.call(request.map(Body::new))
+    }
+}
+
+impl Shared {
+    /// Starts what goes on by itself, once: keeping up with what other nodes revoke, and sweeping.
+    pub(crate) fn keep(&self) {
+        self.0.background.get_or_init(|| {
+            let khala = self.0.khala.clone();
+            let mut tasks = vec![AbortOnDrop(tokio::spawn(async move {
+                let part = khala.health().part("revocation_sync");
+                supervise(&part, &SystemClock::new(), Condition::Failed, || {
+                    khala.access().run_revocation_sync()
+                })
+                .await;
+            }))];
+            if let Some(every) = self.0.sweep_every {
+                let khala = self.0.khala.clone();
+                tasks.push(AbortOnDrop(tokio::spawn(async move {
+                    let part = khala.health().part("sweeper");
+                    supervise(&part, &SystemClock::new(), Condition::Degraded, || {
+                        khala.retention().run_sweeper(every)
+                    })
+                    .await;
+                })));
+            }
+            tasks
+        });
+    }
+}
