@@ -37,9 +37,9 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Measure, and write tables, JSON and a plot below `target/comparison`; the default.
+    /// Measure, and write tables and JSON below `target/comparison`; the default.
     Run(Run),
-    /// Write the tables and the plot once more, from the JSON of a run.
+    /// Write the tables once more, from the JSON of a run.
     Report {
         /// The folder of the run.
         folder: PathBuf,
@@ -155,7 +155,7 @@ fn run(arguments: &Run) -> Result<(), Failure> {
         // After each workload, so that what ends early leaves what it found.
         report::write(&folder, &conditions, &outcomes)?;
     }
-    tell(&format_args!("tables, JSON and a plot: {}", folder.display()));
+    tell(&format_args!("tables and JSON: {}", folder.display()));
     Ok(())
 }
 

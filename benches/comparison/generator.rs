@@ -1,4 +1,4 @@
-//! The load generator's process, as whoever measures holds it.
+//! The handle of the load generator's process.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

@@ -17,7 +17,7 @@ use crate::PAYLOAD;
 
 const TABLE: &str = "CREATE TABLE entry (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text NOT NULL, payload text NOT NULL)";
 
-/// So many clients, each of which inserts the next row when the one before is committed.
+/// `clients` clients, each of which inserts the next row when the one before is committed.
 pub(super) fn inserts(tools: &Tools, clients: usize, seconds: f64) -> Result<Sample, Failure> {
     let mut server = Server::new(tools.target())?;
     let database = log_servers::cluster(&mut server)?;

@@ -24,7 +24,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Server {
     children: Vec<Child>,
-    /// Processes that somebody else started and ends, and whoever does.
+    /// Processes that something else started and ends, and their owners.
     guests: Vec<(u32, Box<dyn Debug>)>,
     folder: TempDir,
 }
@@ -86,7 +86,7 @@ impl Server {
         self.guests.push((id, Box::new(owner)));
     }
 
-    /// Ends what was started, as whoever runs it would; its folder stays, and it can be started again.
+    /// Ends what was started, as an operator would; its folder stays, and it can be started again.
     pub(super) fn end(&mut self) -> Result<(), Failure> {
         for child in &self.children {
             let id = rustix::process::Pid::from_child(child);

@@ -20,7 +20,7 @@ pub(super) enum Role {
     Other,
 }
 
-/// The figure that a workload is about: what is compared and drawn. Less is better.
+/// The figure that a workload is about: what is compared. Less is better.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Headline {

@@ -20,7 +20,7 @@ pub(crate) struct AppendIn {
 }
 
 impl AppendIn {
-    /// So many batches.
+    /// `batches` batches.
     pub(crate) fn new(batches: usize) -> Self {
         let mut connection = Connection::open_in_memory().expect("a database");
         prepare(&mut connection).expect("tables");
@@ -81,7 +81,7 @@ pub(crate) struct SqlitePage {
 }
 
 impl SqlitePage {
-    /// A page of so many in the middle of a log.
+    /// A page of `updates` updates in the middle of a log.
     pub(crate) fn new(updates: usize) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");

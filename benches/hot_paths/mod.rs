@@ -51,14 +51,14 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("memory never waits")
 }
 
-/// A log of so many updates in memory.
+/// A log of `updates` updates in memory.
 pub(crate) fn memory(updates: usize) -> MemoryStore {
     let journal = MemoryStore::new();
     append(&journal, updates);
     journal
 }
 
-/// Appends so many updates to a journal that never waits.
+/// Appends `updates` updates to a journal that never waits.
 pub(crate) fn append(journal: &dyn Journal, updates: usize) {
     let updates: Vec<_> = std::iter::repeat_with(update).take(updates).collect();
     for batch in updates.chunks(Batch::MAX) {

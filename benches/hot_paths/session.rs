@@ -133,7 +133,7 @@ pub(crate) struct Raise {
 }
 
 impl Raise {
-    /// To so many, of which each waits.
+    /// To `watches` watches, each of which waits.
     pub(crate) fn new(watches: usize) -> Self {
         let (fanout, topic) = (LocalFanout::new(), topic());
         let bounds = now(super::memory(1).bounds(&topic)).expect("bounds");

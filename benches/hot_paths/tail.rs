@@ -80,7 +80,7 @@ pub(crate) struct HotRead {
 }
 
 impl HotRead {
-    /// So many updates.
+    /// `updates` updates.
     pub(crate) fn new(updates: usize) -> Self {
         let (journal, topic) = (Arc::new(memory(1_000)), topic());
         let head = now(journal.bounds(&topic)).expect("bounds").at_head();

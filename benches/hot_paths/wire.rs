@@ -14,7 +14,7 @@ pub(crate) struct EncodePage {
 }
 
 impl EncodePage {
-    /// A page of so many updates.
+    /// A page of `updates` updates.
     pub(crate) fn new(serializer: Serializer, updates: usize) -> Self {
         let read = now(memory(updates).read(&topic(), ReadFrom::Origin, ReadLimit::PAGE));
         let Ok(Replay::Page(page)) = read else { panic!("nothing was trimmed") };

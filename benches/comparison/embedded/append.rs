@@ -1,4 +1,4 @@
-//! Khala in the process of whoever appends: many tasks, each of which waits for its append to be synced.
+//! Khala in the process of an application: many tasks, each of which waits for its append to be synced.
 
 use std::{
     path::Path,
@@ -39,7 +39,7 @@ impl Taker {
     }
 }
 
-/// Appends by so many tasks to so many topics for that long.
+/// Appends by `tasks` tasks to `topics` topics for `length`.
 pub(super) fn append(
     folder: &Path,
     store: &Store,

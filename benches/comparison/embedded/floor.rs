@@ -52,7 +52,7 @@ pub(super) fn append(folder: &Path, per_transaction: usize, length: Duration) ->
     Ok(Done { lost: rows.abs_diff(stored as u64), ..done })
 }
 
-/// All of so many rows.
+/// All of `rows` rows.
 pub(super) fn read(folder: &Path, rows: usize) -> Result<Done, Failure> {
     let mut connection = open(folder)?;
     insert(&mut connection, rows).during("inserting")?;

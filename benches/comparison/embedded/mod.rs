@@ -33,13 +33,13 @@ use super::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(super) enum Task {
-    /// Khala in the process: so many tasks, each waiting for its append, to so many topics in turn.
+    /// Khala in the process: tasks that each wait for their append, to the topics in turn.
     Append { store: Store, tasks: usize, topics: usize },
-    /// Rows into one plain table of SQLite, so many in each synced transaction.
+    /// Rows into one plain table of SQLite, `per_transaction` in each synced transaction.
     FloorAppend { per_transaction: usize },
     /// Those rows read, all of them, by a connection that was just opened.
     FloorRead { rows: usize },
-    /// So many sessions revoked one after the other, and each time the clients closed that it names, of those that are open.
+    /// Sessions revoked one after the other, each of which closes `named` of `open` connections.
     Revoke { hints: Hints, open: usize, named: usize },
     /// Two hundred bytes appended to a file and synced (`fdatasync`), one after the other.
     Sync,

@@ -26,7 +26,7 @@ pub(in crate::comparison) struct Open {
     pub(in crate::comparison) topics: usize,
     pub(in crate::comparison) subscribers: usize,
     pub(in crate::comparison) payload_bytes: usize,
-    /// So many connections may be under way that the server has not answered yet: servers have short queues for those.
+    /// As many connections may be under way that the server has not answered yet: servers have short queues for those.
     pub(in crate::comparison) at_once: usize,
     /// Whether a publisher is connected, too.
     pub(in crate::comparison) publishes: bool,
@@ -42,9 +42,9 @@ pub(in crate::comparison) struct Publish {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::comparison) enum Pace {
-    /// So many updates a second, each due at its time, whatever became of those before it.
+    /// That many updates a second, each due at its time, whatever became of the updates before it.
     Rate(f64),
-    /// As quickly as it goes, with at most so many updates that not all of their subscribers have.
+    /// As quickly as it goes, with at most that many updates that not all of their subscribers have.
     Window(usize),
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Publisher {
     written: usize,
     acknowledged: Option<Tally>,
     refusals: Vec<Tally>,
-    /// The end of what was answered, for whoever asks why.
+    /// The end of what was answered, for the error that says why.
     last: Vec<u8>,
 }
 

@@ -26,14 +26,6 @@ impl Wire for Bun {
         self.open(&format!("/subscribe/{}", topic_name(topic)))
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         self.open("/publish")
     }
@@ -42,13 +34,5 @@ impl Wire for Bun {
         for &Update { topic, payload } in updates {
             websocket::text(out, &[topic_name(topic).as_bytes(), b" ", payload]);
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
-    }
-
-    fn refusals(&self) -> &'static [&'static [u8]] {
-        &[]
     }
 }

@@ -21,14 +21,6 @@ impl Wire for Floor {
         )]
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new(websocket::upgrade(self.address, "/publish", ""), websocket::UPGRADED)]
     }
@@ -39,13 +31,5 @@ impl Wire for Floor {
             out.extend_from_slice(payload);
             out.push(b'\n');
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
-    }
-
-    fn refusals(&self) -> &'static [&'static [u8]] {
-        &[]
     }
 }

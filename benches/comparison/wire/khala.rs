@@ -67,12 +67,8 @@ impl Wire for Khala {
         let begin = memmem::find(answer, EPOCH)? + EPOCH.len();
         let epoch = answer.get(begin..)?.split(|byte| *byte == b'"').next()?;
         let epoch = std::str::from_utf8(epoch).ok()?;
-        // Whoever joined a topic before its first update has had as many as its seq says.
+        // A client that joined a topic before its first update has had as many as its seq says.
         Some(self.join(topic, &format!(r#"{{"after":{received},"epoch":"{epoch}"}}"#)))
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
     }
 
     fn open_publisher(&self) -> Vec<Step> {

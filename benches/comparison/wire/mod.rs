@@ -105,9 +105,14 @@ pub(super) trait Wire: Debug {
     fn subscribe(&self, topic: usize) -> Vec<Step>;
     /// What a subscriber says when it comes back, given the answer to its last step before, and how many updates it has
     /// had. None: this server keeps nothing to come back to.
-    fn resume(&self, topic: usize, answer: &[u8], received: u32) -> Option<Vec<Step>>;
-    /// Where the publisher connects.
-    fn publisher_address(&self) -> SocketAddr;
+    fn resume(&self, topic: usize, answer: &[u8], received: u32) -> Option<Vec<Step>> {
+        let _ = (topic, answer, received);
+        None
+    }
+    /// Where the publisher connects, if not where subscribers do.
+    fn publisher_address(&self) -> SocketAddr {
+        self.address()
+    }
     /// What the publisher says before its first update.
     fn open_publisher(&self) -> Vec<Step>;
     /// How many updates go into one request, where each takes a connection of its own, which the server closes after it.
@@ -117,9 +122,13 @@ pub(super) trait Wire: Debug {
     /// Appends to `out` what publishes these, in their order.
     fn publish(&self, out: &mut Vec<u8>, updates: &[Update<'_>]);
     /// The text that stands once for each update in the answers, where there are such.
-    fn acknowledgement(&self) -> Option<&'static [u8]>;
+    fn acknowledgement(&self) -> Option<&'static [u8]> {
+        None
+    }
     /// Texts that stand in answers only where something was refused.
-    fn refusals(&self) -> &'static [&'static [u8]];
+    fn refusals(&self) -> &'static [&'static [u8]] {
+        &[]
+    }
 }
 
 /// What a topic is called everywhere.

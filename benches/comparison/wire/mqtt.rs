@@ -44,14 +44,6 @@ impl Wire for Mqtt {
         vec![connect(), Step::new(out, b"\x90\x03\x00\x01\x00")]
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         vec![connect()]
     }
@@ -61,13 +53,5 @@ impl Wire for Mqtt {
             let name = topic_name(topic);
             packet(out, 0x30, &[&(name.len() as u16).to_be_bytes(), name.as_bytes(), payload]);
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
-    }
-
-    fn refusals(&self) -> &'static [&'static [u8]] {
-        &[]
     }
 }

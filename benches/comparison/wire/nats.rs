@@ -27,10 +27,6 @@ impl Wire for Nats {
         ]
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
     fn publisher_address(&self) -> SocketAddr {
         self.publisher
     }
@@ -45,10 +41,6 @@ impl Wire for Nats {
             out.extend_from_slice(payload);
             out.extend_from_slice(b"\r\n");
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
     }
 
     fn refusals(&self) -> &'static [&'static [u8]] {

@@ -30,14 +30,6 @@ impl Wire for Redis {
         vec![Step::new(subscribe, b"subscribe")]
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         vec![Step::new("PING\r\n", b"+PONG")]
     }
@@ -46,10 +38,6 @@ impl Wire for Redis {
         for &Update { topic, payload } in updates {
             command(out, &[b"PUBLISH", topic_name(topic).as_bytes(), payload]);
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
     }
 
     fn refusals(&self) -> &'static [&'static [u8]] {

@@ -33,14 +33,6 @@ impl Wire for SocketIo {
         steps
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         self.open()
     }
@@ -50,13 +42,5 @@ impl Wire for SocketIo {
             let name = topic_name(topic);
             websocket::text(out, &[br#"42["publish",""#, name.as_bytes(), br#"","#, payload, b"]"]);
         }
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
-    }
-
-    fn refusals(&self) -> &'static [&'static [u8]] {
-        &[]
     }
 }

@@ -69,14 +69,6 @@ impl Wire for Sockudo {
         ]
     }
 
-    fn resume(&self, _: usize, _: &[u8], _: u32) -> Option<Vec<Step>> {
-        None
-    }
-
-    fn publisher_address(&self) -> SocketAddr {
-        self.address
-    }
-
     fn open_publisher(&self) -> Vec<Step> {
         Vec::new()
     }
@@ -101,10 +93,6 @@ impl Wire for Sockudo {
             body.len()
         )
         .expect("a Vec takes every write");
-    }
-
-    fn acknowledgement(&self) -> Option<&'static [u8]> {
-        None
     }
 
     fn refusals(&self) -> &'static [&'static [u8]] {

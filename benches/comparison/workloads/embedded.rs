@@ -45,7 +45,7 @@ pub(super) fn workloads(scale: &Scale) -> Vec<Workload> {
                 "From handing a revocation to a node, which syncs it first, until the last client that it names has read its \
                  close (4003). `khala` is one node; the others are two on one SQLite file, of which the clients are at the one \
                  that did not take the revocation: it hears of it through a fanout, through the store's own file, or, with every \
-                 hint lost, by polling. Nodes and clients share a process. Whoever is not named stays, which is checked."
+                 hint lost, by polling. Nodes and clients share a process. Clients that are not named stay, which is checked."
                     .to_owned(),
             ],
             competitors: [

@@ -60,7 +60,7 @@ pub(super) fn read(
     Ok(sample)
 }
 
-/// How many of so many acknowledged updates are not in the topic.
+/// How many of `count` acknowledged updates are not in the topic.
 pub(super) fn missing(tools: &Tools, protocol: &Protocol, topic: usize, count: u64) -> Result<u64, Failure> {
     let mut generator = Generator::start(tools)?;
     connect(&mut generator, Open { readers: 1, read_from: topic, ..open(protocol) })?;
@@ -70,7 +70,7 @@ pub(super) fn missing(tools: &Tools, protocol: &Protocol, topic: usize, count: u
     Ok(done.lost + done.disordered)
 }
 
-/// A server with so many updates in a topic, started anew if it reads from disk.
+/// A server with `count` updates in a topic, started anew if it reads from disk.
 pub(super) fn filled(
     tools: &Tools,
     log_server: LogServer,

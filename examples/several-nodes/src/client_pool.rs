@@ -1,4 +1,4 @@
-//! The clients: a few Node.js processes with many `phoenix` clients each, phoenix/crowd.mjs.
+//! The clients: a few Node.js processes with many `phoenix` clients each, phoenix/clients.mjs.
 
 use std::{path::Path, process::Stdio, sync::Arc};
 
@@ -40,7 +40,7 @@ enum Said {
     Repeated(u64),
 }
 
-/// The crowd, while it moves.
+/// The clients, while they move.
 #[derive(Debug)]
 pub(crate) struct ClientPool {
     readers: JoinSet<Failure>,
@@ -55,20 +55,20 @@ impl ClientPool {
         model: &Arc<Model>,
         plans: Vec<Plan>,
     ) -> Result<Self, Failure> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("phoenix/crowd.mjs");
-        let mut crowd = Self { readers: JoinSet::new(), _inputs: Vec::new() };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("phoenix/clients.mjs");
+        let mut pool = Self { readers: JoinSet::new(), _inputs: Vec::new() };
         for plan in plans {
             let mut node = bare(Path::new("node"), Path::new("."));
-            node.arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(workspace.log("crowd")?);
+            node.arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(workspace.log("clients")?);
             let mut process = node.spawn().during("starting node")?;
             let mut input = process.stdin.take().ok_or_else(|| Failure::new("node has no standard input"))?;
             let mut line = serde_json::to_string(&plan).during("writing a plan")?;
             line.push('\n');
             input.write_all(line.as_bytes()).await.during("telling node the plan")?;
-            crowd._inputs.push(input);
-            crowd.readers.spawn(follow(process, Arc::clone(model)));
+            pool._inputs.push(input);
+            pool.readers.spawn(follow(process, Arc::clone(model)));
         }
-        Ok(crowd)
+        Ok(pool)
     }
 
     /// Ready when something is wrong with it. Cancel safe.
@@ -76,7 +76,7 @@ impl ClientPool {
         match self.readers.join_next().await {
             Some(Ok(failure)) => failure,
             Some(Err(panic)) => Failure::new(panic),
-            None => Failure::new("there is no crowd"),
+            None => Failure::new("there are no clients"),
         }
     }
 }
@@ -91,8 +91,8 @@ async fn follow(mut process: Child, model: Arc<Model>) -> Failure {
                     return failure;
                 }
             }
-            Ok(None) => return Failure::new("the crowd ended by itself; see crowd.log"),
-            Err(fault) => return Failure::new(format_args!("reading what the crowd says: {fault}")),
+            Ok(None) => return Failure::new("the clients ended by themselves; see clients.log"),
+            Err(fault) => return Failure::new(format_args!("reading what the clients say: {fault}")),
         }
     }
 }

@@ -44,7 +44,7 @@ const LARGE: usize = 48 << 10;
 /// How often one is published.
 const EVERY: Duration = Duration::from_millis(60);
 const FOLLOWERS: usize = 6;
-/// Readers that take some kilobytes a second, for each of the crowd's clients.
+/// Readers that take some kilobytes a second, for each of the clients.
 const SLOW_SHARE: u64 = 2;
 /// Requests whose body never ends, at a time.
 const UNFINISHED: usize = 24;

@@ -136,7 +136,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         // They end before their workspace is kept, and hold it.
         drop(servers);
         if let Some(workspace) = Arc::into_inner(workspace) {
-            say(format_args!("What the nodes and the crowd said is in {}", workspace.keep().display()));
+            say(format_args!("What the nodes and the clients said is in {}", workspace.keep().display()));
         }
         say(format_args!("The same choices again: --seed {seed}"));
     }

@@ -53,7 +53,7 @@ struct Pages {
     counts: Counts,
 }
 
-/// One client of the crowd.
+/// One client.
 #[derive(Debug)]
 struct Client {
     node: Option<usize>,

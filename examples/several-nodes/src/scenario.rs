@@ -52,13 +52,13 @@ pub(crate) struct Scenario<'a> {
     setting: Setting,
     model: Arc<Model>,
     busy: Arc<RwLock<()>>,
-    crowd: ClientPool,
+    clients: ClientPool,
     publishers: JoinSet<Failure>,
     rng: Rng,
 }
 
 impl<'a> Scenario<'a> {
-    /// Brings the crowd and the publishers in.
+    /// Brings the clients and the publishers in.
     pub(crate) async fn begin(
         options: &'a Options,
         seed: u64,
@@ -85,7 +85,8 @@ impl<'a> Scenario<'a> {
             move_every_ms: options.move_every * 1000,
             clients: follows.iter().cloned().enumerate().skip(process).step_by(PROCESSES).collect(),
         };
-        let crowd = ClientPool::start(&setting.workspace, &model, (0..PROCESSES).map(plan).collect()).await?;
+        let clients =
+            ClientPool::start(&setting.workspace, &model, (0..PROCESSES).map(plan).collect()).await?;
 
         let busy = Arc::default();
         let mut publishers = JoinSet::new();
@@ -101,7 +102,7 @@ impl<'a> Scenario<'a> {
                 publishers.spawn(BySql { desk: desk(number), database: postgres.options()? }.publish());
             }
         }
-        Ok(Self { options, console, setting, model, busy, crowd, publishers, rng })
+        Ok(Self { options, console, setting, model, busy, clients, publishers, rng })
     }
 
     pub(crate) fn model(&self) -> &Model {
@@ -276,7 +277,7 @@ impl<'a> Scenario<'a> {
     async fn guarded<T>(&mut self, wait: impl Future<Output = T>) -> Result<Option<T>, Failure> {
         tokio::select! {
             came = timeout(PATIENCE, wait) => Ok(came.ok()),
-            failure = self.crowd.failed() => Err(failure),
+            failure = self.clients.failed() => Err(failure),
             Some(ended) = self.publishers.join_next() => match ended {
                 Ok(failure) => Err(failure),
                 Err(panic) => Err(Failure::new(panic)),
@@ -284,7 +285,7 @@ impl<'a> Scenario<'a> {
         }
     }
 
-    /// Ends the publishers and the crowd; what they stood on is left.
+    /// Ends the publishers and the clients; what they stood on is left.
     pub(crate) async fn end(mut self) -> Setting {
         self.publishers.shutdown().await;
         self.setting

@@ -29,7 +29,7 @@ const SEVERAL: &str = r#"{ name = "several", pattern = "several:**", read = ["kh
 /// What loads the nodes' memory in a long run: of this only the newest updates are kept.
 const BULK: &str = r#"{ name = "bulk", pattern = "bulk:**", read = ["khala:read"], publish = ["khala:publish"], tier = "warm",
     publish_per_second = "none", replay_budget = "none", retain_for_seconds = "none", retain_updates = 60, retain_bytes = "none" }"#;
-/// Limits that stand against one user with hundreds of connections, which is what the crowd looks like.
+/// Limits that stand against one user with hundreds of connections, which is what the clients look like.
 const UNLIMITED: [&str; 8] = [
     "CONNECTIONS_PER_PRINCIPAL",
     "CONNECTIONS_PER_ADDRESS",

@@ -1,4 +1,4 @@
-//! One client of a crowd: connects, joins with its cursor, checks what it is sent, and comes back as `phoenix` does.
+//! One client of a pool: connects, joins with its cursor, checks what it is sent, and comes back as `phoenix` does.
 //!
 //! # Invariants
 //! What it was sent continues, without a hole and in order, from the watermark that it has. Whatever else arrives is written down
@@ -380,7 +380,7 @@ impl Channel {
 
 /// Ready once the client is told to leave.
 async fn left(orders: &mut watch::Receiver<Order>) {
-    // Whoever gives no orders any more is gone.
+    // A pool that gives no orders any more is gone.
     let _ = orders.wait_for(|order| *order == Order::Leave).await;
 }
 
@@ -425,7 +425,7 @@ mod tests {
     /// A batch of updates that were due at 1,000, in the first lane.
     fn batch(after: u64, seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
         let mut frame = format!(
-            r#"[null,null,"crowd:0","sync:update_batch",{{"after":{after},"head":9,"replay_complete":true,"updates":["#
+            r#"[null,null,"scenario:0","sync:update_batch",{{"after":{after},"head":9,"replay_complete":true,"updates":["#
         )
         .into_bytes();
         for seq in seqs {

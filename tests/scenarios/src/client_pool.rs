@@ -1,4 +1,4 @@
-//! A crowd of clients, in groups that are told together what to do, and waited for together.
+//! A pool of clients, in groups that are told together what to do, and waited for together.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -44,7 +44,7 @@ impl Group {
     }
 }
 
-/// A crowd. Dropping it hangs up.
+/// A pool of clients. Dropping it hangs up.
 #[derive(Debug)]
 pub(crate) struct ClientPool {
     observations: Arc<Observations>,
@@ -120,7 +120,7 @@ impl ClientPool {
                 return Ok(());
             }
             ensure(Instant::now() < until, || {
-                format!("waited {within:?} in vain until {what}: {}", self.observations.words())
+                format!("waited {within:?} until {what}, which did not happen: {}", self.observations.words())
             })?;
             sleep(LOOK_EVERY).await;
         }

@@ -5,14 +5,7 @@
 //! room. [`run_with_sweeps`] does the same to sweeps of the history, which are ordered on the full disk, and while it fills
 //! up: those that fail are told and counted as failed, and the next one goes to its end when there is room.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Display},
-    fs,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 use khala_testing::{During as _, Failure, Program, ensure};
@@ -26,7 +19,6 @@ use crate::{
     http::Answer,
     phoenix::From,
     publisher::ByHand,
-    report::mib,
     server::Server,
     settings::Settings,
     small_disk::SmallDisk,
@@ -102,25 +94,6 @@ pub struct Report {
     pub published: u64,
 }
 
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Params { clients, topics, disk_bytes, .. } = &self.params;
-        writeln!(
-            f,
-            "full disk: {:.1} MiB, {clients} subscribers on {topics} topics: full after {} updates and {:.1} MiB of files; \
-             /readyz then {}, killed then it {}; the refused publish was acknowledged {:.1} ms after there was room; \
-             {} updates in all",
-            mib(*disk_bytes),
-            self.before,
-            mib(self.files),
-            self.ready_when_full,
-            if self.back_when_full { "came back" } else { "came back only when there was room" },
-            self.room_to_acknowledged_ms,
-            self.published,
-        )
-    }
-}
-
 /// What was found of sweeps.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -142,23 +115,6 @@ pub struct SweepReport {
     pub not_begun: u64,
     /// Updates that were acknowledged in all.
     pub published: u64,
-}
-
-impl Display for SweepReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "full disk and sweeps: full after {} updates; a sweep then: {}; sweeps while it filled up: {:?}; failed \
-             {}, not begun {}, all counted and recorded; {} updates in all, {} kept of each topic",
-            self.before,
-            self.when_full,
-            self.while_filling,
-            self.failed,
-            self.not_begun,
-            self.published,
-            self.retain_updates,
-        )
-    }
 }
 
 /// A server on a small disk, and who follows it.

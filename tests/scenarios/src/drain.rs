@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt::{self, Display},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -53,7 +52,7 @@ pub struct Params {
     pub drain_seconds: u32,
     /// How many times its even share of the closes a tenth of that time may see.
     pub max_share: f64,
-    /// How long the crowd may take to be back: so long that only a crowd that never is fails.
+    /// How long the clients may take to be back: so long that only clients that never are fail.
     pub patience: Duration,
 }
 
@@ -103,36 +102,6 @@ pub struct Report {
     pub publish_retries: BTreeMap<String, u64>,
     /// Updates that clients got again.
     pub repeated: u64,
-}
-
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Params { clients, topics, rate, drain_seconds, .. } = &self.params;
-        writeln!(
-            f,
-            "restart: {clients} clients on {topics} topics, {rate} updates/s, drained over {drain_seconds} s, then a successor"
-        )?;
-        writeln!(
-            f,
-            "closes by tenth of the drain time: {:?}, later {}",
-            self.closes_by_tenth, self.closes_later
-        )?;
-        writeln!(f, "told after            {}", self.told)?;
-        writeln!(
-            f,
-            "stopped after {:.0} ms, successor ready after {:.0} ms",
-            self.stopped_ms, self.ready_ms
-        )?;
-        writeln!(f, "away for              {}", self.away)?;
-        writeln!(f, "connects tried        {}", self.tries)?;
-        writeln!(f, "latency before        {}", self.latency_before)?;
-        writeln!(f, "latency from then on  {}", self.latency_after)?;
-        writeln!(
-            f,
-            "published {}, tried again {:?}, repeated to clients {}",
-            self.published, self.publish_retries, self.repeated,
-        )
-    }
 }
 
 /// Runs it.
@@ -252,7 +221,7 @@ impl Report {
         let most = self.closes_by_tenth.iter().copied().max().unwrap_or(0).max(last);
         ensure(most as f64 <= share * self.params.max_share, || {
             format!(
-                "{most} of the closes came within a tenth of the drain time; an even share is {share}\n{self}"
+                "{most} of the closes came within a tenth of the drain time; an even share is {share}\n{self:#?}"
             )
         })
     }
@@ -280,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Everybody is told, and closed after so many milliseconds.
+    /// Every client is told, and closed after `close_after` milliseconds.
     fn drained(close_after: impl Fn(usize) -> u64) -> Vec<Event> {
         let event = |client, at, what| Event { client, at, what };
         let told = (0..20).map(|client| event(client, 5_000, What::Drain));

@@ -101,7 +101,7 @@ impl Environment {
         })
     }
 
-    /// A token that opens every topic of a crowd to `subject`.
+    /// A token that opens every topic of a scenario to `subject`.
     pub(crate) fn token(&self, subject: &str) -> Result<String, Failure> {
         let claims = TokenClaims::new(subject, ["khala:read", "khala:publish"]);
         let issued =

@@ -1,7 +1,7 @@
 //! The scenarios at any size, on a server that is built for release: what was found is printed, and written as JSON below
 //! `target/scenarios`.
 
-use std::{fmt::Display, fs, process::ExitCode, time::Duration};
+use std::{fs, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use khala_scenarios::{disk, drain, slow, storm};
@@ -136,20 +136,14 @@ fn run(scenario: Scenario) -> Result<(), Failure> {
     })
 }
 
-/// Prints a report, and writes it as JSON.
+/// Prints a report as JSON, and writes it to a file.
 #[expect(clippy::print_stdout, reason = "its figures are what it is run for")]
-fn tell<R: Display + Serialize>(
-    program: &Program,
-    name: &str,
-    report: Result<R, Failure>,
-) -> Result<(), Failure> {
-    let report = report.during(name)?;
+fn tell(program: &Program, name: &str, report: Result<impl Serialize, Failure>) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(&report.during(name)?).during("writing a report")?;
     let folder = program.target().join("scenarios");
     fs::create_dir_all(&folder).during("making a folder for reports")?;
-    let file = folder.join(format!("{name}.json"));
-    let text = serde_json::to_vec_pretty(&report).during("writing a report")?;
-    fs::write(&file, text).during("writing a report")?;
-    println!("{report}as JSON: {}\n", file.display());
+    fs::write(folder.join(format!("{name}.json")), &text).during("writing a report")?;
+    println!("{name}: {text}");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! What a crowd went through, written down by its clients as it happens: where each stands, what befell it and when, how
+//! What the clients of a pool went through, written down as it happens: where each stands, what befell it and when, how
 //! late updates were, and what was wrong beside what the checker finds.
 //!
 //! # Invariants
-//! A fault that a client finds is never lost; whoever waits for the crowd hears of it.
+//! A fault that a client finds is never lost: waiting for the pool fails with it.
 
 use std::{
     collections::BTreeMap,
@@ -95,7 +95,7 @@ impl Standing {
     }
 }
 
-/// What a crowd went through.
+/// What the clients of a pool went through.
 #[derive(Debug)]
 pub(crate) struct Observations {
     pub(crate) clients: Vec<Standing>,
@@ -198,7 +198,7 @@ impl Observations {
         (0..self.clients.len()).filter(move |client| self.clients[*client].group == group)
     }
 
-    /// A few words on where the crowd stands, for one that has waited in vain.
+    /// A few words on where the clients stand, for a wait that was too long.
     pub(crate) fn words(&self) -> String {
         let joined = self.clients.iter().filter(|client| client.is_joined()).count();
         let reached = (0..self.clients.len()).filter(|client| self.reached_at(*client).is_some()).count();

@@ -11,14 +11,14 @@ pub(crate) const JOIN_WITHIN: Duration = Duration::from_secs(10);
 /// So often it says that it is there.
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 
-/// How long it waits before it connects again, for the so-manieth time since it was connected.
+/// How long it waits before it connects again, for that many tries since it was connected.
 pub(crate) fn reconnect_after(tries: u32) -> Duration {
     const MILLIS: [u64; 9] = [10, 50, 100, 150, 200, 250, 500, 1_000, 2_000];
     let at = tries.saturating_sub(1) as usize;
     Duration::from_millis(MILLIS.get(at).copied().unwrap_or(5_000))
 }
 
-/// How long it waits before it joins again, for the so-manieth time since it was connected or joined.
+/// How long it waits before it joins again, for that many tries since it was connected or joined.
 pub(crate) fn rejoin_after(tries: u32) -> Duration {
     const MILLIS: [u64; 3] = [1_000, 2_000, 5_000];
     let at = tries.saturating_sub(1) as usize;

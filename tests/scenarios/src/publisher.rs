@@ -104,7 +104,7 @@ impl Shared {
         }
     }
 
-    /// A batch of so many updates.
+    /// A batch of `updates` updates.
     fn due(&self, topic: usize, updates: u32, due: u64) -> Due {
         // Numbers of one process differ, whichever publisher gave them.
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -125,7 +125,7 @@ impl Shared {
             body.push(b'}');
         }
         body.extend_from_slice(b"]}");
-        Due { topic, numbers, body: body.into(), key: format!("crowd-{first}") }
+        Due { topic, numbers, body: body.into(), key: format!("scenario-{first}") }
     }
 
     /// Publishes a batch, once. A second time stores nothing twice.

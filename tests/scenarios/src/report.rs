@@ -1,9 +1,6 @@
-//! What reports share: how long something took, and how much memory.
+//! What reports share: how long something took.
 
-use std::{
-    fmt::{self, Display},
-    time::Duration,
-};
+use std::time::Duration;
 
 use khala_testing::Histogram;
 use serde::Serialize;
@@ -38,16 +35,4 @@ impl Range {
         histogram.extend(durations);
         Self::of(&histogram)
     }
-}
-
-impl Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, p50_ms, p99_ms, max_ms } = self;
-        write!(f, "p50 {p50_ms:.1}, p99 {p99_ms:.1}, max {max_ms:.1} ms ({count})")
-    }
-}
-
-/// Bytes as MiB, for people.
-pub(crate) fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

@@ -55,7 +55,7 @@ unready_seconds = 0
 drain_seconds = {drain_seconds}
 
 [[classes]]
-name = "crowd"
+name = "scenario"
 pattern = "{PREFIX}{{number}}"
 read = ["khala:read"]
 publish = ["khala:publish"]

@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::{self, Display},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +29,6 @@ use crate::{
     environment::Environment,
     observations::{LANES, Observations, What},
     publisher::{Load, Publisher},
-    report::mib,
     server::Server,
     settings::Settings,
     topics::Topics,
@@ -151,59 +149,6 @@ pub struct Report {
     pub repeated: u64,
     /// Publishes that had to be tried again.
     pub publish_retries: u64,
-}
-
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Params { clients, stalled, topics, rate, payload_bytes, phase, stall_seconds, .. } = &self.params;
-        writeln!(
-            f,
-            "slow readers: {clients} clients on {topics} topics, {stalled} stall, {rate} updates/s of {payload_bytes} B, \
-             phases of {phase:?}, stall limit {stall_seconds} s"
-        )?;
-        writeln!(
-            f,
-            "{:<10}{:>11}{:>11}{:>11}{:>14}{:>10}{:>14}",
-            "phase", "p50 ms", "p99 ms", "max ms", "memory MiB", "cores", "published/s"
-        )?;
-        for Phase { kind, latency, resident_max, server_cores, published_per_second } in &self.phases {
-            writeln!(
-                f,
-                "{:<10}{:>11.1}{:>11.1}{:>11.1}{:>14.1}{server_cores:>10.2}{published_per_second:>14.0}",
-                match kind {
-                    Kind::Quiet => "quiet",
-                    Kind::Stalled => "stalled",
-                    Kind::Returning => "returning",
-                },
-                latency.p50_ms,
-                latency.p99_ms,
-                latency.max_ms,
-                mib(*resident_max),
-            )?;
-        }
-        let words =
-            |ratios: &[f64]| ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ");
-        writeln!(
-            f,
-            "p99 to that of the quiet phase, by round: stalled {}; returning {}",
-            words(&self.p99_stalled_to_quiet),
-            words(&self.p99_returning_to_quiet),
-        )?;
-        writeln!(f, "back in time, until caught up on the same socket: {}", self.catch_up)?;
-        let after: Vec<String> =
-            self.evicted_after_seconds.iter().map(|after| format!("{after:.1}")).collect();
-        writeln!(f, "evicted: {}, the last of each round after {} s", self.evicted, after.join(", "))?;
-        writeln!(f, "evicted ones, once back with their cursors, until caught up: {}", self.recover)?;
-        writeln!(
-            f,
-            "server's memory: idle {:.1} MiB, peak {:.1} MiB; delivered {}, repeated {}, publishes tried again {}",
-            mib(self.resident_idle),
-            mib(self.resident_peak),
-            self.delivered,
-            self.repeated,
-            self.publish_retries,
-        )
-    }
 }
 
 /// Looks at the server's memory all the time.
@@ -443,8 +388,9 @@ impl Run {
         ensure(evicted == lost, || format!("{evicted} connections were closed; {lost} were to be"))?;
         if let Some(bound) = report.params.memory_bound {
             ensure(resident_peak < bound, || {
-                let (peak, bound) = (mib(resident_peak), mib(bound));
-                format!("the server had {peak:.1} MiB in memory, and the bound is {bound:.1} MiB\n{report}")
+                format!(
+                    "the server had {resident_peak} bytes in memory, and the bound is {bound}\n{report:#?}"
+                )
             })?;
         }
         Ok(report)

@@ -23,7 +23,7 @@ use tokio::{
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Mounts the disk, says so, and waits until nobody holds the other end.
-const HOLD: &str = r#"mount -t tmpfs -o "size=$2" khala-crowd "$1" && echo mounted && read -r _"#;
+const HOLD: &str = r#"mount -t tmpfs -o "size=$2" khala-scenario "$1" && echo mounted && read -r _"#;
 
 /// A mount namespace with a small disk.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The client's end of a WebSocket (RFC 6455), as little of it as a crowd needs: no buffer of its own while nothing is
+//! The client's end of a WebSocket (RFC 6455), as little of it as the clients need: no buffer of its own while nothing is
 //! half read, and frames handed over where they lie.
 //!
 //! # Invariants

@@ -1,6 +1,6 @@
 //! Payloads that say when they were due and which they are, and batches of them read without parsing JSON.
 //!
-//! A crowd reads gigabytes, so a reader finds the few numbers of a batch where they must stand and steps over the rest of each
+//! The clients read gigabytes, so a reader finds the few numbers of a batch where they must stand and steps over the rest of each
 //! payload.
 //!
 //! # Invariants
@@ -141,7 +141,7 @@ mod tests {
         };
         let updates = seqs.iter().map(update).collect::<Vec<_>>().join(",");
         format!(
-            r#"[null,null,"crowd:7","sync:update_batch",{{"after":{after},"head":99,"replay_complete":true,"updates":[{updates}]}}]"#
+            r#"[null,null,"scenario:7","sync:update_batch",{{"after":{after},"head":99,"replay_complete":true,"updates":[{updates}]}}]"#
         )
     }
 
@@ -189,7 +189,7 @@ mod tests {
         };
         let bounds = Bounds { epoch: Epoch::from_bits(1), floor: at(0), head: at(6) };
         let page = Page { after: at(4), updates: vec![update(5), update(6)], bounds };
-        let frame = wire::Serializer::V2.encode(None, None, "crowd:7", wire::event::UPDATE_BATCH, |out| {
+        let frame = wire::Serializer::V2.encode(None, None, "scenario:7", wire::event::UPDATE_BATCH, |out| {
             wire::write_page(out, &page, None)
         });
         assert_eq!(read_batch(&frame, BYTES, |_, _, _| {}), Ok(Batch { after: 4, last: 6 }));

@@ -1,12 +1,11 @@
 //! The storm after a `kill -9`: every client comes back at once, as `phoenix` does, to a server that has just started.
 //!
 //! What must hold: everybody is joined again with its cursor and gets what is published next, without a hole; and what
-//! that costs in reads of the journal does not grow with the crowd, when the crowd was at the head. With `behind`, each
+//! that costs in reads of the journal does not grow with the number of clients, when they were at the head. With `behind`, each
 //! client comes back that many updates behind: what waits at the gate before replays is counted, and has to come through.
 
 use std::{
     collections::BTreeMap,
-    fmt::{self, Display},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,7 +20,6 @@ use crate::{
     environment::Environment,
     observations::{Observations, What},
     publisher::publish_to_each,
-    report::mib,
     settings::{ReplayGate, Settings},
     topics::Topics,
 };
@@ -51,7 +49,7 @@ pub struct Params {
     pub replay_pages_per_second: Option<u32>,
     /// Whether the gate before replays has to turn some away.
     pub must_defer: bool,
-    /// How long the crowd may take to be back: so long that only a crowd that never is fails.
+    /// How long the clients may take to be back: so long that only clients that never are fail.
     pub patience: Duration,
 }
 
@@ -111,42 +109,6 @@ pub struct Report {
     pub server_cpu_seconds: f64,
     /// The most memory that the new server had, in bytes.
     pub resident_peak: u64,
-}
-
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Params { clients, topics, behind, scattered, .. } = &self.params;
-        let how = if *scattered { "scattered to half of that" } else { "all the same" };
-        writeln!(
-            f,
-            "storm: {clients} clients on {topics} topics, {behind} updates behind, {how}, after kill -9"
-        )?;
-        writeln!(f, "server ready after    {:.1} ms", self.ready_ms)?;
-        writeln!(f, "joined again after    {}", self.joined)?;
-        writeln!(f, "caught up after       {}", self.caught_up)?;
-        writeln!(f, "next update within    {}", self.next_update)?;
-        writeln!(
-            f,
-            "connects tried {}, failed {:?}, refused {:?}; handshakes dropped by the system {}; lost again {}",
-            self.tries, self.failed, self.refused, self.dropped_handshakes, self.lost_again,
-        )?;
-        writeln!(
-            f,
-            "joins refused {:?}, retry_after_ms from and to {:?}, without it {}; joins unanswered {}",
-            self.joins_refused, self.retry_after_ms, self.refused_without_retry_after, self.joins_unanswered,
-        )?;
-        writeln!(
-            f,
-            "reads of the journal: {:?} when all were joined, {:?} when all had caught up",
-            self.reads, self.reads_caught_up
-        )?;
-        writeln!(
-            f,
-            "server: {:.2} s of processor time until then, {:.1} MiB at most",
-            self.server_cpu_seconds,
-            mib(self.resident_peak),
-        )
-    }
 }
 
 /// Runs it.
@@ -265,20 +227,20 @@ impl Report {
             let by_topic = reads as f64 / *topics as f64;
             ensure(by_topic <= *most, || {
                 format!(
-                    "{by_topic} reads of the journal by topic, for clients at the head; {most} may be\n{self}"
+                    "{by_topic} reads of the journal by topic, for clients at the head; {most} may be\n{self:#?}"
                 )
             })?;
         }
         ensure(*behind > 0 || self.joins_refused.is_empty(), || {
-            format!("some of the {clients} clients, who were all at the head, were turned away\n{self}")
+            format!("some of the {clients} clients, who were all at the head, were turned away\n{self:#?}")
         })?;
         let odd = self.joins_refused.keys().find(|code| *code != DEFERRED);
-        ensure(odd.is_none(), || format!("a join was refused with {odd:?}\n{self}"))?;
+        ensure(odd.is_none(), || format!("a join was refused with {odd:?}\n{self:#?}"))?;
         ensure(self.refused_without_retry_after == 0, || {
-            format!("a join was put off, and not told when to come back\n{self}")
+            format!("a join was put off, and not told when to come back\n{self:#?}")
         })?;
         ensure(!(self.params.must_defer && self.joins_refused.is_empty()), || {
-            format!("the gate before replays turned nobody away\n{self}")
+            format!("the gate before replays turned nobody away\n{self:#?}")
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What the topics of a scenario are called before their number.
-pub(crate) const PREFIX: &str = "crowd:";
+pub(crate) const PREFIX: &str = "scenario:";
 
 /// Topics that publishers and clients share.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// So many, at least one.
+    /// `count` topics, at least one.
     pub(crate) fn new(count: usize) -> Self {
         let names: Vec<_> = (0..count.max(1)).map(|number| format!("{PREFIX}{number}")).collect();
         let published = names.iter().map(|_| Mutex::new(Published::new(Limits::default()))).collect();

@@ -3,14 +3,14 @@
 //! They hold that nothing is lost, that codes and counters are as the protocol says, and that memory stays bounded, on a
 //! machine of any speed; how long things take is for the benches.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use khala_scenarios::{disk, drain, slow, storm};
 use khala_testing::{Failure, Program};
 
-#[expect(clippy::print_stdout, reason = "for whoever looks at what a test went through")]
-fn tell(report: &impl Display) {
-    println!("{report}");
+#[expect(clippy::print_stdout, reason = "what a test went through is told to its reader")]
+fn tell(report: &impl Debug) {
+    println!("{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,21 +35,21 @@ async fn slow_readers_slow_only_themselves() -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_lost_its_server_comes_back_to_the_next() -> Result<(), Failure> {
+async fn clients_that_lost_their_server_come_back_to_the_next() -> Result<(), Failure> {
     let params = storm::Params { clients: 200, topics: 10, ..storm::Params::default() };
     tell(&storm::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_is_behind_catches_up() -> Result<(), Failure> {
+async fn clients_that_are_behind_catch_up() -> Result<(), Failure> {
     let params = storm::Params { clients: 100, topics: 5, behind: 1_000, ..storm::Params::default() };
     tell(&storm::run(&Program::of_this_profile()?, params).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_is_too_far_behind_for_all_at_once_comes_through_the_gate() -> Result<(), Failure> {
+async fn clients_too_far_behind_for_all_at_once_come_through_admission() -> Result<(), Failure> {
     // Some four pages each, which those share who come within the same second.
     let params = storm::Params {
         clients: 50,

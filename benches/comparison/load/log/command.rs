@@ -49,7 +49,7 @@ pub(in crate::comparison) struct Read {
     /// How many there are from there to the end.
     pub(in crate::comparison) count: u64,
     pub(in crate::comparison) order: Order,
-    /// Whether whoever has all begins anew, for as long as updates are appended.
+    /// Whether a reader that has all begins anew, for as long as updates are appended.
     pub(in crate::comparison) again: Again,
 }
 
@@ -68,7 +68,7 @@ pub(in crate::comparison) enum Order {
 #[serde(rename_all = "snake_case")]
 pub(in crate::comparison) enum Again {
     AtOnce,
-    /// So many seconds after it began, or at once if that is over; readers begin one after the other within that time.
+    /// That many seconds after it began, or at once if that is over; readers begin one after the other within that time.
     Every(f64),
     Never,
 }

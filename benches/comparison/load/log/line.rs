@@ -21,7 +21,7 @@ pub(super) struct Line {
     carry: Carry,
     out: Vec<u8>,
     written: usize,
-    /// The end of what was answered last, for whoever asks why.
+    /// The end of what was answered last, for the error that says why.
     last: Vec<u8>,
 }
 

@@ -1,6 +1,6 @@
 //! Streams broken on purpose: each fault is found, and nothing is found where nothing is wrong.
 
-use super::*;
+use super::{fault::FAULTS, *};
 
 const EPOCH: &str = "00000000000000aa";
 

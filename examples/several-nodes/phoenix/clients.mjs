@@ -1,4 +1,4 @@
-// A crowd on the real `phoenix` client. Each of its clients follows some topics over one socket, and at random leaves its
+// Clients on the real `phoenix` client. Each follows some topics over one socket, and at random leaves its
 // node for another one: half of the times it says goodbye and is away for a while, half of the times its connection is
 // gone between two bytes. What it does to come back is what the client does by itself.
 //

@@ -1,6 +1,5 @@
-//! What a run leaves behind: a table of each workload for people, JSON for programs, and a plot.
+//! What a run leaves behind: a table of each workload for people, and JSON for programs.
 
-mod plot;
 mod table;
 
 use std::{fs, path::Path};
@@ -20,17 +19,16 @@ struct Run<'a> {
     outcomes: &'a [Outcome],
 }
 
-/// Writes the outcomes of a run as JSON, as tables and as a plot.
+/// Writes the outcomes of a run as JSON and as tables.
 pub(super) fn write(folder: &Path, conditions: &str, outcomes: &[Outcome]) -> Result<(), Failure> {
     let text = serde_json::to_vec_pretty(&Run { conditions, outcomes }).during("writing JSON")?;
     fs::write(folder.join(RUN), text).during("writing JSON")?;
     let tables: Vec<String> = outcomes.iter().map(table).collect();
     fs::write(folder.join("tables.md"), format!("{conditions}\n{}", tables.join("\n")))
-        .during("writing tables")?;
-    plot::write(&folder.join("plot.svg"), outcomes)
+        .during("writing tables")
 }
 
-/// Writes tables and plot of a run again.
+/// Writes the tables of a run again.
 pub(super) fn again(folder: &Path) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct Run {
