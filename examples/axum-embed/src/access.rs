@@ -1,53 +1,54 @@
 //! Who may see which notes: the application's logins and its table of readers, put before Khala.
 //!
-//! A login is proved by a cookie, once, for a token (`POST /v1/token`); the token names the login, so that logging out
-//! takes it back, on open connections too. Whose notes somebody may read is asked at each join.
+//! A login is proved by a secret in a cookie. The browser sends the cookie with each request and with the WebSocket's handshake,
+//! so the page needs no token. Khala knows a login by its public id (`sid`): logging out revokes that id, which closes the
+//! login's sockets. Whose notes somebody may read is asked at each join.
+//!
+//! # Invariants
+//! - The secret leaves in the `Set-Cookie` header of [`log_in`] alone. The table has its hash, and the cookie is `HttpOnly`: no
+//!   script can read it.
+//! - A grant ends with its login.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
     Json,
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-};
-use khala_auth::{
-    JwtIssuer, JwtOptions, JwtVerifier,
-    mint::{ClaimRule, Credential, CredentialError, Mint, MintPolicy},
+    extract::{FromRequestParts, State},
+    http::{HeaderName, StatusCode, header, request::Parts},
 };
 use khala_core::{
-    Error as Fault, ErrorKind, Grant, Khala, Timestamp, Topic,
-    auth::{Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget},
+    Error as Fault, ErrorKind, Grant, Khala, Timestamp, Token, Topic,
+    auth::{
+        Access, Authorizer, Denied, Revocation, RevocationId, RevocationTarget, VerifiedClaims, Verifier,
+    },
     class::{Classes, TopicClass, TopicPattern},
 };
 use khala_server::Server;
 use khala_store_sqlite::SqliteStore;
 use rusqlite::{OptionalExtension as _, params};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{App, Database, Failed, failed};
 
-/// Where a real application has a secret of its own.
-const SECRET: &[u8] = b"an example's key, which is public";
 const HOUR: Duration = Duration::from_secs(60 * 60);
-/// How long a token is good at most.
+/// How long a login lasts.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Khala, open to the application's users.
 pub(crate) fn server(store: SqliteStore, database: &Database) -> Result<(Khala, Server), Box<dyn Error>> {
-    let options = JwtOptions { max_age: Some(DAY), ..JwtOptions::default() };
     // Readable with a scope, if the authorizer agrees; published by the application alone; no other topics.
     let notes =
         TopicClass::new("notes", TopicPattern::parse("notes:{owner}")?).with_read([Access::Read.scope()]);
     let khala = Khala::builder(store)
-        .with_verifier(Arc::new(JwtVerifier::hs256(SECRET, options.clone())?))
+        .with_verifier(Arc::new(Logins(database.clone())))
         .with_classes(Classes::new(vec![notes])?)
         .with_authorizer(Arc::new(Readers(database.clone())))
         .build();
-    let logins: Arc<dyn Credential> = Arc::new(Logins(database.clone()));
-    let mint = Mint::new(Arc::new(JwtIssuer::hs256(SECRET, options)?), [logins]);
-    // What is older than the week that the class keeps goes by itself.
-    let server = Server::builder(khala.clone()).with_mint(mint).with_sweep_every(HOUR).build();
+    // Pages of other origins are refused, because a browser sends the cookie with their requests too. What is older than
+    // the week that the class keeps goes by itself.
+    let server = Server::builder(khala.clone()).with_token_source(secret_of).with_sweep_every(HOUR).build();
     Ok((khala, server))
 }
 
@@ -77,20 +78,75 @@ impl Authorizer for Readers {
     }
 }
 
-/// Issues tokens to users that are logged in.
+/// The secret of a request's login, from its cookie.
+fn secret_of(head: &Parts) -> Option<Token> {
+    let cookies = head.headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split("; "));
+    pairs.find_map(|pair| pair.strip_prefix("login=")).map(Token::new)
+}
+
+/// What the table has of a secret. A secret of 32 random bytes cannot be guessed, so its hash needs no salt and no delay.
+fn hash(secret: &Token) -> [u8; 32] {
+    Sha256::digest(secret.reveal()).into()
+}
+
+/// A login, without its secret.
+pub(crate) struct Login {
+    /// Its public id.
+    id: String,
+    pub(crate) user: String,
+    ends: Timestamp,
+}
+
+/// The logins that have not ended.
 #[derive(Debug)]
 struct Logins(Database);
 
+impl Logins {
+    async fn find(
+        &self,
+        secret: &Token,
+        now: Timestamp,
+    ) -> Result<Option<Login>, Box<dyn Error + Send + Sync>> {
+        let hash = hash(secret);
+        let found = self.0.run(move |database| {
+            let mut query =
+                database.prepare_cached("SELECT id, user, ends FROM logins WHERE hash = ?1 AND ends > ?2")?;
+            let login = query.query_row(params![hash, millis(now)?], |row| {
+                let ends: i64 = row.get(2)?;
+                Ok(Login {
+                    id: row.get(0)?,
+                    user: row.get(1)?,
+                    ends: Timestamp::from_millis(ends.unsigned_abs()),
+                })
+            });
+            Ok(login.optional()?)
+        });
+        found.await
+    }
+}
+
 #[async_trait]
-impl Credential for Logins {
-    async fn policy(&self, headers: &HeaderMap, _: Timestamp) -> Result<MintPolicy, CredentialError> {
-        let id = login(headers).ok_or(CredentialError::Missing)?;
-        let user = user(&self.0, id.clone())
-            .await
-            .map_err(|error| CredentialError::Unavailable(unavailable(error)))?;
-        let user = user.ok_or(CredentialError::Invalid("no such login"))?;
-        let session_id = ClaimRule::Exactly(id);
-        Ok(MintPolicy { session_id, ..MintPolicy::for_subject(user, [Access::Read.scope()]) })
+impl Verifier for Logins {
+    async fn verify(&self, token: &Token, now: Timestamp) -> Result<Grant, Denied> {
+        let login = self.find(token, now).await.map_err(|error| Denied::Unavailable(unavailable(error)))?;
+        let Login { id, user, ends } = login.ok_or(Denied::InvalidToken("there is no such login"))?;
+        Ok(Grant::from_verified(VerifiedClaims {
+            session_id: Some(id),
+            ..VerifiedClaims::new(user, [Access::Read.scope()], ends)
+        }))
+    }
+}
+
+/// The application's own routes take the login of a request.
+impl FromRequestParts<App> for Login {
+    type Rejection = Failed;
+
+    async fn from_request_parts(head: &mut Parts, app: &App) -> Result<Self, Failed> {
+        let unknown = || (StatusCode::UNAUTHORIZED, "log in first".to_owned());
+        let secret = secret_of(head).ok_or_else(unknown)?;
+        let logins = Logins(app.database.clone());
+        logins.find(&secret, app.khala.now()).await.map_err(failed)?.ok_or_else(unknown)
     }
 }
 
@@ -98,64 +154,66 @@ fn unavailable(cause: Box<dyn Error + Send + Sync>) -> Fault {
     Fault::caused_by(ErrorKind::Unavailable, "notes", "the application's tables cannot be read", cause)
 }
 
-/// The login that the cookie names.
-fn login(headers: &HeaderMap) -> Option<String> {
-    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
-    let id = cookies.split("; ").find_map(|cookie| cookie.strip_prefix("login="))?;
-    Some(id.to_owned())
+fn millis(moment: Timestamp) -> Result<i64, std::num::TryFromIntError> {
+    moment.as_millis().try_into()
 }
 
-async fn user(database: &Database, login: String) -> Result<Option<String>, Box<dyn Error + Send + Sync>> {
-    let found = database.run(move |database| {
-        let mut query = database.prepare_cached("SELECT user FROM logins WHERE id = ?1")?;
-        Ok(query.query_row([login], |row| row.get(0)).optional()?)
-    });
-    found.await
-}
-
-/// The login and the user of a request.
-pub(crate) async fn known(database: &Database, headers: &HeaderMap) -> Result<(String, String), Failed> {
-    let unknown = || (StatusCode::UNAUTHORIZED, "log in first".to_owned());
-    let id = login(headers).ok_or_else(unknown)?;
-    let user = user(database, id.clone()).await.map_err(failed)?.ok_or_else(unknown)?;
-    Ok((id, user))
-}
-
-#[derive(Deserialize)]
-pub(crate) struct NewLogin {
+/// A user, as a page names and is told it.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct User {
     user: String,
+}
+
+/// Who is logged in.
+pub(crate) async fn who(Login { user, .. }: Login) -> Json<User> {
+    Json(User { user })
 }
 
 /// Logs in. A real application asks for a password.
 pub(crate) async fn log_in(
     State(app): State<App>,
-    Json(NewLogin { user }): Json<NewLogin>,
-) -> Result<[(header::HeaderName, String); 1], Failed> {
+    Json(User { user }): Json<User>,
+) -> Result<[(HeaderName, String); 1], Failed> {
     // What is no topic's segment cannot own notes.
     if Topic::parse(&format!("notes:{user}")).is_err() || user.contains(':') {
         return Err((StatusCode::BAD_REQUEST, "this is no name for a user".to_owned()));
     }
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(failed)?;
+    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let id = format!("{:016x}{:016x}", getrandom::u64().map_err(failed)?, getrandom::u64().map_err(failed)?);
-    let cookie = format!("login={id}; HttpOnly; SameSite=Strict");
+    let hash = hash(&Token::new(&*secret));
+    let now = app.khala.now();
     let stored = app.database.run(move |database| {
-        Ok(database.execute("INSERT INTO logins (id, user) VALUES (?1, ?2)", params![id, user])?)
+        database.execute("DELETE FROM logins WHERE ends <= ?1", [millis(now)?])?;
+        let insert = "INSERT INTO logins (hash, id, user, ends) VALUES (?1, ?2, ?3, ?4)";
+        Ok(database.execute(insert, params![hash, id, user, millis(now.plus(DAY))?])?)
     });
     stored.await.map_err(failed)?;
+    // Where the application is reached by TLS: `__Host-login` for the name, and `Secure`.
+    let cookie = format!("login={secret}; HttpOnly; SameSite=Lax; Path=/; Max-Age={}", DAY.as_secs());
     Ok([(header::SET_COOKIE, cookie)])
 }
 
-/// Logs out: the tokens of this login count no longer, and there are no more.
-pub(crate) async fn log_out(State(app): State<App>, headers: HeaderMap) -> Result<StatusCode, Failed> {
-    let (login, _) = known(&app.database, &headers).await?;
-    let target = RevocationTarget::Sid(RevocationId::parse(&login).map_err(failed)?);
-    let now = app.khala.now();
-    // Longer than the last token can be good that is made before the login is gone.
-    let revocation = Revocation::new(target, now).with_until(now.plus(2 * DAY));
-    app.khala.access().revoke(revocation).await.map_err(failed)?;
-    let ended =
-        app.database.run(move |database| Ok(database.execute("DELETE FROM logins WHERE id = ?1", [login])?));
-    ended.await.map_err(failed)?;
-    Ok(StatusCode::NO_CONTENT)
+/// Logs out, and closes the sockets of the login.
+pub(crate) async fn log_out(
+    State(app): State<App>,
+    Login { id, ends, .. }: Login,
+) -> Result<(StatusCode, [(HeaderName, &'static str); 1]), Failed> {
+    // In a task of its own, which goes on when the client does not wait for the answer. The row is deleted last: logging out
+    // can be tried again until it is done.
+    let logged_out = tokio::spawn(async move {
+        let target = RevocationTarget::Sid(RevocationId::parse(&id)?);
+        // No grant of the login is valid for longer.
+        let revocation = Revocation::new(target, app.khala.now()).with_until(ends);
+        app.khala.access().revoke(revocation).await?;
+        app.database
+            .run(move |database| Ok(database.execute("DELETE FROM logins WHERE id = ?1", [id])?))
+            .await
+    });
+    logged_out.await.map_err(failed)?.map_err(failed)?;
+    let forget = "login=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0";
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, forget)]))
 }
 
 #[derive(Deserialize)]
@@ -166,10 +224,9 @@ pub(crate) struct NewReader {
 /// Lets somebody read one's notes.
 pub(crate) async fn share(
     State(app): State<App>,
-    headers: HeaderMap,
+    Login { user: owner, .. }: Login,
     Json(NewReader { reader }): Json<NewReader>,
 ) -> Result<StatusCode, Failed> {
-    let (_, owner) = known(&app.database, &headers).await?;
     let stored = app.database.run(move |database| {
         Ok(database.execute("INSERT OR IGNORE INTO readers VALUES (?1, ?2)", params![owner, reader])?)
     });

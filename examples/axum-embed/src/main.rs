@@ -1,13 +1,15 @@
 //! An axum application with users, routes and tables of its own, and Khala beside them: who may follow `notes:ada`
 //! sees exactly the notes of Ada's that were committed, live, and after any absence what was missed.
 //!
-//! Here is what the application does: it stores and publishes in one transaction. In `access.rs` is who may see it.
-//! `cargo run -p axum-embed`, then follow the lines that it prints.
+//! Here is what the application does: it stores and publishes in one transaction. In `access.rs` is who may see it, and in
+//! `page.html` a page that follows the notes over a WebSocket. `cargo run -p axum-embed`, then follow the lines that it prints.
 
 mod access;
 
 use std::{
     error::Error,
+    io,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,9 +17,9 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode},
+    extract::State,
+    http::StatusCode,
+    response::Html,
     routing::{get, post},
 };
 use khala_core::{Append, Khala, Topic, Update};
@@ -26,6 +28,8 @@ use khala_store_sqlite::{SqliteStore, append_in};
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::spawn_blocking};
+
+use self::access::Login;
 
 type Failed = (StatusCode, String);
 
@@ -46,7 +50,9 @@ impl Database {
         own.execute_batch(
             "CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, text TEXT NOT NULL);
              CREATE TABLE IF NOT EXISTS readers (owner TEXT NOT NULL, reader TEXT NOT NULL, UNIQUE (owner, reader));
-             CREATE TABLE IF NOT EXISTS logins (id TEXT PRIMARY KEY, user TEXT NOT NULL);",
+             CREATE TABLE IF NOT EXISTS logins (
+                 hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE, user TEXT NOT NULL, ends INTEGER NOT NULL
+             );",
         )?;
         Ok(Self(Arc::new(Mutex::new(own))))
     }
@@ -76,29 +82,42 @@ struct Note {
     text: String,
 }
 
-/// The application: its routes, and Khala for everything else.
+/// The application: its routes, and Khala's beside them.
 fn application(path: &Path) -> Result<(Router, Server), Box<dyn Error>> {
     let store = SqliteStore::open(path)?;
     let database = Database::open(path)?;
     let (khala, server) = access::server(store, &database)?;
-    let service = server.clone();
     let router = Router::new()
-        .route("/login", post(access::log_in))
+        .route("/", get(Html(include_str!("page.html"))))
+        .route("/login", get(access::who).post(access::log_in))
         .route("/logout", post(access::log_out))
         .route("/readers", post(access::share))
         .route("/notes", get(list).post(add))
-        .fallback(move |request: Request| async move { service.handle(request).await.map(Body::new) })
-        .with_state(App { khala, database });
+        .with_state(App { khala, database })
+        .merge(server.router());
     Ok((router, server))
+}
+
+/// Serves until `stop`. Then pages are told and their sockets closed, and the port is closed last.
+async fn serve(
+    listener: TcpListener,
+    (router, server): (Router, Server),
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let stop = async move {
+        stop.await;
+        server.shut_down().await;
+    };
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
 /// Stores a note and publishes it, both or neither.
 async fn add(
     State(app): State<App>,
-    headers: HeaderMap,
+    Login { user: owner, .. }: Login,
     Json(note): Json<NewNote>,
 ) -> Result<Json<Note>, Failed> {
-    let (_, owner) = access::known(&app.database, &headers).await?;
     let now = app.khala.now();
     let stored = app.database.run(move |database| {
         let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -120,8 +139,7 @@ async fn add(
 }
 
 /// One's own notes, from the application's own table.
-async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Json<Vec<Note>>, Failed> {
-    let (_, owner) = access::known(&app.database, &headers).await?;
+async fn list(State(app): State<App>, Login { user: owner, .. }: Login) -> Result<Json<Vec<Note>>, Failed> {
     let read = app.database.run(move |database| {
         let mut query = database.prepare_cached("SELECT id, text FROM notes WHERE owner = ?1 ORDER BY id")?;
         let notes = query.query_map([owner], |row| Ok(Note { id: row.get(0)?, text: row.get(1)? }))?;
@@ -133,16 +151,16 @@ async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Json<Vec<Not
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "it tells what to do next")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let (router, server) = application(Path::new("notes.db"))?;
+    let application = application(Path::new("notes.db"))?;
     let listener = TcpListener::bind("127.0.0.1:4511").await?;
     println!(
-        r#"Log in as Ada, and have a token made for following her notes:
+        r#"Open http://127.0.0.1:4511/ in a browser, or log in as Ada here:
 
     curl -c ada -H 'Content-Type: application/json' -d '{{"user":"ada"}}' http://127.0.0.1:4511/login
-    curl -s -b ada -X POST http://127.0.0.1:4511/v1/token | sed 's/.*"token":"\([^"]*\)".*/\1/' >ada.token
 
-follow them:
+follow her notes; a program sends as a token what a browser sends as a cookie:
 
+    awk '/login/ {{ print $7 }}' ada >ada.token
     khala tail notes:ada --from floor --url http://127.0.0.1:4511 --token-file ada.token
 
 add one:
@@ -154,16 +172,10 @@ and log out, which ends the following:
     curl -b ada -X POST http://127.0.0.1:4511/logout
 "#
     );
-    let stop = {
-        let server = server.clone();
-        async move {
-            let _ = tokio::signal::ctrl_c().await;
-            server.drain();
-        }
+    let stop = async {
+        let _ = tokio::signal::ctrl_c().await;
     };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await?;
-    server.drained().await;
-    Ok(())
+    Ok(serve(listener, application, stop).await?)
 }
 
 #[cfg(test)]
