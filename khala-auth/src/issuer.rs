@@ -122,7 +122,7 @@ impl JwtIssuer {
         iat: u64,
         exp: u64,
     ) -> Result<Map<String, Value>, Error> {
-        let JwtOptions { issuer, audience, claims_version, names, .. } = &self.options;
+        let JwtOptions { issuer, audience, claims_version, claim_names: names, .. } = &self.options;
         let TokenClaims { subject, scopes, session_id, organisation, claims: further } = subject_claims;
         for (name, id) in [("sub", Some(subject)), ("sid", session_id.as_ref())] {
             if let Some(fault) = id.and_then(|id| RevocationId::parse(id).err()) {
@@ -222,8 +222,8 @@ mod tests {
             audience: Some("sync".to_owned()),
             claims_version: Some("3".to_owned()),
             leeway: Duration::from_secs(5),
-            names,
-            bind: vec!["team".to_owned()],
+            claim_names: names,
+            bind_claims: vec!["team".to_owned()],
             ..JwtOptions::default()
         };
         let issuers = issuers(&options);
@@ -264,7 +264,7 @@ mod tests {
             ..good.clone()
         };
         let strange = ClaimNames { organisation: "sub".to_owned(), ..ClaimNames::default() };
-        let strange = JwtOptions { names: strange, ..JwtOptions::default() };
+        let strange = JwtOptions { claim_names: strange, ..JwtOptions::default() };
         let default = JwtOptions::default;
         let mut table = vec![
             (default(), TokenClaims::new("", ["a"]), HOUR),

@@ -32,9 +32,9 @@ pub struct JwtOptions {
     /// Whether a token must have a `jti`, by which it can be revoked. Default: true.
     pub require_jti: bool,
     /// The names of the claims that have no name in RFC 7519.
-    pub names: ClaimNames,
+    pub claim_names: ClaimNames,
     /// Other claims of text that topic patterns bind, by their names in the token.
-    pub bind: Vec<String>,
+    pub bind_claims: Vec<String>,
 }
 
 impl Default for JwtOptions {
@@ -47,8 +47,8 @@ impl Default for JwtOptions {
             max_age: Some(Duration::from_secs(24 * 60 * 60)),
             require_iat: false,
             require_jti: true,
-            names: ClaimNames::default(),
-            bind: Vec::new(),
+            claim_names: ClaimNames::default(),
+            bind_claims: Vec::new(),
         }
     }
 }
@@ -90,14 +90,14 @@ mod tests {
         assert_eq!(of(&serde_json::to_string(&defaults).unwrap()).unwrap(), defaults);
         let set = JwtOptions {
             max_age: None,
-            names: ClaimNames { scopes: "scopes".to_owned(), ..ClaimNames::default() },
+            claim_names: ClaimNames { scopes: "scopes".to_owned(), ..ClaimNames::default() },
             ..defaults
         };
-        assert_eq!(of(r#"{"max_age_seconds": "none", "names": {"scopes": "scopes"}}"#).unwrap(), set);
+        assert_eq!(of(r#"{"max_age_seconds": "none", "claim_names": {"scopes": "scopes"}}"#).unwrap(), set);
         let keys = |text: &str| serde_json::from_str::<RemoteKeysOptions>(text);
         assert_eq!(keys("{}").unwrap(), RemoteKeysOptions::default());
         assert!(keys(r#"{"refresh": 1}"#).unwrap_err().to_string().contains("unknown field"));
-        for unknown in [r#"{"isuer": "a"}"#, r#"{"names": {"scope": "a"}}"#] {
+        for unknown in [r#"{"isuer": "a"}"#, r#"{"claim_names": {"scope": "a"}}"#] {
             assert!(of(unknown).unwrap_err().to_string().contains("unknown field"));
         }
     }

@@ -58,7 +58,7 @@ impl JwtVerifier {
             return Err(Denied::ClaimMismatch { claim: "aud" });
         }
         let version = options.claims_version.as_deref();
-        if version.is_some_and(|wanted| !claims.reads(&options.names.version, wanted)) {
+        if version.is_some_and(|wanted| !claims.reads(&options.claim_names.version, wanted)) {
             return Err(Denied::ClaimMismatch { claim: "claims version" });
         }
 
@@ -69,10 +69,10 @@ impl JwtVerifier {
         }
         let subject = claims.name("sub")?.ok_or(Denied::InvalidToken("it has no sub"))?;
 
-        let scopes = claims.scopes(&options.names.scopes)?;
+        let scopes = claims.scopes(&options.claim_names.scopes)?;
         let text = |text: Option<&str>| text.map(str::to_owned);
         let mut bound = BTreeMap::new();
-        for name in &options.bind {
+        for name in &options.bind_claims {
             if let Some(value) = claims.text(name)? {
                 bound.insert(name.clone(), value.to_owned());
             }
@@ -81,7 +81,7 @@ impl JwtVerifier {
             issued_at,
             token_id: text(jti),
             session_id: text(claims.name("sid")?),
-            organisation: text(claims.text(&options.names.organisation)?),
+            organisation: text(claims.text(&options.claim_names.organisation)?),
             claims: bound,
             ..VerifiedClaims::new(subject, scopes, expires_at)
         })
@@ -175,7 +175,7 @@ mod tests {
         let here = || JwtOptions { issuer: Some("here".to_owned()), ..default() };
         let sync = || JwtOptions { audience: Some("sync".to_owned()), ..default() };
         let third = || JwtOptions { claims_version: Some("3".to_owned()), ..default() };
-        let bound = || JwtOptions { bind: vec!["team".to_owned()], ..default() };
+        let bound = || JwtOptions { bind_claims: vec!["team".to_owned()], ..default() };
         let jtiless = || JwtOptions { require_jti: false, ..default() };
         for (options, changes, verdict) in [
             (default(), json!({}), Ok(())),
@@ -267,8 +267,11 @@ mod tests {
     async fn a_grant_says_what_the_token_does() {
         let names =
             ClaimNames { scopes: "scp".to_owned(), organisation: "org".to_owned(), version: "v".to_owned() };
-        let options =
-            JwtOptions { names, bind: vec!["team".to_owned(), "none".to_owned()], ..JwtOptions::default() };
+        let options = JwtOptions {
+            claim_names: names,
+            bind_claims: vec!["team".to_owned(), "none".to_owned()],
+            ..JwtOptions::default()
+        };
         let changes = json!({
             "scp": "a b", "scope": "c", "org": "acme", "team": "blue", "none": "", "sid": "login", "org_id": "other", "x": "y",
         });

@@ -106,7 +106,7 @@ impl Mint {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
             max_age,
-            names: names(self.scopes_claim.clone(), self.organisation_claim.clone()),
+            claim_names: names(self.scopes_claim.clone(), self.organisation_claim.clone()),
             ..JwtOptions::default()
         };
         let issuer = self.signer(options)?;
@@ -162,7 +162,7 @@ pub(crate) fn of_dev_key(ttl: Duration) -> Result<Option<Token>, Failure> {
     let options = JwtOptions {
         issuer: set("KHALA_AUTH__ISSUER"),
         audience: set("KHALA_AUTH__AUDIENCE"),
-        names: names(set("KHALA_AUTH__SCOPES_CLAIM"), set("KHALA_AUTH__ORGANISATION_CLAIM")),
+        claim_names: names(set("KHALA_AUTH__SCOPES_CLAIM"), set("KHALA_AUTH__ORGANISATION_CLAIM")),
         ..JwtOptions::default()
     };
     let issuer = JwtIssuer::hs256(&read_key(path)?, options)

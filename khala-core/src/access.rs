@@ -236,7 +236,7 @@ impl AccessControl {
         loop {
             let read = self.catch_up(None).await;
             if let (Ok(found), true, false) = (&read, polled, failing) {
-                self.0.stats.cells.revocation_poll_finds.add(*found as u64);
+                self.0.stats.cells.missed_revocation_announcements.add(*found as u64);
             }
             match &read {
                 Ok(_) if failing => tracing::info!("the revocations can be read again"),

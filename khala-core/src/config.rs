@@ -9,10 +9,10 @@
 //!
 //! use khala_core::session::SessionOptions;
 //!
-//! let text = r#"{"poll_every_seconds": 0.5, "outbox_bytes": "none"}"#;
+//! let text = r#"{"poll_interval_seconds": 0.5, "outbox_bytes": "none"}"#;
 //! let options: SessionOptions = serde_json::from_str(text)?;
 //! let expected = SessionOptions {
-//!     poll_every: Duration::from_millis(500),
+//!     poll_interval: Duration::from_millis(500),
 //!     outbox_bytes: None,
 //!     ..SessionOptions::default()
 //! };

@@ -59,7 +59,7 @@ pub const CLOSES: &str = "khala_closes_total";
 pub const CHANNELS: &str = "khala_channels";
 /// Joins answered with ok, by `resume`: `cursor`, `floor`, `head`, `snapshot`.
 pub const JOINS: &str = "khala_joins_total";
-/// Refusals, by `code` and by what was asked for, `on`: `frame`, `http`, `join`, `live` (a joined topic), `mint`,
+/// Refusals, by `code` and by what was asked for, `operation`: `frame`, `http`, `join`, `live` (a joined topic), `mint`,
 /// `refresh`, `upgrade`.
 pub const REFUSALS: &str = "khala_refusals_total";
 /// Fresh tokens that were taken on an open connection.
@@ -69,7 +69,7 @@ pub const REVOCATIONS: &str = "khala_revocations";
 /// Revocations that were ordered over HTTP, by what they name, `by`: `jti`, `sid`, `sub`.
 pub const REVOCATIONS_MADE: &str = "khala_revocations_made_total";
 /// Revocations that polling found and no announcement had told of.
-pub const REVOCATION_POLL_FINDS: &str = "khala_revocation_poll_finds_total";
+pub const MISSED_REVOCATION_ANNOUNCEMENTS: &str = "khala_missed_revocation_announcements_total";
 /// Requests for a token, by `outcome`: `minted`, `invalid`, `authz_denied`, `signing_error`, `upstream_unavailable`.
 pub const TOKENS_MINTED: &str = "khala_tokens_minted_total";
 /// How long ago this node last read the log of revocations to its end, in seconds.
@@ -86,7 +86,7 @@ pub const BATCHES_SENT: &str = "khala_batches_sent_total";
 /// Updates handed to connections.
 pub const UPDATES_SENT: &str = "khala_updates_sent_total";
 /// Updates that polling found and no announcement had told of.
-pub const POLL_FINDS: &str = "khala_poll_finds_total";
+pub const MISSED_ANNOUNCEMENTS: &str = "khala_missed_announcements_total";
 
 /// Cursors that could not be resumed from, by `class` and `reason`; several reasons may hold at once.
 pub const STALE_CURSORS: &str = "khala_stale_cursors_total";
@@ -97,9 +97,9 @@ pub const REPLAYS_DEFERRED: &str = "khala_replays_deferred_total";
 /// Topics of which a snapshot was asked although they have updates and no documents, by `class`.
 pub const TOPICS_WITHOUT_DOCUMENTS: &str = "khala_topics_without_documents_total";
 /// Reads behind the tail that waited for their turn.
-pub const REPLAY_WAITS: &str = "khala_replay_waits_total";
+pub const REPLAYS_QUEUED: &str = "khala_replay_queued_total";
 /// Pages of history that rested because somebody appended.
-pub const REPLAY_RESTS: &str = "khala_replay_rests_total";
+pub const REPLAYS_THROTTLED: &str = "khala_replay_throttled_total";
 /// Connections that were evicted because they made no progress, by the `class` whose limit it was; `none`: the limit
 /// of every connection.
 pub const SLOW_EVICTIONS: &str = "khala_slow_evictions_total";
@@ -183,20 +183,20 @@ pub const ALL: &[&str] = &[
     REVOCATIONS,
     REVOCATIONS_AGE,
     REVOCATIONS_MADE,
-    REVOCATION_POLL_FINDS,
+    MISSED_REVOCATION_ANNOUNCEMENTS,
     TOKENS_MINTED,
     KEYS,
     KEYS_AGE,
     KEY_LOADS,
     BATCHES_SENT,
     UPDATES_SENT,
-    POLL_FINDS,
+    MISSED_ANNOUNCEMENTS,
     STALE_CURSORS,
     STALE_LOOPS,
     REPLAYS_DEFERRED,
     TOPICS_WITHOUT_DOCUMENTS,
-    REPLAY_WAITS,
-    REPLAY_RESTS,
+    REPLAYS_QUEUED,
+    REPLAYS_THROTTLED,
     SLOW_EVICTIONS,
     CHANNELS_BEHIND,
     DEMOTIONS,
@@ -401,7 +401,7 @@ pub fn http_connection_refused(by: LimitedBy, answered: bool) {
 
 /// Something was refused. `code` is one of those that PROTOCOL.md or the OpenAPI document lists.
 pub fn refused(code: &'static str, on: Surface) {
-    counter!(REFUSALS, "code" => code, "on" => on.as_str()).increment(1);
+    counter!(REFUSALS, "code" => code, "operation" => on.as_str()).increment(1);
 }
 
 pub(crate) fn revocations(by: &'static str, held: usize) {

@@ -91,7 +91,7 @@ pub struct Limits {
     pub http_connections_per_address: Option<NonZeroU32>,
     /// Requests that the subject of a token may have under way at once; a stream of updates is one. Default: no limit.
     #[serde(with = "or_none")]
-    pub requests_per_principal: Option<NonZeroU32>,
+    pub requests_per_subject: Option<NonZeroU32>,
     /// Requests that one address may have under way at once. Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_address: Option<NonZeroU32>,
@@ -108,7 +108,7 @@ pub struct Limits {
     /// The system takes from the server in steps of about a third of its buffer. With megabytes of it a client that reads
     /// slowly, but reads, would be taken for one that takes nothing; and that memory is bounded by nothing else.
     #[serde(with = "or_none")]
-    pub send_buffer: Option<usize>,
+    pub send_buffer_bytes: Option<usize>,
     /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
@@ -122,11 +122,11 @@ impl Default for Limits {
             frame_bytes: 64 << 10,
             http_connections: None,
             http_connections_per_address: None,
-            requests_per_principal: None,
+            requests_per_subject: None,
             requests_per_address: None,
             header_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
-            send_buffer: Some(256 << 10),
+            send_buffer_bytes: Some(256 << 10),
             stall_timeout: Duration::from_secs(30),
         }
     }

@@ -175,7 +175,7 @@ impl ServerBuilder {
     /// Before that, goes on for so long with readiness turned off alone, so that load balancers notice first.
     /// Default: not at all.
     #[must_use]
-    pub fn with_unready(mut self, before: Duration) -> Self {
+    pub fn with_readiness_grace(mut self, before: Duration) -> Self {
         self.unready = before;
         self
     }

@@ -45,7 +45,7 @@ impl Drain {
 
 impl Server {
     /// Stops in the order that costs clients least: turns readiness off and lets no new WebSocket in; after the [unready
-    /// time](crate::ServerBuilder::with_unready) has every open one told and closed within the [drain
+    /// time](crate::ServerBuilder::with_readiness_grace) has every open one told and closed within the [drain
     /// time](crate::ServerBuilder::with_drain); and returns when the last is closed, or five seconds after that time.
     ///
     /// The port has to go on accepting meanwhile: a health check that connects anew is told that the server is not ready,

@@ -90,8 +90,11 @@ impl PostgresFanout {
             None => database.connect_options().application_name("khala listen"),
         };
         let least = Duration::from_millis(10);
-        let options =
-            ListenOptions { beat: options.beat.max(least), poll: options.poll.max(least), ..options };
+        let options = ListenOptions {
+            heartbeat: options.heartbeat.max(least),
+            poll_interval: options.poll_interval.max(least),
+            ..options
+        };
         let channel = database.options.schema.as_str().to_owned();
         let announcements = Arc::new(Announcements::new(database, levels, seed));
         let listener = Listener { announcements: Arc::clone(&announcements), connect, channel, options };

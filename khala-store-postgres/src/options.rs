@@ -20,25 +20,29 @@ pub struct ListenOptions {
     #[serde(skip_serializing)]
     pub url: Option<String>,
     /// How often the connection must hear its own beat, and how long one may take to be made; at least 10 ms. Default: 2 s.
-    #[serde(rename = "beat_seconds", with = "seconds")]
-    pub beat: Duration,
+    #[serde(rename = "heartbeat_seconds", with = "seconds")]
+    pub heartbeat: Duration,
     /// How often, while nothing listens, that is tried again and the heads of watched topics are read; at least 10 ms. Default: 500 ms.
-    #[serde(rename = "poll_seconds", with = "seconds")]
-    pub poll: Duration,
+    #[serde(rename = "poll_interval_seconds", with = "seconds")]
+    pub poll_interval: Duration,
 }
 
 impl fmt::Debug for ListenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The address may hold a password.
         let url = self.url.as_ref().map(|_| "…");
-        let Self { beat, poll, .. } = self;
-        f.debug_struct("ListenOptions").field("url", &url).field("beat", beat).field("poll", poll).finish()
+        let Self { heartbeat, poll_interval, .. } = self;
+        f.debug_struct("ListenOptions")
+            .field("url", &url)
+            .field("heartbeat", heartbeat)
+            .field("poll_interval", poll_interval)
+            .finish()
     }
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { url: None, beat: Duration::from_secs(2), poll: Duration::from_millis(500) }
+        Self { url: None, heartbeat: Duration::from_secs(2), poll_interval: Duration::from_millis(500) }
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
 /// of the batch in the transaction.
 ///
 /// After the commit, [`announce`](khala_core::fanout::Fanout::announce) `receipt.cursor()` to wake subscribers at once;
-/// a store that is open on the file notices within [`watch_every`](crate::SqliteOptions::watch_every) anyway.
+/// a store that is open on the file notices within [`watch_interval`](crate::SqliteOptions::watch_interval) anyway.
 ///
 /// Begin with [`TransactionBehavior::Immediate`](rusqlite::TransactionBehavior::Immediate): a transaction that
 /// has read before somebody else wrote can write no more, which is an error of

@@ -5,7 +5,7 @@
 //!
 //! One file, which may be the application's own: Khala's tables are called `khala_…` and nothing else is touched.
 //! One thread writes, with group commit; a few connections read beside it (WAL); and what other processes write
-//! is noticed within [`watch_every`](SqliteOptions::watch_every).
+//! is noticed within [`watch_interval`](SqliteOptions::watch_interval).
 //!
 //! ```
 //! use futures::TryStreamExt;

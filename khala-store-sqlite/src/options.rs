@@ -34,8 +34,8 @@ pub struct SqliteOptions {
     pub busy_timeout: Duration,
     /// How often the writes of other connections are looked for, while any topic, or the revocations, are
     /// watched; at least every millisecond. Default: 50 ms.
-    #[serde(rename = "watch_every_seconds", with = "seconds")]
-    pub watch_every: Duration,
+    #[serde(rename = "watch_interval_seconds", with = "seconds")]
+    pub watch_interval: Duration,
     /// What the store's threads report to. Default: a health of its own.
     #[serde(skip)]
     pub health: Health,
@@ -51,7 +51,7 @@ impl Default for SqliteOptions {
             durability: Durability::Full,
             readers: NonZeroUsize::new(4).expect("4 is not zero"),
             busy_timeout: Duration::from_secs(5),
-            watch_every: Duration::from_millis(50),
+            watch_interval: Duration::from_millis(50),
             health: Health::new(),
             max_pages: None,
         }
@@ -70,7 +70,7 @@ mod tests {
         let defaults = serde_json::to_value(SqliteOptions::default()).unwrap();
         assert_eq!(of("{}").unwrap(), defaults);
         assert_eq!(of(&defaults.to_string()).unwrap(), defaults);
-        let set = of(r#"{"durability": "full", "watch_every_seconds": 0.05}"#).unwrap();
+        let set = of(r#"{"durability": "full", "watch_interval_seconds": 0.05}"#).unwrap();
         assert_eq!(set, defaults);
         for unknown in [r#"{"reader": 1}"#, r#"{"health": {}}"#, r#"{"max_pages": 1}"#] {
             assert!(of(unknown).unwrap_err().to_string().contains("unknown field"), "{unknown}");

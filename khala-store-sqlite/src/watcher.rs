@@ -74,7 +74,7 @@ impl Watcher {
             conn,
             fanout,
             signal: Arc::clone(&signal),
-            every: options.watch_every.max(Duration::from_millis(1)),
+            every: options.watch_interval.max(Duration::from_millis(1)),
             survey_files: Box::new(survey),
             surveyed: Instant::now(),
             version: 0,

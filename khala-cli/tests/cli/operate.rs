@@ -77,7 +77,7 @@ async fn history_is_planned_for_and_swept() {
 async fn a_sweep_that_is_held_back_or_has_to_wait_says_so() {
     let sweeps = Arc::new(MemorySweeps::new());
     let shared = Arc::clone(&sweeps);
-    let guard = SweepOptions { guard: Some(0), ..SweepOptions::default() };
+    let guard = SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() };
     let (address, handle) =
         start(|khala| khala.with_sweep(guard).with_roles(|roles| roles.sweeps = shared)).await;
     let directory = tempfile::tempdir().unwrap();

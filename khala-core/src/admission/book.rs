@@ -1,4 +1,4 @@
-//! Who is here, or was of late, and what each has taken: principals, addresses, topics that are published to.
+//! Who is here, or was of late, and what each has taken: subjects, addresses, topics that are published to.
 //!
 //! Whoever holds no place and whose buckets have drained is as if never here, and is forgotten: a few entries are
 //! looked at whenever somebody comes or goes, so nothing runs in the background and nothing stops for all of them.
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::clock::Moment;
 
-/// What one principal or one address has taken.
+/// What one subject or one address has taken.
 #[derive(Default)]
 pub(super) struct Usage {
     pub(super) open: u64,

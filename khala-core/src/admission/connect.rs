@@ -42,22 +42,17 @@ impl Admission {
     /// Lets in what `options` allow.
     pub fn new(options: AdmissionOptions) -> Self {
         let shared =
-            options.connections.is_some() || options.of_principals().any() || options.of_addresses().any();
+            options.connections.is_some() || options.of_subjects().any() || options.of_addresses().any();
         Self { options, shared: shared.then(|| Arc::new(Shared::new(options))) }
     }
 
-    /// Lets one connection of `principal` in, or says when to come back. Without an `address` no address is limited.
+    /// Lets one connection of `subject` in, or says when to come back. Without an `address` no address is limited.
     ///
     /// # Errors
     /// [`Limited`] with [`Code::TooManyConnections`]. It has taken nothing.
-    pub fn connect(
-        &self,
-        principal: &str,
-        address: Option<IpAddr>,
-        now: Moment,
-    ) -> Result<Admitted, Limited> {
+    pub fn connect(&self, subject: &str, address: Option<IpAddr>, now: Moment) -> Result<Admitted, Limited> {
         let place = match &self.shared {
-            Some(shared) => Some(Shared::connect(shared, principal, address.map(host), now)?),
+            Some(shared) => Some(Shared::connect(shared, subject, address.map(host), now)?),
             None => None,
         };
         Ok(Admitted {
@@ -181,16 +176,16 @@ fn through(
     let own = own.map(|(rate, bucket)| (LimitedBy::Connection, rate, bucket));
     let Some(place) = place else { return take_all(code, now, [own]) };
     let of_address = place.address.and_then(|address| Some((address, rate(&place.shared.of_addresses)?)));
-    let of_principal =
-        place.principal.as_ref().and_then(|principal| Some((principal, rate(&place.shared.of_principals)?)));
-    if of_address.is_none() && of_principal.is_none() {
+    let of_subject =
+        place.subject.as_ref().and_then(|subject| Some((subject, rate(&place.shared.of_subjects)?)));
+    if of_address.is_none() && of_subject.is_none() {
         return take_all(code, now, [own]);
     }
     let state = &mut *place.shared.lock();
     state.latest = now;
     let address =
         of_address.map(|(address, rate)| (LimitedBy::Address, rate, bucket(state.addresses.entry(&address))));
-    let principal = of_principal
-        .map(|(principal, rate)| (LimitedBy::Principal, rate, bucket(state.principals.entry(principal))));
-    take_all(code, now, [address, own, principal])
+    let subject =
+        of_subject.map(|(subject, rate)| (LimitedBy::Subject, rate, bucket(state.subjects.entry(subject))));
+    take_all(code, now, [address, own, subject])
 }

@@ -14,8 +14,8 @@ pub enum LimitedBy {
     Connection,
     /// The server's: of all who come to it.
     Node,
-    /// The principal's: of all its connections.
-    Principal,
+    /// The subject's: of all its connections.
+    Subject,
 }
 
 impl LimitedBy {
@@ -25,7 +25,7 @@ impl LimitedBy {
             Self::Address => "address",
             Self::Connection => "connection",
             Self::Node => "node",
-            Self::Principal => "principal",
+            Self::Subject => "subject",
         }
     }
 }
@@ -37,7 +37,7 @@ pub struct Limited {
     /// The reason: [`Code::TooManyConnections`], [`Code::JoinRateLimited`], [`Code::FrameRateLimited`] or
     /// [`Code::ReplayDeferred`].
     pub code: Code,
-    /// After that long, in whole milliseconds, it is let through if nobody else of the same principal or address took
+    /// After that long, in whole milliseconds, it is let through if nobody else of the same subject or address took
     /// the place. Where connections open at once are limited it is a second, as nobody knows when one ends.
     pub retry_after: Duration,
     /// Whose limit it was; of several, the one with the longest wait.
@@ -57,7 +57,7 @@ impl fmt::Display for Limited {
             LimitedBy::Address => "this address",
             LimitedBy::Connection => "this connection",
             LimitedBy::Node => "this server",
-            LimitedBy::Principal => "the token's subject",
+            LimitedBy::Subject => "the token's subject",
         };
         let what = match self.code {
             Code::FrameRateLimited => "sends frames too fast",

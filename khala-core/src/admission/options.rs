@@ -1,4 +1,4 @@
-//! What each connection, principal and address is allowed, and the defaults.
+//! What each connection, subject and address is allowed, and the defaults.
 
 use std::num::NonZeroU32;
 
@@ -9,7 +9,7 @@ use crate::config::or_none;
 
 /// What is allowed. None: no limit.
 ///
-/// A principal is a token's subject. An address is one of IPv4, or a /64 of IPv6, which is what one host is given.
+/// A subject is a token's subject. An address is one of IPv4, or a /64 of IPv6, which is what one host is given.
 /// Nothing that many share is limited by default: a fleet behind one address, and everybody coming back after a
 /// deploy, are ordinary. New topics are the exception: a topic costs the store something for as long as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,42 +19,42 @@ pub struct AdmissionOptions {
     /// Connections that may be open at once, of all together.
     #[serde(with = "or_none")]
     pub connections: Option<NonZeroU32>,
-    /// Connections that one principal may have open at once.
+    /// Connections that one subject may have open at once.
     #[serde(with = "or_none")]
-    pub connections_per_principal: Option<NonZeroU32>,
+    pub connections_per_subject: Option<NonZeroU32>,
     /// Connections that one address may have open at once.
     #[serde(with = "or_none")]
     pub connections_per_address: Option<NonZeroU32>,
-    /// Connections that one principal may open.
+    /// Connections that one subject may open.
     #[serde(with = "or_none")]
-    pub connects_per_principal: Option<Rate>,
+    pub connects_per_subject: Option<Rate>,
     /// Connections that one address may open.
     #[serde(with = "or_none")]
     pub connects_per_address: Option<Rate>,
     /// Joins on one connection.
     #[serde(with = "or_none")]
     pub joins_per_connection: Option<Rate>,
-    /// Joins on all connections of one principal.
+    /// Joins on all connections of one subject.
     #[serde(with = "or_none")]
-    pub joins_per_principal: Option<Rate>,
+    pub joins_per_subject: Option<Rate>,
     /// Joins on all connections of one address.
     #[serde(with = "or_none")]
     pub joins_per_address: Option<Rate>,
     /// Frames on one connection.
     #[serde(with = "or_none")]
     pub frames_per_connection: Option<Rate>,
-    /// Frames on all connections of one principal.
+    /// Frames on all connections of one subject.
     #[serde(with = "or_none")]
-    pub frames_per_principal: Option<Rate>,
+    pub frames_per_subject: Option<Rate>,
     /// Frames on all connections of one address.
     #[serde(with = "or_none")]
     pub frames_per_address: Option<Rate>,
-    /// Updates that one principal publishes to all topics together, by [`publish_as`](crate::Khala::publish_as).
+    /// Updates that one subject publishes to all topics together, by [`publish_as`](crate::Khala::publish_as).
     #[serde(with = "or_none")]
-    pub publishes_per_principal: Option<Rate>,
-    /// Topics that one principal makes by publishing to them first, by [`publish_as`](crate::Khala::publish_as).
+    pub publishes_per_subject: Option<Rate>,
+    /// Topics that one subject makes by publishing to them first, by [`publish_as`](crate::Khala::publish_as).
     #[serde(with = "or_none")]
-    pub new_topics_per_principal: Option<Rate>,
+    pub new_topics_per_subject: Option<Rate>,
 }
 
 impl Default for AdmissionOptions {
@@ -66,7 +66,7 @@ impl Default for AdmissionOptions {
         Self {
             joins_per_connection: Some(const { rate(200, 2_048) }),
             frames_per_connection: Some(const { rate(500, 8_192) }),
-            new_topics_per_principal: Some(const { rate(50, 2_000) }),
+            new_topics_per_subject: Some(const { rate(50, 2_000) }),
             ..Self::unlimited()
         }
     }
@@ -77,27 +77,27 @@ impl AdmissionOptions {
     pub const fn unlimited() -> Self {
         Self {
             connections: None,
-            connections_per_principal: None,
+            connections_per_subject: None,
             connections_per_address: None,
-            connects_per_principal: None,
+            connects_per_subject: None,
             connects_per_address: None,
             joins_per_connection: None,
-            joins_per_principal: None,
+            joins_per_subject: None,
             joins_per_address: None,
             frames_per_connection: None,
-            frames_per_principal: None,
+            frames_per_subject: None,
             frames_per_address: None,
-            publishes_per_principal: None,
-            new_topics_per_principal: None,
+            publishes_per_subject: None,
+            new_topics_per_subject: None,
         }
     }
 
-    pub(super) fn of_principals(self) -> Limits {
+    pub(super) fn of_subjects(self) -> Limits {
         Limits {
-            connections: self.connections_per_principal,
-            connects: self.connects_per_principal,
-            joins: self.joins_per_principal,
-            frames: self.frames_per_principal,
+            connections: self.connections_per_subject,
+            connects: self.connects_per_subject,
+            joins: self.joins_per_subject,
+            frames: self.frames_per_subject,
         }
     }
 
@@ -111,7 +111,7 @@ impl AdmissionOptions {
     }
 }
 
-/// What connections share: the limits of each principal, or of each address.
+/// What connections share: the limits of each subject, or of each address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) connections: Option<NonZeroU32>,

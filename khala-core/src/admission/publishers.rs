@@ -44,9 +44,8 @@ impl fmt::Debug for Publishers {
 
 impl Publishers {
     pub(crate) fn new(options: AdmissionOptions) -> Self {
-        let AdmissionOptions {
-            publishes_per_principal: publishes, new_topics_per_principal: new_topics, ..
-        } = options;
+        let AdmissionOptions { publishes_per_subject: publishes, new_topics_per_subject: new_topics, .. } =
+            options;
         Self { publishes, new_topics, book: Mutex::new(Book::new()) }
     }
 
@@ -128,8 +127,8 @@ mod tests {
 
     fn publishers() -> Publishers {
         let options = AdmissionOptions {
-            publishes_per_principal: Some(rate(10, 5)),
-            new_topics_per_principal: Some(rate(2, 3)),
+            publishes_per_subject: Some(rate(10, 5)),
+            new_topics_per_subject: Some(rate(2, 3)),
             ..AdmissionOptions::unlimited()
         };
         Publishers::new(options)

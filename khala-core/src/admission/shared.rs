@@ -1,4 +1,4 @@
-//! What the connections of one principal, or of one address, share, and the places that they hold in it.
+//! What the connections of one subject, or of one address, share, and the places that they hold in it.
 //!
 //! It is locked for a moment only.
 //!
@@ -27,8 +27,8 @@ pub(super) const PLACE_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Where an admitted connection is counted.
 pub(super) struct Place {
     pub(super) shared: Arc<Shared>,
-    /// None where principals are not limited.
-    pub(super) principal: Option<Arc<str>>,
+    /// None where subjects are not limited.
+    pub(super) subject: Option<Arc<str>>,
     /// None where addresses are not limited, or it has none.
     pub(super) address: Option<IpAddr>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Place {
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Place")
-            .field("principal", &self.principal)
+            .field("subject", &self.subject)
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
@@ -46,8 +46,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.open -= 1;
-        if let Some(principal) = &self.principal {
-            state.principals.leave(principal);
+        if let Some(subject) = &self.subject {
+            state.subjects.leave(subject);
         }
         if let Some(address) = &self.address {
             state.addresses.leave(address);
@@ -56,10 +56,10 @@ impl Drop for Place {
     }
 }
 
-/// What connections share: the limits of principals and addresses, and what they have taken.
+/// What connections share: the limits of subjects and addresses, and what they have taken.
 pub(super) struct Shared {
     connections: Option<NonZeroU32>,
-    pub(super) of_principals: Limits,
+    pub(super) of_subjects: Limits,
     pub(super) of_addresses: Limits,
     state: Mutex<State>,
 }
@@ -67,7 +67,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     /// Connections that are open.
     open: u64,
-    pub(super) principals: Book<Arc<str>, Usage>,
+    pub(super) subjects: Book<Arc<str>, Usage>,
     pub(super) addresses: Book<IpAddr, Usage>,
     /// The time as the latest call told it, for a drop, which is told none.
     pub(super) latest: Moment,
@@ -77,11 +77,11 @@ impl Shared {
     pub(super) fn new(options: AdmissionOptions) -> Self {
         Self {
             connections: options.connections,
-            of_principals: options.of_principals(),
+            of_subjects: options.of_subjects(),
             of_addresses: options.of_addresses(),
             state: Mutex::new(State {
                 open: 0,
-                principals: Book::new(),
+                subjects: Book::new(),
                 addresses: Book::new(),
                 latest: Moment::from_millis(0),
             }),
@@ -95,11 +95,11 @@ impl Shared {
 
     pub(super) fn connect(
         this: &Arc<Self>,
-        principal: &str,
+        subject: &str,
         address: Option<IpAddr>,
         now: Moment,
     ) -> Result<Place, Limited> {
-        let principal: Option<Arc<str>> = this.of_principals.any().then(|| principal.into());
+        let subject: Option<Arc<str>> = this.of_subjects.any().then(|| subject.into());
         let address = address.filter(|_| this.of_addresses.any());
         let mut guard = this.lock();
         let state = &mut *guard;
@@ -111,10 +111,10 @@ impl Shared {
             return Err(Limited { code, retry_after, by: LimitedBy::Node });
         }
         let mut by_address = address.as_ref().map(|address| state.addresses.entry(address));
-        let mut by_principal = principal.as_ref().map(|principal| state.principals.entry(principal));
+        let mut by_subject = subject.as_ref().map(|subject| state.subjects.entry(subject));
         for (by, limits, usage) in [
             (LimitedBy::Address, this.of_addresses, &by_address),
-            (LimitedBy::Principal, this.of_principals, &by_principal),
+            (LimitedBy::Subject, this.of_subjects, &by_subject),
         ] {
             if let (Some(most), Some(usage)) = (limits.connections, usage)
                 && usage.open >= u64::from(most.get())
@@ -123,25 +123,25 @@ impl Shared {
             }
         }
         let of_address = this.of_addresses.connects.zip(by_address.as_deref_mut());
-        let of_principal = this.of_principals.connects.zip(by_principal.as_deref_mut());
+        let of_subject = this.of_subjects.connects.zip(by_subject.as_deref_mut());
         take_all(
             Code::TooManyConnections,
             now,
             [
                 of_address.map(|(rate, usage)| (LimitedBy::Address, rate, &mut usage.connects)),
-                of_principal.map(|(rate, usage)| (LimitedBy::Principal, rate, &mut usage.connects)),
+                of_subject.map(|(rate, usage)| (LimitedBy::Subject, rate, &mut usage.connects)),
             ],
         )?;
-        for usage in [by_address, by_principal].into_iter().flatten() {
+        for usage in [by_address, by_subject].into_iter().flatten() {
             usage.open += 1;
         }
         state.open += 1;
         drop(guard);
-        Ok(Place { shared: Arc::clone(this), principal, address })
+        Ok(Place { shared: Arc::clone(this), subject, address })
     }
 
     pub(super) fn forget(&self, state: &mut State) {
-        state.principals.forget(|usage| usage.is_spent(self.of_principals, state.latest));
+        state.subjects.forget(|usage| usage.is_spent(self.of_subjects, state.latest));
         state.addresses.forget(|usage| usage.is_spent(self.of_addresses, state.latest));
     }
 }

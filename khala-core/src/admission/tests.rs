@@ -27,15 +27,15 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(text.parse().unwrap())
 }
 
-fn connect(admission: &Admission, principal: &str, from: &str) -> Result<Admitted, Limited> {
-    admission.connect(principal, address(from), at(0))
+fn connect(admission: &Admission, subject: &str, from: &str) -> Result<Admitted, Limited> {
+    admission.connect(subject, address(from), at(0))
 }
 
 fn known(admission: &Admission) -> (usize, usize) {
     let state = admission.shared.as_ref().unwrap().lock();
-    assert_eq!(state.principals.entries.len(), state.principals.queue.len());
+    assert_eq!(state.subjects.entries.len(), state.subjects.queue.len());
     assert_eq!(state.addresses.entries.len(), state.addresses.queue.len());
-    (state.principals.entries.len(), state.addresses.entries.len())
+    (state.subjects.entries.len(), state.addresses.entries.len())
 }
 
 fn limited(code: Code, by: LimitedBy, millis: u64) -> Limited {
@@ -80,14 +80,14 @@ fn the_defaults_limit_a_connection_only() {
 #[test]
 fn places_are_counted_and_given_back() {
     let admission = Admission::new(AdmissionOptions {
-        connections_per_principal: some(2),
+        connections_per_subject: some(2),
         connections_per_address: some(3),
         ..none()
     });
     let full = |by| Some(limited(Code::TooManyConnections, by, 1_000));
     let first = connect(&admission, "ada", "192.0.2.1").unwrap();
     let _second = connect(&admission, "ada", "192.0.2.2").unwrap();
-    assert_eq!(connect(&admission, "ada", "192.0.2.3").err(), full(LimitedBy::Principal));
+    assert_eq!(connect(&admission, "ada", "192.0.2.3").err(), full(LimitedBy::Subject));
     drop(first);
     let _third = connect(&admission, "ada", "192.0.2.1").unwrap();
     let _fourth = connect(&admission, "bob", "192.0.2.1").unwrap();
@@ -97,7 +97,7 @@ fn places_are_counted_and_given_back() {
     connect(&admission, "eve", "192.0.2.1").unwrap();
     // Who comes from nowhere fills no address.
     let _sixth = admission.connect("bob", None, at(0)).unwrap();
-    assert_eq!(admission.connect("bob", None, at(0)).err(), full(LimitedBy::Principal));
+    assert_eq!(admission.connect("bob", None, at(0)).err(), full(LimitedBy::Subject));
 }
 
 #[test]
@@ -124,24 +124,24 @@ fn what_is_one_address() {
 }
 
 #[test]
-fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
+fn connects_joins_and_frames_are_shared_by_subject_and_by_address() {
     let admission = Admission::new(AdmissionOptions {
-        connects_per_principal: rate(1, 2),
+        connects_per_subject: rate(1, 2),
         connects_per_address: rate(2, 3),
-        joins_per_principal: rate(1, 2),
+        joins_per_subject: rate(1, 2),
         frames_per_address: rate(1, 2),
         ..none()
     });
     let mut one = connect(&admission, "ada", "192.0.2.1").unwrap();
     let mut two = connect(&admission, "ada", "192.0.2.1").unwrap();
     let too_many = |by, millis| Some(limited(Code::TooManyConnections, by, millis));
-    assert_eq!(connect(&admission, "ada", "192.0.2.1").err(), too_many(LimitedBy::Principal, 1_000));
+    assert_eq!(connect(&admission, "ada", "192.0.2.1").err(), too_many(LimitedBy::Subject, 1_000));
     let mut bob = connect(&admission, "bob", "192.0.2.1").unwrap();
     assert_eq!(connect(&admission, "eve", "192.0.2.1").err(), too_many(LimitedBy::Address, 500));
 
     one.join(at(0)).unwrap();
     two.join(at(0)).unwrap();
-    let refused = limited(Code::JoinRateLimited, LimitedBy::Principal, 1_000);
+    let refused = limited(Code::JoinRateLimited, LimitedBy::Subject, 1_000);
     assert_eq!(one.join(at(0)), Err(refused));
     assert_eq!(refused.to_string(), "the token's subject joins too often: try again in 1000 ms");
     bob.join(at(0)).unwrap();
@@ -152,7 +152,7 @@ fn connects_joins_and_frames_are_shared_by_principal_and_by_address() {
     // Coming back does not help: the bucket is not the connection's.
     drop((one, two, bob));
     let mut again = admission.connect("ada", address("192.0.2.1"), at(999)).err();
-    assert_eq!(again.take(), too_many(LimitedBy::Principal, 1));
+    assert_eq!(again.take(), too_many(LimitedBy::Subject, 1));
     let mut again = admission.connect("eve", address("192.0.2.1"), at(999)).unwrap();
     assert_eq!(again.frame(at(999)), Err(limited(Code::FrameRateLimited, LimitedBy::Address, 1)));
 }
@@ -183,11 +183,11 @@ fn who_tries_in_vain_uses_up_the_rate_of_its_address() {
 #[test]
 fn what_is_refused_takes_from_no_bucket() {
     let admission = Admission::new(AdmissionOptions {
-        connections_per_principal: some(1),
-        connects_per_principal: rate(1, 2),
+        connections_per_subject: some(1),
+        connects_per_subject: rate(1, 2),
         connects_per_address: rate(1, 2),
         frames_per_connection: rate(1, 1),
-        frames_per_principal: rate(1, 3),
+        frames_per_subject: rate(1, 3),
         frames_per_address: rate(1, 3),
         ..none()
     });
@@ -216,7 +216,7 @@ fn what_is_refused_takes_from_no_bucket() {
 #[test]
 fn no_lock_where_nothing_of_the_kind_is_shared() {
     let admission = Admission::new(AdmissionOptions {
-        connections_per_principal: some(9),
+        connections_per_subject: some(9),
         joins_per_address: rate(1, 9),
         ..none()
     });
@@ -234,8 +234,8 @@ fn no_lock_where_nothing_of_the_kind_is_shared() {
 #[test]
 fn a_million_come_and_go_and_are_forgotten() {
     let admission = Admission::new(AdmissionOptions {
-        connections_per_principal: some(1),
-        connects_per_principal: rate(100, 1),
+        connections_per_subject: some(1),
+        connects_per_subject: rate(100, 1),
         connects_per_address: rate(100, 5),
         ..none()
     });
@@ -245,11 +245,11 @@ fn a_million_come_and_go_and_are_forgotten() {
         let now = at(u64::from(number));
         drop(admission.connect(&number.to_string(), Some(from), now).unwrap());
         if number % 1_000 == 0 {
-            let (principals, addresses) = known(&admission);
-            assert!(principals < 64 && addresses < 64, "{principals} {addresses}");
+            let (subjects, addresses) = known(&admission);
+            assert!(subjects < 64 && addresses < 64, "{subjects} {addresses}");
         }
     }
-    assert_eq!(connect(&admission, "stays", "198.51.100.1").unwrap_err().by, LimitedBy::Principal);
+    assert_eq!(connect(&admission, "stays", "198.51.100.1").unwrap_err().by, LimitedBy::Subject);
     drop(stays);
     for _ in 0..64 {
         let _ = admission.connect("last", None, at(2_000_000));
@@ -259,7 +259,7 @@ fn a_million_come_and_go_and_are_forgotten() {
 
 #[test]
 fn a_crowd_that_left_is_forgotten_by_whoever_comes_next() {
-    let admission = Admission::new(AdmissionOptions { connections_per_principal: some(1), ..none() });
+    let admission = Admission::new(AdmissionOptions { connections_per_subject: some(1), ..none() });
     let crowd: Vec<_> =
         (0..50_000).map(|number| admission.connect(&number.to_string(), None, at(0)).unwrap()).collect();
     assert_eq!(known(&admission).0, 50_000);
@@ -270,13 +270,13 @@ fn a_crowd_that_left_is_forgotten_by_whoever_comes_next() {
     }
     assert!(known(&admission).0 <= 1, "{}", known(&admission).0);
     let state = admission.shared.as_ref().unwrap().lock();
-    assert!(state.principals.entries.capacity() <= 2 * book::SMALL);
-    assert!(state.principals.queue.capacity() <= 2 * book::SMALL);
+    assert!(state.subjects.entries.capacity() <= 2 * book::SMALL);
+    assert!(state.subjects.queue.capacity() <= 2 * book::SMALL);
 }
 
 #[test]
 fn threads_share_what_they_share() {
-    let admission = Admission::new(AdmissionOptions { frames_per_principal: rate(1, 1_000), ..none() });
+    let admission = Admission::new(AdmissionOptions { frames_per_subject: rate(1, 1_000), ..none() });
     let through: usize = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|_| {
@@ -292,11 +292,11 @@ fn threads_share_what_they_share() {
 proptest! {
     #[test]
     fn whoever_is_refused_by_several_waits_for_all(
-        connection in rates(), principal in rates(), address_rate in rates(),
+        connection in rates(), subject in rates(), address_rate in rates(),
         steps in prop::collection::vec((0..50_u64, 0..2_usize), 1..120),
     ) {
         let admission = Admission::new(
-            AdmissionOptions { frames_per_connection: Some(connection), frames_per_principal: Some(principal), frames_per_address: Some(address_rate), ..none() },
+            AdmissionOptions { frames_per_connection: Some(connection), frames_per_subject: Some(subject), frames_per_address: Some(address_rate), ..none() },
         );
         let mut pair = [(); 2].map(|()| connect(&admission, "ada", "192.0.2.1").unwrap());
         let mut now = at(0);

@@ -63,8 +63,8 @@ pub struct TopicClass {
     pub retain: Retain,
     /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long as any
     /// connection may.
-    #[serde(default, rename = "stall_limit_seconds", with = "seconds_or_none")]
-    pub stall_limit: Option<Duration>,
+    #[serde(default, rename = "stall_timeout_seconds", with = "seconds_or_none")]
+    pub stall_timeout: Option<Duration>,
 }
 
 fn default_tier() -> Tier {
@@ -113,7 +113,7 @@ impl TopicClass {
             inline_bytes: None,
             hashes: false,
             retain: Retain::default(),
-            stall_limit: None,
+            stall_timeout: None,
         }
     }
 

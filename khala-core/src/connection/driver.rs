@@ -342,7 +342,7 @@ impl Driver {
         if let Poll::Ready(written) = futures::poll!(&mut write) {
             return written.map_err(|_| Ended::Gone);
         }
-        let (limit, _) = self.session.stall_limit();
+        let (limit, _) = self.session.stall_timeout();
         let Self { khala, session, guard, questions, outbox, .. } = self;
         let watch = GrantWatch { grant: session.grant(), guard, access: khala.access() };
         deadline.wait_for_write(write, limit, watch, questions, outbox).boxed().await
@@ -376,7 +376,7 @@ impl Driver {
 
     fn note_eviction(&self) {
         let (stats, now) = (self.khala.stats(), self.khala.now());
-        let (limit, class) = self.session.stall_limit();
+        let (limit, class) = self.session.stall_timeout();
         stats.of_class(class).slow_evictions.add(1);
         for topic in self.session.topics().take(NOTED_TOPICS) {
             stats.incident(topic, TopicIncident::SlowConsumerEvicted, now);

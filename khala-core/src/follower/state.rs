@@ -208,7 +208,7 @@ impl Follower {
             // It is no answer to what this asks.
             Ok(Answer::Access(_)) => Step::next(Next::Ask),
             Err(error) => {
-                let wait = self.back_off(context.retry_after, context.poll_every);
+                let wait = self.back_off(context.retry_after, context.poll_interval);
                 Step::next(Next::Failed { error, wait })
             }
         }
@@ -246,7 +246,7 @@ impl Follower {
         self.restarts = 0;
         self.reads(news.behind, was_live, context.stats);
         if self.polled() {
-            context.stats.cells.poll_finds.add(page.page().updates.len() as u64);
+            context.stats.cells.missed_announcements.add(page.page().updates.len() as u64);
         }
         (self.cursor, self.published_at) = (page.page().cursor(), Some(page.published_at()));
         // A shared page may have been complete when it was read, and the tail have read on since.

@@ -21,7 +21,7 @@ pub(crate) struct Context<'a> {
     /// How long to wait before what could not be read is read again.
     pub(crate) retry_after: Duration,
     /// The longest wait.
-    pub(crate) poll_every: Duration,
+    pub(crate) poll_interval: Duration,
     pub(crate) now: Now,
 }
 

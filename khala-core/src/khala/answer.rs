@@ -147,7 +147,7 @@ impl Khala {
         }
         let slot = self.0.throttle.reserve_slot(now);
         if slot.at() > now {
-            self.0.stats.cells.replays_rested.add(1);
+            self.0.stats.cells.replays_throttled.add(1);
         }
         while let Some(wait) = self.0.throttle.wait_left(slot.at(), now) {
             self.clock().sleep(wait).await;
@@ -248,7 +248,7 @@ impl Khala {
         match self.0.read_queue.try_acquire() {
             Some(permit) => permit,
             None => {
-                self.0.stats.cells.turns_waited.add(1);
+                self.0.stats.cells.replays_queued.add(1);
                 self.0.read_queue.acquire(waiter).await
             }
         }

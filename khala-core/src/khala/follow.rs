@@ -83,7 +83,7 @@ impl Following {
         Self {
             waiter: Waiter { subject: khala.0.hasher.hash_one(SUBJECT), connection: number },
             name: format!("subscription {number}"),
-            poll_at: now.plus(khala.sessions().poll_every),
+            poll_at: now.plus(khala.sessions().poll_interval),
             khala,
             follower,
             watch,
@@ -176,7 +176,7 @@ impl Following {
             stats: khala.shared_stats(),
             subject: &self.name,
             retry_after: options.retry_after,
-            poll_every: options.poll_every,
+            poll_interval: options.poll_interval,
             now: khala.clock().read(),
         };
         self.follower.answer(answer, &context)
@@ -227,17 +227,17 @@ impl Following {
             State::Rests(until) => (Some(until), false),
             State::Sleeps(until) => (until, true),
         };
-        let poll_every = self.khala.sessions().poll_every;
+        let poll_interval = self.khala.sessions().poll_interval;
         loop {
             let now = self.khala.moment();
             if until.is_some_and(|until| until <= now) {
                 break;
             }
             if self.poll_at <= now {
-                self.poll_at = now.plus(poll_every);
+                self.poll_at = now.plus(poll_interval);
                 self.counts.tell(self.khala.stats());
                 // Half a period: the first poll of a topic serves all polls of the same period.
-                if self.follower.poll(now.minus(poll_every / 2)) && listens {
+                if self.follower.poll(now.minus(poll_interval / 2)) && listens {
                     break;
                 }
             }

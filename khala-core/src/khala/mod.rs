@@ -225,7 +225,7 @@ impl KhalaBuilder {
                 part: self.health.part("history"),
                 clock: Arc::clone(&clock),
             });
-        let (tail, cursors) = (Arc::new(tail), Arc::new(Cursors::new(self.sweep.seen_for)));
+        let (tail, cursors) = (Arc::new(tail), Arc::new(Cursors::new(self.sweep.recent_cursor)));
         let checked =
             CheckedDocuments::new(documents, Arc::clone(&tail), self.classes.clone(), Arc::clone(&stats));
         let documents: Arc<dyn Documents> = Arc::new(checked);
@@ -270,7 +270,7 @@ impl KhalaBuilder {
             stats,
             memory: self.memory,
             replay_admission: ReplayAdmission::new(self.replays),
-            read_queue: FairQueue::new(self.replays.reads_at_once),
+            read_queue: FairQueue::new(self.replays.concurrent_reads),
             hasher: RandomState::new(),
             cursors,
             sweeper,

@@ -20,7 +20,7 @@ use crate::{
 
 impl Khala {
     /// Whether a batch of the subject of `grant` may be published to `topic` now: by the limits of the topic's class, and
-    /// by [`publishes_per_principal`](crate::admission::AdmissionOptions::publishes_per_principal). Takes its updates from them if
+    /// by [`publishes_per_subject`](crate::admission::AdmissionOptions::publishes_per_subject). Takes its updates from them if
     /// it may. A topic of no class has no limits of its own.
     ///
     /// [`publish_as`](Self::publish_as) asks it. The rates are those on this
@@ -58,7 +58,7 @@ impl Khala {
     }
 
     /// Whether the subject of `grant` may publish to `topic` if that is new, by
-    /// [`new_topics_per_principal`](crate::admission::AdmissionOptions::new_topics_per_principal). A topic is new until its first
+    /// [`new_topics_per_subject`](crate::admission::AdmissionOptions::new_topics_per_subject). A topic is new until its first
     /// update is stored.
     ///
     /// To be asked once before the first batch that a request, or a stream, has for a topic. It takes nothing, for nobody knows yet whether the topic will be made:

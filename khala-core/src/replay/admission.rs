@@ -43,12 +43,12 @@ const TOLD: usize = 10_000;
 pub struct ReplayOptions {
     /// Pages of history that joins may ask for. None: as many as they like.
     #[serde(with = "or_none")]
-    pub pages: Option<Rate>,
+    pub rate: Option<Rate>,
     /// Reads of the journal for those behind the tail under way at once; more take turns.
-    pub reads_at_once: NonZeroUsize,
+    pub concurrent_reads: NonZeroUsize,
     /// The longest that somebody who is turned away is told to wait.
-    #[serde(rename = "longest_wait_seconds", with = "seconds")]
-    pub longest_wait: Duration,
+    #[serde(rename = "max_retry_after_seconds", with = "seconds")]
+    pub max_retry_after: Duration,
     /// Pages of history that are read and sent, in all, while somebody appends: what publishers leave to those who
     /// replay. With nobody appending there is no such limit. None: publishers and readers share as they come.
     #[serde(with = "or_none")]
@@ -62,9 +62,9 @@ impl Default for ReplayOptions {
         }
         Self {
             // A page of 200 updates takes SQLite a tenth of a millisecond, and the server about as much to send.
-            pages: Some(const { Rate::new(rate(2_000), rate(4_000)) }),
-            reads_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
-            longest_wait: Duration::from_secs(30),
+            rate: Some(const { Rate::new(rate(2_000), rate(4_000)) }),
+            concurrent_reads: const { NonZeroUsize::new(4).expect("4 is not zero") },
+            max_retry_after: Duration::from_secs(30),
             // 100,000 updates a second, for a tenth of a processor.
             rate_while_appending: Some(const { Rate::new(rate(500), rate(20)) }),
         }
@@ -150,7 +150,7 @@ impl ReplayAdmission {
     /// While there is room, replays are admitted in the order in which they come. When there is none, a subject may still have its equal share
     /// of the rate: otherwise one that asks again and again would have all of it.
     pub(crate) fn admit_pages(&self, waiter: Waiter, pages: u64, now: Moment) -> Result<(), Limited> {
-        let Some(rate) = self.options.pages else { return Ok(()) };
+        let Some(rate) = self.options.rate else { return Ok(()) };
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
         let share = share(rate, state.by_subject.len());
@@ -166,16 +166,16 @@ impl ReplayAdmission {
             return Ok(());
         }
         let told = state.told.touch(&waiter.connection);
-        if *told > now && told.since(now) <= self.options.longest_wait {
+        if *told > now && told.since(now) <= self.options.max_retry_after {
             return Err(Limited::replay_deferred(told.since(now)));
         }
         let behind = state.put_off.drained_in(rate, now);
         // More than the longest wait holds nobody is told apart any more.
-        if behind < self.options.longest_wait {
+        if behind < self.options.max_retry_after {
             state.put_off.take_many(pages);
         }
         state.turned_away = state.turned_away.wrapping_add(1);
-        let retry_after = spread(wait + behind, self.options.longest_wait, state.turned_away);
+        let retry_after = spread(wait + behind, self.options.max_retry_after, state.turned_away);
         *told = now.plus(retry_after);
         Err(Limited::replay_deferred(retry_after))
     }
@@ -215,8 +215,8 @@ mod tests {
     fn admission(per_second: u32, burst: u32, longest: u64) -> ReplayAdmission {
         let longest = Duration::from_millis(longest);
         ReplayAdmission::new(ReplayOptions {
-            pages: Some(rate(per_second, burst)),
-            longest_wait: longest,
+            rate: Some(rate(per_second, burst)),
+            max_retry_after: longest,
             ..ReplayOptions::default()
         })
     }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_everybody_is_let_in() {
-        let admission = ReplayAdmission::new(ReplayOptions { pages: None, ..ReplayOptions::default() });
+        let admission = ReplayAdmission::new(ReplayOptions { rate: None, ..ReplayOptions::default() });
         assert!((0..10_000).all(|n| admission.admit_pages(somebody(n), u64::MAX, at(0)).is_ok()));
     }
 

@@ -55,7 +55,7 @@ pub struct Followers {
 /// All followers of this node.
 #[derive(Debug)]
 pub(crate) struct Cursors {
-    seen_for: Duration,
+    recent_cursor: Duration,
     hasher: RandomState,
     state: Mutex<State>,
 }
@@ -102,8 +102,8 @@ struct Seen {
 }
 
 impl Cursors {
-    pub(crate) fn new(seen_for: Duration) -> Self {
-        Self { seen_for, hasher: RandomState::new(), state: Mutex::default() }
+    pub(crate) fn new(recent_cursor: Duration) -> Self {
+        Self { recent_cursor, hasher: RandomState::new(), state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -181,7 +181,7 @@ impl Cursors {
         let state = &mut *state;
         let Some(entry) = state.topics.get_mut(topic) else { return Default::default() };
         let before = entry.gone.len();
-        entry.gone.retain(|_, seen| now.since(seen.at) <= self.seen_for);
+        entry.gone.retain(|_, seen| now.since(seen.at) <= self.recent_cursor);
         state.gone -= before - entry.gone.len();
         let here = entry.here.values().map(|position| position.cursor()).collect();
         let gone = entry.gone.values().map(|seen| seen.cursor).collect();

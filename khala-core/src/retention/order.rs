@@ -19,14 +19,14 @@ pub struct SweepOptions {
     /// How many cursors, of those who are connected and of those who were until lately, a sweep may make stale. One that
     /// would make more is held back. None: as many as there are.
     #[serde(with = "or_none")]
-    pub guard: Option<u64>,
+    pub max_stale_cursors: Option<u64>,
     /// How long a lead lasts that is not renewed: how long nobody sweeps after the node that did was killed. More than
     /// the clocks of the nodes disagree.
     #[serde(rename = "lease_duration_seconds", with = "seconds")]
     pub lease_duration: Duration,
     /// How long the cursor of a follower that went counts as recently seen.
-    #[serde(rename = "seen_for_seconds", with = "seconds")]
-    pub seen_for: Duration,
+    #[serde(rename = "recent_cursor_seconds", with = "seconds")]
+    pub recent_cursor: Duration,
     /// How long a topic must have been empty and idle to be retired: from then on no list has it and no sweep looks at it, until
     /// something is appended to it. Its epoch and its head stay. None: topics are not retired.
     #[serde(rename = "retire_after_seconds", with = "seconds_or_none")]
@@ -37,9 +37,9 @@ impl Default for SweepOptions {
     /// No guard, a lead of a minute, an hour of cursors, a week until an empty topic is retired.
     fn default() -> Self {
         Self {
-            guard: None,
+            max_stale_cursors: None,
             lease_duration: Duration::from_secs(60),
-            seen_for: Duration::from_secs(60 * 60),
+            recent_cursor: Duration::from_secs(60 * 60),
             retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
         }
     }

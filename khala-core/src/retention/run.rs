@@ -89,7 +89,7 @@ impl SweepRun {
         })
         .await?;
         telemetry::sweep_planned(tally.stale.connected + tally.stale.seen);
-        Ok(tally.into_plan(now, self.options.guard))
+        Ok(tally.into_plan(now, self.options.max_stale_cursors))
     }
 
     /// Plans, asks the guard, trims. What was done is in `tally`, however it ends.
@@ -136,7 +136,7 @@ impl SweepRun {
         .await?;
         Self::tell_of_clocks(ahead, ahead_topics, now);
         telemetry::sweep_planned(left.connected + left.seen);
-        if !order.force && is_too_much(left, self.options.guard) {
+        if !order.force && is_too_much(left, self.options.max_stale_cursors) {
             tally.leave_behind(left);
             return Ok(Ended::HeldBack);
         }

@@ -43,7 +43,7 @@ impl Session {
                     stats: &self.stats,
                     subject: self.grant.subject(),
                     retry_after: self.options.retry_after,
-                    poll_every: self.options.poll_every,
+                    poll_interval: self.options.poll_interval,
                     now,
                 };
                 let step = channel.follower.answer(answer, &context);
@@ -176,7 +176,7 @@ impl Session {
     /// Tells a quiet channel where its topic stands, now and then.
     fn maybe_send_head(&mut self, id: ChannelId, newest: Watermark, now: Moment) {
         let Some(channel) = self.channels.get_mut(id) else { return };
-        if !channel.follower.is_live() || now.since(channel.spoke_at) < self.options.head_every {
+        if !channel.follower.is_live() || now.since(channel.spoke_at) < self.options.head_interval {
             return;
         }
         channel.spoke_at = now;

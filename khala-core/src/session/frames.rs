@@ -117,7 +117,7 @@ impl Session {
         }
         let id = ChannelId::new(self.next_channel);
         self.next_channel += 1;
-        let not_older_than = now.minus(self.options.poll_every);
+        let not_older_than = now.minus(self.options.poll_interval);
         let class = self.classes.of(&topic).cloned();
         let follower = Follower::new(topic.clone(), class, &request, not_older_than, now);
         let channel = Channel::new(follower, frame, now);

@@ -17,18 +17,18 @@ pub struct SessionOptions {
     #[serde(rename = "heartbeat_timeout_seconds", with = "seconds")]
     pub heartbeat_timeout: Duration,
     /// How often the journal is asked although nothing was announced.
-    #[serde(rename = "poll_every_seconds", with = "seconds")]
-    pub poll_every: Duration,
+    #[serde(rename = "poll_interval_seconds", with = "seconds")]
+    pub poll_interval: Duration,
     /// Silence on a topic after which its head is told.
-    #[serde(rename = "head_every_seconds", with = "seconds")]
-    pub head_every: Duration,
+    #[serde(rename = "head_interval_seconds", with = "seconds")]
+    pub head_interval: Duration,
     /// Wait before a failed read is tried again; clients are told the same. After each failure in a row a joined topic
-    /// waits twice as long, up to `poll_every`.
+    /// waits twice as long, up to `poll_interval`.
     #[serde(rename = "retry_after_seconds", with = "seconds")]
     pub retry_after: Duration,
     /// How long a connection may take nothing of what it is sent before it is evicted. A topic's class may be stricter.
-    #[serde(rename = "stall_limit_seconds", with = "seconds")]
-    pub stall_limit: Duration,
+    #[serde(rename = "stall_timeout_seconds", with = "seconds")]
+    pub stall_timeout: Duration,
     /// Bytes that all connections together may hold for clients that do not take them. Past it, those that take nothing
     /// for five seconds are evicted. None: no limit.
     #[serde(with = "or_none")]
@@ -36,7 +36,7 @@ pub struct SessionOptions {
     /// Malformed frames that are ignored before the connection is closed.
     pub malformed_frames: u32,
     /// Questions to the journal under way at once.
-    pub questions_at_once: NonZeroUsize,
+    pub concurrent_reads: NonZeroUsize,
 }
 
 impl Default for SessionOptions {
@@ -44,13 +44,13 @@ impl Default for SessionOptions {
         Self {
             topics: 1_024,
             heartbeat_timeout: Duration::from_secs(60),
-            poll_every: Duration::from_secs(10),
-            head_every: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(10),
+            head_interval: Duration::from_secs(30),
             retry_after: Duration::from_secs(1),
-            stall_limit: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
             outbox_bytes: Some(256 << 20),
             malformed_frames: 16,
-            questions_at_once: const { NonZeroUsize::new(4).expect("4 is not zero") },
+            concurrent_reads: const { NonZeroUsize::new(4).expect("4 is not zero") },
         }
     }
 }

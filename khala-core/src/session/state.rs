@@ -112,7 +112,7 @@ impl Session {
             too_many: 0,
             heard_at: now,
             silent_at: None,
-            poll_at: now.plus(options.poll_every),
+            poll_at: now.plus(options.poll_interval),
             retry_at: None,
             drain_at: None,
             ended: false,
@@ -141,7 +141,7 @@ impl Session {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        while !self.ended && self.asked < self.options.questions_at_once.get() {
+        while !self.ended && self.asked < self.options.concurrent_reads.get() {
             let id = self.ready.pop_front()?;
             let Some(channel) = self.channels.get_mut(id) else { continue };
             let question = channel.ask(&self.grant, self.grant_generation);
@@ -174,13 +174,13 @@ impl Session {
 
     /// How long a connection may take nothing of what it is sent: by the strictest class of the topics that it
     /// follows, which is given too; else as long as any connection.
-    pub fn stall_limit(&self) -> (Duration, Option<&TopicClass>) {
+    pub fn stall_timeout(&self) -> (Duration, Option<&TopicClass>) {
         let classes = self.channels.values().filter_map(|channel| channel.follower.class());
         let strictest =
-            classes.filter_map(|class| Some((class.stall_limit?, class))).min_by_key(|(limit, _)| *limit);
+            classes.filter_map(|class| Some((class.stall_timeout?, class))).min_by_key(|(limit, _)| *limit);
         match strictest {
-            Some((limit, class)) if limit <= self.options.stall_limit => (limit, Some(class)),
-            _ => (self.options.stall_limit, None),
+            Some((limit, class)) if limit <= self.options.stall_timeout => (limit, Some(class)),
+            _ => (self.options.stall_timeout, None),
         }
     }
 
@@ -234,7 +234,7 @@ impl Session {
     /// driver in which no read waits for long need not tell.
     pub fn handle_waiting(&mut self, id: ChannelId) -> bool {
         self.asked -= 1;
-        if self.waiting.len() < self.options.questions_at_once.get() {
+        if self.waiting.len() < self.options.concurrent_reads.get() {
             self.waiting.insert(id);
             return true;
         }
@@ -263,9 +263,9 @@ impl Session {
             self.retry_at = self.channels.values().filter_map(|channel| channel.retry_at).min();
         }
         if self.poll_at <= now {
-            self.poll_at = now.plus(self.options.poll_every);
+            self.poll_at = now.plus(self.options.poll_interval);
             // Half a period: the first poll of a topic serves all polls of the same period.
-            let not_older_than = now.minus(self.options.poll_every / 2);
+            let not_older_than = now.minus(self.options.poll_interval / 2);
             self.enqueue_where(|channel| channel.follower.poll(not_older_than));
             for (id, channel) in self.channels.iter_mut() {
                 if std::mem::take(&mut channel.unwatched) {

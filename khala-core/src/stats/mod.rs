@@ -124,7 +124,7 @@ figures! {
         /// Heads that were announced to its connections.
         heard,
         /// Updates that polling found and no announcement had told of.
-        poll_finds: POLL_FINDS,
+        missed_announcements: MISSED_ANNOUNCEMENTS,
         /// Revocations that this node announced.
         revocations_announced,
         /// Revocations that it could not announce.
@@ -132,15 +132,15 @@ figures! {
         /// Times that this node was told that there are more revocations.
         revocations_heard,
         /// Revocations that polling found and no announcement had told of.
-        revocation_poll_finds: REVOCATION_POLL_FINDS,
+        missed_revocation_announcements: MISSED_REVOCATION_ANNOUNCEMENTS,
         /// Channels that fell behind the tail after they had been live.
         demotions: DEMOTIONS,
         /// Channels that came back to the tail.
         promotions: PROMOTIONS,
         /// Reads behind the tail that waited for their turn.
-        turns_waited: REPLAY_WAITS,
+        replays_queued: REPLAYS_QUEUED,
         /// Pages of history that rested because somebody appended.
-        replays_rested: REPLAY_RESTS,
+        replays_throttled: REPLAYS_THROTTLED,
         /// Appends that were written.
         appends_written: APPENDS "outcome" "written",
         /// Appends that repeated an earlier one, by its dedup key.

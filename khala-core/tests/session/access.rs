@@ -452,7 +452,7 @@ fn a_join_that_a_refresh_overtakes_has_one_answer() {
 
 #[test]
 fn a_channel_that_goes_while_it_is_checked_leaves_nothing_behind() {
-    let options = SessionOptions { questions_at_once: 1.try_into().unwrap(), ..SessionOptions::default() };
+    let options = SessionOptions { concurrent_reads: 1.try_into().unwrap(), ..SessionOptions::default() };
     let mut rig = rig_of(Store::new(200, 1), options, &[READ]);
     rig.join("1", "t", &json!({}));
     rig.join("2", "u", &json!({}));

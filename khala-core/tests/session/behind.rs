@@ -144,8 +144,8 @@ fn history_that_was_trimmed_is_not_handed_out_from_memory() {
 #[test]
 fn the_strictest_class_that_is_followed_says_how_long_a_client_may_take_nothing() {
     let classes = vec![
-        TopicClass { stall_limit: Some(seconds(5)), ..class("strict", "strict:**") },
-        TopicClass { stall_limit: Some(seconds(300)), ..class("patient", "patient:**") },
+        TopicClass { stall_timeout: Some(seconds(5)), ..class("strict", "strict:**") },
+        TopicClass { stall_timeout: Some(seconds(300)), ..class("patient", "patient:**") },
         class("rest", "**"),
     ];
     let classes = Classes::new(classes).unwrap();
@@ -239,7 +239,7 @@ fn a_busy_topic_delays_a_quiet_one_on_the_same_connection_by_a_page() {
 #[test]
 fn a_replay_that_is_put_off_is_told_when_to_come_back_and_the_head_never_is() {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
+    let replays = ReplayOptions { rate: Some(Rate::new(one, one)), ..ReplayOptions::default() };
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
     let tail = TailOptions { topic_bytes: 1, ..TailOptions::default() };
     let mut host = Host::built(200, Ledger::default(), |khala| {
@@ -339,7 +339,7 @@ fn says(cursor: Cursor, published_at: u64) -> Value {
 #[test]
 fn a_replay_that_is_put_off_reads_nothing_whatever_its_cursor_says() {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
+    let replays = ReplayOptions { rate: Some(Rate::new(one, one)), ..ReplayOptions::default() };
     let classes = Classes::new(vec![class("all", "**")]).unwrap();
     let tail = TailOptions { topic_bytes: 1, ..TailOptions::default() };
     let host = Host::built(200, Ledger::default(), |khala| {

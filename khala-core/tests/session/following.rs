@@ -501,7 +501,7 @@ fn with_every_announcement_lost_polling_completes_delivery(side: Side) {
         host.wait(seconds(20), &mut subscriber);
         assert_eq!(subscriber.seqs(), [n]);
     }
-    assert_eq!(host.counters().poll_finds, 3);
+    assert_eq!(host.counters().missed_announcements, 3);
 }
 
 fn a_head_that_is_not_there_yet_is_looked_for_soon_and_then_left_to_polling(side: Side) {
@@ -577,7 +577,7 @@ fn snapshots_are_shared_with_whom_it_may_concern(side: Side) {
 
 fn history_takes_its_turn_and_is_put_off(side: Side) {
     let one = NonZeroU32::MIN;
-    let replays = ReplayOptions { pages: Some(Rate::new(one, one)), ..ReplayOptions::default() };
+    let replays = ReplayOptions { rate: Some(Rate::new(one, one)), ..ReplayOptions::default() };
     let host = built(replays, TailOptions { topic_bytes: 1, ..TailOptions::default() });
     for _ in 0..4 {
         host.publish("t", 1_000);

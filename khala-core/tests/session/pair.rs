@@ -130,10 +130,10 @@ pub fn options() -> SessionOptions {
     SessionOptions {
         topics: 3,
         heartbeat_timeout: Duration::from_secs(20),
-        poll_every: Duration::from_secs(2),
-        head_every: Duration::from_secs(3),
+        poll_interval: Duration::from_secs(2),
+        head_interval: Duration::from_secs(3),
         retry_after: Duration::from_millis(200),
-        questions_at_once: 2.try_into().unwrap(),
+        concurrent_reads: 2.try_into().unwrap(),
         ..SessionOptions::default()
     }
 }
@@ -419,7 +419,7 @@ impl World {
                 }
                 Action::Ask { channel, topic, question } => {
                     asked = true;
-                    let at_once = self.options.questions_at_once.get();
+                    let at_once = self.options.concurrent_reads.get();
                     assert!(
                         line.asked.len() < 2 * at_once,
                         "as many that wait for their turn, and as many others"
@@ -536,7 +536,7 @@ impl World {
         self.hints.clear();
         let polls = 3;
         let step = Duration::from_millis(500);
-        let steps = self.options.poll_every.as_millis() * polls / step.as_millis();
+        let steps = self.options.poll_interval.as_millis() * polls / step.as_millis();
         for _ in 0..=steps {
             for client in 0..self.clients.len() {
                 self.connect(client, Duration::from_secs(3_600));

@@ -331,7 +331,7 @@ fn a_control_lane_that_is_dead_shows_in_what_polling_finds() {
     let mut host = Host::new(200);
     let counted = |host: &Host| {
         let totals = host.khala.stats().counters();
-        (totals.revocations_announced, totals.revocations_heard, totals.revocation_poll_finds)
+        (totals.revocations_announced, totals.revocations_heard, totals.missed_revocation_announcements)
     };
     host.revoke_elsewhere(jti("before"));
     host.keeper.run();

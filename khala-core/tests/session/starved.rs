@@ -118,7 +118,7 @@ fn host(journal: &Arc<Holding>) -> Host {
     host.khala = Khala::builder(crate::store::roles(journal))
         .with_clock(Arc::<TestClock>::clone(&clock))
         .with_classes(Classes::new(vec![all]).unwrap())
-        .with_replays(ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() })
+        .with_replays(ReplayOptions { concurrent_reads: NonZeroUsize::MIN, ..ReplayOptions::default() })
         .build();
     host.clock = clock;
     host
@@ -152,7 +152,7 @@ fn replays_that_wait_for_their_turn_do_not_keep_what_is_new_from_the_same_connec
 /// How often somebody who comes back when told is let in within two minutes, while another joins and leaves.
 fn let_in(attack: bool) -> (u32, u32) {
     let rate = Rate::new(NonZeroU32::new(20).unwrap(), NonZeroU32::new(40).unwrap());
-    let replays = ReplayOptions { pages: Some(rate), ..ReplayOptions::default() };
+    let replays = ReplayOptions { rate: Some(rate), ..ReplayOptions::default() };
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()]);
     let classes = Classes::new(vec![TopicClass { replay_budget: None, ..all }]).unwrap();
     let tail = TailOptions { topic_bytes: 1, history_bytes: 0, ..TailOptions::default() };
@@ -212,7 +212,7 @@ fn one_client_cannot_keep_the_gate_shut_for_the_others() {
 #[test]
 fn who_does_not_wait_makes_nobody_else_wait_longer() {
     let rate = Rate::new(NonZeroU32::new(20).unwrap(), NonZeroU32::new(20).unwrap());
-    let replays = ReplayOptions { pages: Some(rate), ..ReplayOptions::default() };
+    let replays = ReplayOptions { rate: Some(rate), ..ReplayOptions::default() };
     let all = TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()]);
     let classes = Classes::new(vec![TopicClass { replay_budget: None, ..all }]).unwrap();
     let tail = TailOptions { topic_bytes: 1, history_bytes: 0, ..TailOptions::default() };

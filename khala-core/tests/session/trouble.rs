@@ -270,7 +270,7 @@ fn a_page_is_encoded_once_for_all_sessions() {
 
 #[test]
 fn many_topics_take_turns() {
-    let options = SessionOptions { questions_at_once: 1.try_into().unwrap(), ..SessionOptions::default() };
+    let options = SessionOptions { concurrent_reads: 1.try_into().unwrap(), ..SessionOptions::default() };
     let mut rig = Rig::with(Store::new(1, 200), Serializer::V2, options);
     for (reference, topic) in [("1", "a"), ("2", "b")] {
         rig.publish(topic, (1..=3).map(update).collect());

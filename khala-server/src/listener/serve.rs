@@ -108,7 +108,7 @@ async fn connection(
     // Updates are small and wanted now.
     let _ = stream.set_nodelay(true);
     let limits = server.shared.0.limits;
-    if let Some(bytes) = limits.send_buffer
+    if let Some(bytes) = limits.send_buffer_bytes
         && let Err(error) = SockRef::from(&stream).set_send_buffer_size(bytes)
     {
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");

@@ -115,7 +115,7 @@ impl RequestCounts {
                 ..unlimited
             }),
             of_subjects: Admission::new(AdmissionOptions {
-                connections_per_principal: limits.requests_per_principal,
+                connections_per_subject: limits.requests_per_subject,
                 ..unlimited
             }),
         }

@@ -230,7 +230,7 @@ async fn no_label_is_of_unbounded_range() {
         "kind",
         "le",
         "method",
-        "on",
+        "operation",
         "outcome",
         "part",
         "quantile",

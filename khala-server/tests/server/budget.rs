@@ -22,7 +22,7 @@ use crate::{
 const LARGE: usize = 5 << 20;
 
 fn one_request() -> Limits {
-    Limits { requests_per_principal: NonZeroU32::new(1), ..Limits::default() }
+    Limits { requests_per_subject: NonZeroU32::new(1), ..Limits::default() }
 }
 
 /// Asks until the subject has no other request under way.

@@ -64,7 +64,7 @@ async fn a_draining_service_is_not_ready_and_lets_nobody_in() {
 
 #[tokio::test]
 async fn a_drain_is_waited_for_from_its_first_moment_on() {
-    let server = running_with(|builder| builder.with_unready(Duration::from_millis(200))).await;
+    let server = running_with(|builder| builder.with_readiness_grace(Duration::from_millis(200))).await;
     let mut socket = server.connect().await;
     assert_eq!(join(&mut socket, "t", json!({})).await[4]["status"], "ok");
     server.server.drain();
@@ -82,7 +82,7 @@ async fn a_drain_that_is_ordered_leaves_the_process_at_work() {
         builder
             .with_admin_token(admin())
             .with_drain(Duration::from_millis(400))
-            .with_unready(Duration::from_millis(100))
+            .with_readiness_grace(Duration::from_millis(100))
     })
     .await;
     let mut sockets = [server.connect().await, server.connect().await];

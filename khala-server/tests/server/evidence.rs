@@ -67,7 +67,7 @@ impl Metrics {
 
     /// All refusals, and those of that code on that surface.
     pub(crate) fn refusals(&self, code: &str, on: &str) -> (u64, u64) {
-        let (code, on) = (format!("code=\"{code}\""), format!("on=\"{on}\""));
+        let (code, on) = (format!("code=\"{code}\""), format!("operation=\"{on}\""));
         let (mut all, mut these) = (0, 0);
         for line in self.text().lines().filter(|line| line.starts_with("khala_refusals_total{")) {
             let count: u64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
@@ -81,7 +81,7 @@ impl Metrics {
 
     /// Connections that were closed for that reason.
     pub(crate) fn closes(&self, reason: &str) -> u64 {
-        let line = format!("khala_closes_total{{reason=\"{reason}\"}} ");
+        let line = format!("khala_closes_total{{reasoperation=\"{reason}\"}} ");
         self.text().lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
     }
 }

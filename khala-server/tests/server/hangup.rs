@@ -62,13 +62,13 @@ async fn what_a_publisher_had_stored_that_reset_its_connection_is_announced_at_o
     let path = folder.path().join("khala.db");
     // Nobody looks for what was not announced: neither the sessions nor the watcher of the file.
     let never = Duration::from_secs(3_600);
-    let options = SqliteOptions { watch_every: never, busy_timeout: LONG, ..SqliteOptions::default() };
+    let options = SqliteOptions { watch_interval: never, busy_timeout: LONG, ..SqliteOptions::default() };
     let store = Arc::new(SqliteStore::open_with(&path, options).unwrap());
     let door = Arc::new(Door::default());
     let khala = Khala::builder(Arc::clone(&store))
         .with_verifier(Arc::new(JwtVerifier::hs256(SECRET, JwtOptions::default()).unwrap()))
         .with_authorizer(Arc::<Door>::clone(&door))
-        .with_sessions(SessionOptions { poll_every: never, ..SessionOptions::default() })
+        .with_sessions(SessionOptions { poll_interval: never, ..SessionOptions::default() })
         .build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -78,7 +78,7 @@ async fn a_stale_cursor_gets_every_fact() {
 
 #[tokio::test]
 async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
-    let one = ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() };
+    let one = ReplayOptions { concurrent_reads: NonZeroUsize::MIN, ..ReplayOptions::default() };
     let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
     server.publish("t", "1").await;
     for path in ["/v1/topics/t/updates", "/v1/topics/t/snapshot", "/v1/topics"] {
@@ -88,13 +88,13 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
             Timestamp::from_millis(u64::MAX),
         ));
         let turn = server.khala.acquire_read_permit(&somebody).await;
-        let waited = server.khala.stats().counters().turns_waited;
+        let waited = server.khala.stats().counters().replays_queued;
         let asked = tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.get(path).await }
         });
         let khala = server.khala.clone();
-        until(move || khala.stats().counters().turns_waited > waited).await;
+        until(move || khala.stats().counters().replays_queued > waited).await;
         assert!(!asked.is_finished(), "it is not its turn");
         assert_eq!(server.khala.memory().taken_by(MemoryPart::Answers), 0, "who waits holds nothing");
         drop(turn);
@@ -106,7 +106,7 @@ async fn history_over_http_takes_turns_with_everybody_who_reads_it() {
 async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
     let at = "/v1/topics/t/updates?after=0&epoch=0000000000000000&published_at=1";
     for path in ["/v1/topics/t/updates", at, "/v1/topics/t/snapshot", "/v1/topics"] {
-        let one = ReplayOptions { reads_at_once: NonZeroUsize::MIN, ..ReplayOptions::default() };
+        let one = ReplayOptions { concurrent_reads: NonZeroUsize::MIN, ..ReplayOptions::default() };
         let server = Arc::new(running_on(|khala| khala.with_replays(one), |server| server).await);
         server.publish("t", "1").await;
         let khala = server.khala.clone();
@@ -117,7 +117,7 @@ async fn a_token_that_is_revoked_while_its_read_waits_reads_nothing() {
         ));
         let turn = khala.acquire_read_permit(&somebody).await;
         let asked = tokio::spawn(async move { server.get(path).await });
-        until(|| khala.stats().counters().turns_waited > 0).await;
+        until(|| khala.stats().counters().replays_queued > 0).await;
         let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
         khala.access().revoke(Revocation::new(target, khala.now())).await.unwrap();
         drop(turn);

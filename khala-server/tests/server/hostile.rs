@@ -211,7 +211,7 @@ async fn ten_thousand_joins_are_answered_each() {
 
 #[tokio::test]
 async fn who_asks_much_and_reads_nothing_is_evicted() {
-    let sessions = SessionOptions { stall_limit: Duration::from_millis(300), ..SessionOptions::default() };
+    let sessions = SessionOptions { stall_timeout: Duration::from_millis(300), ..SessionOptions::default() };
     let server = running_as(sessions, |builder| builder).await;
     let mut witness = Witness::new(&server).await;
     let payload = format!("\"{}\"", "x".repeat(60_000));

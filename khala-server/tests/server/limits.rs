@@ -65,7 +65,7 @@ async fn lines(server: &Running, subject: &str, topics: impl IntoIterator<Item =
 #[tokio::test]
 async fn a_subject_makes_new_topics_at_a_rate() {
     let (clock, limits) = (Hand::new(), AdmissionOptions::unlimited());
-    let (own, limits) = (clock.clone(), AdmissionOptions { new_topics_per_principal: rate(2, 3), ..limits });
+    let (own, limits) = (clock.clone(), AdmissionOptions { new_topics_per_subject: rate(2, 3), ..limits });
     let server = running_on(
         |khala| khala.with_clock(own).with_classes(open()).with_admission(limits),
         |server| server,
@@ -94,7 +94,7 @@ async fn a_subject_makes_new_topics_at_a_rate() {
 #[tokio::test]
 async fn lines_wait_for_new_topics_but_not_for_ever() {
     let running = async |rate| {
-        let limits = AdmissionOptions { new_topics_per_principal: rate, ..AdmissionOptions::unlimited() };
+        let limits = AdmissionOptions { new_topics_per_subject: rate, ..AdmissionOptions::unlimited() };
         let patience = Limits { body_timeout: Duration::from_millis(500), ..Limits::default() };
         running_on(
             |khala| khala.with_classes(open()).with_admission(limits),
@@ -119,7 +119,7 @@ async fn lines_wait_for_new_topics_but_not_for_ever() {
 #[tokio::test]
 async fn a_subject_publishes_at_a_rate() {
     let (clock, limits) = (Hand::new(), AdmissionOptions::unlimited());
-    let (own, limits) = (clock.clone(), AdmissionOptions { publishes_per_principal: rate(10, 5), ..limits });
+    let (own, limits) = (clock.clone(), AdmissionOptions { publishes_per_subject: rate(10, 5), ..limits });
     let server = running_on(
         |khala| khala.with_clock(own).with_classes(open()).with_admission(limits),
         |server| server,
@@ -222,7 +222,7 @@ async fn connections_of_an_address_are_limited_but_for_those_of_proxies() {
 
 #[tokio::test]
 async fn requests_under_way_of_a_subject_are_limited() {
-    let limits = Limits { requests_per_principal: NonZeroU32::new(2), ..Limits::default() };
+    let limits = Limits { requests_per_subject: NonZeroU32::new(2), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let request = || {
         Request::post("/v1/topics/t/updates")

@@ -49,7 +49,7 @@ fn backend(policy: MintPolicy) -> Arc<dyn Credential> {
 }
 
 fn application() -> Arc<dyn Credential> {
-    let options = JwtOptions { bind: vec!["tenant".to_owned()], ..JwtOptions::default() };
+    let options = JwtOptions { bind_claims: vec!["tenant".to_owned()], ..JwtOptions::default() };
     let verifier = Arc::new(JwtVerifier::hs256(APP_SECRET, options).unwrap());
     Arc::new(TokenCredential {
         scopes: vec!["khala:read".to_owned()],

@@ -92,7 +92,7 @@ async fn what_is_documented_is_served() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
     let limits = Limits { body_timeout: Duration::from_millis(100), ..Limits::default() };
     let mut one_each = AdmissionOptions::unlimited();
-    one_each.connections_per_principal = NonZeroU32::new(1);
+    one_each.connections_per_subject = NonZeroU32::new(1);
     let origins = Origins::parse(["https://app.example"]).unwrap();
     let gate = Compatibility {
         client_build: Some(Window::at_least("2".parse().unwrap())),
@@ -261,7 +261,7 @@ async fn what_is_documented_is_served() {
 
 /// What a subject is answered that has as many requests under way as it may.
 async fn crowded(served: &mut Served, document: &Value) {
-    let limits = Limits { requests_per_principal: NonZeroU32::new(1), ..Limits::default() };
+    let limits = Limits { requests_per_subject: NonZeroU32::new(1), ..Limits::default() };
     let server = running_with(|builder| builder.with_limits(limits)).await;
     let good = format!("Bearer {}", crate::support::good_token());
     let post = Request::post("/v1/topics/t/updates").header("content-type", "application/json");

@@ -624,7 +624,7 @@ async fn each_reason_on_each_surface() {
             cells += 1;
             let mut admission = AdmissionOptions::unlimited();
             match offence {
-                Offence::Connects => admission.connections_per_principal = NonZeroU32::new(1),
+                Offence::Connects => admission.connections_per_subject = NonZeroU32::new(1),
                 Offence::Frames => admission.frames_per_connection = Some(one()),
                 Offence::Joins => admission.joins_per_connection = Some(one()),
                 _ => {}

@@ -92,8 +92,10 @@ async fn a_plan_changes_nothing_and_a_sweep_does_what_it_said() {
 
 #[tokio::test]
 async fn the_guard_holds_back_what_would_leave_somebody_behind() {
-    let server =
-        start(|khala| khala.with_sweep(SweepOptions { guard: Some(0), ..SweepOptions::default() })).await;
+    let server = start(|khala| {
+        khala.with_sweep(SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() })
+    })
+    .await;
     for _ in 0..2 {
         server.publish("t", "1").await;
     }

@@ -22,7 +22,7 @@ async fn of_megabytes(megabytes: u64, stall: Duration) -> Running {
         ..TopicClass::new("all", TopicPattern::parse("**").unwrap()).with_read([Access::Read.scope()])
     };
     let classes = Classes::new(vec![all]).unwrap();
-    let sessions = SessionOptions { stall_limit: stall, ..SessionOptions::default() };
+    let sessions = SessionOptions { stall_timeout: stall, ..SessionOptions::default() };
     let server =
         running_on(|khala| khala.with_sessions(sessions).with_classes(classes), |server| server).await;
     for _ in 0..megabytes {

@@ -39,23 +39,24 @@ impl Listener {
         self.announcements.set_listens(false);
         loop {
             let attempt = Instant::now();
-            let fault = match timeout(self.options.beat, self.begin()).await.unwrap_or(Err(Fault::TimedOut)) {
-                Ok((listener, beats)) => {
-                    if reconnects {
-                        telemetry::fanout_reconnected(TRANSPORT);
-                    }
-                    reconnects = true;
-                    match lost_at {
-                        Some(lost_at) => {
-                            tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
+            let fault =
+                match timeout(self.options.heartbeat, self.begin()).await.unwrap_or(Err(Fault::TimedOut)) {
+                    Ok((listener, beats)) => {
+                        if reconnects {
+                            telemetry::fanout_reconnected(TRANSPORT);
                         }
-                        None => tracing::info!("listens"),
+                        reconnects = true;
+                        match lost_at {
+                            Some(lost_at) => {
+                                tracing::info!(after = ?attempt.duration_since(lost_at), "listens again")
+                            }
+                            None => tracing::info!("listens"),
+                        }
+                        lost_at = None;
+                        self.follow(listener, &beats).await
                     }
-                    lost_at = None;
-                    self.follow(listener, &beats).await
-                }
-                Err(fault) => fault,
-            };
+                    Err(fault) => fault,
+                };
             if lost_at.is_none() {
                 let error = Error::from(fault);
                 tracing::warn!(%error, "does not listen; what is new is found by polling until it does");
@@ -65,7 +66,7 @@ impl Listener {
             if let Err(fault) = self.announcements.survey().await {
                 tracing::debug!(error = %Error::from(fault), "the heads of watched topics were not read");
             }
-            sleep_until(attempt + self.options.poll).await;
+            sleep_until(attempt + self.options.poll_interval).await;
         }
     }
 
@@ -73,7 +74,7 @@ impl Listener {
     async fn begin(&self) -> Result<(PgListener, String), Fault> {
         let pool: PgPool = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(self.options.beat)
+            .acquire_timeout(self.options.heartbeat)
             .connect_lazy_with(self.connect.clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
@@ -129,16 +130,16 @@ impl Listener {
                     }
                     // By another connection: through a pooler, the one that listens may hear itself and nobody else.
                     let beat = [String::new()];
-                    let told = timeout(self.options.beat, self.announcements.database.tell(beats, &beat)).await;
+                    let told = timeout(self.options.heartbeat, self.announcements.database.tell(beats, &beat)).await;
                     awaited = told.is_ok_and(|told| told.is_ok());
                     if !awaited {
-                        match timeout(self.options.beat, rare(sql::PING).execute(&mut listener)).await {
+                        match timeout(self.options.heartbeat, rare(sql::PING).execute(&mut listener)).await {
                             Ok(Ok(_)) => {}
                             Ok(Err(fault)) => return fault.into(),
                             Err(_) => return Fault::TimedOut,
                         }
                     }
-                    due = Instant::now() + self.options.beat;
+                    due = Instant::now() + self.options.heartbeat;
                 }
             }
         }

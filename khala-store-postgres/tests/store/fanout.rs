@@ -87,8 +87,11 @@ async fn a_connection_that_goes_silent_is_found_and_delivery_goes_on_meanwhile()
     let (url, store) = fresh().await;
     let proxy = Proxy::before(Cluster::shared().port());
     let through = url.replace(&format!(":{}/", Cluster::shared().port()), &format!(":{}/", proxy.port()));
-    let options =
-        ListenOptions { url: Some(through), beat: Duration::from_millis(300), ..ListenOptions::default() };
+    let options = ListenOptions {
+        url: Some(through),
+        heartbeat: Duration::from_millis(300),
+        ..ListenOptions::default()
+    };
     let fanout = PostgresFanout::listen(&store, options).unwrap();
     until(&fanout, true).await;
     let (t, other) = (topic("t"), open(&url).await);
@@ -125,7 +128,7 @@ async fn what_was_announced_while_nobody_listened_is_found_once_somebody_does() 
     let (url, store) = fresh().await;
     let fanout = PostgresFanout::listen(
         &store,
-        ListenOptions { poll: Duration::from_secs(3_600), ..ListenOptions::default() },
+        ListenOptions { poll_interval: Duration::from_secs(3_600), ..ListenOptions::default() },
     )
     .unwrap();
     until(&fanout, true).await;
@@ -155,11 +158,12 @@ async fn listening_through_a_pooler_is_found_not_to_work() {
     let pooled = pooler.url(url.rsplit('/').next().unwrap());
     let options = PostgresOptions { pooler: true, ..PostgresOptions::default() };
     let store = PostgresStore::open_with(&pooled, options).await.unwrap();
-    let beat = Duration::from_millis(200);
-    let deaf = PostgresFanout::listen(&store, ListenOptions { beat, ..ListenOptions::default() }).unwrap();
+    let heartbeat = Duration::from_millis(200);
+    let deaf =
+        PostgresFanout::listen(&store, ListenOptions { heartbeat, ..ListenOptions::default() }).unwrap();
     let hears = PostgresFanout::listen(
         &store,
-        ListenOptions { beat, url: Some(url.clone()), ..ListenOptions::default() },
+        ListenOptions { heartbeat, url: Some(url.clone()), ..ListenOptions::default() },
     )
     .unwrap();
     let (mut one, mut other) =

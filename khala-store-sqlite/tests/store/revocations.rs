@@ -50,7 +50,7 @@ async fn what_another_store_revokes_is_noticed() {
 async fn an_announcement_is_heard_at_once() {
     let place = Place::new();
     let store = place
-        .open_with(SqliteOptions { watch_every: Duration::from_secs(3_600), ..SqliteOptions::default() });
+        .open_with(SqliteOptions { watch_interval: Duration::from_secs(3_600), ..SqliteOptions::default() });
     let mut watch = store.watch_revoked().await.unwrap();
     let given = store.revoke(revocation("a")).await.unwrap();
     store.announce_revoked(given).await.unwrap();

@@ -60,14 +60,14 @@ mod tests {
     #[test]
     fn series_are_found_by_name_and_labels() {
         let text = "# TYPE khala_refusals_total counter\n\
-            khala_refusals_total{code=\"a\",on=\"join\"} 3\n\
-            khala_refusals_total{code=\"ab\",on=\"join\"} 4\n\
+            khala_refusals_total{code=\"a\",operatioperation=\"join\"} 3\n\
+            khala_refusals_total{code=\"ab\",operatioperation=\"join\"} 4\n\
             khala_refusals_total_other 9\n\
             khala_connections 2.5\n";
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.count("khala_refusals_total", &[]), 7);
         assert_eq!(metrics.count("khala_refusals_total", &[("code", "a")]), 3);
-        assert_eq!(metrics.count("khala_refusals_total", &[("on", "join"), ("code", "ab")]), 4);
+        assert_eq!(metrics.count("khala_refusals_total", &[("operation", "join"), ("code", "ab")]), 4);
         assert_eq!(metrics.sum("khala_connections", &[]), 2.5);
         assert_eq!(metrics.count("khala_missing", &[]), 0);
         let by_code = metrics.by_label("khala_refusals_total", "code");

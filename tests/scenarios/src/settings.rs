@@ -68,7 +68,7 @@ retain_bytes = "none"
 stall_seconds = {stall_seconds}
 
 [limits]
-new_topics_per_principal = "none"
+new_topics_per_subject = "none"
 
 [auth]
 hs256_key = "{KEY}"

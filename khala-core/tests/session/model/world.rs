@@ -186,9 +186,9 @@ impl Line {
 impl World {
     pub(super) fn new() -> Self {
         let options = SessionOptions {
-            poll_every: seconds(2),
+            poll_interval: seconds(2),
             heartbeat_timeout: seconds(10_000),
-            stall_limit: seconds(10_000),
+            stall_timeout: seconds(10_000),
             ..SessionOptions::default()
         };
         let mut host = Host::with(3, options, Ledger::with_page(2));

@@ -85,7 +85,8 @@ fn with_followers(options: SweepOptions) -> (Node, Subscription) {
 
 #[test]
 fn the_guard_holds_back_and_force_does_not_ask_it() {
-    let (node, reading) = with_followers(SweepOptions { guard: Some(1), ..SweepOptions::default() });
+    let (node, reading) =
+        with_followers(SweepOptions { max_stale_cursors: Some(1), ..SweepOptions::default() });
     let plan = node.plan();
     assert_eq!((plan.stale_connected, plan.stale_seen), (1, 1));
     assert_eq!((plan.guard, plan.held_back), (Some(1), true));
@@ -109,7 +110,8 @@ fn the_guard_holds_back_and_force_does_not_ask_it() {
 
 #[test]
 fn a_cursor_that_was_seen_too_long_ago_counts_no_more() {
-    let options = SweepOptions { guard: Some(0), seen_for: seconds(60), ..SweepOptions::default() };
+    let options =
+        SweepOptions { max_stale_cursors: Some(0), recent_cursor: seconds(60), ..SweepOptions::default() };
     let (node, reading) = with_followers(options);
     drop(reading);
     node.host.clock.pass(seconds(60));
@@ -131,7 +133,7 @@ fn a_rule_of_ones_own_may_spare_readers() {
         }
     }
 
-    let options = SweepOptions { guard: Some(0), ..SweepOptions::default() };
+    let options = SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() };
     let (sweeps, clock) = (Arc::default(), TestClock::new());
     let node = Node::of("a", options, Trimming::new(), sweeps, clock, Arc::new(ForReaders));
     node.publish("few:1", 10);
@@ -183,7 +185,7 @@ fn however_many_topics_there_are_all_are_swept() {
 
 #[test]
 fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
-    let node = Node::new(SweepOptions { guard: Some(0), ..SweepOptions::default() });
+    let node = Node::new(SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() });
     for n in 0..1_000 {
         let update = NewUpdate::new(Kind::parse("k").unwrap(), Payload::null())
             .doc_key(DocKey::parse(&format!("d{n:04}")).unwrap());
@@ -206,7 +208,8 @@ fn who_reads_a_snapshot_counts_among_those_whom_a_sweep_leaves_behind() {
 
 #[test]
 fn one_client_that_comes_and_goes_does_not_make_the_guard_forget_the_others() {
-    let (node, reading) = with_followers(SweepOptions { guard: Some(0), ..SweepOptions::default() });
+    let (node, reading) =
+        with_followers(SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() });
     drop(reading);
     assert_eq!(node.plan().stale_seen, 1);
     // Within the hour another joins and leaves a topic, 30 times a second, and stands at its head all the while.
@@ -223,7 +226,7 @@ fn one_client_that_comes_and_goes_does_not_make_the_guard_forget_the_others() {
 
 #[test]
 fn what_is_published_after_the_guard_was_asked_leaves_nobody_behind() {
-    let node = Node::new(SweepOptions { guard: Some(0), ..SweepOptions::default() });
+    let node = Node::new(SweepOptions { max_stale_cursors: Some(0), ..SweepOptions::default() });
     node.publish("few:1", 1);
     let mut reading = node.follow("few:1");
     let reading = finished(async move {

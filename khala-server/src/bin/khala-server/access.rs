@@ -330,8 +330,8 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
             leeway: auth.leeway(),
             max_age: None,
             require_jti: false,
-            names,
-            bind: theirs.claims.clone(),
+            claim_names: names,
+            bind_claims: theirs.claims.clone(),
             ..JwtOptions::default()
         };
         callers.push(Arc::new(TokenCredential {

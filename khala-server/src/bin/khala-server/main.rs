@@ -195,7 +195,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
     let server = Server::builder(khala.clone())
         .with_limits(settings.limits())
         .with_drain(Duration::from_secs(settings.drain_seconds.into()))
-        .with_unready(Duration::from_secs(settings.unready_seconds.into()))
+        .with_readiness_grace(Duration::from_secs(settings.unready_seconds.into()))
         .with_notes({
             let watched = watched.clone();
             move || watched.notes()

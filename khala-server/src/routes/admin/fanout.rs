@@ -164,11 +164,11 @@ impl Delivery {
             stale_cursors,
             stale_loops,
             replays_deferred,
-            turns_waited,
+            replays_queued,
             outbox_bytes,
             ..
         } = khala.stats().counters();
-        let ReplayOptions { pages, reads_at_once, longest_wait, .. } = khala.replay_options();
+        let ReplayOptions { rate, concurrent_reads, max_retry_after, .. } = khala.replay_options();
         Self {
             connections: khala.connections().count(),
             channels: khala.connections().channels(),
@@ -179,11 +179,11 @@ impl Delivery {
             stale_cursors,
             stale_loops,
             outbox_bytes,
-            fairness: Fairness { reads_at_once: reads_at_once.get(), waited: turns_waited },
+            fairness: Fairness { reads_at_once: concurrent_reads.get(), waited: replays_queued },
             storms: Storms {
-                replay_pages_per_second: pages.map(|rate| rate.per_second().get()),
-                replay_pages_at_once: pages.map(|rate| rate.burst().get()),
-                longest_wait_ms: millis(longest_wait),
+                replay_pages_per_second: rate.map(|rate| rate.per_second().get()),
+                replay_pages_at_once: rate.map(|rate| rate.burst().get()),
+                longest_wait_ms: millis(max_retry_after),
                 deferred: replays_deferred,
             },
         }
@@ -215,14 +215,14 @@ pub(crate) async fn fanout_hooks(
         announced: totals.announced,
         announce_failures: totals.announce_failures,
         heard: totals.heard,
-        poll_finds: totals.poll_finds,
+        poll_finds: totals.missed_announcements,
     };
     let revocations = Hook {
         hook: "revocations",
         announced: totals.revocations_announced,
         announce_failures: totals.revocation_announce_failures,
         heard: totals.revocations_heard,
-        poll_finds: totals.revocation_poll_finds,
+        poll_finds: totals.missed_revocation_announcements,
     };
     json(StatusCode::OK, &Hooks { hooks: [heads, revocations] })
 }

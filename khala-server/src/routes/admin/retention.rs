@@ -69,7 +69,7 @@ pub(crate) async fn retention(
     let khala = &shared.0.khala;
     let records = khala.retention().records(limit).await?;
     let plan = if planned { Some(khala.retention().plan_sweep().await?) } else { None };
-    let SweepOptions { guard, lease_duration, seen_for, .. } = khala.retention().options();
+    let SweepOptions { max_stale_cursors, lease_duration, recent_cursor, .. } = khala.retention().options();
     let classes = khala.classes().iter().map(|class| Class {
         class: &class.name,
         pattern: &class.pattern,
@@ -82,8 +82,8 @@ pub(crate) async fn retention(
             node: khala.node(),
             leads_until: khala.retention().lease_until().map(|until| until.as_millis()),
             every_ms: shared.0.sweep_every.map(millis),
-            guard_cursors: guard,
-            seen_ms: millis(seen_for),
+            guard_cursors: max_stale_cursors,
+            seen_ms: millis(recent_cursor),
             lead_ms: millis(lease_duration),
             classes: classes.collect(),
             records,
@@ -130,7 +130,7 @@ pub(crate) async fn sweep(
     }
     tracing::info!(request_id = &*request_id, force, "a sweep was ordered");
     let order = SweepOrder { force, ..SweepOrder::new(SweepTrigger::Order) };
-    let guard = khala.retention().options().guard;
+    let guard = khala.retention().options().max_stale_cursors;
     // A client that hangs up ends no sweep halfway.
     let swept = tokio::spawn(async move { khala.retention().sweep(order).await }).await;
     let swept = swept.map_err(|error| {

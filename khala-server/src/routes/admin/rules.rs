@@ -38,7 +38,7 @@ impl Rules {
             inline_bytes: class.inline_bytes,
             hashes: class.hashes,
             retention: Retained::of(class.retain),
-            stall_ms: class.stall_limit.map(millis),
+            stall_ms: class.stall_timeout.map(millis),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct AuthSettings {
 
 impl Default for AuthSettings {
     fn default() -> Self {
-        let JwtOptions { max_age, require_jti, names, .. } = JwtOptions::default();
+        let JwtOptions { max_age, require_jti, claim_names: names, .. } = JwtOptions::default();
         Self {
             hs256_key: None,
             hs256_key_file: None,
@@ -98,12 +98,12 @@ impl AuthSettings {
             leeway: self.leeway(),
             max_age: self.max_age(),
             require_jti: self.require_jti,
-            names: ClaimNames {
+            claim_names: ClaimNames {
                 scopes: self.scopes_claim.clone(),
                 organisation: self.organisation_claim.clone(),
                 version: self.claims_version_claim.clone(),
             },
-            bind: self.bind_claims.clone(),
+            bind_claims: self.bind_claims.clone(),
             ..JwtOptions::default()
         }
     }

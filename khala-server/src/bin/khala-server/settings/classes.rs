@@ -129,7 +129,7 @@ impl ClassSettings {
             retain_updates: Limit(updates.and_then(NonZeroU64::new)),
             retain_bytes: Limit(retained.and_then(NonZeroU64::new)),
             retain_tombstones_for_seconds: Limit(tombstones.map(seconds)),
-            stall_seconds: class.stall_limit.map(seconds).and_then(NonZeroU32::new),
+            stall_seconds: class.stall_timeout.map(seconds).and_then(NonZeroU32::new),
         }
     }
 
@@ -159,7 +159,7 @@ impl ClassSettings {
             inline_bytes: self.inline_bytes.0.map(bytes),
             hashes: self.hashes,
             retain,
-            stall_limit: self.stall_seconds.map(duration),
+            stall_timeout: self.stall_seconds.map(duration),
             ..TopicClass::new(&self.name, TopicPattern::parse(&self.pattern)?)
                 .with_read(&self.read)
                 .with_publish(&self.publish)
@@ -205,7 +205,7 @@ mod tests {
             payload_bytes: Some(2),
             inline_bytes: Some(0),
             retain,
-            stall_limit: Some(Duration::from_secs(6)),
+            stall_timeout: Some(Duration::from_secs(6)),
             ..TopicClass::new("a", TopicPattern::parse("a:**").unwrap()).with_read(["r"]).with_publish(["p"])
         };
         assert_eq!(class.class().unwrap(), expected);

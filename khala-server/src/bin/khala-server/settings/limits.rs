@@ -35,26 +35,26 @@ pub(crate) struct LimitSettings {
     pub(crate) http_connections: Limit<NonZeroU32>,
     pub(crate) http_connections_per_address: Limit<NonZeroU32>,
     /// Requests under way at once.
-    pub(crate) requests_per_principal: Limit<NonZeroU32>,
+    pub(crate) requests_per_subject: Limit<NonZeroU32>,
     pub(crate) requests_per_address: Limit<NonZeroU32>,
     /// Bytes that all connections together may hold unsent.
     pub(crate) outbox_bytes: Limit<NonZeroU64>,
     /// Bytes that tail, bodies, answers and unsent frames may take together.
     pub(crate) memory_bytes: Limit<NonZeroU64>,
-    pub(crate) connections_per_principal: Limit<NonZeroU32>,
+    pub(crate) connections_per_subject: Limit<NonZeroU32>,
     pub(crate) connections_per_address: Limit<NonZeroU32>,
-    pub(crate) connects_per_principal: Limit<Rate>,
+    pub(crate) connects_per_subject: Limit<Rate>,
     pub(crate) connects_per_address: Limit<Rate>,
     pub(crate) joins_per_connection: Limit<Rate>,
-    pub(crate) joins_per_principal: Limit<Rate>,
+    pub(crate) joins_per_subject: Limit<Rate>,
     pub(crate) joins_per_address: Limit<Rate>,
     pub(crate) frames_per_connection: Limit<Rate>,
-    pub(crate) frames_per_principal: Limit<Rate>,
+    pub(crate) frames_per_subject: Limit<Rate>,
     pub(crate) frames_per_address: Limit<Rate>,
     /// Updates that one subject publishes.
-    pub(crate) publishes_per_principal: Limit<Rate>,
+    pub(crate) publishes_per_subject: Limit<Rate>,
     /// Topics that one subject makes.
-    pub(crate) new_topics_per_principal: Limit<Rate>,
+    pub(crate) new_topics_per_subject: Limit<Rate>,
 }
 
 impl Default for LimitSettings {
@@ -68,26 +68,26 @@ impl Default for LimitSettings {
             frame_bytes: bytes(limits.frame_bytes),
             header_seconds: seconds(limits.header_timeout),
             keep_alive_seconds: seconds(limits.keep_alive_timeout),
-            send_buffer_bytes: Limit(limits.send_buffer.map(bytes).and_then(NonZeroU32::new)),
+            send_buffer_bytes: Limit(limits.send_buffer_bytes.map(bytes).and_then(NonZeroU32::new)),
             connections: Limit(admission.connections),
             http_connections: Limit(limits.http_connections),
             http_connections_per_address: Limit(limits.http_connections_per_address),
-            requests_per_principal: Limit(limits.requests_per_principal),
+            requests_per_subject: Limit(limits.requests_per_subject),
             requests_per_address: Limit(limits.requests_per_address),
             outbox_bytes: Limit(SessionOptions::default().outbox_bytes.and_then(NonZeroU64::new)),
             memory_bytes: Limit(NonZeroU64::new(MemoryBudget::DEFAULT)),
-            connections_per_principal: Limit(admission.connections_per_principal),
+            connections_per_subject: Limit(admission.connections_per_subject),
             connections_per_address: Limit(admission.connections_per_address),
-            connects_per_principal: Limit(admission.connects_per_principal),
+            connects_per_subject: Limit(admission.connects_per_subject),
             connects_per_address: Limit(admission.connects_per_address),
             joins_per_connection: Limit(admission.joins_per_connection),
-            joins_per_principal: Limit(admission.joins_per_principal),
+            joins_per_subject: Limit(admission.joins_per_subject),
             joins_per_address: Limit(admission.joins_per_address),
             frames_per_connection: Limit(admission.frames_per_connection),
-            frames_per_principal: Limit(admission.frames_per_principal),
+            frames_per_subject: Limit(admission.frames_per_subject),
             frames_per_address: Limit(admission.frames_per_address),
-            publishes_per_principal: Limit(admission.publishes_per_principal),
-            new_topics_per_principal: Limit(admission.new_topics_per_principal),
+            publishes_per_subject: Limit(admission.publishes_per_subject),
+            new_topics_per_subject: Limit(admission.new_topics_per_subject),
         }
     }
 }
@@ -102,18 +102,18 @@ impl LimitSettings {
     pub(crate) fn admission(&self) -> AdmissionOptions {
         AdmissionOptions {
             connections: self.connections.0,
-            connections_per_principal: self.connections_per_principal.0,
+            connections_per_subject: self.connections_per_subject.0,
             connections_per_address: self.connections_per_address.0,
-            connects_per_principal: self.connects_per_principal.0,
+            connects_per_subject: self.connects_per_subject.0,
             connects_per_address: self.connects_per_address.0,
             joins_per_connection: self.joins_per_connection.0,
-            joins_per_principal: self.joins_per_principal.0,
+            joins_per_subject: self.joins_per_subject.0,
             joins_per_address: self.joins_per_address.0,
             frames_per_connection: self.frames_per_connection.0,
-            frames_per_principal: self.frames_per_principal.0,
+            frames_per_subject: self.frames_per_subject.0,
             frames_per_address: self.frames_per_address.0,
-            publishes_per_principal: self.publishes_per_principal.0,
-            new_topics_per_principal: self.new_topics_per_principal.0,
+            publishes_per_subject: self.publishes_per_subject.0,
+            new_topics_per_subject: self.new_topics_per_subject.0,
         }
     }
 }
@@ -127,7 +127,7 @@ pub(crate) struct StormSettings {
     /// Reads for those behind the tail that are under way at once.
     pub(crate) replays_at_once: NonZeroU32,
     /// The longest that somebody who is turned away is told to wait.
-    pub(crate) longest_wait_seconds: NonZeroU32,
+    pub(crate) max_retry_after_seconds: NonZeroU32,
     /// Pages of history that are read and sent while somebody appends.
     pub(crate) replay_pages_beside_appends: Limit<Rate>,
 }
@@ -135,11 +135,12 @@ pub(crate) struct StormSettings {
 impl Default for StormSettings {
     fn default() -> Self {
         let options = ReplayOptions::default();
-        let at_once = u32::try_from(options.reads_at_once.get()).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(options.concurrent_reads.get()).unwrap_or(u32::MAX);
         Self {
-            replay_pages: Limit(options.pages),
+            replay_pages: Limit(options.rate),
             replays_at_once: NonZeroU32::new(at_once).expect("it is not zero"),
-            longest_wait_seconds: NonZeroU32::new(seconds(options.longest_wait)).expect("it is not zero"),
+            max_retry_after_seconds: NonZeroU32::new(seconds(options.max_retry_after))
+                .expect("it is not zero"),
             replay_pages_beside_appends: Limit(options.rate_while_appending),
         }
     }
@@ -149,9 +150,9 @@ impl StormSettings {
     pub(crate) fn options(&self) -> ReplayOptions {
         let at_once = NonZeroUsize::try_from(self.replays_at_once).unwrap_or(NonZeroUsize::MAX);
         ReplayOptions {
-            pages: self.replay_pages.0,
-            reads_at_once: at_once,
-            longest_wait: Duration::from_secs(self.longest_wait_seconds.get().into()),
+            rate: self.replay_pages.0,
+            concurrent_reads: at_once,
+            max_retry_after: Duration::from_secs(self.max_retry_after_seconds.get().into()),
             rate_while_appending: self.replay_pages_beside_appends.0,
         }
     }
@@ -173,11 +174,11 @@ pub(crate) struct SweepSettings {
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        let SweepOptions { guard, seen_for, retire_after, .. } = SweepOptions::default();
+        let SweepOptions { max_stale_cursors, recent_cursor, retire_after, .. } = SweepOptions::default();
         Self {
             every_seconds: Limit(NonZeroU32::new(60)),
-            guard_cursors: Limit(guard),
-            seen_seconds: seconds(seen_for),
+            guard_cursors: Limit(max_stale_cursors),
+            seen_seconds: seconds(recent_cursor),
             retire_after_seconds: Limit(retire_after.map(seconds)),
         }
     }
@@ -190,8 +191,8 @@ impl SweepSettings {
 
     pub(crate) fn options(&self) -> SweepOptions {
         SweepOptions {
-            guard: self.guard_cursors.0,
-            seen_for: Duration::from_secs(self.seen_seconds.into()),
+            max_stale_cursors: self.guard_cursors.0,
+            recent_cursor: Duration::from_secs(self.seen_seconds.into()),
             retire_after: self.retire_after_seconds.0.map(|seconds| Duration::from_secs(seconds.into())),
             ..SweepOptions::default()
         }

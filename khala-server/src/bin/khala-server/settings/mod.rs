@@ -115,9 +115,9 @@ impl Default for SyncSettings {
         Self {
             topics: u32::try_from(options.topics).unwrap_or(u32::MAX),
             heartbeat_timeout_seconds: seconds(options.heartbeat_timeout),
-            poll_seconds: seconds(options.poll_every),
-            head_seconds: seconds(options.head_every),
-            stall_seconds: seconds(options.stall_limit),
+            poll_seconds: seconds(options.poll_interval),
+            head_seconds: seconds(options.head_interval),
+            stall_seconds: seconds(options.stall_timeout),
         }
     }
 }
@@ -128,9 +128,9 @@ impl SyncSettings {
         SessionOptions {
             topics: self.topics as usize,
             heartbeat_timeout: duration(self.heartbeat_timeout_seconds),
-            poll_every: duration(self.poll_seconds),
-            head_every: duration(self.head_seconds),
-            stall_limit: duration(self.stall_seconds),
+            poll_interval: duration(self.poll_seconds),
+            head_interval: duration(self.head_seconds),
+            stall_timeout: duration(self.stall_seconds),
             ..SessionOptions::default()
         }
     }
@@ -196,10 +196,10 @@ impl Settings {
             header_timeout: Duration::from_secs(limits.header_seconds.into()),
             http_connections: limits.http_connections.0,
             http_connections_per_address: limits.http_connections_per_address.0,
-            requests_per_principal: limits.requests_per_principal.0,
+            requests_per_subject: limits.requests_per_subject.0,
             requests_per_address: limits.requests_per_address.0,
             keep_alive_timeout: Duration::from_secs(limits.keep_alive_seconds.into()),
-            send_buffer: limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize), // The same patience over HTTP as over a WebSocket.
+            send_buffer_bytes: limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize), // The same patience over HTTP as over a WebSocket.
             stall_timeout: Duration::from_secs(sync.stall_seconds.into()),
         }
     }
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn the_settings_for_agents_are_complete() {
         let settings = load(include_str!("../../../../../deploy/agents.toml"), &[]).unwrap();
-        let names = settings.auth.options().names;
+        let names = settings.auth.options().claim_names;
         assert_eq!(
             [names.scopes, names.organisation, names.version],
             ["oa_sync_scopes", "oa_org_id", "oa_claims_version"]
@@ -482,7 +482,7 @@ mod tests {
             settings.sweep;
         assert_eq!((every_seconds.0, guard_cursors.0, seen_seconds), (None, Some(5), 3_600));
         assert_eq!(retire_after_seconds.0, Some(604_800));
-        assert_eq!(settings.storm.options().pages, None);
+        assert_eq!(settings.storm.options().rate, None);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Default for PostgresSettings {
             connect_timeout_seconds: time(connect_timeout),
             lock_timeout_seconds: time(lock_timeout),
             statement_timeout_seconds: time(statement_timeout),
-            beat_seconds: time(ListenOptions::default().beat),
+            beat_seconds: time(ListenOptions::default().heartbeat),
         }
     }
 }
@@ -82,7 +82,7 @@ impl PostgresSettings {
     pub(crate) fn listen(&self) -> ListenOptions {
         ListenOptions {
             url: self.listen.as_ref().map(|address| address.reveal().to_owned()),
-            beat: time(self.beat_seconds),
+            heartbeat: time(self.beat_seconds),
             ..ListenOptions::default()
         }
     }
