@@ -14,26 +14,27 @@ pub(crate) const MAX_TOKEN: usize = 8 * 1024;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct JwtOptions {
-    /// The `iss` that tokens must have, and get. None: it is neither checked nor set.
+    /// The `iss` that tokens must have, and get; neither checked nor set where there is none.
     pub issuer: Option<String>,
-    /// The `aud` that tokens must name, and get. None: it is neither checked nor set.
+    /// The `aud` that tokens must name, and get; neither checked nor set where there is none.
     pub audience: Option<String>,
-    /// The claims version that tokens must have, and get. None: it is neither checked nor set. A number in a token is
-    /// compared as text.
+    /// The claims version that tokens must have, and get; neither checked nor set where there is none. A number
+    /// in a token is compared as text.
     pub claims_version: Option<String>,
-    /// How far clocks may be apart. Default: 5 s.
+    /// How far the clock of the token's issuer and the clock of this server may be apart. Default: 5 s.
     #[serde(rename = "leeway_seconds", with = "seconds")]
     pub leeway: Duration,
-    /// The longest time that a token is good after its `iat`, whatever its `exp` says. None: no limit. Default: 24 h.
+    /// How long after its `iat` a token is good at most, whatever its `exp` says. None: no limit. Default: 24
+    /// h.
     #[serde(rename = "max_age_seconds", with = "seconds_or_none")]
     pub max_age: Option<Duration>,
-    /// Whether a token must have an `iat` even without a `max_age`. Default: false.
+    /// Whether a token must have an `iat` even without a maximal age. Default: false.
     pub require_iat: bool,
     /// Whether a token must have a `jti`, by which it can be revoked. Default: true.
     pub require_jti: bool,
     /// The names of the claims that have no name in RFC 7519.
     pub claim_names: ClaimNames,
-    /// Other claims of text that topic patterns bind, by their names in the token.
+    /// Further claims of text that topic patterns bind, by their names in the token. Example: `["team"]`.
     pub bind_claims: Vec<String>,
 }
 
@@ -58,12 +59,12 @@ impl Default for JwtOptions {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct ClaimNames {
-    /// The scopes: one string with spaces between them, as in RFC 8693; an array of strings is accepted too. Default:
+    /// The claim of the scopes: one text with spaces between them (RFC 8693), or a list of texts. Default:
     /// `scope`.
     pub scopes: String,
-    /// The subject's organisation. Default: `org_id`.
+    /// The claim of the subject's organisation. Default: `org_id`.
     pub organisation: String,
-    /// The claims version. Default: `claims_version`.
+    /// The claim of the claims version. Default: `claims_version`.
     pub version: String,
 }
 

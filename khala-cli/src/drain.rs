@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Have a server's clients go elsewhere, before it is stopped.
 ///
-/// From now on it says that it is not ready and takes no new WebSocket; after its unready_seconds those that are open are
+/// From now on it says that it is not ready and takes no new WebSocket; after its readiness_grace_seconds those that are open are
 /// told and closed over its drain_seconds. The process goes on, and is for whoever ordered this to stop. Asking again
 /// changes nothing. It prints one JSON object: {"connections":12000,"drain_ms":25000,"already":false}.
 #[derive(Debug, Args)]

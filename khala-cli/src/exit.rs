@@ -118,7 +118,7 @@ fn advice(code: &str) -> &'static str {
     match code {
         "forbidden_topic" => "no token opens this topic as the server is set up",
         "missing_jti" => {
-            "use a token with a jti, as `khala token` mints them, or set the server's auth.require_jti to false"
+            "use a token with a jti, as `khala token` mints them, or set the server's jwt.require_jti to false"
         }
         "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
         "missing_token" => "give one with --token-file, --token or KHALA_TOKEN; `khala token` mints one",
@@ -127,7 +127,7 @@ fn advice(code: &str) -> &'static str {
         }
         "token_revoked" => "log in anew for another token; `khala revoke --list` says what is revoked",
         "token_too_old" => {
-            "use a token that was issued later; how old one may be is the server's auth.max_age_seconds"
+            "use a token that was issued later; how old one may be is the server's jwt.max_age_seconds"
         }
         "unknown_kid" => {
             "use a token that is signed with a key of the server's; `khala key list` says which those are"

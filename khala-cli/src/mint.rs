@@ -52,24 +52,24 @@ pub(crate) struct Mint {
     /// What it opens; may be given more than once. `read` and `publish` are khala:read and khala:publish
     #[arg(long = "scope", value_delimiter = ',', default_values = ["read", "publish"])]
     scopes: Vec<String>,
-    /// How long it is good: 30s, 5m, 12h. A server refuses tokens that are older than its auth.max_age_seconds, 24 h
+    /// How long it is good: 30s, 5m, 12h. A server refuses tokens that are older than its jwt.max_age_seconds, 24 h
     /// unless configured otherwise, so more than --max-age is not minted
     #[arg(long, value_parser = duration, default_value = "1h")]
     ttl: Duration,
-    /// The server's auth.max_age_seconds, where it is not 24 h: 30d, or forever where it is "none"
+    /// The server's jwt.max_age_seconds, where it is not 24 h: 30d, or forever where it is "none"
     #[arg(long, value_parser = patience, default_value = "24h")]
     max_age: Patience,
     /// The issuer that the server asks for, if it does
-    #[arg(long, env = "KHALA_AUTH__ISSUER")]
+    #[arg(long, env = "KHALA_JWT__ISSUER")]
     issuer: Option<String>,
     /// The audience that the server asks for, if it does
-    #[arg(long, env = "KHALA_AUTH__AUDIENCE")]
+    #[arg(long, env = "KHALA_JWT__AUDIENCE")]
     audience: Option<String>,
-    /// The server's auth.scopes_claim, where it is not scope
-    #[arg(long, env = "KHALA_AUTH__SCOPES_CLAIM")]
+    /// The server's jwt.claim_names.scopes, where it is not scope
+    #[arg(long, env = "KHALA_JWT__CLAIM_NAMES__SCOPES")]
     scopes_claim: Option<String>,
-    /// The server's auth.organisation_claim, where it is not org_id
-    #[arg(long, env = "KHALA_AUTH__ORGANISATION_CLAIM")]
+    /// The server's jwt.claim_names.organisation, where it is not org_id
+    #[arg(long, env = "KHALA_JWT__CLAIM_NAMES__ORGANISATION")]
     organisation_claim: Option<String>,
 }
 
@@ -99,7 +99,7 @@ impl Mint {
             let (ttl, age) = (ttl.as_secs(), age.as_secs());
             return Err(Failure::usage(format!(
                 "a token for {ttl} s would be refused after {age} s, as token_too_old; ask for less, or say with \
-                 --max-age what the server's auth.max_age_seconds is"
+                 --max-age what the server's jwt.max_age_seconds is"
             )));
         }
         let options = JwtOptions {
@@ -160,9 +160,12 @@ pub(crate) fn of_dev_key(ttl: Duration) -> Result<Option<Token>, Failure> {
     }
     let set = |name| std::env::var(name).ok();
     let options = JwtOptions {
-        issuer: set("KHALA_AUTH__ISSUER"),
-        audience: set("KHALA_AUTH__AUDIENCE"),
-        claim_names: names(set("KHALA_AUTH__SCOPES_CLAIM"), set("KHALA_AUTH__ORGANISATION_CLAIM")),
+        issuer: set("KHALA_JWT__ISSUER"),
+        audience: set("KHALA_JWT__AUDIENCE"),
+        claim_names: names(
+            set("KHALA_JWT__CLAIM_NAMES__SCOPES"),
+            set("KHALA_JWT__CLAIM_NAMES__ORGANISATION"),
+        ),
         ..JwtOptions::default()
     };
     let issuer = JwtIssuer::hs256(&read_key(path)?, options)

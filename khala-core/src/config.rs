@@ -25,9 +25,57 @@
 //!   day.
 //! - `0` never means "no limit".
 
-use std::time::Duration;
+use std::{fmt, fs, io, path::Path, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::text::without_byte_order_mark;
+
+/// A password, a token or a key, as text. It is printed as `***`, by `Debug` and by serde.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a text for a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Reads a file that holds a secret. A byte order mark before it and white space after it are not part of it.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not UTF-8.
+    pub fn read(file: &Path) -> io::Result<Self> {
+        let content = fs::read(file)?;
+        let text = str::from_utf8(without_byte_order_mark(content.trim_ascii_end()));
+        text.map(Self::new).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))
+    }
+
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's own words would repeat the value.
+        let fault = |_| de::Error::custom("a secret is a text: put it in quotes");
+        String::deserialize(deserializer).map(Self).map_err(fault)
+    }
+}
 
 /// A [`Duration`] as a number of seconds.
 pub mod seconds {
@@ -73,7 +121,7 @@ pub mod seconds_or_none {
 
 /// An [`Option`] of a number or a table: its value, or `"none"`.
 pub mod or_none {
-    use std::{fmt, marker::PhantomData};
+    use std::marker::PhantomData;
 
     use super::*;
 
@@ -169,7 +217,7 @@ impl<'de> Deserialize<'de> for Seconds {
 #[cfg(test)]
 pub(crate) fn assert_options<T>()
 where
-    T: Default + PartialEq + std::fmt::Debug + Serialize + de::DeserializeOwned,
+    T: Default + PartialEq + fmt::Debug + Serialize + de::DeserializeOwned,
 {
     let of = |text: &str| serde_json::from_str::<T>(text);
     let defaults = T::default();
@@ -184,6 +232,17 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let secret: Secret = serde_json::from_str("\"s3cret\"").unwrap();
+        assert_eq!(secret.reveal(), "s3cret");
+        assert_eq!((format!("{secret:?}"), serde_json::to_string(&secret).unwrap()), {
+            ("***".to_owned(), "\"***\"".to_owned())
+        });
+        let fault = serde_json::from_str::<Secret>("12345678").unwrap_err().to_string();
+        assert!(fault.contains("put it in quotes") && !fault.contains("12345678"), "{fault}");
+    }
 
     #[derive(Debug, Deserialize, PartialEq, Serialize)]
     struct Row {

@@ -11,7 +11,7 @@
 //! let options = NatsOptions {
 //!     servers: vec!["nats://nats-1.internal:4222".into(), "nats://nats-2.internal:4222".into()],
 //!     credentials: NatsCredentials::User { user: "khala".into(), password: std::env::var("NATS_PASSWORD")? },
-//!     root_certificates: Some("/etc/khala/nats-ca.pem".into()),
+//!     tls_ca_file: Some("/etc/khala/nats-ca.pem".into()),
 //!     ..NatsOptions::default()
 //! };
 //! let fanout = NatsFanout::connect(options).await?;

@@ -34,8 +34,8 @@ pub(crate) fn prepare(options: &NatsOptions) -> Result<(Vec<ServerAddr>, Connect
     }
     let (servers, credentials) = servers(options)?;
     let secured = options.require_tls
-        || options.root_certificates.is_some()
-        || options.client_certificate.is_some()
+        || options.tls_ca_file.is_some()
+        || options.tls_cert_file.is_some()
         || servers.iter().any(ServerAddr::tls_required);
     let mut connect = signed_in(ConnectOptions::new(), &credentials)?
         .name(&options.name)
@@ -126,7 +126,14 @@ fn signed_in(connect: ConnectOptions, credentials: &NatsCredentials) -> Result<C
             }
         }
         NatsCredentials::Token(token) => connect.token(token.clone()),
+        NatsCredentials::TokenFile(path) => {
+            connect.token(text("the token file", path)?.trim_end().to_owned())
+        }
         NatsCredentials::User { user, password } => connect.user_and_password(user.clone(), password.clone()),
+        NatsCredentials::UserWithFile { user, password_file } => {
+            let password = text("the password file", password_file)?;
+            connect.user_and_password(user.clone(), password.trim_end().to_owned())
+        }
     })
 }
 
@@ -134,7 +141,7 @@ fn signed_in(connect: ConnectOptions, credentials: &NatsCredentials) -> Result<C
 /// trusts nobody: if the server requires it then, the client says so.
 fn tls(options: &NatsOptions, secured: bool) -> Result<Option<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
-    if let Some(path) = &options.root_certificates {
+    if let Some(path) = &options.tls_ca_file {
         for certificate in certificates("the root certificates", path)? {
             let added = roots.add(certificate);
             added.map_err(|cause| {
@@ -157,8 +164,11 @@ fn tls(options: &NatsOptions, secured: bool) -> Result<Option<ClientConfig>, Err
         .with_safe_default_protocol_versions()
         .map_err(|cause| Error::caused_by(ErrorKind::Invalid, BACKEND, "TLS is not to be had", cause))?
         .with_root_certificates(roots);
-    let Some((certificate, key)) = &options.client_certificate else {
-        return Ok(Some(builder.with_no_client_auth()));
+    let (certificate, key) = match (&options.tls_cert_file, &options.tls_key_file) {
+        (None, None) => return Ok(Some(builder.with_no_client_auth())),
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(_), None) => return Err(invalid("tls_cert_file needs tls_key_file")),
+        (None, Some(_)) => return Err(invalid("tls_key_file needs tls_cert_file")),
     };
     let chain = certificates("the client certificate", certificate)?;
     let read = PrivateKeyDer::from_pem_slice(text("the client key", key)?.as_bytes());
@@ -270,7 +280,7 @@ mod tests {
         let empty = folder.path().join("empty");
         fs::write(&empty, "nothing\n").unwrap();
         let missing = folder.path().join("missing");
-        let new = NatsOptions::default;
+        let new = || NatsOptions { servers: vec!["nats://host".into()], ..NatsOptions::default() };
         for path in [&empty, &missing] {
             for (options, what) in [
                 (
@@ -281,9 +291,13 @@ mod tests {
                     NatsOptions { credentials: NatsCredentials::NkeyFile(path.into()), ..new() },
                     "the nkey file",
                 ),
-                (NatsOptions { root_certificates: Some(path.into()), ..new() }, "the root certificates"),
+                (NatsOptions { tls_ca_file: Some(path.into()), ..new() }, "the root certificates"),
                 (
-                    NatsOptions { client_certificate: Some((path.into(), path.into())), ..new() },
+                    NatsOptions {
+                        tls_cert_file: Some(path.into()),
+                        tls_key_file: Some(path.into()),
+                        ..new()
+                    },
                     "the client certificate",
                 ),
             ] {

@@ -8,6 +8,7 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
@@ -26,7 +27,8 @@ const SENT_CHARS: usize = 32;
 /// };
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Compatibility {
     /// The builds of clients: `client_build` in the query, or the header `x-khala-client-build`.
@@ -38,10 +40,53 @@ pub struct Compatibility {
 }
 
 /// What is supported: from one version to another, both included, or without an upper end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In a settings file it is `{min = 1, max = 2}`, of which one may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    try_from = "WindowFields<T>",
+    into = "WindowFields<T>",
+    bound(serialize = "T: Copy + Serialize", deserialize = "T: Copy + Default + Ord + Deserialize<'de>")
+)]
 pub struct Window<T> {
     min: T,
     max: Option<T>,
+}
+
+/// A window as it stands in a settings file.
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>"))]
+struct WindowFields<T> {
+    /// The oldest that is let in. Example: `"1.20.3"` for a build, `2` for a version.
+    min: Option<T>,
+    /// The newest that is let in.
+    max: Option<T>,
+}
+
+impl<T> Default for WindowFields<T> {
+    fn default() -> Self {
+        Self { min: None, max: None }
+    }
+}
+
+impl<T: Copy + Default + Ord> TryFrom<WindowFields<T>> for Window<T> {
+    type Error = String;
+
+    fn try_from(WindowFields { min, max }: WindowFields<T>) -> Result<Self, String> {
+        match (min, max) {
+            (None, None) => Err("it has neither min nor max".to_owned()),
+            (Some(min), None) => Ok(Self::at_least(min)),
+            (min, Some(max)) => {
+                Self::between(min.unwrap_or_default(), max).map_err(|_| "max is below min".to_owned())
+            }
+        }
+    }
+}
+
+impl<T> From<Window<T>> for WindowFields<T> {
+    fn from(Window { min, max }: Window<T>) -> Self {
+        Self { min: Some(min), max }
+    }
 }
 
 /// A window that nothing fits in: its upper end is below its lower one.
@@ -79,8 +124,20 @@ impl<T: fmt::Display> fmt::Display for Window<T> {
 }
 
 /// The build of a client: up to four numbers with dots between them, as `1.20.3`. Those that are not there are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientBuild([u32; 4]);
+
+impl Serialize for ClientBuild {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientBuild {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
 
 /// A text that is no build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -76,40 +76,45 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Limits {
-    /// Bytes of a request body; of a stream of updates, of a line. Default: 8 MiB.
+    /// Bytes of a request's body; of a stream of updates, of one line. Default: 8 MiB.
     pub body_bytes: usize,
-    /// How long a request body may take to arrive; of a stream of updates, the next line. Default: 30 s.
+    /// How long a request's body may take to arrive; of a stream of updates, the next line, and what a line may
+    /// wait for a rate. Default: 30 s.
     #[serde(rename = "body_timeout_seconds", with = "seconds")]
     pub body_timeout: Duration,
-    /// Bytes of a WebSocket message, and of each of its frames. Default: 64 KiB.
+    /// Bytes of a WebSocket message from a client, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
-    /// Connections that [`serve`] serves at once, but for WebSockets. Default: no limit.
+    /// Connections over HTTP open at once, of all clients, that are not WebSockets. Set this and
+    /// `admission.connections` so that together they stay below the number of files that the process may open.
+    /// Default: no limit.
     #[serde(with = "or_none")]
     pub http_connections: Option<NonZeroU32>,
-    /// Those of one address, but for those of trusted proxies, behind which are many. Default: no limit.
+    /// HTTP connections of one address (IPv6: one /64) open at once, but for those of trusted proxies. Default:
+    /// no limit.
     #[serde(with = "or_none")]
     pub http_connections_per_address: Option<NonZeroU32>,
-    /// Requests that the subject of a token may have under way at once; a stream of updates is one. Default: no limit.
+    /// Requests under way at once of one token's `sub`. A request ends when its client has taken the answer, or
+    /// is gone, and what it publishes is stored. A stream of updates is one request, and a WebSocket is none.
+    /// Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_subject: Option<NonZeroU32>,
-    /// Requests that one address may have under way at once. Default: no limit.
+    /// Requests under way at once of one address (behind trusted proxies: of the client's). Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_address: Option<NonZeroU32>,
-    /// How long [`serve`] waits for the head of a request: from the start of a connection, and from the first byte of
-    /// each other head. Default: 10 s.
+    /// How long the head of a request may take to arrive, from its first byte; on a new connection from its
+    /// start. Default: 10 s.
     #[serde(rename = "header_timeout_seconds", with = "seconds")]
     pub header_timeout: Duration,
-    /// How long [`serve`] keeps a connection open that rests between two requests. Default: 75 s, which is more than load
-    /// balancers do: they should be the ones to close it, for they know whether they are about to use it.
+    /// How long a connection stays open between two requests. Set it longer than a load balancer in front keeps
+    /// its own connections (often 60 s): a request that meets the close is lost. Default: 75 s.
     #[serde(rename = "keep_alive_timeout_seconds", with = "seconds")]
     pub keep_alive_timeout: Duration,
-    /// Bytes that [`serve`] lets the system buffer for one client. None: as many as it likes. Default: 256 KiB.
-    ///
-    /// The system takes from the server in steps of about a third of its buffer. With megabytes of it a client that reads
-    /// slowly, but reads, would be taken for one that takes nothing; and that memory is bounded by nothing else.
+    /// Bytes that the operating system may buffer for one client. The system takes bytes from the server in
+    /// steps of about a third of its buffer: with a large one, a client that reads slowly looks like one that
+    /// takes nothing. None: the system decides. Default: 256 KiB.
     #[serde(with = "or_none")]
     pub send_buffer_bytes: Option<usize>,
-    /// How long [`serve`] lets a client take nothing of an answer over HTTP. Default: 30 s.
+    /// How long a client may take nothing of an answer over HTTP. Default: 30 s.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
 }

@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::{
     fault::{Fault, error, too_many_wait},
-    options::{PostgresOptions, address},
+    options::PostgresOptions,
     row::column,
     sql::{self, Sql, rare},
 };
@@ -97,7 +97,7 @@ impl Database {
         url: &str,
         options: PostgresOptions,
     ) -> Result<Self, Fault> {
-        let mut connect = address(url, purpose)?;
+        let mut connect = options.connect(url, purpose)?;
         if options.pooler {
             connect = connect.statement_cache_capacity(0);
         }

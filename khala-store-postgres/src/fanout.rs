@@ -26,11 +26,7 @@ use khala_core::{
 use tokio::task::JoinHandle;
 
 use self::{announcements::Announcements, listener::Listener};
-use crate::{
-    PostgresStore,
-    database::Database,
-    options::{ListenOptions, address},
-};
+use crate::{PostgresStore, database::Database, options::ListenOptions};
 
 /// The fanout of the nodes that have one database.
 ///
@@ -86,7 +82,7 @@ impl PostgresFanout {
         levels: LocalFanout,
     ) -> Result<Self, Error> {
         let connect = match &options.url {
-            Some(url) => address(url, "khala listen")?,
+            Some(url) => database.options.connect(url, "khala listen")?,
             None => database.connect_options().application_name("khala listen"),
         };
         let least = Duration::from_millis(10);

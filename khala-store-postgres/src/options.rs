@@ -1,8 +1,12 @@
 //! How a store is opened.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
-use khala_core::{Error, ErrorKind, config::seconds, health::Health};
+use khala_core::{
+    Error, ErrorKind,
+    config::{Secret, seconds},
+    health::Health,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
@@ -13,16 +17,15 @@ use crate::fault::{BACKEND, error};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ListenOptions {
-    /// The address to listen at, where the store's own is that of a pooler: LISTEN needs a connection that stays. Default:
-    /// the store's.
-    ///
-    /// It may hold a password, so it is read from a settings file and never written to one.
+    /// The address for LISTEN alone, which takes a connection that stays; needed where `postgres.pooler` is
+    /// set. The store's own address where not set.
     #[serde(skip_serializing)]
     pub url: Option<String>,
-    /// How often the connection must hear its own beat, and how long one may take to be made; at least 10 ms. Default: 2 s.
+    /// How often the connection that listens must hear itself, or is made anew; at least 10 ms.
     #[serde(rename = "heartbeat_seconds", with = "seconds")]
     pub heartbeat: Duration,
-    /// How often, while nothing listens, that is tried again and the heads of watched topics are read; at least 10 ms. Default: 500 ms.
+    /// How often, while nothing listens, listening is tried again and the heads of watched topics are read; at
+    /// least 10 ms.
     #[serde(rename = "poll_interval_seconds", with = "seconds")]
     pub poll_interval: Duration,
 }
@@ -108,24 +111,33 @@ impl fmt::Display for Schema {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct PostgresOptions {
-    /// Where the tables are. Default: `khala`.
+    /// The user that connects, instead of the one in the address.
+    pub user: Option<String>,
+    /// The user's password, instead of the one in the address.
+    pub password: Option<Secret>,
+    /// A file that holds the password, instead of `password`. It is read at the start.
+    pub password_file: Option<PathBuf>,
+    /// Parameters that PostgreSQL sets for each connection at its start, as libpq's `options` does. A pooler
+    /// may refuse them. `application_name` is Khala's own. Example: `{search_path = "app", work_mem = "64MB"}`.
+    pub options: BTreeMap<String, String>,
+    /// The schema that holds Khala's tables.
     pub schema: Schema,
-    /// How many connections read, and how many write, at most. Default: 8 of each.
+    /// How many connections read, and how many write, at most; a node has at most twice as many, and two more.
     pub connections: NonZeroU32,
-    /// How many groups of appends are under way at once; a topic always belongs to the same one. Default: 4.
+    /// Groups of appends under way at once; a topic always belongs to the same one.
     pub writers: NonZeroU32,
-    /// Whether the address is that of a pooler in transaction mode, as pgbouncer is run: then every statement stands in
-    /// a transaction, and none is prepared for longer. Default: no.
+    /// Whether the address is that of a pooler in transaction mode, as pgbouncer is run: then every statement
+    /// stands in a transaction, and none is prepared for longer.
     pub pooler: bool,
-    /// Whether opening makes and updates the tables; if not, they must be there. Default: yes.
+    /// Whether the start creates and updates the tables. If not, they must be there: `khala-server migrate`.
     pub migrate: bool,
-    /// How long to wait for a connection. Default: 2 s.
+    /// How long to wait for a connection.
     #[serde(rename = "connect_timeout_seconds", with = "seconds")]
     pub connect_timeout: Duration,
-    /// How long a topic may be locked by another transaction before an append to it is given up. Default: 5 s.
+    /// How long a topic may be locked by another transaction before an append to it is given up.
     #[serde(rename = "lock_timeout_seconds", with = "seconds")]
     pub lock_timeout: Duration,
-    /// How long a statement, or a group of appends, may take before its connection is given up. Default: 15 s.
+    /// How long a statement, or a group of appends, may take before its connection is given up.
     #[serde(rename = "statement_timeout_seconds", with = "seconds")]
     pub statement_timeout: Duration,
     /// How the store's own fanout listens.
@@ -138,6 +150,10 @@ pub struct PostgresOptions {
 impl Default for PostgresOptions {
     fn default() -> Self {
         Self {
+            user: None,
+            password: None,
+            password_file: None,
+            options: BTreeMap::new(),
             schema: Schema::default(),
             connections: NonZeroU32::new(8).expect("8 is not zero"),
             writers: NonZeroU32::new(4).expect("4 is not zero"),
@@ -156,6 +172,29 @@ impl PostgresOptions {
     /// How long to wait for a lock: less than for a statement, so that the database gives up before the store does.
     pub(crate) fn lock_timeout(&self) -> Duration {
         self.lock_timeout.min(self.statement_timeout * 4 / 5)
+    }
+
+    /// How to connect to `url` as these options say, which have more weight than it.
+    pub(crate) fn connect(&self, url: &str, purpose: &str) -> Result<PgConnectOptions, Error> {
+        let invalid = |what: String| Error::new(ErrorKind::Invalid, BACKEND, what);
+        let mut connect = address(url, purpose)?;
+        if let Some(user) = &self.user {
+            connect = connect.username(user);
+        }
+        match (&self.password, &self.password_file) {
+            (Some(_), Some(_)) => {
+                return Err(invalid("password and password_file exclude each other".to_owned()));
+            }
+            (Some(password), None) => connect = connect.password(password.reveal()),
+            (None, Some(file)) => {
+                let read = Secret::read(file);
+                let fault =
+                    |cause| invalid(format!("password_file {} cannot be read: {cause}", file.display()));
+                connect = connect.password(read.map_err(fault)?.reveal());
+            }
+            (None, None) => {}
+        }
+        Ok(connect.options(&self.options))
     }
 }
 

@@ -64,13 +64,13 @@ read = ["khala:read"]
 publish = ["khala:publish"]
 tier = "hot"
 replay_budget = "none"
-publish_per_second = "none"
+publish_rate = "none"
 
-[limits]
-new_topics_per_principal = "none"
+[admission]
+new_topics_per_subject = "none"
 
 # The generator does not beat.
-[sync]
+[session]
 heartbeat_timeout_seconds = 3600
 
 [auth]

@@ -56,7 +56,7 @@ pub(in crate::comparison) fn cluster(server: &mut Server) -> Result<String, Fail
 fn start(tools: &Tools, server: &mut Server, database: &str) -> Result<Protocol, Failure> {
     let address = free_address();
     // Readers are as many as there are, however often they come.
-    let text = settings(address, database) + "\n[storm]\nreplay_pages = \"none\"\n";
+    let text = settings(address, database) + "\n[replay]\nrate = \"none\"\n";
     let settings = server.file("khala.toml", &text)?;
     let mut command = Command::new(tools.khala.path());
     command.arg("--config").arg(settings);

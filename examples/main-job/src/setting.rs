@@ -24,7 +24,7 @@ const MINT_EVERY: Duration = Duration::from_secs(3);
 /// The topics of builds are a class of their own: cargo prints hundreds of lines at once, some of them long, and a
 /// reader that was away for a build has more to catch up with than the fallback's 500 updates.
 const CLASSES: &str = r#"[{ name = "builds", pattern = "build:**", read = ["khala:read"], publish = ["khala:publish"],
-    tier = "warm", publish_per_second = "none", payload_bytes = "none", replay_budget = "none" }]"#;
+    tier = "warm", publish_rate = "none", payload_bytes = "none", replay_budget = "none" }]"#;
 
 /// The setting of a run.
 #[derive(Debug)]

@@ -24,20 +24,20 @@ const TOKEN_ENDS_AFTER: &str = "1h";
 
 /// Everything is kept, and nobody is held to a rate: what is lost here is lost by a fault.
 const SEVERAL: &str = r#"{ name = "several", pattern = "several:**", read = ["khala:read"],
-    publish = ["khala:publish"], tier = "warm", publish_per_second = "none", replay_budget = "none",
-    retain_for_seconds = "none", retain_updates = "none", retain_bytes = "none" }"#;
+    publish = ["khala:publish"], tier = "warm", publish_rate = "none", replay_budget = "none",
+    retain = { age_seconds = "none" } }"#;
 /// What loads the nodes' memory in a long run: of this only the newest updates are kept.
 const BULK: &str = r#"{ name = "bulk", pattern = "bulk:**", read = ["khala:read"], publish = ["khala:publish"], tier = "warm",
-    publish_per_second = "none", replay_budget = "none", retain_for_seconds = "none", retain_updates = 60, retain_bytes = "none" }"#;
+    publish_rate = "none", replay_budget = "none", retain = { age_seconds = "none", updates = 60 } }"#;
 /// Limits that stand against one user with hundreds of connections, which is what the clients look like.
 const UNLIMITED: [&str; 8] = [
-    "CONNECTIONS_PER_PRINCIPAL",
+    "CONNECTIONS_PER_SUBJECT",
     "CONNECTIONS_PER_ADDRESS",
-    "CONNECTS_PER_PRINCIPAL",
+    "CONNECTS_PER_SUBJECT",
     "CONNECTS_PER_ADDRESS",
-    "JOINS_PER_PRINCIPAL",
+    "JOINS_PER_SUBJECT",
     "JOINS_PER_ADDRESS",
-    "FRAMES_PER_PRINCIPAL",
+    "FRAMES_PER_SUBJECT",
     "FRAMES_PER_ADDRESS",
 ];
 
@@ -89,7 +89,8 @@ impl Setting {
         let classes =
             if options.soak.is_some() { format!("[{SEVERAL}, {BULK}]") } else { format!("[{SEVERAL}]") };
         let mut settings = vec![("KHALA_CLASSES".to_owned(), classes)];
-        settings.extend(UNLIMITED.iter().map(|limit| (format!("KHALA_LIMITS__{limit}"), "none".to_owned())));
+        settings
+            .extend(UNLIMITED.iter().map(|limit| (format!("KHALA_ADMISSION__{limit}"), "none".to_owned())));
         match &postgres {
             Some(postgres) => settings.extend(postgres.settings()),
             None => {
@@ -101,11 +102,11 @@ impl Setting {
             let servers = format!(r#"["nats://127.0.0.1:{}"]"#, middle.way.port());
             settings.push(("KHALA_NATS__SERVERS".to_owned(), servers));
             // What is appended by SQL is announced by PostgreSQL alone.
-            settings.push(("KHALA_NATS__LISTEN".to_owned(), "true".to_owned()));
+            settings.push(("KHALA_POSTGRES_LISTEN_WITH_NATS".to_owned(), "true".to_owned()));
         }
         if options.soak.is_some() {
             let keys = workspace.path(KEYS).display().to_string();
-            let soak = [("AUTH__KEYS_FILE", keys.as_str()), ("SWEEP__EVERY_SECONDS", "5")];
+            let soak = [("AUTH__KEYS_FILE", keys.as_str()), ("SWEEP_INTERVAL_SECONDS", "5")];
             settings.extend(soak.map(|(name, value)| (format!("KHALA_{name}"), value.to_owned())));
         }
         let mut servers = Vec::new();
@@ -157,7 +158,7 @@ impl Postgres {
     fn settings(&self) -> Vec<(String, String)> {
         let mut settings = vec![
             ("KHALA_DATABASE", self.url()),
-            ("KHALA_POSTGRES__LISTEN", url(self.listen.port(), &self.database)),
+            ("KHALA_POSTGRES__LISTEN__URL", url(self.listen.port(), &self.database)),
         ];
         if self.pooler.is_some() {
             settings.push(("KHALA_POSTGRES__POOLER", "true".to_owned()));

@@ -120,7 +120,7 @@ async fn what_a_server_would_refuse_is_not_minted() {
     std::fs::write(at.join("public.pem"), pem::EC_PUBLIC).unwrap();
     std::fs::write(at.join("set.json"), "{\"keys\":[]}").unwrap();
     for (arguments, says) in [
-        (&["--ttl", "25h"][..], "auth.max_age_seconds"),
+        (&["--ttl", "25h"][..], "jwt.max_age_seconds"),
         (&["--ttl", "2h", "--max-age", "1h"], "token_too_old"),
         (&["--sub", ""], "sub cannot be signed"),
         (&["--sid", ""], "sid cannot be signed"),
@@ -145,10 +145,10 @@ async fn a_refused_token_says_what_to_do() {
     let mut fake = Fake::start().await;
     let directory = tempfile::tempdir().unwrap();
     for (body, says) in [
-        (r#"{"code":"token_too_old"}"#, "auth.max_age_seconds"),
+        (r#"{"code":"token_too_old"}"#, "jwt.max_age_seconds"),
         (r#"{"code":"token_revoked"}"#, "khala revoke --list"),
         (r#"{"code":"unknown_kid"}"#, "khala key list"),
-        (r#"{"code":"missing_jti"}"#, "auth.require_jti"),
+        (r#"{"code":"missing_jti"}"#, "jwt.require_jti"),
     ] {
         fake.fault(Fault::Say(401, vec![], body));
         let ended = end(khala_at(&fake, directory.path(), &["topics"]).spawn().unwrap()).await;

@@ -16,43 +16,45 @@ use crate::config::or_none;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct AdmissionOptions {
-    /// Connections that may be open at once, of all together.
+    /// WebSockets open at once, of all clients.
     #[serde(with = "or_none")]
     pub connections: Option<NonZeroU32>,
-    /// Connections that one subject may have open at once.
+    /// WebSockets open at once, of one token's `sub`.
     #[serde(with = "or_none")]
     pub connections_per_subject: Option<NonZeroU32>,
-    /// Connections that one address may have open at once.
+    /// WebSockets open at once, of one address (IPv6: one /64).
     #[serde(with = "or_none")]
     pub connections_per_address: Option<NonZeroU32>,
-    /// Connections that one subject may open.
+    /// WebSockets that one `sub` opens. Example: `{per_second = 5, burst = 50}`.
     #[serde(with = "or_none")]
     pub connects_per_subject: Option<Rate>,
-    /// Connections that one address may open.
+    /// WebSockets that one address opens.
     #[serde(with = "or_none")]
     pub connects_per_address: Option<Rate>,
     /// Joins on one connection.
     #[serde(with = "or_none")]
     pub joins_per_connection: Option<Rate>,
-    /// Joins on all connections of one subject.
+    /// Joins on all connections of one `sub` together.
     #[serde(with = "or_none")]
     pub joins_per_subject: Option<Rate>,
-    /// Joins on all connections of one address.
+    /// Joins on all connections of one address together.
     #[serde(with = "or_none")]
     pub joins_per_address: Option<Rate>,
-    /// Frames on one connection.
+    /// Frames from a client on one connection: text, pings, pongs, and each fragment of a message.
     #[serde(with = "or_none")]
     pub frames_per_connection: Option<Rate>,
-    /// Frames on all connections of one subject.
+    /// Frames on all connections of one `sub` together.
     #[serde(with = "or_none")]
     pub frames_per_subject: Option<Rate>,
-    /// Frames on all connections of one address.
+    /// Frames on all connections of one address together.
     #[serde(with = "or_none")]
     pub frames_per_address: Option<Rate>,
-    /// Updates that one subject publishes to all topics together, by [`publish_as`](crate::Khala::publish_as).
+    /// Updates that one `sub` publishes over HTTP (by [`publish_as`](crate::Khala::publish_as)), to all topics
+    /// together, on each node.
     #[serde(with = "or_none")]
     pub publishes_per_subject: Option<Rate>,
-    /// Topics that one subject makes by publishing to them first, by [`publish_as`](crate::Khala::publish_as).
+    /// Topics that one `sub` creates over HTTP (by [`publish_as`](crate::Khala::publish_as)), by publishing the
+    /// first update to each, on each node.
     #[serde(with = "or_none")]
     pub new_topics_per_subject: Option<Rate>,
 }

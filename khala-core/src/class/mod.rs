@@ -30,9 +30,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TopicClass {
-    /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, and not `none`, which [`Classes::new`] checks.
+    /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, and not `none`.
     pub name: String,
-    /// The names that it is for.
+    /// The names of the topics that it is for. Example: `"run:{run_id}:events"`.
     pub pattern: TopicPattern,
     /// The scopes of which one is enough to read. Empty: nobody reads.
     #[serde(default)]
@@ -40,29 +40,30 @@ pub struct TopicClass {
     /// The scopes of which one is enough to publish. Empty: nobody publishes.
     #[serde(default)]
     pub publish: Vec<String>,
-    /// How it is looked after.
+    /// `hot`, `warm` or `cold`: what clients and operators are told of how it is used.
     #[serde(default = "default_tier")]
     pub tier: Tier,
-    /// How many updates a cursor may be behind the head to be resumed from.
+    /// How many updates a cursor may be behind the head to be resumed from. None: no limit.
     #[serde(default = "default_replay_budget", with = "or_none")]
     pub replay_budget: Option<u64>,
-    /// Updates that others may publish to one of its topics, on each node.
+    /// Updates that are published to one of its topics over HTTP, on each node. None: no limit.
     #[serde(default = "default_publish_rate", with = "or_none")]
     pub publish_rate: Option<Rate>,
-    /// Bytes of a payload that others may publish.
+    /// Bytes of one update's payload, over HTTP. None: no limit.
     #[serde(default = "default_payload_bytes", with = "or_none")]
     pub payload_bytes: Option<usize>,
-    /// Bytes of a payload that travels within an update batch; a larger one is fetched.
+    /// Bytes of a payload that travels within an update batch; a larger one is fetched. None: no limit.
     #[serde(default, with = "or_none")]
     pub inline_bytes: Option<usize>,
-    /// Whether updates that are published without a hash of their payload are given one.
+    /// Whether updates that are published without a `payload_hash` are given one (RFC 8785 canonical JSON,
+    /// SHA-256), and those of others whose own is another are refused.
     #[serde(default)]
     pub hashes: bool,
     /// How much of its history is kept.
     #[serde(default)]
     pub retain: Retain,
-    /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long as any
-    /// connection may.
+    /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long
+    /// as any connection may.
     #[serde(default, rename = "stall_timeout_seconds", with = "seconds_or_none")]
     pub stall_timeout: Option<Duration>,
 }

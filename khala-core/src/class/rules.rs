@@ -43,17 +43,18 @@ impl Tier {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Retain {
-    /// Updates that are at most this old.
+    /// How old updates become. None: no limit.
     #[serde(rename = "age_seconds", with = "seconds_or_none")]
     pub age: Option<Duration>,
-    /// This many of the newest.
+    /// How many of a topic's newest updates are kept at most. None: no limit.
     #[serde(with = "or_none")]
     pub updates: Option<u64>,
-    /// As many of the newest as fit into this many bytes.
+    /// Of how many bytes a topic's newest updates are kept at most. None: no limit.
     #[serde(with = "or_none")]
     pub bytes: Option<u64>,
-    /// Tombstones of documents that are at most this old, and all tombstones whose updates are kept. The version of a document is
-    /// deleted with its tombstone: after that, an older version is accepted. None: all tombstones.
+    /// The age at which the tombstone of a deleted document is deleted, once its updates are no longer kept.
+    /// The version of the document is deleted with the tombstone: after that, an older version is accepted.
+    /// None: all tombstones are kept.
     #[serde(rename = "tombstones_seconds", with = "seconds_or_none")]
     pub tombstones: Option<Duration>,
 }

@@ -41,16 +41,17 @@ const TOLD: usize = 10_000;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ReplayOptions {
-    /// Pages of history that joins may ask for. None: as many as they like.
+    /// Pages of history that joins may ask for behind the tail. None: no limit.
     #[serde(with = "or_none")]
     pub rate: Option<Rate>,
-    /// Reads of the journal for those behind the tail under way at once; more take turns.
+    /// Reads of the journal behind the tail at once; more wait in a fair queue.
     pub concurrent_reads: NonZeroUsize,
-    /// The longest that somebody who is turned away is told to wait.
+    /// The longest time after which a client that is turned away is told to come back.
     #[serde(rename = "max_retry_after_seconds", with = "seconds")]
     pub max_retry_after: Duration,
-    /// Pages of history that are read and sent, in all, while somebody appends: what publishers leave to those who
-    /// replay. With nobody appending there is no such limit. None: publishers and readers share as they come.
+    /// Pages of history (of 200 updates) that are read and sent in all while something is appended on this
+    /// node: the rest of the machine is for publishers. While nothing is appended there is no such limit. Pages
+    /// over HTTP wait in the queue, and are not throttled. None: never throttled.
     #[serde(with = "or_none")]
     pub rate_while_appending: Option<Rate>,
 }

@@ -16,19 +16,20 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SweepOptions {
-    /// How many cursors, of those who are connected and of those who were until lately, a sweep may make stale. One that
-    /// would make more is held back. None: as many as there are.
+    /// How many cursors a sweep may make stale, of connected subscribers and of those that were connected
+    /// recently; a sweep that would make more stale is held back. None: no limit.
     #[serde(with = "or_none")]
     pub max_stale_cursors: Option<u64>,
-    /// How long a lead lasts that is not renewed: how long nobody sweeps after the node that did was killed. More than
-    /// the clocks of the nodes disagree.
+    /// How long a node's lease on the sweeper lasts that is not renewed: how long no node sweeps after the one
+    /// that did was killed. It must be more than the clocks of the nodes differ.
     #[serde(rename = "lease_duration_seconds", with = "seconds")]
     pub lease_duration: Duration,
-    /// How long the cursor of a follower that went counts as recently seen.
+    /// How long the cursor of a subscriber that went counts as recent.
     #[serde(rename = "recent_cursor_seconds", with = "seconds")]
     pub recent_cursor: Duration,
-    /// How long a topic must have been empty and idle to be retired: from then on no list has it and no sweep looks at it, until
-    /// something is appended to it. Its epoch and its head stay. None: topics are not retired.
+    /// How long a topic without updates, documents and dedup keys must have been idle until it is retired: it
+    /// is not listed and no sweep looks at it, until something is published to it. Its epoch and its head stay,
+    /// so that its cursors are judged as before. None: topics are not retired.
     #[serde(rename = "retire_after_seconds", with = "seconds_or_none")]
     pub retire_after: Option<Duration>,
 }

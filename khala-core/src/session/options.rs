@@ -13,29 +13,31 @@ use crate::config::{or_none, seconds};
 pub struct SessionOptions {
     /// Topics that one connection may join.
     pub topics: usize,
-    /// Silence of the client after which it counts as gone.
+    /// Silence of a client after which it counts as gone, by a second look a second later: what came while the
+    /// server itself stood still is read first.
     #[serde(rename = "heartbeat_timeout_seconds", with = "seconds")]
     pub heartbeat_timeout: Duration,
     /// How often the journal is asked although nothing was announced.
     #[serde(rename = "poll_interval_seconds", with = "seconds")]
     pub poll_interval: Duration,
-    /// Silence on a topic after which its head is told.
+    /// Silence on a topic after which its head is sent.
     #[serde(rename = "head_interval_seconds", with = "seconds")]
     pub head_interval: Duration,
-    /// Wait before a failed read is tried again; clients are told the same. After each failure in a row a joined topic
-    /// waits twice as long, up to `poll_interval`.
+    /// Wait before a failed read is tried again; clients are told the same. After each failure in a row a
+    /// joined topic waits twice as long, up to `poll_interval`.
     #[serde(rename = "retry_after_seconds", with = "seconds")]
     pub retry_after: Duration,
-    /// How long a connection may take nothing of what it is sent before it is evicted. A topic's class may be stricter.
+    /// How long a WebSocket connection may take nothing of what it is sent before it is evicted. A topic's
+    /// class may be stricter.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
-    /// Bytes that all connections together may hold for clients that do not take them. Past it, those that take nothing
-    /// for five seconds are evicted. None: no limit.
+    /// Bytes that all connections together may hold unsent; past it, connections that take nothing for five
+    /// seconds are evicted. None: no limit.
     #[serde(with = "or_none")]
     pub outbox_bytes: Option<u64>,
     /// Malformed frames that are ignored before the connection is closed.
     pub malformed_frames: u32,
-    /// Questions to the journal under way at once.
+    /// Reads of the journal for one connection at once.
     pub concurrent_reads: NonZeroUsize,
 }
 

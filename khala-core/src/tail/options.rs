@@ -11,13 +11,14 @@ use crate::config::seconds;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TailOptions {
-    /// Bytes of memory per topic, roughly, beyond its newest page.
+    /// Memory for the newest updates of a followed topic, roughly, beyond its newest page.
     pub topic_bytes: usize,
-    /// Bytes of memory per topic, roughly, for older history that was read recently and that others may replay.
+    /// Memory for older history of a topic that was read recently and that others may replay, roughly.
     pub history_bytes: usize,
-    /// Bytes of memory in all, roughly. Past it topics let go of what they hold, the one that was filled first at first.
+    /// Memory of all topics together, roughly, and half of the node's memory budget at most. Past it topics
+    /// drop what they hold, the one that was filled first before the others.
     pub total_bytes: usize,
-    /// How long a topic is kept that nobody follows.
+    /// How long a topic that nobody follows stays in memory.
     #[serde(rename = "idle_seconds", with = "seconds")]
     pub idle: Duration,
 }

@@ -324,23 +324,19 @@ async fn servers_are_trusted_by_their_authority() {
     let authority = Authority::new();
     let nats = Nats::start_with(&authority.server(""));
     let options = options(nats.port());
-    let_in(NatsOptions { root_certificates: Some(authority.path()), ..options.clone() }).await;
+    let_in(NatsOptions { tls_ca_file: Some(authority.path()), ..options.clone() }).await;
     let address = format!("tls://127.0.0.1:{}", nats.port());
-    let_in(NatsOptions {
-        servers: vec![address],
-        root_certificates: Some(authority.path()),
-        ..options.clone()
-    })
-    .await;
+    let_in(NatsOptions { servers: vec![address], tls_ca_file: Some(authority.path()), ..options.clone() })
+        .await;
     kept_out(options.clone(), "not trusted here: name its root certificates").await;
     kept_out(
-        NatsOptions { root_certificates: Some(Authority::new().path()), ..options.clone() },
+        NatsOptions { tls_ca_file: Some(Authority::new().path()), ..options.clone() },
         "invalid peer certificate",
     )
     .await;
     let elsewhere = format!("nats://localhost:{}", nats.port());
     kept_out(
-        NatsOptions { servers: vec![elsewhere], root_certificates: Some(authority.path()), ..options },
+        NatsOptions { servers: vec![elsewhere], tls_ca_file: Some(authority.path()), ..options },
         "certificate not valid for name",
     )
     .await;
@@ -350,19 +346,26 @@ async fn servers_are_trusted_by_their_authority() {
 async fn nodes_show_who_they_are_by_certificates() {
     let authority = Authority::new();
     let nats = Nats::start_with(&authority.server(", verify: true"));
-    let options = NatsOptions { root_certificates: Some(authority.path()), ..options(nats.port()) };
+    let options = NatsOptions { tls_ca_file: Some(authority.path()), ..options(nats.port()) };
     let (certificate, key) = authority.certify("node");
-    let_in(NatsOptions { client_certificate: Some((certificate.clone(), key.clone())), ..options.clone() })
-        .await;
+    let_in(NatsOptions {
+        tls_cert_file: Some(certificate.clone()),
+        tls_key_file: Some(key.clone()),
+        ..options.clone()
+    })
+    .await;
     let fanout = within(NatsFanout::connect(options.clone())).await.unwrap();
     until("it is told", || fanout.state().fault.is_some()).await;
     assert!(!fanout.is_connected());
 
     let (_, other) = authority.certify("other");
-    let error =
-        NatsFanout::connect(NatsOptions { client_certificate: Some((certificate, other)), ..options })
-            .await
-            .unwrap_err();
+    let error = NatsFanout::connect(NatsOptions {
+        tls_cert_file: Some(certificate),
+        tls_key_file: Some(other),
+        ..options
+    })
+    .await
+    .unwrap_err();
     assert!(error.to_string().contains("does not go with the client certificate"), "{error}");
 }
 

@@ -5,6 +5,11 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
+use khala_auth::{JwtIssuer, JwtOptions};
+use khala_core::{
+    auth::TokenClaims,
+    clock::{Clock as _, SystemClock},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::TcpListener,
@@ -30,8 +35,28 @@ pub(crate) struct Started {
     pub(crate) token: String,
 }
 
+/// The key of servers that are not for development.
+pub(crate) const KEY: &str = "a-key-of-a-server-for-production";
+
 impl Started {
+    /// A server for production, with a key, and with the token that one for development would print.
+    pub(crate) async fn with_key(mut command: Command) -> Self {
+        command.env("KHALA_AUTH__HS256_KEY", KEY);
+        let mut child = command.env("KHALA_LISTEN", "127.0.0.1:0").spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let read = timeout(LONG, output.read_line(&mut line)).await.expect("it starts in time").unwrap();
+        assert_ne!(read, 0, "it ended before it had said where it is");
+        let url = line.strip_prefix("Khala is up at ").unwrap().split(',').next().unwrap().to_owned();
+        let claims = TokenClaims::new("dev", ["khala:publish", "khala:read"]);
+        let issuer = JwtIssuer::hs256(KEY.as_bytes(), JwtOptions::default()).unwrap();
+        let issued = issuer.sign(&claims, SystemClock::new().now(), LONG * 10).unwrap();
+        Self { child, output, url, token: issued.token.reveal().to_owned() }
+    }
+
+    /// A server for development.
     pub(crate) async fn new(mut command: Command) -> Self {
+        command.arg("--dev");
         let mut child = command.env("KHALA_LISTEN", "127.0.0.1:0").spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (mut url, mut token) = (String::new(), String::new());
@@ -292,7 +317,7 @@ async fn a_token_survives_a_restart() {
 async fn a_second_signal_ends_it_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut slow = command(folder.path());
-    slow.env("KHALA_UNREADY_SECONDS", "600");
+    slow.env("KHALA_READINESS_GRACE_SECONDS", "600");
     let started = Started::new(slow).await;
     let _socket = started.connect().await.unwrap();
     started.signal("INT").await;
@@ -309,9 +334,13 @@ async fn others_can_reach_it_only_with_a_real_key() {
         command.env("KHALA_LISTEN", listen);
         command
     };
+    for listen in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0"] {
+        told_to_set_a_key(ended(open(listen)).await, "KHALA_LISTEN");
+    }
     for listen in ["0.0.0.0:0", "[::]:0"] {
-        let named = ["auth.hs256_key", "KHALA_AUTH__HS256_KEY", "hs256_key_file", "127.0.0.1"];
-        refused(ended(open(listen)).await, &named);
+        let mut command = open(listen);
+        command.arg("--dev");
+        told_to_set_a_key(ended(command).await, "with --dev it would listen on");
     }
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "it leaves nothing behind");
 
@@ -337,6 +366,52 @@ async fn others_can_reach_it_only_with_a_real_key() {
     assert!(!rest.contains("eyJ"), "a token of a real key is printed");
 }
 
+/// Such a server ends with the lines that are to be written, and prints no token.
+fn told_to_set_a_key((code, output, log): (Option<i32>, String, String), why: &str) {
+    assert_eq!((code, output.as_str()), (Some(2), ""), "{log}");
+    let lines = [
+        "    export KHALA_AUTH__HS256_KEY_FILE=khala.key",
+        "    [auth]",
+        "    hs256_key_file = \"khala.key\"",
+    ];
+    for line in lines {
+        assert!(log.lines().any(|found| found == line), "{line} is not in:\n{log}");
+    }
+    for text in [why, "--dev", "127.0.0.1", "auth.jwks_url"] {
+        assert!(log.contains(text), "{text} is not in:\n{log}");
+    }
+}
+
+/// A server on which something is set, and no key, trusts no key that it makes.
+#[tokio::test]
+async fn only_a_server_for_development_makes_a_key() {
+    const SECRET: &str = "a-mint-secret-of-32-characters!!";
+    let folder = tempfile::tempdir().unwrap();
+    let mut minting = command(folder.path());
+    minting.env("KHALA_MINT__SECRET", SECRET);
+    told_to_set_a_key(ended(minting).await, "the variable KHALA_MINT__SECRET sets something");
+    let file = folder.path().join("khala.toml");
+    std::fs::write(&file, format!("[mint]\nsecret = \"{SECRET}\"")).unwrap();
+    let mut minting = command(folder.path());
+    minting.arg("--config").arg("khala.toml");
+    told_to_set_a_key(ended(minting).await, "the settings file khala.toml sets something");
+    for (name, value, key) in [
+        ("KHALA_AUTH__HS256_KEY", "0123456789abcdef0123456789abcdef", "auth.hs256_key"),
+        ("KHALA_AUTH__HS256_KEY_FILE", "key", "auth.hs256_key_file"),
+        ("KHALA_AUTH__JWKS_URL", "https://login.example/keys", "auth.jwks_url"),
+        ("KHALA_AUTH__KEYS_FILE", "keys.json", "auth.keys_file"),
+        ("KHALA_AUTH__ORIGINS", "['https://app.example']", "auth.origins"),
+        ("KHALA_AUTH__TRUSTED_PROXIES", "['10.0.0.1']", "auth.trusted_proxies"),
+        ("KHALA_DATABASE", "postgres://127.0.0.1:1/khala", "database"),
+        ("KHALA_MINT__SECRET", SECRET, "mint.secret"),
+    ] {
+        let mut command = command(folder.path());
+        command.arg("--dev").env(name, value);
+        refused(ended(command).await, &["--dev", key, "exclude each other"]);
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1, "it leaves nothing behind");
+}
+
 #[tokio::test]
 async fn bad_settings_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -351,14 +426,14 @@ async fn bad_settings_are_one_line() {
         ("KHALA_LOG__FILTER", "a=b=c", ["log.filter", "wrong"]),
     ] {
         let mut command = command(folder.path());
-        command.env("KHALA_LISTEN", "127.0.0.1:0").env(name, value);
+        command.arg("--dev").env("KHALA_LISTEN", "127.0.0.1:0").env(name, value);
         refused(ended(command).await, &named);
     }
     let file = folder.path().join("khala.toml");
     for (text, named) in [
         ("lisen = \"127.0.0.1:0\"", ["khala.toml", "lisen"]),
-        ("[sync]\ntopic = 1", ["khala.toml", "sync.topic"]),
-        ("[sync]\ntopics = \"many\"", ["sync.topics", "many"]),
+        ("[session]\ntopic = 1", ["khala.toml", "session.topic"]),
+        ("[session]\ntopics = \"many\"", ["session.topics", "many"]),
         ("listen", ["khala.toml", "line 1"]),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -371,7 +446,7 @@ async fn bad_settings_are_one_line() {
     std::fs::write(folder.path().join("khala.db"), "this is no database, and long enough to be seen as none")
         .unwrap();
     let mut broken = command(folder.path());
-    broken.env("KHALA_LISTEN", "127.0.0.1:0");
+    broken.arg("--dev").env("KHALA_LISTEN", "127.0.0.1:0");
     let (code, _, log) = ended(broken).await;
     assert_eq!(code, Some(2), "{log}");
     assert!(
@@ -388,7 +463,7 @@ async fn config_prints_what_is_in_force() {
         .unwrap();
     let mut config = command(folder.path());
     config.args(["config", "--config", "khala.toml"]);
-    config.env("KHALA_AUTH__HS256_KEY", "0123456789abcdef0123456789abcdef").env("KHALA_SYNC__TOPICS", "7");
+    config.env("KHALA_AUTH__HS256_KEY", "0123456789abcdef0123456789abcdef").env("KHALA_SESSION__TOPICS", "7");
     let (code, output, log) = ended(config).await;
     assert_eq!((code, log.as_str()), (Some(0), ""));
     for line in [
@@ -413,7 +488,7 @@ async fn a_server_that_was_stopped_reads_before_it_judges() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut settings = command(folder.path());
-    settings.env("KHALA_SYNC__HEARTBEAT_TIMEOUT_SECONDS", "2");
+    settings.env("KHALA_SESSION__HEARTBEAT_TIMEOUT_SECONDS", "2");
     let started = Started::new(settings).await;
     let beat = || Message::Text(r#"[null,"1","phoenix","heartbeat",{}]"#.into());
     for _ in 0..3 {
@@ -531,7 +606,7 @@ async fn a_backend_has_tokens_made_that_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path());
     command.env("KHALA_MINT__SECRET", SECRET).env("KHALA_MINT__CLAIMS", r#"["team"]"#);
-    let started = Started::new(command).await;
+    let started = Started::with_key(command).await;
     let body = r#"{"subject":"ada","claims":{"team":"blue"}}"#;
     let (status, answer) = started.send(http::Method::POST, "/v1/token", SECRET, body).await;
     assert_eq!(status, 200, "{answer}");
@@ -555,9 +630,9 @@ async fn contradictions_are_one_line() {
         ("auth.jwks_url = \"http://idp.example/keys\"", ["auth.jwks_url", "https"]),
         ("auth.origins = [\"app.example\"]", ["auth.origins", "app.example"]),
         ("auth.trusted_proxies = [\"proxy\"]", ["auth.trusted_proxies", "proxy"]),
-        ("auth.bind_claims = [\"Team\"]", ["auth.bind_claims", "Team"]),
-        ("auth.scopes_claim = \"org_id\"", ["auth.organisation_claim", "org_id"]),
-        ("auth.max_age_seconds = \"never\"", ["auth.max_age_seconds", "none"]),
+        ("jwt.bind_claims = [\"Team\"]", ["jwt.bind_claims", "Team"]),
+        ("jwt.claim_names.scopes = \"org_id\"", ["jwt.claim_names.organisation", "org_id"]),
+        ("jwt.max_age_seconds = \"never\"", ["jwt.max_age_seconds", "none"]),
         ("[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS256\"", ["auth.keys[0]", "secret_file"]),
         (
             "[[auth.keys]]\nkid = \"a\"\nalgorithm = \"HS512\"\npublic_key_file = \"x\"",
@@ -577,7 +652,7 @@ async fn contradictions_are_one_line() {
         ),
         (
             "mint.secret = \"a-mint-secret-of-32-characters!!\"\nmint.max_ttl_seconds = 99999",
-            ["mint.max_ttl_seconds", "auth.max_age_seconds"],
+            ["mint.max_ttl_seconds", "jwt.max_age_seconds"],
         ),
         (
             "mint.secret = \"a-mint-secret-of-32-characters!!\"\nmint.min_ttl_seconds = 0",
@@ -589,35 +664,41 @@ async fn contradictions_are_one_line() {
         ),
         ("[mint.credential]\naudience = \"a\"", ["mint.credential.audience", "jwks_url"]),
         ("[mint.credential]\njwks_url = \"https://127.0.0.1/\"", ["mint.credential.scopes", "no scopes"]),
-        ("[mint.credential]\nkey_file = \"x\"", ["mint.credential.key_file", "unknown"]),
+        ("[mint.credential]\nkey_file = \"x\"", ["mint.credential.key_file", "no key"]),
         ("[[classes]]\nname = \"a\"\npattern = \"**:x\"", ["classes[0].pattern", "wrong"]),
         (
             "[[classes]]\nname = \"a\"\npattern = \"x\"\n[[classes]]\nname = \"a\"\npattern = \"y\"",
             ["classes", "two"],
         ),
-        ("[[classes]]\nname = \"a\"\npattern = \"x\"\nreed = []", ["classes[0].reed", "unknown"]),
-        ("[compatibility]\nclient_build_min = \"v1\"", ["compatibility.client_build_min", "1.20.3"]),
+        ("[[classes]]\nname = \"a\"\npattern = \"x\"\nreed = []", ["classes[0].reed", "classes[].read"]),
+        ("[compatibility]\nclient_build = {min = \"v1\"}", ["compatibility.client_build.min", "1.20.3"]),
         (
-            "[compatibility]\nschema_version_min = 3\nschema_version_max = 2",
-            ["compatibility.schema_version_max", "below"],
+            "[compatibility]\nschema_version = {min = 3, max = 2}",
+            ["compatibility.schema_version", "max is below min"],
         ),
-        ("limits.joins_per_address = {per_second = 0, burst = 1}", ["limits.joins_per_address", "wrong"]),
         (
-            "limits.joins_per_address = {per_second = 1, bursts = 1}",
-            ["limits.joins_per_address.bursts", "unknown"],
+            "admission.joins_per_address = {per_second = 0, burst = 1}",
+            ["admission.joins_per_address", "wrong"],
         ),
-        ("limits.connections_per_address = 0", ["limits.connections_per_address", "wrong"]),
+        (
+            "admission.joins_per_address = {per_second = 1, bursts = 1}",
+            ["admission.joins_per_address", "bursts"],
+        ),
+        ("admission.connections_per_address = 0", ["admission.connections_per_address", "wrong"]),
     ] {
         std::fs::write(&file, text).unwrap();
         let mut command = command(folder.path());
         command.env("KHALA_LISTEN", "127.0.0.1:0").arg("--config").arg("khala.toml");
+        if !text.contains("auth.jwks_url") {
+            command.env("KHALA_AUTH__HS256_KEY", KEY);
+        }
         refused(ended(command).await, &named);
     }
     std::fs::remove_file(&file).unwrap();
     for (name, value, named) in [
         ("KHALA_AUTH__ORIGINS", "https://a.example", ["KHALA_AUTH__ORIGINS", "list"]),
-        ("KHALA_AUTH__REQUIRE_JTI", "perhaps", ["KHALA_AUTH__REQUIRE_JTI", "true or false"]),
-        ("KHALA_AUTH__MAX_AGE_SECONDS", "long", ["KHALA_AUTH__MAX_AGE_SECONDS", "none"]),
+        ("KHALA_JWT__REQUIRE_JTI", "perhaps", ["KHALA_JWT__REQUIRE_JTI", "boolean"]),
+        ("KHALA_JWT__MAX_AGE_SECONDS", "long", ["KHALA_JWT__MAX_AGE_SECONDS", "none"]),
         ("KHALA_AUTH__KEYS", "[{kdi = 'a'}]", ["KHALA_AUTH__KEYS", "auth.keys[0].kdi"]),
         ("KHALA_MINT__CREDENTIAL", "{}", ["KHALA_MINT__CREDENTIAL", "no setting"]),
         ("KHALA_MINT__CREDENTIAL__ISSUER__X", "a", ["KHALA_MINT__CREDENTIAL__ISSUER__X", "no setting"]),
@@ -638,8 +719,8 @@ async fn config_masks_every_secret() {
         config.env(name, SECRET);
     }
     let keys = format!("[{{kid = 'a', algorithm = 'HS256', secret = '{SECRET}'}}]");
-    config.env("KHALA_AUTH__KEYS", keys).env("KHALA_LIMITS__JOINS_PER_CONNECTION", "none");
-    config.env("KHALA_LIMITS__CONNECTS_PER_ADDRESS", "{per_second = 5, burst = 50}");
+    config.env("KHALA_AUTH__KEYS", keys).env("KHALA_ADMISSION__JOINS_PER_CONNECTION", "none");
+    config.env("KHALA_ADMISSION__CONNECTS_PER_ADDRESS", "{per_second = 5, burst = 50}");
     config.env("KHALA_AUTH__ORIGINS", "['https://a.example']");
     let (code, output, log) = ended(config).await;
     assert_eq!((code, log.as_str()), (Some(0), ""));

@@ -133,7 +133,7 @@ mod of_the_command {
     async fn started(unready: &str, drain: &str) -> (tempfile::TempDir, Started) {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(folder.path());
-        command.env("KHALA_UNREADY_SECONDS", unready).env("KHALA_DRAIN_SECONDS", drain);
+        command.env("KHALA_READINESS_GRACE_SECONDS", unready).env("KHALA_DRAIN_SECONDS", drain);
         let started = Started::new(command).await;
         (folder, started)
     }

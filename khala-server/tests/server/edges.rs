@@ -228,7 +228,7 @@ mod command {
     async fn an_ipv6_address_is_listened_on() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(folder.path());
-        command.env("KHALA_LISTEN", "[::1]:0");
+        command.arg("--dev").env("KHALA_LISTEN", "[::1]:0");
         let (_child, url) = address(command).await;
         assert!(url.starts_with("http://[::1]:"), "{url}");
         tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();

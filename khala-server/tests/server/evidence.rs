@@ -81,7 +81,7 @@ impl Metrics {
 
     /// Connections that were closed for that reason.
     pub(crate) fn closes(&self, reason: &str) -> u64 {
-        let line = format!("khala_closes_total{{reasoperation=\"{reason}\"}} ");
+        let line = format!("khala_closes_total{{reason=\"{reason}\"}} ");
         self.text().lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
 use crate::{
-    binary::{Started, command, ended, refused},
+    binary::{KEY, Started, command, ended, refused},
     support::{LONG, Socket, closed, hear, join, say},
 };
 
@@ -42,8 +42,8 @@ impl Nodes {
 
     fn command(&self) -> Command {
         let mut command = command(self.folder.path());
-        command.env("KHALA_DATABASE", &self.url).env("KHALA_SYNC__POLL_SECONDS", "600");
-        command.env("KHALA_AUTH__ADMIN_TOKEN", ADMIN).env("KHALA_SWEEP__EVERY_SECONDS", "none");
+        command.env("KHALA_DATABASE", &self.url).env("KHALA_SESSION__POLL_INTERVAL_SECONDS", "600");
+        command.env("KHALA_AUTH__ADMIN_TOKEN", ADMIN).env("KHALA_SWEEP_INTERVAL_SECONDS", "none");
         command.envs(self.more.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -52,7 +52,7 @@ impl Nodes {
     async fn start(&self, name: &str) -> Started {
         let mut command = self.command();
         command.env("KHALA_NODE", name);
-        let started = Started::new(command).await;
+        let started = Started::with_key(command).await;
         hears(&started).await;
         started
     }
@@ -156,7 +156,7 @@ async fn what_is_revoked_at_one_node_is_ended_at_the_other() {
 async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
     let cluster = Cluster::start();
     let nodes = Nodes::on(cluster.database())
-        .with("KHALA_SYNC__POLL_SECONDS", "2")
+        .with("KHALA_SESSION__POLL_INTERVAL_SECONDS", "2")
         .with("KHALA_MINT__SECRET", "a-mint-secret-of-32-characters!!");
     let (one, two) = (nodes.start("one").await, nodes.start("two").await);
     let mut socket = joined(&two, "t", json!({})).await;
@@ -235,7 +235,7 @@ async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
 /// The sweeps of whichever node leads; the other takes over when it is gone.
 #[tokio::test]
 async fn one_node_at_a_time_sweeps_and_the_other_takes_over() {
-    let nodes = Nodes::new().with("KHALA_SWEEP__EVERY_SECONDS", "1");
+    let nodes = Nodes::new().with("KHALA_SWEEP_INTERVAL_SECONDS", "1");
     let (one, two) = (nodes.start("one").await, nodes.start("two").await);
     let sweepers = async |server: &Started| {
         let path = "/internal/v1/khala/retention?limit=50";
@@ -260,7 +260,10 @@ async fn the_schema_is_migrated_and_checked() {
         ended(command).await
     };
     let mut unprepared = nodes.command();
-    unprepared.env("KHALA_LISTEN", "127.0.0.1:0").env("KHALA_POSTGRES__MIGRATE", "false");
+    unprepared
+        .env("KHALA_AUTH__HS256_KEY", KEY)
+        .env("KHALA_LISTEN", "127.0.0.1:0")
+        .env("KHALA_POSTGRES__MIGRATE", "false");
     refused_at_last(ended(unprepared).await, &["khala-server migrate"]);
 
     let (code, output, log) = run(&["migrate", "--check"]).await;
@@ -313,7 +316,7 @@ async fn servers_and_applications_need_what_the_page_grants_and_no_more() {
 
     let nodes = Nodes::on(owner.url.replace("khala@", &format!("{server}@")))
         .with("KHALA_POSTGRES__MIGRATE", "false");
-    let one = nodes.with("KHALA_SWEEP__EVERY_SECONDS", "1").start("one").await;
+    let one = nodes.with("KHALA_SWEEP_INTERVAL_SECONDS", "1").start("one").await;
     publish(&one).await;
     let revoke = r#"{"by":"sub","id":"x"}"#;
     let path = "/internal/v1/khala/revocations";
@@ -355,7 +358,8 @@ async fn a_database_that_cannot_be_had_is_one_line_without_a_password() {
     ] {
         for arguments in [&[][..], &["migrate"], &["new-epochs", "--yes"]] {
             let mut command = command(folder.path());
-            command.env("KHALA_LISTEN", "127.0.0.1:0").env("KHALA_DATABASE", url).args(arguments);
+            command.env("KHALA_AUTH__HS256_KEY", KEY).env("KHALA_LISTEN", "127.0.0.1:0");
+            command.env("KHALA_DATABASE", url).args(arguments);
             let ended = ended(command).await;
             assert!(!ended.1.contains("s3cret") && !ended.2.contains("s3cret"), "{ended:?}");
             refused(ended, &["database", named]);
@@ -432,7 +436,8 @@ async fn nats_carries_what_is_announced_and_postgresql_nothing() {
 async fn with_nats_it_listens_for_applications_if_it_is_told_to() {
     let nats = Nats::start();
     let servers = format!("[\"{}\"]", nats.url());
-    let nodes = Nodes::new().with("KHALA_NATS__SERVERS", &servers).with("KHALA_NATS__LISTEN", "true");
+    let nodes =
+        Nodes::new().with("KHALA_NATS__SERVERS", &servers).with("KHALA_POSTGRES_LISTEN_WITH_NATS", "true");
     let (one, two) = (nodes.start("one").await, nodes.start("two").await);
     let mut socket = joined(&two, "t", json!({})).await;
     publish(&one).await;
@@ -454,21 +459,29 @@ async fn settings_of_nodes_that_contradict_each_other_are_one_line() {
     for (more, named) in [
         (&[("KHALA_POSTGRES__SCHEMA", "Mine")][..], ["postgres.schema", "a-z"]),
         (&[("KHALA_POSTGRES__CONNECTIONS", "0")], ["postgres.connections", "wrong"]),
-        (&[("KHALA_POSTGRES__POOLER", "true")], ["postgres.pooler", "postgres.listen"]),
-        (&[("KHALA_POSTGRES__LISTEN", "host:5432")], ["postgres.listen", "postgres://"]),
+        (&[("KHALA_POSTGRES__POOLER", "true")], ["postgres.pooler", "postgres.listen.url"]),
+        (&[("KHALA_POSTGRES__LISTEN__URL", "host:5432")], ["postgres.listen.url", "postgres://"]),
         (&[("KHALA_NODE", "")], ["node", "empty"]),
         (&[("KHALA_NATS__SERVERS", "nats://ann:s3cret@host")], ["KHALA_NATS__SERVERS", "list"]),
-        (&[("KHALA_NATS__SERVERS", "[5]")], ["nats.servers", "list of texts"]),
-        (&[("KHALA_NATS__LISTEN", "true")], ["nats.listen", "nats.servers"]),
+        (&[("KHALA_NATS__SERVERS", "[5]")], ["nats.servers[0]", "string"]),
+        (&[("KHALA_POSTGRES_LISTEN_WITH_NATS", "true")], ["postgres_listen_with_nats", "nats.servers"]),
         (&[servers, ("KHALA_DATABASE", "khala.db")], ["nats.servers", "PostgreSQL"]),
-        (&[servers, ("KHALA_NATS__USER", "ann")], ["nats.user", "nats.password"]),
+        (&[servers, ("KHALA_NATS__CREDENTIALS__USER", "ann")], ["nats.credentials", "user needs password"]),
         (
-            &[servers, ("KHALA_NATS__TOKEN", "s3cret"), ("KHALA_NATS__TOKEN_FILE", "x")],
-            ["nats.token", "nats.token_file"],
+            &[
+                servers,
+                ("KHALA_NATS__CREDENTIALS__TOKEN", "s3cret"),
+                ("KHALA_NATS__CREDENTIALS__TOKEN_FILE", "x"),
+            ],
+            ["nats.credentials", "token and token_file exclude each other"],
         ),
         (
-            &[servers, ("KHALA_NATS__TOKEN", "s3cret"), ("KHALA_NATS__CREDENTIALS_FILE", "x")],
-            ["nats.credentials_file", "nats.token"],
+            &[
+                servers,
+                ("KHALA_NATS__CREDENTIALS__TOKEN", "s3cret"),
+                ("KHALA_NATS__CREDENTIALS__CREDENTIALS_FILE", "x"),
+            ],
+            ["nats.credentials", "credentials_file and token exclude each other"],
         ),
         (&[servers, ("KHALA_NATS__TLS_KEY_FILE", "x")], ["nats.tls_key_file", "nats.tls_cert_file"]),
     ] {
@@ -476,7 +489,7 @@ async fn settings_of_nodes_that_contradict_each_other_are_one_line() {
         assert!(!ended.2.contains("s3cret"), "{ended:?}");
         refused(ended, &named);
     }
-    let mut config = on(folder.path(), &[servers, ("KHALA_NATS__TOKEN", "s3cret")]);
+    let mut config = on(folder.path(), &[servers, ("KHALA_NATS__CREDENTIALS__TOKEN", "s3cret")]);
     config.env("KHALA_DATABASE", "postgres://ann:s3cret@db/khala?password=s3cret").arg("config");
     let (code, output, log) = ended(config).await;
     assert_eq!((code, log.as_str()), (Some(0), ""));

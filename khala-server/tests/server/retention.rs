@@ -247,12 +247,12 @@ async fn the_command_sweeps_its_file_and_remembers_it() {
     use crate::binary::{Started, command};
 
     let folder = tempfile::tempdir().unwrap();
-    let classes = r#"[{ name = "all", pattern = "**", read = ["khala:read"], publish = ["khala:publish"], retain_updates = 1 }]"#;
+    let classes = r#"[{ name = "all", pattern = "**", read = ["khala:read"], publish = ["khala:publish"], retain = { updates = 1 } }]"#;
     let start = |every: &'static str| {
         let mut command = command(folder.path());
         command
             .env("KHALA_CLASSES", classes)
-            .env("KHALA_SWEEP__EVERY_SECONDS", every)
+            .env("KHALA_SWEEP_INTERVAL_SECONDS", every)
             .env("KHALA_AUTH__ADMIN_TOKEN", ADMIN);
         Started::new(command)
     };

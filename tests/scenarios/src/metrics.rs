@@ -60,8 +60,8 @@ mod tests {
     #[test]
     fn series_are_found_by_name_and_labels() {
         let text = "# TYPE khala_refusals_total counter\n\
-            khala_refusals_total{code=\"a\",operatioperation=\"join\"} 3\n\
-            khala_refusals_total{code=\"ab\",operatioperation=\"join\"} 4\n\
+            khala_refusals_total{code=\"a\",operation=\"join\"} 3\n\
+            khala_refusals_total{code=\"ab\",operation=\"join\"} 4\n\
             khala_refusals_total_other 9\n\
             khala_connections 2.5\n";
         let metrics = Metrics::parse(text);

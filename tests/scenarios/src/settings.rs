@@ -51,8 +51,10 @@ impl Settings {
         let mut text = format!(
             r#"listen = "{listen}"
 database = {database:?}
-unready_seconds = 0
+readiness_grace_seconds = 0
 drain_seconds = {drain_seconds}
+# Sweeps are by order only.
+sweep_interval_seconds = "none"
 
 [[classes]]
 name = "scenario"
@@ -61,22 +63,16 @@ read = ["khala:read"]
 publish = ["khala:publish"]
 tier = "hot"
 replay_budget = "none"
-publish_per_second = "none"
-retain_for_seconds = "none"
-retain_updates = {retain_updates}
-retain_bytes = "none"
-stall_seconds = {stall_seconds}
+publish_rate = "none"
+retain = {{age_seconds = "none", updates = {retain_updates}}}
+stall_timeout_seconds = {stall_seconds}
 
-[limits]
+[admission]
 new_topics_per_subject = "none"
 
 [auth]
 hs256_key = "{KEY}"
 admin_token = "{ADMIN_TOKEN}"
-
-# Sweeps are by order only.
-[sweep]
-every_seconds = "none"
 
 [log]
 filter = "warn"
@@ -85,8 +81,8 @@ filter = "warn"
         if let Some(ReplayGate { pages_per_second, pages_at_once, replays_at_once }) = replay_gate {
             write!(
                 text,
-                "\n[storm]\nreplay_pages = {{per_second = {pages_per_second}, burst = {pages_at_once}}}\n\
-                 replays_at_once = {replays_at_once}\n"
+                "\n[replay]\nrate = {{per_second = {pages_per_second}, burst = {pages_at_once}}}\n\
+                 concurrent_reads = {replays_at_once}\n"
             )
             .expect("a String takes every write");
         }

@@ -2,7 +2,7 @@
 //!
 //! Whatever is wrong is one line that names the setting.
 
-use std::{fmt::Display, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use khala_auth::{
@@ -12,12 +12,12 @@ use khala_auth::{
     },
     sources::{FileKeys, JwksAddress, KeyRing, KeySource, KeySources, RemoteKeys, RemoteKeysOptions},
 };
-use khala_core::{class::Classes, health::Health};
-use khala_server::{Compatibility, Origins, RevocationTerms, ServerBuilder, Window};
+use khala_core::{class::Classes, config::Secret, health::Health};
+use khala_server::{Compatibility, Origins, RevocationTerms, ServerBuilder};
 
 use crate::{
     key::{self, Key},
-    settings::{AuthSettings, ClassSettings, CompatibilitySettings, KeySettings, Secret, Settings},
+    settings::{KeySettings, Settings},
 };
 
 /// How often files of keys are read.
@@ -48,10 +48,10 @@ impl Gates {
         Ok(Self {
             classes: classes(settings)?,
             origins,
-            compatibility: compatibility(&settings.compatibility)?,
+            compatibility: settings.compatibility,
             trusted_proxies: proxies.collect::<Result<_, _>>()?,
             admin,
-            revocation_terms: RevocationTerms { max_age: auth.max_age(), leeway: auth.leeway() },
+            revocation_terms: RevocationTerms { max_age: settings.jwt.max_age, leeway: settings.jwt.leeway },
         })
     }
 
@@ -104,49 +104,8 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn classes(settings: &Settings) -> Result<Classes, String> {
-    let class = |(at, class): (usize, &ClassSettings)| {
-        class.class().map_err(wrong(&format!("classes[{at}].pattern")))
-    };
-    let list = settings.classes.iter().enumerate().map(class).collect::<Result<_, String>>()?;
-    let classes = Classes::new(list).map_err(wrong("classes"))?;
-    classes.with_bound_claims(&settings.auth.bind_claims).map_err(wrong("auth.bind_claims"))
-}
-
-fn compatibility(settings: &CompatibilitySettings) -> Result<Compatibility, String> {
-    fn window<T: Copy + Ord>(
-        key: &str,
-        zero: T,
-        min: Option<T>,
-        max: Option<T>,
-    ) -> Result<Option<Window<T>>, String> {
-        match (min, max) {
-            (None, None) => Ok(None),
-            (Some(min), None) => Ok(Some(Window::at_least(min))),
-            (min, Some(max)) => Window::between(min.unwrap_or(zero), max)
-                .map(Some)
-                .map_err(|_| format!("compatibility.{key}_max is below compatibility.{key}_min")),
-        }
-    }
-    fn build<T: FromStr<Err: Display>>(key: &str, text: &Option<String>) -> Result<Option<T>, String> {
-        text.as_ref().map(|text| text.parse().map_err(wrong(&format!("compatibility.{key}")))).transpose()
-    }
-    let (min, max) = (
-        build("client_build_min", &settings.client_build_min)?,
-        build("client_build_max", &settings.client_build_max)?,
-    );
-    let zero = "0".parse().map_err(wrong("compatibility.client_build_min"))?;
-    let CompatibilitySettings {
-        protocol_version_min,
-        protocol_version_max,
-        schema_version_min,
-        schema_version_max,
-        ..
-    } = *settings;
-    Ok(Compatibility {
-        client_build: window("client_build", zero, min, max)?,
-        protocol_version: window("protocol_version", 0, protocol_version_min, protocol_version_max)?,
-        schema_version: window("schema_version", 0, schema_version_min, schema_version_max)?,
-    })
+    let classes = Classes::new(settings.classes.clone()).map_err(wrong("classes"))?;
+    classes.with_bound_claims(&settings.jwt.bind_claims).map_err(wrong("jwt.bind_claims"))
 }
 
 /// The keys that are trusted, and those that sign.
@@ -167,8 +126,7 @@ enum Credentials {
 impl Keys {
     /// Reads and starts all sources. `key` is the secret without a name.
     pub(crate) fn new(settings: &Settings, key: &Key) -> Result<Self, String> {
-        let Settings { auth, mint, .. } = settings;
-        let options = auth.options();
+        let Settings { auth, jwt: options, mint, .. } = settings;
         let mut trusted = KeySet::new();
         if let Some(secret) = key.secret() {
             trusted = trust(trusted, TrustedKey::hs256(None, secret), "auth.hs256_key")?;
@@ -177,7 +135,7 @@ impl Keys {
             let path = format!("auth.keys[{at}]");
             trusted = trust(trusted, Ok(configured(key, &path)?), &path)?;
         }
-        let issuer = if mint.is_on() { Some(issuer(settings, key, &options)?) } else { None };
+        let issuer = if mint.is_on() { Some(issuer(settings, key)?) } else { None };
         // What is minted here is accepted here, whatever the other sources say.
         if let Some(own) = issuer.as_ref().map(JwtIssuer::key) {
             match trusted.key(own.kid()) {
@@ -197,7 +155,7 @@ impl Keys {
             sources.file = Some(FileKeys::open(file, CHECK_EVERY).map_err(wrong("auth.keys_file"))?);
         }
         if let Some(url) = &auth.jwks_url {
-            sources.remote = Some(remote("auth.jwks_url", url, remote_options(auth))?);
+            sources.remote = Some(remote("auth.jwks_url", url, auth.jwks)?);
         }
         let credentials = match (&mint.credential.keys_file, &mint.credential.jwks_url) {
             (Some(file), _) => Some(Credentials::File(
@@ -205,7 +163,7 @@ impl Keys {
                     .map_err(wrong("mint.credential.keys_file"))?,
             )),
             (None, Some(url)) => {
-                let options = RemoteKeysOptions { for_credentials: true, ..remote_options(auth) };
+                let options = RemoteKeysOptions { for_credentials: true, ..auth.jwks };
                 Some(Credentials::Remote(remote("mint.credential.jwks_url", url, options)?))
             }
             (None, None) => None,
@@ -214,7 +172,7 @@ impl Keys {
             Some(issuer) => Some(minting(settings, issuer, credentials.clone())?),
             None => None,
         };
-        Ok(Self { ring: KeyRing::new(sources), options, mint, credentials })
+        Ok(Self { ring: KeyRing::new(sources), options: options.clone(), mint, credentials })
     }
 
     /// Has every source tell how it is.
@@ -251,14 +209,6 @@ fn remote(key: &str, url: &str, options: RemoteKeysOptions) -> Result<RemoteKeys
     Ok(RemoteKeys::start(JwksAddress::parse(url).map_err(wrong(key))?, options))
 }
 
-fn remote_options(auth: &AuthSettings) -> RemoteKeysOptions {
-    RemoteKeysOptions {
-        refresh_interval: Duration::from_secs(auth.jwks_refresh_seconds.into()),
-        min_refresh_interval: Duration::from_secs(auth.jwks_min_refresh_seconds.into()),
-        for_credentials: false,
-    }
-}
-
 fn trust(keys: KeySet, key: Result<TrustedKey, khala_auth::KeyError>, path: &str) -> Result<KeySet, String> {
     key.and_then(|key| keys.with_key(key)).map_err(|fault| format!("{path} cannot be used: {fault}"))
 }
@@ -286,8 +236,8 @@ fn configured(settings: &KeySettings, path: &str) -> Result<TrustedKey, String> 
     key.map_err(|fault| format!("{path} cannot be used: {fault}"))
 }
 
-fn issuer(settings: &Settings, key: &Key, options: &JwtOptions) -> Result<JwtIssuer, String> {
-    let mint = &settings.mint;
+fn issuer(settings: &Settings, key: &Key) -> Result<JwtIssuer, String> {
+    let Settings { mint, jwt: options, .. } = settings;
     let issuer = match (&mint.key_file, key.secret()) {
         (Some(file), _) => {
             let algorithm = algorithm(mint.algorithm.as_deref().unwrap_or_default(), "mint")?;
@@ -303,11 +253,11 @@ fn issuer(settings: &Settings, key: &Key, options: &JwtOptions) -> Result<JwtIss
 }
 
 fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentials>) -> Result<Mint, String> {
-    let Settings { auth, mint, .. } = settings;
+    let Settings { jwt, mint, .. } = settings;
     let mut callers: Vec<Arc<dyn Credential>> = Vec::new();
     if let Some((key, text)) = secret("mint.secret", &mint.secret, mint.secret_file.as_deref())? {
         let secret = SharedSecret::new(&text).map_err(wrong(key))?;
-        let names = claim_names("mint.claims", &mint.claims, auth)?;
+        let names = claim_names("mint.claims", &mint.claims, jwt)?;
         let claims = names.into_iter().map(|name| (name, ClaimRule::Any)).collect();
         let policy = MintPolicy { claims, ..MintPolicy::any_subject(&mint.scopes) };
         callers.push(Arc::new(SecretCredential { secret, policy }));
@@ -319,15 +269,15 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
         };
         let theirs = &mint.credential;
         let names = ClaimNames {
-            scopes: theirs.scopes_claim.as_ref().unwrap_or(&auth.scopes_claim).clone(),
-            organisation: theirs.organisation_claim.as_ref().unwrap_or(&auth.organisation_claim).clone(),
+            scopes: theirs.scopes_claim.as_ref().unwrap_or(&jwt.claim_names.scopes).clone(),
+            organisation: theirs.organisation_claim.as_ref().unwrap_or(&jwt.claim_names.organisation).clone(),
             ..ClaimNames::default()
         };
         // Others say less of their tokens than Khala asks of its own; what is minted still says all of it.
         let options = JwtOptions {
             issuer: theirs.issuer.clone(),
             audience: theirs.audience.clone(),
-            leeway: auth.leeway(),
+            leeway: jwt.leeway,
             max_age: None,
             require_jti: false,
             claim_names: names,
@@ -338,17 +288,18 @@ fn minting(settings: &Settings, issuer: JwtIssuer, credentials: Option<Credentia
             verifier: Arc::new(JwtVerifier::new(keys, options)),
             scopes: theirs.scopes.clone(),
             carried_scopes: theirs.carried_scopes.clone(),
-            claims: claim_names("mint.credential.claims", &theirs.claims, auth)?,
-            leeway: auth.leeway(),
+            claims: claim_names("mint.credential.claims", &theirs.claims, jwt)?,
+            leeway: jwt.leeway,
         }));
     }
-    let [min, default, max] = mint.ttl(auth).map(|seconds| Duration::from_secs(seconds.into()));
+    let [min, default, max] = mint.ttl(jwt).map(|seconds| Duration::from_secs(seconds.into()));
     let lifetime = TokenLifetime::new(min, default, max).map_err(wrong("mint.min_ttl_seconds"))?;
     Ok(Mint { issuer: Arc::new(issuer), credentials: callers, lifetime })
 }
 
-fn claim_names(key: &str, names: &[String], auth: &AuthSettings) -> Result<Vec<ClaimName>, String> {
-    let taken = [&auth.scopes_claim, &auth.organisation_claim, &auth.claims_version_claim];
+fn claim_names(key: &str, names: &[String], jwt: &JwtOptions) -> Result<Vec<ClaimName>, String> {
+    let ClaimNames { scopes, organisation, version } = &jwt.claim_names;
+    let taken = [scopes, organisation, version];
     if let Some(name) = names.iter().find(|name| taken.contains(name)) {
         return Err(format!("the setting {key} is wrong: the claim {name:?} has a meaning of its own"));
     }

@@ -19,9 +19,9 @@ pub(crate) async fn migrate(settings: &Settings) -> Result<ExitCode, String> {
     let database = &settings.database;
     let migrated = match database {
         Database::Postgres(address) => {
-            khala_store_postgres::migrate(address.reveal(), settings.postgres.options()?).await
+            khala_store_postgres::migrate(address.reveal(), settings.postgres.clone()).await
         }
-        Database::Sqlite(path) => blocking(path, khala_store_sqlite::migrate).await,
+        Database::Sqlite(path) => blocking(settings, path, khala_store_sqlite::migrate).await,
     };
     migrated.map_err(|fault| format!("the database {database} was not migrated: {fault}"))?;
     Ok(say(&format!("The database {database} is up to date.\n"), ExitCode::SUCCESS))
@@ -35,9 +35,9 @@ pub(crate) async fn check(settings: &Settings) -> Result<ExitCode, String> {
     let database = &settings.database;
     let found = match database {
         Database::Postgres(address) => {
-            khala_store_postgres::check(address.reveal(), settings.postgres.options()?).await
+            khala_store_postgres::check(address.reveal(), settings.postgres.clone()).await
         }
-        Database::Sqlite(path) => blocking(path, khala_store_sqlite::check).await,
+        Database::Sqlite(path) => blocking(settings, path, khala_store_sqlite::check).await,
     };
     let differences = found.map_err(|fault| format!("the database {database} was not checked: {fault}"))?;
     let code = if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) };
@@ -58,9 +58,9 @@ pub(crate) async fn new_epochs(settings: &Settings, assent: bool) -> Result<Exit
     }
     let drawn = match database {
         Database::Postgres(address) => {
-            khala_store_postgres::new_epochs(address.reveal(), settings.postgres.options()?).await
+            khala_store_postgres::new_epochs(address.reveal(), settings.postgres.clone()).await
         }
-        Database::Sqlite(path) => blocking(path, khala_store_sqlite::new_epochs).await,
+        Database::Sqlite(path) => blocking(settings, path, khala_store_sqlite::new_epochs).await,
     };
     let topics = drawn.map_err(|fault| format!("the database {database} has no new epochs: {fault}"))?;
     Ok(say(&format!("The database {database} has new epochs: {topics} topics.\n"), ExitCode::SUCCESS))
@@ -68,11 +68,12 @@ pub(crate) async fn new_epochs(settings: &Settings, assent: bool) -> Result<Exit
 
 /// Does what blocks on a file.
 async fn blocking<T: Send + 'static>(
+    settings: &Settings,
     path: &Path,
     work: fn(&Path, &SqliteOptions) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let path = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&path, &SqliteOptions::default())).await;
+    let (path, options) = (path.to_owned(), settings.sqlite.clone());
+    let done = tokio::task::spawn_blocking(move || work(&path, &options)).await;
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 

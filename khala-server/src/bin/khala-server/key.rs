@@ -13,7 +13,7 @@ use std::{
 
 use khala_core::text::without_byte_order_mark;
 
-use crate::settings::{AuthSettings, Database};
+use crate::settings::{Database, Settings};
 
 /// The file beside the database that keeps a development key.
 const FILE: &str = "khala.dev.key";
@@ -37,9 +37,19 @@ impl Key {
     }
 }
 
-/// The key that the settings give; none if they give no key at all, which is refused where others can reach the
-/// server.
-pub(crate) fn given(auth: &AuthSettings, addresses: &[SocketAddr]) -> Result<Option<Key>, String> {
+/// The key that the settings give, or none where a server for development makes one: it was started with `--dev`, or
+/// nothing at all is set.
+///
+/// # Errors
+/// What to write where there is no key and it is no server for development, or where it is one and must not be.
+pub(crate) fn given(settings: &Settings, dev: bool, addresses: &[SocketAddr]) -> Result<Option<Key>, String> {
+    let auth = &settings.auth;
+    if dev && let Some(key) = settings.production_setting() {
+        return Err(format!(
+            "--dev and {key} exclude each other: with --dev the server trusts a key that it makes itself, and serves this \
+             machine only. Leave one of them out"
+        ));
+    }
     if let Some(secret) = &auth.hs256_key {
         return Ok(Some(Key::Real { secret: secret.reveal().as_bytes().to_vec() }));
     }
@@ -49,15 +59,32 @@ pub(crate) fn given(auth: &AuthSettings, addresses: &[SocketAddr]) -> Result<Opt
     if auth.has_keys() {
         return Ok(Some(Key::None));
     }
+    if !dev && let Some(origin) = settings.origin() {
+        return Err(format!(
+            "{origin} sets something, and no key that tokens are checked with. {WITHOUT_KEY}"
+        ));
+    }
     match addresses.iter().find(|address| !address.ip().is_loopback()) {
         Some(address) => Err(format!(
-            "it would listen on {address}, where others can reach it, without a key of its own: set auth.hs256_key \
-             (KHALA_AUTH__HS256_KEY) or auth.hs256_key_file (KHALA_AUTH__HS256_KEY_FILE) to at least 32 secret bytes, \
-             or auth.keys, auth.keys_file or auth.jwks_url, or listen on 127.0.0.1"
+            "with --dev it would listen on {address}, where others can reach it: listen on 127.0.0.1. {WITHOUT_KEY}"
         )),
         None => Ok(None),
     }
 }
+
+/// What to do without a key.
+const WITHOUT_KEY: &str =
+    "For production, make a key and name it (or set auth.keys, auth.keys_file or auth.jwks_url):
+
+    openssl rand -base64 32 > khala.key
+    export KHALA_AUTH__HS256_KEY_FILE=khala.key
+
+which in a settings file is
+
+    [auth]
+    hs256_key_file = \"khala.key\"
+
+To try it on this machine only (127.0.0.1), start it with --dev: it makes a key then, and prints a token.";
 
 /// What is in the file of the setting `key`, without a byte order mark before and a line end after it.
 pub(crate) fn read(key: &str, file: &Path) -> Result<Vec<u8>, String> {

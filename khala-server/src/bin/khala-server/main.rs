@@ -1,6 +1,6 @@
 //! The `khala-server` command: Khala on an SQLite file, or on PostgreSQL for several nodes.
 //!
-//! With nothing configured it serves this machine only. Whatever is wrong with the settings is one line on standard
+//! With nothing configured, or with `--dev`, it serves this machine only. Whatever is wrong with the settings is one line on standard
 //! error and exit code 2.
 
 mod access;
@@ -65,6 +65,10 @@ struct Arguments {
     /// The settings file (TOML). Every setting is also a variable: limits.frame_bytes is KHALA_LIMITS__FRAME_BYTES.
     #[arg(long, env = "KHALA_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// Serves for development, on this machine only: makes a key, trusts it, and prints a token. Without this it does so only
+    /// where nothing at all is set.
+    #[arg(long)]
+    dev: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -90,7 +94,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Arguments { config, command } = match Arguments::try_parse() {
+    let Arguments { config, dev, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(said) => return say(&said),
     };
@@ -99,7 +103,7 @@ fn main() -> ExitCode {
         Some(Command::Migrate { check: true }) => runtime()?.block_on(commands::check(&settings)),
         Some(Command::Migrate { check: false }) => runtime()?.block_on(commands::migrate(&settings)),
         Some(Command::NewEpochs { yes }) => runtime()?.block_on(commands::new_epochs(&settings, yes)),
-        None => run(&settings),
+        None => run(&settings, dev),
     });
     log_lines::flush();
     match done {
@@ -122,9 +126,9 @@ fn say(said: &clap::Error) -> ExitCode {
     }
 }
 
-fn run(settings: &Settings) -> Result<ExitCode, String> {
+fn run(settings: &Settings, dev: bool) -> Result<ExitCode, String> {
     start_log(&settings.log)?;
-    runtime()?.block_on(start(settings))?;
+    runtime()?.block_on(start(settings, dev))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -145,14 +149,14 @@ fn start_log(settings: &LogSettings) -> Result<(), String> {
     Ok(())
 }
 
-async fn start(settings: &Settings) -> Result<(), String> {
+async fn start(settings: &Settings, dev: bool) -> Result<(), String> {
     let listen = &settings.listen;
     let addresses: Vec<SocketAddr> = lookup_host(listen)
         .await
         .map_err(|fault| format!("the setting listen is not an address and a port: {listen}: {fault}"))?
         .collect();
-    let given = key::given(&settings.auth, &addresses)?;
     let gates = Gates::new(settings)?;
+    let given = key::given(settings, dev, &addresses)?;
     // First the port: a server that cannot have it leaves no files behind.
     let listener = bind(&addresses).map_err(|fault| {
         format!("cannot listen on {listen}: {fault}; the setting listen (KHALA_LISTEN) chooses another")
@@ -172,17 +176,17 @@ async fn start(settings: &Settings) -> Result<(), String> {
 
     let database = &settings.database;
     let store::Opened { mut khala, watched } = store::open(settings, &health).await?;
-    if let Some(node) = settings.node()? {
+    if let Some(node) = settings.node.clone() {
         khala = khala.with_node(node);
     }
     let khala = khala
         .with_health(health.clone())
-        .with_sweep(settings.sweep.options())
-        .with_sessions(settings.sessions())
+        .with_sweep(settings.sweep)
+        .with_sessions(settings.session)
         .with_tail(settings.tail)
-        .with_memory(settings.limits.memory())
-        .with_admission(settings.limits.admission())
-        .with_replays(settings.storm.options())
+        .with_memory(settings.memory())
+        .with_admission(settings.admission)
+        .with_replays(settings.replay)
         .with_verifier(Arc::new(verifier))
         .with_classes(gates.classes.clone())
         .build();
@@ -193,9 +197,9 @@ async fn start(settings: &Settings) -> Result<(), String> {
         _ => {}
     });
     let server = Server::builder(khala.clone())
-        .with_limits(settings.limits())
-        .with_drain(Duration::from_secs(settings.drain_seconds.into()))
-        .with_readiness_grace(Duration::from_secs(settings.unready_seconds.into()))
+        .with_limits(settings.limits)
+        .with_drain(settings.drain)
+        .with_readiness_grace(settings.readiness_grace)
         .with_notes({
             let watched = watched.clone();
             move || watched.notes()
@@ -206,7 +210,7 @@ async fn start(settings: &Settings) -> Result<(), String> {
         });
     tell_classes(&gates.classes);
     let mut server = gates.guard(server);
-    if let Some(every) = settings.sweep.every() {
+    if let Some(every) = settings.sweep_interval {
         server = server.with_sweep_every(every);
     }
     let reload = keys.reloads();

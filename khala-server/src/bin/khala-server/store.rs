@@ -12,10 +12,7 @@ use khala_fanout_nats::{NatsFanout, NatsOptions};
 use khala_store_postgres::{PostgresFanout, PostgresOptions, PostgresStore};
 use khala_store_sqlite::{SqliteOptions, SqliteStore};
 
-use crate::{
-    access::secret,
-    settings::{Database, NatsSettings, Settings},
-};
+use crate::settings::{Database, Settings};
 
 /// The store and what carries announcements, open.
 pub(crate) struct Opened {
@@ -64,12 +61,12 @@ impl Watched {
 pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened, String> {
     match &settings.database {
         Database::Postgres(address) => {
-            let options = PostgresOptions { health: health.clone(), ..settings.postgres.options()? };
+            let options = PostgresOptions { health: health.clone(), ..settings.postgres.clone() };
             let opened = PostgresStore::open_with(address.reveal(), options).await;
             let store = Arc::new(
                 opened.map_err(|fault| format!("the database {address} cannot be opened: {fault}"))?,
             );
-            let nats = if settings.nats.is_on() { Some(connect(settings, health).await?) } else { None };
+            let nats = if settings.uses_nats() { Some(connect(settings, health).await?) } else { None };
             let listening =
                 if settings.listens() { Some(listen(settings, &store, nats.as_ref())?) } else { None };
             let fanout: Arc<dyn Fanout> = match (&nats, &listening) {
@@ -83,7 +80,7 @@ pub(crate) async fn open(settings: &Settings, health: &Health) -> Result<Opened,
         Database::Sqlite(path) => {
             let store = SqliteStore::open_with(
                 path,
-                SqliteOptions { health: health.clone(), ..SqliteOptions::default() },
+                SqliteOptions { health: health.clone(), ..settings.sqlite.clone() },
             )
             .map_err(|fault| {
                 let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
@@ -105,19 +102,14 @@ fn listen(
     nats: Option<&NatsFanout>,
 ) -> Result<Arc<PostgresFanout>, String> {
     let Some(nats) = nats else { return Ok(Arc::clone(store.postgres_fanout())) };
-    let listening = PostgresFanout::listen_for(store, settings.postgres.listen(), nats.levels());
-    listening.map(Arc::new).map_err(|fault| format!("the setting postgres.listen is wrong: {fault}"))
+    let listening = PostgresFanout::listen_for(store, settings.postgres.listen.clone(), nats.levels());
+    listening.map(Arc::new).map_err(|fault| format!("the setting postgres.listen.url is wrong: {fault}"))
 }
 
 async fn connect(settings: &Settings, health: &Health) -> Result<NatsFanout, String> {
-    let NatsSettings { password, password_file, token, token_file, .. } = &settings.nats;
-    let read = |key, given, file: &Option<std::path::PathBuf>| {
-        Ok::<_, String>(secret(key, given, file.as_deref())?.map(|(_, text)| text))
-    };
-    let password = read("nats.password", password, password_file)?;
-    let token = read("nats.token", token, token_file)?;
-    let options = settings.nats.options(password, token, settings.node.as_deref());
-    NatsFanout::connect(NatsOptions { health: health.clone(), ..options })
-        .await
-        .map_err(|fault| format!("the settings of nats are wrong: {fault}"))
+    let mut options = NatsOptions { health: health.clone(), ..settings.nats.clone() };
+    if let Some(node) = &settings.node {
+        options.name = format!("{} {node}", options.name);
+    }
+    NatsFanout::connect(options).await.map_err(|fault| format!("the settings of nats are wrong: {fault}"))
 }

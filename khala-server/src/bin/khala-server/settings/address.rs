@@ -16,6 +16,11 @@ const PLAIN: [&str; 9] =
 pub(crate) struct Address(String);
 
 impl Address {
+    /// Takes a text for an address.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// All of it.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
@@ -67,35 +72,6 @@ impl fmt::Debug for Address {
     }
 }
 
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, "an address is a text: put it in quotes").map(Self)
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Several of them.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Addresses(pub(crate) Vec<Address>);
-
-impl<'de> Deserialize<'de> for Addresses {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // serde's own words would repeat what is there instead.
-        let fault = || de::Error::custom("it is a list of texts, as [\"nats://nats:4222\"]");
-        let toml::Value::Array(values) = toml::Value::deserialize(deserializer)? else { return Err(fault()) };
-        let addresses = values.into_iter().map(|value| match value {
-            toml::Value::String(text) if !text.is_empty() => Ok(Address(text)),
-            _ => Err(fault()),
-        });
-        addresses.collect::<Result<_, _>>().map(Self)
-    }
-}
-
 /// Where the journal is.
 #[derive(Clone, Debug)]
 pub(crate) enum Database {
@@ -116,7 +92,7 @@ impl fmt::Display for Database {
 
 impl<'de> Deserialize<'de> for Database {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let address = Address(text(deserializer, "it is a text: put it in quotes")?);
+        let address = Address(text(deserializer)?);
         if address.is_postgres() {
             return Ok(Self::Postgres(address));
         }
@@ -191,11 +167,8 @@ impl Serialize for Database {
 }
 
 /// A text; the fault does not repeat what is there instead.
-fn text<'de, D: Deserializer<'de>>(deserializer: D, fault: &str) -> Result<String, D::Error> {
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => Ok(text),
-        _ => Err(de::Error::custom(fault)),
-    }
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map_err(|_| de::Error::custom("it is a text: put it in quotes"))
 }
 
 #[cfg(test)]

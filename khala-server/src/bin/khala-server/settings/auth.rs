@@ -1,85 +1,41 @@
-//! Settings of who may read what: tokens and their keys, minting, the compatibility gate.
+//! Settings of who may read what: keys, origins, and the minting of tokens.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use khala_auth::{ClaimNames, JwtOptions};
+use khala_auth::{ClaimNames, JwtOptions, sources::RemoteKeysOptions};
+use khala_core::config::Secret;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Limit, Secret, exclude};
+use super::exclude;
 
-/// Whose tokens are good.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
+/// Whose tokens are good, and who else may come.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthSettings {
-    /// The secret itself, at least 32 bytes.
+    /// A secret that tokens without a `kid` are signed with, at least 32 bytes.
     pub(crate) hs256_key: Option<Secret>,
-    /// A file that holds it; a line end after it does not count.
+    /// A file that holds it, instead of `hs256_key`. Example: `"/etc/khala/key"`.
     pub(crate) hs256_key_file: Option<PathBuf>,
-    /// A JWK Set.
-    pub(crate) keys_file: Option<PathBuf>,
-    /// Where a JWK Set is.
-    pub(crate) jwks_url: Option<String>,
-    pub(crate) jwks_refresh_seconds: u32,
-    pub(crate) jwks_min_refresh_seconds: u32,
-    /// The `iss` that tokens must have.
-    pub(crate) issuer: Option<String>,
-    /// The `aud` that tokens must name.
-    pub(crate) audience: Option<String>,
-    /// How far clocks may be apart.
-    pub(crate) leeway_seconds: u32,
-    pub(crate) max_age_seconds: Limit<u32>,
-    pub(crate) require_jti: bool,
-    pub(crate) scopes_claim: String,
-    pub(crate) organisation_claim: String,
-    pub(crate) claims_version_claim: String,
-    pub(crate) claims_version: Option<String>,
-    pub(crate) bind_claims: Vec<String>,
-    /// The pages that may talk to the server. None: all.
-    pub(crate) origins: Option<Vec<String>>,
-    pub(crate) admin_token: Option<Secret>,
-    pub(crate) admin_token_file: Option<PathBuf>,
-    pub(crate) trusted_proxies: Vec<String>,
+    /// More keys, each a table `[[auth.keys]]`.
     pub(crate) keys: Vec<KeySettings>,
-}
-
-impl Default for AuthSettings {
-    fn default() -> Self {
-        let JwtOptions { max_age, require_jti, claim_names: names, .. } = JwtOptions::default();
-        Self {
-            hs256_key: None,
-            hs256_key_file: None,
-            keys_file: None,
-            jwks_url: None,
-            jwks_refresh_seconds: 300,
-            jwks_min_refresh_seconds: 10,
-            issuer: None,
-            audience: None,
-            leeway_seconds: 5,
-            max_age_seconds: Limit(max_age.map(super::seconds)),
-            require_jti,
-            scopes_claim: names.scopes,
-            organisation_claim: names.organisation,
-            claims_version_claim: names.version,
-            claims_version: None,
-            bind_claims: Vec::new(),
-            origins: None,
-            admin_token: None,
-            admin_token_file: None,
-            trusted_proxies: Vec::new(),
-            keys: Vec::new(),
-        }
-    }
+    /// A JWK Set; read each second and on SIGHUP. Example: `"/etc/khala/keys.json"`.
+    pub(crate) keys_file: Option<PathBuf>,
+    /// Where a JWK Set is: https, or http on this machine. Example: `"https://login.example/.well-known/jwks.json"`.
+    pub(crate) jwks_url: Option<String>,
+    pub(crate) jwks: RemoteKeysOptions,
+    /// The origins whose pages may talk to the server, over HTTP and over the WebSocket, as
+    /// `["https://app.example", "https://*.example.org"]`. Where not set, pages of any origin may: no browser sends a
+    /// bearer token by itself.
+    pub(crate) origins: Option<Vec<String>>,
+    /// What opens `/internal/v1/khala/`, at least 32 characters; closed where neither this nor the file is set.
+    pub(crate) admin_token: Option<Secret>,
+    /// A file that holds it, instead of `admin_token`.
+    pub(crate) admin_token_file: Option<PathBuf>,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` is believed, as `["10.0.0.0/8"]`.
+    pub(crate) trusted_proxies: Vec<String>,
 }
 
 impl AuthSettings {
-    pub(crate) fn leeway(&self) -> Duration {
-        Duration::from_secs(self.leeway_seconds.into())
-    }
-
-    pub(crate) fn max_age(&self) -> Option<Duration> {
-        self.max_age_seconds.0.map(|seconds| Duration::from_secs(seconds.into()))
-    }
-
     /// Whether tokens can be checked without a development key.
     pub(crate) fn has_keys(&self) -> bool {
         self.hs256_key.is_some()
@@ -87,25 +43,6 @@ impl AuthSettings {
             || !self.keys.is_empty()
             || self.keys_file.is_some()
             || self.jwks_url.is_some()
-    }
-
-    /// What tokens must say.
-    pub(crate) fn options(&self) -> JwtOptions {
-        JwtOptions {
-            issuer: self.issuer.clone(),
-            audience: self.audience.clone(),
-            claims_version: self.claims_version.clone(),
-            leeway: self.leeway(),
-            max_age: self.max_age(),
-            require_jti: self.require_jti,
-            claim_names: ClaimNames {
-                scopes: self.scopes_claim.clone(),
-                organisation: self.organisation_claim.clone(),
-                version: self.claims_version_claim.clone(),
-            },
-            bind_claims: self.bind_claims.clone(),
-            ..JwtOptions::default()
-        }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -121,30 +58,41 @@ impl AuthSettings {
             "auth.admin_token_file",
             self.admin_token_file.is_some(),
         )?;
-        let names = [
-            ("auth.scopes_claim", &self.scopes_claim),
-            ("auth.organisation_claim", &self.organisation_claim),
-            ("auth.claims_version_claim", &self.claims_version_claim),
-        ];
-        for (at, (key, name)) in names.iter().enumerate() {
-            if name.is_empty() {
-                return Err(format!("the setting {key} is empty"));
-            }
-            if let Some((other, _)) = names[..at].iter().find(|(_, earlier)| earlier == name) {
-                return Err(format!("{other} and {key} name the same claim {name:?}"));
-            }
-        }
         self.keys.iter().enumerate().try_for_each(|(at, key)| key.check(&format!("auth.keys[{at}]")))
     }
 }
 
+/// What the claims are called: each has a name, and no two the same.
+pub(super) fn check_claim_names(names: &ClaimNames) -> Result<(), String> {
+    let names = [
+        ("jwt.claim_names.scopes", &names.scopes),
+        ("jwt.claim_names.organisation", &names.organisation),
+        ("jwt.claim_names.version", &names.version),
+    ];
+    for (at, (key, name)) in names.iter().enumerate() {
+        if name.is_empty() {
+            return Err(format!("the setting {key} is empty"));
+        }
+        if let Some((other, _)) = names[..at].iter().find(|(_, earlier)| earlier == name) {
+            return Err(format!("{other} and {key} name the same claim {name:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// One key that tokens are checked with.
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KeySettings {
+    /// The key's name, as tokens have it in `kid`.
     pub(crate) kid: String,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
     pub(crate) algorithm: String,
+    /// For HS256: at least 32 bytes.
     pub(crate) secret: Option<Secret>,
+    /// For HS256: a file that holds them, instead of `secret`.
     pub(crate) secret_file: Option<PathBuf>,
+    /// For the others: the public key, PEM.
     pub(crate) public_key_file: Option<PathBuf>,
 }
 
@@ -164,21 +112,29 @@ impl KeySettings {
 
 /// Making tokens.
 #[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct MintSettings {
-    /// What the application's backend proves itself with.
+    /// What the application's backend proves itself with to have tokens made, at least 32 characters. Without a secret
+    /// and a credential, no tokens are made.
     pub(crate) secret: Option<Secret>,
+    /// A file that holds it, instead of `secret`.
     pub(crate) secret_file: Option<PathBuf>,
-    /// The most that it may have.
+    /// The scopes that its tokens may have.
     pub(crate) scopes: Vec<String>,
-    /// Claims that it may set.
+    /// Further claims that it may set. Example: `["team"]`.
     pub(crate) claims: Vec<String>,
-    /// The private key that signs. None: `auth.hs256_key`.
+    /// The private key that signs, PEM (PKCS #8); `auth.hs256_key` where not set. Its public half is trusted here without
+    /// another setting.
     pub(crate) key_file: Option<PathBuf>,
+    /// The algorithm of `mint.key_file`: `RS256`, `ES256` or `EdDSA`.
     pub(crate) algorithm: Option<String>,
+    /// The name of `mint.key_file`, which tokens have in `kid`.
     pub(crate) kid: Option<String>,
+    /// The shortest time that a token is good.
     pub(crate) min_ttl_seconds: u32,
+    /// The time of a token for which no time is asked: 3,600 where not set, and less where the longest is less.
     pub(crate) default_ttl_seconds: Option<u32>,
+    /// The longest time: 86,400 where not set, and less where `jwt.max_age_seconds` is less.
     pub(crate) max_ttl_seconds: Option<u32>,
     pub(crate) credential: CredentialSettings,
 }
@@ -210,13 +166,13 @@ impl MintSettings {
     }
 
     /// The shortest, the usual and the longest time that a token is good, in seconds.
-    pub(crate) fn ttl(&self, auth: &AuthSettings) -> [u32; 3] {
-        let max_age = auth.max_age_seconds.0.unwrap_or(u32::MAX);
+    pub(crate) fn ttl(&self, jwt: &JwtOptions) -> [u32; 3] {
+        let max_age = jwt.max_age.map_or(u32::MAX, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         let max = self.max_ttl_seconds.unwrap_or_else(|| max_age.min(24 * 60 * 60));
         [self.min_ttl_seconds, self.default_ttl_seconds.unwrap_or_else(|| max.min(60 * 60)), max]
     }
 
-    pub(super) fn check(&self, auth: &AuthSettings) -> Result<(), String> {
+    pub(super) fn check(&self, auth: &AuthSettings, jwt: &JwtOptions) -> Result<(), String> {
         exclude("mint.secret", self.secret.is_some(), "mint.secret_file", self.secret_file.is_some())?;
         if self.key_file.is_some() && !(self.kid.is_some() && self.algorithm.is_some()) {
             return Err("mint.key_file needs mint.kid and mint.algorithm".to_owned());
@@ -239,16 +195,17 @@ impl MintSettings {
         if auth.has_keys() && !signs {
             return Err("minting has no key to sign with: set mint.key_file, or auth.hs256_key".to_owned());
         }
-        let [min, default, max] = self.ttl(auth);
+        let [min, default, max] = self.ttl(jwt);
         if !(1 <= min && min <= default && default <= max) {
             return Err(format!(
                 "mint.min_ttl_seconds ({min}) is at least 1 and not over mint.default_ttl_seconds ({default}), which is \
                  not over mint.max_ttl_seconds ({max})"
             ));
         }
-        match auth.max_age_seconds.0 {
-            Some(age) if age < max => Err(format!(
-                "mint.max_ttl_seconds ({max}) is over auth.max_age_seconds ({age}): such tokens would be refused"
+        match jwt.max_age {
+            Some(age) if age.as_secs() < max.into() => Err(format!(
+                "mint.max_ttl_seconds ({max}) is over jwt.max_age_seconds ({}): such tokens would be refused",
+                age.as_secs()
             )),
             _ => Ok(()),
         }
@@ -257,19 +214,26 @@ impl MintSettings {
 
 /// Tokens of another issuer that may be exchanged for Khala's.
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct CredentialSettings {
+    /// The keys of another issuer whose tokens may be exchanged for Khala's: a JWK Set, read each second and on SIGHUP.
+    /// These tokens need no `jti` and no `iat`.
     pub(crate) keys_file: Option<PathBuf>,
+    /// Where those keys are, instead of `keys_file`: https, or http on this machine.
     pub(crate) jwks_url: Option<String>,
+    /// What those tokens must have in `iss`; unchecked where not set.
     pub(crate) issuer: Option<String>,
+    /// What those tokens must have in `aud`. Set it: else any token of the issuer will do.
     pub(crate) audience: Option<String>,
-    /// What every subject may have.
+    /// The scopes that every caller with such a token may have.
     pub(crate) scopes: Vec<String>,
-    /// What a subject may have whose own token says so.
+    /// The scopes that a caller may have whose own token carries them.
     pub(crate) carried_scopes: Vec<String>,
+    /// The claim of the scopes there; as `jwt.claim_names.scopes` where not set.
     pub(crate) scopes_claim: Option<String>,
+    /// The claim of the organisation there; as `jwt.claim_names.organisation` where not set.
     pub(crate) organisation_claim: Option<String>,
-    /// Claims that are taken over.
+    /// Claims of text that are taken over.
     pub(crate) claims: Vec<String>,
 }
 
@@ -300,16 +264,4 @@ impl CredentialSettings {
             _ => Ok(()),
         }
     }
-}
-
-/// Which clients are let in.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct CompatibilitySettings {
-    pub(crate) client_build_min: Option<String>,
-    pub(crate) client_build_max: Option<String>,
-    pub(crate) protocol_version_min: Option<u32>,
-    pub(crate) protocol_version_max: Option<u32>,
-    pub(crate) schema_version_min: Option<u32>,
-    pub(crate) schema_version_max: Option<u32>,
 }

@@ -1,72 +1,96 @@
-//! Settings: one TOML file, every key also as an environment variable, and defaults for all of it.
+//! Settings: the options of the libraries, read from one TOML file and from environment variables.
 //!
-//! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`.
+//! `limits.frame_bytes` is `KHALA_LIMITS__FRAME_BYTES`. A variable's value is the text itself where the setting takes a
+//! text, and else what TOML reads in it.
 //!
 //! # Invariants
-//! An unknown key or a value of the wrong type is refused by its name, never passed over; and a secret is never printed.
+//! An unknown key or a value of the wrong type is refused by its name; and a secret is never printed.
 
 mod address;
 mod auth;
-mod classes;
-mod limits;
-mod nats;
-mod postgres;
-mod shape;
-mod values;
+mod keys;
+#[cfg(test)]
+mod page;
+mod variables;
 
-use std::{ffi::OsString, num::NonZeroU64, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use khala_core::{node::NodeId, session::SessionOptions, tail::TailOptions, text::without_byte_order_mark};
-use khala_server::Limits;
+use khala_auth::JwtOptions;
+use khala_core::{
+    admission::AdmissionOptions,
+    budget::MemoryBudget,
+    class::{Classes, TopicClass},
+    config::{or_none, seconds, seconds_or_none},
+    node::NodeId,
+    replay::ReplayOptions,
+    retention::SweepOptions,
+    session::SessionOptions,
+    tail::TailOptions,
+    text::without_byte_order_mark,
+};
+use khala_fanout_nats::NatsOptions;
+use khala_server::{Compatibility, Limits};
+use khala_store_postgres::PostgresOptions;
+use khala_store_sqlite::SqliteOptions;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use self::address::Address;
 pub(crate) use self::{
     address::Database,
-    auth::{AuthSettings, CompatibilitySettings, KeySettings},
-    classes::ClassSettings,
-    nats::NatsSettings,
-    values::Secret,
+    auth::{AuthSettings, KeySettings, MintSettings},
 };
-use self::{
-    auth::MintSettings,
-    limits::{LimitSettings, StormSettings, SweepSettings},
-    postgres::PostgresSettings,
-};
-
-/// What comes before the name of a setting in the environment.
-const PREFIX: &str = "KHALA_";
-/// Variables of that prefix that are not settings: where the file is, and those of the `khala` command.
-const NOT_SETTINGS: [&str; 4] = ["KHALA_ADMIN_TOKEN", "KHALA_CONFIG", "KHALA_TOKEN", "KHALA_URL"];
 
 /// Everything that can be set.
 #[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Address and port to listen on.
+    /// Address and port to listen on. Any address but loopback needs a key in `auth`.
     pub(crate) listen: String,
-    /// Where the journal is. An SQLite file is made if it is not there.
+    /// The path of the SQLite file, which is created if it does not exist; or the address of a PostgreSQL database:
+    /// `postgres://user:password@host:port/database?sslmode=…`. An IPv6 address stands in brackets:
+    /// `postgres://khala@[::1]/khala`. Other forms (`host=… dbname=…`, `sqlite:…`, `file:…`, `:memory:`) are refused. A
+    /// file whose name has a colon is written as `./name`.
     pub(crate) database: Database,
-    /// What this node is called among those that share the database; a random name if it is not said.
-    pub(crate) node: Option<String>,
-    /// How long the closing of connections takes when the server stops.
-    pub(crate) drain_seconds: u32,
-    /// How long before that only readiness is off.
-    pub(crate) unready_seconds: u32,
-    pub(crate) postgres: PostgresSettings,
-    pub(crate) nats: NatsSettings,
+    /// The name of this node among those that share the database. Every node has another name; a random one if it is
+    /// not set.
+    pub(crate) node: Option<NodeId>,
+    /// How long a server that was told to stop goes on with only its readiness turned off, so that load balancers
+    /// notice first.
+    #[serde(rename = "readiness_grace_seconds", with = "seconds")]
+    pub(crate) readiness_grace: Duration,
+    /// Over how long connections are closed after that, at most; at least ten a second are closed.
+    #[serde(rename = "drain_seconds", with = "seconds")]
+    pub(crate) drain: Duration,
+    /// Memory that the newest updates, snapshots, request bodies, answers and unsent frames may take together, roughly,
+    /// or `"none"`: see [Memory](#memory).
+    #[serde(with = "or_none")]
+    pub(crate) memory_bytes: Option<u64>,
+    /// How often history that is no longer kept is deleted, or `"none"`: never by itself.
+    #[serde(rename = "sweep_interval_seconds", with = "seconds_or_none")]
+    pub(crate) sweep_interval: Option<Duration>,
+    /// Whether to LISTEN on PostgreSQL where NATS carries the announcements too: for what applications append in their
+    /// own transactions, which is found by polling otherwise.
+    pub(crate) postgres_listen_with_nats: bool,
     pub(crate) auth: AuthSettings,
+    pub(crate) jwt: JwtOptions,
     pub(crate) mint: MintSettings,
-    /// Topic classes in their order.
-    pub(crate) classes: Vec<ClassSettings>,
-    pub(crate) compatibility: CompatibilitySettings,
-    pub(crate) limits: LimitSettings,
-    pub(crate) storm: StormSettings,
-    pub(crate) sweep: SweepSettings,
-    pub(crate) sync: SyncSettings,
-    /// How much of the newest history is kept in memory.
+    /// Topic classes in their order, each a table `[[classes]]`. Without any there is one, `default`, of every topic.
+    pub(crate) classes: Vec<TopicClass>,
+    pub(crate) compatibility: Compatibility,
+    pub(crate) limits: Limits,
+    pub(crate) admission: AdmissionOptions,
+    pub(crate) session: SessionOptions,
+    pub(crate) replay: ReplayOptions,
+    pub(crate) sweep: SweepOptions,
     pub(crate) tail: TailOptions,
+    pub(crate) sqlite: SqliteOptions,
+    pub(crate) postgres: PostgresOptions,
+    pub(crate) nats: NatsOptions,
     pub(crate) log: LogSettings,
+    /// Where settings came from: the file, and each variable.
+    #[serde(skip)]
+    origins: Vec<String>,
 }
 
 impl Default for Settings {
@@ -75,73 +99,38 @@ impl Default for Settings {
             listen: "127.0.0.1:4510".to_owned(),
             database: Database::Sqlite("khala.db".into()),
             node: None,
-            drain_seconds: 10,
-            unready_seconds: 0,
-            postgres: PostgresSettings::default(),
-            nats: NatsSettings::default(),
+            readiness_grace: Duration::ZERO,
+            drain: Duration::from_secs(10),
+            memory_bytes: Some(MemoryBudget::DEFAULT),
+            sweep_interval: Some(Duration::from_secs(60)),
+            postgres_listen_with_nats: false,
             auth: AuthSettings::default(),
+            jwt: JwtOptions::default(),
             mint: MintSettings::default(),
-            classes: ClassSettings::of_library(),
-            compatibility: CompatibilitySettings::default(),
-            limits: LimitSettings::default(),
-            storm: StormSettings::default(),
-            sweep: SweepSettings::default(),
-            sync: SyncSettings::default(),
+            classes: Classes::default().iter().cloned().collect(),
+            compatibility: Compatibility::default(),
+            limits: Limits::default(),
+            admission: AdmissionOptions::default(),
+            session: SessionOptions::default(),
+            replay: ReplayOptions::default(),
+            sweep: SweepOptions::default(),
             tail: TailOptions::default(),
+            sqlite: SqliteOptions::default(),
+            postgres: PostgresOptions::default(),
+            nats: NatsOptions::default(),
             log: LogSettings::default(),
-        }
-    }
-}
-
-/// What a connection may do, and how often the server looks.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct SyncSettings {
-    /// Topics that one connection may join.
-    pub(crate) topics: u32,
-    /// Silence after which a client counts as gone.
-    pub(crate) heartbeat_timeout_seconds: u32,
-    /// How often the journal is asked although nothing was announced.
-    pub(crate) poll_seconds: u32,
-    /// Silence on a topic after which its head is told.
-    pub(crate) head_seconds: u32,
-    /// How long a connection may take nothing of what it is sent.
-    pub(crate) stall_seconds: u32,
-}
-
-impl Default for SyncSettings {
-    fn default() -> Self {
-        let options = SessionOptions::default();
-        Self {
-            topics: u32::try_from(options.topics).unwrap_or(u32::MAX),
-            heartbeat_timeout_seconds: seconds(options.heartbeat_timeout),
-            poll_seconds: seconds(options.poll_interval),
-            head_seconds: seconds(options.head_interval),
-            stall_seconds: seconds(options.stall_timeout),
-        }
-    }
-}
-
-impl SyncSettings {
-    fn options(&self) -> SessionOptions {
-        let duration = |seconds: u32| Duration::from_secs(seconds.into());
-        SessionOptions {
-            topics: self.topics as usize,
-            heartbeat_timeout: duration(self.heartbeat_timeout_seconds),
-            poll_interval: duration(self.poll_seconds),
-            head_interval: duration(self.head_seconds),
-            stall_timeout: duration(self.stall_seconds),
-            ..SessionOptions::default()
+            origins: Vec::new(),
         }
     }
 }
 
 /// What is logged, to standard error.
 #[derive(Debug, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct LogSettings {
+    /// `human`, or `json`: one object a line.
     pub(crate) format: LogFormat,
-    /// Which lines: a level, or `target=level` pairs as tracing-subscriber reads them.
+    /// Which lines: a level, or `target=level` pairs as tracing-subscriber reads them. Example: `"info,khala_core=debug"`.
     pub(crate) filter: String,
 }
 
@@ -158,9 +147,41 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
-}
+/// Settings of which 0 would mean that nothing works, and not that there is no limit.
+const POSITIVE: [&str; 32] = [
+    "auth.jwks.min_refresh_interval_seconds",
+    "auth.jwks.refresh_interval_seconds",
+    "classes[].payload_bytes",
+    "classes[].retain.age_seconds",
+    "classes[].retain.bytes",
+    "classes[].retain.updates",
+    "classes[].stall_timeout_seconds",
+    "limits.body_bytes",
+    "limits.body_timeout_seconds",
+    "limits.frame_bytes",
+    "limits.header_timeout_seconds",
+    "limits.keep_alive_timeout_seconds",
+    "limits.send_buffer_bytes",
+    "limits.stall_timeout_seconds",
+    "memory_bytes",
+    "nats.connect_timeout_seconds",
+    "nats.ping_interval_seconds",
+    "postgres.connect_timeout_seconds",
+    "postgres.listen.heartbeat_seconds",
+    "postgres.listen.poll_interval_seconds",
+    "postgres.lock_timeout_seconds",
+    "postgres.statement_timeout_seconds",
+    "replay.max_retry_after_seconds",
+    "session.head_interval_seconds",
+    "session.heartbeat_timeout_seconds",
+    "session.outbox_bytes",
+    "session.poll_interval_seconds",
+    "session.retry_after_seconds",
+    "session.stall_timeout_seconds",
+    "session.topics",
+    "sweep.lease_duration_seconds",
+    "sweep_interval_seconds",
+];
 
 impl Settings {
     /// The defaults, overridden by the file, overridden by the environment.
@@ -169,93 +190,164 @@ impl Settings {
     /// One line that names the file or the variable, and what is wrong.
     pub(crate) fn load(
         file: Option<&Path>,
-        environment: impl Iterator<Item = (OsString, OsString)>,
+        environment: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
     ) -> Result<Self, String> {
-        let mut table = match file {
-            Some(file) => read(file)?,
-            None => Table::new(),
-        };
-        for (name, value) in environment {
-            overlay(&mut table, &name, &value)?;
+        let mut table = Table::new();
+        let mut origins = Vec::new();
+        if let Some(file) = file {
+            let name = format!("the settings file {}", file.display());
+            table = read(file, &name)?;
+            parse(table.clone()).map_err(|fault| format!("{name}: {}", fault.text))?;
+            origins.push(name);
         }
-        let settings: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
-            let key = fault.path().to_string();
-            format!("the setting {key} is wrong: {}", one_line(fault.into_inner().message()))
-        })?;
+        for (name, value) in environment {
+            if let Some((path, value)) = variables::read(&name, &value)? {
+                variables::insert(&mut table, &path, value);
+                origins.push(format!("the variable {}", name.display()));
+            }
+        }
+        let settings = Self { origins, ..parse(table).map_err(|fault| fault.text)? };
         settings.check()?;
         Ok(settings)
     }
 
-    /// The limits of the service.
-    pub(crate) fn limits(&self) -> Limits {
-        let Self { limits, sync, .. } = self;
-        Limits {
-            body_bytes: limits.body_bytes as usize,
-            body_timeout: Duration::from_secs(limits.body_seconds.into()),
-            frame_bytes: limits.frame_bytes as usize,
-            header_timeout: Duration::from_secs(limits.header_seconds.into()),
-            http_connections: limits.http_connections.0,
-            http_connections_per_address: limits.http_connections_per_address.0,
-            requests_per_subject: limits.requests_per_subject.0,
-            requests_per_address: limits.requests_per_address.0,
-            keep_alive_timeout: Duration::from_secs(limits.keep_alive_seconds.into()),
-            send_buffer_bytes: limits.send_buffer_bytes.0.map(|bytes| bytes.get() as usize), // The same patience over HTTP as over a WebSocket.
-            stall_timeout: Duration::from_secs(sync.stall_seconds.into()),
-        }
+    /// The node's budget of memory.
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        MemoryBudget::new(self.memory_bytes)
     }
 
-    /// The limits and intervals of the sessions.
-    pub(crate) fn sessions(&self) -> SessionOptions {
-        let outbox_bytes = self.limits.outbox_bytes.0.map(NonZeroU64::get);
-        SessionOptions { outbox_bytes, ..self.sync.options() }
-    }
-
-    /// The name of this node, if it is given one.
-    pub(crate) fn node(&self) -> Result<Option<NodeId>, String> {
-        let node = self.node.as_deref().map(NodeId::parse).transpose();
-        node.map_err(|fault| format!("the setting node is wrong: {fault}"))
+    /// Whether NATS carries the announcements.
+    pub(crate) fn uses_nats(&self) -> bool {
+        !self.nats.servers.is_empty()
     }
 
     /// Whether the node is to LISTEN, where the database is one of PostgreSQL.
     pub(crate) fn listens(&self) -> bool {
-        !self.nats.is_on() || self.nats.listen
+        !self.uses_nats() || self.postgres_listen_with_nats
+    }
+
+    /// Where settings came from, if anything is set.
+    pub(crate) fn origin(&self) -> Option<&str> {
+        self.origins.first().map(String::as_str)
+    }
+
+    /// A setting that no server for development has: it is how others get in, or what others share.
+    pub(crate) fn production_setting(&self) -> Option<&'static str> {
+        let Self { auth, mint, .. } = self;
+        let set = [
+            ("auth.hs256_key", auth.hs256_key.is_some()),
+            ("auth.hs256_key_file", auth.hs256_key_file.is_some()),
+            ("auth.keys", !auth.keys.is_empty()),
+            ("auth.keys_file", auth.keys_file.is_some()),
+            ("auth.jwks_url", auth.jwks_url.is_some()),
+            ("auth.origins", auth.origins.is_some()),
+            ("auth.trusted_proxies", !auth.trusted_proxies.is_empty()),
+            ("mint.secret", mint.secret.is_some()),
+            ("mint.secret_file", mint.secret_file.is_some()),
+            ("mint.key_file", mint.key_file.is_some()),
+            ("mint.credential", mint.credential.is_set()),
+            ("nats.servers", self.uses_nats()),
+            ("database", matches!(self.database, Database::Postgres(_))),
+        ];
+        set.iter().find(|(_, set)| *set).map(|(key, _)| *key)
     }
 
     /// What cannot be told from one value alone.
     fn check(&self) -> Result<(), String> {
-        let Self { auth, mint, limits, sync, .. } = self;
-        self.node()?;
+        let table = Value::Table(self.table());
+        if let Some(key) = POSITIVE.iter().find(|key| values(&table, key).into_iter().any(is_zero)) {
+            return Err(format!("the setting {key} must be more than 0"));
+        }
         let postgres = matches!(self.database, Database::Postgres(_));
-        self.postgres.check(postgres && self.listens())?;
-        self.nats.check(postgres)?;
-        auth.check()?;
-        mint.check(auth)?;
-        let positive = [
-            ("auth.jwks_refresh_seconds", auth.jwks_refresh_seconds),
-            ("auth.jwks_min_refresh_seconds", auth.jwks_min_refresh_seconds),
-            ("limits.body_bytes", limits.body_bytes),
-            ("limits.body_seconds", limits.body_seconds),
-            ("limits.frame_bytes", limits.frame_bytes),
-            ("limits.header_seconds", limits.header_seconds),
-            ("limits.keep_alive_seconds", limits.keep_alive_seconds),
-            ("sync.topics", sync.topics),
-            ("sync.heartbeat_timeout_seconds", sync.heartbeat_timeout_seconds),
-            ("sync.poll_seconds", sync.poll_seconds),
-            ("sync.head_seconds", sync.head_seconds),
-            ("sync.stall_seconds", sync.stall_seconds),
-        ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(format!("the setting {key} must be more than 0")),
+        self.check_postgres(postgres && self.listens())?;
+        self.check_nats(postgres)?;
+        self.auth.check()?;
+        auth::check_claim_names(&self.jwt.claim_names)?;
+        self.mint.check(&self.auth, &self.jwt)
+    }
+
+    /// `listens`: whether the server is to LISTEN there.
+    fn check_postgres(&self, listens: bool) -> Result<(), String> {
+        let PostgresOptions { password, password_file, pooler, listen, .. } = &self.postgres;
+        let (one, other) = ("postgres.password", "postgres.password_file");
+        exclude(one, password.is_some(), other, password_file.is_some())?;
+        match listen.url.as_deref().map(Address::new) {
+            Some(address) if !address.is_postgres() => Err(format!(
+                "the setting postgres.listen.url is wrong: it begins with postgres://, and is {address}"
+            )),
+            None if *pooler && listens => Err(
+                "postgres.pooler needs postgres.listen.url: LISTEN takes a connection that stays, and a pooler gives \
+                 none; set it to the address of PostgreSQL itself"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// `postgres`: whether the database is one of PostgreSQL.
+    fn check_nats(&self, postgres: bool) -> Result<(), String> {
+        let NatsOptions { tls_cert_file, tls_key_file, .. } = &self.nats;
+        match (tls_cert_file, tls_key_file) {
+            (Some(_), None) => return Err("nats.tls_cert_file needs nats.tls_key_file".to_owned()),
+            (None, Some(_)) => return Err("nats.tls_key_file needs nats.tls_cert_file".to_owned()),
+            _ => {}
+        }
+        if self.uses_nats() {
+            return match postgres {
+                true => Ok(()),
+                false => Err("nats.servers needs a database of PostgreSQL: an SQLite file belongs to one machine, and \
+                              servers that share it there notify each other without NATS"
+                    .to_owned()),
+            };
+        }
+        let table = |options: &NatsOptions| Table::try_from(options).expect("options are TOML");
+        let (set, usual) = (table(&self.nats), table(&NatsOptions::default()));
+        let key = set.iter().find(|(key, value)| usual.get(*key) != Some(*value));
+        match key {
+            Some((key, _)) => Err(format!("nats.{key} needs nats.servers, where NATS is")),
+            None if self.postgres_listen_with_nats => {
+                Err("postgres_listen_with_nats needs nats.servers, where NATS is".to_owned())
+            }
             None => Ok(()),
         }
     }
 
     /// The settings as TOML, secrets masked.
     pub(crate) fn to_toml(&self) -> String {
-        let mut table = Table::try_from(self).expect("settings are TOML");
+        let mut table = self.table();
         mask_addresses(&mut table);
+        if let Some(url) = &self.postgres.listen.url {
+            let masked = Value::String(Address::new(url).to_string());
+            variables::insert(&mut table, &["postgres", "listen", "url"], masked);
+        }
         toml::to_string(&table).expect("settings are TOML")
     }
+
+    fn table(&self) -> Table {
+        Table::try_from(self).expect("settings are TOML")
+    }
+}
+
+/// Refuses two settings that say the same thing.
+fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(), String> {
+    if is_set && is_set_too { Err(format!("{one} and {other} exclude each other")) } else { Ok(()) }
+}
+
+/// All values of that key.
+fn values<'a>(table: &'a Value, key: &str) -> Vec<&'a Value> {
+    let mut found = vec![table];
+    for part in key.split('.') {
+        let (name, each) = part.strip_suffix(keys::EACH).map_or((part, false), |name| (name, true));
+        found = found.into_iter().filter_map(|value| value.get(name)).collect();
+        if each {
+            found = found.into_iter().filter_map(Value::as_array).flatten().collect();
+        }
+    }
+    found
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_integer() == Some(0) || value.as_float() == Some(0.0)
 }
 
 /// Masks what in an address of keys may be a secret: user and password, and the query.
@@ -282,47 +374,68 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn read(file: &Path) -> Result<Table, String> {
-    let name = file.display();
-    let text =
-        std::fs::read(file).map_err(|fault| format!("the settings file {name} cannot be read: {fault}"))?;
-    let text = str::from_utf8(without_byte_order_mark(&text))
-        .map_err(|_| format!("the settings file {name} is not UTF-8"))?;
-    let table: Table = text.parse().map_err(|fault: toml::de::Error| {
+fn read(file: &Path, name: &str) -> Result<Table, String> {
+    let text = std::fs::read(file).map_err(|fault| format!("{name} cannot be read: {fault}"))?;
+    let text = str::from_utf8(without_byte_order_mark(&text)).map_err(|_| format!("{name} is not UTF-8"))?;
+    text.parse().map_err(|fault: toml::de::Error| {
         let line = fault.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        format!("the settings file {name} is not TOML, line {line}: {}", one_line(fault.message()))
-    })?;
-    shape::check(&table, shape::ALL, "").map_err(|fault| format!("the settings file {name} has {fault}"))?;
-    Ok(table)
+        format!("{name} is not TOML, line {line}: {}", one_line(fault.message()))
+    })
 }
 
-/// Puts a variable of the environment into `table`, if it is a setting's.
-fn overlay(table: &mut Table, name: &OsString, value: &OsString) -> Result<(), String> {
-    let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(()) };
-    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
-        return Ok(());
-    }
-    let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8"))?;
-    let (path, shape) = shape::of_variable(&name[PREFIX.len()..].to_ascii_lowercase())
-        .ok_or_else(|| format!("the variable {name} is no setting; docs/server.md lists them"))?;
-    let value =
-        shape::value(text, shape, &path.join(".")).map_err(|fault| format!("the variable {name} {fault}"))?;
-    let (key, sections) = path.split_last().expect("a path has a key");
-    let mut table = table;
-    for section in sections {
-        let section = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
-        table = section.as_table_mut().expect("it was checked that sections are tables");
-    }
-    table.insert((*key).to_owned(), value);
-    Ok(())
+/// What is wrong with settings.
+struct Fault {
+    /// The key, or a section whose keys do not go together.
+    path: String,
+    text: String,
 }
 
-/// Whether an orchestrator made the variable for a service that is called khala-something, as Kubernetes does.
-fn is_service_link(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+/// Reads settings.
+fn parse(table: Table) -> Result<Settings, Fault> {
+    serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
+        let path = fault.path().to_string();
+        let message = one_line(fault.into_inner().message());
+        let text = match message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
+            Some(field) => unknown(&path, field),
+            None => format!("the setting {path} is wrong: {}", in_toml(&message)),
+        };
+        Fault { path, text }
+    })
+}
+
+/// Says what was meant instead of an unknown key. `path` may end with it.
+fn unknown(path: &str, field: &str) -> String {
+    let within = path.strip_suffix(field).unwrap_or(path).trim_end_matches('.');
+    let path = if within.is_empty() { field.to_owned() } else { format!("{within}.{field}") };
+    let each = |path: &str| -> String {
+        path.split('[')
+            .map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()))
+            .collect::<Vec<_>>()
+            .join("[")
+    };
+    match keys::nearest(&each(&path)) {
+        Some(key) => format!("there is no key {path}; did you mean {key}?"),
+        None => {
+            let within = if within.is_empty() { String::new() } else { format!("{}.", each(within)) };
+            let inner = keys::KEYS.iter().filter_map(|key| key.path.strip_prefix(&within));
+            let mut known: Vec<_> = inner.filter_map(|rest| rest.split(['.', '[']).next()).collect();
+            known.dedup();
+            format!("there is no key {path}; known there: {}", known.join(", "))
+        }
+    }
+}
+
+/// What a value must be, in the words of TOML. A text in the place of a list or table is not repeated: it may be a secret.
+fn in_toml(message: &str) -> String {
+    match message.split_once(", expected ") {
+        Some((_, expected)) if expected.starts_with("a sequence") => {
+            "it must be a list, as [\"a\", \"b\"]".to_owned()
+        }
+        Some((_, expected)) if expected.starts_with("a map") || expected.starts_with("struct") => {
+            "it must be a table, as {key = \"value\"}".to_owned()
+        }
+        _ => message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -371,53 +484,42 @@ mod tests {
             ("", &[("KHALA_LIMITS__FRAME", "x")], "KHALA_LIMITS__FRAME"),
             ("", &[("KHALA_DRAIN_SECONDS", "ten")], "KHALA_DRAIN_SECONDS"),
             ("[auth]\nhs256_key = \"a\"\nhs256_key_file = \"b\"", &[], "auth.hs256_key_file"),
-            ("unready_seconds = -1", &[], "unready_seconds"),
+            ("readiness_grace_seconds = -1", &[], "readiness_grace_seconds"),
             ("[[classes]]\nname = \"a\"", &[], "pattern"),
             ("[[classes]]\nname = \"a\"\npattern = \"**\"\nteer = \"hot\"", &[], "classes[0].teer"),
             ("[[classes]]\nname = \"a\"\npattern = \"**\"\ntier = \"hotter\"", &[], "classes[0].tier"),
             (
                 "[[classes]]\nname = \"a\"\npattern = \"**\"\npayload_bytes = 0",
                 &[],
-                "classes[0].payload_bytes",
+                "classes[].payload_bytes",
             ),
             (
-                "[[classes]]\nname = \"a\"\npattern = \"**\"\nretain_for_seconds = 0",
+                "[[classes]]\nname = \"a\"\npattern = \"**\"\nretain.age_seconds = 0",
                 &[],
-                "retain_for_seconds",
+                "classes[].retain.age_seconds",
             ),
-            ("[[classes]]\nname = \"a\"\npattern = \"**\"\nretain_updates = \"all\"", &[], "retain_updates"),
-            ("[[classes]]\nname = \"a\"\npattern = \"**\"\nstall_seconds = \"none\"", &[], "stall_seconds"),
-            ("[limits]\nconnections = 0", &[], "limits.connections"),
-            ("[limits]\noutbox_bytes = -1", &[], "limits.outbox_bytes"),
+            (
+                "[[classes]]\nname = \"a\"\npattern = \"**\"\nretain.updates = \"all\"",
+                &[],
+                "classes[0].retain.updates",
+            ),
+            (
+                "[[classes]]\nname = \"a\"\npattern = \"**\"\nstall_timeout_seconds = \"never\"",
+                &[],
+                "stall_timeout_seconds",
+            ),
+            ("[admission]\nconnections = 0", &[], "admission.connections"),
+            ("[session]\noutbox_bytes = -1", &[], "session.outbox_bytes"),
             ("[limits]\npayload_bytes = 1", &[], "limits.payload_bytes"),
-            ("[storm]\nreplays_at_once = 0", &[], "storm.replays_at_once"),
-            ("[storm]\nreplay_pages = {per_second = 1}", &[], "storm.replay_pages"),
-            ("[storm]\nreplay_pages = {per_second = 1, burts = 2}", &[], "storm.replay_pages.burts"),
-            ("[sweep]\nevery_seconds = 0", &[], "sweep.every_seconds"),
-            ("[sweep]\nguard_cursors = \"any\"", &[], "sweep.guard_cursors"),
-            ("", &[("KHALA_SWEEP__EVERY_SECONDS", "never")], "KHALA_SWEEP__EVERY_SECONDS"),
+            ("[replay]\nconcurrent_reads = 0", &[], "replay.concurrent_reads"),
+            ("[replay]\nrate = {per_second = 1}", &[], "replay.rate"),
+            ("[replay]\nrate = {per_second = 1, burts = 2}", &[], "burts"),
+            ("sweep_interval_seconds = 0", &[], "sweep_interval_seconds"),
+            ("[sweep]\nmax_stale_cursors = \"any\"", &[], "sweep.max_stale_cursors"),
+            ("", &[("KHALA_SWEEP_INTERVAL_SECONDS", "never")], "KHALA_SWEEP_INTERVAL_SECONDS"),
         ] {
             let fault = load(file, environment).unwrap_err();
             assert!(fault.contains(named) && !fault.contains('\n'), "{file}: {fault}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let names = [
-            "KHALA_ADMIN_TOKEN",
-            "KHALA_URL",
-            "KHALA_TOKEN",
-            "KHALA_CONFIG",
-            "KHALA_SERVICE_HOST",
-            "KHALA_PORT_4510_TCP_ADDR",
-        ];
-        let environment: Vec<_> = names.iter().map(|name| (*name, "x")).collect();
-        load("", &environment).unwrap();
-        assert!(names[4..].iter().all(|name| is_service_link(name)));
-        for (path, _) in shape::tests::paths() {
-            let name = format!("KHALA_{}", path.replace('.', "__")).to_uppercase();
-            assert!(!is_service_link(&name), "{name}");
         }
     }
 
@@ -425,13 +527,12 @@ mod tests {
     #[test]
     fn the_settings_for_agents_are_complete() {
         let settings = load(include_str!("../../../../../deploy/agents.toml"), &[]).unwrap();
-        let names = settings.auth.options().claim_names;
+        let names = settings.jwt.claim_names.clone();
         assert_eq!(
             [names.scopes, names.organisation, names.version],
             ["oa_sync_scopes", "oa_org_id", "oa_claims_version"]
         );
-        let classes: Vec<_> = settings.classes.iter().map(|class| class.class().unwrap()).collect();
-        let classes = Classes::new(classes).unwrap();
+        let classes = Classes::new(settings.classes.clone()).unwrap();
         let (day, kib) = (Duration::from_secs(86_400), 1 << 10);
         for (topic, name, tier, budget, rate, bytes, age) in [
             ("run:7:events", "run_events", Tier::Warm, 20_000, 240, 256 * kib, 7 * day),
@@ -459,7 +560,7 @@ mod tests {
     fn the_rules_in_force_are_printed_also_where_nothing_is_set() {
         for (file, names) in [
             ("", ["default"].as_slice()),
-            ("[[classes]]\nname = \"all\"\npattern = \"**\"\nretain_updates = 7", &["all"]),
+            ("[[classes]]\nname = \"all\"\npattern = \"**\"\nretain.updates = 7", &["all"]),
             ("classes = []", &[]),
         ] {
             let printed = load(file, &[]).unwrap().to_toml();
@@ -468,21 +569,84 @@ mod tests {
             let found: Vec<_> = classes.iter().map(|class| class["name"].as_str().unwrap()).collect();
             assert_eq!(found, names);
             for class in classes {
-                for key in
-                    ["tier", "replay_budget", "publish_per_second", "payload_bytes", "retain_for_seconds"]
-                {
+                for key in ["tier", "replay_budget", "publish_rate", "payload_bytes", "retain"] {
                     assert!(class.get(key).is_some(), "{key}: {class}");
                 }
             }
             assert_eq!(load(&printed, &[]).unwrap().to_toml(), printed);
         }
-        let environment = [("KHALA_SWEEP__GUARD_CURSORS", "5"), ("KHALA_STORM__REPLAY_PAGES", "none")];
-        let settings = load("[sweep]\nevery_seconds = \"none\"", &environment).unwrap();
-        let SweepSettings { every_seconds, guard_cursors, seen_seconds, retire_after_seconds } =
-            settings.sweep;
-        assert_eq!((every_seconds.0, guard_cursors.0, seen_seconds), (None, Some(5), 3_600));
-        assert_eq!(retire_after_seconds.0, Some(604_800));
-        assert_eq!(settings.storm.options().rate, None);
+        let environment = [("KHALA_SWEEP__MAX_STALE_CURSORS", "5"), ("KHALA_REPLAY__RATE", "none")];
+        let settings = load("sweep_interval_seconds = \"none\"", &environment).unwrap();
+        assert_eq!((settings.sweep_interval, settings.sweep.max_stale_cursors), (None, Some(5)));
+        assert_eq!(settings.sweep.recent_cursor, Duration::from_secs(3_600));
+        assert_eq!(settings.replay.rate, None);
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_known_one() {
+        for (file, environment, says) in [
+            (
+                "[limits]\nframe_byte = 1",
+                [].as_slice(),
+                "no key limits.frame_byte; did you mean limits.frame_bytes?",
+            ),
+            ("[limits]\nconnections = 1", &[], "did you mean admission.connections?"),
+            ("frame_bytes = 1", &[], "did you mean limits.frame_bytes?"),
+            ("lisen = \"a\"", &[], "no key lisen; did you mean listen?"),
+            ("[[auth.keys]]\nkdi = \"a\"", &[], "no key auth.keys[0].kdi; did you mean auth.keys[].kid?"),
+            (
+                "[tail]\nnothing_like_it = 1",
+                &[],
+                "known there: topic_bytes, history_bytes, total_bytes, idle_seconds",
+            ),
+            ("", &[("KHALA_LISTN", "x")], "no setting; did you mean KHALA_LISTEN?"),
+            ("", &[("KHALA_LIMITS__FRAME_BYTE", "1")], "did you mean KHALA_LIMITS__FRAME_BYTES?"),
+            ("", &[("KHALA_SOMETHING_ELSE", "1")], "docs/server.md lists them"),
+        ] {
+            let fault = load(file, environment).unwrap_err();
+            assert!(fault.contains(says), "{file}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_its_text_or_what_toml_reads_in_it() {
+        let settings = load(
+            "",
+            &[
+                ("KHALA_NODE", "7"),
+                ("KHALA_AUTH__HS256_KEY", "01234567890123456789012345678901"),
+                ("KHALA_AUTH__ORIGINS", "['https://a.example']"),
+                ("KHALA_JWT__MAX_AGE_SECONDS", "none"),
+                ("KHALA_JWT__REQUIRE_JTI", "false"),
+                ("KHALA_JWT__LEEWAY_SECONDS", "0.5"),
+                ("KHALA_ADMISSION__CONNECTS_PER_ADDRESS", "{per_second = 5, burst = 50}"),
+                ("KHALA_POSTGRES__OPTIONS", "{search_path = 'app'}"),
+                ("KHALA_COMPATIBILITY__CLIENT_BUILD__MIN", "1.20"),
+                ("KHALA_NATS__CREDENTIALS__TOKEN_FILE", "/run/secrets/nats"),
+                ("KHALA_NATS__SERVERS", "['nats:4222']"),
+                ("KHALA_DATABASE", "postgres://db/khala"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.node.as_ref().map(NodeId::as_str), Some("7"));
+        assert_eq!(settings.auth.origins.as_deref(), Some(&["https://a.example".to_owned()][..]));
+        assert_eq!((settings.jwt.max_age, settings.jwt.require_jti), (None, false));
+        assert_eq!(settings.jwt.leeway, Duration::from_millis(500));
+        assert_eq!(settings.admission.connects_per_address.map(|rate| rate.burst().get()), Some(50));
+        assert_eq!(settings.postgres.options["search_path"], "app");
+        assert!(settings.compatibility.client_build.is_some() && settings.uses_nats());
+        assert!(settings.to_toml().contains("token_file = \"/run/secrets/nats\""));
+        for (name, value, says) in [
+            ("KHALA_AUTH__ORIGINS", "https://a.example", "a list"),
+            ("KHALA_JWT__REQUIRE_JTI", "perhaps", "boolean"),
+            ("KHALA_AUTH__KEYS", "[{secret = 'a'}]", "auth.keys[0]"),
+            ("KHALA_NATS__SERVERS", "nats://ann:s3cret@host", "a list"),
+            ("KHALA_AUTH__KEYS", "s3cret", "a list"),
+            ("KHALA_AUTH__KEYS", "['s3cret']", "a table"),
+        ] {
+            let fault = load("", &[(name, value)]).unwrap_err();
+            assert!(fault.contains(name) && fault.contains(says) && !fault.contains("s3cret"), "{fault}");
+        }
     }
 
     #[test]
