@@ -67,7 +67,7 @@ impl Health {
         parts.next += 1;
         parts.conditions.insert((name, id), Condition::Healthy);
         drop(parts);
-        telemetry::part_healthy(name, true);
+        telemetry::part_begins(name);
         Part { health: self.clone(), name, id }
     }
 

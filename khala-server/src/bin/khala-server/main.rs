@@ -49,7 +49,11 @@ use crate::{
     settings::{LogFormat, LogSettings, Settings},
 };
 
-/// Upper bounds of the histograms of durations, in seconds.
+/// Upper bounds of the histogram of appends that share a transaction.
+const APPEND_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0];
+/// Upper bounds of the histogram of sweeps, in seconds: they go on in the background.
+const SWEEP_BUCKETS: [f64; 8] = [0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+/// Upper bounds of the other histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// How many connections may wait to be accepted. After a restart all clients come at once; the system drops the first
 /// packet of those that find no room, and each tries again a second later, then two, then four. Linux cuts it down to
@@ -168,7 +172,7 @@ async fn start(settings: &Settings, dev: bool) -> Result<(), String> {
     };
     // Before anything is counted.
     let health = Health::new();
-    let metrics = record_metrics(&health)?;
+    let metrics = record_metrics(&health, &gates.classes)?;
     log_lines::report_to(&health);
     let keys = Keys::new(settings, &key)?;
     keys.report_to(&health);
@@ -278,14 +282,18 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn record_metrics(health: &Health) -> Result<PrometheusHandle, String> {
+fn record_metrics(health: &Health, classes: &Classes) -> Result<PrometheusHandle, String> {
     let fault = |fault| format!("metrics cannot be recorded: {fault}");
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
         .map_err(fault)?
+        .set_buckets_for_metric(Matcher::Full(telemetry::COMMIT_APPENDS.to_owned()), &APPEND_BUCKETS)
+        .map_err(fault)?
+        .set_buckets_for_metric(Matcher::Full(telemetry::SWEEP_SECONDS.to_owned()), &SWEEP_BUCKETS)
+        .map_err(fault)?
         .install_recorder()
         .map_err(fault)?;
-    telemetry::log_lines_dropped(0); // so that it is there from the first scrape
+    telemetry::describe(classes);
     let upkeep = handle.clone();
     let part = health.part("metrics_upkeep");
     tokio::spawn(async move {
