@@ -222,6 +222,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn options_have_more_weight_than_the_address() {
+        let url = "postgres://ann:old@db.example/app";
+        let connect = |options: PostgresOptions| options.connect(url, "khala");
+        assert_eq!(connect(PostgresOptions::default()).unwrap().get_username(), "ann");
+        let password = Some(Secret::new("s3cret"));
+        let set = PostgresOptions {
+            user: Some("khala".to_owned()),
+            password: password.clone(),
+            options: BTreeMap::from([("search_path".to_owned(), "app".to_owned())]),
+            ..PostgresOptions::default()
+        };
+        assert!(!format!("{set:?}").contains("s3cret"));
+        let connect_set = connect(set).unwrap();
+        assert_eq!(connect_set.get_username(), "khala");
+        assert_eq!(connect_set.get_options(), Some("-c search_path=app"));
+        let password_file = Some(PathBuf::from("no-such-file"));
+        for (options, says) in [
+            (
+                PostgresOptions {
+                    password,
+                    password_file: password_file.clone(),
+                    ..PostgresOptions::default()
+                },
+                "exclude",
+            ),
+            (PostgresOptions { password_file, ..PostgresOptions::default() }, "password_file no-such-file"),
+        ] {
+            let fault = connect(options).unwrap_err().to_string();
+            assert!(fault.contains(says) && !fault.contains("s3cret"), "{fault}");
+        }
+    }
+
+    #[test]
     fn they_can_stand_in_a_settings_file() {
         let of = |text: &str| {
             serde_json::from_str::<PostgresOptions>(text)
