@@ -119,7 +119,7 @@ impl Origins {
             .allow_headers(ALLOWED_HEADERS)
             .expose_headers(EXPOSED_HEADERS)
             .max_age(MAX_AGE);
-        if self.0 == Policy::Any && !credentials {
+        if !self.vary(credentials) {
             return layer.allow_origin(AllowOrigin::any()).vary([]);
         }
         let origins = self.clone();
@@ -129,6 +129,11 @@ impl Origins {
             .allow_origin(AllowOrigin::predicate(known))
             .allow_credentials(credentials)
             .vary([header::ORIGIN])
+    }
+
+    /// Whether the answer depends on the origin of a page.
+    pub(crate) fn vary(&self, credentials: bool) -> bool {
+        self.0 != Policy::Any || credentials
     }
 
     fn knows(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {

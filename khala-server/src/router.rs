@@ -7,26 +7,28 @@
 //! # Invariants
 //! The query string is in neither log nor metrics, because a token may be in it; and no metric has a label of unbounded range.
 
-use std::time::Instant;
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
+    handler::Handler as _,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, any, get, post},
 };
+use futures::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, header};
 use khala_core::telemetry::{self, Surface};
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::{
     listener::Refusal,
     problem::{Problem, ProblemCode},
     request::{Context, Decoded, REQUEST_ID, check_encoding},
     routes,
-    server::Shared,
+    server::{Inner, Shared},
     websocket,
 };
 
@@ -34,6 +36,7 @@ use crate::{
 const LOGGED_PATH: usize = 512;
 
 /// A route: where it is, who it is for, and what answers.
+#[derive(Debug)]
 pub(crate) struct Route {
     /// The path as it is in the OpenAPI document and in metrics.
     pub(crate) pattern: &'static str,
@@ -153,15 +156,11 @@ fn served(shared: &Shared, route: Option<&'static Route>) -> MethodRouter<Shared
         Some(route) => (route.methods)().fallback(method_not_allowed),
         None => any(unknown_route),
     };
-    let place = Place { shared: shared.clone(), route };
-    let cors = route.filter(|route| route.audience.has_origins());
-    let cors = cors.map(|route| shared.0.origins.cors(route.allow, shared.0.token_source.is_some()));
-    methods.layer(
-        ServiceBuilder::new()
-            .layer(from_fn_with_state(place.clone(), observe))
-            .option_layer(cors)
-            .layer(from_fn_with_state(place, admit)),
-    )
+    methods.layer(from_fn_with_state(Place { shared: shared.clone(), route }, common))
+}
+
+async fn common(State(place): State<Place>, request: Request, next: Next) -> Response {
+    place.answer(request, |request| next.run(request)).await
 }
 
 /// What is answered where the router finds nothing.
@@ -175,13 +174,31 @@ async fn elsewhere(State(shared): State<Shared>, mut request: Request) -> Respon
     response
 }
 
+/// Answers a request past the router, if it is a publish that names its topic as the router would find it.
+///
+/// A router makes boxes for each request, which would be a tenth of what a publish costs beside its commit. What all answers have
+/// in common, and what the route takes from its request, is the same here.
+pub(crate) fn publish(
+    shared: &Shared,
+    mut request: Request,
+) -> Result<impl Future<Output = Response> + Send + use<>, Request> {
+    let path = request.uri().path();
+    let topic = path.strip_prefix("/v1/topics/").and_then(|rest| rest.strip_suffix("/updates"));
+    let is_publish =
+        |topic: &&str| !topic.is_empty() && !topic.contains('/') && request.method() == Method::POST;
+    let Some(topic) = topic.filter(is_publish).map(str::to_owned) else { return Err(request) };
+    request.extensions_mut().insert(Decoded { topic, doc_key: None });
+    let place = Place { shared: shared.clone(), route: ROUTES.iter().find(|route| route.pattern == UPDATES) };
+    let shared = shared.clone();
+    Ok(place.answer(request, |request| routes::publish.call(request, shared)))
+}
+
 async fn unknown_route() -> Problem {
     Problem::not_found("unknown_route", "there is nothing here; /openapi.json lists the routes")
 }
 
-async fn method_not_allowed(request: Request) -> Problem {
-    let known = request.extensions().get::<&'static Route>();
-    let (pattern, allow) = known.map_or(("", ""), |route| (route.pattern, route.allow));
+async fn method_not_allowed(Context { route, .. }: Context) -> Problem {
+    let (pattern, allow) = route.map_or(("", ""), |route| (route.pattern, route.allow));
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{pattern} takes {allow}"))
         .with_header(header::ALLOW, HeaderValue::from_static(allow))
 }
@@ -193,76 +210,111 @@ struct Place {
     route: Option<&'static Route>,
 }
 
-/// Gives a request its id, refuses pages of strange origins, and notes in log and metrics what came of it.
-async fn observe(State(Place { shared, route }): State<Place>, mut request: Request, next: Next) -> Response {
-    shared.keep();
-    let started = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let context = Context::new(&shared, &request);
-    request.extensions_mut().insert(context.clone());
-    if let Some(route) = route {
-        request.extensions_mut().insert(route);
-    }
-    let page = route.filter(|route| route.audience.has_origins());
-    let page = page.map(|_| shared.0.origins.check(request.headers()));
-    let mut response = match page {
-        Some(Err(denied)) => {
-            let mut response = Problem::from(denied).into_response();
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
-            response
-        }
-        Some(Ok(())) if method == Method::OPTIONS => {
-            if is_preflight(route, &request) {
-                let mut response = next.run(request).await;
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                response
-            } else {
-                method_not_allowed(request).await.into_response()
-            }
-        }
-        _ => next.run(request).await,
-    };
-    let Context { request_id, peer, client, .. } = &context;
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(request_id) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, request_id);
-    }
-    let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
-    if let Some(code) = code {
-        telemetry::refused(code, route.map_or(Http, |route| route.surface));
-    }
-    let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
-    let (status, elapsed) = (response.status(), started.elapsed());
-    let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    let end = path.floor_char_boundary(LOGGED_PATH);
-    tracing::info!(
-        target: "khala_server::access",
-        request_id = &**request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, client, code,
-        "request"
-    );
-    shared.0.request_metrics.answered(route, &method, status, elapsed);
-    response
-}
-
-/// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
-fn is_preflight(route: Option<&Route>, request: &Request) -> bool {
-    let headers = request.headers();
-    route.is_some_and(|route| route.surface != Upgrade)
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// Lets a request through if its body is not encoded, and its connection and its address may have one more; holds that until the
-/// answer is taken.
-async fn admit(State(place): State<Place>, context: Context, request: Request, next: Next) -> Response {
-    match place.check(&context, &request) {
-        Ok(()) => next.run(request).await.map(|body| Body::new(context.holds.held(body))),
-        Err(problem) => problem.into_response(),
-    }
-}
-
 impl Place {
+    /// What `route` answers, with what all answers have in common: an id, a log line, metrics.
+    async fn answer<F>(self, mut request: Request, route: impl FnOnce(Request) -> F + Send) -> Response
+    where
+        F: Future<Output = Response> + Send,
+    {
+        self.shared.keep();
+        let started = Instant::now();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let context = Context::new(&self.shared, self.route, &request);
+        request.extensions_mut().insert(context.clone());
+        let mut response = match self.route.filter(|route| route.audience.has_origins()) {
+            Some(_) => self.judged(&context, request, route).await,
+            None => self.admitted(&context, request, route).await,
+        };
+        let Context { request_id, peer, client, .. } = &context;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(request_id) = HeaderValue::from_str(request_id) {
+            headers.insert(REQUEST_ID, request_id);
+        }
+        let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
+        if let Some(code) = code {
+            telemetry::refused(code, self.route.map_or(Http, |route| route.surface));
+        }
+        let (peer, client) = (peer.map(tracing::field::display), client.map(tracing::field::display));
+        let (status, elapsed) = (response.status(), started.elapsed());
+        let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let end = path.floor_char_boundary(LOGGED_PATH);
+        tracing::info!(
+            target: "khala_server::access",
+            request_id = &**request_id, %method, path = &path[..end], status = status.as_u16(), ms, peer, client,
+            code, "request"
+        );
+        self.shared.0.request_metrics.answered(self.route, &method, status, elapsed);
+        response
+    }
+
+    /// That, if the request is of no page or of one that may ask; and what browsers want to know before the page may read it.
+    async fn judged<F>(
+        &self,
+        context: &Context,
+        request: Request,
+        route: impl FnOnce(Request) -> F + Send,
+    ) -> Response
+    where
+        F: Future<Output = Response> + Send,
+    {
+        let Inner { origins, token_source, .. } = &*self.shared.0;
+        let cookies = token_source.is_some();
+        let refusal = match origins.check(request.headers()) {
+            Err(denied) => Some(Problem::from(denied).into_response()),
+            Ok(()) if request.method() != Method::OPTIONS || self.is_preflight(&request) => None,
+            Ok(()) => Some(method_not_allowed(context.clone()).await.into_response()),
+        };
+        let is_page = request.headers().contains_key(header::ORIGIN);
+        if refusal.is_some() || !is_page {
+            let mut response = match refusal {
+                Some(refusal) => refusal,
+                None => self.admitted(context, request, route).await,
+            };
+            if origins.vary(cookies) {
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+            }
+            return response;
+        }
+        let cors = origins.cors(self.route.map_or("", |route| route.allow), cookies);
+        let asks = request.method() == Method::OPTIONS;
+        let mut route = Some(route);
+        let page = cors.layer(service_fn(move |request| {
+            let route = route.take().expect("a request is answered once");
+            self.admitted(context, request, route).map(Ok::<_, Infallible>)
+        }));
+        let Ok(mut response) = page.oneshot(request).await;
+        if asks {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+        }
+        response
+    }
+
+    /// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
+    fn is_preflight(&self, request: &Request) -> bool {
+        let headers = request.headers();
+        self.route.is_some_and(|route| route.surface != Upgrade)
+            && headers.contains_key(header::ORIGIN)
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    /// That, if the request's body is not encoded, and its connection and its address may have one more request, which they hold
+    /// until the answer is taken.
+    async fn admitted<F>(
+        &self,
+        context: &Context,
+        request: Request,
+        route: impl FnOnce(Request) -> F + Send,
+    ) -> Response
+    where
+        F: Future<Output = Response> + Send,
+    {
+        match self.check(context, &request) {
+            Ok(()) => route(request).await.map(|body| Body::new(Arc::clone(&context.holds).held(body))),
+            Err(problem) => problem.into_response(),
+        }
+    }
+
     fn check(&self, context: &Context, request: &Request) -> Result<(), Problem> {
         let Self { shared, route } = self;
         if route.is_none_or(|route| route.audience.is_limited()) {

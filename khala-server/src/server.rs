@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use axum::{BoxError, Router, body::Body, response::Response, routing::future::RouteFuture};
+use axum::{BoxError, Router, body::Body, response::Response};
 use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, request::Parts};
 use ipnet::IpNet;
 use khala_auth::{SharedSecret, mint::Mint};
@@ -379,14 +380,17 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.router.call(request.map(Body::new))
+        match router::publish(&self.shared, request.map(Body::new)) {
+            Ok(answer) => answer.map(Ok).boxed(),
+            Err(request) => self.router.call(request).boxed(),
+        }
     }
 }
 
