@@ -63,6 +63,14 @@ impl Address {
         Ok(Self { tls, is_loopback, base: format!("{scheme}{rest}") })
     }
 
+    /// The route that a link in an answer leads to. A link is an absolute path, so it begins with the path of the server's URL; but
+    /// for a server that was not told that path.
+    pub(crate) fn route<'a>(&self, link: &'a str) -> &'a str {
+        let host = self.base.find("://").map_or(0, |scheme| scheme + 3);
+        let path = self.base[host..].find('/').map_or("", |path| &self.base[host + path..]);
+        link.strip_prefix(path).filter(|route| route.starts_with('/')).unwrap_or(link)
+    }
+
     /// The URL of a route. `path` is percent-encoded, and may have a query.
     ///
     /// A URL takes `.` and `..`, percent-encoded too, for steps between folders, which would lead to another route.
@@ -129,6 +137,18 @@ mod tests {
         ] {
             let fault = Address::parse(text).unwrap_err().to_string();
             assert!(fault.contains(named) && !fault.contains("hunter2"), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_link_leads_to_a_route_under_the_servers_path() {
+        for (url, link, route) in [
+            ("http://h", "/v1/topics?a=b", "/v1/topics?a=b"),
+            ("http://h:1/sub/path/", "/sub/path/v1/topics?a=/sub/path", "/v1/topics?a=/sub/path"),
+            ("http://h/sub", "/v1/topics", "/v1/topics"),
+            ("http://h/v", "/v1/topics", "/v1/topics"),
+        ] {
+            assert_eq!(Address::parse(url).unwrap().route(link), route, "{url}");
         }
     }
 

@@ -241,7 +241,9 @@ impl Client {
             all.extend(page);
             match next {
                 // The same page would be asked for forever.
-                Some(next) if next != path => path = next,
+                Some(next) if self.http.address.route(&next) != path => {
+                    path = self.http.address.route(&next).to_owned();
+                }
                 _ => return Ok(all),
             }
         }

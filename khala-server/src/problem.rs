@@ -17,7 +17,7 @@ use khala_core::{
     auth::Denied,
     class::TopicClass,
     publish::{PublishLimited, Refusal},
-    wire::{Code, StaleCursor},
+    wire::{Code, PathPrefix, StaleCursor},
 };
 use serde_json::{Map, Value, json};
 
@@ -80,9 +80,14 @@ impl Problem {
     }
 
     /// The cursor cannot be resumed from: the wire's own answer, as a problem, with every reason by the topic's class.
-    pub(crate) fn stale_cursor(topic: &Topic, stale: Stale, class: Option<&TopicClass>) -> Self {
+    pub(crate) fn stale_cursor(
+        topic: &Topic,
+        stale: Stale,
+        class: Option<&TopicClass>,
+        prefix: Option<&PathPrefix>,
+    ) -> Self {
         let stale = stale.within(class.and_then(|class| class.replay_budget));
-        let body = StaleCursor::new(topic, &stale, class);
+        let body = StaleCursor::new(topic, &stale, class, prefix);
         let mut problem = Self::new(StatusCode::GONE, Code::StaleCursor.as_str(), body.message.clone());
         if let Ok(Value::Object(more)) = serde_json::to_value(&body) {
             problem.more = more;

@@ -18,6 +18,7 @@ use khala_core::{
     Khala, Token,
     clock::SystemClock,
     health::{Condition, supervise},
+    wire::PathPrefix,
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tower::Service;
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) mint: Option<Mint>,
     pub(crate) admin: Option<SharedSecret>,
     pub(crate) token_source: Option<TokenSource>,
+    pub(crate) path_prefix: Option<PathPrefix>,
     pub(crate) revocation_terms: RevocationTerms,
     /// How many upgraded connections have a task that still runs.
     pub(crate) upgraded: watch::Sender<usize>,
@@ -113,6 +115,7 @@ pub struct ServerBuilder {
     mint: Option<Mint>,
     admin: Option<SharedSecret>,
     token_source: Option<TokenSource>,
+    path_prefix: Option<PathPrefix>,
     revocation_terms: RevocationTerms,
     sweep_every: Option<Duration>,
 }
@@ -233,6 +236,26 @@ impl ServerBuilder {
         self
     }
 
+    /// Puts `prefix` before each link in an answer: `next` of a page, and `snapshot` of a stale cursor's. It is the path under which
+    /// clients reach this server, by an application that [nests](Router::nest) it, by a proxy, or by both. It moves no
+    /// route: that is what the application or the proxy does. Without it, clients reach the server at `/`.
+    ///
+    /// ```
+    /// # use axum::Router;
+    /// # use khala_core::{Khala, MemoryStore, wire::PathPrefix};
+    /// # use khala_server::Server;
+    /// # let khala = Khala::builder(MemoryStore::new()).build();
+    /// let server = Server::builder(khala).with_path_prefix(PathPrefix::parse("/realtime")?).build();
+    /// let app = Router::new().nest("/realtime", server.router());
+    /// # let _: Router = app;
+    /// # Ok::<_, khala_core::TextError>(())
+    /// ```
+    #[must_use]
+    pub fn with_path_prefix(mut self, prefix: PathPrefix) -> Self {
+        self.path_prefix = Some(prefix);
+        self
+    }
+
     /// Opens the routes under `/internal/v1/khala/` for whoever knows `token`. Without it, they are not found.
     #[must_use]
     pub fn with_admin_token(mut self, token: SharedSecret) -> Self {
@@ -271,6 +294,7 @@ impl ServerBuilder {
             mint,
             admin,
             token_source,
+            path_prefix,
             revocation_terms,
             sweep_every,
         } = self;
@@ -290,6 +314,7 @@ impl ServerBuilder {
             mint,
             admin,
             token_source,
+            path_prefix,
             revocation_terms,
             upgraded: watch::Sender::new(0),
             sweep_every,
@@ -318,6 +343,7 @@ impl Server {
             mint: None,
             admin: None,
             token_source: None,
+            path_prefix: None,
             revocation_terms: RevocationTerms::default(),
             sweep_every: None,
         }

@@ -1,4 +1,4 @@
-//! What tests and benchmarks share: real servers (PostgreSQL, PgBouncer, NATS, a proxy that fails on purpose), free ports, the
+//! What tests and benchmarks share: real servers (PostgreSQL, PgBouncer, NATS, nginx, a proxy that fails on purpose), free ports, the
 //! programs of this workspace, what processes use, and how a run says why it ended early.
 //!
 //! Each server runs on a free port of the loopback address, with its files in a temporary folder.
@@ -12,6 +12,7 @@ mod failure;
 mod guardian;
 mod histogram;
 mod nats;
+mod nginx;
 mod pgbouncer;
 mod ports;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub use self::{
     guardian::Guardian,
     histogram::Histogram,
     nats::Nats,
+    nginx::Nginx,
     pgbouncer::Pgbouncer,
     ports::{free_address, free_port},
     postgres::Cluster,

@@ -268,9 +268,10 @@ impl Shared {
                 body["floor"] = json!(page.bounds.floor);
                 (200, body)
             }
-            Replay::Stale(stale) => {
-                (410, serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale, None)).unwrap())
-            }
+            Replay::Stale(stale) => (
+                410,
+                serde_json::to_value(khala_core::wire::StaleCursor::new(topic, &stale, None, None)).unwrap(),
+            ),
         }
     }
 

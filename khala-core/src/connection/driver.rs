@@ -42,7 +42,7 @@ use crate::{
     stats::TopicIncident,
     topic::Topic,
     wake::{ChannelWaker, ConnectionWaker, WakeReasons},
-    wire::{Close, Serializer},
+    wire::{Close, PathPrefix, Serializer},
 };
 
 /// How long the fanout may take to watch a topic.
@@ -63,6 +63,13 @@ pub struct Connection(Box<Driver>); // A future that is given something by value
 impl Connection {
     pub(crate) fn new(khala: Khala, session: Session, guard: ConnectionGuard) -> Self {
         Self(Box::new(Driver::new(khala, session, guard)))
+    }
+
+    /// Links in what it is sent lead to a server that is reached under `prefix`.
+    #[must_use]
+    pub fn with_path_prefix(mut self, prefix: Option<PathPrefix>) -> Self {
+        self.0.session.set_path_prefix(prefix);
+        self
     }
 
     /// Serves the client until one side ends it.

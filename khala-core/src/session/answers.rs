@@ -100,7 +100,8 @@ impl Session {
         let (topic, class) = (channel.follower.topic().clone(), channel.follower.class());
         let mut joined = Joined::new(epoch, watermark, head, floor);
         if with_documents {
-            let stale = stale.map(|stale| Box::new(StaleCursor::new(&topic, &stale, class)));
+            let stale = stale
+                .map(|stale| Box::new(StaleCursor::new(&topic, &stale, class, self.path_prefix.as_ref())));
             joined = joined.with_snapshot(stale);
         }
         let (join_ref, reference) = (channel.join_ref.clone(), channel.take_reference());
@@ -118,7 +119,8 @@ impl Session {
     /// The log cannot be continued, and no snapshot is wanted in its place.
     fn end_stale(&mut self, id: ChannelId, stale: &Stale) {
         let Some(channel) = self.channels.get(id) else { return };
-        let answer = StaleCursor::new(channel.follower.topic(), stale, channel.follower.class());
+        let (topic, class) = (channel.follower.topic(), channel.follower.class());
+        let answer = StaleCursor::new(topic, stale, class, self.path_prefix.as_ref());
         self.end_channel(id, Code::StaleCursor.as_str(), &answer, event::ERROR);
     }
 

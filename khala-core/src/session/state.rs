@@ -24,7 +24,7 @@ use crate::{
     stats::{Counts, Stats},
     topic::Topic,
     update::Timestamp,
-    wire::{Close, Serializer, event},
+    wire::{Close, PathPrefix, Serializer, event},
 };
 
 /// How long after a first look a client that is silent is looked at again.
@@ -50,6 +50,8 @@ pub struct Session {
     pub(super) refresh: Option<Refresh>,
     pub(super) admitted: Admitted,
     pub(super) serializer: Serializer,
+    /// What stands before links.
+    pub(super) path_prefix: Option<PathPrefix>,
     pub(super) options: Arc<SessionOptions>,
     pub(super) classes: Classes,
     pub(super) stats: Arc<Stats>,
@@ -96,6 +98,7 @@ impl Session {
             refresh: None,
             admitted,
             serializer,
+            path_prefix: None,
             classes: Classes::default(),
             stats: Arc::default(),
             counts: Counts::default(),
@@ -132,6 +135,11 @@ impl Session {
     pub fn with_stats(mut self, stats: Arc<Stats>) -> Self {
         self.stats = stats;
         self
+    }
+
+    /// Says under which path clients reach the server: it stands before links. By default there is none.
+    pub(crate) fn set_path_prefix(&mut self, prefix: Option<PathPrefix>) {
+        self.path_prefix = prefix;
     }
 
     /// What to do next; none until something is handled.

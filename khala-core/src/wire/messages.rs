@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::codes::Code;
+use super::{
+    codes::Code,
+    path::{PathPrefix, snapshot_path},
+};
 use crate::{
     class::TopicClass,
     position::{Cursor, Epoch, Seq, Stale, StaleReason, Watermark, WholeNumber},
@@ -227,8 +230,13 @@ pub struct StaleCursor {
 }
 
 impl StaleCursor {
-    /// The answer for `topic`, which is of that class. The reasons are as they are: see [`Stale::within`].
-    pub fn new(topic: &Topic, stale: &Stale, class: Option<&TopicClass>) -> Self {
+    /// The answer for `topic`, which is of that class, from a server that is reached under `prefix`. The reasons are as they are: see [`Stale::within`].
+    pub fn new(
+        topic: &Topic,
+        stale: &Stale,
+        class: Option<&TopicClass>,
+        prefix: Option<&PathPrefix>,
+    ) -> Self {
         let Stale { cursor, bounds, reasons } = stale;
         Self {
             code: Code::StaleCursor.as_str().to_owned(),
@@ -244,7 +252,7 @@ impl StaleCursor {
             replay_budget_events: class.and_then(|class| class.replay_budget),
             qos_tier: class.map(|class| class.tier.as_str().to_owned()),
             full_resync_required: true,
-            snapshot: snapshot_path(topic),
+            snapshot: snapshot_path(prefix, topic),
         }
     }
 }
@@ -273,11 +281,6 @@ fn explain(stale: &Stale, budget: Option<u64>) -> String {
         }
     };
     reasons.iter().map(one).collect::<Vec<_>>().join("; ")
-}
-
-/// The HTTP path of a topic's snapshot. A `/` within the topic is written `%2F`: it does not part the path.
-pub fn snapshot_path(topic: &Topic) -> String {
-    format!("/v1/topics/{}/snapshot", topic.as_str().replace('/', "%2F"))
 }
 
 /// The payload of `sync:update_batch`, and an HTTP page of history, as a client reads it.

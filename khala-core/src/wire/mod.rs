@@ -8,6 +8,7 @@ mod encoded;
 mod frame;
 mod json;
 mod messages;
+mod path;
 
 pub(crate) use self::json::write_batch;
 pub use self::{
@@ -17,6 +18,7 @@ pub use self::{
     json::{write_document_page, write_page, write_update},
     messages::{
         ErrorResponse, Head, JoinRequest, Joined, OnStale, Resume, SnapshotBatch, StaleCursor, UpdateBatch,
-        WireUpdate, snapshot_path,
+        WireUpdate,
     },
+    path::{PathPrefix, snapshot_path},
 };

@@ -86,12 +86,12 @@ pub(crate) async fn snapshot(
         khala.documents().snapshot(&topic, from, read).await?
     };
     match page {
-        Snapshot::Page(page) => Ok(written(&topic, &page, limit.get())),
+        Snapshot::Page(page) => Ok(written(&shared, &topic, &page, limit.get())),
         Snapshot::Stale(stale) => Err(shared.stale_cursor(&topic, stale)),
     }
 }
 
-fn written(topic: &Topic, page: &SnapshotPage, limit: usize) -> Response {
+fn written(shared: &Shared, topic: &Topic, page: &SnapshotPage, limit: usize) -> Response {
     #[derive(Serialize)]
     struct Beside<'a> {
         topic: &'a Topic,
@@ -99,7 +99,7 @@ fn written(topic: &Topic, page: &SnapshotPage, limit: usize) -> Response {
         next: Option<String>,
     }
     let next = match page.next() {
-        Some(SnapshotFrom::After { at, key }) => Some(link(topic, at, &key, limit)),
+        Some(SnapshotFrom::After { at, key }) => Some(link(shared, topic, at, &key, limit)),
         Some(SnapshotFrom::Start) | None => None,
     };
     let mut body = Vec::new();
@@ -107,8 +107,9 @@ fn written(topic: &Topic, page: &SnapshotPage, limit: usize) -> Response {
     json_bytes(extended(body, &Beside { topic, next }))
 }
 
-fn link(topic: &Topic, at: Cursor, after_key: &DocKey, limit: usize) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(snapshot_path(topic) + "?");
+fn link(shared: &Shared, topic: &Topic, at: Cursor, after_key: &DocKey, limit: usize) -> String {
+    let path = snapshot_path(shared.0.path_prefix.as_ref(), topic);
+    let mut query = url::form_urlencoded::Serializer::new(path + "?");
     query
         .append_pair("watermark", &at.watermark.to_string())
         .append_pair("epoch", &at.epoch.to_string())

@@ -13,7 +13,7 @@ use khala_core::{
     connection::ReadPermit,
     journal::{CorruptTopic, Journal as _, Page, ReadFrom, ReadLimit, Replay, TopicPage},
     position::StaleReason,
-    wire::write_page,
+    wire::{PathPrefix, write_page},
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::yield_now;
@@ -129,7 +129,8 @@ impl Shared {
 
     /// What is answered to who brings a cursor that cannot be resumed from.
     pub(crate) fn stale_cursor(&self, topic: &Topic, stale: Stale) -> Problem {
-        Problem::stale_cursor(topic, stale, self.0.khala.class_of(topic).map(|class| &**class))
+        let class = self.0.khala.class_of(topic).map(|class| &**class);
+        Problem::stale_cursor(topic, stale, class, self.0.path_prefix.as_ref())
     }
 }
 
@@ -208,7 +209,7 @@ pub(crate) async fn topics(
     };
     open.truncate(limit.get());
     let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
-    let next = topics.last().filter(|_| !complete).map(|last| next(&prefix, last.topic, limit));
+    let next = topics.last().filter(|_| !complete).map(|last| next(&shared, &prefix, last.topic, limit));
     json(StatusCode::OK, &Topics { topics, complete, next })
 }
 
@@ -277,8 +278,9 @@ async fn find(
     }
 }
 
-fn next(prefix: &str, after: &Topic, limit: NonZeroUsize) -> String {
-    let mut query = url::form_urlencoded::Serializer::new("/v1/topics?".to_owned());
+fn next(shared: &Shared, prefix: &str, after: &Topic, limit: NonZeroUsize) -> String {
+    let path = shared.0.path_prefix.as_ref().map_or("", PathPrefix::as_str);
+    let mut query = url::form_urlencoded::Serializer::new(format!("{path}/v1/topics?"));
     if !prefix.is_empty() {
         query.append_pair("prefix", prefix);
     }

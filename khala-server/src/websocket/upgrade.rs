@@ -53,6 +53,7 @@ pub(crate) async fn upgrade(
     }
 
     let connection = shared.0.khala.connect(grant.clone(), client, serializer)?;
+    let connection = connection.with_path_prefix(shared.0.path_prefix.clone());
     let Some(accept) = accept else { return Err(websocket_required()) };
 
     let mut response = Response::new(Body::empty());

@@ -24,6 +24,7 @@ mod nodes;
 mod openapi;
 mod operations;
 mod origins;
+mod proxied;
 mod publish;
 mod refusals;
 mod restored;

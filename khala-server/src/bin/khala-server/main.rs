@@ -214,6 +214,9 @@ async fn start(settings: &Settings, dev: bool) -> Result<(), String> {
         });
     tell_classes(&gates.classes);
     let mut server = gates.guard(server);
+    if let Some(prefix) = settings.path_prefix.clone() {
+        server = server.with_path_prefix(prefix);
+    }
     if let Some(every) = settings.sweep_interval {
         server = server.with_sweep_every(every);
     }

@@ -27,6 +27,7 @@ use khala_core::{
     session::SessionOptions,
     tail::TailOptions,
     text::without_byte_order_mark,
+    wire::PathPrefix,
 };
 use khala_fanout_nats::NatsOptions;
 use khala_server::{Compatibility, Limits};
@@ -55,6 +56,9 @@ pub(crate) struct Settings {
     /// The name of this node among those that share the database. Every node has another name; a random one if it is
     /// not set.
     pub(crate) node: Option<NodeId>,
+    /// The path under which clients reach this server, where a proxy removes it: it stands before links in answers. Example:
+    /// `"/realtime"`.
+    pub(crate) path_prefix: Option<PathPrefix>,
     /// How long a server that was told to stop goes on with only its readiness turned off, so that load balancers
     /// notice first.
     #[serde(rename = "readiness_grace_seconds", with = "seconds")]
@@ -99,6 +103,7 @@ impl Default for Settings {
             listen: "127.0.0.1:4510".to_owned(),
             database: Database::Sqlite("khala.db".into()),
             node: None,
+            path_prefix: None,
             readiness_grace: Duration::ZERO,
             drain: Duration::from_secs(10),
             memory_bytes: Some(MemoryBudget::DEFAULT),
