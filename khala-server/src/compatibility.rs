@@ -171,6 +171,29 @@ fn number(text: &str) -> Option<u32> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
+/// What a client says of itself in the query, as it does to the WebSocket. It is [judged](Compatibility) before it is known
+/// that nothing else is there.
+#[derive(Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ClientOfQuery {
+    /// The client's build, up to four numbers as in 1.20.3; or the header `x-khala-client-build`, which wins. Only looked at where
+    /// the server supports certain builds.
+    #[serde(rename = "client_build")]
+    #[param(value_type = String)]
+    _client_build: de::IgnoredAny,
+    /// What the client speaks with others; or the header `x-khala-protocol-version`. Only looked at where the server supports
+    /// certain versions.
+    #[serde(rename = "protocol_version")]
+    #[param(value_type = String)]
+    _protocol_version: de::IgnoredAny,
+    /// Which payloads the client understands; or the header `x-khala-schema-version`. Only looked at where the server supports
+    /// certain versions.
+    #[serde(rename = "schema_version")]
+    #[param(value_type = String)]
+    _schema_version: de::IgnoredAny,
+}
+
 impl Compatibility {
     /// Checks what a client says of itself. A header wins over the query.
     pub(crate) fn check(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(), Problem> {

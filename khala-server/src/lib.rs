@@ -11,6 +11,7 @@
 //! | `request/` | what routes take from a request: token, topic, query, body |
 //! | `routes/` | one file for each kind of route |
 //! | `websocket/` | the upgrade, and the frames of a connection |
+//! | `document`, `openapi/` | the OpenAPI document, from the types and handlers of the routes |
 //! | `shutdown` | the order in which a server stops |
 //!
 //! # Invariants
@@ -42,8 +43,10 @@
 //! ```
 
 mod compatibility;
+mod document;
 mod listener;
 mod logs;
+mod openapi;
 mod origins;
 mod problem;
 mod request;
@@ -61,15 +64,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
+    document::openapi,
     listener::serve,
     logs::may_be_logged,
     origins::{OriginError, Origins},
     routes::RevocationTerms,
     server::{Server, ServerBuilder},
 };
-
-/// The OpenAPI 3.1 document that `/openapi.json` answers with.
-pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// What clients may send, and how long they may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,6 +24,7 @@ use khala_core::telemetry::{self, Surface};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::{
+    document::openapi_document,
     listener::Refusal,
     problem::{Problem, ProblemCode},
     request::{Context, Decoded, REQUEST_ID, check_encoding},
@@ -104,7 +105,7 @@ pub(crate) static ROUTES: [Route; 20] = [
     route("/healthz", GET, Machines, Http, || get(routes::health)),
     route("/readyz", GET, Machines, Http, || get(routes::ready)),
     route("/metrics", GET, Machines, Http, || get(routes::metrics)),
-    route("/openapi.json", GET, Everybody, Http, || get(routes::openapi)),
+    route("/openapi.json", GET, Everybody, Http, || get(openapi_document)),
     route("/internal/v1/khala/connections", GET, Admins, Http, || get(routes::connections)),
     route("/internal/v1/khala/drain", POST, Admins, Http, || post(routes::drain)),
     route("/internal/v1/khala/fanout/hooks", GET, Admins, Http, || get(routes::fanout_hooks)),

@@ -23,7 +23,7 @@ pub(crate) use self::{
     holds::Holds,
     query::{Limit, NoParams, Params, cursor, flag, parameters, parsed, watermark, whole_number, wrong},
 };
-use crate::{problem::Problem, server::Shared};
+use crate::{openapi, problem::Problem, server::Shared};
 
 /// The parts of a path that the router could not split, as its `/` were decoded on the way.
 #[derive(Clone, Debug)]
@@ -33,10 +33,14 @@ pub(crate) struct Decoded {
 }
 
 /// The topic that the path names.
-pub(crate) struct TopicPath(pub(crate) Topic);
+#[derive(utoipa::IntoParams)]
+#[into_params(names("topic"), parameter_in = Path)]
+pub(crate) struct TopicPath(#[param(value_type = openapi::Topic)] pub(crate) Topic);
 
 /// The document key that the path names.
-pub(crate) struct DocKeyPath(pub(crate) DocKey);
+#[derive(utoipa::IntoParams)]
+#[into_params(names("doc_key"), parameter_in = Path)]
+pub(crate) struct DocKeyPath(#[param(value_type = openapi::DocKey)] pub(crate) DocKey);
 
 impl FromRequestParts<Shared> for TopicPath {
     type Rejection = Problem;

@@ -14,6 +14,10 @@ use serde::{
     de::{self, DeserializeSeed, IntoDeserializer as _, MapAccess, Visitor, value::CowStrDeserializer},
     forward_to_deserialize_any,
 };
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
 
 use crate::{problem::Problem, server::Shared};
 
@@ -174,6 +178,15 @@ impl<'de, const USUAL: usize> Deserialize<'de> for Limit<USUAL> {
         number.map(Self).ok_or_else(|| de::Error::custom(format_args!("is a number from 1 to {MAX_LIMIT}")))
     }
 }
+
+impl<const USUAL: usize> PartialSchema for Limit<USUAL> {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1_u32));
+        number.maximum(Some(MAX_LIMIT)).default(Some(USUAL.into())).into()
+    }
+}
+
+impl<const USUAL: usize> ToSchema for Limit<USUAL> {}
 
 /// Whether something is wanted.
 pub(crate) fn flag<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {

@@ -10,8 +10,9 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    openapi,
     problem::Problem,
-    request::{Context, DocKeyPath, Limit, NoParams, Params, Readable, cursor, parsed, watermark},
+    request::{Context, DocKeyPath, Limit, NoParams, Params, Readable, TopicPath, cursor, parsed, watermark},
     routes::{
         history::{PAGE_BYTES, extended},
         json_bytes,
@@ -22,10 +23,20 @@ use crate::{
 /// Bytes that a document takes, about: twice what classes let a payload be by default.
 const DOCUMENT_BYTES: u64 = 128 << 10;
 
-/// `GET /v1/topics/{topic}/documents/{doc_key}`: the newest update of the key.
+/// Reads one document: the newest update of its key.
 ///
 /// A tombstone is answered as what it is, with `deleted`: a client that learns that a document is gone must also
 /// learn as of which seq and version.
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/documents/{doc_key}", operation_id = "readDocument", tag = "documents",
+    params(TopicPath, DocKeyPath),
+    responses(
+        (status = 200, body = openapi::Document,
+            description = "Its newest update. If the document is gone, `deleted` is true."),
+        (status = 404, response = openapi::UnknownDocument),
+        openapi::ReadRefusals,
+    )
+)]
 pub(crate) async fn document(
     State(shared): State<Shared>,
     Context { holds, .. }: Context,
@@ -48,20 +59,37 @@ pub(crate) async fn document(
 }
 
 /// Which page of a snapshot is told: the first, or the one that the page before named.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct SnapshotQuery {
+    /// Which page: `watermark`, `epoch` and `after_key`, all or none, as `next` of the page before has them. Without them, page
+    /// one.
     #[serde(deserialize_with = "watermark")]
+    #[param(value_type = Option<openapi::Watermark>)]
     watermark: Option<Watermark>,
     #[serde(deserialize_with = "parsed")]
+    #[param(value_type = Option<openapi::Epoch>)]
     epoch: Option<Epoch>,
     #[serde(deserialize_with = "parsed")]
+    #[param(value_type = Option<openapi::DocKey>)]
     after_key: Option<String>,
+    #[param(inline)]
     limit: Limit,
 }
 
-/// `GET /v1/topics/{topic}/snapshot`: one page of the documents. Page one fixes the watermark; each page but the
-/// last says where the next one is.
+/// Reads a page of a topic's documents.
+///
+/// Page one fixes the watermark; each page but the last says where the next one is.
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/snapshot", operation_id = "readSnapshot", tag = "documents",
+    params(TopicPath, SnapshotQuery),
+    responses(
+        (status = 200, body = openapi::SnapshotPage, description = "Documents, and where the log continues."),
+        (status = 410, response = openapi::Stale),
+        openapi::ReadRefusals,
+    )
+)]
 pub(crate) async fn snapshot(
     State(shared): State<Shared>,
     Context { holds, .. }: Context,

@@ -20,10 +20,11 @@ use tokio::task::yield_now;
 
 use crate::{
     listener::timeout,
+    openapi,
     problem::Problem,
     request::{
-        Authenticated, Context, Holds, Limit, NoParams, Params, Readable, cursor, parameters, parsed,
-        watermark, whole_number, wrong,
+        Authenticated, Context, Holds, Limit, NoParams, Params, Readable, TopicPath, cursor, parameters,
+        parsed, watermark, whole_number, wrong,
     },
     routes::{json, json_bytes},
     server::Shared,
@@ -41,40 +42,78 @@ const LOOK_AT_MOST: usize = 20_000;
 /// How long topics are looked for: an authorizer may take its time over each.
 const LIST_WITHIN: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
+/// What a topic holds: exactly the updates with floor < seq <= head.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Bounds)]
 struct TopicBounds<'a> {
+    #[schema(value_type = openapi::Topic)]
     topic: &'a Topic,
-    #[serde(flatten)]
-    bounds: Bounds,
+    #[schema(value_type = openapi::Epoch)]
+    epoch: Epoch,
+    #[schema(value_type = openapi::Watermark)]
+    floor: Watermark,
+    #[schema(value_type = openapi::Watermark)]
+    head: Watermark,
 }
 
-/// `GET /v1/topics/{topic}`
+impl<'a> TopicBounds<'a> {
+    fn new(topic: &'a Topic, Bounds { epoch, floor, head }: Bounds) -> Self {
+        Self { topic, epoch, floor, head }
+    }
+}
+
+/// Tells what a topic holds.
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}", operation_id = "readBounds", tag = "topics",
+    params(TopicPath),
+    responses(
+        (status = 200, body = TopicBounds<'_>,
+            description = "Its bounds. A topic that was never written to has a stable epoch and holds nothing."),
+        openapi::ReadRefusals,
+    )
+)]
 pub(crate) async fn bounds(
     State(shared): State<Shared>,
     Readable { topic, .. }: Readable,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Response, Problem> {
     let bounds = shared.0.khala.journal().bounds(&topic).await?;
-    json(StatusCode::OK, &TopicBounds { topic: &topic, bounds })
+    json(StatusCode::OK, &TopicBounds::new(&topic, bounds))
 }
 
 /// Where a page of history begins, and how long it is.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct UpdatesQuery {
+    /// Where to continue: `after` and `epoch`, both or neither. Without them, the page starts at the oldest update that is kept.
     #[serde(deserialize_with = "watermark")]
+    #[param(value_type = Option<openapi::Watermark>)]
     after: Option<Watermark>,
     #[serde(deserialize_with = "parsed")]
+    #[param(value_type = Option<openapi::Epoch>)]
     epoch: Option<Epoch>,
+    /// Beside `after`: when that update was published. The cursor is stale if the topic has another update in its place.
     #[serde(deserialize_with = "whole_number")]
+    #[param(value_type = Option<openapi::Timestamp>)]
     published_at: Option<u64>,
+    #[param(inline)]
     limit: Limit,
 }
 
-/// `GET /v1/topics/{topic}/updates`: a page after the cursor; without one, from the oldest update that is kept.
+/// Reads a page of history: after the cursor, or from the oldest update that is kept.
 ///
 /// A page is never refused for the class's replay budget alone: its reader goes at its own pace, and takes turns with
 /// all who read history, for each page anew.
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/updates", operation_id = "readUpdates", tag = "updates",
+    params(TopicPath, UpdatesQuery),
+    responses(
+        (status = 200, body = openapi::Page, description = "The updates right after the position."),
+        (status = 410, response = openapi::Stale),
+        openapi::ReadRefusals,
+    )
+)]
 pub(crate) async fn updates(
     State(shared): State<Shared>,
     Context { holds, .. }: Context,
@@ -158,33 +197,54 @@ pub(crate) fn extended(mut object: Vec<u8>, beside: &impl Serialize) -> Vec<u8> 
 }
 
 /// Which topics are told.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct TopicsQuery {
+    /// What the names start with.
     prefix: String,
+    /// The name to continue after.
     #[serde(deserialize_with = "parsed")]
+    #[param(value_type = Option<openapi::Topic>)]
     after: Option<Topic>,
+    #[param(inline)]
     limit: Limit,
 }
 
-/// `GET /v1/topics`: those that the subject of `grant` may read. Nothing tells of the others, so a page goes on only after
-/// a topic that is open.
+/// A page of topics, in order of their names.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Topics<'a> {
+    topics: Vec<TopicBounds<'a>>,
+    complete: bool,
+    /// Where the next page is; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next: Option<String>,
+}
+
+/// Lists the topics that were written to and that the token may read, in order of their names.
 ///
-/// It needs a scope that reads something. It looks at a bounded number of topics, and reads each thousand of them in the
-/// turn of the subject among all who read history: what a list costs others does not grow with the topics that there are.
+/// It needs a scope that reads some class of topics; without one it is 403 `missing_scope`. A request looks at some 20,000
+/// topics at most: where none of them is open to the token, it is 400 `prefix_too_short`, and a longer prefix helps. A topic
+/// that is retired, because it is empty and nothing was published to it for a week (`sweep.retire_after_seconds`), is left out
+/// until something is. A topic of which something corrupt is stored is left out, and named in the log of the server; reading
+/// it is 500.
+// Nothing tells of topics that are not open, so a page goes on only after one that is. Each thousand of topics is read in the
+// turn of the subject among all who read history: what a list costs others does not grow with the topics that there are.
+#[utoipa::path(
+    get, path = "/v1/topics", operation_id = "listTopics", tag = "topics",
+    params(TopicsQuery),
+    responses(
+        (status = 200, body = Topics<'_>, description = "A page of topics."),
+        openapi::ReadRefusals,
+    )
+)]
 pub(crate) async fn topics(
     State(shared): State<Shared>,
     Context { holds, .. }: Context,
     Authenticated(grant): Authenticated,
     request: Request,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Topics<'a> {
-        topics: Vec<TopicBounds<'a>>,
-        complete: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        next: Option<String>,
-    }
     shared.0.khala.access().authorize_any(&grant, Access::Read)?;
     let TopicsQuery { prefix, after, limit: Limit(limit) } = parameters(request.uri().query())?;
     let mut open = Vec::new();
@@ -208,7 +268,7 @@ pub(crate) async fn topics(
         Ok(Found::EnoughLooked) | Err(_) => false,
     };
     open.truncate(limit.get());
-    let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds { topic, bounds: *bounds }).collect();
+    let topics: Vec<_> = open.iter().map(|(topic, bounds)| TopicBounds::new(topic, *bounds)).collect();
     let next = topics.last().filter(|_| !complete).map(|last| next(&shared, &prefix, last.topic, limit));
     json(StatusCode::OK, &Topics { topics, complete, next })
 }

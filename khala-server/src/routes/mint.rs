@@ -20,10 +20,12 @@ use khala_core::{
     auth::{Denied, RevocationId},
     telemetry,
 };
-use serde::{Deserialize, Serialize, de};
+use serde::Serialize;
 
 use crate::{
+    compatibility::ClientOfQuery,
     listener::timeout,
+    openapi,
     problem::Problem,
     request::{self, Context, Empty, Room, invalid, parameters},
     routes::json,
@@ -34,18 +36,6 @@ use crate::{
 const BODY_BYTES: usize = 16 << 10;
 /// How long a credential may take to be checked, and a token to be signed.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
-/// What a client says of itself in the query, as it does to the WebSocket. It is [judged](crate::Compatibility) before it is known
-/// that nothing else is there.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ClientOfQuery {
-    #[serde(rename = "client_build")]
-    _client_build: de::IgnoredAny,
-    #[serde(rename = "protocol_version")]
-    _protocol_version: de::IgnoredAny,
-    #[serde(rename = "schema_version")]
-    _schema_version: de::IgnoredAny,
-}
 
 fn late() -> Error {
     Error::new(ErrorKind::Unavailable, "mint", format!("no answer within {} s", CHECK_WITHIN.as_secs()))
@@ -163,26 +153,59 @@ impl Failure {
 }
 
 /// A token, and what it says.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = MintedToken)]
 struct Minted<'a> {
     token: &'a str,
+    #[schema(value_type = openapi::TokenType)]
     token_type: &'static str,
     subject: &'a str,
     scopes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     organisation: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     session_id: Option<&'a str>,
-    /// Milliseconds since 1970.
+    /// When it runs out.
+    #[schema(value_type = openapi::Timestamp)]
     expires_at: u64,
-    /// Seconds, whole ones.
+    /// How long that is from now, in seconds.
     expires_in: u64,
+    /// The token's name, by which it can be revoked.
     jti: &'a str,
+    /// The key that it is signed with.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     kid: Option<&'a str>,
 }
 
-/// Answers a request for a token.
+/// Makes a sync token.
+///
+/// Failures have three classes: `authz_denied`, `signing_error`, `upstream_unavailable`. An empty body is `{}`, and needs no
+/// Content-Type.
+#[utoipa::path(
+    post, path = "/v1/token", operation_id = "mintToken", tag = "access", security(("credential" = [])),
+    params(ClientOfQuery, openapi::RequestIdHeader),
+    request_body(content = openapi::TokenRequest, content_type = "application/json", examples(
+        ("backend" = (summary = "A backend, with the mint secret", value = json!({
+            "subject": "ada", "scopes": ["khala:read"], "organisation": "acme", "session_id": "login-7", "ttl_seconds": 900
+        }))),
+        ("user" = (summary = "A user, with the application's token", value = json!({}))),
+    )),
+    responses(
+        (status = 200, body = Minted<'_>, description = "A token, and what it says."),
+        (status = 400, response = openapi::MintBroken),
+        (status = 401, response = openapi::MintDenied),
+        (status = 403, response = openapi::MintBeyond),
+        (status = 404, response = openapi::MintOff),
+        openapi::BodyRefusals,
+        (status = 426, response = openapi::TooOld),
+        (status = 429, response = openapi::TooManyRequests),
+        (status = 500, response = openapi::SigningError),
+        (status = 503, response = openapi::MintUnavailable),
+    )
+)]
 pub(crate) async fn mint(
     State(shared): State<Shared>,
     Context { request_id, client, .. }: Context,

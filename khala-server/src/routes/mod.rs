@@ -1,13 +1,13 @@
 //! The routes, one file for each kind, and the answers that they share.
 
-mod admin;
-mod documents;
-mod history;
+pub(crate) mod admin;
+pub(crate) mod documents;
+pub(crate) mod history;
 mod lines;
-mod mint;
-mod operations;
-mod publish;
-mod stream;
+pub(crate) mod mint;
+pub(crate) mod operations;
+pub(crate) mod publish;
+pub(crate) mod stream;
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub(crate) use self::{
     documents::{document, snapshot},
     history::{bounds, topics, updates},
     mint::mint,
-    operations::{WriteProbe, health, metrics, openapi, ready},
+    operations::{WriteProbe, health, metrics, ready},
     publish::publish,
     stream::publish_stream,
 };
@@ -35,7 +35,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Problem> 
 }
 
 /// A response of text that is JSON already.
-fn json_bytes(body: impl Into<Bytes>) -> Response {
+pub(crate) fn json_bytes(body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Body::from(body.into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -7,30 +7,55 @@ use std::{
 };
 
 use axum::{body::Body, extract::State, response::Response};
-use bytes::Bytes;
 use futures::future::join;
 use http::{HeaderValue, StatusCode, header};
 use khala_core::{Error, ErrorKind, Khala, journal::Journal as _};
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{
-    OPENAPI,
-    listener::timeout,
-    problem::Problem,
-    routes::{json, json_bytes},
-    server::Shared,
-};
+use crate::{listener::timeout, openapi, problem::Problem, routes::json, server::Shared};
 
 /// How long the journal may take to answer before the server counts as not ready.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// `GET /healthz`: the process is up. It asks nothing of the store, whose trouble a restart would not mend.
-pub(crate) async fn health() -> Result<Response, Problem> {
-    json(StatusCode::OK, &json!({"status": "up"}))
+/// What a server says of itself.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Status {
+    status: Word,
+    /// What the server does without just now, and is no less ready for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
-/// `GET /readyz`: the journal answers, can be written, and the server is not about to stop. What it does without is noted.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = StatusWord)]
+enum Word {
+    Ready,
+    Up,
+}
+
+/// Tells that the process is up.
+///
+/// It asks nothing of the store, whose trouble a restart would not mend.
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "health", tag = "operations", security(()),
+    responses((status = 200, body = Status, description = "It is."))
+)]
+pub(crate) async fn health() -> Result<Response, Problem> {
+    json(StatusCode::OK, &Status { status: Word::Up, notes: Vec::new() })
+}
+
+/// Tells whether requests can be served now.
+///
+/// The journal answers, can be written, and the server is not about to stop. What it does without is noted.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "ready", tag = "operations", security(()),
+    responses(
+        (status = 200, body = Status, description = "They can."),
+        (status = 503, response = openapi::Unavailable),
+    )
+)]
 pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Problem> {
     let health = shared.0.khala.health();
     let notes = shared.0.notes.as_ref().map(|notes| notes()).unwrap_or_default();
@@ -64,8 +89,7 @@ pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Prob
         read.and(written)
     };
     match timeout(PROBE, asked).await {
-        Ok(Ok(_)) if notes.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
-        Ok(Ok(_)) => json(StatusCode::OK, &json!({"status": "ready", "notes": notes})),
+        Ok(Ok(_)) => json(StatusCode::OK, &Status { status: Word::Ready, notes }),
         Ok(Err((code, error))) => {
             tracing::warn!(error = &error as &dyn std::error::Error, code, "not ready: the journal fails");
             let fails =
@@ -129,7 +153,14 @@ fn reason(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// `GET /metrics`
+/// Gives the metrics, in the Prometheus text format.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "operations", security(()),
+    responses(
+        (status = 200, body = String, description = "The metrics."),
+        (status = 404, response = openapi::MetricsOff),
+    )
+)]
 pub(crate) async fn metrics(State(shared): State<Shared>) -> Result<Response, Problem> {
     let Some(render) = &shared.0.metrics else {
         return Err(Problem::not_found("metrics_off", "this server keeps its metrics elsewhere"));
@@ -139,9 +170,4 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> Result<Response, Pr
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     Ok(response)
-}
-
-/// `GET /openapi.json`
-pub(crate) async fn openapi() -> Response {
-    json_bytes(Bytes::from_static(OPENAPI.as_bytes()))
 }

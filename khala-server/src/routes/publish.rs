@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use crate::{
+    openapi,
     problem::Problem,
     request::{self, Authenticated, Context, Empty, REQUEST_ID, Room, TopicPath, given, invalid, whole},
     routes::{json, stream},
@@ -27,8 +28,42 @@ use crate::{
 /// The header that names a publish.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// `POST /v1/topics/{topic}/updates`: publishes what the body holds, if the grant still stands when that is there. The body and
-/// what the request holds count for as long as the batch is under way, also where the client is gone.
+/// Publishes one update, many, or a stream of them.
+///
+/// As `application/x-ndjson` an update a line, for producers that stream. Each is published as it arrives and answered as it is
+/// committed, in order, while the request goes on; blank lines count and are not answered. The answer is 200 from the start,
+/// and its lines say what became of each: where it was stored, or an `error`. After a `conflict` the stream goes on; any other
+/// error is the last answer, and nothing from its line on is stored, but for lines that were on their way when the store failed
+/// (status 500 or 503, other than `draining`): those may be stored or not. A client that sends a line again under the same
+/// `dedup` stores it once. What comes faster than the topic's class or the token's subject may waits. A stream has no length;
+/// each line is bounded as a body is, in bytes and in time.
+// The grant is checked again when the body is there. The body and what the request holds count for as long as the batch is under
+// way, also where the client is gone.
+#[utoipa::path(
+    post, path = "/v1/topics/{topic}/updates", operation_id = "publish", tag = "updates",
+    params(TopicPath, openapi::IdempotencyKey, openapi::TraceHeaders),
+    request_body(content(
+        (Publish = "application/json", examples(
+            ("one" = (value = json!({"kind": "note", "payload": {"text": "hello"}}))),
+            ("many" = (value = json!({"updates": [{"kind": "added", "payload": {"n": 1}, "doc_key": "item/1"}], "expect": 0}))),
+        )),
+        (String = "application/x-ndjson", example = "{\"kind\":\"added\",\"payload\":{\"n\":1},\"dedup\":\"job-7/1\"}\n"),
+    ), description = "As `application/x-ndjson`, a `NewLine` a line."),
+    responses(
+        (status = 200, content(
+            (Answer<'_> = "application/json"),
+            (String = "application/x-ndjson", example = "{\"line\":1,\"epoch\":\"9f86d081884c7d65\",\"first\":41,\"last\":41,\"duplicate\":false}\n"),
+        ), description = "They were stored before under the same Idempotency-Key; here is the first receipt. Or a stream has \
+            begun: a `LineStored` or a `LineRefused` a line follows."),
+        (status = 201, body = Answer<'_>, description = "They are on stable storage."),
+        openapi::ReadRefusals,
+        (status = 408, response = openapi::BodyTimeout),
+        (status = 409, response = openapi::NotStored),
+        (status = 413, response = openapi::PublishTooLarge),
+        (status = 415, response = openapi::BodyType),
+        (status = 429, response = openapi::TooManyPublishes),
+    )
+)]
 pub(crate) async fn publish(
     State(shared): State<Shared>,
     context: Context,
@@ -58,18 +93,25 @@ pub(crate) async fn publish(
 }
 
 /// Where the updates were stored.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Receipt)]
 struct Answer<'a> {
+    #[schema(value_type = openapi::Topic)]
     topic: &'a Topic,
     #[serde(flatten)]
     receipt: Stored,
+    /// Whether this is the receipt of an earlier publish with the same Idempotency-Key.
     duplicate: bool,
 }
 
-#[derive(Serialize)]
+/// The updates of a batch, from the first to the last.
+#[derive(Serialize, utoipa::ToSchema)]
 pub(crate) struct Stored {
+    #[schema(value_type = openapi::Epoch)]
     epoch: khala_core::Epoch,
+    #[schema(value_type = openapi::Seq)]
     first: khala_core::Seq,
+    #[schema(value_type = openapi::Seq)]
     last: khala_core::Seq,
 }
 
@@ -107,21 +149,53 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     (trace != TraceContext::default()).then_some(trace)
 }
 
-/// One update on the wire.
-#[derive(Deserialize)]
+/// An update to append. `doc_version` and `deleted` need a `doc_key`.
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewUpdate)]
 struct One<'a> {
+    #[schema(value_type = openapi::Kind)]
     kind: Kind,
+    /// I-JSON (RFC 7493) of at most 100 levels, kept byte for byte; 64 KiB unless the topic's class says otherwise.
     #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
     payload: &'a RawValue,
     #[serde(default)]
+    #[schema(value_type = Option<openapi::DocKey>)]
     doc_key: Option<DocKey>,
+    /// The document's version, which must exceed the stored one; where there is none, the seq is it.
     #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = Option<openapi::DocVersion>)]
     doc_version: Option<u64>,
+    /// Whether the document is gone.
     #[serde(default)]
+    #[schema(default = false)]
     deleted: bool,
     #[serde(default)]
+    #[schema(value_type = Option<openapi::PayloadHash>)]
     payload_hash: Option<PayloadHash>,
+}
+
+/// One update, or many that are stored as a whole.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described: a body is parsed as what is posted")]
+enum Publish {
+    One(One<'static>),
+    Many(Many),
+}
+
+/// Updates that are appended as a whole or not at all.
+#[derive(utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Batch)]
+#[expect(dead_code, reason = "it is only described: a body is parsed as what is posted")]
+struct Many {
+    #[schema(min_items = 1, max_items = 1000)]
+    updates: Vec<One<'static>>,
+    /// The head that the topic must have; without it any head will do.
+    #[schema(value_type = Option<openapi::Watermark>)]
+    expect: Option<Watermark>,
 }
 
 /// The body: one update, or many under `updates`. The fields of both, so that it is parsed only once.
@@ -190,24 +264,38 @@ fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, Problem> {
     Ok(batch.with_expect(head))
 }
 
-/// A line of a stream: one update, the key that names its publish, and its topic where not all lines have the same.
-#[derive(Deserialize)]
+/// A line of a stream to many topics: an update to append, the key that names its publish, and the topic that it is for.
+// Where all lines have the same topic, they do not name it.
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+#[schema(as = NewLineOfTopic)]
+pub(crate) struct Line<'a> {
     #[serde(default)]
+    #[schema(value_type = openapi::Topic, required)]
     topic: Option<Topic>,
+    #[schema(value_type = openapi::Kind)]
     kind: Kind,
+    /// I-JSON (RFC 7493) of at most 100 levels, kept byte for byte; 64 KiB unless the topic's class says otherwise.
     #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
     payload: &'a RawValue,
     #[serde(default)]
+    #[schema(value_type = Option<openapi::DocKey>)]
     doc_key: Option<DocKey>,
+    /// The document's version, which must exceed the stored one; where there is none, the seq is it.
     #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = Option<openapi::DocVersion>)]
     doc_version: Option<u64>,
+    /// Whether the document is gone.
     #[serde(default)]
+    #[schema(default = false)]
     deleted: bool,
     #[serde(default)]
+    #[schema(value_type = Option<openapi::PayloadHash>)]
     payload_hash: Option<PayloadHash>,
+    /// Names the publish of this line, as Idempotency-Key does for a whole request.
     #[serde(default)]
+    #[schema(value_type = Option<openapi::DedupKey>)]
     dedup: Option<DedupKey>,
 }
 

@@ -43,6 +43,7 @@ use tokio::{
 
 use crate::{
     listener::PARTS,
+    openapi,
     problem::Problem,
     request::{self, Authenticated, COPIES, Context, Holds, invalid, no_memory},
     routes::{
@@ -79,7 +80,26 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     request::is_of(headers, MEDIA_TYPE)
 }
 
-/// `POST /v1/updates`: a stream whose lines name their topics.
+/// Publishes a stream of updates to topics that its lines name.
+///
+/// As a stream to one topic (`application/x-ndjson` on `/v1/topics/{topic}/updates`), but each line says in `topic` which one
+/// it is for. Lines are stored in their order within each topic, and answered in their order over all of them. Whether a topic
+/// is open to the token is asked when a line first names it; if it is not (status 403), that line is the last, as after any
+/// error but a `conflict`. A line that comes faster than its topic's class or the token's subject may waits, and so do those
+/// behind it, whatever topic they name. So does a line for a new topic, where the subject makes too many.
+#[utoipa::path(
+    post, path = "/v1/updates", operation_id = "streamUpdates", tag = "updates",
+    params(openapi::TraceHeaders),
+    request_body(content = String, content_type = "application/x-ndjson", description = "A `NewLineOfTopic` a line.",
+        example = "{\"topic\":\"run:7:events\",\"kind\":\"added\",\"payload\":{\"n\":1},\"dedup\":\"job-7/1\"}\n"),
+    responses(
+        (status = 200, body = String, content_type = "application/x-ndjson",
+            description = "The stream has begun: a `LineStored` or a `LineRefused` a line follows.",
+            example = "{\"line\":1,\"topic\":\"run:7:events\",\"epoch\":\"9f86d081884c7d65\",\"first\":41,\"last\":41,\"duplicate\":false}\n"),
+        (status = 415, response = openapi::BodyType),
+        openapi::ClientRefusals,
+    )
+)]
 pub(crate) async fn publish_stream(
     State(shared): State<Shared>,
     context: Context,
@@ -199,20 +219,31 @@ struct Sent {
 /// What became of it.
 type Answered = (Sent, Result<Append, Error>);
 
-/// Where a line was stored, as the answer to a publish of its own says it; the topic only where lines name theirs.
-#[derive(Serialize)]
-struct Acknowledged<'a> {
+/// The line is on stable storage. `first` and `last` are one seq, but where an Idempotency-Key of the same text had named a batch.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = LineStored)]
+pub(crate) struct Acknowledged<'a> {
+    /// The line of the request, from one.
+    #[schema(minimum = 1)]
     line: u64,
+    /// Which topic it is of; only where lines name theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = openapi::Topic, required = false)]
     topic: Option<&'a Topic>,
     #[serde(flatten)]
     receipt: Stored,
+    /// Whether this is the receipt of an earlier publish with the same `dedup`.
     duplicate: bool,
 }
 
-#[derive(Serialize)]
-struct Refused {
+/// The line is not stored. Unless `code` is `conflict`, no answer follows.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = LineRefused)]
+pub(crate) struct Refused {
+    /// The line of the request, from one.
+    #[schema(minimum = 1)]
     line: u64,
+    #[schema(value_type = openapi::Problem)]
     error: Value,
 }
 

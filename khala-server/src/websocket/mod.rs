@@ -3,6 +3,6 @@
 mod frame_queue;
 mod token;
 mod transport;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub(crate) use self::upgrade::upgrade;

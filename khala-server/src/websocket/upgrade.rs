@@ -30,12 +30,29 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument as _;
 
 use super::{token, transport::WebSocket};
-use crate::{listener::Accepted, problem::Problem, request::Context, server::Shared};
+use crate::{
+    compatibility::ClientOfQuery, listener::Accepted, openapi, problem::Problem, request::Context,
+    server::Shared,
+};
 
-/// `GET /sync/v1/websocket`: answers a WebSocket handshake, and runs the connection in a task of its own.
+/// Opens a WebSocket that speaks Phoenix Channels.
 ///
-/// A request that is no handshake is judged as one: a page learns nothing of why its handshake was refused, and asks here
-/// without one. 426 then says that nothing else was wrong.
+/// The token comes in the Authorization header, in a subprotocol or in the query. Other query parameters are the client's own.
+/// PROTOCOL.md describes what is spoken. A request that is no handshake is judged as one: a page learns nothing of why its
+/// handshake was refused, and asks here without one. 426 `websocket_required` then says that nothing else was wrong.
+#[utoipa::path(
+    get, path = "/sync/v1/websocket", operation_id = "connect", tag = "sync", security(("token" = []), ()),
+    params(openapi::WebSocketQuery, ClientOfQuery),
+    responses(
+        (status = 101, description = "It is open."),
+        (status = 400, response = openapi::UpgradeInvalid),
+        (status = 401, response = openapi::Denied),
+        (status = 403, response = openapi::PageRefused),
+        (status = 426, response = openapi::UpgradeRequired),
+        (status = 429, response = openapi::TooManyRequests),
+        (status = 503, response = openapi::Unavailable),
+    )
+)]
 pub(crate) async fn upgrade(
     State(shared): State<Shared>,
     Context { request_id, peer, client, .. }: Context,

@@ -1,4 +1,5 @@
-//! The OpenAPI document is true: each of its routes is served, with each of its statuses, and no others are.
+//! The OpenAPI document is true: each of its routes is served, with each of its statuses, and no others are; and each answer fits
+//! its schema, which names all of its members.
 
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
@@ -9,7 +10,7 @@ use khala_core::{
     admission::AdmissionOptions,
     journal::{Journal as _, Keep},
 };
-use khala_server::{Compatibility, Limits, OPENAPI, Origins, Server, Window};
+use khala_server::{Compatibility, Limits, Origins, Server, Window, openapi};
 use serde_json::Value;
 
 use crate::support::{Answer, Begun, Running, running_on, running_with, topic};
@@ -40,9 +41,83 @@ impl Served {
                 content.contains_key(found),
                 "{method} {pattern} {status} is of another type: {answer:?}"
             );
+            if ["application/json", "application/problem+json"].contains(&found) {
+                let value = serde_json::from_str(&answer.text).unwrap();
+                let faults = faults(&value, &content[found]["schema"], document);
+                assert!(faults.is_empty(), "{method} {pattern} {status}: {faults:?} in {answer:?}");
+            }
         }
         self.0.insert((pattern.to_owned(), method, status));
     }
+}
+
+/// What is wrong with an answer by its schema, and which of its members the schema does not name.
+fn faults(value: &Value, schema: &Value, document: &Value) -> Vec<String> {
+    let mut faults = broken(value, schema, document);
+    let known = members(schema, document);
+    let found = value.as_object().into_iter().flat_map(|object| object.keys());
+    if !known.is_empty() {
+        faults.extend(found.filter(|name| !known.contains(*name)).map(|name| format!("{name} is not known")));
+    }
+    faults
+}
+
+fn broken(value: &Value, schema: &Value, document: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    if let Some(path) = schema["$ref"].as_str() {
+        all.extend(broken(value, document.pointer(&path[1..]).unwrap(), document));
+    }
+    let types = match &schema["type"] {
+        Value::String(name) => vec![name.as_str()],
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !types.is_empty() && !types.contains(&found) {
+        all.push(format!("{value} is none of {types:?}"));
+    }
+    let words = schema["enum"].as_array();
+    if words.is_some_and(|words| !words.contains(value)) {
+        all.push(format!("{value} is none of {words:?}"));
+    }
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if value.is_object() && value.get(name).is_none() {
+            all.push(format!("{name} is missing"));
+        }
+    }
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(value) = value.get(name) {
+            all.extend(faults(value, schema, document));
+        }
+    }
+    for (value, schema) in value.as_array().into_iter().flatten().zip(std::iter::repeat(&schema["items"])) {
+        all.extend(faults(value, schema, document));
+    }
+    for schema in schema["allOf"].as_array().into_iter().flatten() {
+        all.extend(broken(value, schema, document));
+    }
+    for alternatives in [&schema["oneOf"], &schema["anyOf"]].into_iter().filter_map(Value::as_array) {
+        let tried: Vec<_> = alternatives.iter().map(|schema| broken(value, schema, document)).collect();
+        if tried.iter().all(|faults| !faults.is_empty()) {
+            all.extend(tried.into_iter().flatten());
+        }
+    }
+    all
+}
+
+/// The members that a schema names.
+fn members(schema: &Value, document: &Value) -> BTreeSet<String> {
+    let of_reference = schema["$ref"].as_str().and_then(|path| document.pointer(&path[1..]));
+    let parts = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|name| schema[name].as_array()).flatten();
+    let own = schema["properties"].as_object().into_iter().flat_map(|members| members.keys().cloned());
+    own.chain(of_reference.into_iter().chain(parts).flat_map(|schema| members(schema, document))).collect()
 }
 
 fn documented(document: &Value) -> BTreeSet<(String, String, String)> {
@@ -81,7 +156,7 @@ fn every_reference_leads_somewhere() {
             _ => {}
         }
     }
-    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let document: Value = serde_json::from_str(openapi()).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     walk(&document, &document);
@@ -89,7 +164,7 @@ fn every_reference_leads_somewhere() {
 
 #[tokio::test]
 async fn what_is_documented_is_served() {
-    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let document: Value = serde_json::from_str(openapi()).unwrap();
     let limits = Limits { body_timeout: Duration::from_millis(100), ..Limits::default() };
     let mut one_each = AdmissionOptions::unlimited();
     one_each.connections_per_subject = NonZeroU32::new(1);
@@ -193,6 +268,14 @@ async fn what_is_documented_is_served() {
     ] {
         let answer = sent(&server, &post, MANY, headers, "").await;
         served.note(MANY, &post, &answer, &document);
+    }
+
+    let lines = "{\"topic\":\"lines\",\"kind\":\"k\",\"payload\":1}\n{}\n";
+    let answer = sent(&server, &post, MANY, &stream, lines).await;
+    for (line, schema) in answer.text.lines().zip(["LineStored", "LineRefused"]) {
+        let line = serde_json::from_str(line).unwrap();
+        let faults = faults(&line, &document["components"]["schemas"][schema], &document);
+        assert!(faults.is_empty(), "{schema}: {faults:?} in {line}");
     }
 
     crowded(&mut served, &document).await;

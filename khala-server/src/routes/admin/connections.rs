@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::millis;
 use crate::{
+    openapi,
     problem::Problem,
     request::{Admin, Limit, Params},
     routes::json,
@@ -16,34 +17,57 @@ use crate::{
 };
 
 /// How many connections are told of.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ConnectionsQuery {
+    /// How many of the slowest are told of.
+    #[param(inline)]
     limit: Limit<20>,
 }
 
-/// `GET /internal/v1/khala/connections`
+/// The open connections of this node.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = OpenConnections)]
+struct Connections {
+    open: usize,
+    /// Topics that they follow, each counted once for every connection.
+    channels: u64,
+    /// What is held for those that do not take it.
+    outbox_bytes: u64,
+    /// First those that have taken nothing for longest, then those for which the most is held.
+    slowest: Vec<Open>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = OpenConnection)]
+struct Open {
+    subject: String,
+    /// Where it comes from, as far as that is known.
+    #[schema(value_type = Option<String>, required)]
+    address: Option<IpAddr>,
+    #[schema(value_type = openapi::Timestamp)]
+    opened_at: u64,
+    channels: u64,
+    held_bytes: u64,
+    /// For how long it has taken nothing.
+    stalled_ms: u64,
+}
+
+/// Counts the open connections of this node, and tells of the slowest.
+#[utoipa::path(
+    get, path = "/internal/v1/khala/connections", operation_id = "countConnections", tag = "admin", security(("admin" = [])),
+    params(ConnectionsQuery),
+    responses(
+        (status = 200, body = Connections, description = "How many are open, and which take the least."),
+        openapi::AdminRefusals,
+    )
+)]
 pub(crate) async fn connections(
     State(shared): State<Shared>,
     _: Admin,
     Params(query): Params<ConnectionsQuery>,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Connections {
-        open: usize,
-        channels: u64,
-        outbox_bytes: u64,
-        slowest: Vec<Open>,
-    }
-    #[derive(Serialize)]
-    struct Open {
-        subject: String,
-        address: Option<IpAddr>,
-        opened_at: u64,
-        channels: u64,
-        held_bytes: u64,
-        stalled_ms: u64,
-    }
     let Limit(limit) = query.limit;
     let khala = &shared.0.khala;
     let show = |connection| {

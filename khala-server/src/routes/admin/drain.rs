@@ -8,13 +8,45 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    openapi,
     problem::Problem,
     request::{Admin, Context, Empty, NoParams, Params, parse},
     routes::json,
     server::Shared,
 };
 
-/// `POST /internal/v1/khala/drain`
+/// There is nothing to say.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DrainOrder)]
+struct Ordered {}
+
+/// A drain that has begun.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Drain)]
+struct Begun {
+    /// WebSockets that are open now.
+    connections: usize,
+    /// In how many milliseconds the last of them will have been closed.
+    drain_ms: u64,
+    /// Whether it had been ordered before.
+    already: bool,
+}
+
+/// Has this node's clients go elsewhere.
+///
+/// It is not ready from now on and takes no new WebSocket, and those that are open are told and closed one after the other. The
+/// process goes on.
+#[utoipa::path(
+    post, path = "/internal/v1/khala/drain", operation_id = "drain", tag = "admin", security(("admin" = [])),
+    params(openapi::RequestIdHeader),
+    request_body(content = Ordered, content_type = "application/json", description = "There is nothing to say."),
+    responses(
+        (status = 202, body = Begun, description = "It has begun. Ordering it again changes nothing."),
+        openapi::AdminRefusals,
+        openapi::BodyRefusals,
+    )
+)]
 pub(crate) async fn drain(
     State(shared): State<Shared>,
     _: Admin,
@@ -22,19 +54,6 @@ pub(crate) async fn drain(
     Context { request_id, .. }: Context,
     request: Request,
 ) -> Result<Response, Problem> {
-    /// There is nothing to say.
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Ordered {}
-    #[derive(Serialize)]
-    struct Begun {
-        /// How many are open now.
-        connections: usize,
-        /// In how long the last of them will have been closed.
-        drain_ms: u64,
-        /// Whether it had been ordered before.
-        already: bool,
-    }
     let body = super::read(&shared, request, Empty::Allowed).await?;
     if !body.is_empty() {
         let Ordered {} = parse(&body)?;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::{Rules, millis};
 use crate::{
+    openapi,
     problem::Problem,
     request::{Admin, Limit, NoParams, Params},
     routes::json,
@@ -24,23 +25,39 @@ use crate::{
 };
 
 /// How many topics are told of.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct FanoutQuery {
+    /// How many topics are told of.
+    #[param(inline)]
     topic_limit: Limit<20>,
 }
 
-/// `GET /internal/v1/khala/fanout/metrics`
+/// How delivery does on this node.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FanoutMetrics)]
+struct Metrics<'a> {
+    /// First those with the most incidents, then those whose slowest follower is farthest behind.
+    topics: Vec<Window<'a>>,
+    delivery: Delivery,
+}
+
+/// How delivery does on this node, by topic and in sums.
+#[utoipa::path(
+    get, path = "/internal/v1/khala/fanout/metrics", operation_id = "fanoutMetrics", tag = "admin", security(("admin" = [])),
+    params(FanoutQuery),
+    responses(
+        (status = 200, body = Metrics<'_>, description = "As of now."),
+        openapi::AdminRefusals,
+        openapi::StoreRefusals,
+    )
+)]
 pub(crate) async fn fanout_metrics(
     State(shared): State<Shared>,
     _: Admin,
     Params(query): Params<FanoutQuery>,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Metrics<'a> {
-        topics: Vec<Window<'a>>,
-        delivery: Delivery,
-    }
     let Limit(limit) = query.topic_limit;
     let windows = shared.0.khala.topic_stats(limit).await?;
     let topics = windows.iter().map(Window::of).collect();
@@ -48,29 +65,45 @@ pub(crate) async fn fanout_metrics(
 }
 
 /// One topic.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = TopicWindow)]
 struct Window<'a> {
+    #[schema(value_type = openapi::Topic)]
     topic: &'a Topic,
+    #[schema(required)]
     class: Option<&'a str>,
+    /// Null for a topic of no class.
+    #[schema(value_type = Option<openapi::Tier>, required)]
     tier: Option<&'static str>,
+    #[schema(value_type = openapi::Epoch)]
     epoch: Epoch,
+    #[schema(value_type = openapi::Watermark)]
     floor: Watermark,
+    #[schema(value_type = openapi::Watermark)]
     head: Watermark,
-    /// Of the slowest that follows it now, in updates.
+    /// How many updates the slowest client that follows it now is behind the head.
     lag: u64,
+    /// Clients that follow it on this node now.
     connected: u64,
+    #[schema(value_type = Option<openapi::Watermark>, required)]
     slowest_connected: Option<Watermark>,
+    /// Clients that did until recently.
     seen: u64,
+    #[schema(value_type = Option<openapi::Watermark>, required)]
     slowest_seen: Option<Watermark>,
+    #[schema(required)]
     limits: Option<Rules>,
     incidents: Incidents,
+    #[schema(value_type = Option<openapi::Incident>, required)]
     last_reason: Option<&'static str>,
+    #[schema(value_type = Option<openapi::Timestamp>, required)]
     last_at: Option<u64>,
 }
 
-/// How often its rules were broken.
-#[derive(Serialize)]
+/// How often its rules were broken here, as far as is remembered.
+#[derive(Serialize, utoipa::ToSchema)]
 struct Incidents {
+    /// Times that the journal was found to have lost updates of this topic that were acknowledged.
     journal_regressed: u64,
     payload_too_large: u64,
     publish_rate_limited: u64,
@@ -120,36 +153,46 @@ impl<'a> Window<'a> {
 }
 
 /// This node, since it started.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Delivery {
     connections: usize,
+    /// Joined topics of all connections.
     channels: u64,
     /// Of those, how many read from the journal and not from the tail.
     behind: u64,
+    /// Channels that fell behind after they had been live.
     demotions: u64,
+    /// Channels that came back.
     promotions: u64,
+    /// Connections that were evicted because they took nothing.
     slow_evictions: u64,
     stale_cursors: u64,
+    /// Those of a subject that had one of the same topic within a minute.
     stale_loops: u64,
+    /// What is held for clients that do not take it.
     outbox_bytes: u64,
     fairness: Fairness,
     storms: Storms,
 }
 
 /// Who reads history when.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Fairness {
+    #[schema(minimum = 1)]
     reads_at_once: usize,
     /// Reads that waited for their turn.
     waited: u64,
 }
 
 /// Who is let in to read it.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Storms {
+    #[schema(required, minimum = 1)]
     replay_pages_per_second: Option<u32>,
+    #[schema(required, minimum = 1)]
     replay_pages_at_once: Option<u32>,
     longest_wait_ms: u64,
+    /// Joins that were told to come back.
     deferred: u64,
 }
 
@@ -190,25 +233,42 @@ impl Delivery {
     }
 }
 
-/// `GET /internal/v1/khala/fanout/hooks`: the ways in which this node is woken up. One that hears nothing while polling
-/// finds something is dead.
+/// A way in which this node is woken up.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FanoutHook)]
+struct Hook {
+    #[schema(value_type = openapi::Hook)]
+    hook: &'static str,
+    /// What this node told the others.
+    announced: u64,
+    /// What it could not tell.
+    announce_failures: u64,
+    /// How often this node was told something.
+    heard: u64,
+    /// What polling found and nothing had announced. It grows while `heard` does not: the way is dead.
+    poll_finds: u64,
+}
+
+/// The ways in which this node is woken up.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FanoutHooks)]
+struct Hooks {
+    hooks: [Hook; 2],
+}
+
+/// The ways in which this node is woken up, and whether they work.
+#[utoipa::path(
+    get, path = "/internal/v1/khala/fanout/hooks", operation_id = "fanoutHooks", tag = "admin", security(("admin" = [])),
+    responses(
+        (status = 200, body = Hooks, description = "Since it started."),
+        openapi::AdminRefusals,
+    )
+)]
 pub(crate) async fn fanout_hooks(
     State(shared): State<Shared>,
     _: Admin,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Hook {
-        hook: &'static str,
-        announced: u64,
-        announce_failures: u64,
-        heard: u64,
-        poll_finds: u64,
-    }
-    #[derive(Serialize)]
-    struct Hooks {
-        hooks: [Hook; 2],
-    }
     let totals = shared.0.khala.stats().counters();
     let heads = Hook {
         hook: "heads",

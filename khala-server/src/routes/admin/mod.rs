@@ -1,10 +1,10 @@
 //! What operators ask and order under `/internal/v1/khala/`, with a token of their own; each subject in a file of its own.
 
-mod connections;
-mod drain;
-mod fanout;
-mod retention;
-mod revocations;
+pub(crate) mod connections;
+pub(crate) mod drain;
+pub(crate) mod fanout;
+pub(crate) mod retention;
+pub(crate) mod revocations;
 mod rules;
 
 use axum::extract::Request;

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::rules::{Retained, millis};
 use crate::{
+    openapi,
     problem::Problem,
     request::{Admin, Context, Empty, Limit, NoParams, Params, flag, invalid, parse},
     routes::json,
@@ -26,45 +27,76 @@ use crate::{
 };
 
 /// What is told.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct RetentionQuery {
-    /// How many records.
+    /// How many of the last sweeps are told of.
+    #[param(inline)]
     limit: Limit<10>,
-    /// Whether the next sweep is planned too.
+    /// Whether to say what the next sweep would do. That reads what would go.
+    #[param(default = false)]
     #[serde(deserialize_with = "flag")]
     plan: bool,
 }
 
-/// `GET /internal/v1/khala/retention`
+/// How much history is kept, and what the last sweeps did.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Retention)]
+struct Status<'a> {
+    /// This node's name among those that share the journal.
+    #[schema(value_type = String)]
+    node: &'a NodeId,
+    /// Until when this node's lease lasts, while a sweep of its own is under way.
+    #[schema(value_type = Option<openapi::Timestamp>, required)]
+    leads_until: Option<u64>,
+    /// How often it sweeps; null: by order only.
+    #[schema(required)]
+    every_ms: Option<u64>,
+    /// How many cursors a sweep may make stale; null: as many as there are.
+    #[schema(required)]
+    guard_cursors: Option<u64>,
+    /// How long the cursor of a client that went counts for that.
+    seen_ms: u64,
+    /// How long a lease lasts that is not renewed.
+    lead_ms: u64,
+    classes: Vec<Class<'a>>,
+    /// The last sweeps of the journal, newest first.
+    #[schema(value_type = Vec<openapi::SweepRecord>)]
+    records: Vec<SweepRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = openapi::SweepPlan, required = false)]
+    plan: Option<SweepPlan>,
+}
+
+/// How much history of a topic class is kept.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = RetentionClass)]
+struct Class<'a> {
+    class: &'a str,
+    #[schema(value_type = String)]
+    pattern: &'a TopicPattern,
+    #[schema(value_type = openapi::Tier)]
+    tier: &'static str,
+    #[serde(flatten)]
+    retained: Retained,
+}
+
+/// How much history is kept, and what the last sweeps did.
+#[utoipa::path(
+    get, path = "/internal/v1/khala/retention", operation_id = "retention", tag = "admin", security(("admin" = [])),
+    params(RetentionQuery),
+    responses(
+        (status = 200, body = Status<'_>, description = "As of now."),
+        openapi::AdminRefusals,
+        openapi::StoreRefusals,
+    )
+)]
 pub(crate) async fn retention(
     State(shared): State<Shared>,
     _: Admin,
     Params(query): Params<RetentionQuery>,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Status<'a> {
-        node: &'a NodeId,
-        /// Null while no sweep of this node is under way.
-        leads_until: Option<u64>,
-        /// Null where it sweeps by order only.
-        every_ms: Option<u64>,
-        guard_cursors: Option<u64>,
-        seen_ms: u64,
-        lead_ms: u64,
-        classes: Vec<Class<'a>>,
-        records: Vec<SweepRecord>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        plan: Option<SweepPlan>,
-    }
-    #[derive(Serialize)]
-    struct Class<'a> {
-        class: &'a str,
-        pattern: &'a TopicPattern,
-        tier: &'static str,
-        #[serde(flatten)]
-        retained: Retained,
-    }
     let RetentionQuery { limit: Limit(limit), plan: planned } = query;
     let khala = &shared.0.khala;
     let records = khala.retention().records(limit).await?;
@@ -93,24 +125,54 @@ pub(crate) async fn retention(
 }
 
 /// An order to sweep.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SweepOrder)]
 struct Ordered {
+    /// Only says what would go.
     #[serde(default)]
+    #[schema(default = false)]
     dry_run: bool,
+    /// Sweeps whatever the guard says.
     #[serde(default)]
+    #[schema(default = false)]
     force: bool,
 }
 
 /// What became of it.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
+#[schema(as = Swept)]
 enum Answer {
-    Planned { plan: SweepPlan },
-    Swept { record: SweepRecord },
+    #[schema(title = "SweepPlanned")]
+    Planned {
+        #[schema(value_type = openapi::SweepPlan)]
+        plan: SweepPlan,
+    },
+    #[schema(title = "SweepDone")]
+    Swept {
+        #[schema(value_type = openapi::SweepRecord)]
+        record: SweepRecord,
+    },
 }
 
-/// `POST /internal/v1/khala/retention`
+/// Takes away history that is no longer kept, or says what would go.
+#[utoipa::path(
+    post, path = "/internal/v1/khala/retention", operation_id = "sweep", tag = "admin", security(("admin" = [])),
+    params(openapi::RequestIdHeader),
+    request_body(content = Ordered, content_type = "application/json", examples(
+        ("dry" = (value = json!({"dry_run": true}))),
+        ("now" = (value = json!({}))),
+    )),
+    responses(
+        (status = 200, body = Answer, description = "It went to its end; or, of a dry run, what would go."),
+        openapi::AdminRefusals,
+        openapi::BodyRefusals,
+        (status = 409, response = openapi::SweepHeldBack),
+        (status = 500, response = openapi::SweepFailed),
+        (status = 503, response = openapi::Unavailable),
+    )
+)]
 pub(crate) async fn sweep(
     State(shared): State<Shared>,
     _: Admin,

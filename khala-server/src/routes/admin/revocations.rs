@@ -18,6 +18,7 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    openapi,
     problem::Problem,
     request::{
         Admin, Context, Empty, Limit, NoParams, Params, given, given_whole, invalid, parse, watermark,
@@ -54,19 +55,29 @@ impl Default for RevocationTerms {
 }
 
 /// A revocation as it is ordered.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewRevocation)]
 struct Ordered {
     by: By,
+    #[schema(value_type = openapi::RevocationId)]
     id: RevocationId,
+    /// When nothing that it names can still be valid, so that it may be forgotten. It is in the future; for sub it can only be
+    /// later than what the server sets without it. Without it, a sid is kept for good.
     #[serde(default, deserialize_with = "given_whole")]
+    #[schema(value_type = openapi::Timestamp, required = false)]
     until: Option<u64>,
+    /// For the server's log; at most 1024 bytes.
     #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false, max_length = 1024)]
     reason: Option<String>,
 }
 
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+/// The claim: one token, every token of a login whenever issued, or every token of a subject issued until now; where the server
+/// allows clocks a leeway, also those issued within it.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RevokedBy)]
 enum By {
     Jti,
     Sid,
@@ -74,13 +85,22 @@ enum By {
 }
 
 /// A revocation as it is told.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Revocation)]
 struct Told<'a> {
+    /// Covers this revocation and all before it.
+    #[schema(value_type = openapi::Watermark)]
     watermark: Watermark,
+    #[schema(value_type = By)]
     by: &'static str,
+    #[schema(value_type = openapi::RevocationId)]
     id: &'a RevocationId,
+    /// When it was made; for sub, later by the leeway that the server allows clocks.
+    #[schema(value_type = openapi::Timestamp)]
     at: u64,
+    /// When it may be forgotten; absent if never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = openapi::Timestamp, required = false)]
     until: Option<u64>,
 }
 
@@ -91,7 +111,22 @@ impl<'a> Told<'a> {
     }
 }
 
-/// `POST /internal/v1/khala/revocations`
+/// Takes grants back: what they opened is closed on every node within a second, and refused from then on.
+#[utoipa::path(
+    post, path = "/internal/v1/khala/revocations", operation_id = "revoke", tag = "admin", security(("admin" = [])),
+    params(openapi::RequestIdHeader),
+    request_body(content = Ordered, content_type = "application/json", examples(
+        ("token" = (value = json!({"by": "jti", "id": "0f6c2d", "reason": "found in a bug report"}))),
+        ("login" = (value = json!({"by": "sid", "id": "login-7"}))),
+        ("subject" = (value = json!({"by": "sub", "id": "ada"}))),
+    )),
+    responses(
+        (status = 201, body = Told<'_>, description = "It is on stable storage."),
+        openapi::AdminRefusals,
+        openapi::BodyRefusals,
+        openapi::StoreRefusals,
+    )
+)]
 pub(crate) async fn revoke(
     State(shared): State<Shared>,
     _: Admin,
@@ -163,27 +198,44 @@ fn end(
 }
 
 /// Which part of the list is told.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct RevocationsQuery {
+    /// The watermark to continue after; without it, from the oldest.
     #[serde(deserialize_with = "watermark")]
+    #[param(value_type = Option<openapi::Watermark>)]
     after: Option<Watermark>,
+    #[param(inline)]
     limit: Limit,
 }
 
-/// `GET /internal/v1/khala/revocations`
+/// A page of revocations, oldest first.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Revocations<'a> {
+    revocations: Vec<Told<'a>>,
+    complete: bool,
+    /// Where the next page is; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next: Option<String>,
+}
+
+/// Lists the revocations that are kept.
+#[utoipa::path(
+    get, path = "/internal/v1/khala/revocations", operation_id = "listRevocations", tag = "admin", security(("admin" = [])),
+    params(RevocationsQuery),
+    responses(
+        (status = 200, body = Revocations<'_>, description = "A page of them."),
+        openapi::AdminRefusals,
+        openapi::StoreRefusals,
+    )
+)]
 pub(crate) async fn revocations(
     State(shared): State<Shared>,
     _: Admin,
     Params(query): Params<RevocationsQuery>,
 ) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Revocations<'a> {
-        revocations: Vec<Told<'a>>,
-        complete: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        next: Option<String>,
-    }
     let (after, Limit(limit)) = (query.after.unwrap_or(Watermark::ORIGIN), query.limit);
     let one_more = limit.saturating_add(1);
     let (mut found, mut at) = (Vec::new(), Some(after));

@@ -5,26 +5,49 @@ use std::time::Duration;
 use khala_core::class::{Retain, TopicClass};
 use serde::Serialize;
 
-#[derive(Serialize)]
+/// The rules of a topic class. What is not limited is null.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = ClassRules)]
 pub(super) struct Rules {
+    /// How many updates a cursor may be behind to be resumed from.
+    #[schema(required)]
     replay_budget_events: Option<u64>,
+    /// Updates to one topic on one node.
+    #[schema(required, minimum = 1)]
     publish_per_second: Option<u32>,
+    /// The same after a rest.
+    #[schema(required, minimum = 1)]
     publish_at_once: Option<u32>,
+    /// Of one update's payload.
+    #[schema(required)]
     payload_bytes: Option<usize>,
+    /// Of a payload that travels within an update batch.
+    #[schema(required)]
     inline_bytes: Option<usize>,
+    /// Whether updates are given the hash of their payload.
     hashes: bool,
     #[serde(flatten)]
     retention: Retained,
-    /// Null: as long as any connection may.
+    /// How long a connection may take nothing; null: as long as any may.
+    #[schema(required)]
     stall_ms: Option<u64>,
 }
 
-/// How much of a topic's history is kept.
-#[derive(Serialize)]
+/// How much of a topic's history is kept. What is not limited is null.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = RetentionRules)]
 pub(super) struct Retained {
+    /// How old updates become.
+    #[schema(required)]
     retain_for_ms: Option<u64>,
+    /// How many of a topic's newest are kept.
+    #[schema(required)]
     retain_updates: Option<u64>,
+    /// Of how many bytes.
+    #[schema(required)]
     retain_bytes: Option<u64>,
+    /// How old tombstones of documents become whose updates are gone.
+    #[schema(required)]
     retain_tombstones_for_ms: Option<u64>,
 }
 
