@@ -25,12 +25,12 @@
 //! # use std::sync::Arc;
 //! # use axum::{Router, routing::get};
 //! # use khala_auth::{JwtOptions, JwtVerifier};
-//! # use khala_core::{Khala, MemoryStore};
+//! # use khala_core::{Khala, MemoryStore, wire::PathPrefix};
 //! # use khala_server::Server;
 //! # async fn mount(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
 //! let verifier = JwtVerifier::hs256(b"thirty-two bytes that are secret", JwtOptions::default())?;
 //! let khala = Khala::builder(MemoryStore::new()).with_verifier(Arc::new(verifier)).build();
-//! let server = Server::builder(khala).build();
+//! let server = Server::builder(khala).with_path_prefix(PathPrefix::parse("/realtime")?).build();
 //!
 //! let app = Router::new().route("/", get(|| async { "hello" })).nest("/realtime", server.router());
 //! let stop = async move {

@@ -354,7 +354,9 @@ impl Server {
         &self.shared.0.khala
     }
 
-    /// All routes, to merge with an application's own, or to [nest](Router::nest) under a prefix.
+    /// All routes, to merge with an application's own, or to [nest](Router::nest) under a [prefix](ServerBuilder::with_path_prefix).
+    ///
+    /// A route of one's own, which reads what the server serves:
     ///
     /// ```
     /// # use axum::{Router, routing::get};

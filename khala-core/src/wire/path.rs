@@ -24,7 +24,7 @@ fn check(field: &'static str, text: &str) -> Result<(), TextError> {
     if text.len() > MAX_BYTES {
         return fault("is longer than 255 bytes");
     }
-    if path.ends_with('/') {
+    if text.ends_with('/') {
         return fault("ends with a /");
     }
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
