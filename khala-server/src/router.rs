@@ -175,23 +175,26 @@ async fn elsewhere(State(shared): State<Shared>, mut request: Request) -> Respon
     response
 }
 
-/// Answers a request past the router, if it is a publish that names its topic as the router would find it.
+/// The topic of a publish, if `request` is one and names its topic as the router would find it.
+pub(crate) fn published_to(request: &Request) -> Option<Decoded> {
+    let topic = request.uri().path().strip_prefix("/v1/topics/")?.strip_suffix("/updates")?;
+    let is_one = request.method() == Method::POST && !topic.is_empty() && !topic.contains('/');
+    is_one.then(|| Decoded { topic: topic.to_owned(), doc_key: None })
+}
+
+/// Answers a publish past the router.
 ///
 /// A router makes boxes for each request, which would be a tenth of what a publish costs beside its commit. What all answers have
 /// in common, and what the route takes from its request, is the same here.
 pub(crate) fn publish(
     shared: &Shared,
+    topic: Decoded,
     mut request: Request,
-) -> Result<impl Future<Output = Response> + Send + use<>, Request> {
-    let path = request.uri().path();
-    let topic = path.strip_prefix("/v1/topics/").and_then(|rest| rest.strip_suffix("/updates"));
-    let is_publish =
-        |topic: &&str| !topic.is_empty() && !topic.contains('/') && request.method() == Method::POST;
-    let Some(topic) = topic.filter(is_publish).map(str::to_owned) else { return Err(request) };
-    request.extensions_mut().insert(Decoded { topic, doc_key: None });
+) -> impl Future<Output = Response> + Send + use<> {
+    request.extensions_mut().insert(topic);
     let place = Place { shared: shared.clone(), route: ROUTES.iter().find(|route| route.pattern == UPDATES) };
     let shared = shared.clone();
-    Ok(place.answer(request, |request| routes::publish.call(request, shared)))
+    place.answer(request, |request| routes::publish.call(request, shared))
 }
 
 async fn unknown_route() -> Problem {

@@ -415,9 +415,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match router::publish(&self.shared, request.map(Body::new)) {
-            Ok(answer) => answer.map(Ok).boxed(),
-            Err(request) => self.router.call(request).boxed(),
+        let request = request.map(Body::new);
+        match router::published_to(&request) {
+            Some(topic) => router::publish(&self.shared, topic, request).map(Ok).boxed(),
+            None => self.router.call(request).boxed(),
         }
     }
 }
