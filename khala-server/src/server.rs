@@ -367,7 +367,7 @@ impl Server {
     /// let app = server.router().route(
     ///     "/orders/{id}/head",
     ///     get(async move |axum::extract::Path(id): axum::extract::Path<u64>| {
-    ///         let topic = khala.topic(&format!("orders:{id}")).map_err(|error| error.to_string())?;
+    ///         let topic = khala.topic(format!("orders:{id}")).map_err(|error| error.to_string())?;
     ///         let bounds = topic.bounds().await.map_err(|error| error.to_string())?;
     ///         Ok::<_, String>(bounds.head.to_string())
     ///     }),
