@@ -4,7 +4,8 @@
 //! # Invariants
 //! - TLS is rustls with ring, and the certificates that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured),
 //!   whatever other users of reqwest and rustls in this process have chosen.
-//! - A token goes to the server's own address: redirects are not followed, and what is on this machine is asked without a proxy.
+//! - A token goes to the server's own address, and over http to the proxy that the environment names for it: redirects are not
+//!   followed, and what is on this machine is asked without a proxy.
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 

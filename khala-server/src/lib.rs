@@ -22,7 +22,7 @@
 //! An axum application with a route of its own, and Khala under a prefix:
 //!
 //! ```
-//! # use std::sync::Arc;
+//! # use std::{net::SocketAddr, sync::Arc};
 //! # use axum::{Router, routing::get};
 //! # use khala_auth::{JwtOptions, JwtVerifier};
 //! # use khala_core::{Khala, MemoryStore, wire::PathPrefix};
@@ -37,6 +37,7 @@
 //!     let _ = tokio::signal::ctrl_c().await;
 //!     server.shut_down().await;
 //! };
+//! let app = app.into_make_service_with_connect_info::<SocketAddr>(); // for limits per address
 //! axum::serve(listener, app).with_graceful_shutdown(stop).await?;
 //! # Ok(())
 //! # }
@@ -45,7 +46,7 @@
 mod compatibility;
 mod document;
 mod listener;
-mod logs;
+mod log_filter;
 mod openapi;
 mod origins;
 mod problem;
@@ -66,7 +67,7 @@ pub use self::{
     compatibility::{BuildError, ClientBuild, Compatibility, EmptyWindow, Window},
     document::openapi,
     listener::serve,
-    logs::may_be_logged,
+    log_filter::may_be_logged,
     origins::{OriginError, Origins},
     routes::RevocationTerms,
     server::{Server, ServerBuilder},

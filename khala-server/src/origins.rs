@@ -1,14 +1,14 @@
 //! Which pages may talk to this server: the `Origin` that a browser sends, held against a list.
 //!
-//! A token is never sent by a browser on its own, as a cookie is, so the list is no lock: it keeps pages that an operator does
-//! not know from using tokens that they came by.
+//! A browser never sends a bearer token by itself, so the list is no lock: it keeps pages that an operator does not know from using
+//! tokens that they came by. Where an application takes tokens from cookies, which browsers do send by themselves, it is a lock.
 //!
 //! # Invariants
 //! An origin is compared as a whole (RFC 6454, section 4), never by how its text starts or ends.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 use khala_core::auth::Denied;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -76,12 +76,17 @@ pub struct OriginError {
 }
 
 impl Origins {
-    /// Pages of every origin. A browser sends no bearer token by itself, so a page that has none gets nothing.
+    /// Pages of every origin. A browser sends no bearer token by itself, so a page that has none gets nothing. A server that
+    /// takes tokens from [cookies](crate::ServerBuilder::with_token_source) takes [`same`](Self::same) in its place.
     pub const fn any() -> Self {
         Self(Policy::Any)
     }
 
-    /// Pages that came from the server's own host and port, as its `Host` header names them.
+    /// Pages that came from the server's own host and port, as the request's `Host` or `:authority` names them. A proxy before
+    /// the server has to pass that on.
+    ///
+    /// The scheme is the page's word, since a proxy may speak TLS: where http must not be trusted, [list](Self::parse) the
+    /// https origin.
     pub const fn same() -> Self {
         Self(Policy::Same)
     }
@@ -102,11 +107,11 @@ impl Origins {
     }
 
     /// Refuses the request of a page of another origin. What sends no origin is no page.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Denied> {
         let mut sent = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = sent.next() else { return Ok(()) };
         // A browser sends one.
-        let known = sent.next().is_none() && self.knows(origin, headers);
+        let known = sent.next().is_none() && self.knows(origin, headers, uri);
         if known { Ok(()) } else { Err(Denied::OriginNotAllowed) }
     }
 
@@ -123,12 +128,17 @@ impl Origins {
             return layer.allow_origin(AllowOrigin::any()).vary([]);
         }
         let origins = self.clone();
-        let known =
-            move |origin: &HeaderValue, head: &http::request::Parts| origins.knows(origin, &head.headers);
+        let known = move |origin: &HeaderValue, head: &http::request::Parts| {
+            origins.knows(origin, &head.headers, &head.uri)
+        };
         layer
             .allow_origin(AllowOrigin::predicate(known))
             .allow_credentials(credentials)
             .vary([header::ORIGIN])
+    }
+
+    pub(crate) fn is_any(&self) -> bool {
+        self.0 == Policy::Any
     }
 
     /// Whether the answer depends on the origin of a page.
@@ -136,18 +146,19 @@ impl Origins {
         self.0 != Policy::Any || credentials
     }
 
-    fn knows(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    fn knows(&self, origin: &HeaderValue, headers: &HeaderMap, uri: &Uri) -> bool {
         match &self.0 {
             Policy::Any => true,
-            Policy::Same => is_same(origin, headers),
+            Policy::Same => is_same(origin, headers, uri),
             Policy::Listed(listed) => origin.to_str().is_ok_and(|text| accepts(listed, text)),
         }
     }
 }
 
-fn is_same(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+fn is_same(origin: &HeaderValue, headers: &HeaderMap, uri: &Uri) -> bool {
     let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Tuple>().ok());
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(Authority::as_str));
     let Some((origin, host)) = origin.zip(host) else { return false };
     // Behind a proxy that speaks TLS, only the page knows the scheme.
     format!("{}://{host}", origin.scheme).parse::<Tuple>().is_ok_and(|host| host == origin)
@@ -237,7 +248,7 @@ impl FromStr for Tuple {
         if !letters.next().is_some_and(|first| first.is_ascii_alphabetic())
             || !letters.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         {
-            return Err("has a scheme that is none");
+            return Err("has a scheme that is not valid");
         }
         if rest.contains(['/', '?', '#']) {
             return Err("goes on after its host: an origin has no path, not even a slash");
@@ -266,7 +277,7 @@ impl FromStr for Tuple {
 
 fn parse_host(host: &str) -> Result<String, &'static str> {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        let address: Ipv6Addr = address.parse().map_err(|_| "has an IPv6 address that is none")?;
+        let address: Ipv6Addr = address.parse().map_err(|_| "has an IPv6 address that is not valid")?;
         return Ok(format!("[{address}]"));
     }
     let label = |label: &str| {
@@ -278,7 +289,11 @@ fn parse_host(host: &str) -> Result<String, &'static str> {
     if !host.is_ascii() {
         return Err("has a host that is not in ASCII: write it as browsers send it, in Punycode");
     }
-    if host.split('.').all(label) { Ok(host.to_ascii_lowercase()) } else { Err("has a host that is none") }
+    if host.split('.').all(label) {
+        Ok(host.to_ascii_lowercase())
+    } else {
+        Err("has a host that is not valid")
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +313,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static(host));
             headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
-            Origins::same().check(&headers).is_ok()
+            Origins::same().check(&headers, &Uri::default()).is_ok()
         };
         for (origin, host) in [
             ("http://a.example", "a.example"),
@@ -417,12 +432,12 @@ mod tests {
     fn two_origins_are_none() {
         let origins = Origins::parse(["https://a.example"]).unwrap();
         let mut headers = HeaderMap::new();
-        assert!(origins.check(&headers).is_ok());
+        assert!(origins.check(&headers, &Uri::default()).is_ok());
         headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
-        assert!(origins.check(&headers).is_ok());
+        assert!(origins.check(&headers, &Uri::default()).is_ok());
         headers.append(header::ORIGIN, HeaderValue::from_static("https://a.example"));
-        assert!(origins.check(&headers).is_err());
+        assert!(origins.check(&headers, &Uri::default()).is_err());
         headers.insert(header::ORIGIN, HeaderValue::from_bytes(b"https://\xff").unwrap());
-        assert!(origins.check(&headers).is_err());
+        assert!(origins.check(&headers, &Uri::default()).is_err());
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn of(shared: &Shared) -> Router {
     let routes = ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.pattern, served(shared, Some(route))));
-    routes.fallback(elsewhere).with_state(shared.clone())
+    routes.fallback(unmatched).with_state(shared.clone())
 }
 
 /// What answers on `route`, or where there is none, with what all answers have in common.
@@ -157,15 +157,15 @@ fn served(shared: &Shared, route: Option<&'static Route>) -> MethodRouter<Shared
         Some(route) => (route.methods)().fallback(method_not_allowed),
         None => any(unknown_route),
     };
-    methods.layer(from_fn_with_state(Place { shared: shared.clone(), route }, common))
+    methods.layer(from_fn_with_state(Served { shared: shared.clone(), route }, common))
 }
 
-async fn common(State(place): State<Place>, request: Request, next: Next) -> Response {
-    place.answer(request, |request| next.run(request)).await
+async fn common(State(served): State<Served>, request: Request, next: Next) -> Response {
+    served.with_common(request, |request| next.run(request)).await
 }
 
 /// What is answered where the router finds nothing.
-async fn elsewhere(State(shared): State<Shared>, mut request: Request) -> Response {
+async fn unmatched(State(shared): State<Shared>, mut request: Request) -> Response {
     let decoded = Decoded::of(request.uri().path());
     let route = decoded.and_then(|(decoded, pattern)| {
         request.extensions_mut().insert(decoded);
@@ -192,9 +192,10 @@ pub(crate) fn publish(
     mut request: Request,
 ) -> impl Future<Output = Response> + Send + use<> {
     request.extensions_mut().insert(topic);
-    let place = Place { shared: shared.clone(), route: ROUTES.iter().find(|route| route.pattern == UPDATES) };
+    let served =
+        Served { shared: shared.clone(), route: ROUTES.iter().find(|route| route.pattern == UPDATES) };
     let shared = shared.clone();
-    place.answer(request, |request| routes::publish.call(request, shared))
+    served.with_common(request, |request| routes::publish.call(request, shared))
 }
 
 async fn unknown_route() -> Problem {
@@ -207,16 +208,16 @@ async fn method_not_allowed(Context { route, .. }: Context) -> Problem {
         .with_header(header::ALLOW, HeaderValue::from_static(allow))
 }
 
-/// A route of a server; none is that of all paths that are no route.
+/// A route of a server, or `None` for the paths that are no route.
 #[derive(Clone)]
-struct Place {
+struct Served {
     shared: Shared,
     route: Option<&'static Route>,
 }
 
-impl Place {
-    /// What `route` answers, with what all answers have in common: an id, a log line, metrics.
-    async fn answer<F>(self, mut request: Request, route: impl FnOnce(Request) -> F + Send) -> Response
+impl Served {
+    /// Answers by `route`, and adds what all answers have in common: an id, a log line, metrics.
+    async fn with_common<F>(self, mut request: Request, route: impl FnOnce(Request) -> F + Send) -> Response
     where
         F: Future<Output = Response> + Send,
     {
@@ -226,8 +227,8 @@ impl Place {
         let context = Context::new(&self.shared, self.route, &request);
         request.extensions_mut().insert(context.clone());
         let mut response = match self.route.filter(|route| route.audience.has_origins()) {
-            Some(_) => self.judged(&context, request, route).await,
-            None => self.admitted(&context, request, route).await,
+            Some(_) => self.with_origins(&context, request, route).await,
+            None => self.with_limits(&context, request, route).await,
         };
         let Context { request_id, peer, client, .. } = &context;
         let headers = response.headers_mut();
@@ -252,8 +253,8 @@ impl Place {
         response
     }
 
-    /// That, if the request is of no page or of one that may ask; and what browsers want to know before the page may read it.
-    async fn judged<F>(
+    /// Refuses pages of unknown origins. Answers the others by `route` within its limits, with the headers of CORS.
+    async fn with_origins<F>(
         &self,
         context: &Context,
         request: Request,
@@ -264,16 +265,16 @@ impl Place {
     {
         let Inner { origins, token_source, .. } = &*self.shared.0;
         let cookies = token_source.is_some();
-        let refusal = match origins.check(request.headers()) {
+        let refusal = match origins.check(request.headers(), request.uri()) {
             Err(denied) => Some(Problem::from(denied).into_response()),
-            Ok(()) if request.method() != Method::OPTIONS || self.is_preflight(&request) => None,
+            Ok(()) if request.method() != Method::OPTIONS || is_preflight(&request) => None,
             Ok(()) => Some(method_not_allowed(context.clone()).await.into_response()),
         };
         let is_page = request.headers().contains_key(header::ORIGIN);
         if refusal.is_some() || !is_page {
             let mut response = match refusal {
                 Some(refusal) => refusal,
-                None => self.admitted(context, request, route).await,
+                None => self.with_limits(context, request, route).await,
             };
             if origins.vary(cookies) {
                 response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
@@ -285,7 +286,7 @@ impl Place {
         let mut route = Some(route);
         let page = cors.layer(service_fn(move |request| {
             let route = route.take().expect("a request is answered once");
-            self.admitted(context, request, route).map(Ok::<_, Infallible>)
+            self.with_limits(context, request, route).map(Ok::<_, Infallible>)
         }));
         let Ok(mut response) = page.oneshot(request).await;
         if asks {
@@ -294,17 +295,9 @@ impl Place {
         response
     }
 
-    /// Whether a browser asks what a page may send, rather than the page for something. None does before a WebSocket.
-    fn is_preflight(&self, request: &Request) -> bool {
-        let headers = request.headers();
-        self.route.is_some_and(|route| route.surface != Upgrade)
-            && headers.contains_key(header::ORIGIN)
-            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-    }
-
-    /// That, if the request's body is not encoded, and its connection and its address may have one more request, which they hold
-    /// until the answer is taken.
-    async fn admitted<F>(
+    /// Refuses an encoded body, and a request more than its connection or its address may have. Answers the others by `route`; they
+    /// count until their answer is taken.
+    async fn with_limits<F>(
         &self,
         context: &Context,
         request: Request,
@@ -332,6 +325,12 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Whether a browser asks what a page may send, rather than the page for something.
+fn is_preflight(request: &Request) -> bool {
+    let headers = request.headers();
+    headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 #[cfg(test)]

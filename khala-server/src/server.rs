@@ -256,7 +256,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the routes under `/internal/v1/khala/` for whoever knows `token`. Without it, they are not found.
+    /// Opens the routes under `/internal/v1/khala/` for those who know `token`. Without it, they are not found.
     #[must_use]
     pub fn with_admin_token(mut self, token: SharedSecret) -> Self {
         self.admin = Some(token);
@@ -299,8 +299,8 @@ impl ServerBuilder {
             sweep_every,
         } = self;
         // A token that browsers send by themselves, as in a cookie, comes with the requests of other sites' pages too.
-        let origins =
-            origins.unwrap_or_else(|| if token_source.is_some() { Origins::same() } else { Origins::any() });
+        let usual = if token_source.is_some() { Origins::same() } else { Origins::any() };
+        let origins = origins.filter(|origins| !origins.is_any()).unwrap_or(usual);
         let shared = Shared(Arc::new(Inner {
             request_metrics: RequestMetrics::new(),
             khala,
@@ -374,6 +374,9 @@ impl Server {
     /// );
     /// # let _: Router = app;
     /// ```
+    ///
+    /// Paths that are no route are answered by Khala too: 404 `unknown_route`, or a topic whose `/` a proxy decoded. An
+    /// application with a [fallback](Router::fallback) of its own merges `server.router().reset_fallback()`.
     ///
     /// Limits per address and the access log need the peer's address: [`serve`](crate::serve()) says it, and so does
     /// [`into_make_service_with_connect_info`](Router::into_make_service_with_connect_info) of axum with a

@@ -1,4 +1,4 @@
-//! How a server takes leave: first only its readiness is off, then its connections are told and closed one by one.
+//! How a server stops: first only its readiness is off, then its connections are told and closed one by one.
 //!
 //! # Invariants
 //! It begins once and goes on by itself, and everything but WebSockets and streams of updates is served until the process ends.
@@ -53,8 +53,10 @@ impl Server {
     /// shutdown signal of an application:
     ///
     /// ```
+    /// # use std::net::SocketAddr;
     /// # async fn run(listener: tokio::net::TcpListener, server: khala_server::Server) -> std::io::Result<()> {
-    /// let app = server.router();
+    /// // With the peer's address, which limits per address need.
+    /// let app = server.router().into_make_service_with_connect_info::<SocketAddr>();
     /// let stop = async move {
     ///     let _ = tokio::signal::ctrl_c().await;
     ///     server.shut_down().await;
@@ -62,6 +64,9 @@ impl Server {
     /// axum::serve(listener, app).with_graceful_shutdown(stop).await
     /// # }
     /// ```
+    ///
+    /// axum then waits for the connections on which a request is under way, without a bound of its own: an application that has to
+    /// end in time sets one, as [`serve`](crate::serve()) does.
     ///
     /// # Cancellation
     /// What was begun goes on when the future is dropped.

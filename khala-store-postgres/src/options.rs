@@ -194,7 +194,8 @@ impl PostgresOptions {
             }
             (None, None) => {}
         }
-        Ok(connect.options(&self.options))
+        // PgBouncer refuses `options`, even where they are empty.
+        Ok(if self.options.is_empty() { connect } else { connect.options(&self.options) })
     }
 }
 
@@ -225,7 +226,8 @@ mod tests {
     fn options_have_more_weight_than_the_address() {
         let url = "postgres://ann:old@db.example/app";
         let connect = |options: PostgresOptions| options.connect(url, "khala");
-        assert_eq!(connect(PostgresOptions::default()).unwrap().get_username(), "ann");
+        let usual = connect(PostgresOptions::default()).unwrap();
+        assert_eq!((usual.get_username(), usual.get_options()), ("ann", None));
         let password = Some(Secret::new("s3cret"));
         let set = PostgresOptions {
             user: Some("khala".to_owned()),

@@ -53,7 +53,7 @@ pub enum Denied {
     /// Its time has not come.
     #[error(
         "the token is not valid yet: its {claim} is {}, and this server's clock says {}, in seconds since 1970; \
-         they may be {} s apart (auth.leeway_seconds)",
+         they may be {} s apart (jwt.leeway_seconds)",
         begins.as_millis() / 1000, now.as_millis() / 1000, leeway.as_secs()
     )]
     TokenNotYetValid {

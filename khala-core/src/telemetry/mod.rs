@@ -63,6 +63,7 @@ pub fn describe(classes: &Classes) {
     }
     for by in ["jti", "sid", "sub"] {
         zero!(REVOCATIONS_MADE, "by" => by);
+        revocations(by, 0);
     }
     for outcome in ["authz_denied", "invalid", "minted", "signing_error", "upstream_unavailable"] {
         zero!(TOKENS_MINTED, "outcome" => outcome);

@@ -1,15 +1,15 @@
 //! Accepting connections: how many, how long each may stand still, whose address counts, and the order in which all of it stops.
 
-mod accepted;
-mod patience;
-mod proxies;
+mod client_address;
+mod connection_limits;
 mod serve;
-mod sockets;
+mod timeout_stream;
+mod timeouts;
 
 pub use self::serve::serve;
 pub(crate) use self::{
-    accepted::Accepted,
-    patience::{PARTS, timeout},
-    proxies::client,
-    sockets::{Refusal, RequestCounts, Sockets},
+    client_address::client,
+    connection_limits::{Refusal, RequestCounts, Sockets},
+    timeout_stream::Accepted,
+    timeouts::{PARTS, timeout},
 };

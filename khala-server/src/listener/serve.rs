@@ -27,10 +27,10 @@ use tokio::{
 };
 
 use super::{
-    accepted::{Accepted, Requests, linger},
-    patience::PatientTimer,
-    proxies,
-    sockets::Socket,
+    client_address,
+    connection_limits::Socket,
+    timeout_stream::{Accepted, Requests, linger},
+    timeouts::PatientTimer,
 };
 use crate::Server;
 
@@ -41,7 +41,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// How long requests under way may take after the last WebSocket was closed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Serves `server` on `listener` until `shutdown` is ready, and then takes leave: turns readiness off, has every
+/// Serves `server` on `listener` until `shutdown` is ready, and then stops gracefully: turns readiness off, has every
 /// WebSocket told and closed within the unready and the drain time, stops to accept, lets requests under way finish, and
 /// returns.
 ///
@@ -154,7 +154,7 @@ async fn connection(
 impl Server {
     /// Takes a connection, to serve it or to refuse what it asks for; none if it is to be closed.
     fn take(&self, peer: SocketAddr) -> Option<Socket> {
-        let proxy = proxies::is_trusted(&self.shared.0.trusted_proxies, peer.ip());
+        let proxy = client_address::is_trusted(&self.shared.0.trusted_proxies, peer.ip());
         self.shared.0.sockets.take(peer, proxy, self.shared.0.khala.moment())
     }
 }

@@ -121,7 +121,7 @@ async fn grow(share: &mut MemoryShare, bytes: u64) -> Result<(), Problem> {
 /// What is answered where the memory budget is spent.
 pub(crate) fn no_memory(part: MemoryPart) -> Problem {
     part.count_refusal();
-    Problem::unavailable("memory_limit", "the server has no memory left for this now (limits.memory_bytes)")
+    Problem::unavailable("memory_limit", "the server has no memory left for this now (memory_bytes)")
 }
 
 /// Refuses a body that is encoded: bodies are taken as they are, and a compressed one would be taken for broken JSON.

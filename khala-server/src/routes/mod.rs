@@ -2,10 +2,10 @@
 
 pub(crate) mod admin;
 pub(crate) mod documents;
+pub(crate) mod health;
 pub(crate) mod history;
 mod lines;
 pub(crate) mod mint;
-pub(crate) mod operations;
 pub(crate) mod publish;
 pub(crate) mod stream;
 
@@ -18,9 +18,9 @@ pub use self::admin::RevocationTerms;
 pub(crate) use self::{
     admin::{connections, drain, fanout_hooks, fanout_metrics, retention, revocations, revoke, sweep},
     documents::{document, snapshot},
+    health::{WriteProbe, health, metrics, ready},
     history::{bounds, topics, updates},
     mint::mint,
-    operations::{WriteProbe, health, metrics, ready},
     publish::publish,
     stream::publish_stream,
 };

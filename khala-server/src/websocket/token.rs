@@ -1,5 +1,6 @@
 //! Where a request carries its token: the `Authorization` header, and for browsers, which cannot set it on a
-//! WebSocket, a subprotocol or the query.
+//! WebSocket, a subprotocol or the query. Where there is none of these, an application may take it from elsewhere
+//! ([`with_token_source`](crate::ServerBuilder::with_token_source)).
 
 use base64::{
     Engine as _, alphabet,

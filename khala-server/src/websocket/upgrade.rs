@@ -38,8 +38,9 @@ use crate::{
 /// Opens a WebSocket that speaks Phoenix Channels.
 ///
 /// The token comes in the Authorization header, in a subprotocol or in the query. Other query parameters are the client's own.
-/// PROTOCOL.md describes what is spoken. A request that is no handshake is judged as one: a page learns nothing of why its
-/// handshake was refused, and asks here without one. 426 `websocket_required` then says that nothing else was wrong.
+/// PROTOCOL.md describes what is spoken. A request that is no handshake is checked as one: a page learns nothing of why its
+/// handshake was refused, and asks here without one. 426 `websocket_required` then says that nothing else was wrong, but for limits
+/// on connections, which such a question neither checks nor uses up.
 #[utoipa::path(
     get, path = "/sync/v1/websocket", operation_id = "connect", tag = "sync", security(("token" = []), ()),
     params(openapi::WebSocketQuery, ClientOfQuery),
@@ -62,16 +63,16 @@ pub(crate) async fn upgrade(
     let serializer = serializer(head.uri.query())?;
     let accept = if is_handshake(&head) { Some(accept_key(&head)?) } else { None };
     shared.0.compatibility.check(&head.headers, head.uri.query())?;
-    let grant = verified(&shared, &head, client).await?;
-    // Counted before it is looked whether the server takes leave: so it is let in and waited for, or neither.
+    let grant = verified(&shared, &head, client, accept.is_some()).await?;
+    // Counted before it is looked whether the server stops: so it is let in and waited for, or neither.
     let open = Open::new(&shared.0.upgraded);
     if shared.is_draining() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
 
+    let Some(accept) = accept else { return Err(websocket_required()) };
     let connection = shared.0.khala.connect(grant.clone(), client, serializer)?;
     let connection = connection.with_path_prefix(shared.0.path_prefix.clone());
-    let Some(accept) = accept else { return Err(websocket_required()) };
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -98,19 +99,25 @@ pub(crate) async fn upgrade(
     Ok(response)
 }
 
-/// What the token proves. An address with too many failed attempts is refused before its token is checked.
-async fn verified(shared: &Shared, head: &Parts, client: Option<IpAddr>) -> Result<Grant, Problem> {
+/// What the token proves. An address with too many failed handshakes is refused before its token is checked. What is no
+/// handshake does not count: any page may have a browser ask so, as for a picture.
+async fn verified(
+    shared: &Shared,
+    head: &Parts,
+    client: Option<IpAddr>,
+    handshake: bool,
+) -> Result<Grant, Problem> {
     let khala = &shared.0.khala;
     khala.access().check_connect_rate(client)?;
-    let token = match shared.token_of_source(head) {
-        Some(token) => Ok(token),
-        None => token::of_websocket(&head.headers, head.uri.query()),
+    let token = match token::of_websocket(&head.headers, head.uri.query()) {
+        Err(Denied::MissingToken) => shared.token_of_source(head).ok_or(Denied::MissingToken),
+        token => token,
     };
     let verified = match token {
         Ok(token) => khala.access().verify(&token).await,
         Err(denied) => Err(denied),
     };
-    if verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
+    if handshake && verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
         khala.access().failed(client);
     }
     Ok(verified?)

@@ -1,11 +1,16 @@
 //! Pages: which may ask, and what they may read of the answers.
 
+use std::num::NonZeroU32;
+
 use http::{Method, Request, request::Parts};
 use http_body_util::Full;
-use khala_core::Token;
+use khala_core::{
+    Token,
+    admission::{AdmissionOptions, Rate},
+};
 use khala_server::Origins;
 
-use crate::support::{Answer, Running, good_token, running, running_with};
+use crate::support::{Answer, Running, good_token, running, running_on, running_with};
 
 const LISTED: &str = "https://app.example";
 
@@ -69,8 +74,10 @@ async fn a_preflight_is_answered_without_a_token() {
     assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
     ask(&server, Method::OPTIONS, "/v1/topics", &PREFLIGHT[..1]).await.problem(405, "method_not_allowed");
     ask(&server, Method::OPTIONS, "/v1/topics", &PREFLIGHT[1..]).await.problem(405, "method_not_allowed");
+    // A page asks there why its handshake was refused.
     let websocket = "/sync/v1/websocket?vsn=2.0.0";
-    ask(&server, Method::OPTIONS, websocket, &PREFLIGHT).await.problem(405, "method_not_allowed");
+    let answer = ask(&server, Method::OPTIONS, websocket, &PREFLIGHT).await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, LISTED));
 }
 
 #[tokio::test]
@@ -118,9 +125,29 @@ async fn a_page_learns_why_its_handshake_was_refused() {
         assert_eq!(answer.header("access-control-allow-origin"), "*", "{answer:?}");
     }
     assert_eq!(server.khala.connections().count(), 0);
+    let preflight = ask(&server, Method::OPTIONS, websocket, &PREFLIGHT).await;
+    assert_eq!((preflight.status.as_u16(), preflight.header("access-control-allow-origin")), (204, "*"));
     server.server.drain();
     let headers = [("authorization", &*good)];
     ask(&server, Method::GET, websocket, &headers).await.problem(503, "draining");
+}
+
+/// Any page may have a browser ask, as for a picture: that locks nobody out.
+#[tokio::test]
+async fn a_question_at_the_websocket_uses_no_limit_up() {
+    let mut limits = AdmissionOptions::unlimited();
+    let once = Rate::new(NonZeroU32::MIN, NonZeroU32::MIN);
+    (limits.connects_per_address, limits.connects_per_subject) = (Some(once), Some(once));
+    limits.connections_per_subject = NonZeroU32::new(1);
+    let server = running_on(|khala| khala.with_admission(limits), |builder| builder).await;
+    let bearer = format!("Bearer {}", good_token());
+    let websocket = "/sync/v1/websocket?vsn=2.0.0";
+    for _ in 0..5 {
+        ask(&server, Method::GET, websocket, &[]).await.problem(401, "missing_token");
+        let answer = ask(&server, Method::GET, websocket, &[("authorization", &*bearer)]).await;
+        answer.problem(426, "websocket_required");
+    }
+    server.handshake(websocket, &[("authorization", &*bearer)]).await.unwrap();
 }
 
 /// Browsers send cookies with the requests of every site's pages.
@@ -139,10 +166,21 @@ async fn with_a_token_in_a_cookie_only_pages_of_the_server_itself_are_served() {
     let stranger = [("origin", "http://elsewhere.example"), ("cookie", &*cookie)];
     let Err(answer) = server.handshake(websocket, &stranger).await else { panic!("it was let in") };
     answer.problem(403, "origin_not_allowed");
-    // What a request says itself wins, and a request without either has no token.
+    // What a request says itself wins, over HTTP and over the WebSocket, and a request without either has no token.
     let own = [("cookie", &*cookie), ("authorization", "Bearer x")];
     ask(&server, Method::GET, "/v1/topics/t", &own).await.problem(401, "invalid_token");
     ask(&server, Method::GET, "/v1/topics/t", &[]).await.problem(401, "missing_token");
+    let query = format!("{websocket}&token=x");
+    let Err(answer) = server.handshake(&query, &[("cookie", &*cookie)]).await else {
+        panic!("it was let in")
+    };
+    answer.problem(401, "invalid_token");
+
+    // Pages of any origin would act in the name of who is logged in.
+    let any =
+        running_with(|builder| builder.with_token_source(self::cookie).with_origins(Origins::any())).await;
+    let headers = [("origin", "http://elsewhere.example"), ("cookie", &*cookie)];
+    ask(&any, Method::GET, "/v1/topics/t", &headers).await.problem(403, "origin_not_allowed");
 
     // A listed page's cookies count, and it may read the answers.
     let origins = Origins::parse([LISTED]).unwrap();

@@ -459,7 +459,8 @@ mod tests {
             [&observations.updates, &observations.repeated].map(|count| count.load(Ordering::Relaxed));
         assert_eq!(counts, [4, 3]);
         let latency = observations.latency(0, 0);
-        assert_eq!((latency.count(), latency.max()), (4, 700));
+        // A latency is kept to about one percent.
+        assert!(latency.count() == 4 && (700..=707).contains(&latency.max()), "{latency:?}");
     }
 
     #[test]

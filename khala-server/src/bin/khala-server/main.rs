@@ -6,7 +6,7 @@
 mod access;
 mod commands;
 mod key;
-mod log_lines;
+mod log_writer;
 mod settings;
 mod store;
 mod welcome;
@@ -109,11 +109,11 @@ fn main() -> ExitCode {
         Some(Command::NewEpochs { yes }) => runtime()?.block_on(commands::new_epochs(&settings, yes)),
         None => run(&settings, dev),
     });
-    log_lines::flush();
+    log_writer::flush();
     match done {
         Ok(code) => code,
         Err(fault) => {
-            log_lines::write_briefly(move || writeln!(io::stderr(), "khala-server: {fault}"));
+            log_writer::write_briefly(move || writeln!(io::stderr(), "khala-server: {fault}"));
             ExitCode::from(2)
         }
     }
@@ -143,7 +143,7 @@ fn runtime() -> Result<Runtime, String> {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|fault| format!("the setting log.filter is wrong: {fault}"))?;
-    let writer = log_lines::start().map_err(|fault| format!("the log cannot be started: {fault}"))?;
+    let writer = log_writer::start().map_err(|fault| format!("the log cannot be started: {fault}"))?;
     let lines = fmt::layer().with_writer(writer);
     let lines = match settings.format {
         LogFormat::Human => lines.with_ansi(io::stderr().is_terminal()).boxed(),
@@ -173,7 +173,7 @@ async fn start(settings: &Settings, dev: bool) -> Result<(), String> {
     // Before anything is counted.
     let health = Health::new();
     let metrics = record_metrics(&health, &gates.classes)?;
-    log_lines::report_to(&health);
+    log_writer::report_to(&health);
     let keys = Keys::new(settings, &key)?;
     keys.report_to(&health);
     let verifier = JwtVerifier::new(Arc::new(keys.ring.clone()), keys.options.clone());
@@ -250,10 +250,10 @@ fn tell_classes(classes: &Classes) {
             payload_bytes = said(class.payload_bytes),
             inline_bytes = said(class.inline_bytes),
             hashes = class.hashes,
-            retain_for_seconds = said(age.map(|age| age.as_secs())),
-            retain_updates = said(updates),
-            retain_bytes = said(bytes),
-            retain_tombstones_for_seconds = said(tombstones.map(|age| age.as_secs())),
+            retain.age_seconds = said(age.map(|age| age.as_secs())),
+            retain.updates = said(updates),
+            retain.bytes = said(bytes),
+            retain.tombstones_seconds = said(tombstones.map(|age| age.as_secs())),
             "topic class"
         );
     }
@@ -362,7 +362,7 @@ impl Signals {
         tracing::info!("stopping; once more ends it at once");
         tokio::spawn(async move {
             self.next().await;
-            log_lines::flush();
+            log_writer::flush();
             std::process::exit(130);
         });
     }

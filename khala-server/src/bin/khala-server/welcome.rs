@@ -13,7 +13,7 @@ use khala_core::{
     auth::{Access, TokenClaims},
 };
 
-use crate::{key::Key, log_lines, settings::Database};
+use crate::{key::Key, log_writer, settings::Database};
 
 /// How long the printed token is good.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -68,7 +68,7 @@ Ctrl-C stops it.
             )
         }
     };
-    log_lines::write_briefly(move || io::stdout().lock().write_all(text.as_bytes()));
+    log_writer::write_briefly(move || io::stdout().lock().write_all(text.as_bytes()));
     Ok(())
 }
 

@@ -8,9 +8,9 @@
 
 mod address;
 mod auth;
-mod keys;
 #[cfg(test)]
-mod page;
+mod docs_table;
+mod setting_names;
 mod variables;
 
 use std::{path::Path, time::Duration};
@@ -46,7 +46,7 @@ pub(crate) use self::{
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Address and port to listen on. Any address but loopback needs a key in `auth`.
+    /// Address and port to listen on. With `--dev` a loopback address only.
     pub(crate) listen: String,
     /// The path of the SQLite file, which is created if it does not exist; or the address of a PostgreSQL database:
     /// `postgres://user:password@host:port/database?sslmode=…`. An IPv6 address stands in brackets:
@@ -207,7 +207,7 @@ impl Settings {
         }
         for (name, value) in environment {
             if let Some((path, value)) = variables::read(&name, &value)? {
-                variables::insert(&mut table, &path, value);
+                variables::insert(&mut table, &path, value)?;
                 origins.push(format!("the variable {}", name.display()));
             }
         }
@@ -264,15 +264,22 @@ impl Settings {
             return Err(format!("the setting {key} must be more than 0"));
         }
         let postgres = matches!(self.database, Database::Postgres(_));
-        self.check_postgres(postgres && self.listens())?;
+        self.check_postgres(postgres)?;
         self.check_nats(postgres)?;
         self.auth.check()?;
         auth::check_claim_names(&self.jwt.claim_names)?;
         self.mint.check(&self.auth, &self.jwt)
     }
 
-    /// `listens`: whether the server is to LISTEN there.
-    fn check_postgres(&self, listens: bool) -> Result<(), String> {
+    /// `postgres`: whether the database is one of PostgreSQL.
+    fn check_postgres(&self, postgres: bool) -> Result<(), String> {
+        if !postgres && let Some(key) = first_set(&self.postgres) {
+            return Err(format!(
+                "postgres.{key} needs a database of PostgreSQL, and database is {}",
+                self.database
+            ));
+        }
+        let listens = postgres && self.listens();
         let PostgresOptions { password, password_file, pooler, listen, .. } = &self.postgres;
         let (one, other) = ("postgres.password", "postgres.password_file");
         exclude(one, password.is_some(), other, password_file.is_some())?;
@@ -305,11 +312,8 @@ impl Settings {
                     .to_owned()),
             };
         }
-        let table = |options: &NatsOptions| Table::try_from(options).expect("options are TOML");
-        let (set, usual) = (table(&self.nats), table(&NatsOptions::default()));
-        let key = set.iter().find(|(key, value)| usual.get(*key) != Some(*value));
-        match key {
-            Some((key, _)) => Err(format!("nats.{key} needs nats.servers, where NATS is")),
+        match first_set(&self.nats) {
+            Some(key) => Err(format!("nats.{key} needs nats.servers, where NATS is")),
             None if self.postgres_listen_with_nats => {
                 Err("postgres_listen_with_nats needs nats.servers, where NATS is".to_owned())
             }
@@ -323,7 +327,8 @@ impl Settings {
         mask_addresses(&mut table);
         if let Some(url) = &self.postgres.listen.url {
             let masked = Value::String(Address::new(url).to_string());
-            variables::insert(&mut table, &["postgres", "listen", "url"], masked);
+            variables::insert(&mut table, &["postgres", "listen", "url"], masked)
+                .expect("sections are tables");
         }
         toml::to_string(&table).expect("settings are TOML")
     }
@@ -342,7 +347,7 @@ fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(),
 fn values<'a>(table: &'a Value, key: &str) -> Vec<&'a Value> {
     let mut found = vec![table];
     for part in key.split('.') {
-        let (name, each) = part.strip_suffix(keys::EACH).map_or((part, false), |name| (name, true));
+        let (name, each) = part.strip_suffix(setting_names::EACH).map_or((part, false), |name| (name, true));
         found = found.into_iter().filter_map(|value| value.get(name)).collect();
         if each {
             found = found.into_iter().filter_map(Value::as_array).flatten().collect();
@@ -388,6 +393,13 @@ fn read(file: &Path, name: &str) -> Result<Table, String> {
     })
 }
 
+/// The first of the options that is not the default.
+fn first_set<T: Default + Serialize>(options: &T) -> Option<String> {
+    let table = |options: &T| Table::try_from(options).expect("options are TOML");
+    let (set, usual) = (table(options), table(&T::default()));
+    set.into_iter().find(|(key, value)| usual.get(key) != Some(value)).map(|(key, _)| key)
+}
+
 /// What is wrong with settings.
 struct Fault {
     /// The key, or a section whose keys do not go together.
@@ -397,6 +409,12 @@ struct Fault {
 
 /// Reads settings.
 fn parse(table: Table) -> Result<Settings, Fault> {
+    // serde would take a section's fields from an array, too.
+    let is_section =
+        |key: &str| setting_names::KEYS.iter().any(|known| known.path.starts_with(&format!("{key}.")));
+    if let Some((key, _)) = table.iter().find(|(key, value)| value.is_array() && is_section(key)) {
+        return Err(Fault { path: key.clone(), text: format!("the setting {key} is wrong: it is a table") });
+    }
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|fault| {
         let path = fault.path().to_string();
         let message = one_line(fault.into_inner().message());
@@ -418,11 +436,11 @@ fn unknown(path: &str, field: &str) -> String {
             .collect::<Vec<_>>()
             .join("[")
     };
-    match keys::nearest(&each(&path)) {
+    match setting_names::nearest(&each(&path)) {
         Some(key) => format!("there is no key {path}; did you mean {key}?"),
         None => {
             let within = if within.is_empty() { String::new() } else { format!("{}.", each(within)) };
-            let inner = keys::KEYS.iter().filter_map(|key| key.path.strip_prefix(&within));
+            let inner = setting_names::KEYS.iter().filter_map(|key| key.path.strip_prefix(&within));
             let mut known: Vec<_> = inner.filter_map(|rest| rest.split(['.', '[']).next()).collect();
             known.dedup();
             format!("there is no key {path}; known there: {}", known.join(", "))
@@ -477,6 +495,8 @@ mod tests {
             ("lisen = 1", [].as_slice(), "lisen"),
             ("[limits]\nframe_byte = 1", &[], "limits.frame_byte"),
             ("limits = 1", &[], "limits"),
+            ("limits = []", &[("KHALA_LIMITS__FRAME_BYTES", "7")], "limits"),
+            ("[postgres]\npassword = \"x\"", &[], "postgres.password"),
             ("drain_seconds = \"x\"", &[], "drain_seconds"),
             ("drain_seconds = -1", &[], "drain_seconds"),
             ("[limits]\nframe_bytes = 0", &[], "limits.frame_bytes"),

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use toml::{Table, Value};
 
-use super::{keys, parse};
+use super::{parse, setting_names};
 
 /// What comes before the name of a setting in the environment.
 const PREFIX: &str = "KHALA_";
@@ -14,14 +14,14 @@ const NOT_SETTINGS: [&str; 4] = ["KHALA_ADMIN_TOKEN", "KHALA_CONFIG", "KHALA_TOK
 /// The key and the value of a variable, if it is a setting's.
 pub(super) fn read(name: &OsStr, value: &OsStr) -> Result<Option<(Vec<&'static str>, Value)>, String> {
     let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(None) };
-    if NOT_SETTINGS.contains(&name) || is_service_link(name) {
+    if NOT_SETTINGS.contains(&name) || is_service_link(name, value) {
         return Ok(None);
     }
     let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8"))?;
     let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-    let key = keys::KEYS.iter().find(|key| key.path == path);
+    let key = setting_names::KEYS.iter().find(|key| key.path == path);
     let Some(key) = key else {
-        let near = keys::nearest(&path).filter(|key| !key.contains(keys::EACH));
+        let near = setting_names::nearest(&path).filter(|key| !key.contains(setting_names::EACH));
         let hint = near.map_or_else(
             || "docs/server.md lists them".to_owned(),
             |key| format!("did you mean {}?", of_key(key)),
@@ -31,7 +31,7 @@ pub(super) fn read(name: &OsStr, value: &OsStr) -> Result<Option<(Vec<&'static s
     let key: Vec<&'static str> = key.path.split('.').collect();
     let alone = |value: Value| {
         let mut table = Table::new();
-        insert(&mut table, &key, value.clone());
+        insert(&mut table, &key, value.clone())?;
         match parse(table) {
             // What does not go together with other keys is not this one's fault.
             Err(fault) if fault.path.starts_with(&path) => Err(fault.text),
@@ -52,22 +52,25 @@ fn of_key(path: &str) -> String {
 }
 
 /// Puts a value where the key says.
-pub(super) fn insert(table: &mut Table, key: &[&str], value: Value) {
-    let Some((last, sections)) = key.split_last() else { return };
+pub(super) fn insert(table: &mut Table, key: &[&str], value: Value) -> Result<(), String> {
+    let Some((last, sections)) = key.split_last() else { return Ok(()) };
     let mut table = table;
     for section in sections {
         let section = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
-        table = section.as_table_mut().expect("the file was read as settings before, so sections are tables");
+        let not_a_table = || format!("the setting {} is wrong: it is a table", sections.join("."));
+        table = section.as_table_mut().ok_or_else(not_a_table)?;
     }
     table.insert((*last).to_owned(), value);
+    Ok(())
 }
 
 /// Whether an orchestrator made the variable for a service that is called khala-something, as Kubernetes does.
-fn is_service_link(name: &str) -> bool {
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let is_address = value.to_str().is_some_and(|value| value.contains("://"));
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
         || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && is_address)
 }
 
 #[cfg(test)]
@@ -88,8 +91,11 @@ mod tests {
         for name in names {
             assert!(matches!(read(name.as_ref(), "x".as_ref()), Ok(None)), "{name}");
         }
-        for key in keys::KEYS.iter() {
-            assert!(!is_service_link(&of_key(&key.path)), "{}", key.path);
+        assert!(matches!(read("KHALA_PORT".as_ref(), "tcp://10.0.0.1:4510".as_ref()), Ok(None)));
+        let fault = read("KHALA_LISTEN_PORT".as_ref(), "80".as_ref()).unwrap_err();
+        assert!(fault.contains("KHALA_LISTEN_PORT is no setting"), "{fault}");
+        for key in setting_names::KEYS.iter() {
+            assert!(!is_service_link(&of_key(&key.path), OsStr::new("tcp://x")), "{}", key.path);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What operators and their machines ask: is it up, is it ready, what does it count, what are its routes.
+//! What operators and their machines ask: is it up, is it ready, what does it count.
 
 use std::{
     num::NonZeroUsize,

@@ -2,7 +2,7 @@
 //!
 //! A connection over the limit is served one request: what is an operator's (health, metrics, administration) is answered
 //! as ever, everything else is refused. There are few such connections at once, in all and of one address, and past that
-//! they are closed without a word. A WebSocket is no longer counted here: it is one of `limits.connections` from then on.
+//! they are closed without a word. A WebSocket is no longer counted here: it is one of `admission.connections` from then on.
 //!
 //! # Invariants
 //! Many connections do not keep operators out, unless they come from the operators' own address, or from more addresses than

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, path::Path};
 use khala_core::class::{TopicClass, TopicPattern};
 use toml::Value;
 
-use super::{Settings, keys, values};
+use super::{Settings, setting_names, values};
 
 /// Where the fields are that are settings, from the workspace's root.
 const SOURCES: [&str; 17] = [
@@ -90,7 +90,7 @@ fn table() -> String {
     let every = TopicPattern::parse("**").unwrap();
     let class = Value::try_from(TopicClass::new("", every)).unwrap();
     let mut table = HEAD.to_owned();
-    for key in keys::KEYS.iter() {
+    for key in setting_names::KEYS.iter() {
         let default = match key.path.strip_prefix("classes[].") {
             Some("name" | "pattern") => None,
             Some(inner) => values(&class, inner).first().copied(),
