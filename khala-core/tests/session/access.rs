@@ -178,7 +178,7 @@ fn every_reason_is_told_and_changes_nothing() {
     };
     let message = not_yet.to_string();
     assert!(message.contains("its iat is 1009, and this server's clock says 1000"), "{message}");
-    assert!(message.contains("auth.leeway_seconds"), "{message}");
+    assert!(message.contains("jwt.leeway_seconds"), "{message}");
     let reasons = [
         (Denied::ClaimMismatch { claim: "aud" }, "claim_mismatch"),
         (Denied::ForbiddenTopic, "forbidden_topic"),

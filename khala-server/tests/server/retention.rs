@@ -273,7 +273,7 @@ async fn the_command_sweeps_its_file_and_remembers_it() {
     sweeping.signal("TERM").await;
     let (code, _, log) = sweeping.ended().await;
     assert_eq!(code.code(), Some(0), "{log}");
-    assert!(log.contains("topic class") && log.contains("retain_updates=\"1\""), "{log}");
+    assert!(log.contains("topic class") && log.contains("retain.updates=\"1\""), "{log}");
 
     let idle = start("none").await;
     let status = idle.send(Method::GET, RETENTION, ADMIN, "").await.1;
