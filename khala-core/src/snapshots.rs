@@ -1,7 +1,7 @@
 //! Snapshots that many read at the same time: each page is read once and encoded once, for all who come by.
 //!
-//! When history was trimmed past a crowd, all of them start again from the same documents. Whoever starts within a second of
-//! another joins that one's snapshot: the log continues from its watermark for both.
+//! When history was trimmed past a crowd, all of them start again from the same documents. A subscriber that starts within a
+//! second of another joins its snapshot: the log continues from the same watermark for both.
 //!
 //! # Invariants
 //! A snapshot is joined only while the log still continues from it; and what is kept is bounded, and counts in the budget.

@@ -21,8 +21,8 @@ use utoipa::{
 
 use crate::{
     openapi::{refusals, refused},
-    routes::{self, json_bytes},
-    websocket,
+    response::json_bytes,
+    routes, websocket,
 };
 
 /// The OpenAPI 3.1 document that `/openapi.json` answers with.
@@ -70,7 +70,7 @@ pub fn openapi() -> &'static str {
         routes::admin::revocations::revoke,
         websocket::upgrade::upgrade,
     ),
-    components(schemas(routes::stream::Acknowledged<'_>, routes::stream::Refused, routes::publish::Line<'_>)),
+    components(schemas(routes::stream::Acknowledged<'_>, routes::stream::Refused, routes::batch::Line<'_>)),
 )]
 struct Described;
 

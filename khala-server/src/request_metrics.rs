@@ -10,15 +10,13 @@ use http::{Method, StatusCode};
 use khala_core::telemetry;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::router::{ROUTES, Route};
-
 const METHODS: [&str; 5] = ["GET", "HEAD", "OPTIONS", "POST", "other"];
 const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The label of what is no route.
 const UNKNOWN: &str = "unknown";
 
 /// The metrics of requests, by route; the last is that of what is no route.
-pub(crate) struct RequestMetrics([OfRoute; ROUTES.len() + 1]);
+pub(crate) struct RequestMetrics(Box<[OfRoute]>);
 
 impl fmt::Debug for RequestMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,20 +32,19 @@ struct OfRoute {
 }
 
 impl RequestMetrics {
-    pub(crate) fn new() -> Self {
-        Self(std::array::from_fn(|_| OfRoute::default()))
+    pub(crate) fn new(routes: usize) -> Self {
+        Self((0..=routes).map(|_| OfRoute::default()).collect())
     }
 
-    /// The answer to a request began, so long after the request's head.
+    /// The answer to a request began, so long after the request's head. `route`: its place among the routes, and its pattern.
     pub(crate) fn answered(
         &self,
-        route: Option<&Route>,
+        route: Option<(usize, &'static str)>,
         method: &Method,
         status: StatusCode,
         elapsed: Duration,
     ) {
-        let pattern = route.map_or(UNKNOWN, |route| route.pattern);
-        let place = ROUTES.iter().position(|known| known.pattern == pattern).unwrap_or(ROUTES.len());
+        let (place, pattern) = route.unwrap_or((self.0.len() - 1, UNKNOWN));
         let of_route = &self.0[place];
         let method = match *method {
             Method::GET => 0,

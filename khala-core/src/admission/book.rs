@@ -1,7 +1,7 @@
-//! Who is here, or was of late, and what each has taken: subjects, addresses, topics that are published to.
+//! What each subject, address and topic has taken of its limits.
 //!
-//! Whoever holds no place and whose buckets have drained is as if never here, and is forgotten: a few entries are
-//! looked at whenever somebody comes or goes, so nothing runs in the background and nothing stops for all of them.
+//! An entry is forgotten when it holds no place and its buckets have drained. A few entries are looked at with each arrival and
+//! departure, so nothing runs in the background, and no caller waits while all entries are looked at.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,8 +1,8 @@
 //! How much others may publish: payloads of a size and updates at a rate, both by the topic's class; updates and new
 //! topics at a rate, both by the publisher's subject.
 //!
-//! It stands before [`Khala::publish`] and not within it: the application that holds the handle is trusted, and whoever takes
-//! batches from others asks here first.
+//! It stands before [`Khala::publish`] and not within it: the application that holds the handle is trusted, and a server that
+//! takes batches from others asks here first.
 //!
 //! # Invariants
 //! What is refused takes nothing; a batch goes through whole or not at all; and memory follows the topics that were published to

@@ -9,7 +9,7 @@ use khala_core::{
 };
 
 use super::{Context, TopicPath};
-use crate::{problem::Problem, server::Shared};
+use crate::{problem::Problem, shared::Shared};
 
 /// What the request's token proves; the request is one of its subject's from then on.
 pub(crate) struct Authenticated(pub(crate) Grant);

@@ -14,7 +14,7 @@ use khala_core::{
 use serde::{Deserialize, Deserializer};
 use tokio::time::{Instant, sleep};
 
-use crate::{listener::timeout, problem::Problem, server::Shared};
+use crate::{problem::Problem, shared::Shared, timeouts::timeout};
 
 /// How often a body stands in memory, at most: as it came, as the updates that it holds, and as the store writes them.
 pub(crate) const COPIES: usize = 3;

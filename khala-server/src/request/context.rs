@@ -14,7 +14,7 @@ use http::{HeaderMap, request::Parts};
 use khala_core::update::TraceField;
 
 use super::Holds;
-use crate::{listener, problem::Problem, router::Route, server::Shared};
+use crate::{client_address, problem::Problem, shared::Shared};
 
 /// The header by which a request is found again in logs.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
@@ -22,7 +22,6 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 /// What is known of a request before it is looked at.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
-    pub(crate) route: Option<&'static Route>,
     /// The client's own id for the request, or a new one.
     pub(crate) request_id: Arc<str>,
     /// The other end of the connection, as `serve` or the application says.
@@ -34,24 +33,24 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(shared: &Shared, route: Option<&'static Route>, request: &Request) -> Self {
+    pub(crate) fn new(shared: &Shared, request: &Request) -> Self {
         let (headers, extensions) = (request.headers(), request.extensions());
         let connected = || extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
         let peer = extensions.get::<SocketAddr>().copied().or_else(connected);
-        let client = peer.map(|peer| listener::client(&shared.0.trusted_proxies, peer.ip(), headers));
-        Self { route, request_id: request_id(headers), peer, client, holds: Arc::default() }
+        let client = peer.map(|peer| client_address::client(&shared.0.trusted_proxies, peer.ip(), headers));
+        Self { request_id: request_id(headers), peer, client, holds: Arc::default() }
     }
 
     /// Counts the request as one of its address, until its answer is taken.
     pub(crate) fn hold_address(&self, shared: &Shared) -> Result<(), Problem> {
-        let admitted = shared.0.requests.of_address(self.client, shared.0.khala.moment())?;
+        let admitted = shared.0.request_limits.of_address(self.client, shared.0.khala.moment())?;
         self.holds.set_address(admitted);
         Ok(())
     }
 
     /// Counts the request as one of `subject`, until its answer is taken.
     pub(super) fn hold_subject(&self, shared: &Shared, subject: &str) -> Result<(), Problem> {
-        let admitted = shared.0.requests.of_subject(subject, shared.0.khala.moment())?;
+        let admitted = shared.0.request_limits.of_subject(subject, shared.0.khala.moment())?;
         self.holds.set_subject(admitted);
         Ok(())
     }

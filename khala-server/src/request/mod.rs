@@ -23,13 +23,19 @@ pub(crate) use self::{
     holds::Holds,
     query::{Limit, NoParams, Params, cursor, flag, parameters, parsed, watermark, whole_number, wrong},
 };
-use crate::{openapi, problem::Problem, server::Shared};
+use crate::{openapi, problem::Problem, shared::Shared};
 
 /// The parts of a path that the router could not split, as its `/` were decoded on the way.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoded {
     pub(crate) topic: String,
     pub(crate) doc_key: Option<String>,
+}
+
+impl Decoded {
+    pub(crate) fn topic(&self) -> Result<TopicPath, Problem> {
+        decoded("topic", &self.topic, Topic::parse).map(TopicPath)
+    }
 }
 
 /// The topic that the path names.
@@ -66,12 +72,17 @@ async fn part<T>(
 ) -> Result<T, Problem> {
     if let Some(Decoded { topic, doc_key }) = parts.extensions.get() {
         let part = if name == "topic" { topic } else { doc_key.as_ref().unwrap_or(topic) };
-        let part = percent_decode_str(part).decode_utf8().map_err(|_| not_utf8(name))?;
-        return Ok(parse(&part)?);
+        return decoded(name, part, parse);
     }
     let found = RawPathParams::from_request_parts(parts, &()).await.map_err(|_| not_utf8(name))?;
     let found = found.iter().find(|(found, _)| *found == name).map(|(_, part)| part);
     Ok(parse(found.unwrap_or_default())?)
+}
+
+/// A part that may be percent-encoded still.
+fn decoded<T>(name: &str, part: &str, parse: impl Fn(&str) -> Result<T, TextError>) -> Result<T, Problem> {
+    let part = percent_decode_str(part).decode_utf8().map_err(|_| not_utf8(name))?;
+    Ok(parse(&part)?)
 }
 
 fn not_utf8(name: impl fmt::Display) -> Problem {

@@ -19,7 +19,7 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
 };
 
-use crate::{problem::Problem, server::Shared};
+use crate::{problem::Problem, shared::Shared};
 
 /// How many entries a page holds at most.
 const MAX_LIMIT: usize = 1_000;

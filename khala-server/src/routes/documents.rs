@@ -13,11 +13,9 @@ use crate::{
     openapi,
     problem::Problem,
     request::{Context, DocKeyPath, Limit, NoParams, Params, Readable, TopicPath, cursor, parsed, watermark},
-    routes::{
-        history::{PAGE_BYTES, extended},
-        json_bytes,
-    },
-    server::Shared,
+    response::json_bytes,
+    routes::history::{PAGE_BYTES, extended},
+    shared::Shared,
 };
 
 /// Bytes that a document takes, about: twice what classes let a payload be by default.

@@ -1,19 +1,14 @@
 //! What operators and their machines ask: is it up, is it ready, what does it count.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{num::NonZeroUsize, time::Duration};
 
 use axum::{body::Body, extract::State, response::Response};
 use futures::future::join;
 use http::{HeaderValue, StatusCode, header};
-use khala_core::{Error, ErrorKind, Khala, journal::Journal as _};
+use khala_core::{ErrorKind, journal::Journal as _};
 use serde::Serialize;
-use tokio::sync::watch;
 
-use crate::{listener::timeout, openapi, problem::Problem, routes::json, server::Shared};
+use crate::{openapi, problem::Problem, response::json, shared::Shared, timeouts::timeout};
 
 /// How long the journal may take to answer before the server counts as not ready.
 const PROBE: Duration = Duration::from_secs(2);
@@ -68,7 +63,7 @@ pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Prob
         let problem = Problem::unavailable(code, detail).with("reasons", reasons);
         if notes.is_empty() { problem } else { problem.with("notes", notes.clone()) }
     };
-    if shared.is_draining() {
+    if shared.0.drain.has_begun() {
         let reason = "the server is shutting down";
         return Err(unready("draining", vec![reason.to_owned()], reason.to_owned()));
     }
@@ -82,8 +77,9 @@ pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Prob
     let read = async {
         journal.topics("", None, NonZeroUsize::MIN).await.map_err(|error| ("journal_unavailable", error))
     };
-    let write =
-        async { shared.0.writes.ask(&shared.0.khala).await.map_err(|error| ("journal_unwritable", error)) };
+    let write = async {
+        shared.0.write_probe.ask(&shared.0.khala).await.map_err(|error| ("journal_unwritable", error))
+    };
     let asked = async {
         let (read, written) = join(read, write).await;
         read.and(written)
@@ -101,42 +97,6 @@ pub(crate) async fn ready(State(shared): State<Shared>) -> Result<Response, Prob
             let detail = format!("the journal did not answer within {} s", PROBE.as_secs());
             Err(unready("journal_unavailable", vec![reason(ErrorKind::Unavailable).to_owned()], detail))
         }
-    }
-}
-
-/// What a probe found, once it has.
-type Probed = Option<Result<(), Error>>;
-
-/// The question whether the journal can be written, asked once for all who want to know at the same time. A check that
-/// has stopped waiting leaves it to the next one.
-#[derive(Debug, Default)]
-pub(crate) struct WriteProbe(Mutex<Option<watch::Receiver<Probed>>>);
-
-impl WriteProbe {
-    async fn ask(&self, khala: &Khala) -> Result<(), Error> {
-        let mut answer = self.running(khala);
-        let answer = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        answer.unwrap_or_else(|| {
-            Err(Error::new(
-                ErrorKind::Internal,
-                "readiness",
-                "the question whether the journal can be written panicked",
-            ))
-        })
-    }
-
-    fn running(&self, khala: &Khala) -> watch::Receiver<Option<Result<(), Error>>> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way = |answer: &&watch::Receiver<Option<Result<(), Error>>>| {
-            answer.borrow().is_none() && answer.has_changed().is_ok()
-        };
-        if let Some(answer) = running.as_ref().filter(under_way) {
-            return answer.clone();
-        }
-        let (answers, answer) = watch::channel(None);
-        let khala = khala.clone();
-        tokio::spawn(async move { answers.send_replace(Some(khala.journal().check_writable().await)) });
-        running.insert(answer).clone()
     }
 }
 

@@ -19,15 +19,15 @@ use serde::{Deserialize, Serialize};
 use tokio::task::yield_now;
 
 use crate::{
-    listener::timeout,
     openapi,
     problem::Problem,
     request::{
         Authenticated, Context, Holds, Limit, NoParams, Params, Readable, TopicPath, cursor, parameters,
         parsed, watermark, whole_number, wrong,
     },
-    routes::{json, json_bytes},
-    server::Shared,
+    response::{json, json_bytes},
+    shared::Shared,
+    timeouts::timeout,
 };
 
 /// Topics that the store is asked for at once.

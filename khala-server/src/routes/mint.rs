@@ -24,12 +24,12 @@ use serde::Serialize;
 
 use crate::{
     compatibility::ClientOfQuery,
-    listener::timeout,
     openapi,
     problem::Problem,
     request::{self, Context, Empty, Room, invalid, parameters},
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
+    timeouts::timeout,
 };
 
 /// Bytes of a request's body.

@@ -42,15 +42,15 @@ use tokio::{
 };
 
 use crate::{
-    listener::PARTS,
     openapi,
     problem::Problem,
     request::{self, Authenticated, COPIES, Context, Holds, invalid, no_memory},
     routes::{
+        batch::{self, IDEMPOTENCY_KEY, Stored},
         lines::{LineFault, Lines},
-        publish::{self, IDEMPOTENCY_KEY, Stored},
     },
-    server::Shared,
+    shared::Shared,
+    timeouts::PARTS,
 };
 
 const MEDIA_TYPE: &str = "application/x-ndjson";
@@ -128,7 +128,7 @@ pub(crate) async fn begin(
         let detail = "a stream has no Idempotency-Key: each line may have a `dedup` of its own";
         return Err(Problem::invalid("invalid_idempotency_key", detail));
     }
-    if shared.is_closing() {
+    if shared.0.drain.is_closing() {
         return Err(draining());
     }
     if let Some(permit) = &permit {
@@ -136,7 +136,7 @@ pub(crate) async fn begin(
     }
     let stream = Stream {
         one: permit.map(Opened::new),
-        trace: publish::trace(headers),
+        trace: batch::trace(headers),
         patience: shared.0.limits.body_timeout,
         line_bytes: shared.0.limits.body_bytes,
         request_id: context.request_id,
@@ -302,7 +302,7 @@ impl Run {
 
     async fn run(mut self, mut lines: Lines, answers: mpsc::Sender<Bytes>) {
         let shared = self.stream.shared.clone();
-        let mut closing = pin!(shared.closing());
+        let mut closing = pin!(shared.0.drain.closing());
         let patience = self.stream.patience;
         loop {
             self.account();
@@ -543,7 +543,7 @@ impl Stream {
             khala.access().check(&self.grant)?;
             return Ok(None);
         }
-        let (topic, batch) = publish::line(text, self.trace.as_ref(), self.one.is_none())?;
+        let (topic, batch) = batch::line(text, self.trace.as_ref(), self.one.is_none())?;
         let to = match (&self.one, topic) {
             (Some(one), _) => To::Opened(Arc::clone(one)),
             (None, None) => return Err(invalid("topic", "missing field `topic`")),

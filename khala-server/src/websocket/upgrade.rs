@@ -31,8 +31,8 @@ use tracing::Instrument as _;
 
 use super::{token, transport::WebSocket};
 use crate::{
-    compatibility::ClientOfQuery, listener::Accepted, openapi, problem::Problem, request::Context,
-    server::Shared,
+    compatibility::ClientOfQuery, connection::Accepted, openapi, problem::Problem, request::Context,
+    shared::Shared,
 };
 
 /// Opens a WebSocket that speaks Phoenix Channels.
@@ -66,7 +66,7 @@ pub(crate) async fn upgrade(
     let grant = verified(&shared, &head, client, accept.is_some()).await?;
     // Counted before it is looked whether the server stops: so it is let in and waited for, or neither.
     let open = Open::new(&shared.0.upgraded);
-    if shared.is_draining() {
+    if shared.0.drain.has_begun() {
         return Err(Problem::unavailable("draining", "the server is shutting down"));
     }
 

@@ -7,10 +7,14 @@ mod attacks;
 mod binary;
 mod budget;
 mod compatibility;
+#[cfg(feature = "binary")]
+mod configured;
 mod documents;
 mod drain;
 mod edges;
 mod evidence;
+#[cfg(feature = "binary")]
+mod exported;
 mod fanout;
 mod hangup;
 mod history;

@@ -12,8 +12,8 @@ use crate::{
     openapi,
     problem::Problem,
     request::{Admin, Limit, Params},
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
 };
 
 /// How many connections are told of.

@@ -7,12 +7,13 @@ use axum::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::order;
 use crate::{
     openapi,
     problem::Problem,
     request::{Admin, Context, Empty, NoParams, Params, parse},
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
 };
 
 /// There is nothing to say.
@@ -54,13 +55,13 @@ pub(crate) async fn drain(
     Context { request_id, .. }: Context,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = super::read(&shared, request, Empty::Allowed).await?;
+    let body = order::read(&shared, request, Empty::Allowed).await?;
     if !body.is_empty() {
         let Ordered {} = parse(&body)?;
     }
-    let already = !shared.begin_drain();
+    let already = !shared.0.drain.begin(&shared.0.khala);
     let connections = shared.0.khala.connections().count();
-    let drain_ms = u64::try_from(shared.drains_within().as_millis()).unwrap_or(u64::MAX);
+    let drain_ms = u64::try_from(shared.0.drain.ends_within().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(request_id = &*request_id, connections, drain_ms, already, "a drain was ordered");
     json(StatusCode::ACCEPTED, &Begun { connections, drain_ms, already })
 }

@@ -20,8 +20,8 @@ use crate::{
     openapi,
     problem::Problem,
     request::{Admin, Limit, NoParams, Params},
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
 };
 
 /// How many topics are told of.

@@ -17,13 +17,14 @@ use khala_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::order;
 use super::rules::{Retained, millis};
 use crate::{
     openapi,
     problem::Problem,
     request::{Admin, Context, Empty, Limit, NoParams, Params, flag, invalid, parse},
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
 };
 
 /// What is told.
@@ -180,7 +181,7 @@ pub(crate) async fn sweep(
     Context { request_id, .. }: Context,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = super::read(&shared, request, Empty::Refused).await?;
+    let body = order::read(&shared, request, Empty::Refused).await?;
     let Ordered { dry_run, force } = parse(&body)?;
     let khala = shared.0.khala.clone();
     if dry_run {

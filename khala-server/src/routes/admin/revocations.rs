@@ -3,8 +3,6 @@
 //! # Invariants
 //! A revocation is kept for as long as anything that it names may be valid.
 
-use std::time::Duration;
-
 use axum::{
     extract::{Request, State},
     response::Response,
@@ -17,42 +15,21 @@ use khala_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::order;
 use crate::{
-    openapi,
+    RevocationTerms, openapi,
     problem::Problem,
     request::{
         Admin, Context, Empty, Limit, NoParams, Params, given, given_whole, invalid, parse, watermark,
     },
-    routes::json,
-    server::Shared,
+    response::json,
+    shared::Shared,
 };
 
 /// Bytes of a reason.
 const REASON_BYTES: usize = 1_024;
 /// Longer ids are cut off in the log.
 const LOGGED_ID: usize = 64;
-
-/// What tokens may say of their own time, and so how long a revocation has to be kept.
-///
-/// They are those of the verifier: with shorter ones, what was revoked could be valid again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
-pub struct RevocationTerms {
-    /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
-    /// until when. Default: a day.
-    pub max_age: Option<Duration>,
-    /// How far the clocks of issuers may be off. Default: five seconds, as in [`JwtOptions`](khala_auth::JwtOptions).
-    ///
-    /// A token may say that it is issued that much later than it was. So a revocation by `sub` takes back what says
-    /// to be issued until this much after it, a new login's tokens too.
-    pub leeway: Duration,
-}
-
-impl Default for RevocationTerms {
-    fn default() -> Self {
-        Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::from_secs(5) }
-    }
-}
 
 /// A revocation as it is ordered.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -134,7 +111,7 @@ pub(crate) async fn revoke(
     Context { request_id, .. }: Context,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = super::read(&shared, request, Empty::Refused).await?;
+    let body = order::read(&shared, request, Empty::Refused).await?;
     let Ordered { by, id, until, reason } = parse(&body)?;
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES) {
         return Err(invalid("reason", format!("reason: at most {REASON_BYTES} bytes are allowed")));
@@ -256,6 +233,8 @@ pub(crate) async fn revocations(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -6,7 +6,7 @@ use khala_auth::{ClaimNames, JwtOptions, sources::RemoteKeysOptions};
 use khala_core::config::Secret;
 use serde::{Deserialize, Serialize};
 
-use super::exclude;
+use super::checks::exclude;
 
 /// Whose tokens are good, and who else may come.
 #[derive(Debug, Default, Deserialize, Serialize)]

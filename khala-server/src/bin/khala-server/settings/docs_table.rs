@@ -6,10 +6,10 @@ use std::{collections::HashMap, fs, path::Path};
 use khala_core::class::{TopicClass, TopicPattern};
 use toml::Value;
 
-use super::{Settings, setting_names, values};
+use super::{checks::values, options::Settings, setting_names};
 
 /// Where the fields are that are settings, from the workspace's root.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 16] = [
     "khala-auth/src/options.rs",
     "khala-auth/src/sources/remote.rs",
     "khala-core/src/admission/options.rs",
@@ -21,10 +21,9 @@ const SOURCES: [&str; 17] = [
     "khala-core/src/tail/options.rs",
     "khala-fanout-nats/src/options.rs",
     "khala-server/src/bin/khala-server/settings/auth.rs",
-    "khala-server/src/bin/khala-server/settings/mod.rs",
+    "khala-server/src/bin/khala-server/settings/options.rs",
     "khala-server/src/compatibility.rs",
-    "khala-server/src/lib.rs",
-    "khala-server/src/limits.rs",
+    "khala-server/src/options.rs",
     "khala-store-postgres/src/options.rs",
     "khala-store-sqlite/src/options.rs",
 ];

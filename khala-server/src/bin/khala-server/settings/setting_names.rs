@@ -11,10 +11,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::Settings;
-
-/// What stands in a path for each table of an array.
-pub(super) const EACH: &str = "[]";
+use super::{checks::EACH, options::Settings};
 
 /// A key that can be set.
 #[cfg_attr(

@@ -31,14 +31,14 @@ const REFUSED_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(4).unwrap();
 const HEAD_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(crate) struct Sockets {
+pub(crate) struct ConnectionLimits {
     served: Admission,
     refused: Admission,
 }
 
 /// A connection that is served, or refused; dropping it gives its place back.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct ConnectionPermit {
     _place: Admitted,
     refusal: Option<Refusal>,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Socket {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal(Limited);
 
-impl Sockets {
+impl ConnectionLimits {
     pub(crate) fn new(limits: &Limits) -> Self {
         let served = AdmissionOptions {
             connections: limits.http_connections,
@@ -64,19 +64,19 @@ impl Sockets {
 
     /// Takes a connection of `peer`. None: the connection is to be closed. The connections of one address are limited, except
     /// those of a `proxy`, which has many clients.
-    pub(crate) fn take(&self, peer: SocketAddr, proxy: bool, now: Moment) -> Option<Socket> {
+    pub(crate) fn take(&self, peer: SocketAddr, proxy: bool, now: Moment) -> Option<ConnectionPermit> {
         let address: Option<IpAddr> = (!proxy).then_some(peer.ip());
         let limited = match self.served.connect("", address, now) {
-            Ok(place) => return Some(Socket { _place: place, refusal: None }),
+            Ok(place) => return Some(ConnectionPermit { _place: place, refusal: None }),
             Err(limited) => limited,
         };
         let place = self.refused.connect("", address, now);
         telemetry::http_connection_refused(limited.by, place.is_ok());
-        Some(Socket { _place: place.ok()?, refusal: Some(Refusal(limited)) })
+        Some(ConnectionPermit { _place: place.ok()?, refusal: Some(Refusal(limited)) })
     }
 }
 
-impl Socket {
+impl ConnectionPermit {
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal
     }
@@ -97,44 +97,4 @@ impl From<Refusal> for Problem {
         };
         Self::new(status, limited.code.as_str(), detail).with_retry_after(limited.retry_after)
     }
-}
-
-/// How many requests each address and each subject has under way.
-#[derive(Debug)]
-pub(crate) struct RequestCounts {
-    of_addresses: Admission,
-    of_subjects: Admission,
-}
-
-impl RequestCounts {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let unlimited = AdmissionOptions::unlimited();
-        Self {
-            of_addresses: Admission::new(AdmissionOptions {
-                connections_per_address: limits.requests_per_address,
-                ..unlimited
-            }),
-            of_subjects: Admission::new(AdmissionOptions {
-                connections_per_subject: limits.requests_per_subject,
-                ..unlimited
-            }),
-        }
-    }
-
-    pub(crate) fn of_address(&self, address: Option<IpAddr>, now: Moment) -> Result<Admitted, Problem> {
-        self.of_addresses
-            .connect("", address, now)
-            .map_err(|limited| too_many("this address has as many requests under way as it may", limited))
-    }
-
-    pub(crate) fn of_subject(&self, subject: &str, now: Moment) -> Result<Admitted, Problem> {
-        self.of_subjects.connect(subject, None, now).map_err(|limited| {
-            too_many("the token's subject has as many requests under way as it may", limited)
-        })
-    }
-}
-
-fn too_many(detail: &str, limited: Limited) -> Problem {
-    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
-        .with_retry_after(limited.retry_after)
 }

@@ -26,13 +26,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    client_address,
-    connection_limits::Socket,
-    timeout_stream::{Accepted, Requests, linger},
+use crate::{
+    Server,
+    client_address::is_trusted,
+    connection::{Accepted, ConnectionPermit, Requests, linger},
     timeouts::PatientTimer,
 };
-use crate::Server;
 
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 64 << 10;
@@ -52,7 +51,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn serve(listener: TcpListener, server: Server, shutdown: impl Future<Output = ()> + Send) {
     let (stop, stopped) = watch::channel(());
     let mut serving = Serving { listener, server: server.clone(), stopped, connections: JoinSet::new() };
-    server.shared.keep();
+    server.shared.run_background();
     serving.until(shutdown).await;
     serving.until(server.shut_down()).await;
     let Serving { listener, mut connections, .. } = serving;
@@ -84,8 +83,8 @@ impl Serving {
                     Ok((stream, address)) => {
                         let (server, stopped) = (self.server.clone(), self.stopped.clone());
                         // One that is not taken is closed here.
-                        if let Some(socket) = server.take(address) {
-                            self.connections.spawn(connection(stream, address, socket, server, stopped));
+                        if let Some(permit) = server.take(address) {
+                            self.connections.spawn(connection(stream, address, permit, server, stopped));
                         }
                     }
                     Err(error) => {
@@ -101,7 +100,7 @@ impl Serving {
 async fn connection(
     stream: TcpStream,
     address: SocketAddr,
-    socket: Socket,
+    permit: ConnectionPermit,
     server: Server,
     mut stopped: watch::Receiver<()>,
 ) {
@@ -114,7 +113,7 @@ async fn connection(
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
     }
     let (requests, (back, handed_back)) = (Requests::default(), oneshot::channel());
-    let (head_timeout, refusal) = (socket.head_timeout(&limits), socket.refusal());
+    let (head_timeout, refusal) = (permit.head_timeout(&limits), permit.refusal());
     let stream = Accepted::new(stream, head_timeout, limits.stall_timeout, requests.clone(), back);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, requests) = (server.clone(), requests.clone());
@@ -153,9 +152,9 @@ async fn connection(
 
 impl Server {
     /// Takes a connection, to serve it or to refuse what it asks for; none if it is to be closed.
-    fn take(&self, peer: SocketAddr) -> Option<Socket> {
-        let proxy = client_address::is_trusted(&self.shared.0.trusted_proxies, peer.ip());
-        self.shared.0.sockets.take(peer, proxy, self.shared.0.khala.moment())
+    fn take(&self, peer: SocketAddr) -> Option<ConnectionPermit> {
+        let proxy = is_trusted(&self.shared.0.trusted_proxies, peer.ip());
+        self.shared.0.connection_limits.take(peer, proxy, self.shared.0.khala.moment())
     }
 }
 

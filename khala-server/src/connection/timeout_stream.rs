@@ -27,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::timeouts::InParts;
+use crate::timeouts::InParts;
 
 /// How long a closed connection is still read from.
 const LINGER: Duration = Duration::from_millis(500);

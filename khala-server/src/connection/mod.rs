@@ -1,0 +1,9 @@
+//! A connection that was accepted: how many there may be, and how long each may stand still.
+
+mod limits;
+mod timeout_stream;
+
+pub(crate) use self::{
+    limits::{ConnectionLimits, ConnectionPermit, Refusal},
+    timeout_stream::{Accepted, Requests, linger},
+};

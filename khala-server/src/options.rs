@@ -1,0 +1,110 @@
+//! The options of a server, written by field or read from a settings file.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use khala_core::config::{or_none, seconds};
+use serde::{Deserialize, Serialize};
+
+/// What clients may send, and how long they may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
+pub struct Limits {
+    /// Bytes of a request's body; of a stream of updates, of one line. Default: 8 MiB.
+    pub body_bytes: usize,
+    /// How long a request's body may take to arrive; of a stream of updates, the next line, and what a line may
+    /// wait for a rate. Default: 30 s.
+    #[serde(rename = "body_timeout_seconds", with = "seconds")]
+    pub body_timeout: Duration,
+    /// Bytes of a WebSocket message from a client, and of each of its frames. Default: 64 KiB.
+    pub frame_bytes: usize,
+    /// Connections over HTTP open at once, of all clients, that are not WebSockets. Set this and
+    /// `admission.connections` so that together they stay below the number of files that the process may open.
+    /// Default: no limit.
+    #[serde(with = "or_none")]
+    pub http_connections: Option<NonZeroU32>,
+    /// HTTP connections of one address (IPv6: one /64) open at once, but for those of trusted proxies. Default:
+    /// no limit.
+    #[serde(with = "or_none")]
+    pub http_connections_per_address: Option<NonZeroU32>,
+    /// Requests under way at once of one token's `sub`. A request ends when its client has taken the answer, or
+    /// is gone, and what it publishes is stored. A stream of updates is one request, and a WebSocket is none.
+    /// Default: no limit.
+    #[serde(with = "or_none")]
+    pub requests_per_subject: Option<NonZeroU32>,
+    /// Requests under way at once of one address (behind trusted proxies: of the client's). Default: no limit.
+    #[serde(with = "or_none")]
+    pub requests_per_address: Option<NonZeroU32>,
+    /// How long the head of a request may take to arrive, from its first byte; on a new connection from its
+    /// start. Default: 10 s.
+    #[serde(rename = "header_timeout_seconds", with = "seconds")]
+    pub header_timeout: Duration,
+    /// How long a connection stays open between two requests. Set it longer than a load balancer in front keeps
+    /// its own connections (often 60 s): a request that meets the close is lost. Default: 75 s.
+    #[serde(rename = "keep_alive_timeout_seconds", with = "seconds")]
+    pub keep_alive_timeout: Duration,
+    /// Bytes that the operating system may buffer for one client. The system takes bytes from the server in
+    /// steps of about a third of its buffer: with a large one, a client that reads slowly looks like one that
+    /// takes nothing. None: the system decides. Default: 256 KiB.
+    #[serde(with = "or_none")]
+    pub send_buffer_bytes: Option<usize>,
+    /// How long a client may take nothing of an answer over HTTP. Default: 30 s.
+    #[serde(rename = "stall_timeout_seconds", with = "seconds")]
+    pub stall_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 8 << 20,
+            body_timeout: Duration::from_secs(30),
+            frame_bytes: 64 << 10,
+            http_connections: None,
+            http_connections_per_address: None,
+            requests_per_subject: None,
+            requests_per_address: None,
+            header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
+            send_buffer_bytes: Some(256 << 10),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What tokens may say of their own time, and so how long a revocation has to be kept.
+///
+/// They are those of the verifier: with shorter ones, what was revoked could be valid again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
+pub struct RevocationTerms {
+    /// The longest age of a token. None: there is none, so what is revoked is kept for good unless its order says
+    /// until when. Default: a day.
+    pub max_age: Option<Duration>,
+    /// How far the clocks of issuers may be off. Default: five seconds, as in [`JwtOptions`](khala_auth::JwtOptions).
+    ///
+    /// A token may say that it is issued that much later than it was. So a revocation by `sub` takes back what says
+    /// to be issued until this much after it, a new login's tokens too.
+    pub leeway: Duration,
+}
+
+impl Default for RevocationTerms {
+    fn default() -> Self {
+        Self { max_age: Some(Duration::from_secs(24 * 60 * 60)), leeway: Duration::from_secs(5) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_can_stand_in_a_settings_file() {
+        let of = |text: &str| {
+            serde_json::from_str::<Limits>(text).map(|options| serde_json::to_value(options).unwrap())
+        };
+        let defaults = serde_json::to_value(Limits::default()).unwrap();
+        assert_eq!(of("{}").unwrap(), defaults);
+        assert_eq!(of(&defaults.to_string()).unwrap(), defaults);
+        assert!(of(r#"{"body_seconds": 1}"#).unwrap_err().to_string().contains("unknown field"));
+    }
+}
