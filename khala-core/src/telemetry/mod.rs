@@ -65,6 +65,7 @@ pub fn describe(classes: &Classes) {
         zero!(REVOCATIONS_MADE, "by" => by);
         revocations(by, 0);
     }
+    revocations_age(f64::NAN);
     for outcome in ["authz_denied", "invalid", "minted", "signing_error", "upstream_unavailable"] {
         zero!(TOKENS_MINTED, "outcome" => outcome);
     }
@@ -326,4 +327,30 @@ pub(crate) fn task_restarted(part: &'static str) {
 /// Lines of the log were dropped because there was no room for them. For the code that writes the log.
 pub fn log_lines_dropped(lines: u64) {
     counter!(LOG_LINES_DROPPED).increment(lines);
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::{budget::MemoryBudget, stats::Stats};
+
+    /// Without a task that has to have run before: a scrape can be quicker than each of them.
+    #[test]
+    fn every_metric_is_there_before_anything_has_happened() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let classes = Classes::default();
+            describe(&classes);
+            Stats::new(&classes, MemoryBudget::new(Some(1 << 30))).report();
+            let text = handle.render();
+            // What is known of them when they are made, which is before somebody can scrape: parts, keys, stores.
+            let made_by_others = [PART_HEALTHY, TASK_RESTARTS, KEYS, COMMITS, COMMIT_SECONDS, COMMIT_APPENDS];
+            for name in ALL.iter().filter(|name| !made_by_others.contains(name)) {
+                assert!(text.contains(&format!("# TYPE {name} ")), "{name} has no series: {text}");
+            }
+        });
+    }
 }

@@ -9,7 +9,6 @@ use crate::{
     support::LONG,
 };
 
-/// Promise 9: no identifier of unbounded range is a label.
 /// What `promtool` thinks of it.
 async fn checked_by_promtool(metrics: &str) -> String {
     let mut promtool = Command::new("promtool");
@@ -41,6 +40,7 @@ async fn every_metric_is_there_and_described_from_the_first_scrape() {
     assert!(!metrics.contains(" summary\n"), "{metrics}");
 }
 
+/// Promise 9: no identifier of unbounded range is a label.
 #[tokio::test]
 async fn no_label_is_of_unbounded_range() {
     let folder = tempfile::tempdir().unwrap();
