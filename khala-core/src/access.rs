@@ -304,10 +304,15 @@ impl AccessControl {
     }
 
     /// Waits for a check, and not for ever.
-    async fn within<T>(&self, check: impl Future<Output = Result<T, Denied>> + Send) -> Result<T, Denied> {
-        clock::within(&*self.0.clock, CHECK_WITHIN, check).await.unwrap_or_else(|| {
-            let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
-            Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
+    fn within<T>(
+        &self,
+        check: impl Future<Output = Result<T, Denied>> + Send,
+    ) -> impl Future<Output = Result<T, Denied>> + Send {
+        clock::within(&*self.0.clock, CHECK_WITHIN, check).map(|checked| {
+            checked.unwrap_or_else(|| {
+                let message = format!("no answer within {} s", CHECK_WITHIN.as_secs());
+                Err(Denied::Unavailable(Error::new(ErrorKind::Unavailable, "access", message)))
+            })
         })
     }
 }

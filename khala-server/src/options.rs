@@ -39,8 +39,8 @@ pub struct Limits {
     /// start. Default: 10 s.
     #[serde(rename = "header_timeout_seconds", with = "seconds")]
     pub header_timeout: Duration,
-    /// How long a connection stays open between two requests. Set it longer than a load balancer in front keeps
-    /// its own connections (often 60 s): a request that meets the close is lost. Default: 75 s.
+    /// How long a connection stays open between two requests: so long at least, and a quarter longer at most. Set it longer than
+    /// a load balancer in front keeps its own connections (often 60 s): a request that meets the close is lost. Default: 75 s.
     #[serde(rename = "keep_alive_timeout_seconds", with = "seconds")]
     pub keep_alive_timeout: Duration,
     /// Bytes that the operating system may buffer for one client. The system takes bytes from the server in

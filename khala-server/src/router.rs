@@ -7,11 +7,10 @@
 //! # Invariants
 //! The query string is in neither log nor metrics, because a token may be in it; and no metric has a label of unbounded range.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{convert::Infallible, time::Instant};
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
@@ -228,10 +227,22 @@ impl Served {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let context = Context::new(&self.shared, &request);
         request.extensions_mut().insert(context.clone());
-        let mut response = match self.route.filter(|route| route.audience.has_origins()) {
-            Some(of) => self.with_origins(of, &context, request, route).await,
-            None => self.with_limits(&context, request, route).await,
+        let of = self.route.filter(|route| route.audience.has_origins());
+        let refusal = of.and_then(|of| self.refuse_origin(of, &request));
+        let is_page = refusal.is_none() && of.is_some() && request.headers().contains_key(header::ORIGIN);
+        let mut response = match (refusal, of) {
+            (Some(refusal), _) => refusal,
+            // Boxed: what is for everybody would be so much larger.
+            (None, Some(of)) if is_page => self.to_page(of, &context, request, route).boxed().await,
+            (None, _) => match self.check(&context, &request) {
+                Ok(()) => context.held(route(request).await),
+                Err(problem) => problem.into_response(),
+            },
         };
+        let Inner { origins, token_source, .. } = &*self.shared.0;
+        if !is_page && of.is_some() && origins.vary(token_source.is_some()) {
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+        }
         let Context { request_id, peer, client, .. } = &context;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -258,8 +269,17 @@ impl Served {
         response
     }
 
-    /// Refuses pages of unknown origins. Answers the others by `route` within its limits, with the headers of CORS.
-    async fn with_origins<F>(
+    /// The refusal of a page of an unknown origin, and of a question about what pages may send that is none.
+    fn refuse_origin(&self, of: &'static Route, request: &Request) -> Option<Response> {
+        match self.shared.0.origins.check(request.headers(), request.uri()) {
+            Err(denied) => Some(Problem::from(denied).into_response()),
+            Ok(()) if request.method() != Method::OPTIONS || is_preflight(request) => None,
+            Ok(()) => Some(method_not_allowed(of).into_response()),
+        }
+    }
+
+    /// Answers a page by `route` within its limits, with the headers of CORS.
+    async fn to_page<F>(
         &self,
         of: &'static Route,
         context: &Context,
@@ -270,29 +290,17 @@ impl Served {
         F: Future<Output = Response> + Send,
     {
         let Inner { origins, token_source, .. } = &*self.shared.0;
-        let cookies = token_source.is_some();
-        let refusal = match origins.check(request.headers(), request.uri()) {
-            Err(denied) => Some(Problem::from(denied).into_response()),
-            Ok(()) if request.method() != Method::OPTIONS || is_preflight(&request) => None,
-            Ok(()) => Some(method_not_allowed(of).into_response()),
-        };
-        let is_page = request.headers().contains_key(header::ORIGIN);
-        if refusal.is_some() || !is_page {
-            let mut response = match refusal {
-                Some(refusal) => refusal,
-                None => self.with_limits(context, request, route).await,
-            };
-            if origins.vary(cookies) {
-                response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
-            }
-            return response;
-        }
-        let cors = origins.cors(of.allow, cookies);
+        let cors = origins.cors(of.allow, token_source.is_some());
         let asks = request.method() == Method::OPTIONS;
         let mut route = Some(route);
         let page = cors.layer(service_fn(move |request| {
             let route = route.take().expect("a request is answered once");
-            self.with_limits(context, request, route).map(Ok::<_, Infallible>)
+            async move {
+                Ok::<_, Infallible>(match self.check(context, &request) {
+                    Ok(()) => context.held(route(request).await),
+                    Err(problem) => problem.into_response(),
+                })
+            }
         }));
         let Ok(mut response) = page.oneshot(request).await;
         if asks {
@@ -301,23 +309,7 @@ impl Served {
         response
     }
 
-    /// Refuses an encoded body, and a request more than its connection or its address may have. Answers the others by `route`; they
-    /// count until their answer is taken.
-    async fn with_limits<F>(
-        &self,
-        context: &Context,
-        request: Request,
-        route: impl FnOnce(Request) -> F + Send,
-    ) -> Response
-    where
-        F: Future<Output = Response> + Send,
-    {
-        match self.check(context, &request) {
-            Ok(()) => route(request).await.map(|body| Body::new(Arc::clone(&context.holds).held(body))),
-            Err(problem) => problem.into_response(),
-        }
-    }
-
+    /// Refuses an encoded body, and a request more than its connection or its address may have.
     fn check(&self, context: &Context, request: &Request) -> Result<(), Problem> {
         let Self { shared, route } = self;
         if route.is_none_or(|route| route.audience.is_limited()) {

@@ -14,6 +14,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -29,8 +30,7 @@ use tokio::{
 use crate::{
     Server,
     client_address::is_trusted,
-    connection::{Accepted, ConnectionPermit, Requests, linger},
-    timeouts::PatientTimer,
+    connection::{Accepted, ClientTimes, ConnectionPermit, Requests, linger},
 };
 
 /// Bytes of the head of a request.
@@ -113,22 +113,28 @@ async fn connection(
         tracing::debug!(peer = %address, %error, "the system buffers as much as it likes");
     }
     let (requests, (back, handed_back)) = (Requests::default(), oneshot::channel());
-    let (head_timeout, refusal) = (permit.head_timeout(&limits), permit.refusal());
-    let stream = Accepted::new(stream, head_timeout, limits.stall_timeout, requests.clone(), back);
+    let refusal = permit.refusal();
+    let times = ClientTimes {
+        head: permit.head_timeout(&limits),
+        rest: limits.keep_alive_timeout,
+        stall: limits.stall_timeout,
+    };
+    let stream = Accepted::new(stream, times, requests.clone(), back);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (server, requests) = (server.clone(), requests.clone());
+        let requests = requests.clone();
         requests.begun();
         request.extensions_mut().insert(address);
         if let Some(refusal) = refusal {
             request.extensions_mut().insert(refusal);
         }
-        async move { Ok::<_, Infallible>(server.handle(request).await.map(|body| Counted { body, requests })) }
+        server
+            .handle(request)
+            .map(|answer| Ok::<_, Infallible>(answer.map(|body| Counted { body, requests })))
     });
     {
         let connection = http1::Builder::new()
-            .timer(PatientTimer)
-            // It counts from the end of the last answer. That of a head is judged by the socket, from its first byte.
-            .header_read_timeout(limits.keep_alive_timeout.max(limits.header_timeout))
+            // The socket judges it.
+            .header_read_timeout(None)
             .max_buf_size(HEAD_BYTES)
             .keep_alive(refusal.is_none())
             .serve_connection(TokioIo::new(stream), service)

@@ -251,17 +251,16 @@ impl Server {
     /// # Cancellation
     /// Dropping the future leaves a publish stored or not, as [`Khala::publish`](khala_core::Khala::publish) does. A
     /// stream of updates goes on by itself while its answer is read, on the tokio runtime.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response
+    pub fn handle<B>(&self, request: Request<B>) -> impl Future<Output = Response> + Send + use<B>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let request = request.map(Body::new);
-        if let Some(topic) = router::published_to(&request) {
-            return router::publish(&self.shared, topic, request).await;
+        match router::published_to(&request) {
+            Some(topic) => router::publish(&self.shared, topic, request).left_future(),
+            None => self.router.clone().call(request).map(|Ok(response)| response).right_future(),
         }
-        let Ok(response) = self.router.clone().call(request).await;
-        response
     }
 }
 
@@ -279,7 +278,6 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let server = self.clone();
-        async move { Ok(server.handle(request).await) }.boxed()
+        self.handle(request).map(Ok).boxed()
     }
 }

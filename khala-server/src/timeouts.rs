@@ -10,11 +10,12 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use futures::FutureExt as _;
 use khala_core::clock::{SystemClock, within};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// In how many parts.
 pub(crate) const PARTS: u32 = 4;
@@ -24,8 +25,9 @@ pub(crate) const PARTS: u32 = 4;
 pub(crate) struct Late;
 
 /// [`tokio::time::timeout`], in parts.
-pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Late> {
-    within(&SystemClock::new(), limit, work).await.ok_or(Late)
+pub(crate) fn timeout<F: Future>(limit: Duration, work: F) -> impl Future<Output = Result<F::Output, Late>> {
+    static CLOCK: SystemClock = SystemClock::new();
+    within(&CLOCK, limit, work).map(|done| done.ok_or(Late))
 }
 
 /// [`tokio::time::sleep`], in parts: its caller looks at something else before each poll.
@@ -38,38 +40,41 @@ pub(crate) struct InParts {
 
 impl InParts {
     pub(crate) fn new(limit: Duration) -> Self {
-        let part = (limit / PARTS).max(Duration::from_millis(1));
+        let part = part_of(limit);
         Self { part, left: PARTS, sleep: Box::pin(sleep(part)) }
     }
+
+    /// Begins anew now, with another limit.
+    pub(crate) fn restart(&mut self, limit: Duration) {
+        self.part = part_of(limit);
+        self.left = PARTS;
+        self.sleep.as_mut().reset(Instant::now() + self.part);
+    }
+
+    /// Has all parts follow the one that is under way. Touches no timer, so it is for what happens often.
+    pub(crate) fn extend(&mut self) {
+        self.left = PARTS;
+    }
+
+    /// Ready at the end of each part, with how many are left.
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        ready!(self.sleep.as_mut().poll(cx));
+        self.left = self.left.saturating_sub(1);
+        self.sleep.as_mut().reset(Instant::now() + self.part);
+        Poll::Ready(self.left)
+    }
+}
+
+fn part_of(limit: Duration) -> Duration {
+    (limit / PARTS).max(Duration::from_millis(1))
 }
 
 impl Future for InParts {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        while self.left > 0 {
-            ready!(self.sleep.as_mut().poll(cx));
-            self.left -= 1;
-            let next = tokio::time::Instant::now() + self.part;
-            self.sleep.as_mut().reset(next);
-        }
+        while ready!(self.poll_part(cx)) > 0 {}
         Poll::Ready(())
-    }
-}
-
-impl hyper::rt::Sleep for InParts {}
-
-/// What hyper waits by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PatientTimer;
-
-impl hyper::rt::Timer for PatientTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(InParts::new(duration))
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep(deadline.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -78,6 +83,31 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
+
+    /// Outside of a runtime there is no timer to be had.
+    #[test]
+    fn what_is_done_at_the_second_look_needs_no_timer() {
+        let mut looks = 0;
+        let work = std::future::poll_fn(|_| {
+            looks += 1;
+            if looks == 2 { Poll::Ready(7) } else { Poll::Pending }
+        });
+        let done = futures::executor::block_on(super::timeout(Duration::from_secs(1), work));
+        assert_eq!(done.ok(), Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_done_is_looked_at_once_more_at_the_end() {
+        let (done, work) = tokio::sync::oneshot::channel::<()>();
+        let mut late = Box::pin(super::timeout(Duration::from_secs(40), work));
+        assert!(timeout(Duration::from_secs(39), &mut late).await.is_err());
+        drop(done);
+        assert!(late.await.is_ok(), "it ended in time");
+        let never = super::timeout(Duration::from_secs(40), std::future::pending::<()>());
+        let begun = Instant::now();
+        assert!(never.await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), 40);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_uses_up_one_part() {

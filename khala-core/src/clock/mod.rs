@@ -8,10 +8,16 @@
 //! - A step of the wall clock makes nobody silent, late, due or fresh: only dates move with it.
 //! - A limit of time counts the time in which this process runs: a pause of the process uses up no more than a part of it.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, future::BoxFuture, select_biased};
+use futures::future::BoxFuture;
+use pin_project_lite::pin_project;
 
 use crate::update::Timestamp;
 
@@ -111,18 +117,62 @@ impl Now {
 ///
 /// # Cancellation
 /// As that of `work`.
-pub async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work.fuse());
-    // Most need not wait at all.
-    if let Some(done) = work.as_mut().now_or_never() {
-        return Some(done);
+pub fn within<F: Future>(clock: &dyn Clock, limit: Duration, work: F) -> Within<'_, F> {
+    Within {
+        work,
+        clock,
+        part: (limit / PARTS).max(Duration::from_millis(1)),
+        left: PARTS,
+        looked: false,
+        sleep: None,
     }
-    for _ in 0..PARTS {
-        let mut part = clock.sleep((limit / PARTS).max(Duration::from_millis(1))).fuse();
-        select_biased! {
-            done = work => return Some(done),
-            () = part => {}
+}
+
+pin_project! {
+    /// What [`within`] gives.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Within<'a, F> {
+        #[pin]
+        work: F,
+        clock: &'a dyn Clock,
+        part: Duration,
+        left: u32,
+        looked: bool,
+        sleep: Option<BoxFuture<'a, ()>>,
+    }
+}
+
+impl<F: fmt::Debug> fmt::Debug for Within<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Within")
+            .field("work", &self.work)
+            .field("left", &(self.part * self.left))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F: Future> Future for Within<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            if let Poll::Ready(done) = this.work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            if *this.left == 0 {
+                return Poll::Ready(None);
+            }
+            // Most need no timer: they are done at the next look, when the rest of the task had its turn, as the body of a request
+            // is that came with its head.
+            if !std::mem::replace(this.looked, true) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let (clock, part) = (*this.clock, *this.part);
+            ready!(this.sleep.get_or_insert_with(|| clock.sleep(part)).as_mut().poll(context));
+            *this.sleep = None;
+            *this.left -= 1;
         }
     }
-    work.now_or_never()
 }

@@ -25,7 +25,7 @@ pub struct SystemClock;
 
 impl SystemClock {
     /// The clock.
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Self
     }
 }

@@ -5,5 +5,5 @@ mod timeout_stream;
 
 pub(crate) use self::{
     limits::{ConnectionLimits, ConnectionPermit, Refusal},
-    timeout_stream::{Accepted, Requests, linger},
+    timeout_stream::{Accepted, ClientTimes, Requests, linger},
 };

@@ -1,12 +1,13 @@
-//! A socket that was accepted, with the time that its client has: to send the head of a request once it has begun one, and
-//! to take some of an answer.
+//! A socket that was accepted, with the time that its client has: to send the head of a request once it has begun one, to rest
+//! between two requests, and to take some of an answer.
 //!
-//! How long a connection may rest between two requests is hyper's to judge, which knows of requests and not of bytes.
 //! A WebSocket is taken out of it, and judged by its session instead, which says why it ends it.
 //!
 //! # Invariants
-//! A client that takes nothing of an answer, or does not finish the head of a request, is given up in time. A socket that
-//! was not taken out is handed back when hyper is done with it, so that it can be closed without losing what is under way.
+//! - A client that takes nothing of an answer, does not finish the head of a request, or asks for nothing, is given up in time.
+//! - A socket that was not taken out is handed back when hyper is done with it, so that it can be closed without losing what is
+//!   under way.
+//! - A request whose head comes at once touches no timer.
 
 use std::{
     future::Future,
@@ -14,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -34,37 +35,70 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How many bytes are read from it.
 const LINGER_BYTES: usize = 64 << 10;
 
-/// Whether a connection is between two requests; its clones share that.
+/// How many requests of a connection have begun and how many were answered, in all; its clones share that.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Requests(Arc<AtomicBool>);
+pub(crate) struct Requests(Arc<AtomicU32>);
 
 impl Requests {
     /// The head of a request is there.
     pub(crate) fn begun(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its answer has been handed over.
     pub(crate) fn answered(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn under_way(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn moment(&self) -> Between {
+        Between(self.0.load(Ordering::Relaxed))
     }
+}
+
+/// What a connection is between: a request and its answer, or an answer and the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Between(u32);
+
+impl Between {
+    fn is_request_under_way(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
+/// What a client is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The rest of a head.
+    Head,
+    /// A request.
+    Request,
+}
+
+/// How long the client of a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientTimes {
+    /// For the head of a request, from its first byte; on a new connection from its start.
+    pub(crate) head: Duration,
+    /// Between two requests: so long at least, and a quarter longer at most.
+    pub(crate) rest: Duration,
+    /// Until it takes some of an answer.
+    pub(crate) stall: Duration,
 }
 
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// Until it is taken out or handed back.
     stream: Option<TcpStream>,
-    stall_timeout: Duration,
-    head_timeout: Duration,
+    times: ClientTimes,
     requests: Requests,
     /// Set while the client takes nothing.
     patience: Option<Pin<Box<InParts>>>,
-    /// Set while a head is expected: from the start, and from the first byte of each other one.
-    head: Option<Pin<Box<InParts>>>,
+    /// Where some of a head was read.
+    head_at: Between,
+    awaited: Awaited,
+    /// How long `awaited` is waited for, since `waits_at` or the part in which that was.
+    wait: InParts,
+    waits_at: Between,
     back: Option<oneshot::Sender<TcpStream>>,
 }
 
@@ -72,18 +106,20 @@ impl Accepted {
     /// The socket is handed to `back` when this is dropped.
     pub(crate) fn new(
         stream: TcpStream,
-        head_timeout: Duration,
-        stall_timeout: Duration,
+        times: ClientTimes,
         requests: Requests,
         back: oneshot::Sender<TcpStream>,
     ) -> Self {
+        let start = requests.moment();
         Self {
             stream: Some(stream),
-            stall_timeout,
-            head_timeout,
+            times,
             requests,
             patience: None,
-            head: Some(Box::pin(InParts::new(head_timeout))),
+            head_at: start,
+            awaited: Awaited::Head,
+            wait: InParts::new(times.head),
+            waits_at: start,
             back: Some(back),
         }
     }
@@ -102,8 +138,31 @@ impl Accepted {
             self.patience = None;
             return written;
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(InParts::new(self.stall_timeout)));
+        let patience = self.patience.get_or_insert_with(|| Box::pin(InParts::new(self.times.stall)));
         patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Ready once a client that has sent nothing has taken too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.requests.moment();
+        let awaited = if self.head_at == now { Awaited::Head } else { Awaited::Request };
+        // Each head has its own time, and the time between two requests goes on where it was.
+        if awaited != self.awaited || (awaited == Awaited::Head && now != self.waits_at) {
+            (self.awaited, self.waits_at) = (awaited, now);
+            self.wait.restart(match awaited {
+                Awaited::Head => self.times.head,
+                Awaited::Request => self.times.rest,
+            });
+        }
+        loop {
+            let left = ready!(self.wait.poll_part(cx));
+            if now.is_request_under_way() || now != self.waits_at {
+                self.waits_at = now;
+                self.wait.extend();
+            } else if left == 0 {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
@@ -113,19 +172,13 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.requests.under_way() {
-            self.head = None;
-        }
         let before = buffer.filled().len();
         let Poll::Ready(read) = self.io().poll_read(cx, buffer) else {
-            if let Some(head) = &mut self.head {
-                ready!(head.as_mut().poll(cx));
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            return Poll::Pending;
+            return self.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         };
-        if self.head.is_none() && !self.requests.under_way() && buffer.filled().len() > before {
-            self.head = Some(Box::pin(InParts::new(self.head_timeout)));
+        let now = self.requests.moment();
+        if !now.is_request_under_way() && buffer.filled().len() > before {
+            self.head_at = now;
         }
         Poll::Ready(read)
     }

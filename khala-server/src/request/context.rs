@@ -9,7 +9,11 @@ use std::{
     },
 };
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request};
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, FromRequestParts, Request},
+    response::Response,
+};
 use http::{HeaderMap, request::Parts};
 use khala_core::update::TraceField;
 
@@ -39,6 +43,11 @@ impl Context {
         let peer = extensions.get::<SocketAddr>().copied().or_else(connected);
         let client = peer.map(|peer| client_address::client(&shared.0.trusted_proxies, peer.ip(), headers));
         Self { request_id: request_id(headers), peer, client, holds: Arc::default() }
+    }
+
+    /// The answer, which keeps what its request holds until it is taken.
+    pub(crate) fn held(&self, answer: Response) -> Response {
+        answer.map(|body| Body::new(Arc::clone(&self.holds).held(body)))
     }
 
     /// Counts the request as one of its address, until its answer is taken.

@@ -1,11 +1,13 @@
 //! `POST /v1/topics/{topic}/updates`: publishes a batch, or begins a stream.
 
 use axum::{
+    body::Body,
     extract::{FromRequestParts as _, Request, State},
     response::{IntoResponse as _, Response},
 };
+use futures::FutureExt as _;
 use http::{HeaderMap, StatusCode};
-use khala_core::{Append, Receipt, Topic, update::DedupKey};
+use khala_core::{Append, Grant, Receipt, Topic, update::DedupKey};
 use serde::Serialize;
 
 use super::batch::{IDEMPOTENCY_KEY, Publish, Stored, batch, trace};
@@ -61,15 +63,27 @@ pub(crate) async fn publish(
     TopicPath(topic): TopicPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let permit = shared.0.khala.publish_permit(&grant, &topic).await?;
     let (head, body) = request.into_parts();
-    if stream::is_asked_for(&head.headers) {
-        return stream::begin(&shared, grant, Some(permit), &head.headers, body, context).await;
+    publish_body(&shared, context, grant, topic, &head.headers, body).await
+}
+
+// Each future of a publish holds those below it, and is moved as a whole: so they take what they need by reference.
+async fn publish_body(
+    shared: &Shared,
+    context: Context,
+    grant: Grant,
+    topic: Topic,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let permit = shared.0.khala.publish_permit(&grant, &topic).await?;
+    if stream::is_asked_for(headers) {
+        return stream::begin(shared, grant, Some(permit), headers, body, context).boxed().await;
     }
-    let dedup = dedup_key(&head.headers)?;
-    let trace = trace(&head.headers);
+    let dedup = dedup_key(headers)?;
+    let trace = trace(headers);
     let most = shared.0.limits.body_bytes;
-    let body = request::read(&shared, &head.headers, body, most, Empty::Refused, Room::Needed).await?;
+    let body = request::read(shared, headers, body, most, Empty::Refused, Room::Needed).await?;
     let batch = batch(&body, trace.as_ref())?;
     let batch = match dedup {
         Some(key) => batch.with_dedup(key),
@@ -87,9 +101,9 @@ pub(crate) async fn publish_to(shared: Shared, topic: Decoded, request: Request)
     let (mut parts, body) = request.into_parts();
     let answer = async {
         let context = Context::from_request_parts(&mut parts, &shared).await?;
-        let grant = Authenticated::from_request_parts(&mut parts, &shared).await?;
-        let topic = topic.topic()?;
-        publish(State(shared), context, grant, topic, Request::from_parts(parts, body)).await
+        let Authenticated(grant) = Authenticated::from_request_parts(&mut parts, &shared).await?;
+        let TopicPath(topic) = topic.topic()?;
+        publish_body(&shared, context, grant, topic, &parts.headers, body).await
     };
     answer.await.into_response()
 }

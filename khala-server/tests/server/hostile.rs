@@ -323,6 +323,35 @@ async fn a_connection_may_rest_between_two_requests() {
     assert_eq!(end.unwrap_or(0), 0);
 }
 
+/// What is under way does not rest: neither a body that takes longer, nor the next request.
+#[tokio::test]
+async fn a_request_may_take_longer_than_a_connection_may_rest() {
+    let short = Duration::from_millis(300);
+    let limits = Limits { header_timeout: short, keep_alive_timeout: short, ..Limits::default() };
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let body = r#"{"kind":"k","payload":1}"#;
+    let head = format!(
+        "POST /v1/topics/t/updates HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        crate::support::good_token(),
+        body.len()
+    );
+    for _ in 0..2 {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Longer than both, and long enough for every part of the time to be over.
+        for half in [&body[..9], &body[9..]] {
+            let _ = until_hung_up(&server, b"GET /heal").await;
+            let _ = until_hung_up(&server, b"GET /heal").await;
+            stream.write_all(half.as_bytes()).await.unwrap();
+        }
+        let mut answer = [0; 4_096];
+        let read = timeout(LONG, stream.read(&mut answer)).await.expect("an answer in time").unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&answer[..read]));
+    }
+    assert_eq!(timeout(LONG, stream.read(&mut [0; 16])).await.expect("it is closed in time").unwrap(), 0);
+}
+
 /// A request that meets the close of a connection that rested too long finds an end, and no reset.
 #[tokio::test]
 async fn a_connection_that_rested_is_closed_without_a_reset() {
