@@ -99,7 +99,7 @@ async fn no_line_at_any_level_holds_a_token() {
     let text = lines.text();
     assert_hides("the log", &text, &sent);
     assert!(!text.contains("mark-of-the-query-string"), "a query string is in the log");
-    for target in ["khala_server::access", "khala_server::listener"] {
+    for target in ["khala_server::access", "khala_server::serve"] {
         assert!(text.contains(target), "nothing of {target} was logged: {text}");
     }
     assert!(!text.lines().any(|line| line.contains(" TRACE ") && line.contains("tungstenite::")), "{text}");
