@@ -92,8 +92,9 @@ mod tests {
             looks += 1;
             if looks == 2 { Poll::Ready(7) } else { Poll::Pending }
         });
-        let done = futures::executor::block_on(super::timeout(Duration::from_secs(1), work));
-        assert_eq!(done.ok(), Some(7));
+        let mut done = Box::pin(super::timeout(Duration::from_secs(1), work));
+        assert!((&mut done).now_or_never().is_none());
+        assert_eq!(done.now_or_never().map(Result::ok), Some(Some(7)));
     }
 
     #[tokio::test(start_paused = true)]
