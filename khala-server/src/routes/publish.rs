@@ -39,8 +39,8 @@ use crate::{
             ("one" = (value = json!({"kind": "note", "payload": {"text": "hello"}}))),
             ("many" = (value = json!({"updates": [{"kind": "added", "payload": {"n": 1}, "doc_key": "item/1"}], "expect": 0}))),
         )),
-        (String = "application/x-ndjson", example = "{\"kind\":\"added\",\"payload\":{\"n\":1},\"dedup\":\"job-7/1\"}\n"),
-    ), description = "As `application/x-ndjson`, a `NewLine` a line."),
+        (String = "application/x-ndjson"),
+    ), description = "As `application/x-ndjson`, a `NewLine` a line: `{\"kind\":\"added\",\"payload\":{\"n\":1},\"dedup\":\"job-7/1\"}`"),
     responses(
         (status = 200, content(
             (Answer<'_> = "application/json"),
