@@ -51,7 +51,7 @@ impl InParts {
         self.sleep.as_mut().reset(Instant::now() + self.part);
     }
 
-    /// Has all parts follow the one that is under way. Touches no timer, so it is for what happens often.
+    /// Counts all parts again, with the one under way as the first: to be called when a part has just begun.
     pub(crate) fn extend(&mut self) {
         self.left = PARTS;
     }

@@ -7,7 +7,7 @@
 //! - A client that takes nothing of an answer, does not finish the head of a request, or asks for nothing, is given up in time.
 //! - A socket that was not taken out is handed back when hyper is done with it, so that it can be closed without losing what is
 //!   under way.
-//! - A request whose head comes at once touches no timer.
+//! - Between requests whose heads come at once, the timer is set anew once a part at most.
 
 use std::{
     future::Future,
@@ -45,7 +45,7 @@ impl Requests {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its answer has been handed over.
+    /// Its answer has been handed over to hyper. The client may still have to take it.
     pub(crate) fn answered(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -99,6 +99,8 @@ pub(crate) struct Accepted {
     /// How long `awaited` is waited for, since `waits_at` or the part in which that was.
     wait: InParts,
     waits_at: Between,
+    /// Whether some of an answer was written, or was to be, since the wait was looked at.
+    wrote: bool,
     back: Option<oneshot::Sender<TcpStream>>,
 }
 
@@ -120,6 +122,7 @@ impl Accepted {
             awaited: Awaited::Head,
             wait: InParts::new(times.head),
             waits_at: start,
+            wrote: false,
             back: Some(back),
         }
     }
@@ -134,6 +137,7 @@ impl Accepted {
     }
 
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.wrote = true;
         if written.is_ready() {
             self.patience = None;
             return written;
@@ -156,7 +160,9 @@ impl Accepted {
         }
         loop {
             let left = ready!(self.wait.poll_part(cx));
-            if now.is_request_under_way() || now != self.waits_at {
+            // hyper lets go of an answer before its client has taken it: that is judged by `patience` alone.
+            let answers = std::mem::take(&mut self.wrote) || self.patience.is_some();
+            if answers || now.is_request_under_way() || now != self.waits_at {
                 self.waits_at = now;
                 self.wait.extend();
             } else if left == 0 {

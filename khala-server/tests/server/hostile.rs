@@ -352,6 +352,31 @@ async fn a_request_may_take_longer_than_a_connection_may_rest() {
     assert_eq!(timeout(LONG, stream.read(&mut [0; 16])).await.expect("it is closed in time").unwrap(), 0);
 }
 
+/// An answer that its client takes slowly is no rest, although the server has handed all of it over.
+#[tokio::test]
+async fn an_answer_may_be_taken_for_longer_than_a_connection_may_rest() {
+    let limits = Limits { keep_alive_timeout: Duration::from_millis(300), ..Limits::default() };
+    let server = running_with(|builder| builder.with_limits(limits)).await;
+    let payload = format!("\"{}\"", "x".repeat(200_000));
+    for _ in 0..30 {
+        server.publish("large", &payload).await;
+    }
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let request = format!(
+        "GET /v1/topics/large/updates HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+        crate::support::good_token()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut taken, mut buffer) = (0, vec![0; 64 << 10]);
+    // As much as a page has.
+    while taken < 2_000_000 {
+        let read = timeout(LONG, stream.read(&mut buffer)).await.expect("more in time").expect("no reset");
+        assert_ne!(read, 0, "it was cut off after {taken} bytes");
+        taken += read;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A request that meets the close of a connection that rested too long finds an end, and no reset.
 #[tokio::test]
 async fn a_connection_that_rested_is_closed_without_a_reset() {
