@@ -113,7 +113,8 @@ impl Now {
 /// Waits for `work`, and gives none if it is not done within `limit`.
 ///
 /// The limit is waited for in parts, and `work` is looked at after each. So when the process or the machine stood still,
-/// what has come meanwhile is seen before the limit is over.
+/// what has come meanwhile is seen before the limit is over. It is looked at twice, the second time when the rest of its task had its
+/// turn, before the clock is asked for a timer, and the limit begins there: most work is done by then.
 ///
 /// # Cancellation
 /// As that of `work`.
@@ -163,8 +164,7 @@ impl<F: Future> Future for Within<'_, F> {
             if *this.left == 0 {
                 return Poll::Ready(None);
             }
-            // Most need no timer: they are done at the next look, when the rest of the task had its turn, as the body of a request
-            // is that came with its head.
+            // As the body of a request that came with its head: its connection hands it over between the two looks.
             if !std::mem::replace(this.looked, true) {
                 context.waker().wake_by_ref();
                 return Poll::Pending;

@@ -93,7 +93,8 @@ pub(crate) struct Accepted {
     requests: Requests,
     /// Set while the client takes nothing.
     patience: Option<Pin<Box<InParts>>>,
-    /// Where some of a head was read.
+    /// Where some of a head was read or, at the start, is expected. A socket knows no requests: what comes of a body after its refusal
+    /// counts as a head, and half a head that came with the request before it does not.
     head_at: Between,
     awaited: Awaited,
     /// How long `awaited` is waited for, since `waits_at` or the part in which that was.
@@ -152,7 +153,7 @@ impl Accepted {
         let awaited = if self.head_at == now { Awaited::Head } else { Awaited::Request };
         // Each head has its own time, and the time between two requests goes on where it was.
         if awaited != self.awaited || (awaited == Awaited::Head && now != self.waits_at) {
-            (self.awaited, self.waits_at) = (awaited, now);
+            (self.awaited, self.waits_at, self.wrote) = (awaited, now, false);
             self.wait.restart(match awaited {
                 Awaited::Head => self.times.head,
                 Awaited::Request => self.times.rest,

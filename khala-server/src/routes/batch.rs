@@ -166,7 +166,8 @@ pub(super) fn batch(body: &[u8], trace: Option<&TraceContext>) -> Result<Batch, 
 }
 
 /// A line of a stream to many topics: an update to append, the key that names its publish, and the topic that it is for.
-// Where all lines have the same topic, they do not name it.
+// Where all lines have the same topic, they do not name it. The fields of an update stand here again, because serde's `flatten` neither
+// refuses unknown fields nor keeps a payload's bytes.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewLineOfTopic)]

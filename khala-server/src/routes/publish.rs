@@ -67,7 +67,7 @@ pub(crate) async fn publish(
     publish_body(&shared, context, grant, topic, &head.headers, body).await
 }
 
-// Each future of a publish holds those below it, and is moved as a whole: so they take what they need by reference.
+// Each future of a publish holds those below it, and is moved as a whole: so this one takes the head and the server by reference.
 async fn publish_body(
     shared: &Shared,
     context: Context,
