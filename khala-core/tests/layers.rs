@@ -41,8 +41,8 @@ struct File {
     words: BTreeSet<String>,
 }
 
-/// The libraries, each with the parts that no row of its picture has. They may use everything: what declares the others, the laws,
-/// which are for implementers of a store, and programs.
+/// The libraries, each with its parts that no row of the picture has: the laws, which are for implementers of a store, and
+/// programs. Those parts may use everything.
 const CRATES: [(&str, &[&str]); 2] = [("khala-core", &["conformance"]), ("khala-server", &["bin"])];
 
 #[test]

@@ -11,6 +11,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+/// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// It has not begun.
@@ -21,6 +22,7 @@ enum Phase {
     Closing,
 }
 
+/// The drain of a server, begun or not.
 #[derive(Debug)]
 pub(crate) struct Drain {
     /// How long only readiness is off.
@@ -36,7 +38,7 @@ impl Drain {
         Self { unready, over, began: OnceLock::new(), phase: watch::Sender::new(Phase::Serving) }
     }
 
-    /// Begins it. Whether this call is the one that did.
+    /// Begins the drain. False if it had begun before.
     pub(crate) fn begin(&self, khala: &Khala) -> bool {
         let Self { unready, over, began, phase } = self;
         if began.set(Instant::now()).is_err() {
@@ -61,7 +63,7 @@ impl Drain {
         self.began.get().is_some()
     }
 
-    /// In how long every connection will have been closed, of a drain that has begun.
+    /// The time until every connection is closed, once the drain has begun.
     pub(crate) fn ends_within(&self) -> Duration {
         let elapsed = self.began.get().map_or(Duration::ZERO, Instant::elapsed);
         (self.unready + self.over).saturating_sub(elapsed)
@@ -72,7 +74,7 @@ impl Drain {
         *self.phase.borrow() == Phase::Closing
     }
 
-    /// Waits until they are. Cancel safe.
+    /// Waits until connections are being told to go. Cancel safe.
     pub(crate) async fn closing(&self) {
         // The sender is in `self`, so it cannot be gone.
         let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Closing).await;
@@ -80,6 +82,7 @@ impl Drain {
 
     /// Waits until the time is over in which only readiness is off. Cancel safe.
     pub(crate) async fn unready_is_over(&self) {
+        // As above.
         let _ = self.phase.subscribe().wait_for(|phase| *phase != Phase::Unready).await;
     }
 }

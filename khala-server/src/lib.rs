@@ -6,7 +6,9 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `serve` | accepts connections, and hands requests to the router |
+//! | `serve` | accepts connections, and hands requests to the server |
+//! | `server` | how an application makes and mounts it |
+//! | `shared` | what all requests and connections share, and what goes on by itself |
 //! | `connection/` | how many connections there may be, and how long each may stand still |
 //! | `router` | which path is answered by which route; what all of them have in common: log, metrics, limits, origins |
 //! | `request/` | what routes take from a request: token, topic, query, body |

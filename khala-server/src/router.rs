@@ -84,6 +84,7 @@ use Audience::{Admins, Clients, Everybody, Machines};
 use Surface::{Http, Mint, Upgrade};
 
 const GET: &str = "GET, HEAD";
+const GET_ALONE: &str = "GET";
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const POST: &str = "POST";
 
@@ -96,7 +97,7 @@ pub(crate) static ROUTES: [Route; 20] = [
     route(DOCUMENT, GET, Clients, Http, || get(routes::document)),
     route("/v1/topics", GET, Clients, Http, || get(routes::topics)),
     route("/v1/updates", POST, Clients, Http, || post(routes::publish_stream)),
-    route("/sync/v1/websocket", "GET", Clients, Upgrade, || get(websocket::upgrade)),
+    route("/sync/v1/websocket", GET_ALONE, Clients, Upgrade, || get(websocket::upgrade)),
     route("/v1/token", POST, Clients, Mint, || post(routes::mint)),
     route("/api/khala/token", POST, Clients, Mint, || post(routes::mint)),
     route("/api/sync/token", POST, Clients, Mint, || post(routes::mint)),
@@ -156,7 +157,7 @@ fn served(shared: &Shared, route: Option<&'static Route>) -> MethodRouter<Shared
             let refuse = move || async move { method_not_allowed(route) };
             let methods = (route.methods)().fallback(refuse);
             // axum answers HEAD wherever it answers GET.
-            if route.allow == "GET" { methods.head(refuse) } else { methods }
+            if route.allow == GET_ALONE { methods.head(refuse) } else { methods }
         }
         None => any(unknown_route),
     };
@@ -187,8 +188,7 @@ pub(crate) fn published_to(request: &Request) -> Option<Decoded> {
 
 /// Answers a publish past the router.
 ///
-/// A router makes boxes for each request, by which a publish cost a fifth more with 32 connections. What all answers have in common
-/// is the same here.
+/// A router makes boxes for each request, and a publish costs more by them. What all answers have in common is the same here.
 pub(crate) fn publish(
     shared: &Shared,
     topic: Decoded,

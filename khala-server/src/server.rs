@@ -236,8 +236,9 @@ impl Server {
     /// [`into_make_service_with_connect_info`](Router::into_make_service_with_connect_info) of axum with a
     /// [`SocketAddr`](std::net::SocketAddr). A listener of one's own puts a `SocketAddr` among the request's extensions.
     ///
-    /// A publish by this router costs a fifth more than by the server itself, which answers it without a router's
-    /// boxes. An application with many publishes over HTTP takes `fallback_service(server)` in place of the router.
+    /// A publish by this router costs more than by the server itself, which answers it without a router's boxes. An application
+    /// with many publishes over HTTP mounts the server: by [`fallback_service(server)`](Router::fallback_service), or under a
+    /// prefix by [`nest_service(prefix, server)`](Router::nest_service).
     pub fn router(&self) -> Router {
         self.router.clone()
     }

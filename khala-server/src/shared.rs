@@ -78,7 +78,7 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    /// With every default. `routes` is how many there are.
+    /// With every default. `routes`: the number of routes.
     pub(crate) fn new(khala: Khala, routes: usize) -> Self {
         let limits = Limits::default();
         Self {

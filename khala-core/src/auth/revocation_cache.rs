@@ -403,6 +403,7 @@ impl RevocationCache {
         for (by, held) in [("jti", jti), ("sid", sid), ("sub", sub)] {
             telemetry::revocations(by, held);
         }
+        // Where none was read yet, though it was tried, the age is that of the clock: an alarm.
         telemetry::revocations_age(now.since(known.confirmed_at.unwrap_or_default()).as_secs_f64());
     }
 }

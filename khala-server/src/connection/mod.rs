@@ -1,4 +1,4 @@
-//! A connection that was accepted: how many there may be, and how long each may stand still.
+//! Accepted connections: how many there may be, and how long each may stand still.
 
 mod limits;
 mod timeout_stream;

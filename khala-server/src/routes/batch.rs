@@ -1,4 +1,4 @@
-//! What a publish says: from the text of a body, or of a line of a stream, to a batch.
+//! What a publish says, from the text of a body or of a line of a stream to a batch; and where it was stored, as both answer it.
 //!
 //! A body is parsed once. A payload is kept as the bytes that it came in as; its batch looks for what readers differ about.
 

@@ -23,8 +23,15 @@ enum Nginxs {
     StripsThePrefix,
 }
 
+/// How the application mounts the server: by the routes of it, or as a service, which answers a publish past them.
+#[derive(Clone, Copy)]
+enum Mounted {
+    AsRoutes,
+    AsService,
+}
+
 /// The application behind nginx, which is asked in its place.
-async fn behind(nginx: Nginxs) -> (Running, Nginx) {
+async fn behind(nginx: Nginxs, mounted: Mounted) -> (Running, Nginx) {
     let mut running = running_with(|builder| {
         builder
             .with_path_prefix(PathPrefix::from_static("/realtime"))
@@ -32,9 +39,12 @@ async fn behind(nginx: Nginxs) -> (Running, Nginx) {
     })
     .await;
     let app = Router::new().route("/", get(|| async { "the application's own" }));
-    let app = match nginx {
-        Nginxs::PassesTheWhole => app.nest("/realtime", running.server.router()),
-        Nginxs::StripsThePrefix => app.merge(running.server.router()),
+    let server = running.server.clone();
+    let app = match (nginx, mounted) {
+        (Nginxs::PassesTheWhole, Mounted::AsRoutes) => app.nest("/realtime", server.router()),
+        (Nginxs::PassesTheWhole, Mounted::AsService) => app.nest_service("/realtime", server),
+        (Nginxs::StripsThePrefix, Mounted::AsRoutes) => app.merge(server.router()),
+        (Nginxs::StripsThePrefix, Mounted::AsService) => app.fallback_service(server),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let application = listener.local_addr().unwrap().to_string();
@@ -69,8 +79,8 @@ async fn pages(server: &Running, first: &str) -> Vec<Value> {
     pages
 }
 
-async fn everything(nginx: Nginxs) {
-    let (server, _nginx) = behind(nginx).await;
+async fn everything(nginx: Nginxs, mounted: Mounted) {
+    let (server, _nginx) = behind(nginx, mounted).await;
     // Publishing, and history.
     for n in 1..=5 {
         let update = json!({"kind": "note", "payload": n, "doc_key": format!("note/{n}")});
@@ -131,18 +141,20 @@ async fn everything(nginx: Nginxs) {
 
 #[tokio::test]
 async fn links_work_where_nginx_passes_the_prefix_on() {
-    everything(Nginxs::PassesTheWhole).await;
+    everything(Nginxs::PassesTheWhole, Mounted::AsRoutes).await;
+    everything(Nginxs::PassesTheWhole, Mounted::AsService).await;
 }
 
 #[tokio::test]
 async fn links_work_where_nginx_strips_the_prefix() {
-    everything(Nginxs::StripsThePrefix).await;
+    everything(Nginxs::StripsThePrefix, Mounted::AsRoutes).await;
+    everything(Nginxs::StripsThePrefix, Mounted::AsService).await;
 }
 
 #[tokio::test]
 async fn the_rust_client_is_given_a_url_with_a_path() {
     for nginx in [Nginxs::PassesTheWhole, Nginxs::StripsThePrefix] {
-        let (server, _nginx) = behind(nginx).await;
+        let (server, _nginx) = behind(nginx, Mounted::AsRoutes).await;
         let url = format!("http://{}/realtime", server.address);
         let client = Client::builder(&url).token(Token::new(good_token())).build().unwrap();
         let notes = client.topic("org/7:notes").unwrap();

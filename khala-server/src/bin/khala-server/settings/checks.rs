@@ -3,25 +3,9 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-/// What stands in a path for each table of an array.
-pub(super) const EACH: &str = "[]";
-
 /// Refuses two settings that say the same thing.
 pub(super) fn exclude(one: &str, is_set: bool, other: &str, is_set_too: bool) -> Result<(), String> {
     if is_set && is_set_too { Err(format!("{one} and {other} exclude each other")) } else { Ok(()) }
-}
-
-/// All values of that key.
-pub(super) fn values<'a>(table: &'a Value, key: &str) -> Vec<&'a Value> {
-    let mut found = vec![table];
-    for part in key.split('.') {
-        let (name, each) = part.strip_suffix(EACH).map_or((part, false), |name| (name, true));
-        found = found.into_iter().filter_map(|value| value.get(name)).collect();
-        if each {
-            found = found.into_iter().filter_map(Value::as_array).flatten().collect();
-        }
-    }
-    found
 }
 
 pub(super) fn is_zero(value: &Value) -> bool {

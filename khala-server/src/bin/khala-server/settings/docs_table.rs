@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, path::Path};
 use khala_core::class::{TopicClass, TopicPattern};
 use toml::Value;
 
-use super::{checks::values, options::Settings, setting_names};
+use super::{options::Settings, paths::values, setting_names};
 
 /// Where the fields are that are settings, from the workspace's root.
 const SOURCES: [&str; 16] = [

@@ -13,6 +13,7 @@ mod checks;
 mod docs_table;
 mod options;
 mod parse;
+mod paths;
 mod setting_names;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,9 @@ use toml::{Table, Value};
 
 use self::{
     address::Address,
-    checks::{exclude, first_set, is_zero, values},
+    checks::{exclude, first_set, is_zero},
     parse::{parse, read},
+    paths::values,
 };
 pub(crate) use self::{
     address::Database,

@@ -11,7 +11,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{checks::EACH, options::Settings};
+use super::{options::Settings, paths::EACH};
 
 /// A key that can be set.
 #[cfg_attr(

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use toml::{Table, Value};
 
-use super::{checks, parse::parse, setting_names};
+use super::{parse::parse, paths, setting_names};
 
 /// What comes before the name of a setting in the environment.
 const PREFIX: &str = "KHALA_";
@@ -21,7 +21,7 @@ pub(super) fn read(name: &OsStr, value: &OsStr) -> Result<Option<(Vec<&'static s
     let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
     let key = setting_names::KEYS.iter().find(|key| key.path == path);
     let Some(key) = key else {
-        let near = setting_names::nearest(&path).filter(|key| !key.contains(checks::EACH));
+        let near = setting_names::nearest(&path).filter(|key| !key.contains(paths::EACH));
         let hint = near.map_or_else(
             || "docs/server.md lists them".to_owned(),
             |key| format!("did you mean {}?", of_key(key)),
