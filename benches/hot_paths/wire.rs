@@ -2,7 +2,7 @@
 
 use khala_core::{
     journal::{Journal, Page, ReadFrom, ReadLimit, Replay},
-    wire::{Encoded, Frame, Joined, Serializer, event, write_page},
+    wire::{Encoded, Frame, Joined, Ref, Serializer, event, write_page},
 };
 
 use super::{HotPath, memory, now, topic};
@@ -34,6 +34,7 @@ impl HotPath for EncodePage {
 /// The answer to a join.
 pub(crate) struct EncodeReply {
     serializer: Serializer,
+    refs: [Ref<'static>; 2],
     joined: Joined,
 }
 
@@ -41,7 +42,8 @@ impl EncodeReply {
     /// To one that resumes.
     pub(crate) fn new(serializer: Serializer) -> Self {
         let bounds = now(memory(1_000).bounds(&topic())).expect("bounds");
-        Self { serializer, joined: Joined::new(bounds.epoch, bounds.head, bounds.head, bounds.floor) }
+        let refs = ["1", "2"].map(Ref::of_text);
+        Self { serializer, refs, joined: Joined::new(bounds.epoch, bounds.head, bounds.head, bounds.floor) }
     }
 }
 
@@ -49,7 +51,14 @@ impl HotPath for EncodeReply {
     type Made = Encoded;
 
     fn run(&mut self) -> Encoded {
-        self.serializer.encode_value(Some("1"), Some("2"), "run:7:events", event::REPLY, &self.joined)
+        let [join_ref, reference] = &self.refs;
+        self.serializer.encode_value(
+            Some(join_ref),
+            Some(reference),
+            "run:7:events",
+            event::REPLY,
+            &self.joined,
+        )
     }
 }
 

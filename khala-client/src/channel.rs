@@ -11,7 +11,7 @@ use bytes::Bytes;
 use khala_core::{
     Cursor, Seq, Timestamp, Token, Topic, Update,
     wire::{
-        Frame, FrameError, Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch,
+        Frame, FrameError, Head, JoinRequest, Joined, OnStale, Ref, Resume, Serializer, SnapshotBatch,
         StaleCursor, UpdateBatch, event,
     },
 };
@@ -55,7 +55,7 @@ enum State {
     /// Not joined, and not asked.
     Idle,
     /// The join with this ref is not answered.
-    Joining(String),
+    Joining(Ref<'static>),
     /// Documents come; those of the snapshot at this cursor, once there was one.
     Snapshot(Option<Cursor>),
 }
@@ -73,11 +73,11 @@ pub(crate) struct Channel {
     state: State,
     refs: u64,
     /// The ref of the newest join.
-    join_ref: String,
+    join_ref: Option<Ref<'static>>,
     /// What `sync:error` said last, to explain the `phx_error` or `phx_close` that follows it.
     complaint: Option<Refused>,
     /// The ref of the token that was handed over and is not answered.
-    handed_over: Option<String>,
+    handed_over: Option<Ref<'static>>,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +111,7 @@ impl Channel {
             request,
             state: State::Idle,
             refs: 0,
-            join_ref: String::new(),
+            join_ref: None,
             complaint: None,
             handed_over: None,
         }
@@ -144,9 +144,9 @@ impl Channel {
         let resume = self.reader.map_or(self.request.resume, |reader| Resume::After(reader.cursor()));
         let published_at = self.reader.and_then(|reader| self.moment_of(reader.cursor()));
         let request = JoinRequest { resume, published_at, ..self.request };
-        self.join_ref = self.next_ref();
-        self.state = State::Joining(self.join_ref.clone());
-        let refs = Some(&*self.join_ref);
+        let join_ref = self.next_ref();
+        self.state = State::Joining(join_ref.clone());
+        let refs = Some(&*self.join_ref.insert(join_ref));
         Serializer::V2.encode_value(refs, refs, self.topic.as_str(), event::JOIN, &request).text()
     }
 
@@ -182,9 +182,9 @@ impl Channel {
         frame.text()
     }
 
-    fn next_ref(&mut self) -> String {
+    fn next_ref(&mut self) -> Ref<'static> {
         self.refs += 1;
-        self.refs.to_string()
+        Ref::of_text(&self.refs.to_string())
     }
 
     /// A text frame came in.
@@ -197,13 +197,13 @@ impl Channel {
         if frame.topic == PHOENIX {
             return self.of_connection(&frame);
         }
-        let outdated = frame.join_ref.as_deref().is_some_and(|of| of != self.join_ref);
+        let outdated = frame.join_ref.is_some() && frame.join_ref != self.join_ref;
         if frame.topic != self.topic.as_str() || outdated {
             return Ok(Step::Nothing);
         }
         if let State::Joining(wanted) = &self.state {
             // Whatever else comes before the answer belongs to an earlier join.
-            let answer = frame.event == event::REPLY && frame.reference.as_deref() == Some(wanted);
+            let answer = frame.event == event::REPLY && frame.reference.as_ref() == Some(wanted);
             return if answer { self.joined(&frame) } else { Ok(Step::Nothing) };
         }
         if self.state == State::Idle {
@@ -231,10 +231,7 @@ impl Channel {
                 self.complaint = Some(Refused::read(frame.payload.get().as_bytes(), None));
                 Ok(Step::Nothing)
             }
-            event::REPLY
-                if self.handed_over.is_some()
-                    && frame.reference.as_deref() == self.handed_over.as_deref() =>
-            {
+            event::REPLY if self.handed_over.is_some() && frame.reference == self.handed_over => {
                 self.handed_over = None;
                 Ok(Step::Token(answered(frame)?))
             }
@@ -394,7 +391,7 @@ mod tests {
         for response in ["{}", "[]", r#"{"expires_at":"soon"}"#] {
             let frame = channel.hand_over(&Token::new("t"));
             let reference = Serializer::V2.decode(std::str::from_utf8(&frame).unwrap()).unwrap().reference;
-            let reference = reference.unwrap().parse().unwrap();
+            let reference = reference.unwrap().as_json().trim_matches('"').parse().unwrap();
             assert_eq!(taken(&channel.handle(&reply(reference, response))), Some(0), "{response}");
         }
         let said = r#"[null,"6","phoenix","phx_reply",{"status":"error","response":{"code":"unknown_kid"}}]"#;

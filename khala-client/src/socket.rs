@@ -17,7 +17,8 @@ use crate::{error::Error, http::Http};
 /// An open connection.
 pub(crate) type Socket = WebSocketStream<Upgraded>;
 
-/// The most that one frame may hold. A batch has at most 2 MiB, unless one update alone is larger.
+/// The most that one frame may hold. A batch has less than 1 MiB, unless the operator set another bound or one update alone is
+/// larger.
 const MAX_FRAME: usize = 64 << 20;
 
 /// Opens a connection, Phoenix V2, with `token`.

@@ -236,6 +236,10 @@ impl From<Cursor> for ReadFrom {
     }
 }
 
+/// Bytes that the names, numbers, hashes and quotation marks of 200 updates take on the wire at most, where each character of
+/// the longest kinds and document keys has to be escaped, and the frame around them.
+const BESIDE_PAYLOADS: usize = 192 << 10;
+
 /// How much one page may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a store must respect every limit")]
@@ -247,8 +251,15 @@ pub struct ReadLimit {
 }
 
 impl ReadLimit {
-    /// What one replayed batch holds on the wire: 200 updates and 2 MiB.
-    pub const PAGE: Self = Self::new(NonZeroUsize::new(200).expect("200 is not zero"), 2 << 20);
+    /// What one batch holds on the wire, unless configured otherwise: 200 updates, and less than 1 MiB.
+    pub const PAGE: Self = Self::of_batch(1 << 20);
+
+    /// At most 200 updates that take less than `bytes` on the wire as one batch, unless the first update alone is larger.
+    ///
+    /// What 200 updates take there beside their payloads is set aside, at most 192 KiB.
+    pub const fn of_batch(bytes: usize) -> Self {
+        Self::new(NonZeroUsize::new(200).expect("200 is not zero"), bytes.saturating_sub(BESIDE_PAYLOADS))
+    }
 
     /// At most that many updates and bytes.
     pub const fn new(updates: NonZeroUsize, bytes: usize) -> Self {

@@ -8,7 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use crate::{
     tail::SharedPage,
     topic::Topic,
     update::DocKey,
-    wire::{Encoded, Serializer, event, write_document_page},
+    wire::{Encoded, Frames, Serializer, event, write_document_page},
 };
 
 /// How old a snapshot may be that others join.
@@ -46,13 +46,13 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 pub struct SharedSnapshotPage {
     topic: Topic,
     page: SnapshotPage,
-    frames: [OnceLock<Encoded>; 2],
+    frames: Frames,
 }
 
 impl SharedSnapshotPage {
     /// A page of `topic`'s documents.
     pub fn new(topic: Topic, page: SnapshotPage) -> Self {
-        Self { topic, page, frames: [OnceLock::new(), OnceLock::new()] }
+        Self { topic, page, frames: Frames::default() }
     }
 
     /// The page itself.
@@ -62,15 +62,11 @@ impl SharedSnapshotPage {
 
     /// The page as a `sync:snapshot` frame. Its `join_ref` is null, which lets one frame serve everybody.
     pub fn frame(&self, serializer: Serializer) -> Encoded {
-        let slot = match serializer {
-            Serializer::V1 => &self.frames[0],
-            Serializer::V2 => &self.frames[1],
-        };
         let encode = || {
             let write = |out: &mut Vec<u8>| write_document_page(out, &self.page);
             serializer.encode(None, None, self.topic.as_str(), event::SNAPSHOT, write)
         };
-        slot.get_or_init(encode).clone()
+        self.frames.get_or_encode(serializer, encode)
     }
 
     /// What it takes in memory, roughly.
@@ -95,6 +91,8 @@ type Read = Flight<Result<SharedSnapshot, Error>>;
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     documents: Arc<dyn Documents>,
+    /// What one page holds.
+    limit: ReadLimit,
     runs: Arc<Mutex<Runs>>,
 }
 
@@ -222,10 +220,10 @@ impl Runs {
 }
 
 impl Snapshots {
-    pub(crate) fn new(documents: Arc<dyn Documents>, memory: MemoryBudget) -> Self {
+    pub(crate) fn new(documents: Arc<dyn Documents>, limit: ReadLimit, memory: MemoryBudget) -> Self {
         let most = memory.limit().map_or(KEPT_IN_ALL, |limit| KEPT_IN_ALL.min(limit / KEPT_OF_BUDGET));
         let runs = Runs { runs: VecDeque::new(), memory, most, next: 0 };
-        Self { documents, runs: Arc::new(Mutex::new(runs)) }
+        Self { documents, limit, runs: Arc::new(Mutex::new(runs)) }
     }
 
     /// Lets go of what nobody reads at this moment, while there is too much.
@@ -262,10 +260,10 @@ impl Snapshots {
             SnapshotFrom::Start => (Some(runs.start(topic, evidence, now)), None),
             SnapshotFrom::After { at, key } => (runs.at(topic, *at, evidence), Some(key.clone())),
         };
-        let (documents, topic) = (Arc::clone(&self.documents), topic.clone());
+        let (documents, topic, limit) = (Arc::clone(&self.documents), topic.clone(), self.limit);
         let begin = move || {
             let read = async move {
-                documents.snapshot(&topic, from, ReadLimit::PAGE).await.map(|read| match read {
+                documents.snapshot(&topic, from, limit).await.map(|read| match read {
                     Snapshot::Page(page) => {
                         SharedSnapshot::Page(Arc::new(SharedSnapshotPage::new(topic.clone(), page)))
                     }
@@ -306,7 +304,7 @@ mod tests {
             let batch = Batch::new(updates.collect()).unwrap();
             journal.append(&topic(name), batch, Timestamp::default()).now_or_never().unwrap().unwrap();
         }
-        (Snapshots::new(journal, memory.clone()), memory)
+        (Snapshots::new(journal, ReadLimit::PAGE, memory.clone()), memory)
     }
 
     fn read(snapshots: &Snapshots, name: &str, seconds: u64) -> u64 {

@@ -69,6 +69,7 @@ pub fn openapi() -> &'static str {
         routes::admin::revocations::revocations,
         routes::admin::revocations::revoke,
         websocket::upgrade::upgrade,
+        websocket::upgrade::upgrade_realtime,
     ),
     components(schemas(routes::stream::Acknowledged<'_>, routes::stream::Refused, routes::batch::Line<'_>)),
 )]

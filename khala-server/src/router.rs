@@ -90,7 +90,7 @@ const POST: &str = "POST";
 
 /// All routes.
 #[rustfmt::skip]
-pub(crate) static ROUTES: [Route; 20] = [
+pub(crate) static ROUTES: [Route; 21] = [
     route(UPDATES, GET_OR_POST, Clients, Http, || get(routes::updates).post(routes::publish)),
     route(BOUNDS, GET, Clients, Http, || get(routes::bounds)),
     route(SNAPSHOT, GET, Clients, Http, || get(routes::snapshot)),
@@ -98,6 +98,7 @@ pub(crate) static ROUTES: [Route; 20] = [
     route("/v1/topics", GET, Clients, Http, || get(routes::topics)),
     route("/v1/updates", POST, Clients, Http, || post(routes::publish_stream)),
     route("/sync/v1/websocket", GET_ALONE, Clients, Upgrade, || get(websocket::upgrade)),
+    route("/realtime/v1/websocket", GET_ALONE, Clients, Upgrade, || get(websocket::upgrade_realtime)),
     route("/v1/token", POST, Clients, Mint, || post(routes::mint)),
     route("/api/khala/token", POST, Clients, Mint, || post(routes::mint)),
     route("/api/sync/token", POST, Clients, Mint, || post(routes::mint)),

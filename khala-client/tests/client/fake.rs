@@ -324,7 +324,9 @@ impl Peer {
             match timeout(PATIENCE, self.socket.next()).await.expect("the client says something")? {
                 Ok(Message::Text(text)) => {
                     let frame = Serializer::V2.decode(&text).unwrap();
-                    let reference = frame.reference.as_deref().unwrap_or_default().to_owned();
+                    let reference = frame.reference.map_or_else(String::new, |reference| {
+                        reference.as_json().trim_matches('"').to_owned()
+                    });
                     let (topic, event) = (frame.topic.to_string(), frame.event.to_string());
                     return Some((reference, topic, event, frame.payload.get().to_owned()));
                 }

@@ -448,6 +448,7 @@ impl Driver {
     fn receive(&mut self, received: Received) {
         let now = self.read_clocks();
         match received {
+            Received::Binary => self.session.handle_binary(now),
             Received::Fault(close) => self.session.handle_fault(close),
             Received::Frames(frames) => self.session.handle_frames(frames, now),
             Received::Text(text) => self.session.handle_text(&text, now),

@@ -21,9 +21,11 @@ use crate::wire::{Close, Encoded};
 #[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a transport maps everything it can receive to these")]
 pub enum Received {
+    /// A binary frame.
+    Binary,
     /// The client broke the transport's rules, and is to be closed with this code.
     Fault(Close),
-    /// That many frames came beside the text: pings, pongs, and fragments but for the last of each message. They cost what
+    /// That many frames came beside the text and binary ones: pings, pongs, and fragments but for the last of each message. They cost what
     /// a text frame costs.
     Frames(u32),
     /// A text frame.
@@ -33,6 +35,7 @@ pub enum Received {
 impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Binary => f.write_str("Binary"),
             Self::Fault(close) => f.debug_tuple("Fault").field(close).finish(),
             Self::Frames(frames) => f.debug_tuple("Frames").field(frames).finish(),
             Self::Text(text) => write!(f, "Text({} bytes)", text.len()),

@@ -258,7 +258,7 @@ impl KhalaBuilder {
         Khala(Arc::new(Inner {
             tail,
             throttle,
-            snapshots: Snapshots::new(Arc::clone(&documents), self.memory.clone()),
+            snapshots: Snapshots::new(Arc::clone(&documents), self.tail.page_limit(), self.memory.clone()),
             documents,
             checkpoints,
             fanout,

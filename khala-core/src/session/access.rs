@@ -3,8 +3,6 @@
 //! # Invariants
 //! Nothing is sent on a topic before it was checked under the grant that the session has now.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -19,7 +17,7 @@ use crate::{
     refusal::Refusal,
     telemetry::Surface,
     update::Timestamp,
-    wire::{Close, Code, Frame, event},
+    wire::{Close, Code, Frame, Ref, event},
 };
 
 #[derive(Deserialize)]
@@ -48,7 +46,7 @@ impl Session {
             }
             if grant.expires_at() <= now.wall { Err(Denied::TokenExpired) } else { Ok(grant) }
         });
-        let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
+        let (join_ref, reference) = (join_ref.as_ref(), reference.as_ref());
         match verdict {
             Ok(grant) if grant == self.grant => {
                 // The same again: there is nothing to check anew.
@@ -93,7 +91,7 @@ impl Session {
                 retry_after: Some(self.options.retry_after),
             },
             Ok(AccessToken { access_token: Some(token) }) if !token.is_empty() => {
-                let own = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
+                let own = |reference: &Option<Ref<'_>>| reference.clone().map(Ref::into_owned);
                 self.refresh = Some(Refresh {
                     join_ref: own(&frame.join_ref),
                     reference: own(&frame.reference),

@@ -105,7 +105,7 @@ impl Session {
             joined = joined.with_snapshot(stale);
         }
         let (join_ref, reference) = (channel.join_ref.clone(), channel.take_reference());
-        self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Ok, &joined);
+        self.reply(join_ref.as_ref(), reference.as_ref(), topic.as_str(), Status::Ok, &joined);
     }
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
@@ -166,11 +166,11 @@ impl Session {
         let topic = channel.follower.topic().clone();
         self.note_refusal(code, channel.surface(), topic.as_str());
         let join_ref = channel.join_ref.clone();
-        if let Some(reference) = channel.unanswered().map(|reference| reference.map(str::to_owned)) {
-            self.reply(join_ref.as_deref(), reference.as_deref(), topic.as_str(), Status::Error, refusal);
+        if let Some(reference) = channel.unanswered().map(|reference| reference.cloned()) {
+            self.reply(join_ref.as_ref(), reference.as_ref(), topic.as_str(), Status::Error, refusal);
             self.remove(id);
         } else {
-            self.push(join_ref.as_deref(), topic.as_str(), event::SYNC_ERROR, refusal);
+            self.push(join_ref.as_ref(), topic.as_str(), event::SYNC_ERROR, refusal);
             self.close_channel(id, event);
         }
     }

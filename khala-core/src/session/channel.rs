@@ -6,15 +6,15 @@ use crate::{
     clock::Moment,
     follower::{Follower, Question},
     telemetry::Surface,
-    wire::Frame,
+    wire::{Frame, Ref},
 };
 
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) follower: Follower,
-    pub(super) join_ref: Option<String>,
+    pub(super) join_ref: Option<Ref<'static>>,
     /// The ref of the join, until that is answered.
-    reference: Option<String>,
+    reference: Option<Ref<'static>>,
     /// It was checked under the session's grant. Until then nothing is asked or sent.
     pub(super) granted: bool,
     /// It is watched, which it is from when it was granted first.
@@ -41,8 +41,8 @@ impl Channel {
     pub(super) fn new(follower: Follower, join: &Frame<'_>, now: Moment) -> Self {
         Self {
             follower,
-            join_ref: join.join_ref.as_deref().map(str::to_owned),
-            reference: join.reference.as_deref().map(str::to_owned),
+            join_ref: join.join_ref.clone().map(Ref::into_owned),
+            reference: join.reference.clone().map(Ref::into_owned),
             granted: false,
             watched: false,
             unwatched: false,
@@ -86,12 +86,12 @@ impl Channel {
     }
 
     /// The ref of the join, if that is not answered yet.
-    pub(super) fn unanswered(&self) -> Option<Option<&str>> {
-        self.follower.is_opening().then_some(self.reference.as_deref())
+    pub(super) fn unanswered(&self) -> Option<Option<&Ref<'static>>> {
+        self.follower.is_opening().then_some(self.reference.as_ref())
     }
 
     /// The ref of the join, which is answered now.
-    pub(super) fn take_reference(&mut self) -> Option<String> {
+    pub(super) fn take_reference(&mut self) -> Option<Ref<'static>> {
         self.reference.take()
     }
 

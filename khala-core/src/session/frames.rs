@@ -8,7 +8,7 @@ use super::{
     by_channel::ChannelId,
     channel::Channel,
     replies::{Empty, Status, clip},
-    state::{PHOENIX, Session},
+    state::Session,
 };
 use crate::{
     admission::Limited,
@@ -17,11 +17,12 @@ use crate::{
     refusal::Refusal,
     telemetry::Surface,
     topic::Topic,
-    wire::{Close, Code, Frame, JoinRequest, Serializer, event},
+    wire::{Close, Code, Frame, JoinRequest, PHOENIX, Ref, event},
 };
 
 /// A ref is a counter, written out. What is much longer is not one, and would be kept for as long as the channel.
-const MAX_REF_BYTES: usize = 64;
+/// These are 64 bytes of text, and its quotation marks.
+const MAX_REF_BYTES: usize = 66;
 
 impl Session {
     /// The client sent a text frame.
@@ -32,13 +33,13 @@ impl Session {
         (self.heard_at, self.silent_at) = (now.steady, None);
         let Ok(frame) = self.serializer.decode(text) else {
             // The fault's own text would repeat a part of what was sent, which may hold a token.
-            return self.malformed(format!("the frame is not {}", shape_of(self.serializer)));
+            return self.malformed(format!("the frame is not {}", self.serializer.shape()));
         };
-        let too_long = |text: &Option<_>| {
-            text.as_ref().is_some_and(|text: &std::borrow::Cow<'_, str>| text.len() > MAX_REF_BYTES)
+        let too_long = |reference: &Option<Ref<'_>>| {
+            reference.as_ref().is_some_and(|reference| reference.as_json().len() > MAX_REF_BYTES)
         };
         if too_long(&frame.join_ref) || too_long(&frame.reference) {
-            return self.malformed(format!("a ref has more than {MAX_REF_BYTES} bytes"));
+            return self.malformed("a ref has more than 64 bytes".to_owned());
         }
         if let Err(limited) = self.admitted.frame(now.steady) {
             return self.too_many(&frame, limited);
@@ -54,12 +55,22 @@ impl Session {
         }
     }
 
-    /// The client sent that many frames beside text: they are charged as text frames are, and have no answer that could
-    /// say so.
+    /// The client sent a binary frame, which is refused: the protocol has none.
+    pub fn handle_binary(&mut self, now: Now) {
+        if !self.advance_clock(now) {
+            return;
+        }
+        (self.heard_at, self.silent_at) = (now.steady, None);
+        self.malformed("the frame is a binary one: a frame is sent as text".to_owned());
+    }
+
+    /// The client sent that many frames beside text and binary ones: pings for one, which show that it is there. They are charged
+    /// as text frames are, and have no answer that could say so.
     pub fn handle_frames(&mut self, frames: u32, now: Now) {
         if !self.advance_clock(now) {
             return;
         }
+        (self.heard_at, self.silent_at) = (now.steady, None);
         for _ in 0..frames {
             if self.admitted.frame(now.steady).is_ok() {
                 continue;
@@ -144,11 +155,8 @@ impl Session {
         if joined && self.current(frame).is_none() {
             return; // of an earlier join
         }
-        let (code, join_ref) = if joined {
-            (Code::UnknownEvent, frame.join_ref.as_deref())
-        } else {
-            (Code::UnmatchedTopic, None)
-        };
+        let (code, join_ref) =
+            if joined { (Code::UnknownEvent, frame.join_ref.as_ref()) } else { (Code::UnmatchedTopic, None) };
         let message = match code {
             Code::UnknownEvent => {
                 format!("this connection only reads; it has no event {:?}", clip(&frame.event))
@@ -158,7 +166,7 @@ impl Session {
         self.note_refusal(code.as_str(), Surface::Frame, &frame.topic);
         self.reply(
             join_ref,
-            frame.reference.as_deref(),
+            frame.reference.as_ref(),
             &frame.topic,
             Status::Error,
             &self.response_of(&Refusal::protocol(code, message)),
@@ -169,13 +177,13 @@ impl Session {
     pub(super) fn current(&self, frame: &Frame<'_>) -> Option<ChannelId> {
         let id = *self.joined.get(&*frame.topic)?;
         let channel = self.channels.get(id)?;
-        (frame.join_ref.is_none() || frame.join_ref.as_deref() == channel.join_ref.as_deref()).then_some(id)
+        (frame.join_ref.is_none() || frame.join_ref == channel.join_ref).then_some(id)
     }
 
     /// Closes a channel for a join that takes its place.
     fn replace_channel(&mut self, id: ChannelId, join: &Frame<'_>) {
-        let old = self.channels.get(id).and_then(|channel| channel.join_ref.as_deref());
-        if old == join.join_ref.as_deref() {
+        let old = self.channels.get(id).and_then(|channel| channel.join_ref.as_ref());
+        if old == join.join_ref.as_ref() {
             // A close under the same join_ref would be taken for that of the new join.
             self.remove(id);
         } else {
@@ -186,15 +194,7 @@ impl Session {
     /// Tells the client that a channel is over, and forgets it.
     pub(super) fn close_channel(&mut self, id: ChannelId, event: &str) {
         if let Some(channel) = self.remove(id) {
-            self.push(channel.join_ref.as_deref(), channel.follower.topic().as_str(), event, &Empty {});
+            self.push(channel.join_ref.as_ref(), channel.follower.topic().as_str(), event, &Empty {});
         }
-    }
-}
-
-/// What a frame is.
-fn shape_of(serializer: Serializer) -> &'static str {
-    match serializer {
-        Serializer::V1 => "an object with join_ref, ref, topic, event and payload",
-        Serializer::V2 => "an array of join_ref, ref, topic, event and payload",
     }
 }

@@ -4,7 +4,7 @@ use super::{action::Action, state::Session};
 use crate::{
     refusal::Refusal,
     telemetry::{self, Surface},
-    wire::{ErrorResponse, Frame, event},
+    wire::{ErrorResponse, Frame, Ref, event},
 };
 
 #[derive(serde::Serialize)]
@@ -38,7 +38,7 @@ impl Session {
     pub(super) fn refuse(&mut self, frame: &Frame<'_>, on: Surface, refusal: &Refusal) {
         let response = self.response_of(refusal);
         self.note_refusal(response.code, on, &frame.topic);
-        let (join_ref, reference) = (frame.join_ref.as_deref(), frame.reference.as_deref());
+        let (join_ref, reference) = (frame.join_ref.as_ref(), frame.reference.as_ref());
         self.reply(join_ref, reference, &frame.topic, Status::Error, &response);
     }
 
@@ -47,14 +47,14 @@ impl Session {
     }
 
     pub(super) fn reply_ok(&mut self, frame: &Frame<'_>, response: &impl serde::Serialize) {
-        let (join_ref, reference) = (frame.join_ref.as_deref(), frame.reference.as_deref());
+        let (join_ref, reference) = (frame.join_ref.as_ref(), frame.reference.as_ref());
         self.reply(join_ref, reference, &frame.topic, Status::Ok, response);
     }
 
     pub(super) fn reply(
         &mut self,
-        join_ref: Option<&str>,
-        reference: Option<&str>,
+        join_ref: Option<&Ref<'_>>,
+        reference: Option<&Ref<'_>>,
         topic: &str,
         status: Status,
         response: &impl serde::Serialize,
@@ -66,7 +66,7 @@ impl Session {
 
     pub(super) fn push(
         &mut self,
-        join_ref: Option<&str>,
+        join_ref: Option<&Ref<'_>>,
         topic: &str,
         event: &str,
         payload: &impl serde::Serialize,

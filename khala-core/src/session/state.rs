@@ -24,18 +24,16 @@ use crate::{
     stats::{Counts, Stats},
     topic::Topic,
     update::Timestamp,
-    wire::{Close, PathPrefix, Serializer, event},
+    wire::{Close, PHOENIX, PathPrefix, Ref, Serializer, event},
 };
 
 /// How long after a first look a client that is silent is looked at again.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// Topic of the connection itself.
-pub(super) const PHOENIX: &str = "phoenix";
 /// The frame that handed over a token, to be answered when that is checked.
 #[derive(Debug)]
 pub(super) struct Refresh {
-    pub(super) join_ref: Option<String>,
-    pub(super) reference: Option<String>,
+    pub(super) join_ref: Option<Ref<'static>>,
+    pub(super) reference: Option<Ref<'static>>,
     pub(super) topic: String,
 }
 

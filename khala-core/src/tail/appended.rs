@@ -46,8 +46,9 @@ impl TailJournal {
             }
             if let Some(ring) = ring.as_mut() {
                 let before = ring.bytes();
-                if ring.append(after, updates, receipt.bounds(), entry.reads.begun()) {
-                    ring.seal(|page| entry.share(page));
+                let limit = self.options.page_limit();
+                if ring.append(after, updates, receipt.bounds(), entry.reads.begun(), limit) {
+                    ring.seal(limit, |page| entry.share(page));
                 }
                 self.account(before, ring.bytes());
                 self.shrink(ring);

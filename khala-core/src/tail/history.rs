@@ -27,6 +27,9 @@ use crate::{
     topic::Topic,
 };
 
+/// Bytes that one read behind the tail brings at most, in pages of less.
+const READ_BYTES: usize = 2 << 20;
+
 impl TailJournal {
     /// Where to read for who stands at `cursor`, behind the tail.
     pub(super) fn start_for(&self, entry: &Entry, cursor: Cursor) -> Cursor {
@@ -50,9 +53,11 @@ impl TailJournal {
             telemetry::journal_read(if behind { "cold" } else { "hot" });
             let (journal, topic) = (Arc::clone(&self.journal), topic.clone());
             let inline = entry.inline;
-            let most = ReadLimit::PAGE.updates.get();
-            let (mut first, mut limit) = (most, ReadLimit::PAGE);
+            let page_limit = self.options.page_limit();
+            let most = page_limit.updates.get();
+            let (mut first, mut limit) = (most, page_limit);
             if behind {
+                limit.bytes = limit.bytes.max(READ_BYTES);
                 // Up to where the pages of all others end.
                 let next = cursor.watermark.as_u64() % most as u64;
                 first = most - usize::try_from(next).unwrap_or(0);
@@ -64,14 +69,14 @@ impl TailJournal {
                 let replay = if behind {
                     journal.read(&topic, ReadFrom::After(cursor), limit).await?
                 } else {
-                    match read_on(&*journal, &topic, cursor, mark).await? {
+                    match read_on(&*journal, &topic, cursor, mark, limit).await? {
                         LookedBack::Replay(replay) => replay,
                         LookedBack::Other(bounds) => return Ok(Found::Other { bounds, evidence }),
                     }
                 };
                 Ok(match replay {
                     Replay::Page(page) => {
-                        let pages = SharedPage::split(&topic, page, first, most, inline);
+                        let pages = SharedPage::split(&topic, page, first, page_limit, inline);
                         Found::Pages(pages.into_iter().map(Arc::new).collect())
                     }
                     Replay::Stale(stale) => Found::Stale(stale),

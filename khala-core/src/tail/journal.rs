@@ -322,7 +322,7 @@ impl TailJournal {
     pub(super) fn lookup(&self, entry: &Entry, cursor: Cursor, wanted: &Freshness) -> CacheLookup {
         let mut ring = entry.ring();
         let Some(ring) = &mut *ring else { return CacheLookup::MissBehind };
-        let lookup = ring.follow(cursor, wanted, |page| entry.share(page));
+        let lookup = ring.follow(cursor, wanted, self.options.page_limit(), |page| entry.share(page));
         let (bounds, confirmed_at) = (ring.bounds(), ring.confirmed_at());
         match lookup {
             CacheLookup::MissBehind => match entry.replay_cache().page_after(cursor, &bounds) {
@@ -426,7 +426,7 @@ impl TailJournal {
     pub(super) fn extend(&self, entry: &Entry, ring: &mut Option<Ring>, page: &Arc<SharedPage>, now: Moment) {
         let before = ring.as_ref().map_or(0, Ring::bytes);
         if let Some(ring) = ring.as_mut() {
-            ring.seal(|page| entry.share(page));
+            ring.seal(self.options.page_limit(), |page| entry.share(page));
         }
         let begun = entry.reads.begun();
         if !ring.as_mut().is_some_and(|ring| ring.extend(page, begun, now)) {

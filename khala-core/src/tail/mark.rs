@@ -56,9 +56,9 @@ pub(super) async fn read_on(
     topic: &Topic,
     cursor: Cursor,
     mark: Option<Mark>,
+    most: ReadLimit,
 ) -> Result<LookedBack, Error> {
     if let Some((mark, before)) = mark.zip(before(cursor.watermark)) {
-        let most = ReadLimit::PAGE;
         let limit = ReadLimit::new(most.updates.saturating_add(1), most.bytes + mark.size);
         let start = ReadFrom::After(Cursor::new(cursor.epoch, before));
         match journal.read(topic, start, limit).await? {
@@ -87,5 +87,5 @@ pub(super) async fn read_on(
             }
         }
     }
-    journal.read(topic, ReadFrom::After(cursor), ReadLimit::PAGE).await.map(LookedBack::Replay)
+    journal.read(topic, ReadFrom::After(cursor), most).await.map(LookedBack::Replay)
 }

@@ -105,7 +105,7 @@ impl TailJournal {
             let begin = || {
                 telemetry::journal_read("cold");
                 let (journal, topic, inline) = (Arc::clone(&self.journal), topic.clone(), entry.inline);
-                let limit = ReadLimit::new(NonZeroUsize::MIN, ReadLimit::PAGE.bytes);
+                let limit = ReadLimit::new(NonZeroUsize::MIN, 0);
                 let read = async move {
                     Ok(match journal.read(&topic, ReadFrom::After(start), limit).await? {
                         Replay::Page(page) => {

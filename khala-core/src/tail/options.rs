@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::seconds;
+use crate::{config::seconds, journal::ReadLimit};
 
 /// How much the tail may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +18,23 @@ pub struct TailOptions {
     /// Memory of all topics together, roughly, and half of the node's memory budget at most. Past it topics
     /// drop what they hold, the one that was filled first before the others.
     pub total_bytes: usize,
+    /// Bytes of a batch of updates, and of a page of a snapshot, as they are sent: each stays below this, unless one update alone
+    /// is larger. Some WebSocket clients refuse messages of more than 1 MiB.
+    pub batch_bytes: usize,
     /// How long a topic that nobody follows stays in memory.
     #[serde(rename = "idle_seconds", with = "seconds")]
     pub idle: Duration,
+}
+
+impl TailOptions {
+    /// The least [`batch_bytes`](Self::batch_bytes) that is of use: with less, what stands beside the payloads leaves no room for a
+    /// second update, and each is sent alone.
+    pub const MIN_BATCH_BYTES: usize = 256 << 10;
+
+    /// What one page holds.
+    pub(crate) fn page_limit(&self) -> ReadLimit {
+        ReadLimit::of_batch(self.batch_bytes)
+    }
 }
 
 impl Default for TailOptions {
@@ -29,6 +43,7 @@ impl Default for TailOptions {
             topic_bytes: 4 << 20,
             history_bytes: 4 << 20,
             total_bytes: 256 << 20,
+            batch_bytes: 1 << 20,
             idle: Duration::from_secs(60),
         }
     }

@@ -1,14 +1,12 @@
 //! A page that many subscribers share: encoded for the wire at most once per serializer, for those whose replay goes on
 //! and for those whose replay has ended.
 
-use std::sync::OnceLock;
-
 use crate::{
-    journal::Page,
+    journal::{Page, ReadLimit},
     position::Watermark,
     topic::Topic,
     update::{Timestamp, Update},
-    wire::{Encoded, Serializer, event, write_batch},
+    wire::{Encoded, Frames, Serializer, event, write_batch},
 };
 
 /// What an update takes in memory beside its texts, roughly. Without it, small updates that came one by one would
@@ -23,7 +21,8 @@ pub struct SharedPage {
     bytes: usize,
     /// Bytes of a payload that travels in the frame; a larger one is fetched.
     inline: Option<usize>,
-    frames: [[OnceLock<Encoded>; 2]; 2],
+    /// For those whose replay goes on, and for those whose replay has ended.
+    frames: [Frames; 2],
 }
 
 impl SharedPage {
@@ -32,25 +31,33 @@ impl SharedPage {
         Self { topic, page, bytes, inline, frames: Default::default() }
     }
 
-    /// The pages that a read of several gave: each but the last of `most` updates, but for the first, which ends where
-    /// `first` more do.
+    /// The pages that a read of several gave: each but the last of as many updates as `limit` has and admits, but for the first,
+    /// which ends where `first` more do.
     pub(crate) fn split(
         topic: &Topic,
         page: Page,
         first: usize,
-        most: usize,
+        limit: ReadLimit,
         inline: Option<usize>,
     ) -> Vec<Self> {
         let Page { mut after, updates, bounds } = page;
-        let mut left = updates.into_iter();
+        let mut left = updates.into_iter().peekable();
         let mut pages = Vec::new();
-        let mut next = first;
+        // Where the page that is being filled ends by its number of updates.
+        let mut left_in_row = first;
         while pages.is_empty() || left.len() > 0 {
-            let updates: Vec<_> = left.by_ref().take(next).collect();
+            let (mut bytes, mut updates) = (0, Vec::with_capacity(left_in_row.min(left.len())));
+            while updates.len() < left_in_row
+                && let Some(update) = left.next_if(|update| limit.admits(updates.len(), bytes, update.size()))
+            {
+                bytes += update.size();
+                updates.push(update);
+            }
+            left_in_row =
+                if updates.len() < left_in_row { left_in_row - updates.len() } else { limit.updates.get() };
             let page = Page { after, updates, bounds };
             after = page.end();
             pages.push(Self::new(topic.clone(), page, inline));
-            next = most;
         }
         pages
     }
@@ -87,15 +94,10 @@ impl SharedPage {
     /// goes on. Its `join_ref` is null, which lets one frame serve everybody of whom the same is true: all who follow the
     /// live tail.
     pub fn frame(&self, serializer: Serializer, replay_complete: bool) -> Encoded {
-        let serializers = match serializer {
-            Serializer::V1 => &self.frames[0],
-            Serializer::V2 => &self.frames[1],
-        };
-        let slot = &serializers[usize::from(replay_complete)];
         let encode = || {
             let write = |out: &mut Vec<u8>| write_batch(out, &self.page, self.inline, replay_complete);
             serializer.encode(None, None, self.topic.as_str(), event::UPDATE_BATCH, write)
         };
-        slot.get_or_init(encode).clone()
+        self.frames[usize::from(replay_complete)].get_or_encode(serializer, encode)
     }
 }

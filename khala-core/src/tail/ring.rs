@@ -135,6 +135,7 @@ impl Ring {
         &mut self,
         cursor: Cursor,
         wanted: &Freshness,
+        limit: ReadLimit,
         share: impl Fn(Page) -> SharedPage,
     ) -> CacheLookup {
         let Cursor { epoch, watermark } = cursor;
@@ -144,7 +145,7 @@ impl Ring {
         }
         if watermark < end {
             if watermark >= self.paged() {
-                self.seal(share);
+                self.seal(limit, share);
             }
             let page = self.page_after(watermark);
             let (bounds, confirmed_at) = (self.bounds, self.confirmed_at);
@@ -165,8 +166,7 @@ impl Ring {
     }
 
     /// Makes pages of what is in none, each as large as one may be.
-    pub(super) fn seal(&mut self, share: impl Fn(Page) -> SharedPage) {
-        let limit = ReadLimit::PAGE;
+    pub(super) fn seal(&mut self, limit: ReadLimit, share: impl Fn(Page) -> SharedPage) {
         while !self.fresh.is_empty() {
             let (mut count, mut bytes) = (0, 0);
             for update in self.fresh.iter().take(limit.updates.get()) {
@@ -193,6 +193,7 @@ impl Ring {
         updates: Vec<Update>,
         bounds: Bounds,
         begun: u64,
+        limit: ReadLimit,
     ) -> bool {
         if bounds.epoch != self.bounds.epoch {
             return false;
@@ -213,7 +214,7 @@ impl Ring {
             }
         }
         self.join_early();
-        self.fresh.len() >= ReadLimit::PAGE.updates.get() || self.fresh_bytes >= ReadLimit::PAGE.bytes
+        self.fresh.len() >= limit.updates.get() || self.fresh_bytes >= limit.bytes
     }
 
     /// Takes in what has waited for what is here now, and forgets what was read meanwhile.
@@ -334,9 +335,12 @@ mod tests {
     /// What a reader is given after `after`, page by page, as far as it is here.
     fn read(ring: &mut Ring, mut after: u64) -> Vec<u64> {
         let mut seqs = Vec::new();
-        while let CacheLookup::Hit(FollowResult::Page { page, .. }) =
-            ring.follow(Cursor::new(Epoch::from_bits(1), at(after)), &Freshness::default(), share)
-        {
+        while let CacheLookup::Hit(FollowResult::Page { page, .. }) = ring.follow(
+            Cursor::new(Epoch::from_bits(1), at(after)),
+            &Freshness::default(),
+            ReadLimit::PAGE,
+            share,
+        ) {
             assert_eq!(page.page().after, at(after));
             seqs.extend(page.page().updates.iter().map(|update| update.seq.as_u64()));
             after = page.page().end().as_u64();
@@ -376,14 +380,14 @@ mod tests {
                     let back = back.min(ring.end().as_u64());
                     let start = at(ring.end().as_u64() - back);
                     let updates = (start.as_u64() + 1..=known).map(update).collect();
-                    ring.seal(share);
+                    ring.seal(ReadLimit::PAGE, share);
                     let page = Arc::new(share(Page { after: start, updates, bounds: bounds(known) }));
                     prop_assert!(ring.extend(&page, 0, Moment::default()));
                     prop_assert_eq!(ring.start, Watermark::ORIGIN, "it goes on where it was");
                 }
                 if !lost.contains(&count) {
                     let updates = (after + 1..=after + size).map(update).collect();
-                    ring.append(at(*after), updates, bounds(after + size), 0);
+                    ring.append(at(*after), updates, bounds(after + size), 0, ReadLimit::PAGE);
                 }
                 if count % look_every == 0 {
                     let seqs = read(&mut ring, 0);
@@ -396,7 +400,7 @@ mod tests {
                 prop_assert_eq!(ring.end(), at(end));
                 prop_assert!(ring.early.is_empty() && ring.early_bytes == 0);
             }
-            ring.seal(share);
+            ring.seal(ReadLimit::PAGE, share);
             prop_assert_eq!(ring.bytes() - ring.early_bytes, ring.pages.iter().map(|page| page.bytes()).sum::<usize>());
             prop_assert_eq!(ring.fresh_bytes, 0);
         }

@@ -146,8 +146,6 @@ impl fmt::Display for Code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Close {
-    /// The client sent a binary frame.
-    BinaryFrame,
     /// The client sent a text frame that is not UTF-8.
     InvalidUtf8,
     /// Nothing was heard from the client for too long.
@@ -175,7 +173,6 @@ pub enum Close {
 impl Close {
     /// Every close.
     pub const ALL: &[Self] = &[
-        Self::BinaryFrame,
         Self::InvalidUtf8,
         Self::HeartbeatTimeout,
         Self::Hostile,
@@ -193,7 +190,6 @@ impl Close {
     pub fn code(self) -> u16 {
         match self {
             Self::ProtocolError => 1002,
-            Self::BinaryFrame => 1003,
             Self::InvalidUtf8 => 1007,
             Self::Hostile => 1008,
             Self::TooBig => 1009,
@@ -210,7 +206,6 @@ impl Close {
     /// The close reason, and the metric label.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::BinaryFrame => "binary_frame",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::HeartbeatTimeout => "heartbeat_timeout",
             Self::Hostile => "too_many_malformed_frames",

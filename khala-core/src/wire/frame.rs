@@ -37,14 +37,56 @@ pub mod event {
     pub const DRAIN: &str = "sync:drain";
 }
 
-/// Which of the two Phoenix serializers a connection speaks.
+/// Which of the two Phoenix serializers a connection speaks, and by which names it knows topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "Phoenix has these two")]
+#[expect(clippy::exhaustive_enums, reason = "Phoenix has two serializers, and topics have two forms")]
 pub enum Serializer {
     /// `vsn=1.0.x`: objects.
     V1,
     /// `vsn=2.0.x`: arrays.
     V2,
+    /// V1 with `realtime:` before the name of each topic, as Supabase's Realtime clients write it.
+    RealtimeV1,
+    /// V2 with `realtime:` before the name of each topic.
+    RealtimeV2,
+}
+
+/// The topic of the connection itself.
+pub(crate) const PHOENIX: &str = "phoenix";
+/// What stands before the name of each topic but [`PHOENIX`], for clients of Supabase's Realtime.
+const REALTIME: &str = "realtime:";
+
+/// A ref: the JSON text or number that a client numbers its frames with. A reply carries it back as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ref<'a>(Cow<'a, str>);
+
+impl Ref<'_> {
+    /// The ref that is this text. Phoenix' own clients write numbers that way.
+    pub fn of_text(text: &str) -> Ref<'static> {
+        let mut json = Vec::with_capacity(text.len() + 2);
+        super::json::write_json(&mut json, text);
+        Ref(Cow::Owned(String::from_utf8(json).expect("JSON is UTF-8")))
+    }
+
+    /// The ref as JSON.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    /// The same without a borrow.
+    pub fn into_owned(self) -> Ref<'static> {
+        Ref(Cow::Owned(self.0.into_owned()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Ref<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        match json.as_bytes().first() {
+            Some(b'"' | b'-' | b'0'..=b'9') => Ok(Self(Cow::Borrowed(json))),
+            _ => Err(serde::de::Error::custom("a ref is a text, a number or null")),
+        }
+    }
 }
 
 /// A frame that is none. Its `Display` says what is wrong.
@@ -57,9 +99,9 @@ pub struct FrameError(String);
 #[expect(clippy::exhaustive_structs, reason = "Phoenix has these five")]
 pub struct Frame<'a> {
     /// The ref of the join that this belongs to.
-    pub join_ref: Option<Cow<'a, str>>,
+    pub join_ref: Option<Ref<'a>>,
     /// The ref that a reply carries back.
-    pub reference: Option<Cow<'a, str>>,
+    pub reference: Option<Ref<'a>>,
     /// The topic, unchecked.
     pub topic: Cow<'a, str>,
     /// The event.
@@ -97,9 +139,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 #[derive(Deserialize)]
 struct Object<'a> {
     #[serde(borrow, default)]
-    join_ref: Option<Text<'a>>,
+    join_ref: Option<Ref<'a>>,
     #[serde(borrow, default, rename = "ref")]
-    reference: Option<Text<'a>>,
+    reference: Option<Ref<'a>>,
     #[serde(borrow)]
     topic: Text<'a>,
     #[serde(borrow)]
@@ -111,8 +153,8 @@ struct Object<'a> {
 /// V2 on the wire.
 #[derive(Deserialize)]
 struct Array<'a>(
-    #[serde(borrow)] Option<Text<'a>>,
-    #[serde(borrow)] Option<Text<'a>>,
+    #[serde(borrow)] Option<Ref<'a>>,
+    #[serde(borrow)] Option<Ref<'a>>,
     #[serde(borrow)] Text<'a>,
     #[serde(borrow)] Text<'a>,
     #[serde(borrow)] &'a RawValue,
@@ -129,64 +171,83 @@ impl Serializer {
         }
     }
 
+    /// The same serializer, with `realtime:` before the name of each topic.
+    #[must_use]
+    pub fn with_realtime_prefix(self) -> Self {
+        match self {
+            Self::V1 | Self::RealtimeV1 => Self::RealtimeV1,
+            Self::V2 | Self::RealtimeV2 => Self::RealtimeV2,
+        }
+    }
+
+    fn has_realtime_prefix(self) -> bool {
+        matches!(self, Self::RealtimeV1 | Self::RealtimeV2)
+    }
+
+    /// What a frame of it is.
+    pub(crate) fn shape(self) -> &'static str {
+        match self {
+            Self::V1 => "an object with join_ref, ref, topic, event and payload",
+            Self::V2 => "an array of join_ref, ref, topic, event and payload",
+            Self::RealtimeV1 => "an object with join_ref, ref, topic (realtime:<name>), event and payload",
+            Self::RealtimeV2 => "an array of join_ref, ref, topic (realtime:<name>), event and payload",
+        }
+    }
+
     /// Reads one frame.
     ///
     /// # Errors
     /// A [`FrameError`] that names the fault.
     pub fn decode(self, text: &str) -> Result<Frame<'_>, FrameError> {
-        match self {
-            Self::V1 => {
-                serde_json::from_str(text).map(|Object { join_ref, reference, topic, event, payload }| {
-                    Frame {
-                        join_ref: join_ref.map(|text| text.0),
-                        reference: reference.map(|text| text.0),
-                        topic: topic.0,
-                        event: event.0,
-                        payload,
-                    }
-                })
-            }
-            Self::V2 => {
-                serde_json::from_str(text).map(|Array(join_ref, reference, topic, event, payload)| Frame {
-                    join_ref: join_ref.map(|text| text.0),
-                    reference: reference.map(|text| text.0),
-                    topic: topic.0,
-                    event: event.0,
-                    payload,
-                })
-            }
-        }
-        .map_err(|fault| {
-            let shape = match self {
-                Self::V1 => "an object with join_ref, ref, topic, event and payload",
-                Self::V2 => "an array of join_ref, ref, topic, event and payload",
+        let read =
+            match self {
+                Self::V1 | Self::RealtimeV1 => {
+                    serde_json::from_str(text).map(|Object { join_ref, reference, topic, event, payload }| {
+                        Frame { join_ref, reference, topic: topic.0, event: event.0, payload }
+                    })
+                }
+                Self::V2 | Self::RealtimeV2 => {
+                    serde_json::from_str(text).map(|Array(join_ref, reference, topic, event, payload)| {
+                        Frame { join_ref, reference, topic: topic.0, event: event.0, payload }
+                    })
+                }
             };
-            FrameError(format!("the frame is not {shape}: {fault}"))
-        })
+        let no_frame =
+            |fault: &dyn fmt::Display| FrameError(format!("the frame is not {}: {fault}", self.shape()));
+        let mut frame = read.map_err(|fault| no_frame(&fault))?;
+        if self.has_realtime_prefix() && frame.topic != PHOENIX {
+            frame.topic =
+                without_prefix(frame.topic).ok_or_else(|| no_frame(&"the topic has no `realtime:`"))?;
+        }
+        Ok(frame)
     }
 
     /// Writes one frame around a payload that `write` writes as one JSON value.
     pub fn encode(
         self,
-        join_ref: Option<&str>,
-        reference: Option<&str>,
+        join_ref: Option<&Ref<'_>>,
+        reference: Option<&Ref<'_>>,
         topic: &str,
         event: &str,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Encoded {
         let [before_join_ref, before_ref, before_topic, before_event, before_payload, end] = match self {
-            Self::V1 => ["{\"join_ref\":", ",\"ref\":", ",\"topic\":", ",\"event\":", ",\"payload\":", "}"],
-            Self::V2 => ["[", ",", ",", ",", ",", "]"],
+            Self::V1 | Self::RealtimeV1 => {
+                ["{\"join_ref\":", ",\"ref\":", ",\"topic\":", ",\"event\":", ",\"payload\":", "}"]
+            }
+            Self::V2 | Self::RealtimeV2 => ["[", ",", ",", ",", ",", "]"],
         };
+        let prefixed = (self.has_realtime_prefix() && topic != PHOENIX).then(|| format!("{REALTIME}{topic}"));
+        let topic = prefixed.as_deref().unwrap_or(topic);
         Encoded::new(|out| {
-            let mut field = |name: &str, value: Option<&str>| {
+            for (name, reference) in [(before_join_ref, join_ref), (before_ref, reference)] {
                 out.extend_from_slice(name.as_bytes());
-                super::json::write_json(out, &value);
-            };
-            field(before_join_ref, join_ref);
-            field(before_ref, reference);
-            field(before_topic, Some(topic));
-            field(before_event, Some(event));
+                out.extend_from_slice(reference.map_or("null", Ref::as_json).as_bytes());
+            }
+            for (name, text) in [(before_topic, topic), (before_event, event)] {
+                out.extend_from_slice(name.as_bytes());
+                super::json::write_json(out, text);
+            }
             out.extend_from_slice(before_payload.as_bytes());
             write(out);
             out.extend_from_slice(end.as_bytes());
@@ -196,14 +257,21 @@ impl Serializer {
     /// Writes one frame around a payload that serde can write.
     pub fn encode_value(
         self,
-        join_ref: Option<&str>,
-        reference: Option<&str>,
+        join_ref: Option<&Ref<'_>>,
+        reference: Option<&Ref<'_>>,
         topic: &str,
         event: &str,
         payload: &impl Serialize,
     ) -> Encoded {
         self.encode(join_ref, reference, topic, event, |out| super::json::write_json(out, payload))
     }
+}
+
+fn without_prefix(topic: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    Some(match topic {
+        Cow::Borrowed(topic) => Cow::Borrowed(topic.strip_prefix(REALTIME)?),
+        Cow::Owned(topic) => Cow::Owned(topic.strip_prefix(REALTIME)?.to_owned()),
+    })
 }
 
 impl<'a> Frame<'a> {
@@ -226,15 +294,43 @@ mod tests {
 
     #[test]
     fn both_serializers_read_what_they_write() {
-        for serializer in [Serializer::V1, Serializer::V2] {
-            let bytes = serializer.encode_value(Some("1"), None, "run:7:events", "phx_reply", &[1, 2]);
+        let all = [Serializer::V1, Serializer::V2, Serializer::RealtimeV1, Serializer::RealtimeV2];
+        for serializer in all {
+            let bytes =
+                serializer.encode_value(Some(&Ref::of_text("1")), None, "run:7:events", "phx_reply", &[1, 2]);
             let text = std::str::from_utf8(&bytes).unwrap();
             let frame = serializer.decode(text).unwrap();
-            assert_eq!(frame.join_ref.as_deref(), Some("1"));
+            assert_eq!(frame.join_ref.as_ref().map(Ref::as_json), Some("\"1\""));
+            let prefixed = text.contains("\"realtime:run:7:events\"");
+            assert_eq!(prefixed, serializer.has_realtime_prefix(), "{text}");
             assert_eq!(frame.reference, None);
             assert_eq!((&*frame.topic, &*frame.event), ("run:7:events", "phx_reply"));
             assert_eq!(frame.payload.get(), "[1,2]");
         }
+    }
+
+    #[test]
+    fn a_ref_is_carried_back_as_it_was_written() {
+        for written in ["null", "\"1\"", "1", "0", "-3", "1.5e3", "\"\"", "\"\\u0031\""] {
+            let text = format!(r#"[{written},{written},"t","e",{{}}]"#);
+            let frame = Serializer::V2.decode(&text).unwrap();
+            let back =
+                Serializer::V2.encode_value(frame.join_ref.as_ref(), frame.reference.as_ref(), "t", "e", &());
+            let start = format!("[{written},{written},");
+            assert!(back.starts_with(start.as_bytes()), "{written}: {}", String::from_utf8_lossy(&back));
+        }
+    }
+
+    #[test]
+    fn the_prefix_of_realtime_stands_before_each_topic_but_that_of_the_connection() {
+        let realtime = Serializer::V2.with_realtime_prefix();
+        let own = realtime.encode_value(None, None, "phoenix", "e", &());
+        assert_eq!(&*own, br#"[null,null,"phoenix","e",null]"#);
+        assert_eq!(realtime.decode(r#"[null,"1","phoenix","heartbeat",{}]"#).unwrap().topic, "phoenix");
+        assert_eq!(realtime.decode(r#"["1","1","realtime:a:b","phx_join",{}]"#).unwrap().topic, "a:b");
+        assert_eq!(realtime.decode(r#"["1","1","realtime:\u0061","phx_join",{}]"#).unwrap().topic, "a");
+        let fault = realtime.decode(r#"["1","1","a:b","phx_join",{}]"#).unwrap_err().to_string();
+        assert!(fault.contains("realtime:"), "{fault}");
     }
 
     #[test]
@@ -266,7 +362,9 @@ mod tests {
             "{}",
             r#"["1","2","t","e"]"#,
             r#"["1","2","t","e",{},1]"#,
-            r#"[1,"2","t","e",{}]"#,
+            r#"[true,"2","t","e",{}]"#,
+            r#"["1",[2],"t","e",{}]"#,
+            r#"["1",{},"t","e",{}]"#,
             r#"["1","2",null,"e",{}]"#,
             r#"["1","2","t","e",{]"#,
         ];

@@ -10,11 +10,10 @@ mod json;
 mod messages;
 mod path;
 
-pub(crate) use self::json::write_batch;
 pub use self::{
     codes::{Close, Code},
     encoded::Encoded,
-    frame::{Frame, FrameError, Serializer, event},
+    frame::{Frame, FrameError, Ref, Serializer, event},
     json::{write_document_page, write_page, write_update},
     messages::{
         ErrorResponse, Head, JoinRequest, Joined, OnStale, Resume, SnapshotBatch, StaleCursor, UpdateBatch,
@@ -22,3 +21,4 @@ pub use self::{
     },
     path::{PathPrefix, snapshot_path},
 };
+pub(crate) use self::{encoded::Frames, frame::PHOENIX, json::write_batch};

@@ -9,7 +9,7 @@ use khala_core::{
     Cursor, DocKey, Epoch, Timestamp, Topic, Update, Watermark,
     position::StaleReason,
     wire::{
-        Head, JoinRequest, Joined, OnStale, Resume, Serializer, SnapshotBatch, StaleCursor, UpdateBatch,
+        Head, JoinRequest, Joined, OnStale, Ref, Resume, Serializer, SnapshotBatch, StaleCursor, UpdateBatch,
         event,
     },
 };
@@ -144,7 +144,8 @@ impl Client {
     ) -> String {
         let reference = self.next_ref.to_string();
         self.next_ref += 1;
-        let frame = self.serializer.encode_value(join_ref, Some(&reference), topic, event, payload);
+        let (join, own) = (join_ref.map(Ref::of_text), Ref::of_text(&reference));
+        let frame = self.serializer.encode_value(join.as_ref(), Some(&own), topic, event, payload);
         self.unanswered.insert(reference, push);
         String::from_utf8(frame.to_vec()).unwrap()
     }
@@ -216,10 +217,12 @@ impl Client {
 
     pub fn receive(&mut self, text: &str, truth: &Truth) {
         let frame = self.serializer.decode(text).expect("the server sends frames");
-        let (join_ref, payload) = (frame.join_ref.as_deref(), frame.payload.get());
+        let text_of = |reference: &Ref<'_>| reference.as_json().trim_matches('"').to_owned();
+        let (join_ref, payload) = (frame.join_ref.as_ref().map(text_of), frame.payload.get());
+        let join_ref = join_ref.as_deref();
         if &*frame.event == event::REPLY {
-            let reference = frame.reference.as_deref().expect("a reply has the ref of its push");
-            let push = self.unanswered.remove(reference).expect("each push has one answer");
+            let reference = frame.reference.as_ref().map(text_of).expect("a reply has the ref of its push");
+            let push = self.unanswered.remove(&reference).expect("each push has one answer");
             let reply: Reply<'_> = serde_json::from_str(payload).unwrap();
             match push {
                 Push::Heartbeat => assert_eq!((&*frame.topic, reply.status), ("phoenix", "ok")),

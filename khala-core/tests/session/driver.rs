@@ -260,9 +260,9 @@ fn the_end_of_the_client_is_the_end() {
 fn a_broken_rule_of_the_transport_closes_with_its_code() {
     let host = Host::new(200);
     let mut peer = host.connect(HOUR);
-    peer.client.as_ref().unwrap().unbounded_send(Received::Fault(Close::BinaryFrame)).unwrap();
-    assert_eq!(peer.sent(), [json!({"close": 1003})]);
-    assert_eq!(peer.task.done, Some(Ended::Closed(Close::BinaryFrame)));
+    peer.client.as_ref().unwrap().unbounded_send(Received::Fault(Close::ProtocolError)).unwrap();
+    assert_eq!(peer.sent(), [json!({"close": 1002})]);
+    assert_eq!(peer.task.done, Some(Ended::Closed(Close::ProtocolError)));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use khala_core::{
     journal::{Journal as _, Keep, ReadLimit},
     session::{Action, Answer, ChannelId, Question, Session, SessionOptions},
     tail::{TailJournal, TailOptions},
-    wire::{Close, Encoded, Serializer},
+    wire::{Close, Encoded, Ref, Serializer},
 };
 use serde_json::{Value, json};
 
@@ -144,7 +144,9 @@ impl Rig {
         event: &str,
         payload: &Value,
     ) {
-        let frame = self.serializer.encode_value(join_ref, reference, topic, event, payload);
+        let [join_ref, reference] = [join_ref, reference].map(|reference| reference.map(Ref::of_text));
+        let frame =
+            self.serializer.encode_value(join_ref.as_ref(), reference.as_ref(), topic, event, payload);
         self.text(std::str::from_utf8(&frame).unwrap());
     }
 
@@ -281,7 +283,10 @@ impl Rig {
 pub fn show(serializer: Serializer, frame: &Encoded) -> Value {
     let frame = serializer.decode(std::str::from_utf8(frame).unwrap()).unwrap();
     let payload: Value = serde_json::from_str(frame.payload.get()).unwrap();
-    json!([frame.join_ref, frame.reference, frame.topic, frame.event, payload])
+    let value = |reference: Option<Ref<'_>>| -> Option<Value> {
+        reference.map(|reference| serde_json::from_str(reference.as_json()).unwrap())
+    };
+    json!([value(frame.join_ref), value(frame.reference), frame.topic, frame.event, payload])
 }
 
 pub fn seconds(seconds: u64) -> Duration {

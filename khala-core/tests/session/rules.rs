@@ -214,6 +214,36 @@ fn a_heartbeat_is_answered_and_silence_ends_the_connection() {
 }
 
 #[test]
+fn a_ping_is_a_sign_of_life() {
+    let mut rig = Rig::new();
+    for _ in 0..10 {
+        rig.pass(seconds(20));
+        rig.session.handle_frames(1, rig.both());
+        assert!(rig.run().is_empty());
+        assert_eq!(rig.closed, None);
+    }
+    rig.pass(seconds(61));
+    assert_eq!(rig.closed, Some(Close::HeartbeatTimeout));
+}
+
+#[test]
+fn a_binary_frame_is_refused_and_the_connection_goes_on() {
+    let mut rig = Rig::new();
+    for _ in 0..16 {
+        rig.session.handle_binary(rig.both());
+        let sent = rig.run();
+        assert_eq!((&sent[0][2], &sent[0][3]), (&json!("phoenix"), &json!("sync:error")));
+        assert_eq!(sent[0][4]["code"], "malformed_frame");
+        assert!(sent[0][4]["message"].as_str().unwrap().contains("binary"), "{sent:?}");
+    }
+    rig.join("1", "t", &json!({}));
+    assert_eq!(rig.run()[0][4]["status"], "ok");
+    rig.session.handle_binary(rig.both());
+    rig.run();
+    assert_eq!(rig.closed, Some(Close::Hostile));
+}
+
+#[test]
 fn a_pause_is_no_silence() {
     let mut rig = Rig::new();
     let pause = |rig: &mut Rig| {

@@ -47,10 +47,23 @@ pub(crate) struct IdempotencyKey {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "it is only described")]
 pub(crate) struct WebSocketQuery {
-    /// The serializer: 2.0.x or 1.0.x.
-    #[param(pattern = "^[12]\\.0\\.[0-9]+$")]
+    /// The serializer: 2.0.x or 1.0.x, which is also that of a client that does not say.
+    #[param(required = false, pattern = "^[12]\\.0\\.[0-9]+$")]
     vsn: String,
     /// The token, for clients that can send it neither as a header nor as the subprotocol `base64url.bearer.phx.<token in base64>`.
     #[param(required = false)]
     token: String,
+}
+
+/// What the query of a WebSocket of Supabase's Realtime may have.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct RealtimeQuery {
+    /// The serializer: 2.0.x or 1.0.x, which is also that of a client that does not say.
+    #[param(required = false, pattern = "^[12]\\.0\\.[0-9]+$")]
+    vsn: String,
+    /// The token, for clients that can send it neither as a header nor as a subprotocol.
+    #[param(required = false)]
+    apikey: String,
 }

@@ -14,7 +14,7 @@ use crate::{
     problem::Problem,
     request::{Context, DocKeyPath, Limit, NoParams, Params, Readable, TopicPath, cursor, parsed, watermark},
     response::json_bytes,
-    routes::history::{PAGE_BYTES, extended},
+    routes::history::{PAGE_BYTES, READ_BYTES, extended},
     shared::Shared,
 };
 
@@ -104,7 +104,7 @@ pub(crate) async fn snapshot(
             return Err(Problem::invalid("invalid_query", detail).with("field", "after_key"));
         }
     };
-    let read = ReadLimit::new(limit, ReadLimit::PAGE.bytes);
+    let read = ReadLimit::new(limit, READ_BYTES);
     let khala = &shared.0.khala;
     let page = {
         let _permit = shared.read_permit(&grant).await?;

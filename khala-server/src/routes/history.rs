@@ -33,7 +33,9 @@ use crate::{
 /// Topics that the store is asked for at once.
 const LOOK_AT: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 /// Bytes that a page takes while it is read and written out: its updates, and their text.
-pub(crate) const PAGE_BYTES: u64 = 2 * ReadLimit::PAGE.bytes as u64;
+pub(crate) const PAGE_BYTES: u64 = 2 * READ_BYTES as u64;
+/// Bytes of updates that a page holds at most, unless the first alone is larger.
+pub(crate) const READ_BYTES: usize = 2 << 20;
 /// Bytes that a list of topics takes, about.
 const LIST_BYTES: u64 = 64 << 10;
 const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
@@ -120,7 +122,7 @@ pub(crate) async fn updates(
     Readable { grant, topic }: Readable,
     Params(query): Params<UpdatesQuery>,
 ) -> Result<Response, Problem> {
-    let limit = ReadLimit::new(query.limit.0, ReadLimit::PAGE.bytes);
+    let limit = ReadLimit::new(query.limit.0, READ_BYTES);
     let khala = &shared.0.khala;
     let read = async |start| {
         // A read that waits takes no memory from others.

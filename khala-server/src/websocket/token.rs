@@ -20,8 +20,13 @@ const LENIENT: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// The token of a WebSocket request. The header wins over the subprotocol, and that over the query.
-pub(crate) fn of_websocket(headers: &HeaderMap, query: Option<&str>) -> Result<Token, Denied> {
+/// The token of a WebSocket request. The header wins over the subprotocol, and that over the query, where `names` are the
+/// parameters that may hold it, the first before the others.
+pub(crate) fn of_websocket(
+    headers: &HeaderMap,
+    query: Option<&str>,
+    names: &[&str],
+) -> Result<Token, Denied> {
     if headers.contains_key(header::AUTHORIZATION) {
         return bearer_token(headers);
     }
@@ -33,11 +38,13 @@ pub(crate) fn of_websocket(headers: &HeaderMap, query: Option<&str>) -> Result<T
             .map(Token::new)
             .ok_or(Denied::InvalidToken("the subprotocol that carries it is not base64 of text"));
     }
-    let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    match parameters.find(|(name, _)| name == "token") {
-        Some((_, token)) if !token.is_empty() => Ok(Token::new(token)),
-        _ => Err(Denied::MissingToken),
-    }
+    let parameter = |wanted: &&str| {
+        let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        parameters
+            .find(|(name, token)| name == wanted && !token.is_empty())
+            .map(|(_, token)| Token::new(token))
+    };
+    names.iter().find_map(parameter).ok_or(Denied::MissingToken)
 }
 
 /// The subprotocols that a client offers.
@@ -63,7 +70,7 @@ mod tests {
         };
         set(header::AUTHORIZATION, header);
         set(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        of_websocket(&headers, query)
+        of_websocket(&headers, query, &["token"])
             .map(|token| token.reveal().to_owned())
             .map_err(|denied| denied.code().as_str())
     }
@@ -81,12 +88,24 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_of_another_name_counts_where_it_may() {
+        let of = |query, names: &[&str]| {
+            of_websocket(&HeaderMap::new(), Some(query), names).map(|token| token.reveal().to_owned())
+        };
+        let both = ["token", "apikey"];
+        assert_eq!(of("apikey=key&vsn=1.0.0", &both).ok().as_deref(), Some("key"));
+        assert_eq!(of("apikey=key&token=three", &both).ok().as_deref(), Some("three"));
+        assert_eq!(of("apikey=key&token=", &both).ok().as_deref(), Some("key"));
+        assert!(of("apikey=key", &["token"]).is_err());
+    }
+
+    #[test]
     fn of_two_headers_none_is_taken() {
         let mut headers = HeaderMap::new();
         for value in ["Bearer one", "Bearer two"] {
             headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
-        let denied = of_websocket(&headers, Some("token=three")).unwrap_err();
+        let denied = of_websocket(&headers, Some("token=three"), &["token"]).unwrap_err();
         assert_eq!(denied.code().as_str(), "invalid_authorization_scheme");
         assert!(bearer_token(&headers).is_err());
     }

@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> WebSocket<S> {
             let received = match ready!(self.frames.poll_next_unpin(cx)) {
                 None => None,
                 Some(Ok(Message::Text(text))) => Some(Received::Text(text.as_str().to_owned())),
-                Some(Ok(Message::Binary(_))) => Some(Received::Fault(Close::BinaryFrame)),
+                Some(Ok(Message::Binary(_))) => Some(Received::Binary),
                 Some(Ok(Message::Close(frame))) => {
                     self.client_code = frame.map(|frame| frame.code.into());
                     continue; // The next turn answers it, and ends.

@@ -56,14 +56,58 @@ use crate::{
 )]
 pub(crate) async fn upgrade(
     State(shared): State<Shared>,
-    Context { request_id, peer, client, .. }: Context,
+    context: Context,
     request: Request,
 ) -> Result<Response, Problem> {
+    open(shared, context, request, Names::Plain).await
+}
+
+/// Opens a WebSocket for clients of Supabase's Realtime.
+///
+/// It is `/sync/v1/websocket` but for two things: each topic stands with `realtime:` before its name, and the token may also come as
+/// `apikey` in the query.
+#[utoipa::path(
+    get, path = "/realtime/v1/websocket", operation_id = "connect_realtime", tag = "sync", security(("token" = []), ()),
+    params(openapi::RealtimeQuery, ClientOfQuery),
+    responses(
+        (status = 101, description = "It is open."),
+        (status = 400, response = openapi::UpgradeInvalid),
+        (status = 401, response = openapi::Denied),
+        (status = 403, response = openapi::PageRefused),
+        (status = 426, response = openapi::UpgradeRequired),
+        (status = 429, response = openapi::TooManyRequests),
+        (status = 503, response = openapi::Unavailable),
+    )
+)]
+pub(crate) async fn upgrade_realtime(
+    State(shared): State<Shared>,
+    context: Context,
+    request: Request,
+) -> Result<Response, Problem> {
+    open(shared, context, request, Names::Realtime).await
+}
+
+/// By which names a client knows topics and its token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Plain,
+    Realtime,
+}
+
+async fn open(
+    shared: Shared,
+    Context { request_id, peer, client, .. }: Context,
+    request: Request,
+    names: Names,
+) -> Result<Response, Problem> {
     let (head, _) = request.into_parts();
-    let serializer = serializer(head.uri.query())?;
+    let serializer = match names {
+        Names::Plain => serializer(head.uri.query())?,
+        Names::Realtime => serializer(head.uri.query())?.with_realtime_prefix(),
+    };
     let accept = if is_handshake(&head) { Some(accept_key(&head)?) } else { None };
     shared.0.compatibility.check(&head.headers, head.uri.query())?;
-    let grant = verified(&shared, &head, client, accept.is_some()).await?;
+    let grant = verified(&shared, &head, names, client, accept.is_some()).await?;
     // Counted before it is looked whether the server stops: so it is let in and waited for, or neither.
     let open = Open::new(&shared.0.upgraded);
     if shared.0.drain.has_begun() {
@@ -104,12 +148,17 @@ pub(crate) async fn upgrade(
 async fn verified(
     shared: &Shared,
     head: &Parts,
+    names: Names,
     client: Option<IpAddr>,
     handshake: bool,
 ) -> Result<Grant, Problem> {
     let khala = &shared.0.khala;
     khala.access().check_connect_rate(client)?;
-    let token = match token::of_websocket(&head.headers, head.uri.query()) {
+    let parameters: &[&str] = match names {
+        Names::Plain => &["token"],
+        Names::Realtime => &["token", "apikey"],
+    };
+    let token = match token::of_websocket(&head.headers, head.uri.query(), parameters) {
         Err(Denied::MissingToken) => shared.token_of_source(head).ok_or(Denied::MissingToken),
         token => token,
     };
@@ -154,15 +203,13 @@ fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
         .ok_or_else(|| invalid("Sec-WebSocket-Key is missing or not 16 bytes in base64"))
 }
 
-/// The serializer that the query's `vsn` asks for. Other parameters are the client's own.
+/// The serializer that the query's `vsn` asks for, and V1 without one, as Phoenix has it. Other parameters are the client's own.
 fn serializer(query: Option<&str>) -> Result<Serializer, Problem> {
     let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let vsn = parameters.find(|(name, _)| name == "vsn").map(|(_, vsn)| vsn);
-    vsn.as_deref().and_then(Serializer::of_version).ok_or_else(|| {
-        let detail = match vsn {
-            None => "this is a WebSocket, and its query parameter vsn is missing: 2.0.x or 1.0.x",
-            Some(_) => "the vsn is none of those spoken here: 2.0.x and 1.0.x",
-        };
+    let Some(vsn) = vsn else { return Ok(Serializer::V1) };
+    Serializer::of_version(&vsn).ok_or_else(|| {
+        let detail = "the server speaks vsn 2.0.x and 1.0.x, and the query asks for another one";
         Problem::invalid("unsupported_vsn", detail).with("supported", vec!["2.0.x", "1.0.x"])
     })
 }

@@ -28,6 +28,7 @@ mod nodes;
 mod openapi;
 mod operations;
 mod origins;
+mod other_clients;
 mod proxied;
 mod publish;
 mod refusals;

@@ -291,27 +291,33 @@ async fn what_is_documented_is_served() {
     let request = Request::builder().uri("/metrics").body(Full::<bytes::Bytes>::default()).unwrap();
     served.note("/metrics", &get, &Answer::of(metrics_off.handle(request).await).await, &document);
 
-    let websocket = "/sync/v1/websocket";
-    let vsn = "/sync/v1/websocket?vsn=2.0.0&client_build=2";
-    served.note(websocket, &get, &sent(&server, &get, vsn, &[], "").await, &document);
-    let open = server.handshake(vsn, &[("authorization", &good)]).await.unwrap();
-    served.0.insert((websocket.to_owned(), "get".to_owned(), "101".to_owned()));
-    let (old, unknown) = (vsn.replace("build=2", "build=1"), vsn.replace("build=2", "build=x"));
-    for (path, headers) in [
-        (vsn, [].as_slice()),
-        (websocket, &[authorized[0]]),
-        (&old, &[authorized[0]]),
-        (&unknown, &[authorized[0]]),
-        (vsn, &[authorized[0], stranger]),
-        (vsn, &[authorized[0]]),
-    ] {
-        let Err(answer) = server.handshake(path, headers).await else { panic!("{path} was let in") };
-        served.note(websocket, &get, &answer, &document);
+    let authorization = [("authorization", good.as_str())];
+    let open = server.handshake("/sync/v1/websocket?client_build=2", &authorization).await.unwrap();
+    let websockets = ["/sync/v1/websocket", "/realtime/v1/websocket"];
+    for websocket in websockets {
+        let vsn = &*format!("{websocket}?vsn=2.0.0&client_build=2");
+        served.note(websocket, &get, &sent(&server, &get, vsn, &[], "").await, &document);
+        served.0.insert((websocket.to_owned(), "get".to_owned(), "101".to_owned()));
+        let (old, unknown) = (vsn.replace("build=2", "build=1"), vsn.replace("build=2", "build=x"));
+        for (path, headers) in [
+            (vsn, [].as_slice()),
+            (websocket, &[authorized[0]]),
+            (&old, &[authorized[0]]),
+            (&unknown, &[authorized[0]]),
+            (vsn, &[authorized[0], stranger]),
+            (vsn, &[authorized[0]]),
+        ] {
+            let Err(answer) = server.handshake(path, headers).await else { panic!("{path} was let in") };
+            served.note(websocket, &get, &answer, &document);
+        }
     }
     drop(open);
     server.server.drain();
-    let Err(answer) = server.handshake(vsn, &[authorized[0]]).await else { panic!("it is draining") };
-    served.note(websocket, &get, &answer, &document);
+    for websocket in websockets {
+        let path = format!("{websocket}?client_build=2");
+        let Err(answer) = server.handshake(&path, &[authorized[0]]).await else { panic!("it is draining") };
+        served.note(websocket, &get, &answer, &document);
+    }
     served.note(MANY, &post, &sent(&server, &post, MANY, &stream, "").await, &document);
 
     // What has tests of its own, and there every answer.

@@ -116,7 +116,7 @@ async fn a_page_learns_why_its_handshake_was_refused() {
     let websocket = "/sync/v1/websocket?vsn=2.0.0";
     for (path, bearer, status, code) in [
         (websocket, &bad, 401, "invalid_token"),
-        ("/sync/v1/websocket", &good, 400, "unsupported_vsn"),
+        ("/sync/v1/websocket?vsn=3.0.0", &good, 400, "unsupported_vsn"),
         (websocket, &good, 426, "websocket_required"),
     ] {
         let headers = [("origin", "https://anywhere.example"), ("authorization", bearer)];

@@ -65,7 +65,7 @@ async fn refusals_come_before_the_upgrade() {
             }
         }
     };
-    for vsn in ["", "?vsn=", "?vsn=3.0.0", "?vsn=2", "?vsn=2.0.0.0"] {
+    for vsn in ["?vsn=", "?vsn=3.0.0", "?vsn=2", "?vsn=2.0.0.0"] {
         let answer = refused(format!("/sync/v1/websocket{vsn}"), vec![("authorization", good.clone())]).await;
         assert_eq!(answer.problem(400, "unsupported_vsn")["supported"], json!(["2.0.x", "1.0.x"]));
     }

@@ -21,7 +21,7 @@ use tokio::{
 const SCRATCH: usize = 256 << 10;
 /// What a socket keeps of its memory for half frames.
 const KEPT: usize = 4 << 10;
-/// The largest frame that a server sends: 2 MiB of updates, unless one alone is larger.
+/// The largest frame that a server sends: less than 1 MiB, unless one update alone is larger.
 const LARGEST: usize = 16 << 20;
 /// A browser waits longer; a handshake that takes that long is a fault of the server all the same.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ mod variables;
 
 use std::path::Path;
 
-use khala_core::budget::MemoryBudget;
+use khala_core::{budget::MemoryBudget, tail::TailOptions};
 use khala_fanout_nats::NatsOptions;
 use khala_store_postgres::PostgresOptions;
 use toml::{Table, Value};
@@ -148,6 +148,10 @@ impl Settings {
         let table = Value::Table(self.table());
         if let Some(key) = POSITIVE.iter().find(|key| values(&table, key).into_iter().any(is_zero)) {
             return Err(format!("the setting {key} must be more than 0"));
+        }
+        let (batch, least) = (self.tail.batch_bytes, TailOptions::MIN_BATCH_BYTES);
+        if batch < least {
+            return Err(format!("the setting tail.batch_bytes must be at least {least}, and is {batch}"));
         }
         let postgres = matches!(self.database, Database::Postgres(_));
         self.check_postgres(postgres)?;

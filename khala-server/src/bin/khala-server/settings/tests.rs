@@ -40,6 +40,7 @@ fn a_fault_names_its_key() {
         ("drain_seconds = \"x\"", &[], "drain_seconds"),
         ("drain_seconds = -1", &[], "drain_seconds"),
         ("[limits]\nframe_bytes = 0", &[], "limits.frame_bytes"),
+        ("[tail]\nbatch_bytes = 262143", &[], "tail.batch_bytes must be at least 262144, and is 262143"),
         ("[log]\nformat = \"loud\"", &[], "log.format"),
         ("listen = 4510", &[], "listen"),
         ("a b", &[], "line 1"),
@@ -158,7 +159,7 @@ fn an_unknown_key_is_answered_with_the_nearest_known_one() {
         (
             "[tail]\nnothing_like_it = 1",
             &[],
-            "known there: topic_bytes, history_bytes, total_bytes, idle_seconds",
+            "known there: topic_bytes, history_bytes, total_bytes, batch_bytes, idle_seconds",
         ),
         ("", &[("KHALA_LISTN", "x")], "no setting; did you mean KHALA_LISTEN?"),
         ("", &[("KHALA_LIMITS__FRAME_BYTE", "1")], "did you mean KHALA_LIMITS__FRAME_BYTES?"),
