@@ -70,7 +70,7 @@ fn sources(name: &str) -> BTreeMap<Module, File> {
 fn rows(name: &str) -> Vec<Vec<Module>> {
     let text = fs::read_to_string(beside("ARCHITECTURE.md")).unwrap();
     let (_, from_picture) = text.split_once(&format!("Within `{name}`, what stands on what")).unwrap();
-    let picture = from_picture.split("```").nth(1).unwrap();
+    let picture = from_picture.split("```").nth(1).and_then(|block| block.strip_prefix("text")).unwrap();
     let names = |line: &str| -> Vec<Module> {
         let (names, _) = line.split_at(line.char_indices().nth(47).map_or(line.len(), |(at, _)| at));
         names.split_whitespace().map(|name| name.split('/').map(String::from).collect()).collect()
