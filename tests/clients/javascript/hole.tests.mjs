@@ -39,10 +39,17 @@ describe("a hole", options, () => {
           const { after, epoch, published_at, from } = payload;
           joins.push({ after, epoch, published_at, from });
           const send = (...frame) => connection.send(JSON.stringify(frame));
-          send(joinRef, ref, topic, "phx_reply", { status: "ok", response: { epoch: EPOCH, after: after ?? 0, head: 7, floor: 0 } });
+          // As an event, and as the broadcast that it is on the route of realtime-js.
+          const sendEvent = (event, payload) => {
+            send(null, null, topic, event, payload);
+            send(null, null, topic, "broadcast", { type: "broadcast", event, payload });
+          };
+          const response = { epoch: EPOCH, after: after ?? 0, head: 7, floor: 0 };
+          send(joinRef, ref, topic, "phx_reply", { status: "ok", response });
+          sendEvent("sync:joined", response);
           for (const [after, ...seqs] of ANSWERS[joins.length - 1] ?? []) {
             const updates = seqs.map((seq) => ({ seq, kind: "step", payload: null, published_at: 0 }));
-            send(null, null, topic, "sync:update_batch", { after, head: 7, replay_complete: true, updates });
+            sendEvent("sync:update_batch", { after, head: 7, replay_complete: true, updates });
           }
         });
       });
