@@ -365,11 +365,35 @@ def check_the_list() -> list[str]:
     return wrong
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and most renderers make them."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)]\([^)]*\)", r"\1", heading)).lower().replace(" ", "-") for heading in headings}
+
+
+def broken_links() -> list[str]:
+    """Links within the repository that lead nowhere."""
+    broken = []
+    for page in sorted({*pages(), *(name for name in NOT_PAGES if (ROOT / name).exists())}):
+        text = re.sub(r"^ *```.*?^ *```", "", (ROOT / page).read_text(), flags=re.M | re.S)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            if not target.exists():
+                broken.append(f"{page} links to {link}, which is not there")
+            elif anchor and target.suffix == ".md" and anchor not in anchors(target.read_text()):
+                broken.append(f"{page} links to {link}, and there is no such heading")
+    return broken
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--page"]:
         return run_page(sys.argv[2])
     chosen = sys.argv[1:] or pages()
-    wrong = check_the_list()
+    wrong = check_the_list() + broken_links()
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         namespaces = ["sudo", "--preserve-env=PATH,RECIPES_BIN", *namespaces]

@@ -24,3 +24,7 @@ before_drain() {
 }
 
 after_drain() { until_true bash -c "! kill -0 $pid"; }
+
+before_admin() { server_is_there; }
+
+after_admin() { server_stops; }
