@@ -75,7 +75,7 @@ impl CursorFile {
         }
         let Kept { topic, place } = serde_json::from_str(&text).map_err(|fault| {
             Failure::usage(format!(
-                "{shown} is not a cursor file ({fault}); remove it to start where --from says"
+                "{shown} is not a cursor file ({fault}); remove it to start where the options say"
             ))
         })?;
         if topic != self.topic {

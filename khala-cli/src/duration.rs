@@ -31,6 +31,18 @@ pub(crate) fn patience(text: &str) -> Result<Patience, String> {
     }
 }
 
+/// Milliseconds, in the largest unit that they are whole in.
+pub(crate) fn shown(ms: u64) -> String {
+    match ms {
+        0 => "0s".to_owned(),
+        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +57,11 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(patience("forever"), Ok(Patience(None)));
+    }
+
+    #[test]
+    fn durations_are_short() {
+        let durations = [0, 1, 1_500, 2_000, 120_000, 7_200_000, 172_800_000].map(shown);
+        assert_eq!(durations, ["0s", "1ms", "1500ms", "2s", "2m", "2h", "2d"]);
     }
 }

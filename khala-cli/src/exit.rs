@@ -5,9 +5,20 @@ use std::fmt;
 use khala_client::Error;
 use khala_core::wire::Close;
 
-/// What `--help` says about the environment and about exit codes.
+/// What `khala --help` says at its end.
 pub(crate) const HELP: &str = "\
+Examples:
+  khala publish orders:7 '{\"a\":1}' --kind paid
+  khala tail orders:7 --since 10m
+  khala documents orders:7
+  khala context add prod --url https://khala.example --token-env PROD_TOKEN
+  khala publish --help
+
 Environment:
+  KHALA_URL, KHALA_TOKEN, KHALA_ADMIN_TOKEN, KHALA_CONTEXT
+      the server, the token, the admin token, the name of the context; an option wins over them, and they over the context
+  NO_COLOR
+      no colours, as `--color never`
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
       the proxy to go by, as curl reads them; a server on this machine is asked without
   SSL_CERT_FILE, SSL_CERT_DIR
@@ -15,7 +26,7 @@ Environment:
 
 Exit codes:
    0  done; for publish: everything was acknowledged
-   1  the server refused for another reason than those below
+   1  the server refused for another reason than those below; documents: there is no such document
    2  the command line, a setting, a key or a file of settings cannot be used
    3  tail: the cursor is stale (what it needs was trimmed, or the topic has another history now)
   65  bad input: a line that is not JSON, or that the server refuses
@@ -92,7 +103,9 @@ impl From<Error> for Failure {
             Error::Settings(_) => Self::new(2, error.to_string()),
             Error::Unreachable { .. } => Self::new(
                 69,
-                format!("{error}; is the server running, and is its address right (--url, KHALA_URL)?"),
+                format!(
+                    "{error}; is the server running, and is its address right (--url, KHALA_URL, `khala context show`)?"
+                ),
             ),
             Error::Protocol(_) => Self::new(76, error.to_string()),
             Error::Refused(refused) if refused.is_about_token() => {
@@ -121,7 +134,9 @@ fn advice(code: &str) -> &'static str {
             "use a token with a jti, as `khala token` mints them, or set the server's jwt.require_jti to false"
         }
         "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
-        "missing_token" => "give one with --token-file, --token or KHALA_TOKEN; `khala token` mints one",
+        "missing_token" => {
+            "give one with --token-file, KHALA_TOKEN, --token or a context; `khala token` mints one"
+        }
         "owner_mismatch" => {
             "use a token of the topic's owner; `khala token --sub`, `--org` and `--sid` mint one"
         }

@@ -131,7 +131,7 @@ impl Shape {
 }
 
 /// What keeps a text from being a payload. Its line is always the first, so only the column is worth telling.
-fn explain(text: &str, fault: &TextError) -> String {
+pub(crate) fn explain(text: &str, fault: &TextError) -> String {
     match serde_json::from_str::<&RawValue>(text) {
         Ok(_) => format!("is refused: its {fault}"),
         Err(fault) => {

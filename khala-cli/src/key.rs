@@ -3,7 +3,7 @@
 //! # Invariants
 //! Nothing that it prints holds a secret or a private key.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use clap::{Args, Subcommand};
@@ -18,10 +18,15 @@ use crate::{
     notice, output, pem,
 };
 
-/// Keep the keys that a server trusts: the JWK Set of its auth.keys_file.
+/// Keep the keys that a server trusts: the JWK Set of its auth.keys_file
 ///
 /// A running server takes a change within a second, and keeps the keys that it has where the file is wrong.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala key add keys.json 2026-12.pem --kid 2026-12
+  khala key list keys.json
+  khala key remove keys.json --kid 2026-11")]
 pub(crate) struct Keys {
     #[command(subcommand)]
     command: Command,
@@ -44,10 +49,14 @@ impl Keys {
     }
 }
 
-/// Trust one more key: of a PEM file its public half, and without one a fresh HS256 secret.
+/// Trust one more key: the public half of a PEM file, or a fresh HS256 secret
 ///
 /// The file is made if it is not there, readable by its owner alone.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala key add keys.json 2026-12.pem --kid 2026-12
+  khala key add keys.json --kid internal")]
 struct Add {
     /// The JWK Set
     file: PathBuf,
@@ -107,12 +116,16 @@ impl Add {
     }
 }
 
-/// Say which keys there are: names, algorithms and thumbprints (RFC 7638), never a secret.
+/// List the keys: names, algorithms and thumbprints (RFC 7638), never a secret
 ///
 /// On a terminal a table; else, and with --json, one JSON object a line: {"kid":"…","algorithm":"…","thumbprint":"…"}.
 /// An HS256 secret has no thumbprint, for that could be guessed from. What a server would not take is said on standard
 /// error, and ends it with 2.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala key list keys.json
+  khala key list keys.json --json")]
 struct List {
     /// The JWK Set
     file: PathBuf,
@@ -135,8 +148,12 @@ impl List {
     }
 }
 
-/// Trust a key no longer. A server closes the connections that stand on it.
+/// Trust a key no longer; a server closes the connections whose tokens it signed
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala key remove keys.json --kid 2026-11
+  khala key remove keys.json --kid internal --force")]
 struct Remove {
     /// The JWK Set
     file: PathBuf,
@@ -183,15 +200,13 @@ fn line(key: &Key) -> String {
 }
 
 fn table(keys: &[&Key]) -> String {
-    let kid = |key: &Key| key.kid().map_or_else(|| "(no name)".to_owned(), str::to_owned);
-    let width = keys.iter().map(|key| kid(key).chars().count()).max().unwrap_or(0).max("KID".len());
-    let mut out = format!("{:<width$}  {:<9}  THUMBPRINT\n", "KID", "ALGORITHM");
-    for key in keys {
-        let (kid, algorithm, thumbprint) = (kid(key), key.algorithm().as_str(), thumbprint(key));
-        // Writing to a String does not fail.
-        let _ = writeln!(out, "{kid:<width$}  {algorithm:<9}  {}", thumbprint.as_deref().unwrap_or("-"));
-    }
-    out
+    let row = |key: &&Key| {
+        let kid = key.kid().map_or_else(|| "(no name)".to_owned(), str::to_owned);
+        let thumbprint = thumbprint(key).unwrap_or_else(|| "-".to_owned());
+        [kid, key.algorithm().as_str().to_owned(), thumbprint]
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    output::table(["KID", "ALGORITHM", "THUMBPRINT"], &rows)
 }
 
 /// RFC 7638, section 3; of a public key only, for the thumbprint of a weak secret gives it away.

@@ -21,11 +21,16 @@ use crate::{
 /// The key that `khala-server` makes for itself when it is given none: one line of text, whose bytes are the key.
 pub(crate) const DEV_KEY: &str = "khala.dev.key";
 
-/// Mint a token and print it.
+/// Mint a token and print it
 ///
 /// The key is that of --key-file or --key; without either, that of the development key file khala.dev.key in the
 /// working directory.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala token
+  khala token --key-file 2026-12.pem --kid 2026-12 --sub ada --ttl 15m
+  khala token --sub worker-3 --org acme --scope publish > worker-3.token")]
 pub(crate) struct Mint {
     /// The file of the key: a private key as PEM (PKCS #8, for RSA also PKCS #1), an HS256 secret as one line of
     /// text, or a JWK Set with the HS256 secret that --kid names

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     sync::{Mutex, Once, PoisonError},
     time::{Duration, Instant},
 };
@@ -43,6 +43,13 @@ impl Notices {
 
     pub(crate) fn say(&self, what: impl fmt::Display) {
         self.bar.suspend(|| tell(what));
+    }
+
+    /// Says what a person at a terminal wants to know, and a log need not hold.
+    pub(crate) fn inform(&self, what: impl fmt::Display) {
+        if std::io::stderr().is_terminal() {
+            self.say(what);
+        }
     }
 
     /// Something failed and is tried again.

@@ -2,16 +2,28 @@
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-use crate::exit::Failure;
+use anstream::{AutoStream, ColorChoice};
+
+use crate::{exit::Failure, json::Paint};
 
 /// Whether to print JSON: where it was asked for, and wherever no person reads.
 pub(crate) fn wants_json(asked: bool) -> bool {
     asked || !std::io::stdout().is_terminal()
 }
 
+/// Whether standard output takes colours: as --color says, else if it is a terminal and the environment (NO_COLOR, CLICOLOR, TERM)
+/// does not say otherwise.
+pub(crate) fn paint() -> Paint {
+    Paint(AutoStream::choice(&std::io::stdout()) != ColorChoice::Never)
+}
+
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+pub(crate) fn print_bytes(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(unwritable(&cause)),
         _ => Ok(()),
     }

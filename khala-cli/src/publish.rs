@@ -1,4 +1,4 @@
-//! `khala publish`: lines in, updates out, each stored once.
+//! `khala publish`: one payload, or lines in; updates out, each stored once.
 //!
 //! One batch is under way at a time, because updates keep the order of their lines. A batch's dedup key is the run
 //! id and the number of its first update. That makes a restarted run exact whatever the batches were: where the first
@@ -14,20 +14,22 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use khala_client::{Client, ClientOptions, Error};
-use khala_core::{Append, Batch, Conflict, Kind, NewUpdate, Receipt, Topic, update::DedupKey, wire::Code};
+use khala_client::{Client, Error};
+use khala_core::{
+    Append, Batch, Conflict, DocKey, Kind, NewUpdate, Payload, Receipt, Topic, update::DedupKey, wire::Code,
+};
 use tokio::{
     io::{AsyncBufRead, BufReader},
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    connection::Connection,
     duration::{Patience, patience},
     exit::Failure,
-    input::{Input, Line, Shape},
+    input::{Input, Line, Shape, explain},
     notice::Notices,
     output,
+    server::Server,
 };
 
 /// Updates of one batch.
@@ -37,28 +39,44 @@ const MAX_BYTES: usize = 1 << 20;
 /// How long a line waits for others to share its batch.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Publish standard input: one JSON value a line, each line one update.
+/// Publish one payload, or standard input: one JSON value a line, each line one update
 ///
-/// A line is out within milliseconds; what comes faster is batched. While the server is away, or busy, the batch is
-/// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, it
+/// Lines are published within milliseconds; lines that come faster are batched. While the server is away, or busy, the batch is
+/// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, the command
 /// goes on at the pace that the server sets. A line that is not JSON, or that the server
-/// refuses, is named and ends the command with 65, after what came before it was published. A byte order mark before the
+/// refuses, is named and ends the command with 65, after the lines before it were published. A byte order mark before the
 /// first line is left out, and lines may end as on Windows.
 #[derive(Debug, Args)]
-#[command(after_help = crate::exit::HELP)]
+#[command(after_help = "\
+Examples:
+  khala publish orders:7 '{\"a\":1}' --kind paid
+  khala publish orders:7 '{\"a\":1}' --doc-key order/7 --dedup payment-4711
+  khala publish orders:7 '\"hello\"'
+  khala publish orders:7 < orders.jsonl
+  khala publish orders:7 --kind-field type --run-id night-1 < orders.jsonl
+  tail -f app.log | jq -c --raw-input . | khala publish logs:app --kind line
+
+`khala --help` lists the environment and the exit codes.")]
 pub(crate) struct Publish {
     /// The topic
     topic: Topic,
-    #[command(flatten)]
-    connection: Connection,
+    /// One payload, which is JSON; without it, lines are read from standard input
+    #[arg(allow_negative_numbers = true)]
+    payload: Option<String>,
     /// The kind of the updates
     #[arg(long, default_value = "update")]
     kind: Kind,
+    /// Make the payload the new state of the document of this key
+    #[arg(long, value_name = "KEY", requires = "payload")]
+    doc_key: Option<DocKey>,
+    /// The dedup key of the payload: published again with the same key, it is not stored again
+    #[arg(long, value_name = "KEY", requires = "payload")]
+    dedup: Option<DedupKey>,
     /// Take the kind from this field of each line instead; the payload stays the whole line
-    #[arg(long, value_name = "FIELD", conflicts_with = "kind")]
+    #[arg(long, value_name = "FIELD", conflicts_with_all = ["kind", "payload"])]
     kind_field: Option<String>,
     /// Make each line the new state of the document that this field names
-    #[arg(long, value_name = "FIELD")]
+    #[arg(long, value_name = "FIELD", conflicts_with = "payload")]
     doc_key_field: Option<String>,
     /// A name for this input, to be given again when an interrupted publish is repeated from the input's first line
     ///
@@ -66,13 +84,13 @@ pub(crate) struct Publish {
     /// that run came and wherever it was stopped. This is exact if the input begins with the same lines, and as long
     /// as the server remembers keys (at least 24 hours). Use an id for one input and one topic only. Without it, a
     /// run has a random id of its own.
-    #[arg(long, value_name = "ID", value_parser = run_id)]
+    #[arg(long, value_name = "ID", value_parser = run_id, conflicts_with = "payload")]
     run_id: Option<String>,
     /// How long to try again while the server is away or busy: 30s, 5m, …, or forever
     #[arg(long, value_parser = patience, default_value = "5m")]
     retry_for: Patience,
     /// Go on after a bad line, and say at the end how many there were
-    #[arg(long)]
+    #[arg(long, conflicts_with = "payload")]
     skip_invalid: bool,
     /// Print a line of JSON for each acknowledged batch:
     /// `{"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}`
@@ -105,13 +123,13 @@ enum End {
 }
 
 impl Publish {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let notices = Arc::new(Notices::beside(bar()));
+    pub(crate) async fn run(self, server: &Server) -> Result<(), Failure> {
+        let notices =
+            Arc::new(Notices::beside(if self.payload.is_some() { ProgressBar::hidden() } else { bar() }));
         let told = Arc::clone(&notices);
-        let client = self
-            .connection
-            .client(&notices)?
-            .options(ClientOptions { retry_for: self.retry_for.0, ..ClientOptions::default() })
+        let client = server
+            .client(&notices, self.retry_for.0)
+            .await?
             .on_retry(move |retry| {
                 let paced = Code::PublishRateLimited.as_str();
                 if retry.error.refused().is_some_and(|refused| refused.code == paced) {
@@ -121,6 +139,53 @@ impl Publish {
                 }
             })
             .build()?;
+        match self.payload {
+            Some(_) => self.one(&client, &notices).await,
+            None => self.lines(client, &notices).await,
+        }
+    }
+
+    /// Publishes the payload of the command line.
+    async fn one(self, client: &Client, notices: &Notices) -> Result<(), Failure> {
+        let Self { topic, payload, kind, doc_key, dedup, ack, .. } = self;
+        let text = payload.unwrap_or_default();
+        let bad = |fault: String| Failure::bad_input(format!("the payload {fault}"));
+        let payload = Payload::parse(&text).map_err(|fault| {
+            bad(format!("{}; text is JSON within quotes: '\"hello\"'", explain(&text, &fault)))
+        })?;
+        let mut update = NewUpdate::new(kind, payload);
+        if let Some(key) = doc_key {
+            update = update.doc_key(key);
+        }
+        let mut batch = Batch::new(vec![update]).map_err(|fault| bad(format!("makes no update: {fault}")))?;
+        if let Some(key) = dedup {
+            batch = batch.with_dedup(key);
+        }
+        let (receipt, duplicate) = match client.publish(&topic, batch).await {
+            Ok(Append::Written(receipt)) => (receipt, false),
+            Ok(Append::Duplicate(receipt)) => (receipt, true),
+            Ok(Append::Conflict(conflict)) => {
+                return Err(bad(format!("conflicts with what is stored: {conflict}")));
+            }
+            Err(Error::Refused(refused)) if matches!(refused.status, Some(400 | 413 | 422)) => {
+                return Err(bad(format!("was refused: {} ({})", refused.message, refused.code)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let before = if duplicate { ", as it was before under this dedup key" } else { "" };
+        notices.inform(format_args!("{topic}: stored as update {}{before}", receipt.first));
+        if ack { output::print(&acknowledgement(&receipt, (1, 1), duplicate)) } else { Ok(()) }
+    }
+
+    /// Publishes the lines of standard input.
+    async fn lines(self, client: Client, notices: &Arc<Notices>) -> Result<(), Failure> {
+        if io::stdin().is_terminal() {
+            notices.inform(format_args!(
+                "reading JSON from the terminal, a payload a line; Ctrl-D ends. A payload may also stand on the command line: \
+                 khala publish {} '{{\"a\":1}}'",
+                self.topic
+            ));
+        }
         let shape = Shape { kind: self.kind, kind_field: self.kind_field, doc_key_field: self.doc_key_field };
         let run_id = match self.run_id {
             Some(id) => id,
@@ -133,7 +198,7 @@ impl Publish {
             input: Input::new(BufReader::with_capacity(1 << 16, tokio::io::stdin()), shape),
             skip_invalid: self.skip_invalid,
             ack: self.ack,
-            notices: Arc::clone(&notices),
+            notices: Arc::clone(notices),
             waiting: VecDeque::new(),
             end: None,
             next: 1,
@@ -151,9 +216,7 @@ impl Publish {
                 Ok(())
             }
             Ok(()) => {
-                if io::stderr().is_terminal() {
-                    notices.say(format_args!("{published} updates were published"));
-                }
+                notices.inform(format_args!("{published} updates were published"));
                 Ok(())
             }
             Err(failure) => Err(match waiting.front() {
@@ -291,7 +354,7 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
                 Ok(())
             }
             Ok(Append::Conflict(conflict)) => {
-                self.refused(count, format!("conflicts with what is stored: {conflict:?}"));
+                self.refused(count, format!("conflicts with what is stored: {conflict}"));
                 Ok(())
             }
             Err(Error::Refused(refused)) if matches!(refused.status, Some(400 | 413 | 422)) => {
@@ -334,11 +397,8 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
         ))
     }
 
-    fn print_ack(&self, receipt: &Receipt, (from, to): (u64, u64), duplicate: bool) -> Result<(), Failure> {
-        let Receipt { epoch, first, last } = receipt;
-        let line = format!(
-            "{{\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\",\"lines\":[{from},{to}],\"duplicate\":{duplicate}}}\n"
-        );
+    fn print_ack(&self, receipt: &Receipt, lines: (u64, u64), duplicate: bool) -> Result<(), Failure> {
+        let line = acknowledgement(receipt, lines, duplicate);
         self.notices.bar().suspend(|| output::print(&line))
     }
 
@@ -355,6 +415,14 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
             self.waiting.clear();
         }
     }
+}
+
+/// The line of an acknowledged batch.
+fn acknowledgement(receipt: &Receipt, (from, to): (u64, u64), duplicate: bool) -> String {
+    let Receipt { epoch, first, last } = receipt;
+    format!(
+        "{{\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\",\"lines\":[{from},{to}],\"duplicate\":{duplicate}}}\n"
+    )
 }
 
 fn length_of(receipt: &Receipt) -> u64 {

@@ -12,20 +12,20 @@ use khala_core::{
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{
-    admin::{self, Admin},
-    exit::Failure,
-    moment::shown,
-    output,
-};
+use crate::{admin, duration, exit::Failure, moment::shown, output, server::Server};
 
 /// How long a sweep, or the plan of one, may take before nobody waits for it any more. It goes on all the same.
 const SWEPT_WITHIN: Duration = Duration::from_secs(30 * 60);
 
-/// See how much history is kept, and take away what is not.
+/// See how much history is kept, and delete older updates
 ///
-/// On a terminal it prints tables, else what the server says: one JSON object.
+/// On a terminal it prints tables, else the server's answer: one JSON object. It needs an admin token.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala retention status
+  khala retention plan
+  khala retention run --force")]
 pub(crate) struct Retention {
     #[command(subcommand)]
     command: Command,
@@ -34,17 +34,29 @@ pub(crate) struct Retention {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// What is kept of each class, and what the last sweeps did
+    #[command(after_help = "\
+Examples:
+  khala retention status
+  khala retention status --json | jq '.records[0].outcome'")]
     Status(Ask),
-    /// What the next sweep would take away, and whose cursors that would make stale; it changes nothing
+    /// A dry run: what the next sweep would delete, and how many cursors that would make stale
+    #[command(after_help = "\
+Examples:
+  khala retention plan
+  khala retention plan --json | jq .plan.updates")]
     Plan(Ask),
     /// Sweep now
     ///
-    /// Ready when the sweep has ended. Whoever stops waiting does not stop it. It fails with 1 where the server's guard
-    /// holds it back, and with 69 while another sweep is under way.
+    /// It ends when the sweep has ended; a command that is interrupted does not stop the sweep. It fails with 1 where the server's
+    /// guard (sweep.max_stale_cursors) holds the sweep back, and with 69 while another sweep is under way.
+    #[command(after_help = "\
+Examples:
+  khala retention run
+  khala retention run --force")]
     Run {
         #[command(flatten)]
         ask: Ask,
-        /// Sweep whatever the guard says
+        /// Sweep even where the guard would hold the sweep back
         #[arg(long)]
         force: bool,
     },
@@ -52,8 +64,6 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Ask {
-    #[command(flatten)]
-    admin: Admin,
     /// JSON, on a terminal too
     #[arg(long)]
     json: bool,
@@ -91,45 +101,33 @@ struct Ran {
 }
 
 impl Retention {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, server: &Server) -> Result<(), Failure> {
         match self.command {
-            Command::Status(ask) => {
-                let answer = ask.admin.call(Method::GET, "retention", Bytes::new()).await?;
-                ask.print(&answer, |status: Status| status_in_words(&status))
+            Command::Status(Ask { json }) => {
+                let answer = admin::call(server, Method::GET, "retention", Bytes::new()).await?;
+                admin::print(json, &answer, |status: Status| status_in_words(&status))
             }
-            Command::Plan(ask) => {
-                let answer = ask.order(&json!({"dry_run": true})).await?;
-                ask.print(&answer, |Planned { plan }| plan_in_words(&plan))
+            Command::Plan(Ask { json }) => {
+                let answer = order(server, &json!({"dry_run": true})).await?;
+                admin::print(json, &answer, |Planned { plan }| plan_in_words(&plan))
             }
-            Command::Run { ask, force } => {
-                let answer = ask.order(&json!({"force": force})).await?;
-                ask.print(&answer, |Ran { record }| records(&[record]))
+            Command::Run { ask: Ask { json }, force } => {
+                let answer = order(server, &json!({"force": force})).await?;
+                admin::print(json, &answer, |Ran { record }| records(&[record]))
             }
         }
     }
 }
 
-impl Ask {
-    async fn order(&self, order: &serde_json::Value) -> Result<Bytes, Failure> {
-        let body = Bytes::from(order.to_string());
-        self.admin.call_within(SWEPT_WITHIN, Method::POST, "retention", body).await
-    }
-
-    /// Prints the answer as it is, or in words.
-    fn print<T: for<'de> Deserialize<'de>>(
-        &self,
-        answer: &[u8],
-        words: impl FnOnce(T) -> String,
-    ) -> Result<(), Failure> {
-        let told = admin::read(answer)?;
-        let as_it_is = || String::from_utf8_lossy(answer).trim_end().to_owned() + "\n";
-        output::print(&if output::wants_json(self.json) { as_it_is() } else { words(told) })
-    }
+async fn order(server: &Server, order: &serde_json::Value) -> Result<Bytes, Failure> {
+    let body = Bytes::from(order.to_string());
+    admin::call_within(SWEPT_WITHIN, server, Method::POST, "retention", body).await
 }
 
 fn status_in_words(status: &Status) -> String {
     let Status { node, leads_until, every_ms, guard_cursors, classes, records: past } = status;
-    let every = every_ms.map_or_else(|| "by order only".to_owned(), |ms| format!("every {}", length(ms)));
+    let every =
+        every_ms.map_or_else(|| "by order only".to_owned(), |ms| format!("every {}", duration::shown(ms)));
     let guard =
         guard_cursors.map_or_else(|| "no guard".to_owned(), |most| format!("at most {most} stale cursors"));
     let mut out = format!("{node} sweeps {every}, with {guard}");
@@ -140,7 +138,7 @@ fn status_in_words(status: &Status) -> String {
             class.class.clone(),
             class.pattern.clone(),
             class.tier.clone(),
-            class.retain_for_ms.map_or_else(none, length),
+            class.retain_for_ms.map_or_else(none, duration::shown),
             class.retain_updates.map_or_else(none, |most| most.to_string()),
             class.retain_bytes.map_or_else(none, |most| most.to_string()),
         ]
@@ -214,12 +212,13 @@ fn plan_in_words(plan: &SweepPlan) -> String {
     // Writing to a String does not fail.
     let _ = writeln!(
         out,
-        "\n{updates} updates of {bytes} bytes would go; {stale_connected} cursors of the connected and {stale_seen} of \
-         the lately seen would become stale"
+        "\n{updates} updates of {bytes} bytes would go; {stale_connected} cursors of connected clients and {stale_seen} of \
+         clients that were seen recently would become stale"
     );
     if plan.held_back {
         let guard = plan.guard.unwrap_or_default();
-        let _ = writeln!(out, "the guard allows {guard}: it would be held back");
+        let _ =
+            writeln!(out, "the guard (sweep.max_stale_cursors) allows {guard}: the sweep would be held back");
     }
     if let Some(error) = &plan.error {
         let _ = writeln!(out, "{} topics cannot be read: {error}", plan.topics_failed);
@@ -228,17 +227,6 @@ fn plan_in_words(plan: &SweepPlan) -> String {
         }
     }
     out
-}
-
-/// A length of time, in the largest unit that it is whole in.
-fn length(ms: u64) -> String {
-    match ms {
-        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
 }
 
 #[cfg(test)]
@@ -278,14 +266,8 @@ mod tests {
              all    1/1           3     30  1970-01-01T00:00:01Z\n\n\
              TOPIC  FLOOR  AFTER  HEAD  UPDATES  BYTES  STALE\n\
              t          0      3     5        3     30      1\n\n\
-             3 updates of 30 bytes would go; 1 cursors of the connected and 0 of the lately seen would become stale\n\
-             the guard allows 0: it would be held back\n"
+             3 updates of 30 bytes would go; 1 cursors of connected clients and 0 of clients that were seen recently would become stale\n\
+             the guard (sweep.max_stale_cursors) allows 0: the sweep would be held back\n"
         );
-    }
-
-    #[test]
-    fn lengths_are_short() {
-        let lengths = [0, 1, 1_500, 2_000, 120_000, 7_200_000, 172_800_000].map(length);
-        assert_eq!(lengths, ["0d", "1ms", "1500ms", "2s", "2m", "2h", "2d"]);
     }
 }

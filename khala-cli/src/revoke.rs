@@ -1,7 +1,5 @@
 //! `khala revoke`: takes tokens back before their end, on every node.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
@@ -14,21 +12,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    admin::{self, Admin},
+    admin,
     exit::Failure,
     moment::{Moment, moment, shown},
     output,
+    server::Server,
 };
 
-/// Take tokens back before their end, or say what was taken back.
+/// Revoke tokens before they expire, or list what is revoked
 ///
-/// When it prints, the revocation is stored; connections that it names are closed on every node within a second, with
-/// 4003, and such tokens are refused with token_revoked. It prints what was stored as one JSON object:
+/// When it prints, the revocation is stored: the connections of such tokens are closed on every node within a second, with
+/// 4003, and such tokens are refused with token_revoked. It needs an admin token. It prints the revocation as one JSON object:
 /// {"watermark":7,"by":"sid","id":"…","at":…,"until":…}, moments in milliseconds since 1970.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala revoke --sub ada --reason 'lost laptop'
+  khala revoke --sid login-7
+  khala revoke --jti 0f6c41 --until 2d
+  khala revoke --list")]
 pub(crate) struct Revoke {
-    #[command(flatten)]
-    admin: Admin,
     #[command(flatten)]
     what: What,
     /// When it may be forgotten: a moment (2026-12-31T18:00:00Z) or a duration from now (2d). Without it, when the last
@@ -82,11 +85,11 @@ struct Page {
 }
 
 impl Revoke {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, server: &Server) -> Result<(), Failure> {
         let What { jti, sid, sub, .. } = &self.what;
         let named = [("jti", jti), ("sid", sid), ("sub", sub)];
         let Some((by, id)) = named.into_iter().find_map(|(by, id)| Some((by, id.as_ref()?))) else {
-            return self.list().await;
+            return self.list(server).await;
         };
         let mut order = json!({"by": by, "id": id.as_str()});
         if let Some(until) = self.until {
@@ -95,17 +98,17 @@ impl Revoke {
         if let Some(reason) = &self.reason {
             order["reason"] = reason.as_str().into();
         }
-        let answer = self.admin.call(Method::POST, "revocations", Bytes::from(order.to_string())).await?;
+        let answer = admin::call(server, Method::POST, "revocations", Bytes::from(order.to_string())).await?;
         let told: Told = admin::read(&answer)?;
         output::print(&lines(&[told]))
     }
 
-    async fn list(&self) -> Result<(), Failure> {
+    async fn list(&self, server: &Server) -> Result<(), Failure> {
         let mut all: Vec<Told> = Vec::new();
         loop {
             let after = all.last().map_or(Watermark::ORIGIN, |last| last.watermark);
             let answer =
-                self.admin.call(Method::GET, &format!("revocations?after={after}"), Bytes::new()).await?;
+                admin::call(server, Method::GET, &format!("revocations?after={after}"), Bytes::new()).await?;
             let Page { revocations, complete } = admin::read(&answer)?;
             let over = complete || revocations.is_empty();
             all.extend(revocations);
@@ -123,13 +126,11 @@ fn lines(all: &[Told]) -> String {
 
 fn table(all: &[Told]) -> String {
     let moment = |moment: u64| shown(Timestamp::from_millis(moment));
-    let mut out = format!("{:<20}  {:<20}  {:<3}  ID\n", "AT", "UNTIL", "BY");
-    for Told { by, id, at, until, .. } in all {
-        let until = until.map_or_else(|| "-".to_owned(), moment);
-        // Writing to a String does not fail.
-        let _ = writeln!(out, "{:<20}  {until:<20}  {by:<3}  {id}", moment(*at));
-    }
-    out
+    let row = |Told { by, id, at, until, .. }: &Told| {
+        [moment(*at), until.map_or_else(|| "-".to_owned(), moment), by.clone(), id.clone()]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    output::table(["AT", "UNTIL", "BY", "ID"], &rows)
 }
 
 #[cfg(test)]

@@ -4,19 +4,21 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use khala_client::ClientOptions;
 use khala_core::{Bounds, Topic};
 
-use crate::{connection::Connection, exit::Failure, notice::Notices, output};
+use crate::{exit::Failure, notice::Notices, output, server::Server};
 
-/// List the topics that were written at least once.
+/// List the topics that have updates, or had some
 ///
 /// On a terminal a table; else, and with --json, one JSON object a line:
-/// {"topic":"…","epoch":"…","floor":0,"head":7}. Kept are the updates after the floor, up to the head.
+/// {"topic":"…","epoch":"…","floor":0,"head":7}. The updates after the floor, up to the head, are kept.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala topics
+  khala topics --prefix orders:
+  khala topics --json | jq -r 'select(.head > 1000) | .topic'")]
 pub(crate) struct Topics {
-    #[command(flatten)]
-    connection: Connection,
     /// Only those that start with this
     #[arg(long, default_value = "")]
     prefix: String,
@@ -26,10 +28,9 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, server: &Server) -> Result<(), Failure> {
         let notices = Notices::beside(ProgressBar::hidden());
-        let options = ClientOptions { retry_for: Some(Duration::ZERO), ..ClientOptions::default() };
-        let client = self.connection.client(&notices)?.options(options).build()?;
+        let client = server.client(&notices, Some(Duration::ZERO)).await?.build()?;
         let topics = client.topics(&self.prefix).await?;
         output::print(&if output::wants_json(self.json) { lines(&topics) } else { table(&topics) })
     }
@@ -44,14 +45,12 @@ fn lines(topics: &[(Topic, Bounds)]) -> String {
 }
 
 fn table(topics: &[(Topic, Bounds)]) -> String {
-    let width = topics.iter().map(|(topic, _)| topic.as_str().len()).max().unwrap_or(0).max("TOPIC".len());
-    let mut out = format!("{:<width$}  {:>12}  {:>12}  {:>12}  EPOCH\n", "TOPIC", "FLOOR", "HEAD", "KEPT");
-    for (topic, Bounds { epoch, floor, head }) in topics {
+    let row = |(topic, Bounds { epoch, floor, head }): &(Topic, Bounds)| {
         let kept = floor.distance_to(*head);
-        let (topic, floor, head) = (topic.as_str(), floor.as_u64(), head.as_u64());
-        let _ = writeln!(out, "{topic:<width$}  {floor:>12}  {head:>12}  {kept:>12}  {epoch}");
-    }
-    out
+        [topic.to_string(), floor.to_string(), head.to_string(), kept.to_string(), epoch.to_string()]
+    };
+    let rows: Vec<_> = topics.iter().map(row).collect();
+    output::table(["TOPIC", "FLOOR", "HEAD", "KEPT", "EPOCH"], &rows)
 }
 
 #[cfg(test)]

@@ -321,7 +321,7 @@ def machine(folder: Path) -> None:
     home.mkdir()
     postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     path = [str(programs), os.environ["PATH"], "/usr/sbin", "/sbin", *map(str, postgres[-1:])]
-    os.environ.update(PATH=":".join(path), HOME=str(home), LC_ALL="C.UTF-8", RECIPES=str(folder), REPOSITORY=str(ROOT))
+    os.environ.update(PATH=":".join(path), HOME=str(home), LC_ALL="C.UTF-8", NO_COLOR="1", RECIPES=str(folder), REPOSITORY=str(ROOT))
     os.environ["PYTHON"] = sys.executable
 
 

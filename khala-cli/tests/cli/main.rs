@@ -1,10 +1,12 @@
 //! The `khala` binary, as a user runs it, against a server that misbehaves on command.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod context;
 mod edges;
 #[path = "../../../khala-client/tests/client/fake.rs"]
 mod fake;
 mod key;
+mod look;
 mod operate;
 #[expect(dead_code, reason = "the tests of khala-auth use more of them")]
 #[path = "../../../khala-auth/src/testing/pem.rs"]
@@ -12,7 +14,9 @@ mod pem;
 mod publish;
 mod real;
 mod revoke;
+mod shell;
 mod tail;
+mod terminal;
 mod tls;
 mod token;
 
@@ -36,6 +40,10 @@ fn khala(directory: &Path, arguments: &[&str]) -> Command {
     command
         .current_dir(directory)
         .args(arguments)
+        // Contexts of this machine are none of a test's.
+        .env("XDG_CONFIG_HOME", directory.join("config"))
+        .env_remove("NO_COLOR")
+        .env_remove("KHALA_CONTEXT")
         .env_remove("KHALA_URL")
         .env_remove("KHALA_TOKEN")
         .env_remove("KHALA_ADMIN_TOKEN")

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier};
+use khala_auth::{JwtIssuer, JwtOptions, JwtVerifier, SharedSecret};
 use khala_core::{
     Khala, MemoryStore,
     admission::Rate,
@@ -31,6 +31,7 @@ use tokio::{
 
 use crate::{Ended, end, khala};
 
+pub(crate) const ADMIN: &str = "an-admin-token-of-enough-characters";
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// A server in this process that sets no pace; its address.
@@ -52,19 +53,27 @@ async fn start_with(rate: Option<Rate>) -> SocketAddr {
         .with_verifier(Arc::new(verifier))
         .with_classes(Classes::new(vec![class]).unwrap())
         .build();
-    let server = Server::builder(khala).build();
+    let server = Server::builder(khala)
+        .with_admin_token(SharedSecret::new(ADMIN).unwrap())
+        .with_drain(Duration::from_millis(100))
+        .build();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, server, pending()));
     address
 }
 
-pub(crate) fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
+/// A token that may publish and read.
+pub(crate) fn token() -> String {
     let issuer = JwtIssuer::hs256(KEY, JwtOptions::default()).unwrap();
     let claims = TokenClaims::new("test", [Access::Publish.scope(), Access::Read.scope()]);
     let issued = issuer.sign(&claims, SystemClock::new().now(), Duration::from_secs(600)).unwrap();
+    issued.token.reveal().to_owned()
+}
+
+pub(crate) fn khala_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Command {
     let mut command = khala(directory, arguments);
-    command.env("KHALA_URL", format!("http://{address}")).env("KHALA_TOKEN", issued.token.reveal());
+    command.env("KHALA_URL", format!("http://{address}")).env("KHALA_TOKEN", token());
     command
 }
 

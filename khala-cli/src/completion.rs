@@ -1,0 +1,28 @@
+//! `khala completion`: what a shell needs to complete this command.
+
+use clap::{Args, Command};
+use clap_complete::{Shell, generate};
+
+use crate::{exit::Failure, output};
+
+/// Print what a shell needs to complete commands, options and their values
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  khala completion bash > ~/.local/share/bash-completion/completions/khala
+  khala completion zsh > ~/.zfunc/_khala
+  khala completion fish > ~/.config/fish/completions/khala.fish
+
+For zsh, ~/.zfunc has to be in $fpath before compinit runs.")]
+pub(crate) struct Completion {
+    /// The shell
+    shell: Shell,
+}
+
+impl Completion {
+    pub(crate) fn run(self, mut command: Command) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        generate(self.shell, &mut command, "khala", &mut out);
+        output::print_bytes(&out)
+    }
+}
