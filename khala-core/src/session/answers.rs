@@ -106,6 +106,9 @@ impl Session {
         }
         let (join_ref, reference) = (channel.join_ref.clone(), channel.take_reference());
         self.reply(join_ref.as_ref(), reference.as_ref(), topic.as_str(), Status::Ok, &joined);
+        if self.serializer.is_realtime() {
+            self.push(join_ref.as_ref(), topic.as_str(), event::JOINED, &joined);
+        }
     }
 
     /// Too much is read from the journal: a join is told when to come back, and a channel that was answered waits.
@@ -167,6 +170,9 @@ impl Session {
         self.note_refusal(code, channel.surface(), topic.as_str());
         let join_ref = channel.join_ref.clone();
         if let Some(reference) = channel.unanswered().map(|reference| reference.cloned()) {
+            if self.serializer.is_realtime() {
+                self.push(join_ref.as_ref(), topic.as_str(), event::SYNC_ERROR, refusal);
+            }
             self.reply(join_ref.as_ref(), reference.as_ref(), topic.as_str(), Status::Error, refusal);
             self.remove(id);
         } else {

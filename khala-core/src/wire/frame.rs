@@ -31,6 +31,8 @@ pub mod event {
     pub const SNAPSHOT: &str = "sync:snapshot";
     /// Server: where a quiet topic stands.
     pub const HEAD: &str = "sync:head";
+    /// Server, to clients of Supabase's Realtime, which are not shown a reply: the response to a join.
+    pub const JOINED: &str = "sync:joined";
     /// Server: what went wrong.
     pub const SYNC_ERROR: &str = "sync:error";
     /// Server, on topic `phoenix`: the connection is about to be closed.
@@ -45,9 +47,10 @@ pub enum Serializer {
     V1,
     /// `vsn=2.0.x`: arrays.
     V2,
-    /// V1 with `realtime:` before the name of each topic, as Supabase's Realtime clients write it.
+    /// V1 as the clients of Supabase's Realtime know it: `realtime:` before the name of each topic, and the events of the server
+    /// within a `broadcast`.
     RealtimeV1,
-    /// V2 with `realtime:` before the name of each topic.
+    /// V2 as the same clients know it.
     RealtimeV2,
 }
 
@@ -55,6 +58,8 @@ pub enum Serializer {
 pub(crate) const PHOENIX: &str = "phoenix";
 /// What stands before the name of each topic but [`PHOENIX`], for clients of Supabase's Realtime.
 const REALTIME: &str = "realtime:";
+/// The event that these clients hand an application's own events over from.
+const BROADCAST: &str = "broadcast";
 
 /// A ref: the JSON text or number that a client numbers its frames with. A reply carries it back as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -171,16 +176,16 @@ impl Serializer {
         }
     }
 
-    /// The same serializer, with `realtime:` before the name of each topic.
+    /// The same serializer, for clients of Supabase's Realtime.
     #[must_use]
-    pub fn with_realtime_prefix(self) -> Self {
+    pub fn into_realtime(self) -> Self {
         match self {
             Self::V1 | Self::RealtimeV1 => Self::RealtimeV1,
             Self::V2 | Self::RealtimeV2 => Self::RealtimeV2,
         }
     }
 
-    fn has_realtime_prefix(self) -> bool {
+    pub(crate) fn is_realtime(self) -> bool {
         matches!(self, Self::RealtimeV1 | Self::RealtimeV2)
     }
 
@@ -215,7 +220,7 @@ impl Serializer {
         let no_frame =
             |fault: &dyn fmt::Display| FrameError(format!("the frame is not {}: {fault}", self.shape()));
         let mut frame = read.map_err(|fault| no_frame(&fault))?;
-        if self.has_realtime_prefix() && frame.topic != PHOENIX {
+        if self.is_realtime() && frame.topic != PHOENIX {
             frame.topic =
                 without_prefix(frame.topic).ok_or_else(|| no_frame(&"the topic has no `realtime:`"))?;
         }
@@ -237,8 +242,10 @@ impl Serializer {
             }
             Self::V2 | Self::RealtimeV2 => ["[", ",", ",", ",", ",", "]"],
         };
-        let prefixed = (self.has_realtime_prefix() && topic != PHOENIX).then(|| format!("{REALTIME}{topic}"));
+        let prefixed = (self.is_realtime() && topic != PHOENIX).then(|| format!("{REALTIME}{topic}"));
         let topic = prefixed.as_deref().unwrap_or(topic);
+        let within = (self.is_realtime() && !event.starts_with("phx_")).then_some(event);
+        let event = within.map_or(event, |_| BROADCAST);
         Encoded::new(|out| {
             for (name, reference) in [(before_join_ref, join_ref), (before_ref, reference)] {
                 out.extend_from_slice(name.as_bytes());
@@ -249,7 +256,15 @@ impl Serializer {
                 super::json::write_json(out, text);
             }
             out.extend_from_slice(before_payload.as_bytes());
+            if let Some(within) = within {
+                out.extend_from_slice(b"{\"type\":\"broadcast\",\"event\":");
+                super::json::write_json(out, within);
+                out.extend_from_slice(b",\"payload\":");
+            }
             write(out);
+            if within.is_some() {
+                out.push(b'}');
+            }
             out.extend_from_slice(end.as_bytes());
         })
     }
@@ -302,7 +317,7 @@ mod tests {
             let frame = serializer.decode(text).unwrap();
             assert_eq!(frame.join_ref.as_ref().map(Ref::as_json), Some("\"1\""));
             let prefixed = text.contains("\"realtime:run:7:events\"");
-            assert_eq!(prefixed, serializer.has_realtime_prefix(), "{text}");
+            assert_eq!(prefixed, serializer.is_realtime(), "{text}");
             assert_eq!(frame.reference, None);
             assert_eq!((&*frame.topic, &*frame.event), ("run:7:events", "phx_reply"));
             assert_eq!(frame.payload.get(), "[1,2]");
@@ -322,10 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_of_realtime_stands_before_each_topic_but_that_of_the_connection() {
-        let realtime = Serializer::V2.with_realtime_prefix();
-        let own = realtime.encode_value(None, None, "phoenix", "e", &());
-        assert_eq!(&*own, br#"[null,null,"phoenix","e",null]"#);
+    fn clients_of_realtime_have_a_prefix_before_topics_and_events_within_broadcasts() {
+        let realtime = Serializer::V2.into_realtime();
+        let own = realtime.encode_value(None, None, "phoenix", "phx_reply", &());
+        assert_eq!(&*own, br#"[null,null,"phoenix","phx_reply",null]"#);
+        let event = realtime.encode_value(None, None, "a:b", "sync:head", &7);
+        let within = r#"{"type":"broadcast","event":"sync:head","payload":7}"#;
+        assert_eq!(&*event, format!(r#"[null,null,"realtime:a:b","broadcast",{within}]"#).as_bytes());
         assert_eq!(realtime.decode(r#"[null,"1","phoenix","heartbeat",{}]"#).unwrap().topic, "phoenix");
         assert_eq!(realtime.decode(r#"["1","1","realtime:a:b","phx_join",{}]"#).unwrap().topic, "a:b");
         assert_eq!(realtime.decode(r#"["1","1","realtime:\u0061","phx_join",{}]"#).unwrap().topic, "a");

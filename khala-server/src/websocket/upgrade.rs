@@ -64,8 +64,8 @@ pub(crate) async fn upgrade(
 
 /// Opens a WebSocket for clients of Supabase's Realtime.
 ///
-/// It is `/sync/v1/websocket` but for two things: each topic stands with `realtime:` before its name, and the token may also come as
-/// `apikey` in the query.
+/// It is `/sync/v1/websocket` with the names that these clients have: `realtime:` stands before each topic, an event of the server is
+/// within a `broadcast`, and the token may also come as `apikey` in the query. PROTOCOL.md describes it.
 #[utoipa::path(
     get, path = "/realtime/v1/websocket", operation_id = "connect_realtime", tag = "sync", security(("token" = []), ()),
     params(openapi::RealtimeQuery, ClientOfQuery),
@@ -103,7 +103,7 @@ async fn open(
     let (head, _) = request.into_parts();
     let serializer = match names {
         Names::Plain => serializer(head.uri.query())?,
-        Names::Realtime => serializer(head.uri.query())?.with_realtime_prefix(),
+        Names::Realtime => serializer(head.uri.query())?.into_realtime(),
     };
     let accept = if is_handshake(&head) { Some(accept_key(&head)?) } else { None };
     shared.0.compatibility.check(&head.headers, head.uri.query())?;

@@ -123,6 +123,11 @@ async fn how_large_a_batch_becomes_is_an_option() {
     assert!(frames.iter().all(|bytes| (SMALL_BUFFER / 8..SMALL_BUFFER / 2).contains(bytes)), "{frames:?}");
 }
 
+/// A join with the cursor of another topic.
+fn of_another_topic(reply: &Value) -> Value {
+    json!({"after": 9, "epoch": reply["payload"]["response"]["epoch"]})
+}
+
 #[tokio::test]
 async fn clients_of_supabase_find_their_route_their_names_and_their_token() {
     let server = running().await;
@@ -134,12 +139,14 @@ async fn clients_of_supabase_find_their_route_their_names_and_their_token() {
     say(&mut socket, frame("1", "realtime:orders:7", "phx_join", payload)).await;
     let reply = hear(&mut socket).await;
     assert_eq!((&reply["topic"], &reply["payload"]["status"]), (&json!("realtime:orders:7"), &json!("ok")));
+    // Its library shows no program the reply, and hands over no events but these.
+    let joined = hear(&mut socket).await;
+    let within = |response: &Value| json!({"type": "broadcast", "event": "sync:joined", "payload": response});
+    assert_eq!(joined["payload"], within(&reply["payload"]["response"]));
     let batch = hear(&mut socket).await;
-    assert_eq!(
-        (&batch["topic"], &batch["event"]),
-        (&json!("realtime:orders:7"), &json!("sync:update_batch"))
-    );
-    assert_eq!(batch["payload"]["updates"][0]["seq"], 1);
+    assert_eq!((&batch["topic"], &batch["event"]), (&json!("realtime:orders:7"), &json!("broadcast")));
+    assert_eq!(batch["payload"]["event"], "sync:update_batch");
+    assert_eq!(batch["payload"]["payload"]["updates"][0]["seq"], 1);
 
     let token = json!({"access_token": good_token()});
     say(&mut socket, frame("2", "realtime:orders:7", "access_token", token)).await;
@@ -150,8 +157,20 @@ async fn clients_of_supabase_find_their_route_their_names_and_their_token() {
     assert_eq!(hear(&mut socket).await["payload"]["response"]["code"], "unknown_event");
     say(&mut socket, frame("5", "orders:7", "phx_join", json!({}))).await;
     let refusal = hear(&mut socket).await;
-    assert_eq!((&refusal["topic"], &refusal["event"]), (&json!("phoenix"), &json!("sync:error")));
-    assert!(refusal["payload"]["message"].as_str().unwrap().contains("realtime:<name>"), "{refusal}");
+    assert_eq!((&refusal["topic"], &refusal["payload"]["event"]), (&json!("phoenix"), &json!("sync:error")));
+    assert!(
+        refusal["payload"]["payload"]["message"].as_str().unwrap().contains("realtime:<name>"),
+        "{refusal}"
+    );
+    for (payload, code) in [(json!({"after": 1}), "invalid_join"), (of_another_topic(&reply), "stale_cursor")]
+    {
+        say(&mut socket, frame("6", "realtime:orders:8", "phx_join", payload)).await;
+        let told = hear(&mut socket).await;
+        let refusal = &told["payload"]["payload"];
+        assert_eq!((&told["payload"]["event"], &refusal["code"]), (&json!("sync:error"), &json!(code)));
+        let reply = hear(&mut socket).await;
+        assert_eq!(reply["payload"], json!({"status": "error", "response": refusal}));
+    }
     say(&mut socket, frame("6", "realtime:orders:7", "phx_leave", json!({}))).await;
     assert_eq!(hear(&mut socket).await["payload"]["status"], "ok");
     assert_eq!(hear(&mut socket).await["event"], "phx_close");
