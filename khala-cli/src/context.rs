@@ -288,6 +288,9 @@ impl Ls {
             let rows: Vec<_> = contexts.contexts.iter().map(row).collect();
             output::table(["", "NAME", "URL", "TOKEN", "ADMIN TOKEN"], &rows)
         };
+        if contexts.contexts.is_empty() {
+            notice::tell("there is no context yet; `khala context add` adds one");
+        }
         output::print(&text)
     }
 }

@@ -80,7 +80,8 @@ impl CursorFile {
         })?;
         if topic != self.topic {
             return Err(Failure::usage(format!(
-                "the cursor file {shown} is for the topic {topic}; use another"
+                "the cursor file {shown} holds a cursor of the topic {topic}, and the topic here is {}; use another file",
+                self.topic
             )));
         }
         self.file.check().map_err(|cause| self.unwritable(&cause))?;

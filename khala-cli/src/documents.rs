@@ -91,7 +91,11 @@ async fn all(topic: &TopicHandle, lines: &Lines, notices: &Notices) -> Result<()
         match page.next() {
             Some(next) => from = next,
             None => {
-                notices.inform(format_args!("{count} documents as of update {}", page.at.watermark));
+                notices.inform(format_args!(
+                    "{} as of update {}",
+                    output::counted(count, "document"),
+                    page.at.watermark
+                ));
                 return Ok(());
             }
         }

@@ -33,7 +33,8 @@ Exit codes:
   69  the server was not reached, or was busy, for too long
   74  standard input, standard output, the cursor file or the key file cannot be read or written
   76  the server does not speak Khala's protocol
-  77  the token was refused, is missing, has expired, was revoked, or lacks the scope";
+  77  the token was refused, is missing, has expired, was revoked, or lacks the scope
+ 130  publish: interrupted by Ctrl-C";
 
 /// Why a command ends without success.
 #[derive(Debug)]
@@ -73,6 +74,10 @@ impl Failure {
 
     pub(crate) fn token(message: impl Into<String>) -> Self {
         Self::new(77, message)
+    }
+
+    pub(crate) fn interrupted() -> Self {
+        Self::new(130, "interrupted")
     }
 
     pub(crate) fn io(message: impl Into<String>) -> Self {

@@ -21,6 +21,7 @@ use crate::{
     exit::Failure,
     lines::Lines,
     notice::Notices,
+    output,
     printer::{Printer, Then},
 };
 
@@ -161,8 +162,10 @@ impl Follower {
             return Ok(if printer.is_over() { Then::End } else { then });
         }
         shared.notices.inform(format_args!(
-            "{}: the snapshot is complete: {} documents as of update {}",
-            self.topic, self.documents, at.watermark
+            "{}: the snapshot is complete: {} as of update {}",
+            self.topic,
+            output::counted(self.documents, "document"),
+            at.watermark
         ));
         // Only now: a snapshot that was printed in part is printed again.
         let newest = documents.iter().find(|document| document.seq.watermark() == at.watermark);

@@ -77,7 +77,7 @@ impl<R: AsyncBufRead + Unpin> Input<R> {
         let bytes = std::mem::take(&mut self.length);
         let text = std::mem::take(&mut self.partial);
         let update = if text.len() > MAX_LINE {
-            Err(format!("is longer than {} MiB", MAX_LINE >> 20))
+            Err(format!("is {bytes} bytes long, and the most is {MAX_LINE} ({} MiB)", MAX_LINE >> 20))
         } else {
             // A byte order mark stands before the first line only.
             let text = if self.number == 1 { without_byte_order_mark(&text) } else { &text };

@@ -55,7 +55,9 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     server: Server,
-    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    /// When to use colours
+    ///
+    /// `auto` uses them on a terminal, unless NO_COLOR is set.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = server::GLOBAL)]
     color: ColorChoice,
 }

@@ -36,38 +36,39 @@ pub(crate) struct Mint {
     /// text, or a JWK Set with the HS256 secret that --kid names
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The HS256 key itself (better in the environment than here, where others see it)
+    /// The HS256 key itself; other users of this machine can see it here, and not in the environment
     #[arg(long, env = "KHALA_AUTH__HS256_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// The key's name among those that the server trusts
+    /// The name of the key among the keys that the server trusts
     #[arg(long)]
     kid: Option<String>,
     /// EdDSA, ES256, HS256 or RS256; without it, what the key is for
     #[arg(long)]
     algorithm: Option<KeyAlgorithm>,
-    /// Whose token it is
+    /// The subject of the token
     #[arg(long, default_value = "khala-cli")]
     sub: String,
-    /// The login that it belongs to, by which it can be revoked
+    /// The login that the token belongs to, by which it can be revoked
     #[arg(long)]
     sid: Option<String>,
     /// The subject's organisation
     #[arg(long)]
     org: Option<String>,
-    /// What it opens; may be given more than once. `read` and `publish` are khala:read and khala:publish
+    /// A scope of the token; may be given more than once. `read` and `publish` stand for khala:read and khala:publish
     #[arg(long = "scope", value_delimiter = ',', default_values = ["read", "publish"])]
     scopes: Vec<String>,
-    /// How long it is good: 30s, 5m, 12h. A server refuses tokens that are older than its jwt.max_age_seconds, 24 h
-    /// unless configured otherwise, so more than --max-age is not minted
+    /// How long the token is valid: 30s, 5m, 12h; at most --max-age
+    ///
+    /// A server refuses tokens that are older than its jwt.max_age_seconds, which is 24 h unless it is configured otherwise.
     #[arg(long, value_parser = duration, default_value = "1h")]
     ttl: Duration,
     /// The server's jwt.max_age_seconds, where it is not 24 h: 30d, or forever where it is "none"
     #[arg(long, value_parser = patience, default_value = "24h")]
     max_age: Patience,
-    /// The issuer that the server asks for, if it does
+    /// The issuer (iss), if the server's jwt.issuer is set
     #[arg(long, env = "KHALA_JWT__ISSUER")]
     issuer: Option<String>,
-    /// The audience that the server asks for, if it does
+    /// The audience (aud), if the server's jwt.audience is set
     #[arg(long, env = "KHALA_JWT__AUDIENCE")]
     audience: Option<String>,
     /// The server's jwt.claim_names.scopes, where it is not scope

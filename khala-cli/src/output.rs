@@ -33,6 +33,11 @@ pub(crate) fn unwritable(cause: &std::io::Error) -> Failure {
     Failure::io(format!("standard output cannot be written: {cause}"))
 }
 
+/// A number of things, as a person says it.
+pub(crate) fn counted(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// Columns as wide as their widest cell: text to the left, numbers to the right.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');

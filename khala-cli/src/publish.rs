@@ -45,7 +45,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, the command
 /// goes on at the pace that the server sets. A line that is not JSON, or that the server
 /// refuses, is named and ends the command with 65, after the lines before it were published. A byte order mark before the
-/// first line is left out, and lines may end as on Windows.
+/// first line is left out, and lines may end as on Windows. Ctrl-C ends the command with 130, and with the number of the first line that was
+/// not acknowledged.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -207,7 +208,10 @@ impl Publish {
             most: MAX_UPDATES,
             repeats: None,
         };
-        let result = publisher.run().await;
+        let result = tokio::select! {
+            result = publisher.run() => result,
+            () = interrupted() => Err(Failure::interrupted()),
+        };
         notices.bar().finish_and_clear();
         let Publisher { published, skipped, waiting, .. } = publisher;
         match result {
@@ -429,6 +433,13 @@ fn length_of(receipt: &Receipt) -> u64 {
     receipt.last.as_u64() - receipt.first.as_u64() + 1
 }
 
+/// Waits for Ctrl-C; for ever where it cannot be heard, and then ends the process as usual.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 fn random_id() -> Result<String, Failure> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|cause| Failure::io(format!("there is no randomness: {cause}")))?;
@@ -441,7 +452,7 @@ fn bar() -> ProgressBar {
         return ProgressBar::hidden();
     }
     let (bar, template) = match input_length() {
-        Some(length) => (ProgressBar::new(length), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}"),
+        Some(length) => (ProgressBar::new(length), "{wide_bar} {percent:>3}% {bytes_per_sec} {msg}"),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {msg}"),
     };
     let style = ProgressStyle::with_template(template).expect("the templates are constants, and good");

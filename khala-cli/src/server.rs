@@ -29,25 +29,33 @@ pub(crate) const GLOBAL: &str = "Global options";
 /// The options that say where the server is and what to show it.
 #[derive(Debug, Args)]
 pub(crate) struct Server {
-    /// The context to use, of those that `khala context ls` lists [env: KHALA_CONTEXT] [default: the current one]
+    /// The context to use [env: KHALA_CONTEXT]
+    ///
+    /// `khala context ls` lists the contexts. The default is the current context, if there is one.
     #[arg(long, global = true, value_name = "NAME", help_heading = GLOBAL)]
     context: Option<String>,
-    /// The server's address [env: KHALA_URL] [default: that of the context, else http://127.0.0.1:4510]
+    /// The server's address [env: KHALA_URL]
     ///
+    /// The default is the address of the context, and without a context http://127.0.0.1:4510.
     /// With another address than that of the current context, the context is not used: its token is for its own server. A context that
     /// --context or KHALA_CONTEXT names is used with this address.
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) url: Option<String>,
-    /// The token; better in KHALA_TOKEN or a file than here, where other users of this machine see it [env: KHALA_TOKEN]
+    /// The token [env: KHALA_TOKEN]
+    ///
+    /// Other users of this machine can see the options of a command: KHALA_TOKEN, --token-file and contexts keep the token to yourself.
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) token: Option<String>,
-    /// A file that holds the token; it is read again when the token has expired
+    /// A file that holds the token
     ///
+    /// It is read again when the token has expired.
     /// Without --token, --token-file and KHALA_TOKEN, the token is that of the context. Without a context, a short-lived token is
     /// minted from the development key file khala.dev.key, if the working directory has one.
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) token_file: Option<std::path::PathBuf>,
-    /// A file that holds the server's auth.admin_token, for commands of operators [env: KHALA_ADMIN_TOKEN, the token itself]
+    /// A file that holds the admin token
+    ///
+    /// The admin token is the server's auth.admin_token. KHALA_ADMIN_TOKEN may hold the token itself.
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) admin_token_file: Option<std::path::PathBuf>,
 }

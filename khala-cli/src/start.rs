@@ -17,6 +17,7 @@ use khala_core::{
 use crate::{
     exit::Failure,
     moment::{Moment, since},
+    notice::Notices,
 };
 
 /// How often a look-up begins anew because the history was trimmed under it.
@@ -47,7 +48,12 @@ enum From {
 
 impl StartAt {
     /// What to join with.
-    pub(crate) async fn resume(self, client: &Client, topic: &Topic) -> Result<Resume, Failure> {
+    pub(crate) async fn resume(
+        self,
+        client: &Client,
+        topic: &Topic,
+        notices: &Notices,
+    ) -> Result<Resume, Failure> {
         if let Some(count) = self.last {
             let Bounds { epoch, floor, head } = client.bounds(topic).await?;
             let after = head.as_u64().saturating_sub(count).max(floor.as_u64());
@@ -56,7 +62,7 @@ impl StartAt {
         if let Some(moment) = self.since {
             let moment = moment.before(SystemClock::new().now());
             let topic = client.topic(topic.clone()).map_err(|fault| Failure::usage(fault.to_string()))?;
-            return Ok(Resume::After(before(&topic, moment).await?));
+            return Ok(Resume::After(before(&topic, moment, notices).await?));
         }
         Ok(match self.from {
             Some(From::Floor) => Resume::Floor,
@@ -67,7 +73,7 @@ impl StartAt {
 }
 
 /// The cursor before the first update that was published at that moment or later.
-async fn before(topic: &TopicHandle, moment: Timestamp) -> Result<Cursor, Failure> {
+async fn before(topic: &TopicHandle, moment: Timestamp, notices: &Notices) -> Result<Cursor, Failure> {
     for _ in 0..ATTEMPTS {
         let Bounds { epoch, floor, head } = topic.bounds().await?;
         let (mut low, mut high) = (floor.as_u64(), head.as_u64());
@@ -89,6 +95,12 @@ async fn before(topic: &TopicHandle, moment: Timestamp) -> Result<Cursor, Failur
             }
         }
         if !trimmed {
+            if low == floor.as_u64() && low > 0 {
+                let name = topic.topic();
+                notices.inform(format_args!(
+                    "{name}: updates up to {floor} are no longer kept; the first one that is follows"
+                ));
+            }
             return Ok(Cursor::new(epoch, watermark(low)));
         }
     }

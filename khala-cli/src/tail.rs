@@ -105,7 +105,7 @@ impl Tail {
                 }
                 Some(Found::NoFile) | None => None,
             };
-            requests.push(self.request(&client, topic, kept).await?);
+            requests.push(self.request(&client, topic, kept, &notices).await?);
             followers.push(Follower::new(topic.clone(), file, kept));
         }
         let mut shared = Shared {
@@ -143,10 +143,11 @@ impl Tail {
         client: &Client,
         topic: &Topic,
         kept: Option<Place>,
+        notices: &Notices,
     ) -> Result<JoinRequest, Failure> {
         let resume = match kept {
             Some(place) => Resume::After(place.cursor),
-            None => self.start.resume(client, topic).await?,
+            None => self.start.resume(client, topic, notices).await?,
         };
         let on_stale = match self.on_stale {
             Stale::Error => OnStale::Error,

@@ -191,9 +191,9 @@ impl Http {
 
     /// The same, where it takes no longer than an answer may.
     pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        within(&SystemClock::new(), self.answer_within, work)
-            .await
-            .unwrap_or_else(|| Err(self.unreachable(format!("no answer within {:?}", self.answer_within))))
+        within(&SystemClock::new(), self.answer_within, work).await.unwrap_or_else(|| {
+            Err(self.unreachable(format!("no answer within {} s", self.answer_within.as_secs_f64())))
+        })
     }
 
     pub(crate) fn unreachable(&self, cause: impl fmt::Display) -> Error {
@@ -206,7 +206,7 @@ impl Http {
         }
         let reason = reason(error);
         if error.is_connect() && error.is_timeout() {
-            self.unreachable(format!("no connection within {:?}", self.connect_timeout))
+            self.unreachable(format!("no connection within {} s", self.connect_timeout.as_secs_f64()))
         } else if reason.ends_with("InvalidContentType") {
             self.unreachable(format!("{reason}: it seems to speak http there, and not https"))
         } else {

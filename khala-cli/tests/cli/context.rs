@@ -22,7 +22,8 @@ fn lines(ended: &Ended) -> Vec<Value> {
 async fn a_context_names_a_server_and_the_sources_of_its_tokens() {
     let (address, folder) = (start().await, tempfile::tempdir().unwrap());
     let (at, url) = (folder.path(), format!("http://{address}"));
-    assert!(lines(&run(at, &["context", "ls"]).await).is_empty());
+    let none = run(at, &["context", "ls"]).await;
+    assert!(lines(&none).is_empty() && none.stderr.contains("`khala context add`"), "{}", none.stderr);
     fs::write(at.join("token"), token() + "\n").unwrap();
     fs::write(at.join("admin"), ADMIN).unwrap();
     let command =

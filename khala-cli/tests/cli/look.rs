@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     time::sleep,
 };
 
@@ -208,6 +208,27 @@ async fn a_node_tells_who_is_connected_and_how_it_does() {
         assert_eq!(ended.code, Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains("there is no admin token"), "{}", ended.stderr);
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_interrupted_publish_says_how_far_it_came() {
+    let (address, folder) = (start().await, tempfile::tempdir().unwrap());
+    let mut child = khala_at(address, folder.path(), &["publish", "run:7/a", "--ack"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").await.unwrap();
+    let mut acknowledged = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    while !acknowledged.contains("\"last_seq\":2") {
+        assert!(stdout.read_line(&mut acknowledged).await.unwrap() > 0, "{acknowledged}");
+    }
+    let id = child.id().unwrap().to_string();
+    assert!(tokio::process::Command::new("kill").args(["-s", "INT", &id]).status().await.unwrap().success());
+    let ended = end(child).await;
+    assert_eq!((ended.code, &*ended.stderr), (Some(130), "khala: interrupted (2 updates were published)\n"));
 }
 
 #[tokio::test]

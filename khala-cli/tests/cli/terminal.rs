@@ -87,7 +87,7 @@ async fn lists_are_tables() {
     on_terminal(address, at, 80, "publish run:7 1 --doc-key d", true).await;
     for (words, shows) in [
         ("topics", &["TOPIC  FLOOR  HEAD  KEPT  EPOCH", "run:7      0     1     1  "][..]),
-        ("documents run:7", &["  1  update  d  1\n", "khala: 1 documents as of update 1\n"]),
+        ("documents run:7", &["  1  update  d  1\n", "khala: 1 document as of update 1\n"]),
         ("connections", &["open connections: 0; "]),
         ("stats", &["stale cursors ", "ANNOUNCEMENTS  SENT", "heads  "]),
         ("context ls", &["NAME  URL  TOKEN  ADMIN TOKEN"]),

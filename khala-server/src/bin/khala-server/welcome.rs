@@ -56,7 +56,7 @@ Follow a topic:
 
 Publish to it from another terminal:
 
-    echo '{{\"text\":\"hello\"}}' | khala publish {TOPIC} --kind note
+    khala publish {TOPIC} '{{\"text\":\"hello\"}}' --kind note
 
 or without the khala command:
 
