@@ -14,27 +14,29 @@ pub(crate) const MAX_TOKEN: usize = 8 * 1024;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct JwtOptions {
-    /// The `iss` that tokens must have, and get; neither checked nor set where there is none.
+    /// The `iss` that a token must have, and that minted tokens get. Without it, `iss` is neither checked nor
+    /// set. Example: `"https://login.example"`.
     pub issuer: Option<String>,
-    /// The `aud` that tokens must name, and get; neither checked nor set where there is none.
+    /// The `aud` that a token must name, and that minted tokens get. Without it, `aud` is neither checked nor
+    /// set. Example: `"khala"`.
     pub audience: Option<String>,
-    /// The claims version that tokens must have, and get; neither checked nor set where there is none. A number
-    /// in a token is compared as text.
+    /// The claims version that a token must have, and that minted tokens get. Without it, the version is
+    /// neither checked nor set. A number in a token is compared as text. Example: `"2"`.
     pub claims_version: Option<String>,
-    /// How far the clock of the token's issuer and the clock of this server may be apart. Default: 5 s.
+    /// How far the clocks of the token's issuer and of this server may differ. Default: 5 s.
     #[serde(rename = "leeway_seconds", with = "seconds")]
     pub leeway: Duration,
-    /// How long after its `iat` a token is good at most, whatever its `exp` says. None: no limit. Default: 24
-    /// h.
+    /// How long a token is accepted after its `iat`, whatever its `exp` says. None: no limit. Default: 24 h.
     #[serde(rename = "max_age_seconds", with = "seconds_or_none")]
     pub max_age: Option<Duration>,
-    /// Whether a token must have an `iat` even without a maximal age. Default: false.
+    /// Whether a token must have an `iat` even if there is no maximal age. Default: false.
     pub require_iat: bool,
     /// Whether a token must have a `jti`, by which it can be revoked. Default: true.
     pub require_jti: bool,
     /// The names of the claims that have no name in RFC 7519.
     pub claim_names: ClaimNames,
-    /// Further claims of text that topic patterns bind, by their names in the token. Example: `["team"]`.
+    /// Further claims that topic patterns bind, by their names in the token. Their values are text. Example:
+    /// `["team"]`.
     pub bind_claims: Vec<String>,
 }
 
@@ -59,12 +61,12 @@ impl Default for JwtOptions {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct ClaimNames {
-    /// The claim of the scopes: one text with spaces between them (RFC 8693), or a list of texts. Default:
-    /// `scope`.
+    /// The name of the claim with the scopes. The claim is one text with spaces between the scopes (RFC 8693),
+    /// or a list of texts. Default: `scope`.
     pub scopes: String,
-    /// The claim of the subject's organisation. Default: `org_id`.
+    /// The name of the claim with the subject's organisation. Default: `org_id`.
     pub organisation: String,
-    /// The claim of the claims version. Default: `claims_version`.
+    /// The name of the claim with the claims version. Default: `claims_version`.
     pub version: String,
 }
 

@@ -15,34 +15,36 @@ use serde::{Deserialize, Serialize, Serializer};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct NatsOptions {
-    /// Where NATS is: the servers of one cluster, tried in any order, as `["nats://nats-1:4222",
-    /// "tls://nats-2:4222"]`. With them NATS carries the announcements between nodes. A user and password in an
-    /// address, or a token in the place of a user, are taken as credentials.
+    /// The servers of one NATS cluster, tried in any order. If they are set, NATS carries the announcements
+    /// between nodes. A user and password in an address, or a token instead of a user, are used as credentials.
+    /// Example: `["nats://nats-1:4222", "tls://nats-2:4222"]`.
     #[serde(serialize_with = "masked")]
     pub servers: Vec<String>,
-    /// What all subjects start with; the same on all nodes of one database, and different for applications that
-    /// share a NATS. It is words of `A-Z a-z 0-9 _ -` with single dots between them.
+    /// The first words of all subjects: words of `A-Z a-z 0-9 _ -` with single dots between them. It is the
+    /// same on all nodes of one database, and different for applications that share a NATS.
     pub prefix: String,
-    /// What NATS lists the connection as; `khala-server` adds the name of the node.
+    /// The name of the connection in NATS' lists. `khala-server` adds the name of the node.
     pub name: String,
-    /// Whether a connection without TLS is refused. It is also refused with any of the next three, or a server
-    /// `tls://…`.
+    /// Whether a connection without TLS is refused. A connection without TLS is also refused if one of the next
+    /// three settings is set, or a server is `tls://…`.
     pub require_tls: bool,
-    /// The authorities that NATS is trusted by, PEM; those that the system trusts where not set.
+    /// The authorities whose certificates are accepted from NATS, as PEM. Without it, the authorities that the
+    /// system trusts. Example: `"/etc/khala/nats-ca.pem"`.
     pub tls_ca_file: Option<PathBuf>,
-    /// A certificate with which this node authenticates, PEM. It needs `tls_key_file`.
+    /// The certificate with which this node authenticates, as PEM. It needs `tls_key_file`. Example:
+    /// `"/etc/khala/nats-cert.pem"`.
     pub tls_cert_file: Option<PathBuf>,
-    /// The private key of `tls_cert_file`, PEM.
+    /// The private key of `tls_cert_file`, as PEM. Example: `"/etc/khala/nats-key.pem"`.
     pub tls_key_file: Option<PathBuf>,
     /// How long one attempt to connect may take.
     #[serde(rename = "connect_timeout_seconds", with = "seconds")]
     pub connect_timeout: Duration,
-    /// How often a quiet connection is pinged. A connection that died silently is noticed after three of these.
-    /// At least every millisecond.
+    /// How often a quiet connection is pinged, at least every millisecond. A connection that died silently is
+    /// noticed after three pings.
     #[serde(rename = "ping_interval_seconds", with = "seconds")]
     pub ping_interval: Duration,
-    /// How long announced heads are remembered, to be sent again to nodes that missed them. More than the
-    /// interval at which subscribers poll gains nothing.
+    /// How long announced heads are remembered, so that they can be sent again to nodes that missed them. A
+    /// time longer than `session.poll_interval_seconds` gains nothing.
     #[serde(rename = "remember_seconds", with = "seconds")]
     pub remember: Duration,
     /// What the fanout's tasks report to. Default: a health of its own.
@@ -90,17 +92,17 @@ pub enum NatsCredentials {
 struct CredentialFields {
     /// A credentials file (`.creds`), as `nsc generate creds` writes it. Example: `"/etc/khala/nats.creds"`.
     credentials_file: Option<PathBuf>,
-    /// A file with the seed of a user's nkey (it begins with `SU`).
+    /// A file with the seed of a user's nkey. The seed begins with `SU`. Example: `"/etc/khala/nats.nk"`.
     nkey_seed_file: Option<PathBuf>,
-    /// A token.
+    /// The token with which this node authenticates. Example: `"a-token-of-nats"`.
     token: Option<Secret>,
-    /// A file that holds the token.
+    /// A file that holds the token, instead of `token`. Example: `"/etc/khala/nats-token"`.
     token_file: Option<PathBuf>,
-    /// A user. It needs `password` or `password_file`.
+    /// The user with which this node authenticates. It needs `password` or `password_file`. Example: `"khala"`.
     user: Option<String>,
-    /// The user's password.
+    /// The user's password. Example: `"a-password-of-nats"`.
     password: Option<Secret>,
-    /// A file that holds the password.
+    /// A file that holds the password, instead of `password`. Example: `"/etc/khala/nats-password"`.
     password_file: Option<PathBuf>,
 }
 

@@ -57,9 +57,9 @@ pub struct Window<T> {
 #[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>"))]
 struct WindowFields<T> {
-    /// The oldest that is let in. Example: `"1.20.3"` for a build, `2` for a version.
+    /// The oldest version that is accepted. Example: `"1.20.3"` for a build, `2` for another version.
     min: Option<T>,
-    /// The newest that is let in.
+    /// The newest version that is accepted. Example: `"1.30"` for a build, `3` for another version.
     max: Option<T>,
 }
 

@@ -10,42 +10,44 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Limits {
-    /// Bytes of a request's body; of a stream of updates, of one line. Default: 8 MiB.
+    /// The most bytes of a request's body; in a stream of updates, of one line. Default: 8 MiB.
     pub body_bytes: usize,
-    /// How long a request's body may take to arrive; of a stream of updates, the next line, and what a line may
-    /// wait for a rate. Default: 30 s.
+    /// How long a request's body may take to arrive. In a stream of updates, how long the next line may take,
+    /// and how long a line may wait for a rate. Default: 30 s.
     #[serde(rename = "body_timeout_seconds", with = "seconds")]
     pub body_timeout: Duration,
-    /// Bytes of a WebSocket message from a client, and of each of its frames. Default: 64 KiB.
+    /// The most bytes of a WebSocket message from a client, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
-    /// Connections over HTTP open at once, of all clients, that are not WebSockets. Set this and
-    /// `admission.connections` so that together they stay below the number of files that the process may open.
-    /// Default: no limit.
+    /// The most HTTP connections of all clients that are open at once. WebSockets do not count. Set this and
+    /// `admission.connections` so that together they are less than the number of files that the process may
+    /// open. Example: `2000`. Default: no limit.
     #[serde(with = "or_none")]
     pub http_connections: Option<NonZeroU32>,
-    /// HTTP connections of one address (IPv6: one /64) open at once, but for those of trusted proxies. Default:
-    /// no limit.
+    /// The most HTTP connections of one address (IPv6: one /64) that are open at once. Connections of trusted
+    /// proxies do not count. Example: `100`. Default: no limit.
     #[serde(with = "or_none")]
     pub http_connections_per_address: Option<NonZeroU32>,
-    /// Requests under way at once of one token's `sub`. A request ends when its client has taken the answer, or
-    /// is gone, and what it publishes is stored. A stream of updates is one request, and a WebSocket is none.
-    /// Default: no limit.
+    /// The most requests of one token's `sub` that run at once. A request ends when its client has taken the
+    /// answer or has disconnected, and its updates are stored. A stream of updates is one request. A WebSocket
+    /// is no request. Example: `20`. Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_subject: Option<NonZeroU32>,
-    /// Requests under way at once of one address (behind trusted proxies: of the client's). Default: no limit.
+    /// The most requests of one address that run at once. Behind trusted proxies, the client's address counts.
+    /// Example: `100`. Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_address: Option<NonZeroU32>,
-    /// How long the head of a request may take to arrive, from its first byte; on a new connection from its
-    /// start. Default: 10 s.
+    /// How long the head of a request may take to arrive, from its first byte. On a new connection, the time
+    /// counts from the connection's start. Default: 10 s.
     #[serde(rename = "header_timeout_seconds", with = "seconds")]
     pub header_timeout: Duration,
-    /// How long a connection stays open between two requests: so long at least, and a quarter longer at most. Set it longer than
-    /// a load balancer in front keeps its own connections (often 60 s): a request that meets the close is lost. Default: 75 s.
+    /// How long a connection stays open between two requests: at least this long, and at most a quarter longer.
+    /// Set it longer than a load balancer in front keeps its own connections (often 60 s), because a request
+    /// that meets the close is lost. Default: 75 s.
     #[serde(rename = "keep_alive_timeout_seconds", with = "seconds")]
     pub keep_alive_timeout: Duration,
-    /// Bytes that the operating system may buffer for one client. The system takes bytes from the server in
-    /// steps of about a third of its buffer: with a large one, a client that reads slowly looks like one that
-    /// takes nothing. None: the system decides. Default: 256 KiB.
+    /// How many bytes the operating system may buffer for one client. The system takes bytes from the server in
+    /// steps of about a third of its buffer: with a large buffer, a client that reads slowly looks like a
+    /// client that takes nothing. None: the system decides. Default: 256 KiB.
     #[serde(with = "or_none")]
     pub send_buffer_bytes: Option<usize>,
     /// How long a client may take nothing of an answer over HTTP. Default: 30 s.

@@ -17,14 +17,15 @@ use crate::fault::{BACKEND, error};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ListenOptions {
-    /// The address for LISTEN alone, which takes a connection that stays; needed where `postgres.pooler` is
-    /// set. The store's own address where not set.
+    /// The address for LISTEN alone, which needs a lasting connection. It is needed if `postgres.pooler` is
+    /// set. Without it, the store's own address. Example: `"postgres://khala@db.example/khala"`.
     #[serde(skip_serializing)]
     pub url: Option<String>,
-    /// How often the connection that listens must hear itself, or is made anew; at least 10 ms.
+    /// How often the connection that listens must hear its own heartbeat; otherwise it is opened again. At
+    /// least 10 ms.
     #[serde(rename = "heartbeat_seconds", with = "seconds")]
     pub heartbeat: Duration,
-    /// How often, while nothing listens, listening is tried again and the heads of watched topics are read; at
+    /// While nothing listens: how often listening is tried again, and the heads of watched topics are read. At
     /// least 10 ms.
     #[serde(rename = "poll_interval_seconds", with = "seconds")]
     pub poll_interval: Duration,
@@ -111,30 +112,34 @@ impl fmt::Display for Schema {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct PostgresOptions {
-    /// The user that connects, instead of the one in the address.
+    /// The user that connects, instead of the user in the address. Example: `"khala_server"`.
     pub user: Option<String>,
-    /// The user's password, instead of the one in the address.
+    /// The user's password, instead of the password in the address. Example: `"server-secret"`.
     pub password: Option<Secret>,
-    /// A file that holds the password, instead of `password`. It is read at the start.
+    /// A file that holds the password, instead of `password`. It is read at the start. Example:
+    /// `"/etc/khala/postgres-password"`.
     pub password_file: Option<PathBuf>,
     /// Parameters that PostgreSQL sets for each connection at its start, as libpq's `options` does. A pooler
-    /// may refuse them. `application_name` is Khala's own. Example: `{search_path = "app", work_mem = "64MB"}`.
+    /// may refuse them. `application_name` is always Khala's own. Example:
+    /// `{search_path = "app", work_mem = "64MB"}`.
     pub options: BTreeMap<String, String>,
     /// The schema that holds Khala's tables.
     pub schema: Schema,
-    /// How many connections read, and how many write, at most; a node has at most twice as many, and two more.
+    /// How many connections read at most, and how many write. A node has at most twice as many connections, and
+    /// two more.
     pub connections: NonZeroU32,
-    /// Groups of appends under way at once; a topic always belongs to the same one.
+    /// How many groups of appends are written at once. A topic always belongs to the same group.
     pub writers: NonZeroU32,
-    /// Whether the address is that of a pooler in transaction mode, as pgbouncer is run: then every statement
-    /// stands in a transaction, and none is prepared for longer.
+    /// Whether the address is that of a pooler in transaction mode, such as pgbouncer. Then every statement
+    /// runs in a transaction, and no statement stays prepared.
     pub pooler: bool,
-    /// Whether the start creates and updates the tables. If not, they must be there: `khala-server migrate`.
+    /// Whether the server creates and updates the tables when it starts. If not, `khala-server migrate` must
+    /// have done it.
     pub migrate: bool,
     /// How long to wait for a connection.
     #[serde(rename = "connect_timeout_seconds", with = "seconds")]
     pub connect_timeout: Duration,
-    /// How long a topic may be locked by another transaction before an append to it is given up.
+    /// How long an append waits for a topic that another transaction has locked before it fails.
     #[serde(rename = "lock_timeout_seconds", with = "seconds")]
     pub lock_timeout: Duration,
     /// How long a statement, or a group of appends, may take before its connection is given up.

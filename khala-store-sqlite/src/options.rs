@@ -25,16 +25,16 @@ pub enum Durability {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SqliteOptions {
-    /// When an append, or a revocation, is on stable storage: `full`, before it is acknowledged and before
-    /// anybody can read it; or `may_lose_last_commits_on_power_loss`, some time after.
+    /// When an append or a revocation is on stable storage. `full`: before it is acknowledged and before
+    /// anybody can read it. `may_lose_last_commits_on_power_loss`: some time later.
     pub durability: Durability,
     /// How many connections read, and so how many reads run at once.
     pub readers: NonZeroUsize,
     /// How long to wait for a lock that another process holds.
     #[serde(rename = "busy_timeout_seconds", with = "seconds")]
     pub busy_timeout: Duration,
-    /// How often the writes of other processes are looked for, while any topic, or the revocations, are
-    /// watched; at least every millisecond.
+    /// How often the server looks for writes of other processes, while a topic or the revocations are watched.
+    /// At least every millisecond.
     #[serde(rename = "watch_interval_seconds", with = "seconds")]
     pub watch_interval: Duration,
     /// What the store's threads report to. Default: a health of its own.

@@ -74,11 +74,11 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data")]
 pub struct RemoteKeysOptions {
-    /// How often the address is fetched. Default: 300 s.
+    /// How often the keys are fetched from the address. Default: 300 s.
     #[serde(rename = "refresh_interval_seconds", with = "seconds")]
     pub refresh_interval: Duration,
-    /// How often tokens with an unknown `kid` make it be fetched at most, and how soon again after a fetch
-    /// failed, at least a second. Default: 10 s.
+    /// The shortest time between two fetches that tokens with an unknown `kid` cause, and before the next fetch
+    /// after a failed one. It is at least a second. Default: 10 s.
     #[serde(rename = "min_refresh_interval_seconds", with = "seconds")]
     pub min_refresh_interval: Duration,
     /// Whether the keys check the credentials of a mint: the metrics call this source `credential` then, otherwise `jwks`.

@@ -16,45 +16,48 @@ use crate::config::or_none;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct AdmissionOptions {
-    /// WebSockets open at once, of all clients.
+    /// The most WebSockets that are open at once, of all clients. Example: `20_000`.
     #[serde(with = "or_none")]
     pub connections: Option<NonZeroU32>,
-    /// WebSockets open at once, of one token's `sub`.
+    /// The most WebSockets of one token's `sub` that are open at once. Example: `50`.
     #[serde(with = "or_none")]
     pub connections_per_subject: Option<NonZeroU32>,
-    /// WebSockets open at once, of one address (IPv6: one /64).
+    /// The most WebSockets of one address (IPv6: one /64) that are open at once. Example: `1000`.
     #[serde(with = "or_none")]
     pub connections_per_address: Option<NonZeroU32>,
-    /// WebSockets that one `sub` opens. Example: `{per_second = 5, burst = 50}`.
+    /// The rate at which one `sub` may open WebSockets. Example: `{per_second = 5, burst = 50}`.
     #[serde(with = "or_none")]
     pub connects_per_subject: Option<Rate>,
-    /// WebSockets that one address opens.
+    /// The rate at which one address may open WebSockets. Example: `{per_second = 50, burst = 500}`.
     #[serde(with = "or_none")]
     pub connects_per_address: Option<Rate>,
-    /// Joins on one connection.
+    /// The rate of joins on one connection.
     #[serde(with = "or_none")]
     pub joins_per_connection: Option<Rate>,
-    /// Joins on all connections of one `sub` together.
+    /// The rate of joins on all connections of one `sub` together. Example: `{per_second = 200, burst = 4000}`.
     #[serde(with = "or_none")]
     pub joins_per_subject: Option<Rate>,
-    /// Joins on all connections of one address together.
+    /// The rate of joins on all connections of one address together. Example:
+    /// `{per_second = 2000, burst = 40_000}`.
     #[serde(with = "or_none")]
     pub joins_per_address: Option<Rate>,
-    /// Frames from a client on one connection: text, pings, pongs, and each fragment of a message.
+    /// The rate of frames from a client on one connection: text, pings, pongs, and each fragment of a message.
     #[serde(with = "or_none")]
     pub frames_per_connection: Option<Rate>,
-    /// Frames on all connections of one `sub` together.
+    /// The rate of frames on all connections of one `sub` together. Example:
+    /// `{per_second = 1000, burst = 20_000}`.
     #[serde(with = "or_none")]
     pub frames_per_subject: Option<Rate>,
-    /// Frames on all connections of one address together.
+    /// The rate of frames on all connections of one address together. Example:
+    /// `{per_second = 10_000, burst = 200_000}`.
     #[serde(with = "or_none")]
     pub frames_per_address: Option<Rate>,
-    /// Updates that one `sub` publishes over HTTP (by [`publish_as`](crate::Khala::publish_as)), to all topics
-    /// together, on each node.
+    /// The rate at which one `sub` may publish updates over HTTP (by [`publish_as`](crate::Khala::publish_as)),
+    /// to all topics together, on each node. Example: `{per_second = 500, burst = 5000}`.
     #[serde(with = "or_none")]
     pub publishes_per_subject: Option<Rate>,
-    /// Topics that one `sub` creates over HTTP (by [`publish_as`](crate::Khala::publish_as)), by publishing the
-    /// first update to each, on each node.
+    /// The rate at which one `sub` may create topics over HTTP (by [`publish_as`](crate::Khala::publish_as)),
+    /// by publishing the first update to each of them, on each node.
     #[serde(with = "or_none")]
     pub new_topics_per_subject: Option<Rate>,
 }

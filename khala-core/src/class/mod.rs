@@ -30,40 +30,44 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TopicClass {
-    /// What it is called in metrics and settings: 1 to 64 of `a-z 0-9 _`, and not `none`.
+    /// The name of the class in metrics and settings: 1 to 64 characters of `a-z 0-9 _`, and not `none`.
+    /// Example: `"run_events"`.
     pub name: String,
-    /// The names of the topics that it is for. Example: `"run:{run_id}:events"`.
+    /// The pattern of the names of the class's topics. Example: `"run:{run_id}:events"`.
     pub pattern: TopicPattern,
-    /// The scopes of which one is enough to read. Empty: nobody reads.
+    /// The scopes that open the class's topics for reading. One of them is enough. Empty: nobody reads.
+    /// Example: `["khala:read"]`.
     #[serde(default)]
     pub read: Vec<String>,
-    /// The scopes of which one is enough to publish. Empty: nobody publishes.
+    /// The scopes that open the class's topics for publishing. One of them is enough. Empty: nobody publishes.
+    /// Example: `["khala:publish"]`.
     #[serde(default)]
     pub publish: Vec<String>,
-    /// `hot`, `warm` or `cold`: what clients and operators are told of how it is used.
+    /// `hot`, `warm` or `cold`: how the topics are used, as clients and operators are told.
     #[serde(default = "default_tier")]
     pub tier: Tier,
-    /// How many updates a cursor may be behind the head to be resumed from. None: no limit.
+    /// How many updates a cursor may be behind the head and still be resumed. None: no limit.
     #[serde(default = "default_replay_budget", with = "or_none")]
     pub replay_budget: Option<u64>,
-    /// Updates that are published to one of its topics over HTTP, on each node. None: no limit.
+    /// The rate at which updates may be published to one topic over HTTP, on each node. None: no limit.
     #[serde(default = "default_publish_rate", with = "or_none")]
     pub publish_rate: Option<Rate>,
-    /// Bytes of one update's payload, over HTTP. None: no limit.
+    /// The most bytes of one update's payload, over HTTP. None: no limit.
     #[serde(default = "default_payload_bytes", with = "or_none")]
     pub payload_bytes: Option<usize>,
-    /// Bytes of a payload that travels within an update batch; a larger one is fetched. None: no limit.
+    /// The most bytes of a payload that is sent in a batch of updates. Clients fetch a larger payload over
+    /// HTTP. None: no limit. Example: `16_384`.
     #[serde(default, with = "or_none")]
     pub inline_bytes: Option<usize>,
-    /// Whether updates that are published without a `payload_hash` are given one (RFC 8785 canonical JSON,
-    /// SHA-256), and those of others whose own is another are refused.
+    /// Whether an update that is published without a `payload_hash` gets one (RFC 8785 canonical JSON,
+    /// SHA-256), and an update with a wrong `payload_hash` is refused.
     #[serde(default)]
     pub hashes: bool,
     /// How much of its history is kept.
     #[serde(default)]
     pub retain: Retain,
-    /// How long a connection that follows one of its topics may take nothing of what it is sent. None: as long
-    /// as any connection may.
+    /// How long a connection that follows one of the topics may take nothing of what it is sent. None: as long
+    /// as any connection may. Example: `10`.
     #[serde(default, rename = "stall_timeout_seconds", with = "seconds_or_none")]
     pub stall_timeout: Option<Duration>,
 }

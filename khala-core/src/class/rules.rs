@@ -43,18 +43,18 @@ impl Tier {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct Retain {
-    /// How old updates become. None: no limit.
+    /// How old an update may become before it is deleted. None: no limit.
     #[serde(rename = "age_seconds", with = "seconds_or_none")]
     pub age: Option<Duration>,
-    /// How many of a topic's newest updates are kept at most. None: no limit.
+    /// How many of a topic's newest updates are kept. None: no limit. Example: `50_000`.
     #[serde(with = "or_none")]
     pub updates: Option<u64>,
-    /// Of how many bytes a topic's newest updates are kept at most. None: no limit.
+    /// How many bytes of a topic's newest updates are kept. None: no limit. Example: `104_857_600`.
     #[serde(with = "or_none")]
     pub bytes: Option<u64>,
     /// The age at which the tombstone of a deleted document is deleted, once its updates are no longer kept.
     /// The version of the document is deleted with the tombstone: after that, an older version is accepted.
-    /// None: all tombstones are kept.
+    /// None: all tombstones are kept. Example: `2_592_000`.
     #[serde(rename = "tombstones_seconds", with = "seconds_or_none")]
     pub tombstones: Option<Duration>,
 }

@@ -41,17 +41,17 @@ const TOLD: usize = 10_000;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct ReplayOptions {
-    /// Pages of history that joins may ask for behind the tail. None: no limit.
+    /// The rate at which joins may ask for pages of history behind the tail. None: no limit.
     #[serde(with = "or_none")]
     pub rate: Option<Rate>,
-    /// Reads of the journal behind the tail at once; more wait in a fair queue.
+    /// How many reads of the journal behind the tail run at once. More reads wait in a fair queue.
     pub concurrent_reads: NonZeroUsize,
-    /// The longest time after which a client that is turned away is told to come back.
+    /// The longest time after which a client that is turned away is told to return.
     #[serde(rename = "max_retry_after_seconds", with = "seconds")]
     pub max_retry_after: Duration,
-    /// Pages of history (of 200 updates) that are read and sent in all while something is appended on this
-    /// node: the rest of the machine is for publishers. While nothing is appended there is no such limit. Pages
-    /// over HTTP wait in the queue, and are not throttled. None: never throttled.
+    /// The rate at which all clients together are sent pages of history (of 200 updates) while updates are
+    /// appended on this node, so that publishers have the rest of the machine. While nothing is appended, there
+    /// is no such limit. Pages over HTTP wait in the queue, and are not throttled. None: never throttled.
     #[serde(with = "or_none")]
     pub rate_while_appending: Option<Rate>,
 }

@@ -16,20 +16,20 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SweepOptions {
-    /// How many cursors a sweep may make stale, of connected subscribers and of those that were connected
-    /// recently; a sweep that would make more stale is held back. None: no limit.
+    /// How many cursors a sweep may make stale, of subscribers that are connected or were connected recently. A
+    /// sweep that would make more cursors stale is held back. None: no limit. Example: `100`.
     #[serde(with = "or_none")]
     pub max_stale_cursors: Option<u64>,
-    /// How long a node's lease on the sweeper lasts that is not renewed: how long no node sweeps after the one
-    /// that did was killed. It must be more than the clocks of the nodes differ.
+    /// How long the sweeper's lease of a node lasts if the node does not renew it. For that long no node sweeps
+    /// after the sweeper was killed. It must be longer than the nodes' clocks differ.
     #[serde(rename = "lease_duration_seconds", with = "seconds")]
     pub lease_duration: Duration,
-    /// How long the cursor of a subscriber that went counts as recent.
+    /// How long the cursor of a subscriber that has left counts as recent.
     #[serde(rename = "recent_cursor_seconds", with = "seconds")]
     pub recent_cursor: Duration,
-    /// How long a topic without updates, documents and dedup keys must have been idle until it is retired: it
-    /// is not listed and no sweep looks at it, until something is published to it. Its epoch and its head stay,
-    /// so that its cursors are judged as before. None: topics are not retired.
+    /// How long a topic without updates, documents and dedup keys must be idle before it is retired. A retired
+    /// topic is not listed, and no sweep looks at it, until something is published to it. Its epoch and its
+    /// head stay, so that its cursors are judged as before. None: topics are not retired.
     #[serde(rename = "retire_after_seconds", with = "seconds_or_none")]
     pub retire_after: Option<Duration>,
 }

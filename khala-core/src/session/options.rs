@@ -11,33 +11,33 @@ use crate::config::{or_none, seconds};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct SessionOptions {
-    /// Topics that one connection may join.
+    /// How many topics one connection may join.
     pub topics: usize,
-    /// Silence of a client after which it counts as gone, by a second look a second later: what came while the
-    /// server itself stood still is read first.
+    /// How long a client may be silent before its connection is closed. The server looks a second time after
+    /// another second, so that frames which arrived while the server itself was paused are read first.
     #[serde(rename = "heartbeat_timeout_seconds", with = "seconds")]
     pub heartbeat_timeout: Duration,
-    /// How often the journal is asked although nothing was announced.
+    /// How often the journal is read although nothing was announced.
     #[serde(rename = "poll_interval_seconds", with = "seconds")]
     pub poll_interval: Duration,
-    /// Silence on a topic after which its head is sent.
+    /// How long a topic must be silent before its head is sent.
     #[serde(rename = "head_interval_seconds", with = "seconds")]
     pub head_interval: Duration,
-    /// Wait before a failed read is tried again; clients are told the same. After each failure in a row a
-    /// joined topic waits twice as long, up to `poll_interval`.
+    /// How long to wait before a failed read is tried again. Clients are told the same time. After each further
+    /// failure a joined topic waits twice as long, up to `poll_interval_seconds`.
     #[serde(rename = "retry_after_seconds", with = "seconds")]
     pub retry_after: Duration,
     /// How long a WebSocket connection may take nothing of what it is sent before it is evicted. A topic's
-    /// class may be stricter.
+    /// class may set a shorter time.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
-    /// Bytes that all connections together may hold unsent; past it, connections that take nothing for five
-    /// seconds are evicted. None: no limit.
+    /// How many unsent bytes all connections together may hold. If they hold more, connections that take
+    /// nothing for five seconds are evicted. None: no limit.
     #[serde(with = "or_none")]
     pub outbox_bytes: Option<u64>,
-    /// Malformed frames that are ignored before the connection is closed.
+    /// How many malformed frames are ignored before the connection is closed.
     pub malformed_frames: u32,
-    /// Reads of the journal for one connection at once.
+    /// How many reads of the journal one connection may have at once.
     pub concurrent_reads: NonZeroUsize,
 }
 

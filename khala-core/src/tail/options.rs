@@ -11,15 +11,16 @@ use crate::{config::seconds, journal::ReadLimit};
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct TailOptions {
-    /// Memory for the newest updates of a followed topic, roughly, beyond its newest page.
+    /// About how much memory the newest updates of a followed topic may use, in addition to its newest page.
     pub topic_bytes: usize,
-    /// Memory for older history of a topic that was read recently and that others may replay, roughly.
+    /// About how much memory the older history of a topic may use that was read recently and that other clients
+    /// may replay.
     pub history_bytes: usize,
-    /// Memory of all topics together, roughly, and half of the node's memory budget at most. Past it topics
-    /// drop what they hold, the one that was filled first before the others.
+    /// About how much memory all topics together may use, and at most half of the node's memory budget. Beyond
+    /// it, topics drop what they hold, beginning with the topic that was filled first.
     pub total_bytes: usize,
-    /// Bytes of a batch of updates, and of a page of a snapshot, as they are sent: each stays below this, unless one update alone
-    /// is larger. Some WebSocket clients refuse messages of more than 1 MiB.
+    /// Each batch of updates and each page of a snapshot is smaller than this many bytes when it is sent,
+    /// unless one update alone is larger. Some WebSocket clients refuse messages of more than 1 MiB.
     pub batch_bytes: usize,
     /// How long a topic that nobody follows stays in memory.
     #[serde(rename = "idle_seconds", with = "seconds")]

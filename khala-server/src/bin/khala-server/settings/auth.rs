@@ -12,26 +12,31 @@ use super::checks::exclude;
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthSettings {
-    /// A secret that tokens without a `kid` are signed with, at least 32 bytes.
+    /// The secret that signs tokens without a `kid`, at least 32 bytes. Example:
+    /// `"fPnq3t0yVbXy9wC1l7Zk5r2s8u4D6e0A"`.
     pub(crate) hs256_key: Option<Secret>,
-    /// A file that holds it, instead of `hs256_key`. Example: `"/etc/khala/key"`.
+    /// A file that holds the secret, instead of `hs256_key`. Example: `"/etc/khala/key"`.
     pub(crate) hs256_key_file: Option<PathBuf>,
-    /// More keys, each a table `[[auth.keys]]`.
+    /// Further keys, each a table `[[auth.keys]]`. Example:
+    /// `[{kid = "2026-12", algorithm = "ES256", public_key_file = "/etc/khala/2026-12.pem"}]`.
     pub(crate) keys: Vec<KeySettings>,
-    /// A JWK Set; read each second and on SIGHUP. Example: `"/etc/khala/keys.json"`.
+    /// A file with a JWK Set. The server looks at it each second and on SIGHUP. Example:
+    /// `"/etc/khala/keys.json"`.
     pub(crate) keys_file: Option<PathBuf>,
-    /// Where a JWK Set is: https, or http on this machine. Example: `"https://login.example/.well-known/jwks.json"`.
+    /// The address of a JWK Set: https, or http on this machine. Example:
+    /// `"https://login.example/.well-known/jwks.json"`.
     pub(crate) jwks_url: Option<String>,
     pub(crate) jwks: RemoteKeysOptions,
-    /// The origins whose pages may talk to the server, over HTTP and over the WebSocket, as
-    /// `["https://app.example", "https://*.example.org"]`. Where not set, pages of any origin may: no browser sends a
-    /// bearer token by itself.
+    /// The origins whose pages may use the server, over HTTP and over the WebSocket. Without it, pages of any
+    /// origin may, because no browser sends a bearer token by itself. Example:
+    /// `["https://app.example", "https://*.example.org"]`.
     pub(crate) origins: Option<Vec<String>>,
-    /// What opens `/internal/v1/khala/`, at least 32 characters; closed where neither this nor the file is set.
+    /// The secret that opens `/internal/v1/khala/`, at least 32 characters. Without it and without
+    /// `admin_token_file`, these routes are closed. Example: `"an-admin-secret-of-32-characters-or-more"`.
     pub(crate) admin_token: Option<Secret>,
-    /// A file that holds it, instead of `admin_token`.
+    /// A file that holds the secret, instead of `admin_token`. Example: `"/etc/khala/admin"`.
     pub(crate) admin_token_file: Option<PathBuf>,
-    /// Addresses and networks of proxies whose `X-Forwarded-For` is believed, as `["10.0.0.0/8"]`.
+    /// The addresses and networks of proxies whose `X-Forwarded-For` is believed. Example: `["10.0.0.0/8"]`.
     pub(crate) trusted_proxies: Vec<String>,
 }
 
@@ -84,15 +89,15 @@ pub(super) fn check_claim_names(names: &ClaimNames) -> Result<(), String> {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeySettings {
-    /// The key's name, as tokens have it in `kid`.
+    /// The key's name, which tokens have in `kid`. Example: `"2026-12"`.
     pub(crate) kid: String,
-    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    /// The key's algorithm: `HS256`, `RS256`, `ES256` or `EdDSA`. Example: `"ES256"`.
     pub(crate) algorithm: String,
-    /// For HS256: at least 32 bytes.
+    /// The secret of an HS256 key, at least 32 bytes. Example: `"fPnq3t0yVbXy9wC1l7Zk5r2s8u4D6e0A"`.
     pub(crate) secret: Option<Secret>,
-    /// For HS256: a file that holds them, instead of `secret`.
+    /// A file that holds the secret of an HS256 key, instead of `secret`. Example: `"/etc/khala/2026-12"`.
     pub(crate) secret_file: Option<PathBuf>,
-    /// For the others: the public key, PEM.
+    /// A file with the public key of any other algorithm, as PEM. Example: `"/etc/khala/2026-12.pem"`.
     pub(crate) public_key_file: Option<PathBuf>,
 }
 
@@ -114,27 +119,30 @@ impl KeySettings {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct MintSettings {
-    /// What the application's backend proves itself with to have tokens made, at least 32 characters. Without a secret
-    /// and a credential, no tokens are made.
+    /// The secret with which the application's backend asks for tokens, at least 32 characters. Without a
+    /// secret and a credential, the server mints no tokens. Example:
+    /// `"a-mint-secret-of-32-characters-or-more"`.
     pub(crate) secret: Option<Secret>,
-    /// A file that holds it, instead of `secret`.
+    /// A file that holds the secret, instead of `secret`. Example: `"/etc/khala/mint"`.
     pub(crate) secret_file: Option<PathBuf>,
-    /// The scopes that its tokens may have.
+    /// The scopes that minted tokens may have.
     pub(crate) scopes: Vec<String>,
-    /// Further claims that it may set. Example: `["team"]`.
+    /// Further claims that the backend may set. Example: `["team"]`.
     pub(crate) claims: Vec<String>,
-    /// The private key that signs, PEM (PKCS #8); `auth.hs256_key` where not set. Its public half is trusted here without
-    /// another setting.
+    /// The private key that signs minted tokens, as PEM (PKCS #8). Without it, `auth.hs256_key` signs. The
+    /// server trusts the key's public half without another setting. Example: `"/etc/khala/2026-12.pem"`.
     pub(crate) key_file: Option<PathBuf>,
-    /// The algorithm of `mint.key_file`: `RS256`, `ES256` or `EdDSA`.
+    /// The algorithm of `mint.key_file`: `RS256`, `ES256` or `EdDSA`. Example: `"ES256"`.
     pub(crate) algorithm: Option<String>,
-    /// The name of `mint.key_file`, which tokens have in `kid`.
+    /// The name of `mint.key_file`, which minted tokens have in `kid`. Example: `"2026-12"`.
     pub(crate) kid: Option<String>,
-    /// The shortest time that a token is good.
+    /// The shortest time for which a token may be minted.
     pub(crate) min_ttl_seconds: u32,
-    /// The time of a token for which no time is asked: 3,600 where not set, and less where the longest is less.
+    /// The time for which a token is minted if the request names none. Without it, 3,600, or the longest time
+    /// if that is shorter. Example: `900`.
     pub(crate) default_ttl_seconds: Option<u32>,
-    /// The longest time: 86,400 where not set, and less where `jwt.max_age_seconds` is less.
+    /// The longest time for which a token may be minted. Without it, 86,400, or `jwt.max_age_seconds` if that
+    /// is shorter. Example: `3600`.
     pub(crate) max_ttl_seconds: Option<u32>,
     pub(crate) credential: CredentialSettings,
 }
@@ -216,24 +224,30 @@ impl MintSettings {
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CredentialSettings {
-    /// The keys of another issuer whose tokens may be exchanged for Khala's: a JWK Set, read each second and on SIGHUP.
-    /// These tokens need no `jti` and no `iat`.
+    /// A file with the keys of another issuer, whose tokens may be exchanged for Khala's: a JWK Set. The server
+    /// looks at it each second and on SIGHUP. These tokens need no `jti` and no `iat`. Example:
+    /// `"/etc/khala/login-keys.json"`.
     pub(crate) keys_file: Option<PathBuf>,
-    /// Where those keys are, instead of `keys_file`: https, or http on this machine.
+    /// The address of those keys, instead of `keys_file`: https, or http on this machine. Example:
+    /// `"https://login.example/.well-known/jwks.json"`.
     pub(crate) jwks_url: Option<String>,
-    /// What those tokens must have in `iss`; unchecked where not set.
+    /// The `iss` that the other issuer's tokens must have. Without it, `iss` is not checked. Example:
+    /// `"https://login.example"`.
     pub(crate) issuer: Option<String>,
-    /// What those tokens must have in `aud`. Set it: else any token of the issuer will do.
+    /// The `aud` that the other issuer's tokens must name. Set it: without it, any token of the issuer is
+    /// accepted. Example: `"khala"`.
     pub(crate) audience: Option<String>,
-    /// The scopes that every caller with such a token may have.
+    /// The scopes that every caller with such a token may have. Example: `["khala:read"]`.
     pub(crate) scopes: Vec<String>,
-    /// The scopes that a caller may have whose own token carries them.
+    /// The scopes that a caller may have only if its own token carries them. Example: `["khala:publish"]`.
     pub(crate) carried_scopes: Vec<String>,
-    /// The claim of the scopes there; as `jwt.claim_names.scopes` where not set.
+    /// The name of the claim with the scopes in these tokens. Without it, `jwt.claim_names.scopes`. Example:
+    /// `"scp"`.
     pub(crate) scopes_claim: Option<String>,
-    /// The claim of the organisation there; as `jwt.claim_names.organisation` where not set.
+    /// The name of the claim with the organisation in these tokens. Without it, `jwt.claim_names.organisation`.
+    /// Example: `"tenant"`.
     pub(crate) organisation_claim: Option<String>,
-    /// Claims of text that are taken over.
+    /// The claims that are copied from these tokens. Their values are text. Example: `["team"]`.
     pub(crate) claims: Vec<String>,
 }
 

@@ -96,13 +96,42 @@ fn table() -> String {
             None if key.path == "classes" => None,
             None => values(&defaults, &key.path).first().copied(),
         };
-        let default = default.map_or_else(String::new, |value| format!("`{value}` "));
         let comment = comments.get(&(key.owner.to_owned(), key.field.to_owned()));
         let comment = comment.filter(|comment| !comment.is_empty());
         let comment = comment.unwrap_or_else(|| panic!("{} ({}) has no comment", key.path, key.owner));
+        check_example(&key.path, default, comment);
+        let default = default.map_or_else(String::new, |value| format!("`{value}` "));
         table.push_str(&format!("| `{}` | {default}| {} |\n", key.path, meaning(comment)));
     }
     table
+}
+
+/// A setting has an example of a value: its default, or where that is none or empty, the comment's; which is a value that it may have.
+fn check_example(path: &str, default: Option<&Value>, comment: &str) {
+    let Some((_, examples)) = comment.split_once("Example: ") else {
+        let default = default.map(ToString::to_string).unwrap_or_default();
+        let shows_nothing = ["", "\"none\"", "[]", "{}"].contains(&default.as_str());
+        assert!(!shows_nothing, "the comment of {path} has no `Example: `");
+        return;
+    };
+    // Where the setting belongs to one of several, the others' rules are kept.
+    let (head, key) = match path.split_once("[].") {
+        Some((table @ "classes", key)) => (format!("[[{table}]]\nname = \"a\"\npattern = \"**\"\n"), key),
+        Some((table, key)) => (format!("[[{table}]]\nkid = \"a\"\nalgorithm = \"ES256\"\n"), key),
+        None => (String::new(), path),
+    };
+    let head: String = head
+        .lines()
+        .filter(|line| !line.starts_with(&format!("{key} =")))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let read = |example: &str| match toml::from_str::<Settings>(&format!("{head}{key} = {example}")) {
+        // That another setting is needed as well is no fault of the example.
+        Err(fault) if !fault.message().contains(" needs ") => Err(fault.to_string()),
+        _ => Ok(()),
+    };
+    let read: Vec<_> = examples.split('`').skip(1).step_by(2).map(read).collect();
+    assert!(read.iter().any(Result::is_ok), "the example of {path} cannot be read: {read:?}");
 }
 
 /// `WRITE_DOCS=1 cargo test -p khala-server settings` writes it.

@@ -30,40 +30,42 @@ use super::{
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Address and port to listen on. With `--dev` a loopback address only.
+    /// The address and port to listen on. With `--dev`, only a loopback address.
     pub(crate) listen: String,
-    /// The path of the SQLite file, which is created if it does not exist; or the address of a PostgreSQL database:
-    /// `postgres://user:password@host:port/database?sslmode=…`. An IPv6 address stands in brackets:
-    /// `postgres://khala@[::1]/khala`. Other forms (`host=… dbname=…`, `sqlite:…`, `file:…`, `:memory:`) are refused. A
-    /// file whose name has a colon is written as `./name`.
+    /// The path of the SQLite file, which is created if it does not exist, or the address of a PostgreSQL
+    /// database: `postgres://user:password@host:port/database?sslmode=…`. An IPv6 address stands in brackets:
+    /// `postgres://khala@[::1]/khala`. Other forms (`host=… dbname=…`, `sqlite:…`, `file:…`, `:memory:`) are
+    /// refused. A file whose name has a colon is written as `./name`.
     pub(crate) database: Database,
-    /// The name of this node among those that share the database. Every node has another name; a random one if it is
-    /// not set.
+    /// The name of this node among the nodes that share the database. Each node has a different name. Without
+    /// it, the name is random. Example: `"node-1"`.
     pub(crate) node: Option<NodeId>,
-    /// The path under which clients reach this server, where a proxy removes it: it stands before links in answers. Example:
-    /// `"/realtime"`.
+    /// The path under which clients reach this server, if a proxy removes it. It stands before links in
+    /// answers. Example: `"/realtime"`.
     pub(crate) path_prefix: Option<PathPrefix>,
-    /// How long a server that was told to stop goes on with only its readiness turned off, so that load balancers
-    /// notice first.
+    /// How long a server that was told to stop continues to serve with only its readiness turned off, so that
+    /// load balancers notice first.
     #[serde(rename = "readiness_grace_seconds", with = "seconds")]
     pub(crate) readiness_grace: Duration,
-    /// Over how long connections are closed after that, at most; at least ten a second are closed.
+    /// The longest time over which connections are closed after that. At least ten a second are closed.
     #[serde(rename = "drain_seconds", with = "seconds")]
     pub(crate) drain: Duration,
-    /// Memory that the newest updates, snapshots, request bodies, answers and unsent frames may take together, roughly,
-    /// or `"none"`: see [Memory](#memory).
+    /// About how much memory the newest updates, snapshots, request bodies, answers and unsent frames together
+    /// may use, or `"none"`: see [Memory](#memory).
     #[serde(with = "or_none")]
     pub(crate) memory_bytes: Option<u64>,
     /// How often history that is no longer kept is deleted, or `"none"`: never by itself.
     #[serde(rename = "sweep_interval_seconds", with = "seconds_or_none")]
     pub(crate) sweep_interval: Option<Duration>,
-    /// Whether to LISTEN on PostgreSQL where NATS carries the announcements too: for what applications append in their
-    /// own transactions, which is found by polling otherwise.
+    /// Whether the server uses LISTEN on PostgreSQL although NATS carries the announcements. It then notices at
+    /// once what applications append in their own transactions. Otherwise it finds these updates by polling.
     pub(crate) postgres_listen_with_nats: bool,
     pub(crate) auth: AuthSettings,
     pub(crate) jwt: JwtOptions,
     pub(crate) mint: MintSettings,
-    /// Topic classes in their order, each a table `[[classes]]`. Without any there is one, `default`, of every topic.
+    /// The topic classes in their order, each a table `[[classes]]`. Without any, there is one class,
+    /// `default`, for every topic. Example:
+    /// `[{name = "orders", pattern = "orders:{id}", read = ["khala:read"]}]`.
     pub(crate) classes: Vec<TopicClass>,
     pub(crate) compatibility: Compatibility,
     pub(crate) limits: Limits,
@@ -117,9 +119,10 @@ impl Default for Settings {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LogSettings {
-    /// `human`, or `json`: one object a line.
+    /// `human`, or `json` for one object a line.
     pub(crate) format: LogFormat,
-    /// Which lines: a level, or `target=level` pairs as tracing-subscriber reads them. Example: `"info,khala_core=debug"`.
+    /// The lines that are logged: a level, or `target=level` pairs as tracing-subscriber reads them. Example:
+    /// `"info,khala_core=debug"`.
     pub(crate) filter: String,
 }
 
