@@ -11,7 +11,7 @@ use utoipa::{
 };
 
 use super::schemas::{
-    Conflict, Incompatible, MintInvalid, Problem, PublishLimited, StaleCursor, SweepRefused, TooLarge,
+    AppendConflict, Incompatible, MintInvalid, Problem, PublishLimited, StaleCursor, SweepRefused, TooLarge,
 };
 
 /// A header of an answer.
@@ -106,7 +106,7 @@ refusals! {
     /// gzip: `unsupported_content_encoding`.
     BodyType: Problem Nothing;
     /// Nothing was stored: the head or a document is not as the batch needs it.
-    NotStored: Conflict Nothing;
+    NotStored: AppendConflict Nothing;
     /// Too large: `body_too_large`, `khala_frame_payload_too_large` (a payload is over what the topic's class allows),
     /// `too_many_updates`.
     PublishTooLarge: TooLarge Nothing;

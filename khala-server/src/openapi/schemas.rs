@@ -367,7 +367,7 @@ problems! {
         sent: Option<String>,
     }
     /// Nothing was stored.
-    Conflict {
+    AppendConflict {
         code: ConflictCode,
         conflict: ConflictKind,
         /// With `dedup_mismatch`: the history that the batch stored under this key is in.

@@ -68,9 +68,8 @@ pub(super) struct One<'a> {
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<openapi::DocVersion>)]
     doc_version: Option<u64>,
-    /// Whether the document is gone.
+    /// Whether the document is gone; false where it is not said.
     #[serde(default)]
-    #[schema(default = false)]
     deleted: bool,
     #[serde(default)]
     #[schema(value_type = Option<openapi::PayloadHash>)]
@@ -188,9 +187,8 @@ pub(crate) struct Line<'a> {
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<openapi::DocVersion>)]
     doc_version: Option<u64>,
-    /// Whether the document is gone.
+    /// Whether the document is gone; false where it is not said.
     #[serde(default)]
-    #[schema(default = false)]
     deleted: bool,
     #[serde(default)]
     #[schema(value_type = Option<openapi::PayloadHash>)]

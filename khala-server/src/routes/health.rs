@@ -15,6 +15,7 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// What a server says of itself.
 #[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Health)]
 struct Status {
     status: Word,
     /// What the server does without just now, and is no less ready for.

@@ -215,6 +215,7 @@ pub(crate) struct TopicsQuery {
 
 /// A page of topics, in order of their names.
 #[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = TopicPage)]
 struct Topics<'a> {
     topics: Vec<TopicBounds<'a>>,
     complete: bool,

@@ -67,7 +67,7 @@ pub(crate) async fn upgrade(
 /// It is `/sync/v1/websocket` with the names that these clients have: `realtime:` stands before each topic, an event of the server is
 /// within a `broadcast`, and the token may also come as `apikey` in the query. PROTOCOL.md describes it.
 #[utoipa::path(
-    get, path = "/realtime/v1/websocket", operation_id = "connect_realtime", tag = "sync", security(("token" = []), ()),
+    get, path = "/realtime/v1/websocket", operation_id = "connectRealtime", tag = "sync", security(("token" = []), ()),
     params(openapi::RealtimeQuery, ClientOfQuery),
     responses(
         (status = 101, description = "It is open."),

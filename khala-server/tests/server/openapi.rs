@@ -162,6 +162,37 @@ fn every_reference_leads_somewhere() {
     walk(&document, &document);
 }
 
+/// Generators make a type of each schema, a function of each operation, and take a member with a default for one that is
+/// always there.
+#[test]
+fn generators_make_good_code_of_it() {
+    let document: Value = serde_json::from_str(openapi()).unwrap();
+    let mut ids = BTreeSet::new();
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    for operation in operations {
+        let id = operation["operationId"].as_str().unwrap();
+        let camel_case =
+            id.starts_with(|c: char| c.is_ascii_lowercase()) && id.chars().all(|c| c.is_ascii_alphanumeric());
+        assert!(camel_case, "the operation {id} is not named as the others are");
+        assert!(ids.insert(id), "two operations are named {id}");
+        assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{id}: a module for each tag");
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        // In Python the class is built in a variable that has its name.
+        let snake_case =
+            name.chars().fold(String::new(), |snake, c| match c.is_ascii_uppercase() && !snake.is_empty() {
+                true => snake + "_" + &c.to_lowercase().to_string(),
+                false => snake + &c.to_lowercase().to_string(),
+            });
+        let known = members(schema, &document);
+        assert!(!known.contains(&snake_case), "the schema {name} has the member {snake_case}");
+        for (member, schema) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(schema.get("default").is_none(), "{name}.{member} has a default");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_documented_is_served() {
     let document: Value = serde_json::from_str(openapi()).unwrap();

@@ -130,13 +130,11 @@ pub(crate) async fn retention(
 #[serde(deny_unknown_fields)]
 #[schema(as = SweepOrder)]
 struct Ordered {
-    /// Only says what would go.
+    /// Only says what would go; false where it is not said.
     #[serde(default)]
-    #[schema(default = false)]
     dry_run: bool,
-    /// Sweeps whatever the guard says.
+    /// Sweeps whatever the guard says; false where it is not said.
     #[serde(default)]
-    #[schema(default = false)]
     force: bool,
 }
 

@@ -189,6 +189,7 @@ pub(crate) struct RevocationsQuery {
 
 /// A page of revocations, oldest first.
 #[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = RevocationPage)]
 struct Revocations<'a> {
     revocations: Vec<Told<'a>>,
     complete: bool,

@@ -1,0 +1,229 @@
+"""The Python programs of docs/clients.md, each against a server of its own, side by side: they wait more than they work.
+
+Each goes through everything that the page says: two kills of the server and one of the program, tokens of 5 s, 2 MB at once, and
+a database that was deleted.
+"""
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import sys
+import unittest
+
+from khala import TARGET, Backend, Process, Server, blocks, put_table, until
+
+CLIENTS = ["websockets", "realtime", "phoenix-channels-python-client"]
+TOPIC = "orders:7"
+BEFORE = 40
+STREAMED = 90
+LARGE = 8
+LARGE_BYTES = 256 * 1024
+
+
+class Published:
+    """What was published, by seq, and whether what a program keeps is right by it."""
+
+    def __init__(self, server):
+        self.server, self.updates, self.epoch = server, [], None
+
+    @property
+    def head(self):
+        return len(self.updates)
+
+    async def next(self, **fields):
+        n = self.head + 1
+        update = {"kind": "placed", "payload": {"n": n, "text": "é\u2028 \U0001f600"}, "doc_key": f"order/{n % 10}", **fields}
+        if n % 7 == 0:
+            del update["doc_key"]
+        receipt = await self.server.publish(TOPIC, update)
+        assert receipt["first"] == n, receipt
+        self.epoch = receipt["epoch"]
+        self.updates.append(update)
+
+    def check(self, kept):
+        """The feed ends at the cursor without a hole, and the documents are those of the whole log up to there."""
+        at, feed = kept["cursor"]["after"], kept["feed"]
+        assert [update["seq"] for update in feed] == list(range(at - len(feed) + 1, at + 1)), "the feed has a hole"
+        for update in feed:
+            assert update["payload"] == self.updates[update["seq"] - 1]["payload"], f"update {update['seq']} is another"
+        documents = {}
+        for seq, update in enumerate(self.updates[:at], 1):
+            if "doc_key" in update:
+                documents[update["doc_key"]] = {"seq": seq, "payload": update["payload"]}
+        newer = {key for key, document in kept["documents"].items() if document["seq"] > at}
+        assert {k: v for k, v in kept["documents"].items() if k not in newer} == {
+            k: v for k, v in documents.items() if k not in newer
+        }, "the documents are not those of the log"
+        return at - len(feed)
+
+
+class Program:
+    """A program of the page in a process of its own."""
+
+    def __init__(self, client, server, *scopes, folder=None):
+        self.client, self.backend = client, Backend(server, *scopes)
+        self.folder = TARGET / "clients/python" / (folder or client)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.iterdir():
+            if old.is_file():
+                old.unlink()
+        page = blocks("python")
+        for file in ("kept_topic.py", "fresh_token.py", f"{client}/follow.py"):
+            (self.folder / file.split("/")[-1]).write_text(page[file])
+        self.state = self.folder / "state.json"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "KHALA_URL": server.url,
+            "TOKEN_URL": self.backend.url,
+            "TOPIC": TOPIC,
+            "STATE_FILE": str(self.state),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    async def start(self):
+        command = [sys.executable, "follow.py"]
+        self.process = await Process.start(self.folder / "log", *command, cwd=self.folder, env=self.environment)
+
+    def kept(self):
+        return json.loads(self.state.read_text()) if self.state.exists() else {"cursor": None}
+
+    async def stop(self):
+        await self.process.kill()
+        self.backend.stop()
+
+
+async def follow(client):
+    server = await Server.start()
+    program, published = Program(client, server, "read"), Published(server)
+    row = {}
+
+    async def caught_up():
+        def at_head():
+            assert program.process.process.returncode is None, f"the program ended: {program.process.said()}"
+            kept = program.kept()
+            cursor = kept["cursor"]
+            # The server may have sent what the publisher is not told of yet.
+            if not cursor or cursor["epoch"] != published.epoch or cursor["after"] > published.head:
+                return None
+            since = published.check(kept)
+            return (since, kept) if cursor["after"] == published.head else None
+
+        return await until(lambda: f"{program.kept()['cursor']} of {published.head}: {program.process.said()}", at_head)
+
+    async def stream(count):
+        for _ in range(count):
+            await asyncio.gather(published.next(), asyncio.sleep(0.1))
+
+    async def restart():
+        await server.kill()
+        await server.run()
+
+    try:
+        for _ in range(BEFORE):
+            await published.next()
+        await program.start()
+        since, _ = await caught_up()
+        assert since == BEFORE, "it began with a snapshot"
+        for _ in range(2):
+            await stream(10)
+            await asyncio.gather(restart(), stream(15))
+            since, kept = await caught_up()
+            assert since == BEFORE, "the feed began anew"
+
+        await program.process.kill()
+        for n in range(LARGE):
+            await published.next(payload={"n": n, "text": f"{n}" * LARGE_BYTES}, doc_key=f"large/{n}")
+        joins = await server.metric("khala_joins_total")
+        await program.start()
+        since, kept = await caught_up()
+        assert since == BEFORE, "the feed began anew"
+        assert await server.metric("khala_joins_total", 'resume="cursor"') >= 1
+        assert await server.metric("khala_joins_total") == joins + 1, "one connection was enough for all of it"
+        row["after a restart"] = "kept, resumed"
+
+        # Longer than a token is good: a connection that was not closed for it got another one in time.
+        renewed = await server.metric("khala_refreshes_total")
+        await stream(30)
+        await until("it renews its token", lambda: later(server, "khala_refreshes_total", renewed + 2))
+        since, kept = await caught_up()
+        assert await server.metric("khala_joins_total") == joins + 1
+        assert await server.metric("khala_closes_total", 'reason="token_expired"') == 0
+        row["token renewed"] = "while open"
+
+        program.backend.held = True
+        await until("its connection ends with its token", lambda: later(server, "khala_closes_total", 1, 'reason="token_expired"'))
+        await stream(10)
+        program.backend.held = False
+        since, kept = await caught_up()
+        row["token ended"] = "came back"
+        assert published.head == BEFORE + STREAMED + LARGE
+        row["every update"] = f"{kept['cursor']['after'] - since} of {STREAMED + LARGE}"
+
+        # Without its state: all documents, which are 2 MB, as a snapshot.
+        await program.process.kill()
+        program.state.unlink()
+        await program.start()
+        since, _ = await caught_up()
+        assert since == published.head
+        row["2 MB at once"] = "as updates, as a snapshot"
+
+        await server.kill()
+        server.wipe()
+        await server.run()
+        published.updates = []
+        for n in range(10):
+            await published.next(payload={"n": n, "text": "another history"})
+        await caught_up()
+        for _ in range(5):
+            await published.next()
+        await caught_up()
+        assert await server.metric("khala_stale_cursors_total") == 1
+        row["stale cursor"] = "began again once"
+        return row
+    except BaseException as fault:
+        fault.add_note(f"{client} said: {program.process.said()}")
+        raise
+    finally:
+        await program.stop()
+        await server.stop()
+
+
+async def later(server, name, least, *labels):
+    return await server.metric(name, *labels) >= least
+
+
+async def refused(client):
+    """A program whose token does not open the topic ends, and says why."""
+    server = await Server.start()
+    program = Program(client, server, "publish", folder=f"{client}-refused")
+    try:
+        await program.start()
+        code = await asyncio.wait_for(program.process.process.wait(), 20)
+        assert code == 1 and "khala:read" in program.process.said(), f"{client} ended with {code}: {program.process.said()}"
+    finally:
+        await program.stop()
+        await server.stop()
+
+
+async def all_of_them():
+    runs = [follow(client) for client in CLIENTS] + [refused(client) for client in CLIENTS]
+    return await asyncio.gather(*runs, return_exceptions=True)
+
+
+class Clients(unittest.TestCase):
+    def test_every_program_has_every_update_once_and_in_order(self):
+        rows = []
+        for client, result in zip(CLIENTS * 2, asyncio.run(all_of_them()), strict=True):
+            with self.subTest(client):
+                if isinstance(result, BaseException):
+                    raise result
+                if result:
+                    rows.append({"client": f"`{client}` {importlib.metadata.version(client)}", **result})
+        if len(rows) == len(CLIENTS):
+            order = ["client", "every update", "after a restart", "token renewed", "token ended", "2 MB at once", "stale cursor"]
+            put_table("Python clients", [{column: row[column] for column in order} for row in rows])
+
+
+if __name__ == "__main__":
+    unittest.main()
