@@ -176,7 +176,8 @@ async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
     let refusal = join(&mut newcomer, "t", json!({})).await;
     assert_eq!(refusal[4]["response"]["code"], "unavailable", "{refusal}");
     let token = &one.token;
-    for (method, path, token, body) in [
+    // At once, for each is answered only when the pool of connections has given up.
+    let asked = [
         (Method::POST, UPDATES, &**token, UPDATE),
         (Method::GET, UPDATES, token, ""),
         (Method::GET, "/v1/topics", token, ""),
@@ -187,8 +188,11 @@ async fn without_its_database_a_node_waits_and_goes_on_by_itself() {
         (Method::GET, "/internal/v1/khala/revocations", ADMIN, ""),
         (Method::GET, "/internal/v1/khala/retention", ADMIN, ""),
         (Method::POST, "/internal/v1/khala/retention", ADMIN, "{}"),
-    ] {
-        let answer = one.answer(method.clone(), path, token, body).await;
+    ];
+    let answered = asked.map(async |(method, path, token, body)| {
+        (method.clone(), path, one.answer(method, path, token, body).await)
+    });
+    for (method, path, answer) in futures::future::join_all(answered).await {
         let problem = answer.problem(503, "unavailable");
         assert!(problem["retry_after_ms"].is_u64(), "{method} {path}: {answer:?}");
         assert!(answer.header("retry-after").parse::<u64>().is_ok(), "{method} {path}: {answer:?}");
