@@ -18,7 +18,7 @@ Examples:
   khala connections --limit 100
   khala connections --json | jq '.slowest[] | select(.stalled_ms > 1000)'")]
 pub(crate) struct Connections {
-    /// How many of the slowest to list
+    /// How many connections to list
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
     /// JSON, on a terminal too

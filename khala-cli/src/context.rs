@@ -140,9 +140,9 @@ impl ContextCommand {
     }
 }
 
-/// Add a server
+/// Add a server, and where its tokens come from
 ///
-/// --url and --token-file are the global options, and --token-env and --token-command the other sources of a token.
+/// --url and --token-file are global options. A token comes from a file, a variable or a command, and an admin token likewise.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -16,7 +16,8 @@ Examples:
 
 Environment:
   KHALA_URL, KHALA_TOKEN, KHALA_ADMIN_TOKEN, KHALA_CONTEXT
-      the server, the token, the admin token, the name of the context; an option wins over them, and they over the context
+      the server, the token, the admin token, the name of the context; options win over these variables, and these
+      variables over the context
   NO_COLOR
       no colours, as `--color never`
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
@@ -25,12 +26,12 @@ Environment:
       the certificate authorities to trust, in place of the system's
 
 Exit codes:
-   0  done; for publish: everything was acknowledged
-   1  the server refused for another reason than those below; documents: there is no such document
+   0  done; publish: every update was acknowledged
+   1  the server refused, for a reason that is not below; documents: there is no such document
    2  the command line, a setting, a key or a file of settings cannot be used
-   3  tail: the cursor is stale (what it needs was trimmed, or the topic has another history now)
+   3  tail: the cursor is stale (updates after it were trimmed, or the topic has another history now)
   65  bad input: a line that is not JSON, or that the server refuses
-  69  the server was not reached, or was busy, for too long
+  69  the server could not be reached, or was busy, for too long
   74  standard input, standard output, the cursor file or the key file cannot be read or written
   76  the server does not speak Khala's protocol
   77  the token was refused, is missing, has expired, was revoked, or lacks the scope

@@ -58,14 +58,14 @@ Examples:
   khala key add keys.json 2026-12.pem --kid 2026-12
   khala key add keys.json --kid internal")]
 struct Add {
-    /// The JWK Set
+    /// The file of the JWK Set
     file: PathBuf,
-    /// A public key, or a private one of which the public half is taken
+    /// A PEM file: a public key, or a private key whose public half is taken
     pem: Option<PathBuf>,
-    /// The key's name, which its tokens carry; a name that is there is refused
+    /// The name of the key, which its tokens carry as kid; the set must not have it yet
     #[arg(long)]
     kid: String,
-    /// EdDSA, ES256, HS256 or RS256; without it, what the key is for
+    /// EdDSA, ES256, HS256 or RS256; the default is the algorithm that the key is for
     #[arg(long)]
     algorithm: Option<KeyAlgorithm>,
 }
@@ -127,7 +127,7 @@ Examples:
   khala key list keys.json
   khala key list keys.json --json")]
 struct List {
-    /// The JWK Set
+    /// The file of the JWK Set
     file: PathBuf,
     /// JSON lines, on a terminal too
     #[arg(long)]
@@ -155,12 +155,12 @@ Examples:
   khala key remove keys.json --kid 2026-11
   khala key remove keys.json --kid internal --force")]
 struct Remove {
-    /// The JWK Set
+    /// The file of the JWK Set
     file: PathBuf,
-    /// The key's name
+    /// The name of the key
     #[arg(long)]
     kid: String,
-    /// Also the last key, after which every token is refused
+    /// Remove the last key too, after which every token is refused
     #[arg(long)]
     force: bool,
 }

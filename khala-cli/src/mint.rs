@@ -42,7 +42,7 @@ pub(crate) struct Mint {
     /// The name of the key among the keys that the server trusts
     #[arg(long)]
     kid: Option<String>,
-    /// EdDSA, ES256, HS256 or RS256; without it, what the key is for
+    /// EdDSA, ES256, HS256 or RS256; the default is the algorithm that the key is for
     #[arg(long)]
     algorithm: Option<KeyAlgorithm>,
     /// The subject of the token

@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// How long a line waits for others to share its batch.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Publish one payload, or standard input: one JSON value a line, each line one update
+/// Publish one payload, or one for each line of standard input
 ///
 /// Lines are published within milliseconds; lines that come faster are batched. While the server is away, or busy, the batch is
 /// tried again under the same key, so that no line is stored twice. Where more comes than the topic's class allows, the command
@@ -79,7 +79,7 @@ pub(crate) struct Publish {
     /// Make each line the new state of the document that this field names
     #[arg(long, value_name = "FIELD", conflicts_with = "payload")]
     doc_key_field: Option<String>,
-    /// A name for this input, to be given again when an interrupted publish is repeated from the input's first line
+    /// A name for this input: with the same name, an interrupted publish can be repeated from the input's first line
     ///
     /// Lines that an earlier run with the same id has stored are then acknowledged and not stored again, however far
     /// that run came and wherever it was stopped. This is exact if the input begins with the same lines, and as long
@@ -96,9 +96,9 @@ pub(crate) struct Publish {
     /// Print a line of JSON for each acknowledged batch:
     /// `{"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}`
     ///
-    /// `lines` are the numbers of its first and last line; blank and skipped lines in between are not in it.
-    /// `duplicate` says that it was stored before: by an earlier run, or by an attempt whose answer was lost. Publishing
-    /// goes on when nobody reads these lines any more.
+    /// `lines` are the numbers of the first and the last line of the batch; blank and skipped lines between them are not part of it.
+    /// `duplicate` says that the batch was stored before: by an earlier run, or by an attempt whose answer was lost. Publishing
+    /// goes on when the reader of these lines is gone.
     #[arg(long)]
     ack: bool,
 }

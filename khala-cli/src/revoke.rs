@@ -34,11 +34,13 @@ Examples:
 pub(crate) struct Revoke {
     #[command(flatten)]
     what: What,
-    /// When it may be forgotten: a moment (2026-12-31T18:00:00Z) or a duration from now (2d). Without it, when the last
-    /// token that it can name has ended, and a login never; of a subject not before that
+    /// When the revocation may be forgotten: a moment (2026-12-31T18:00:00Z) or a duration from now (2d)
+    ///
+    /// The default is the moment at which the last token that it names has expired; the revocation of a login is kept for ever. For a
+    /// subject, a moment before the default is refused.
     #[arg(long, value_name = "WHEN", value_parser = moment, conflicts_with = "list")]
     until: Option<Moment>,
-    /// Why, for the server's log
+    /// The reason, for the server's log
     #[arg(long, value_name = "TEXT", conflicts_with = "list")]
     reason: Option<String>,
     /// JSON lines, on a terminal too
@@ -49,16 +51,16 @@ pub(crate) struct Revoke {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct What {
-    /// One token
+    /// Revoke one token, by its jti
     #[arg(long, value_name = "ID", value_parser = id)]
     jti: Option<RevocationId>,
-    /// Every token of one login, also later ones
+    /// Revoke every token of one login, and the tokens that it gets later
     #[arg(long, value_name = "ID", value_parser = id)]
     sid: Option<RevocationId>,
-    /// Every token of one subject that was issued until now, or within the server's leeway after it
+    /// Revoke every token of one subject that was issued until now, or that is issued within the server's leeway from now
     #[arg(long, value_name = "ID", value_parser = id)]
     sub: Option<RevocationId>,
-    /// Say what is revoked, oldest first: on a terminal a table, else JSON lines
+    /// List what is revoked, the oldest first: on a terminal a table, else JSON lines
     #[arg(long)]
     list: bool,
 }

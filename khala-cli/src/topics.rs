@@ -19,7 +19,7 @@ Examples:
   khala topics --prefix orders:
   khala topics --json | jq -r 'select(.head > 1000) | .topic'")]
 pub(crate) struct Topics {
-    /// Only those that start with this
+    /// Only topics whose names start with this
     #[arg(long, default_value = "")]
     prefix: String,
     /// JSON lines, on a terminal too
