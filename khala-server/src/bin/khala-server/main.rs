@@ -64,13 +64,26 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Durable, resumable real-time sync, on an SQLite file or on PostgreSQL.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  khala-server                                      serve for development, from khala.db in this folder
+  khala-server --config /etc/khala/khala.toml       serve with the settings of a file
+  KHALA_LISTEN=127.0.0.1:4511 khala-server --dev    serve for development, on another port
+  khala-server --config khala.toml config           print the settings in force
+  khala-server migrate --check                      compare the tables with this version
+  khala-server new-epochs --yes                     after a restore from a backup
+
+docs/server.md lists every setting, metric and exit code."
+)]
 struct Arguments {
-    /// The settings file (TOML). Every setting is also a variable: limits.frame_bytes is KHALA_LIMITS__FRAME_BYTES.
+    /// The settings file (TOML). Every setting is also an environment variable: limits.frame_bytes is
+    /// KHALA_LIMITS__FRAME_BYTES.
     #[arg(long, env = "KHALA_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Serves for development, on this machine only: makes a key, trusts it, and prints a token. Without this it does so only
-    /// where nothing at all is set.
+    /// Serves for development, on this machine only: makes a key, trusts it, and prints a token. Without any setting, the
+    /// server does the same.
     #[arg(long)]
     dev: bool,
     #[command(subcommand)]
@@ -79,19 +92,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the settings in force as TOML, secrets masked.
+    /// Prints the settings in force as TOML, with secrets masked.
     Config,
-    /// Makes or updates Khala's tables in the database.
+    /// Creates or updates Khala's tables in the database.
     Migrate {
-        /// Only says what differs, a line each: exit code 0 if nothing does, 1 if something does, 2 if that cannot be
-        /// found out.
+        /// Only prints each difference on a line of its own. The exit code is 0 if there is no difference, 1 if there is
+        /// one, and 2 if the command cannot find out.
         #[arg(long)]
         check: bool,
     },
-    /// After a restore from a backup, with every server stopped: gives every topic a new epoch, so that subscribers who
-    /// have seen what the backup lacks notice, and start again.
+    /// Gives every topic a new epoch, after a restore from a backup and with every server stopped. Subscribers that have
+    /// seen updates which the backup lacks then notice, and start again.
     NewEpochs {
-        /// That this is so.
+        /// Confirms that a backup was restored and that every server is stopped.
         #[arg(long)]
         yes: bool,
     },
