@@ -8,7 +8,7 @@ import { CLIENTS } from "./programs.mjs";
 import { follow } from "./scenarios/follow.mjs";
 import { compare } from "./table.mjs";
 
-const options = { concurrency: 32, timeout: 120_000 };
+const options = { concurrency: 32, timeout: 300_000 };
 
 const found = new Map();
 const note = (client, rows) => {

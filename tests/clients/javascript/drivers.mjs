@@ -76,8 +76,8 @@ export class NodeProgram {
   }
 
   async end() {
-    this.child.kill("SIGKILL");
-    await this.child.ended;
+    this.child?.kill("SIGKILL");
+    await this.child?.ended;
   }
 
   async stop() {
@@ -125,7 +125,7 @@ export class PageProgram {
     return JSON.parse(text) ?? undefined;
   }
 
-  stop() {
-    return this.context.close();
+  async stop() {
+    await this.context?.close();
   }
 }

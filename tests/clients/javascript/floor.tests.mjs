@@ -10,7 +10,7 @@ import { WebSocket } from "ws";
 import { CLIENTS, compose } from "./programs.mjs";
 import { Server, until } from "./server.mjs";
 
-const options = { concurrency: 32, timeout: 60_000 };
+const options = { concurrency: 32, timeout: 120_000 };
 const TOPIC = "run:7:events";
 
 describe("a topic without documents", options, () => {

@@ -13,7 +13,7 @@ import { TARGET } from "./programs.mjs";
 const BINARIES = process.env.KHALA_BIN_DIR ?? join(TARGET, "debug");
 
 // Waits until `look` gives something; a thing that never comes fails with what it was.
-export const until = async (what, look, seconds = 30) => {
+export const until = async (what, look, seconds = 60) => {
   const end = Date.now() + seconds * 1_000;
   for (;;) {
     const found = await look();

@@ -11,7 +11,7 @@ import { WebSocket } from "ws";
 import { CLIENTS, compose } from "./programs.mjs";
 import { Server, until } from "./server.mjs";
 
-const options = { concurrency: 32, timeout: 30_000 };
+const options = { concurrency: 32, timeout: 120_000 };
 const TOPIC = "orders:7";
 
 let server;
@@ -33,7 +33,7 @@ const open = async (t, { path = "/sync/v1/websocket?vsn=2.0.0", ...ws } = {}) =>
   const pings = setInterval(() => socket.ping(), 300);
   t.after(() => clearInterval(pings));
   const send = (frame, options) => socket.send(JSON.stringify(frame), options);
-  const answer = (what, wanted) => until(() => `${what}: ${JSON.stringify(frames)}`, () => frames.find(wanted), 5);
+  const answer = (what, wanted) => until(() => `${what}: ${JSON.stringify(frames)}`, () => frames.find(wanted));
   return { socket, frames, send, answer, pings };
 };
 
