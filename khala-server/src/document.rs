@@ -20,6 +20,7 @@ use utoipa::{
 };
 
 use crate::{
+    longpoll,
     openapi::{refusals, refused},
     response::json_bytes,
     routes, websocket,
@@ -68,6 +69,8 @@ pub fn openapi() -> &'static str {
         routes::admin::retention::sweep,
         routes::admin::revocations::revocations,
         routes::admin::revocations::revoke,
+        longpoll::routes::poll,
+        longpoll::routes::post,
         websocket::upgrade::upgrade,
         websocket::upgrade::upgrade_realtime,
     ),

@@ -52,6 +52,7 @@ mod connection;
 mod document;
 mod drain;
 mod log_filter;
+mod longpoll;
 mod openapi;
 mod options;
 mod origins;

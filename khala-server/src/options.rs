@@ -50,6 +50,14 @@ pub struct Limits {
     /// client that takes nothing. None: the system decides. Default: 256 KiB.
     #[serde(with = "or_none")]
     pub send_buffer_bytes: Option<usize>,
+    /// How long a long poll waits for something to send. It must be shorter than `session.heartbeat_timeout_seconds`, than the time
+    /// that `phoenix` gives a request (`longpollerTimeout`, 20 s), and than the time that a proxy gives an answer. Default: 10 s.
+    #[serde(rename = "long_poll_wait_seconds", with = "seconds")]
+    pub long_poll_wait: Duration,
+    /// How long a session of long polling lives without a poll. A client that comes back later opens a new one and
+    /// resumes from its cursors. Default: 30 s.
+    #[serde(rename = "long_poll_session_timeout_seconds", with = "seconds")]
+    pub long_poll_session_timeout: Duration,
     /// How long a client may take nothing of an answer over HTTP. Default: 30 s.
     #[serde(rename = "stall_timeout_seconds", with = "seconds")]
     pub stall_timeout: Duration,
@@ -67,6 +75,8 @@ impl Default for Limits {
             requests_per_address: None,
             header_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
+            long_poll_wait: Duration::from_secs(10),
+            long_poll_session_timeout: Duration::from_secs(30),
             send_buffer_bytes: Some(256 << 10),
             stall_timeout: Duration::from_secs(30),
         }

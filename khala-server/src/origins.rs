@@ -15,7 +15,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 /// Longer texts are no origin: a scheme, a host of at most 253 bytes and a port.
 const MAX_BYTES: usize = 320;
 /// What a page may send along.
-const ALLOWED_HEADERS: [HeaderName; 9] = [
+const ALLOWED_HEADERS: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     HeaderName::from_static("idempotency-key"),
@@ -24,6 +24,7 @@ const ALLOWED_HEADERS: [HeaderName; 9] = [
     HeaderName::from_static("x-khala-client-build"),
     HeaderName::from_static("x-khala-protocol-version"),
     HeaderName::from_static("x-khala-schema-version"),
+    HeaderName::from_static("x-phoenix-authtoken"),
     HeaderName::from_static("x-request-id"),
 ];
 /// What a page may read of an answer, beside what it always may.

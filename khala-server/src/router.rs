@@ -24,6 +24,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use crate::{
     connection::Refusal,
     document::openapi_document,
+    longpoll,
     problem::{Problem, ProblemCode},
     request::{Context, Decoded, REQUEST_ID, check_encoding},
     routes,
@@ -85,12 +86,13 @@ use Surface::{Http, Mint, Upgrade};
 
 const GET: &str = "GET, HEAD";
 const GET_ALONE: &str = "GET";
+const GET_AND_POST: &str = "GET, POST";
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const POST: &str = "POST";
 
 /// All routes.
 #[rustfmt::skip]
-pub(crate) static ROUTES: [Route; 21] = [
+pub(crate) static ROUTES: [Route; 22] = [
     route(UPDATES, GET_OR_POST, Clients, Http, || get(routes::updates).post(routes::publish)),
     route(BOUNDS, GET, Clients, Http, || get(routes::bounds)),
     route(SNAPSHOT, GET, Clients, Http, || get(routes::snapshot)),
@@ -98,6 +100,7 @@ pub(crate) static ROUTES: [Route; 21] = [
     route("/v1/topics", GET, Clients, Http, || get(routes::topics)),
     route("/v1/updates", POST, Clients, Http, || post(routes::publish_stream)),
     route("/sync/v1/websocket", GET_ALONE, Clients, Upgrade, || get(websocket::upgrade)),
+    route(LONG_POLL, GET_AND_POST, Clients, Upgrade, || get(longpoll::poll).post(longpoll::post)),
     route("/realtime/v1/websocket", GET_ALONE, Clients, Upgrade, || get(websocket::upgrade_realtime)),
     route("/v1/token", POST, Clients, Mint, || post(routes::mint)),
     route("/api/khala/token", POST, Clients, Mint, || post(routes::mint)),
@@ -113,6 +116,9 @@ pub(crate) static ROUTES: [Route; 21] = [
     route("/internal/v1/khala/retention", GET_OR_POST, Admins, Http, || get(routes::retention).post(routes::sweep)),
     route("/internal/v1/khala/revocations", GET_OR_POST, Admins, Http, || get(routes::revocations).post(routes::revoke)),
 ];
+
+/// The route whose client reads no HTTP status.
+const LONG_POLL: &str = "/sync/v1/longpoll";
 
 /// The routes of a topic, which are also found in a decoded path.
 const UPDATES: &str = "/v1/topics/{topic}/updates";
@@ -158,7 +164,7 @@ fn served(shared: &Shared, route: Option<&'static Route>) -> MethodRouter<Shared
             let refuse = move || async move { method_not_allowed(route) };
             let methods = (route.methods)().fallback(refuse);
             // axum answers HEAD wherever it answers GET.
-            if route.allow == GET_ALONE { methods.head(refuse) } else { methods }
+            if route.allow.contains("HEAD") { methods } else { methods.head(refuse) }
         }
         None => any(unknown_route),
     };
@@ -230,6 +236,9 @@ impl Served {
         request.extensions_mut().insert(context.clone());
         let of = self.route.filter(|route| route.audience.has_origins());
         let refusal = of.and_then(|of| self.refuse_origin(of, &request));
+        // What it says to a page that may not ask, nobody reads.
+        let polls = (refusal.is_none() && self.is_of_long_poll(&method))
+            .then(|| request.headers().get(header::ACCEPT).cloned());
         let is_page = refusal.is_none() && of.is_some() && request.headers().contains_key(header::ORIGIN);
         let mut response = match (refusal, of) {
             (Some(refusal), _) => refusal,
@@ -251,6 +260,9 @@ impl Served {
             headers.insert(REQUEST_ID, request_id);
         }
         let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
+        if let Some(accept) = polls.filter(|_| code.is_some()) {
+            response = longpoll::refuse(response, accept.as_ref()).boxed().await;
+        }
         if let Some(code) = code {
             telemetry::refused(code, self.route.map_or(Http, |route| route.surface));
         }
@@ -268,6 +280,12 @@ impl Served {
             .and_then(|route| Some((ROUTES.iter().position(|one| std::ptr::eq(one, route))?, route.pattern)));
         self.shared.0.request_metrics.answered(place, &method, status, elapsed);
         response
+    }
+
+    /// Whether its client reads no HTTP status.
+    fn is_of_long_poll(&self, method: &Method) -> bool {
+        let reads = matches!(*method, Method::GET | Method::POST);
+        reads && self.route.is_some_and(|route| route.pattern == LONG_POLL)
     }
 
     /// The refusal of a page of an unknown origin, and of a question about what pages may send that is none.

@@ -19,7 +19,8 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     Compatibility, Limits, Origins, RevocationTerms, connection::ConnectionLimits, drain::Drain,
-    request_limits::RequestLimits, request_metrics::RequestMetrics, write_probe::WriteProbe,
+    longpoll::LongPolls, request_limits::RequestLimits, request_metrics::RequestMetrics,
+    write_probe::WriteProbe,
 };
 
 type Render = Box<dyn Fn() -> String + Send + Sync>;
@@ -44,8 +45,9 @@ pub(crate) struct Inner {
     pub(crate) token_source: Option<TokenSource>,
     pub(crate) path_prefix: Option<PathPrefix>,
     pub(crate) revocation_terms: RevocationTerms,
-    /// How many upgraded connections have a task that still runs.
+    /// How many upgraded connections and sessions of long polling have a task that still runs.
     pub(crate) upgraded: watch::Sender<usize>,
+    pub(crate) long_polls: LongPolls,
     pub(crate) sweep_every: Option<Duration>,
     /// What goes on by itself, from the first request on.
     background: OnceLock<Vec<AbortOnDrop>>,
@@ -96,6 +98,7 @@ impl Inner {
             path_prefix: None,
             revocation_terms: RevocationTerms::default(),
             upgraded: watch::Sender::new(0),
+            long_polls: LongPolls::default(),
             sweep_every: None,
             background: OnceLock::new(),
             write_probe: WriteProbe::default(),

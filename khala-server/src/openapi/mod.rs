@@ -67,3 +67,26 @@ pub(crate) struct RealtimeQuery {
     #[param(required = false)]
     apikey: String,
 }
+
+/// What a request of long polling says in its query; other parameters are the client's own.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct LongPollQuery {
+    /// The serializer: 2.0.x or 1.0.x, which is also that of a client that does not say. It counts where a session is opened.
+    #[param(required = false, pattern = "^[12]\\.0\\.[0-9]+$")]
+    vsn: String,
+    /// The token of the last answer, by which the session is found. The access token may come under this name too.
+    #[param(required = false)]
+    token: Vec<String>,
+}
+
+/// What a request of long polling says in its headers.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct LongPollHeaders {
+    /// The access token, where there is no Authorization header.
+    #[param(required = false, rename = "x-phoenix-authtoken")]
+    token: String,
+}

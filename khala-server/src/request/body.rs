@@ -52,6 +52,20 @@ pub(crate) async fn read(
     if !untyped && !is_of(headers, "application/json") {
         return Err(unsupported());
     }
+    let body = read_bytes(shared, body, most, room).await?;
+    if untyped && !body.is_empty() {
+        return Err(unsupported());
+    }
+    Ok(body)
+}
+
+/// The whole body of at most `most` bytes, of whatever type, and soon enough here.
+pub(crate) async fn read_bytes(
+    shared: &Shared,
+    body: Body,
+    most: usize,
+    room: Room,
+) -> Result<Whole, Problem> {
     let limits = &shared.0.limits;
     let most = most.min(limits.body_bytes);
     let too_large =
@@ -85,9 +99,6 @@ pub(crate) async fn read(
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail));
         }
     };
-    if untyped && !body.is_empty() {
-        return Err(unsupported());
-    }
     Ok(Whole { bytes: body, _share: share })
 }
 
@@ -102,6 +113,12 @@ impl Deref for Whole {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }

@@ -17,7 +17,7 @@ pub(crate) use self::{
     access::{Admin, Authenticated, Readable},
     body::{
         COPIES, Empty, MEMORY_AGAIN, MEMORY_WAIT, Room, Whole, check_encoding, given, given_whole, invalid,
-        is_of, no_memory, parse, parse_part, read, whole,
+        is_of, no_memory, parse, parse_part, read, read_bytes, whole,
     },
     context::{Context, REQUEST_ID},
     holds::Holds,

@@ -5,4 +5,4 @@ mod token;
 mod transport;
 pub(crate) mod upgrade;
 
-pub(crate) use self::upgrade::{upgrade, upgrade_realtime};
+pub(crate) use self::upgrade::{Open, serializer, upgrade, upgrade_realtime, verify};

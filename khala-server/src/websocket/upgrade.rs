@@ -17,7 +17,7 @@ use http::{HeaderValue, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Parts as Taken};
 use hyper_util::rt::TokioIo;
 use khala_core::{
-    Grant,
+    Grant, Token,
     auth::Denied,
     connection::{Connection, Ended},
     wire::Serializer,
@@ -143,8 +143,7 @@ async fn open(
     Ok(response)
 }
 
-/// What the token proves. An address with too many failed handshakes is refused before its token is checked. What is no
-/// handshake does not count: any page may have a browser ask so, as for a picture.
+/// What the token of a handshake proves, or of a request that is none.
 async fn verified(
     shared: &Shared,
     head: &Parts,
@@ -152,8 +151,6 @@ async fn verified(
     client: Option<IpAddr>,
     handshake: bool,
 ) -> Result<Grant, Problem> {
-    let khala = &shared.0.khala;
-    khala.access().check_connect_rate(client)?;
     let parameters: &[&str] = match names {
         Names::Plain => &["token"],
         Names::Realtime => &["token", "apikey"],
@@ -162,11 +159,24 @@ async fn verified(
         Err(Denied::MissingToken) => shared.token_of_source(head).ok_or(Denied::MissingToken),
         token => token,
     };
+    verify(shared, token, client, handshake).await
+}
+
+/// What `token` proves. An address with too many failed tries is refused before its token is checked. What does not `count` is no
+/// try: any page may have a browser ask without a handshake, as for a picture.
+pub(crate) async fn verify(
+    shared: &Shared,
+    token: Result<Token, Denied>,
+    client: Option<IpAddr>,
+    counts: bool,
+) -> Result<Grant, Problem> {
+    let khala = &shared.0.khala;
+    khala.access().check_connect_rate(client)?;
     let verified = match token {
         Ok(token) => khala.access().verify(&token).await,
         Err(denied) => Err(denied),
     };
-    if handshake && verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
+    if counts && verified.as_ref().is_err_and(|denied| !matches!(denied, Denied::Unavailable(_))) {
         khala.access().failed(client);
     }
     Ok(verified?)
@@ -204,7 +214,7 @@ fn accept_key(head: &Parts) -> Result<HeaderValue, Problem> {
 }
 
 /// The serializer that the query's `vsn` asks for, and V1 without one, as Phoenix has it. Other parameters are the client's own.
-fn serializer(query: Option<&str>) -> Result<Serializer, Problem> {
+pub(crate) fn serializer(query: Option<&str>) -> Result<Serializer, Problem> {
     let mut parameters = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let vsn = parameters.find(|(name, _)| name == "vsn").map(|(_, vsn)| vsn);
     let Some(vsn) = vsn else { return Ok(Serializer::V1) };
@@ -214,11 +224,11 @@ fn serializer(query: Option<&str>) -> Result<Serializer, Problem> {
     })
 }
 
-/// Counts an upgraded connection until its task is done.
-struct Open(watch::Sender<usize>);
+/// Counts an upgraded connection, or a session of long polling, until its task is done.
+pub(crate) struct Open(watch::Sender<usize>);
 
 impl Open {
-    fn new(open: &watch::Sender<usize>) -> Self {
+    pub(crate) fn new(open: &watch::Sender<usize>) -> Self {
         open.send_modify(|open| *open += 1);
         Self(open.clone())
     }

@@ -22,6 +22,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod logs;
+mod longpoll;
 mod mint;
 #[cfg(feature = "binary")]
 mod nodes;

@@ -342,6 +342,13 @@ async fn what_is_documented_is_served() {
             served.note(websocket, &get, &answer, &document);
         }
     }
+    let long_poll = "/sync/v1/longpoll";
+    let opening = format!("{long_poll}?vsn=2.0.0&client_build=2");
+    for method in [&get, &post] {
+        for headers in [[].as_slice(), &[authorized[0]], &[authorized[0], stranger]] {
+            served.note(long_poll, method, &sent(&server, method, &opening, headers, "").await, &document);
+        }
+    }
     drop(open);
     server.server.drain();
     for websocket in websockets {

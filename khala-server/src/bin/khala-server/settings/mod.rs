@@ -39,7 +39,7 @@ pub(crate) use self::{
 };
 
 /// Settings of which 0 would mean that nothing works, and not that there is no limit.
-const POSITIVE: [&str; 32] = [
+const POSITIVE: [&str; 34] = [
     "auth.jwks.min_refresh_interval_seconds",
     "auth.jwks.refresh_interval_seconds",
     "classes[].payload_bytes",
@@ -52,6 +52,8 @@ const POSITIVE: [&str; 32] = [
     "limits.frame_bytes",
     "limits.header_timeout_seconds",
     "limits.keep_alive_timeout_seconds",
+    "limits.long_poll_session_timeout_seconds",
+    "limits.long_poll_wait_seconds",
     "limits.send_buffer_bytes",
     "limits.stall_timeout_seconds",
     "memory_bytes",
