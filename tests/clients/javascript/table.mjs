@@ -14,6 +14,7 @@ const COLUMNS = {
   "token renewed": "renewed",
   "token ended": "ended",
   "stale cursor": "stale",
+  "`longPollFallbackMs`": "fallback",
 };
 
 export const table = (rows) => {
