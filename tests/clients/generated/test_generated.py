@@ -1,4 +1,7 @@
-"""Clients that generators make of a running server's /openapi.json: their types are checked, and the programs of docs/clients.md run."""
+"""Clients that generators make of a running server's /openapi.json.
+
+Their types are checked, and the programs of docs/clients.md run.
+"""
 
 import asyncio
 import importlib.metadata

@@ -4,6 +4,7 @@ Also the backend of an application that gives tokens, and the programs of docs/c
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -166,9 +167,7 @@ class Server:
         fault = None
         for _ in range(400):
             try:
-                status, text = await asyncio.to_thread(
-                    ask, f"{self.url}/v1/topics/{topic}/updates", "POST", headers, body
-                )
+                status, text = await asyncio.to_thread(ask, f"{self.url}/v1/topics/{topic}/updates", "POST", headers, body)
                 if status in (200, 201):
                     return json.loads(text)
                 fault = text
@@ -196,7 +195,8 @@ class Backend:
                 token = None if backend.held else server.token_now(*scopes, ttl="5s", sub="someone")
                 self.send_response(200 if token else 503)
                 self.end_headers()
-                self.wfile.write((token or "").encode())
+                with contextlib.suppress(OSError):  # The program was killed meanwhile.
+                    self.wfile.write((token or "").encode())
 
             def log_message(self, *_):
                 pass

@@ -1,19 +1,42 @@
 """The Python programs of docs/clients.md, each against a server of its own, side by side: they wait more than they work.
 
 Each goes through everything that the page says: two kills of the server and one of the program, tokens of 5 s, 2 MB at once, and
-a database that was deleted.
+a database that was deleted. In other runs a token opens nothing, and a batch is lost on the way.
 """
 
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import os
 import sys
 import unittest
 
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
+
 from khala import TARGET, Backend, Process, Server, blocks, put_table, until
 
-CLIENTS = ["websockets", "realtime", "phoenix-channels-python-client"]
+
+class Client:
+    """A package, and its version: that of requirements.txt, or another one in a folder of its own."""
+
+    def __init__(self, name, packages=None):
+        self.name, self.packages = name, packages
+        path = {"path": [packages]} if packages else {}
+        self.version = next(importlib.metadata.distributions(name=name, **path)).version
+
+    def __str__(self):
+        return f"{self.name}-{self.version}"
+
+
+CLIENTS = [
+    Client("websockets"),
+    Client("websockets", str(TARGET / "clients/websockets")),
+    Client("realtime"),
+    Client("phoenix-channels-python-client"),
+]
 TOPIC = "orders:7"
 BEFORE = 40
 STREAMED = 90
@@ -58,27 +81,61 @@ class Published:
         return at - len(feed)
 
 
+class Lossy:
+    """What stands between a program and its server, and loses a batch where it is told to."""
+
+    def __init__(self, server):
+        self.server, self.lose = server, False
+
+    async def __aenter__(self):
+        self.listening = await serve(self.pass_on, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.listening.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self.listening.close()
+
+    async def pass_on(self, socket):
+        sent = socket.request.headers
+        headers = {"Authorization": sent["Authorization"]} if "Authorization" in sent else {}
+        url = self.server.url.replace("http", "ws", 1) + socket.request.path
+        async with connect(url, additional_headers=headers) as upstream:
+            ways = [asyncio.create_task(self.carry(*way)) for way in ((socket, upstream), (upstream, socket))]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+
+    async def carry(self, from_, to):
+        with contextlib.suppress(ConnectionClosed):
+            async for text in from_:
+                if self.lose and "sync:update_batch" in text:
+                    self.lose = False
+                else:
+                    await to.send(text)
+
+
 class Program:
     """A program of the page in a process of its own."""
 
-    def __init__(self, client, server, *scopes, folder=None):
+    def __init__(self, client, server, *scopes, folder=None, url=None):
         self.client, self.backend = client, Backend(server, *scopes)
-        self.folder = TARGET / "clients/python" / (folder or client)
+        self.folder = TARGET / "clients/python" / (folder or str(client))
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.iterdir():
             if old.is_file():
                 old.unlink()
         page = blocks("python")
-        for file in ("kept_topic.py", "fresh_token.py", f"{client}/follow.py"):
+        for file in ("kept_topic.py", "fresh_token.py", f"{client.name}/follow.py"):
             (self.folder / file.split("/")[-1]).write_text(page[file])
         self.state = self.folder / "state.json"
         self.environment = {
             "PATH": os.environ["PATH"],
-            "KHALA_URL": server.url,
+            "KHALA_URL": url or server.url,
             "TOKEN_URL": self.backend.url,
             "TOPIC": TOPIC,
             "STATE_FILE": str(self.state),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": client.packages or "",
         }
 
     async def start(self):
@@ -152,7 +209,9 @@ async def follow(client):
         row["token renewed"] = "while open"
 
         program.backend.held = True
-        await until("its connection ends with its token", lambda: later(server, "khala_closes_total", 1, 'reason="token_expired"'))
+        await until(
+            "its connection ends with its token", lambda: later(server, "khala_closes_total", 1, 'reason="token_expired"')
+        )
         await stream(10)
         program.backend.held = False
         since, kept = await caught_up()
@@ -193,6 +252,60 @@ async def later(server, name, least, *labels):
     return await server.metric(name, *labels) >= least
 
 
+async def hole(client):
+    """A program that misses a batch sees it by the next one, and connects again with its cursor."""
+    server = await Server.start()
+    async with Lossy(server) as lossy:
+        program, published = Program(client, server, "read", folder=f"{client}-hole", url=lossy.url), Published(server)
+
+        def caught_up():
+            cursor = program.kept()["cursor"]
+            return cursor and cursor["after"] == published.head
+
+        try:
+            await published.next()
+            await program.start()
+            for _ in range(3):
+                await until(program.process.said, caught_up)
+                lossy.lose = True
+                await published.next()
+                await until("a batch is lost", lambda: not lossy.lose)
+                assert not caught_up()
+                await published.next()
+            await until(program.process.said, caught_up)
+            assert published.check(program.kept()) == 1
+            assert await server.metric("khala_joins_total") == 4
+        finally:
+            await program.stop()
+            await server.stop()
+
+
+class Checker(unittest.TestCase):
+    """The checker bites."""
+
+    def setUp(self):
+        self.published = Published(None)
+        self.published.updates = [{"payload": n, "doc_key": f"order/{n % 2}"} for n in range(4)]
+        feed = [{"seq": seq, "kind": "placed", "payload": seq - 1} for seq in (2, 3, 4)]
+        documents = {"order/0": {"seq": 3, "payload": 2}, "order/1": {"seq": 4, "payload": 3}}
+        self.kept = {"cursor": {"after": 4}, "documents": documents, "feed": feed}
+
+    def test_what_is_right_passes(self):
+        self.assertEqual(self.published.check(self.kept), 1)
+
+    def test_a_missing_a_double_and_another_update_are_found(self):
+        feed = self.kept["feed"]
+        for bad in (feed[:1] + feed[2:], feed[:2] + feed[1:], feed[::-1], feed[:-1], [*feed[:2], {**feed[2], "payload": 9}]):
+            with self.assertRaises(AssertionError):
+                self.published.check({**self.kept, "feed": bad})
+
+    def test_a_missing_and_an_older_document_are_found(self):
+        good = self.kept["documents"]
+        for bad in ({"order/0": good["order/0"]}, {**good, "order/0": {"seq": 1, "payload": 0}}):
+            with self.assertRaises(AssertionError):
+                self.published.check({**self.kept, "documents": bad})
+
+
 async def refused(client):
     """A program whose token does not open the topic ends, and says why."""
     server = await Server.start()
@@ -207,19 +320,19 @@ async def refused(client):
 
 
 async def all_of_them():
-    runs = [follow(client) for client in CLIENTS] + [refused(client) for client in CLIENTS]
+    runs = [scenario(client) for scenario in (follow, refused, hole) for client in CLIENTS]
     return await asyncio.gather(*runs, return_exceptions=True)
 
 
 class Clients(unittest.TestCase):
     def test_every_program_has_every_update_once_and_in_order(self):
         rows = []
-        for client, result in zip(CLIENTS * 2, asyncio.run(all_of_them()), strict=True):
-            with self.subTest(client):
+        for client, result in zip(CLIENTS * 3, asyncio.run(all_of_them()), strict=True):
+            with self.subTest(str(client)):
                 if isinstance(result, BaseException):
                     raise result
                 if result:
-                    rows.append({"client": f"`{client}` {importlib.metadata.version(client)}", **result})
+                    rows.append({"client": f"`{client.name}` {client.version}", **result})
         if len(rows) == len(CLIENTS):
             order = ["client", "every update", "after a restart", "token renewed", "token ended", "2 MB at once", "stale cursor"]
             put_table("Python clients", [{column: row[column] for column in order} for row in rows])
