@@ -30,3 +30,5 @@ after_restore() {
     khala tail run:7:events --until-head --cursor-file "$RECIPES/before" || code=$?
     [ "$code" = 3 ]
 }
+
+instead_prometheus() { promtool check config "$BLOCK"; }
