@@ -71,10 +71,10 @@ def blocks(page: str) -> list[Block]:
         opening = re.match(r"^( *)(`{3,})(.*)$", line)
         if open_block is None and opening:
             indent, fence, info = opening.groups()
-            # Rust's options are separated by commas, ours by spaces.
+            # Rust's options are separated by commas, ours by spaces. rustdoc, which reads README.md, knows no `=` in them.
             words = info.split()
             language = words[0].split(",")[0] if words else ""
-            options = dict(word.partition("=")[::2] for word in words[1:])
+            options = dict(word.partition(":")[::2] for word in words[1:])
             open_block = Block(page, number, language, options, "")
         elif open_block is not None and line.strip() == fence:
             found.append(open_block)

@@ -306,7 +306,7 @@ fn refused_at_last((code, _, log): (Option<i32>, String, String), named: &[&str]
 #[tokio::test]
 async fn servers_and_applications_need_what_the_page_grants_and_no_more() {
     let page = include_str!("../../../docs/nodes.md");
-    let (_, grants) = page.split_once("```sql name=grants\n").unwrap();
+    let (_, grants) = page.split_once("```sql name:grants\n").unwrap();
     let grants = grants.split_once("```").unwrap().0;
     let owner = Nodes::new();
     let suffix = owner.url.rsplit('_').next().unwrap();
