@@ -18,9 +18,9 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// The most bytes of a WebSocket message from a client, and of each of its frames. Default: 64 KiB.
     pub frame_bytes: usize,
-    /// The most HTTP connections of all clients that are open at once. WebSockets do not count. Set this and
-    /// `admission.connections` so that together they are less than the number of files that the process may
-    /// open. Example: `2000`. Default: no limit.
+    /// The most HTTP connections of all clients that are open at once. WebSockets do not count; a long poll that
+    /// waits does. Set this and `admission.connections` so that together they are less than the number of files
+    /// that the process may open. Example: `2000`. Default: no limit.
     #[serde(with = "or_none")]
     pub http_connections: Option<NonZeroU32>,
     /// The most HTTP connections of one address (IPv6: one /64) that are open at once. Connections of trusted

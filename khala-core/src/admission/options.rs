@@ -16,19 +16,21 @@ use crate::config::or_none;
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "options are data, written by field")]
 pub struct AdmissionOptions {
-    /// The most WebSockets that are open at once, of all clients. Example: `20_000`.
+    /// The most WebSockets and sessions of long polling that are open at once, of all clients. Example: `20_000`.
     #[serde(with = "or_none")]
     pub connections: Option<NonZeroU32>,
-    /// The most WebSockets of one token's `sub` that are open at once. Example: `50`.
+    /// The most WebSockets and sessions of long polling of one token's `sub` that are open at once. Example: `50`.
     #[serde(with = "or_none")]
     pub connections_per_subject: Option<NonZeroU32>,
-    /// The most WebSockets of one address (IPv6: one /64) that are open at once. Example: `1000`.
+    /// The most WebSockets and sessions of long polling of one address (IPv6: one /64) that are open at once.
+    /// Example: `1000`.
     #[serde(with = "or_none")]
     pub connections_per_address: Option<NonZeroU32>,
-    /// The rate at which one `sub` may open WebSockets. Example: `{per_second = 5, burst = 50}`.
+    /// The rate at which one `sub` may open WebSockets and sessions of long polling. Example: `{per_second = 5, burst = 50}`.
     #[serde(with = "or_none")]
     pub connects_per_subject: Option<Rate>,
-    /// The rate at which one address may open WebSockets. Example: `{per_second = 50, burst = 500}`.
+    /// The rate at which one address may open WebSockets and sessions of long polling.
+    /// Example: `{per_second = 50, burst = 500}`.
     #[serde(with = "or_none")]
     pub connects_per_address: Option<Rate>,
     /// The rate of joins on one connection.

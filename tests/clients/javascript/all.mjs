@@ -5,6 +5,7 @@ import { after } from "node:test";
 import "./check.tests.mjs";
 import "./floor.tests.mjs";
 import "./hole.tests.mjs";
+import "./longpoll.tests.mjs";
 import "./wire.tests.mjs";
 import "./clients.tests.mjs";
 
