@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{Sink, Stream};
 use khala_core::{
     budget::{MemoryBudget, MemoryPart, MemoryShare},
-    connection::{Progress, Received, Sent, Transport},
+    connection::{Ended, Progress, Received, Sent, Transport},
     wire::{Close, Encoded},
 };
 use tokio::{
@@ -33,6 +33,8 @@ use crate::timeouts::PARTS;
 /// Bytes that wait for polls, after which the session writes no more; the last frame may go past them. As much as the system buffers
 /// for a WebSocket.
 const HIGH_WATER: usize = 256 << 10;
+/// How long a close waits for the poll that takes it. A socket takes one from a session whose client is gone, too.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Frames of clients that wait for the session.
 const WAITING_FRAMES: usize = 128;
 
@@ -42,6 +44,8 @@ pub(super) struct Mailbox {
     state: Mutex<State>,
     /// Something may be there for a poll, or room for a post.
     changed: Notify,
+    /// The session has said its close.
+    closing: Notify,
     progress: Progress,
     /// Bytes of a frame from a client.
     frame_bytes: usize,
@@ -112,6 +116,7 @@ impl Mailbox {
         Arc::new(Self {
             state: Mutex::new(state),
             changed: Notify::new(),
+            closing: Notify::new(),
             progress: Progress::new(),
             frame_bytes,
         })
@@ -202,6 +207,13 @@ impl Mailbox {
             quiet = if state.waiting > 0 || state.requests != seen { 0 } else { quiet + 1 };
             seen = state.requests;
         }
+    }
+
+    /// Ready when the session has said its close and no poll took that for a moment.
+    pub(super) async fn close_was_left(&self) -> Ended {
+        self.closing.notified().await;
+        sleep(CLOSE_WITHIN).await;
+        self.lock().close.map_or(Ended::Gone, Ended::Closed)
     }
 
     /// The session is over: polls that wait are told.
@@ -347,6 +359,8 @@ impl Sink<Sent> for SessionEnd {
                     state.forget();
                 }
                 state.close = Some(close);
+                drop(state);
+                self.0.closing.notify_one();
             }
         }
         Ok(())

@@ -51,6 +51,7 @@ impl Opening {
         let ended = tokio::select! {
             ended = connection.run(&mut transport) => ended,
             () = mailbox.abandoned(shared.0.limits.long_poll_session_timeout) => Ended::Gone,
+            ended = mailbox.close_was_left() => ended,
         };
         let (by, code, reason) = match ended {
             Ended::Closed(close) => {

@@ -398,6 +398,15 @@ async fn a_drain_tells_sessions_and_ends_them() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_little_for_a_client_that_does_not_poll() {
+    let server = running().await;
+    let _silent = Poller::joined(&server, &good_token(), "t", json!({})).await;
+    server.server.drain();
+    // A session without polls would end only after more than that.
+    until(|| server.khala.connections().count() == 0).await;
+}
+
+#[tokio::test]
 async fn pages_of_listed_origins_may_poll() {
     let origin = "https://app.example";
     let server = running_with(|builder| builder.with_origins(Origins::parse([origin]).unwrap())).await;
