@@ -1,11 +1,11 @@
 # What pages ask for: servers that are already there for their reader, and how a block that is not a script is read. Sourced.
 
-# Waits for a command to succeed, 20 s at most.
+# Waits for a command to succeed, 40 s at most: other tests may run beside this one.
 until_true() {
-    local deadline=$((SECONDS + 20))
+    local deadline=$((SECONDS + 40))
     until "$@" >/dev/null 2>&1; do
         if ((SECONDS > deadline)); then
-            echo "this did not come true within 20 s: $*" >&2
+            echo "this did not come true within 40 s: $*" >&2
             return 1
         fi
         sleep 0.1

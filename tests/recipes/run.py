@@ -30,7 +30,7 @@ from typing import IO
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-BLOCK_SECONDS = 60
+BLOCK_SECONDS = 120
 LAST_OUTPUT = 4000
 
 # PROTOCOL.md's frames are tested by khala-core/tests/documentation.rs, and the programs of clients.md by scripts/clients.
