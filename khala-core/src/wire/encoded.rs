@@ -3,11 +3,9 @@
 //! Every subscriber of a topic is sent the same frame, and writing it in one piece is cheaper than in two. What must stay
 //! true: what it dereferences to is the text alone.
 
-use std::{ops::Deref, sync::OnceLock};
+use std::ops::Deref;
 
 use bytes::Bytes;
-
-use super::Serializer;
 
 /// Bytes that the longest header takes.
 const HEADER: usize = 10;
@@ -70,27 +68,6 @@ impl Deref for Encoded {
 
     fn deref(&self) -> &[u8] {
         &self.framed[self.header..]
-    }
-}
-
-/// The frames of what is encoded at most once for each serializer.
-#[derive(Debug, Default)]
-pub(crate) struct Frames {
-    phoenix: [OnceLock<Encoded>; 2],
-    /// Apart, because few servers have such clients.
-    realtime: OnceLock<Box<[OnceLock<Encoded>; 2]>>,
-}
-
-impl Frames {
-    /// The frame for that serializer, which `encode` makes if nobody has asked for it before.
-    pub(crate) fn get_or_encode(&self, serializer: Serializer, encode: impl FnOnce() -> Encoded) -> Encoded {
-        let slot = match serializer {
-            Serializer::V1 => &self.phoenix[0],
-            Serializer::V2 => &self.phoenix[1],
-            Serializer::RealtimeV1 => &self.realtime.get_or_init(Box::default)[0],
-            Serializer::RealtimeV2 => &self.realtime.get_or_init(Box::default)[1],
-        };
-        slot.get_or_init(encode).clone()
     }
 }
 

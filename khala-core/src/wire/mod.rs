@@ -6,6 +6,7 @@
 mod codes;
 mod encoded;
 mod frame;
+mod frames;
 mod json;
 mod messages;
 mod path;
@@ -21,4 +22,4 @@ pub use self::{
     },
     path::{PathPrefix, snapshot_path},
 };
-pub(crate) use self::{encoded::Frames, frame::PHOENIX, json::write_batch};
+pub(crate) use self::{frame::PHOENIX, frames::Frames, json::write_batch};
