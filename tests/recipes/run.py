@@ -325,34 +325,31 @@ def machine(folder: Path) -> None:
     os.environ["PYTHON"] = sys.executable
 
 
-def run_page(name: str) -> int:
+def run_page(name: str, folder: Path) -> int:
     """Inside its namespaces: runs a page, and says for each block how it went."""
     elsewhere = {(row["page"], row["block"]): row for row in listed()}
-    with tempfile.TemporaryDirectory(prefix="recipes-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary)
-        folder.chmod(0o755)
-        machine(folder)
-        page = Page(name, folder)
+    folder.chmod(0o755)
+    machine(folder)
+    page = Page(name, folder)
+    try:
+        if page.has("prepare"):
+            page.run("prepare")
+    except Wrong as wrong:
+        print(f"FAILED {name}, prepare: {wrong}")
+        return 1
+    for block in blocks(name):
+        if block.language in NO_COMMANDS or (name, block.first_line) in elsewhere:
+            continue
+        began = time.monotonic()
         try:
-            if page.has("prepare"):
-                page.run("prepare")
+            page.block(block)
         except Wrong as wrong:
-            print(f"FAILED {name}, prepare: {wrong}")
+            print(f"FAILED {block.place}: {wrong}")
+            for log in sorted(folder.glob("*.log")):
+                print(f"--- {log.name}\n{last(log)}")
             return 1
-        for block in blocks(name):
-            if block.language in NO_COMMANDS or (name, block.first_line) in elsewhere:
-                continue
-            began = time.monotonic()
-            try:
-                page.block(block)
-            except Wrong as wrong:
-                print(f"FAILED {block.place}: {wrong}")
-                for log in sorted(folder.glob("*.log")):
-                    print(f"--- {log.name}\n{last(log)}")
-                return 1
-            print(f"    {block.place} {block.language} {block.options.get('name', '')} {time.monotonic() - began:.1f} s")
-        # Servers that were killed with their namespace may hold the folder for a moment; what a page mounted goes with it.
-        return 0
+        print(f"    {block.place} {block.language} {block.options.get('name', '')} {time.monotonic() - began:.1f} s")
+    return 0
 
 
 def listed() -> list[dict[str, str]]:
@@ -391,17 +388,22 @@ def broken_links() -> list[str]:
 
 def main() -> int:
     if sys.argv[1:2] == ["--page"]:
-        return run_page(sys.argv[2])
+        return run_page(sys.argv[2], Path(sys.argv[3]))
     chosen = sys.argv[1:] or pages()
     wrong = check_the_list() + broken_links()
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        namespaces = ["sudo", "--preserve-env=PATH,RECIPES_BIN", *namespaces]
+    as_root = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=PATH,RECIPES_BIN"]
 
     def one(page: str) -> subprocess.CompletedProcess[str]:
         # The shell is the first process of the namespace: it buries those whose parents have gone.
-        command = [*namespaces, "bash", "-c", '"$@" & wait $!', "bash", sys.executable, str(Path(__file__)), "--page", page]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        folder = tempfile.mkdtemp(prefix="recipes-")
+        shell = ["bash", "-c", '"$@" & wait $!', "bash"]
+        command = [*as_root, *namespaces, *shell, sys.executable, str(Path(__file__)), "--page", page, folder]
+        try:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        finally:
+            # What a page mounted in it went with its namespace.
+            subprocess.run([*as_root, "rm", "-rf", "--", folder], check=False)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         for page, done in zip(chosen, pool.map(one, chosen)):
