@@ -6,6 +6,7 @@ import "./check.tests.mjs";
 import "./floor.tests.mjs";
 import "./hole.tests.mjs";
 import "./longpoll.tests.mjs";
+import "./refused.tests.mjs";
 import "./wire.tests.mjs";
 import "./clients.tests.mjs";
 

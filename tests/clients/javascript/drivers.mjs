@@ -24,7 +24,7 @@ export class Site {
     });
     const page = (sub) =>
       `<!doctype html><body data-url="${server.ws}" data-topic="${topic}" data-tokens="/khala-token?${sub}">` +
-      `<ul></ul><script type="module" src="/page.js"></script>`;
+      `<ul></ul><p></p><script type="module" src="/page.js"></script>`;
     site.http = createServer((request, response) => {
       const [path, sub] = request.url.split("?");
       const answer = (status, type, body) => response.writeHead(status, { "Content-Type": type }).end(body);
@@ -86,9 +86,10 @@ export class NodeProgram {
   }
 }
 
+// The tests share one browser.
 let browser;
 export const openBrowser = async () => {
-  browser = await chromium.launch({
+  browser ??= await chromium.launch({
     executablePath: process.env.KHALA_CHROMIUM ?? "/usr/bin/chromium",
     args: [
       "--no-sandbox",

@@ -8,7 +8,7 @@ const HERE = dirname(fileURLToPath(import.meta.url));
 export const ROOT = resolve(HERE, "../../..");
 export const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? "target");
 export const PAGE = join(ROOT, "docs/clients.md");
-const SHARED = ["kept-topic.mjs", "fresh-token.mjs", "page.mjs", "node.mjs"];
+const SHARED = ["kept-topic.mjs", "fresh-token.mjs", "tokens.mjs", "index.html", "page.mjs", "node.mjs"];
 
 // Each client: the package as this folder has it, its name for a program, and where its follow.mjs stands on the page.
 const client = (installed, name, follow) => {
@@ -29,7 +29,7 @@ export const CLIENTS = [
 // The blocks of the page by the names of their files.
 export const blocks = (page = readFileSync(PAGE, "utf8")) => {
   const found = new Map();
-  for (const [, file, text] of page.matchAll(/^```js file=(\S+)\n(.*?)^```$/gms)) {
+  for (const [, file, text] of page.matchAll(/^```(?:js|html) file=(\S+)\n(.*?)^```$/gms)) {
     if (found.has(file)) throw new Error(`docs/clients.md has ${file} twice`);
     found.set(file, text);
   }

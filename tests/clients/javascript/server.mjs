@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { TARGET } from "./programs.mjs";
 
-const BINARIES = process.env.KHALA_BIN_DIR ?? join(TARGET, "debug");
+export const BINARIES = process.env.KHALA_BIN_DIR ?? join(TARGET, "debug");
 
 // Waits until `look` gives something; a thing that never comes fails with what it was.
 export const until = async (what, look, seconds = 60) => {
@@ -24,7 +24,7 @@ export const until = async (what, look, seconds = 60) => {
 };
 
 // Below the ports that the system gives to outgoing connections: nothing takes it while the server is down.
-const freePort = async () => {
+export const freePort = async () => {
   for (;;) {
     const port = 15_000 + Math.floor(Math.random() * 15_000);
     const free = await new Promise((done) => {

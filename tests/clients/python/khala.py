@@ -152,9 +152,10 @@ class Server:
     async def token(self, *scopes, ttl="5s", sub="someone"):
         return await asyncio.to_thread(self.token_now, *scopes, ttl=ttl, sub=sub)
 
-    def token_now(self, *scopes, ttl, sub):
+    def token_now(self, *scopes, ttl, sub, key=None):
+        environment = {**self.environment, **({"KHALA_AUTH__HS256_KEY": key} if key else {})}
         command = [BINARIES / "khala", "token", "--sub", sub, "--ttl", ttl, *(f"--scope={scope}" for scope in scopes)]
-        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
     async def publish(self, topic, update):
         """Publishes, however often the server is killed meanwhile, and gives the receipt."""
@@ -186,13 +187,13 @@ class Server:
 class Backend:
     """The application's backend, which gives tokens of five seconds, and none while it is held."""
 
-    def __init__(self, server, *scopes):
+    def __init__(self, server, *scopes, key=None):
         backend = self
         self.held = False
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                token = None if backend.held else server.token_now(*scopes, ttl="5s", sub="someone")
+                token = None if backend.held else server.token_now(*scopes, ttl="5s", sub="someone", key=key)
                 self.send_response(200 if token else 503)
                 self.end_headers()
                 with contextlib.suppress(OSError):  # The program was killed meanwhile.

@@ -1,7 +1,7 @@
 """The Python programs of docs/clients.md, each against a server of its own, side by side: they wait more than they work.
 
 Each goes through everything that the page says: two kills of the server and one of the program, tokens of 5 s, 2 MB at once, and
-a database that was deleted. In other runs a token opens nothing, and a batch is lost on the way.
+a database that was deleted. In other runs a token is bad or opens nothing, the topic cannot be, and a batch is lost on the way.
 """
 
 import asyncio
@@ -117,8 +117,8 @@ class Lossy:
 class Program:
     """A program of the page in a process of its own."""
 
-    def __init__(self, client, server, *scopes, folder=None, url=None):
-        self.client, self.backend = client, Backend(server, *scopes)
+    def __init__(self, client, server, *scopes, folder=None, url=None, topic=TOPIC, key=None):
+        self.client, self.backend = client, Backend(server, *scopes, key=key)
         self.folder = TARGET / "clients/python" / (folder or str(client))
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.iterdir():
@@ -132,7 +132,7 @@ class Program:
             "PATH": os.environ["PATH"],
             "KHALA_URL": url or server.url,
             "TOKEN_URL": self.backend.url,
-            "TOPIC": TOPIC,
+            "TOPIC": topic,
             "STATE_FILE": str(self.state),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": client.packages or "",
@@ -306,16 +306,31 @@ class Checker(unittest.TestCase):
                 self.published.check({**self.kept, "documents": bad})
 
 
+REFUSALS = [
+    ("khala:read", {"scopes": ["publish"]}),
+    ("invalid_token", {"scopes": ["read"], "key": "0" * 64}),
+    ("invalid_topic", {"scopes": ["read"], "topic": "orders 7"}),
+]
+
+
 async def refused(client):
-    """A program whose token does not open the topic ends, and says why."""
+    """A program whose token is bad or does not open the topic, or whose topic cannot be, ends and says why."""
     server = await Server.start()
-    program = Program(client, server, "publish", folder=f"{client}-refused")
+
+    async def one(reason, scopes, **options):
+        program = Program(client, server, *scopes, folder=f"{client}-{reason.replace(':', '-')}", **options)
+        try:
+            await program.start()
+            code = await asyncio.wait_for(program.process.process.wait(), 20)
+            said = program.process.said()
+            assert code == 1 and reason in said.splitlines()[-1] and "Traceback" not in said, f"{client} ended with {code}: {said}"
+        finally:
+            await program.stop()
+
     try:
-        await program.start()
-        code = await asyncio.wait_for(program.process.process.wait(), 20)
-        assert code == 1 and "khala:read" in program.process.said(), f"{client} ended with {code}: {program.process.said()}"
+        for reason, options in REFUSALS:
+            await one(reason, **options)
     finally:
-        await program.stop()
         await server.stop()
 
 
