@@ -60,6 +60,9 @@ pub(crate) fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
 
 /// What to do about a refusal of an internal route.
 fn refused_to_operator(refused: &Refused) -> Failure {
+    if let Some(failure) = Failure::no_route(refused) {
+        return failure;
+    }
     let said = refused.to_string();
     match (refused.status, refused.code.as_str()) {
         (Some(401 | 403), _) => Failure::token(format!(

@@ -6,7 +6,14 @@ use http::Method;
 use khala_core::Timestamp;
 use serde::Deserialize;
 
-use crate::{admin, duration::shown, exit::Failure, moment::local, output, server::Server};
+use crate::{
+    admin,
+    duration::{number, shown},
+    exit::Failure,
+    moment::local,
+    output,
+    server::Server,
+};
 
 /// List the open connections of one node, the slowest first
 ///
@@ -19,8 +26,8 @@ Examples:
   khala connections --json | jq '.slowest[] | select(.stalled_ms > 1000)'")]
 pub(crate) struct Connections {
     /// How many connections to list
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    limit: u16,
+    #[arg(long, value_name = "N", default_value = "20", value_parser = number(1..=1000))]
+    limit: u64,
     /// JSON, on a terminal too
     #[arg(long)]
     json: bool,

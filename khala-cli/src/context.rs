@@ -13,7 +13,6 @@ use clap::{Args, Subcommand};
 use etcetera::{BaseStrategy as _, base_strategy::choose_base_strategy};
 use khala_client::Client;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::{
     exit::Failure,
@@ -63,7 +62,7 @@ impl Contexts {
                 ))
             }),
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(cause) => Err(Failure::usage(format!("the contexts in {shown} cannot be read: {cause}"))),
+            Err(cause) => Err(Failure::unreadable(format_args!("the contexts in {shown}"), &cause)),
         }
     }
 
@@ -219,7 +218,7 @@ impl Add {
         // The address is checked now, and not when the context is used.
         Client::builder(&url).build()?;
         let context = Context {
-            url,
+            url: url.trim_end_matches('/').to_owned(),
             token: source("--token", server.token_file.as_ref(), self.token_env, self.token_command)?,
             admin_token: source(
                 "--admin-token",
@@ -230,6 +229,7 @@ impl Add {
         };
         let mut contexts = Contexts::load()?;
         if let Some(old) = contexts.contexts.get(&name)
+            && *old != context
             && !self.force
         {
             return Err(Failure::usage(format!(
@@ -269,43 +269,52 @@ struct Ls {
 impl Ls {
     fn run(self) -> Result<(), Failure> {
         let contexts = Contexts::load()?;
-        let is_current = |name: &String| contexts.current.as_ref() == Some(name);
-        let shown =
-            |source: &Option<Source>| source.as_ref().map_or_else(|| "-".to_owned(), Source::to_string);
-        let text = if output::wants_json(self.json) {
-            contexts.contexts.iter().map(|(name, context)| line(name, context, is_current(name))).collect()
-        } else {
-            let row = |(name, context): (&String, &Context)| {
-                let star = if is_current(name) { "*" } else { "" };
-                [
-                    star.to_owned(),
-                    name.clone(),
-                    context.url.clone(),
-                    shown(&context.token),
-                    shown(&context.admin_token),
-                ]
-            };
-            let rows: Vec<_> = contexts.contexts.iter().map(row).collect();
-            output::table(["", "NAME", "URL", "TOKEN", "ADMIN TOKEN"], &rows)
-        };
         if contexts.contexts.is_empty() {
             notice::tell("there is no context yet; `khala context add` adds one");
         }
-        output::print(&text)
+        let lines: Vec<_> = contexts.contexts.keys().filter_map(|name| contexts.line(name).ok()).collect();
+        print(&lines, self.json)
     }
 }
 
-fn line(name: &str, context: &Context, current: bool) -> String {
-    let mut line = json!({"name": name, "current": current, "url": context.url});
-    for (field, source) in [("token", &context.token), ("admin_token", &context.admin_token)] {
-        if let Some(source) = source {
-            line[field] = serde_json::to_value(source).expect("a source has a JSON form");
-        }
-    }
-    line.to_string() + "\n"
+/// A context as it is shown.
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    current: bool,
+    #[serde(flatten)]
+    context: &'a Context,
 }
 
-/// Show one context as JSON: the current one, or that of the name
+impl Contexts {
+    fn line<'a>(&'a self, name: &'a str) -> Result<Line<'a>, Failure> {
+        Ok(Line { name, current: self.current.as_deref() == Some(name), context: self.get(name)? })
+    }
+}
+
+/// Prints contexts as a table for a person, else as JSON lines.
+fn print(lines: &[Line<'_>], json: bool) -> Result<(), Failure> {
+    if output::wants_json(json) {
+        let json = |line| serde_json::to_string(line).expect("a context has a JSON form") + "\n";
+        return output::print(&lines.iter().map(json).collect::<String>());
+    }
+    let source = |source: &Option<Source>| source.as_ref().map_or_else(|| "-".to_owned(), Source::to_string);
+    let row = |Line { name, current, context }: &Line<'_>| {
+        [
+            if *current { "*" } else { "" }.to_owned(),
+            (*name).to_owned(),
+            context.url.clone(),
+            source(&context.token),
+            source(&context.admin_token),
+        ]
+    };
+    let rows: Vec<_> = lines.iter().map(row).collect();
+    output::print(&output::table(["", "NAME", "URL", "TOKEN", "ADMIN TOKEN"], &rows))
+}
+
+/// Show one context: the current one, or that of the name
+///
+/// The output is that of `khala context ls` with one context.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -314,6 +323,9 @@ Examples:
 struct Show {
     /// The name; without it, the current context
     name: Option<String>,
+    /// JSON, on a terminal too
+    #[arg(long)]
+    json: bool,
 }
 
 impl Show {
@@ -322,8 +334,7 @@ impl Show {
         let name = self.name.or_else(|| server.named_context()).or_else(|| contexts.current.clone()).ok_or_else(|| {
             Failure::usage("there is no current context; `khala context use` chooses one of those that `khala context ls` lists")
         })?;
-        let current = contexts.current.as_ref() == Some(&name);
-        output::print(&line(&name, contexts.get(&name)?, current))
+        print(&[contexts.line(&name)?], self.json)
     }
 }
 

@@ -66,7 +66,7 @@ impl CursorFile {
                 return Ok(Found::NoFile);
             }
             Err(cause) => {
-                return Err(Failure::io(format!("the cursor file {shown} cannot be read: {cause}")));
+                return Err(Failure::unreadable(format_args!("the cursor file {shown}"), &cause));
             }
         };
         if text.trim().is_empty() {

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use khala_client::TopicHandle;
 use khala_core::{
-    DocKey, Topic, Update,
+    DocKey, Topic, Update, Watermark,
     documents::{Snapshot, SnapshotFrom},
     journal::ReadLimit,
 };
@@ -14,7 +14,7 @@ use khala_core::{
 use crate::{
     exit::Failure,
     lines::{Lines, Shape},
-    moment::shown,
+    moment::local,
     notice::Notices,
     output,
     server::Server,
@@ -57,7 +57,7 @@ async fn one(topic: &TopicHandle, key: &DocKey, lines: &Lines) -> Result<(), Fai
     match topic.document(key.clone()).await? {
         Some(Update { deleted: true, seq, published_at, .. }) => Err(Failure::refused(format!(
             "the document {key} of {name} was deleted by update {seq}, at {}",
-            shown(published_at)
+            local(published_at)
         ))),
         Some(document) => {
             let mut out = Vec::new();
@@ -90,10 +90,17 @@ async fn all(topic: &TopicHandle, lines: &Lines, notices: &Notices) -> Result<()
         count += page.documents.len();
         match page.next() {
             Some(next) => from = next,
+            None if page.at.watermark == Watermark::ORIGIN => {
+                notices.say(format_args!(
+                    "there is no topic {} with updates; is its name right?",
+                    topic.topic()
+                ));
+                return Ok(());
+            }
             None => {
                 notices.inform(format_args!(
                     "{} as of update {}",
-                    output::counted(count, "document"),
+                    output::counted(count as u64, "document"),
                     page.at.watermark
                 ));
                 return Ok(());

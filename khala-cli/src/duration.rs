@@ -1,10 +1,21 @@
-//! Durations on the command line: `250ms`, `30s`, `5m`, `12h`, `2d`, and where it makes sense `forever`.
+//! Numbers and durations on the command line: `250ms`, `30s`, `5m`, `12h`, `2d`, and where it makes sense `forever`.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// A duration, or no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patience(pub(crate) Option<Duration>);
+
+/// Reads a number of that range.
+pub(crate) fn number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| match (range.start(), range.end()) {
+            (from, &u64::MAX) => format!("write a number from {from}"),
+            (from, to) => format!("write a number from {from} to {to}"),
+        })
+    }
+}
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -57,6 +68,15 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(patience("forever"), Ok(Patience(None)));
+    }
+
+    #[test]
+    fn numbers_have_a_range() {
+        assert_eq!((number(0..=u64::MAX)("0"), number(1..=9)("9")), (Ok(0), Ok(9)));
+        for bad in ["abc", "-1", "", "1.5"] {
+            assert_eq!(number(0..=u64::MAX)(bad).unwrap_err(), "write a number from 0");
+        }
+        assert_eq!(number(1..=1000)("1001").unwrap_err(), "write a number from 1 to 1000");
     }
 
     #[test]

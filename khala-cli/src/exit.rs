@@ -1,8 +1,8 @@
 //! How a command fails: one line that says what to do, and a code for scripts (those of sysexits.h where they fit).
 
-use std::fmt;
+use std::{fmt, io};
 
-use khala_client::Error;
+use khala_client::{Error, Refused};
 use khala_core::wire::Close;
 
 /// What `khala --help` says at its end.
@@ -32,7 +32,7 @@ Exit codes:
    3  tail: the cursor is stale (updates after it were trimmed, or the topic has another history now)
   65  bad input: a line that is not JSON, or that the server refuses
   69  the server could not be reached, or was busy, for too long
-  74  standard input, standard output, the cursor file or the key file cannot be read or written
+  74  standard input, standard output or a file cannot be read or written
   76  the server does not speak Khala's protocol
   77  the token was refused, is missing, has expired, was revoked, or lacks the scope
  130  publish: interrupted by Ctrl-C";
@@ -85,6 +85,22 @@ impl Failure {
         Self::new(74, message)
     }
 
+    /// A file, named by `what`, that cannot be read.
+    pub(crate) fn unreadable(what: impl fmt::Display, cause: &io::Error) -> Self {
+        Self::io(format!("{what} cannot be read: {cause}"))
+    }
+
+    /// A server that has no such route, although each server of Khala has it.
+    pub(crate) fn no_route(refused: &Refused) -> Option<Self> {
+        let found = refused.status == Some(404) && matches!(&*refused.code, "unknown_route" | "http_404");
+        found.then(|| {
+            Self::protocol(format!(
+                "the server has no such route ({}); is this the URL of a Khala server, and is the path in --url right?",
+                refused.code
+            ))
+        })
+    }
+
     pub(crate) fn code(&self) -> i32 {
         self.code
     }
@@ -102,9 +118,14 @@ impl fmt::Display for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let retryable = error.is_retryable();
+        if let Some(failure) = error.refused().and_then(Self::no_route) {
+            return failure;
+        }
         match &error {
             Error::Settings(_) => Self::new(2, error.to_string()),
             Error::Unreachable { .. } => Self::new(
@@ -114,6 +135,10 @@ impl From<Error> for Failure {
                 ),
             ),
             Error::Protocol(_) => Self::new(76, error.to_string()),
+            // The server's own words are for those who write a client.
+            Error::Refused(refused) if refused.code == "missing_token" => {
+                Self::token(format!("the server asks for a token (missing_token); {}", advice(&refused.code)))
+            }
             Error::Refused(refused) if refused.is_about_token() => {
                 Self::token(format!("{error}; {}", advice(&refused.code)))
             }
@@ -141,7 +166,7 @@ fn advice(code: &str) -> &'static str {
         }
         "missing_scope" => "use a token with that scope; `khala token --scope` mints one",
         "missing_token" => {
-            "give one with --token-file, KHALA_TOKEN, --token or a context; `khala token` mints one"
+            "give one with --token-file, KHALA_TOKEN, --token or a context; `khala token` mints one with the server's key"
         }
         "owner_mismatch" => {
             "use a token of the topic's owner; `khala token --sub`, `--org` and `--sid` mint one"
@@ -151,8 +176,11 @@ fn advice(code: &str) -> &'static str {
             "use a token that was issued later; how old one may be is the server's jwt.max_age_seconds"
         }
         "unknown_kid" => {
-            "use a token that is signed with a key of the server's; `khala key list` says which those are"
+            "use a token that is signed with a key that the server trusts; its operator sees them with \
+             `khala key list` and the server's key file"
         }
-        _ => "use another token; `khala token` mints one",
+        _ => {
+            "use another token; `khala token` mints one with the server's key, and where that key has a name, give --kid"
+        }
     }
 }

@@ -11,7 +11,7 @@ use khala_client::{
     connection::{ConnectionEvent, Snapshot},
 };
 use khala_core::{
-    Cursor, Timestamp, Topic, Update,
+    Cursor, Timestamp, Topic, Update, Watermark,
     wire::{Joined, StaleCursor},
 };
 use tokio::time::Instant;
@@ -164,7 +164,7 @@ impl Follower {
         shared.notices.inform(format_args!(
             "{}: the snapshot is complete: {} as of update {}",
             self.topic,
-            output::counted(self.documents, "document"),
+            output::counted(self.documents as u64, "document"),
             at.watermark
         ));
         // Only now: a snapshot that was printed in part is printed again.
@@ -202,6 +202,7 @@ fn following(topic: &Topic, server: &str, joined: &Joined) -> String {
     let Joined { epoch, after, head, .. } = joined;
     let from = match (joined.snapshot, after.distance_to(*head)) {
         (true, _) => "beginning with a snapshot".to_owned(),
+        (false, 0) if *head == Watermark::ORIGIN => "a topic without updates as yet".to_owned(),
         (false, 0) => "new updates only".to_owned(),
         (false, 1) => "beginning with the newest update".to_owned(),
         (false, missed) => format!("beginning with the {missed} updates that are there"),

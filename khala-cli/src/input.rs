@@ -11,6 +11,9 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 /// The longest line: far more than any server takes as one payload, and bounded.
 const MAX_LINE: usize = 16 << 20;
 
+/// How many characters around a fault are shown.
+const PIECE: usize = 20;
+
 /// How lines become updates.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
@@ -100,7 +103,7 @@ fn checked(update: Option<NewUpdate>) -> Result<Option<NewUpdate>, String> {
 
 impl Shape {
     /// The update that a line is; none if it is blank.
-    fn update(&self, line: &[u8]) -> Result<Option<NewUpdate>, String> {
+    pub(crate) fn update(&self, line: &[u8]) -> Result<Option<NewUpdate>, String> {
         let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned())?.trim();
         if text.is_empty() {
             return Ok(None);
@@ -130,12 +133,16 @@ impl Shape {
     }
 }
 
-/// What keeps a text from being a payload. Its line is always the first, so only the column is worth telling.
-pub(crate) fn explain(text: &str, fault: &TextError) -> String {
+/// What keeps a text from being a payload, with the piece of it where the fault is.
+fn explain(text: &str, fault: &TextError) -> String {
     match serde_json::from_str::<&RawValue>(text) {
         Ok(_) => format!("is refused: its {fault}"),
         Err(fault) => {
-            format!("is not JSON: {}", fault.to_string().replace(" at line 1 column", " at column"))
+            let line = text.lines().nth(fault.line().saturating_sub(1)).unwrap_or_default();
+            let at = line.floor_char_boundary(fault.column().saturating_sub(1 + PIECE / 2));
+            let piece: String = line[at..].chars().take(PIECE).collect();
+            let fault = fault.to_string().replace(" at line 1 column", " at column");
+            format!("is not JSON near {piece:?}: {fault}")
         }
     }
 }
@@ -188,9 +195,13 @@ mod tests {
         let lines = read(b"{\n\xff\n1 2\n", shape(None, None)).await;
         let faults: Vec<_> = lines.into_iter().map(|(number, line)| (number, line.unwrap_err())).collect();
         assert_eq!(faults[0].0, 1);
-        assert!(faults[0].1.contains("is not JSON") && faults[0].1.contains("column"), "{faults:?}");
+        assert_eq!(faults[0].1, "is not JSON near \"{\": EOF while parsing an object at column 1");
         assert_eq!(faults[1], (2, "is not UTF-8".to_owned()));
         assert_eq!(faults[2].0, 3);
+        let shown = |text: &str| shape(None, None).update(text.as_bytes()).unwrap_err();
+        assert_eq!(shown("nope"), "is not JSON near \"nope\": expected ident at column 2");
+        let long = format!("[\"{}\", é, 1]", "é".repeat(300));
+        assert!(shown(&long).starts_with("is not JSON near \"éééé\\\", é, 1]\": "), "{}", shown(&long));
     }
 
     #[tokio::test]

@@ -86,7 +86,12 @@ impl Add {
             Failure::usage(format!("a server would not take {shown} with that key: {fault}"))
         })?;
         file.store()?;
-        notice::tell(format_args!("{shown} trusts {}", line(&key)));
+        let thumbprint = thumbprint(&key).map(|print| format!(", thumbprint {print}")).unwrap_or_default();
+        notice::tell(format_args!(
+            "{shown} now has the key {:?} ({}{thumbprint})",
+            self.kid,
+            key.algorithm()
+        ));
         Ok(())
     }
 
@@ -94,7 +99,7 @@ impl Add {
         let Some(path) = &self.pem else { return self.fresh() };
         let shown = path.display();
         let text = file::read_text(path)
-            .map_err(|cause| Failure::usage(format!("the key {shown} cannot be read: {cause}")))?;
+            .map_err(|cause| Failure::unreadable(format_args!("the key {shown}"), &cause))?;
         let kid = Some(self.kid.as_str());
         let key = pem::made(self.algorithm, |algorithm| match pem::is_private(&text) {
             true => Key::from_private_pem(kid, algorithm, &text),
@@ -148,7 +153,9 @@ impl List {
     }
 }
 
-/// Trust a key no longer; a server closes the connections whose tokens it signed
+/// Take a key out of the file; a server closes the connections whose tokens it signed
+///
+/// A key that the server's mint.key_file names stays trusted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -186,7 +193,7 @@ impl Remove {
             )));
         }
         file.store()?;
-        notice::tell(format_args!("{shown} trusts {:?} no longer", self.kid));
+        notice::tell(format_args!("{shown} no longer has the key {:?}", self.kid));
         Ok(())
     }
 }

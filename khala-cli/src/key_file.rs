@@ -122,7 +122,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
 }
 
 fn unreadable(path: &Path, cause: &io::Error) -> Failure {
-    Failure::io(format!("the key file {} cannot be read: {cause}", path.display()))
+    Failure::unreadable(format_args!("the key file {}", path.display()), cause)
 }
 
 /// The name of a key.

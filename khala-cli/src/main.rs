@@ -47,7 +47,7 @@ use clap::{
 
 use crate::{exit::Failure, server::Server};
 
-/// Publish to Khala's topics, follow them, and say who may.
+/// Publish to topics, follow them, and manage access
 #[derive(Debug, Parser)]
 #[command(name = "khala", version, max_term_width = 100, after_help = exit::HELP)]
 struct Cli {
@@ -57,7 +57,8 @@ struct Cli {
     server: Server,
     /// When to use colours
     ///
-    /// `auto` uses them on a terminal, unless NO_COLOR is set.
+    /// `auto` uses them on a terminal, unless NO_COLOR is set. `always` colours readable output (--pretty, for one) in a pipe too; JSON
+    /// lines have no colours.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = server::GLOBAL)]
     color: ColorChoice,
 }

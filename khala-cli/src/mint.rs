@@ -2,7 +2,7 @@
 
 use std::{path::Path, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser as NotEmpty};
 use khala_auth::{ClaimNames, JwtIssuer, JwtOptions, KeyAlgorithm};
 use khala_core::{
     ErrorKind, Token,
@@ -15,7 +15,7 @@ use crate::{
     exit::Failure,
     file,
     key::secret_in_set,
-    output, pem,
+    notice, output, pem,
 };
 
 /// The key that `khala-server` makes for itself when it is given none: one line of text, whose bytes are the key.
@@ -40,19 +40,19 @@ pub(crate) struct Mint {
     #[arg(long, env = "KHALA_AUTH__HS256_KEY", hide_env_values = true)]
     key: Option<String>,
     /// The name of the key among the keys that the server trusts
-    #[arg(long)]
+    #[arg(long, value_parser = NotEmpty::new())]
     kid: Option<String>,
     /// EdDSA, ES256, HS256 or RS256; the default is the algorithm that the key is for
     #[arg(long)]
     algorithm: Option<KeyAlgorithm>,
     /// The subject of the token
-    #[arg(long, default_value = "khala-cli")]
+    #[arg(long, default_value = "khala-cli", value_parser = NotEmpty::new())]
     sub: String,
     /// The login that the token belongs to, by which it can be revoked
-    #[arg(long)]
+    #[arg(long, value_parser = NotEmpty::new())]
     sid: Option<String>,
     /// The subject's organisation
-    #[arg(long)]
+    #[arg(long, value_parser = NotEmpty::new())]
     org: Option<String>,
     /// A scope of the token; may be given more than once. `read` and `publish` stand for khala:read and khala:publish
     #[arg(long = "scope", value_delimiter = ',', default_values = ["read", "publish"])]
@@ -108,6 +108,13 @@ impl Mint {
                  --max-age what the server's jwt.max_age_seconds is"
             )));
         }
+        if ttl < Duration::from_secs(1) {
+            return Err(Failure::usage("--ttl is too short: a token is valid for 1s or longer"));
+        }
+        let scopes: Vec<_> = self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope).collect();
+        if scopes.is_empty() {
+            return Err(Failure::usage("--scope is empty: a token without a scope opens no topic"));
+        }
         let options = JwtOptions {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
@@ -116,10 +123,7 @@ impl Mint {
             ..JwtOptions::default()
         };
         let issuer = self.signer(options)?;
-        let mut claims = TokenClaims::new(
-            self.sub,
-            self.scopes.iter().flat_map(|text| text.split_whitespace()).map(scope),
-        );
+        let mut claims = TokenClaims::new(self.sub, scopes);
         claims.session_id = self.sid;
         claims.organisation = self.org;
         output::print(&format!("{}\n", sign(&issuer, &claims, ttl)?.reveal()))
@@ -144,10 +148,15 @@ impl Mint {
         let text = std::str::from_utf8(&key).unwrap_or_default();
         // What is not HS256 takes a PEM file, and says so where it is given another.
         if pem::is_pem(text) || self.algorithm.is_some_and(|algorithm| algorithm != KeyAlgorithm::Hs256) {
-            return pem::made(self.algorithm, |algorithm| {
+            let issuer = pem::made(self.algorithm, |algorithm| {
                 JwtIssuer::from_pem(kid, algorithm, text, options.clone())
-            })
-            .map_err(unusable);
+            });
+            if issuer.is_ok() && kid.is_none() {
+                notice::tell(
+                    "the token names no key, and a server that has this key under a name refuses it: give --kid",
+                );
+            }
+            return issuer.map_err(unusable);
         }
         let secret = secret_in_set(text, kid).map_err(unusable)?.unwrap_or(key);
         let issuer = JwtIssuer::hs256(&secret, options).and_then(|issuer| match kid {
@@ -191,8 +200,7 @@ fn sign(issuer: &JwtIssuer, claims: &TokenClaims, ttl: Duration) -> Result<Token
 
 /// Takes the file as the server does: its bytes, without a byte order mark before and a line end after them.
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = file::read(path).map_err(|cause| {
-        Failure::usage(format!("the key file {} cannot be read: {cause}", path.display()))
-    })?;
+    let bytes = file::read(path)
+        .map_err(|cause| Failure::unreadable(format_args!("the key file {}", path.display()), &cause))?;
     Ok(bytes.trim_ascii_end().to_vec())
 }

@@ -1,4 +1,4 @@
-//! Moments on the command line, and how they are shown: RFC 3339 for programs, local time for a person.
+//! Moments on the command line, and how they are shown to a person: in one form. Programs get milliseconds since 1970, in JSON.
 
 use std::time::Duration;
 
@@ -72,12 +72,7 @@ fn timestamp(moment: Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX)
 }
 
-/// The moment as RFC 3339 writes it, in UTC, to the second.
-pub(crate) fn shown(moment: Timestamp) -> String {
-    timestamp(moment).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// The moment in the local time zone, to the millisecond, for a person.
+/// The moment as every command shows it to a person: in the local time zone, to the millisecond.
 pub(crate) fn local(moment: Timestamp) -> String {
     timestamp(moment).to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
@@ -98,7 +93,6 @@ mod tests {
             let read = Moment::At(Timestamp::from_millis(seconds * 1000));
             assert_eq!(moment(text), Ok(read), "{text}");
             assert_eq!(since(text), Ok(read), "{text}");
-            assert_eq!(shown(Timestamp::from_millis(seconds * 1000 + 999)), text);
         }
         let noon = moment("2026-12-01T12:00:00Z");
         for text in [

@@ -34,13 +34,14 @@ pub(crate) fn unwritable(cause: &std::io::Error) -> Failure {
 }
 
 /// A number of things, as a person says it.
-pub(crate) fn counted(count: usize, thing: &str) -> String {
+pub(crate) fn counted(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 /// Columns as wide as their widest cell: text to the left, numbers to the right.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    // A dash stands where there is no number.
+    let is_number = |text: &str| text == "-" || text.bytes().all(|byte| byte.is_ascii_digit());
     let column = |at: usize| rows.iter().map(move |row| row[at].as_str());
     let widths = heads.iter().enumerate().map(|(at, head)| {
         column(at).chain([*head]).map(|text| text.chars().count()).max().unwrap_or_default()
@@ -66,5 +67,12 @@ mod tests {
         let rows = [["a", "-", "x"], ["bcd", "1000", ""]].map(|row| row.map(str::to_owned));
         assert_eq!(table(["T", "N", "LAST"], &rows), "T       N  LAST\na       -  x\nbcd  1000\n");
         assert_eq!(table(["T", "N"], &[]), "T  N\n");
+        let named = [["2026-12", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["KID", "T"], &named), "KID      T\n2026-12  x\n");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "update")), ["0 updates", "1 update", "2 updates"]);
     }
 }

@@ -16,7 +16,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use khala_client::{Client, Error};
 use khala_core::{
-    Append, Batch, Conflict, DocKey, Kind, NewUpdate, Payload, Receipt, Topic, update::DedupKey, wire::Code,
+    Append, Batch, Conflict, DocKey, Kind, NewUpdate, Receipt, Topic, update::DedupKey, wire::Code,
 };
 use tokio::{
     io::{AsyncBufRead, BufReader},
@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     duration::{Patience, patience},
     exit::Failure,
-    input::{Input, Line, Shape, explain},
+    input::{Input, Line, Shape},
     notice::Notices,
     output,
     server::Server,
@@ -52,6 +52,7 @@ const LINGER: Duration = Duration::from_millis(5);
 Examples:
   khala publish orders:7 '{\"a\":1}' --kind paid
   khala publish orders:7 '{\"a\":1}' --doc-key order/7 --dedup payment-4711
+  khala publish orders:7 --doc-key order/7 --delete
   khala publish orders:7 '\"hello\"'
   khala publish orders:7 < orders.jsonl
   khala publish orders:7 --kind-field type --run-id night-1 < orders.jsonl
@@ -61,23 +62,29 @@ Examples:
 pub(crate) struct Publish {
     /// The topic
     topic: Topic,
-    /// One payload, which is JSON; without it, lines are read from standard input
-    #[arg(allow_negative_numbers = true)]
+    /// One payload, which is JSON; without it, and with `-`, lines are read from standard input
+    #[arg(allow_negative_numbers = true, group = "one")]
     payload: Option<String>,
+    /// What is one argument too many
+    #[arg(hide = true, requires = "payload")]
+    more: Vec<String>,
     /// The kind of the updates
     #[arg(long, default_value = "update")]
     kind: Kind,
     /// Make the payload the new state of the document of this key
-    #[arg(long, value_name = "KEY", requires = "payload")]
+    #[arg(long, value_name = "KEY", requires = "one", conflicts_with = "doc_key_field")]
     doc_key: Option<DocKey>,
+    /// Delete the document that --doc-key names: the update has no payload, and is the newest of its document
+    #[arg(long, group = "one", requires = "doc_key", conflicts_with_all = ["kind_field", "doc_key_field"])]
+    delete: bool,
     /// The dedup key of the payload: published again with the same key, it is not stored again
-    #[arg(long, value_name = "KEY", requires = "payload")]
+    #[arg(long, value_name = "KEY", requires = "one")]
     dedup: Option<DedupKey>,
     /// Take the kind from this field of each line instead; the payload stays the whole line
-    #[arg(long, value_name = "FIELD", conflicts_with_all = ["kind", "payload"])]
+    #[arg(long, value_name = "FIELD", conflicts_with = "kind")]
     kind_field: Option<String>,
     /// Make each line the new state of the document that this field names
-    #[arg(long, value_name = "FIELD", conflicts_with = "payload")]
+    #[arg(long, value_name = "FIELD")]
     doc_key_field: Option<String>,
     /// A name for this input: with the same name, an interrupted publish can be repeated from the input's first line
     ///
@@ -85,13 +92,13 @@ pub(crate) struct Publish {
     /// that run came and wherever it was stopped. This is exact if the input begins with the same lines, and as long
     /// as the server remembers keys (at least 24 hours). Use an id for one input and one topic only. Without it, a
     /// run has a random id of its own.
-    #[arg(long, value_name = "ID", value_parser = run_id, conflicts_with = "payload")]
+    #[arg(long, value_name = "ID", value_parser = run_id)]
     run_id: Option<String>,
     /// How long to try again while the server is away or busy: 30s, 5m, …, or forever
     #[arg(long, value_parser = patience, default_value = "5m")]
     retry_for: Patience,
     /// Go on after a bad line, and say at the end how many there were
-    #[arg(long, conflicts_with = "payload")]
+    #[arg(long)]
     skip_invalid: bool,
     /// Print a line of JSON for each acknowledged batch:
     /// `{"first_seq":1,"last_seq":2,"epoch":"…","lines":[1,2],"duplicate":false}`
@@ -124,9 +131,30 @@ enum End {
 }
 
 impl Publish {
+    /// Whether there is one update, on the command line, and not lines of standard input.
+    fn is_one(&self) -> Result<bool, Failure> {
+        if !self.more.is_empty() {
+            return Err(Failure::usage("give one payload within quotes, or lines on standard input"));
+        }
+        let one = self.delete || self.payload.as_deref().is_some_and(|payload| payload != "-");
+        let of_other = match one {
+            true => [("--run-id", self.run_id.is_some()), ("--skip-invalid", self.skip_invalid)],
+            false => [("--doc-key", self.doc_key.is_some()), ("--dedup", self.dedup.is_some())],
+        };
+        match of_other.into_iter().find(|(_, given)| *given) {
+            None => Ok(one),
+            Some((option, _)) if one => Err(Failure::usage(format!(
+                "{option} is for lines on standard input, and there is one payload"
+            ))),
+            Some((option, _)) => Err(Failure::usage(format!(
+                "{option} is for one payload, and lines are read from standard input"
+            ))),
+        }
+    }
+
     pub(crate) async fn run(self, server: &Server) -> Result<(), Failure> {
-        let notices =
-            Arc::new(Notices::beside(if self.payload.is_some() { ProgressBar::hidden() } else { bar() }));
+        let one = self.is_one()?;
+        let notices = Arc::new(Notices::beside(if one { ProgressBar::hidden() } else { bar() }));
         let told = Arc::clone(&notices);
         let client = server
             .client(&notices, self.retry_for.0)
@@ -140,24 +168,27 @@ impl Publish {
                 }
             })
             .build()?;
-        match self.payload {
-            Some(_) => self.one(&client, &notices).await,
-            None => self.lines(client, &notices).await,
+        match one {
+            true => self.one(&client, &notices).await,
+            false => self.lines(client, &notices).await,
         }
     }
 
     /// Publishes the payload of the command line.
     async fn one(self, client: &Client, notices: &Notices) -> Result<(), Failure> {
-        let Self { topic, payload, kind, doc_key, dedup, ack, .. } = self;
-        let text = payload.unwrap_or_default();
+        let Self { topic, payload, kind, kind_field, doc_key, doc_key_field, delete, dedup, ack, .. } = self;
         let bad = |fault: String| Failure::bad_input(format!("the payload {fault}"));
-        let payload = Payload::parse(&text).map_err(|fault| {
-            bad(format!("{}; text is JSON within quotes: '\"hello\"'", explain(&text, &fault)))
-        })?;
-        let mut update = NewUpdate::new(kind, payload);
-        if let Some(key) = doc_key {
-            update = update.doc_key(key);
-        }
+        let update = match doc_key {
+            Some(key) if delete => NewUpdate::tombstone(kind, key),
+            key => {
+                let text = payload.unwrap_or_default();
+                let update = Shape { kind, kind_field, doc_key_field }.update(text.as_bytes());
+                let update = update.and_then(|update| update.ok_or_else(|| "is empty".to_owned()));
+                let update = update
+                    .map_err(|fault| bad(format!("{fault}; text is JSON within quotes: '\"hello\"'")))?;
+                key.into_iter().fold(update, NewUpdate::doc_key)
+            }
+        };
         let mut batch = Batch::new(vec![update]).map_err(|fault| bad(format!("makes no update: {fault}")))?;
         if let Some(key) = dedup {
             batch = batch.with_dedup(key);
@@ -214,20 +245,21 @@ impl Publish {
         };
         notices.bar().finish_and_clear();
         let Publisher { published, skipped, waiting, .. } = publisher;
+        let done = format!("published {}", output::counted(published, "update"));
         match result {
             Ok(()) if skipped > 0 => {
-                notices.say(format_args!("{published} updates were published, {skipped} bad lines skipped"));
+                notices.say(format_args!("{done}, skipped {}", output::counted(skipped, "bad line")));
                 Ok(())
             }
             Ok(()) => {
-                notices.inform(format_args!("{published} updates were published"));
+                notices.inform(done);
                 Ok(())
             }
             Err(failure) => Err(match waiting.front() {
-                Some(Waiting { line, .. }) => failure.after(format_args!(
-                    "{published} updates were published; line {line} is the first that was not acknowledged"
-                )),
-                None => failure.after(format_args!("{published} updates were published")),
+                Some(Waiting { line, .. }) => {
+                    failure.after(format_args!("{done}; line {line} is the first that was not acknowledged"))
+                }
+                None => failure.after(done),
             }),
         }
     }
@@ -386,7 +418,7 @@ impl<R: AsyncBufRead + Unpin> Publisher<R> {
         self.next += count;
         self.published += count;
         self.most = (self.most * 2).min(MAX_UPDATES);
-        self.notices.bar().set_message(format!("{} updates acknowledged", self.published));
+        self.notices.bar().set_message(format!("{} acknowledged", output::counted(self.published, "update")));
         self.notices.relief("the server answers again");
         match lines.filter(|_| self.ack) {
             Some(lines) => self.print_ack(&receipt, lines, duplicate),
@@ -446,9 +478,9 @@ fn random_id() -> Result<String, Failure> {
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
-/// A progress bar, on a terminal: with an end if standard input has one.
+/// A progress bar, on a terminal: with an end if standard input has one, and none while a person types.
 fn bar() -> ProgressBar {
-    if !io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() || io::stdin().is_terminal() {
         return ProgressBar::hidden();
     }
     let (bar, template) = match input_length() {

@@ -12,14 +12,15 @@ use khala_core::{
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{admin, duration, exit::Failure, moment::shown, output, server::Server};
+use crate::{admin, duration, exit::Failure, moment::local, output, server::Server};
 
 /// How long a sweep, or the plan of one, may take before nobody waits for it any more. It goes on all the same.
 const SWEPT_WITHIN: Duration = Duration::from_secs(30 * 60);
 
-/// See how much history is kept, and delete older updates
+/// Show and apply retention
 ///
-/// On a terminal it prints tables, else the server's answer: one JSON object. It needs an admin token.
+/// On a terminal it prints tables, else the server's answer: one JSON object. In a table, TOPICS is the number of topics that are
+/// trimmed, and the number of topics that were examined: 3/12. It needs an admin token.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -157,8 +158,8 @@ fn status_in_words(status: &Status) -> String {
 fn records(past: &[SweepRecord]) -> String {
     let row = |record: &SweepRecord| {
         [
-            shown(record.began_at),
-            record.took_ms.to_string(),
+            local(record.began_at),
+            duration::shown(record.took_ms),
             record.trigger.as_str().to_owned(),
             record.outcome.as_str().to_owned(),
             format!("{}/{}", record.topics_trimmed, record.topics),
@@ -169,7 +170,7 @@ fn records(past: &[SweepRecord]) -> String {
         ]
     };
     let rows: Vec<_> = past.iter().map(row).collect();
-    let heads = ["BEGAN", "MS", "BY", "OUTCOME", "TOPICS", "UPDATES", "BYTES", "STALE", "NODE"];
+    let heads = ["BEGAN", "TOOK", "BY", "OUTCOME", "TOPICS", "UPDATES", "BYTES", "STALE", "NODE"];
     let mut out = output::table(heads, &rows);
     if let Some(error) = past.first().and_then(|newest| newest.error.as_ref()) {
         // Writing to a String does not fail.
@@ -179,7 +180,7 @@ fn records(past: &[SweepRecord]) -> String {
 }
 
 fn plan_in_words(plan: &SweepPlan) -> String {
-    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), shown);
+    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), local);
     let row = |class: &khala_core::retention::ClassSwept| {
         [
             class.class.clone(),
@@ -212,8 +213,11 @@ fn plan_in_words(plan: &SweepPlan) -> String {
     // Writing to a String does not fail.
     let _ = writeln!(
         out,
-        "\n{updates} updates of {bytes} bytes would go; {stale_connected} cursors of connected clients and {stale_seen} of \
-         clients that were seen recently would become stale"
+        "\n{} of {} would go; {} of connected clients and {} of clients that were seen recently would become stale",
+        output::counted(*updates, "update"),
+        output::counted(*bytes, "byte"),
+        output::counted(*stale_connected, "cursor"),
+        output::counted(*stale_seen, "cursor"),
     );
     if plan.held_back {
         let guard = plan.guard.unwrap_or_default();
@@ -221,7 +225,7 @@ fn plan_in_words(plan: &SweepPlan) -> String {
             writeln!(out, "the guard (sweep.max_stale_cursors) allows {guard}: the sweep would be held back");
     }
     if let Some(error) = &plan.error {
-        let _ = writeln!(out, "{} topics cannot be read: {error}", plan.topics_failed);
+        let _ = writeln!(out, "{} cannot be read: {error}", output::counted(plan.topics_failed, "topic"));
         for FailedTopic { topic, error, .. } in plan.failed.iter().skip(1) {
             let _ = writeln!(out, "  {topic:?}: {error}");
         }
@@ -241,14 +245,17 @@ mod tests {
             "outcome":"failed","topics":3,"topics_trimmed":1,"topics_failed":1,"updates":5,"bytes":50,
             "stale_connected":1,"stale_seen":2,"classes":[],"error":"no"}]}"#;
         let status: Status = serde_json::from_str(status).unwrap();
+        let began = local(Timestamp::from_millis(0));
         assert_eq!(
             status_in_words(&status),
-            "node-1 sweeps every 1m, with no guard\n\n\
-             CLASS  PATTERN  TIER  KEPT FOR  UPDATES  BYTES\n\
-             all    **       cold  7d              -      9\n\n\
-             BEGAN                 MS  BY     OUTCOME  TOPICS  UPDATES  BYTES  STALE  NODE\n\
-             1970-01-01T00:00:00Z  12  order  failed   1/3           5     50      3  node-2\n\n\
-             the newest: no\n"
+            format!(
+                "node-1 sweeps every 1m, with no guard\n\n\
+                 CLASS  PATTERN  TIER  KEPT FOR  UPDATES  BYTES\n\
+                 all    **       cold  7d              -      9\n\n\
+                 BEGAN                    TOOK  BY     OUTCOME  TOPICS  UPDATES  BYTES  STALE  NODE\n\
+                 {began}  12ms  order  failed   1/3           5     50      3  node-2\n\n\
+                 the newest: no\n"
+            )
         );
     }
 
@@ -260,14 +267,18 @@ mod tests {
             "floor_after":3,"head":5,"updates":3,"bytes":30,"stale_connected":1,"stale_seen":0,
             "oldest_kept":1000}],"error":null}"#;
         let plan: SweepPlan = serde_json::from_str(plan).unwrap();
+        let oldest = local(Timestamp::from_millis(1000));
         assert_eq!(
             plan_in_words(&plan),
-            "CLASS  TOPICS  UPDATES  BYTES  OLDEST KEPT\n\
-             all    1/1           3     30  1970-01-01T00:00:01Z\n\n\
-             TOPIC  FLOOR  AFTER  HEAD  UPDATES  BYTES  STALE\n\
-             t          0      3     5        3     30      1\n\n\
-             3 updates of 30 bytes would go; 1 cursors of connected clients and 0 of clients that were seen recently would become stale\n\
-             the guard (sweep.max_stale_cursors) allows 0: the sweep would be held back\n"
+            format!(
+                "CLASS  TOPICS  UPDATES  BYTES  OLDEST KEPT\n\
+                 all    1/1           3     30  {oldest}\n\n\
+                 TOPIC  FLOOR  AFTER  HEAD  UPDATES  BYTES  STALE\n\
+                 t          0      3     5        3     30      1\n\n\
+                 3 updates of 30 bytes would go; 1 cursor of connected clients and 0 cursors of clients that were seen recently \
+                 would become stale\n\
+                 the guard (sweep.max_stale_cursors) allows 0: the sweep would be held back\n"
+            )
         );
     }
 }

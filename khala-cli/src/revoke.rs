@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     admin,
     exit::Failure,
-    moment::{Moment, moment, shown},
+    moment::{Moment, local, moment},
     output,
     server::Server,
 };
@@ -22,8 +22,9 @@ use crate::{
 /// Revoke tokens before they expire, or list what is revoked
 ///
 /// When it prints, the revocation is stored: the connections of such tokens are closed on every node within a second, with
-/// 4003, and such tokens are refused with token_revoked. It needs an admin token. It prints the revocation as one JSON object:
-/// {"watermark":7,"by":"sid","id":"…","at":…,"until":…}, moments in milliseconds since 1970.
+/// 4003, and such tokens are refused with token_revoked. It needs an admin token. On a terminal it prints a sentence; else, and with
+/// --json, the revocation as one JSON object: {"watermark":7,"by":"sid","id":"…","at":…,"until":…}, moments in milliseconds
+/// since 1970.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,11 +41,11 @@ pub(crate) struct Revoke {
     /// subject, a moment before the default is refused.
     #[arg(long, value_name = "WHEN", value_parser = moment, conflicts_with = "list")]
     until: Option<Moment>,
-    /// The reason, for the server's log
+    /// The reason, for the server's log; --list does not show it
     #[arg(long, value_name = "TEXT", conflicts_with = "list")]
     reason: Option<String>,
     /// JSON lines, on a terminal too
-    #[arg(long, requires = "list")]
+    #[arg(long)]
     json: bool,
 }
 
@@ -102,7 +103,7 @@ impl Revoke {
         }
         let answer = admin::call(server, Method::POST, "revocations", Bytes::from(order.to_string())).await?;
         let told: Told = admin::read(&answer)?;
-        output::print(&lines(&[told]))
+        output::print(&if output::wants_json(self.json) { lines(&[told]) } else { sentence(&told) })
     }
 
     async fn list(&self, server: &Server) -> Result<(), Failure> {
@@ -126,10 +127,18 @@ fn lines(all: &[Told]) -> String {
     all.iter().map(|told| serde_json::to_string(told).expect("a revocation has a JSON form") + "\n").collect()
 }
 
+fn shown(moment: u64) -> String {
+    local(Timestamp::from_millis(moment))
+}
+
+fn sentence(Told { by, id, until, .. }: &Told) -> String {
+    let until = until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", shown(until)));
+    format!("revoked the tokens with the {by} {id:?}; the revocation is kept {until}\n")
+}
+
 fn table(all: &[Told]) -> String {
-    let moment = |moment: u64| shown(Timestamp::from_millis(moment));
     let row = |Told { by, id, at, until, .. }: &Told| {
-        [moment(*at), until.map_or_else(|| "-".to_owned(), moment), by.clone(), id.clone()]
+        [shown(*at), until.map_or_else(|| "-".to_owned(), shown), by.clone(), id.clone()]
     };
     let rows: Vec<_> = all.iter().map(row).collect();
     output::table(["AT", "UNTIL", "BY", "ID"], &rows)
@@ -162,11 +171,21 @@ mod tests {
             "{\"watermark\":3,\"by\":\"sid\",\"id\":\"a b\",\"at\":0}\n\
              {\"watermark\":4,\"by\":\"jti\",\"id\":\"\u{e9}\",\"at\":999,\"until\":86400000}\n"
         );
+        let (first, second, until) = (shown(0), shown(999), shown(86_400_000));
         assert_eq!(
             table(&all),
-            "AT                    UNTIL                 BY   ID\n\
-             1970-01-01T00:00:00Z  -                     sid  a b\n\
-             1970-01-01T00:00:00Z  1970-01-02T00:00:00Z  jti  \u{e9}\n"
+            format!(
+                "AT                       UNTIL                    BY   ID\n\
+                 {first}  -                        sid  a b\n\
+                 {second}  {until}  jti  \u{e9}\n"
+            )
+        );
+        assert_eq!(
+            all.each_ref().map(sentence),
+            [
+                "revoked the tokens with the sid \"a b\"; the revocation is kept for ever\n".to_owned(),
+                format!("revoked the tokens with the jti \"\u{e9}\"; the revocation is kept until {until}\n"),
+            ]
         );
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //! An option wins over a variable of the environment, and that over a context. A context's tokens go to the URL of that context,
-//! and to another one only where the context is named beside it.
+//! and to another one only where the context is named beside it. A token from the development key goes to a loopback address only.
 
 use std::{env, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use khala_client::{Backoff, Client, ClientBuilder, ClientOptions};
 use khala_core::Token;
 use url::{Host, Url};
@@ -32,7 +32,7 @@ pub(crate) struct Server {
     /// The context to use [env: KHALA_CONTEXT]
     ///
     /// `khala context ls` lists the contexts. The default is the current context, if there is one.
-    #[arg(long, global = true, value_name = "NAME", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "NAME", value_hint = ValueHint::Other, help_heading = GLOBAL)]
     context: Option<String>,
     /// The server's address [env: KHALA_URL]
     ///
@@ -50,7 +50,7 @@ pub(crate) struct Server {
     ///
     /// It is read again when the token has expired.
     /// Without --token, --token-file and KHALA_TOKEN, the token is that of the context. Without a context, a short-lived token is
-    /// minted from the development key file khala.dev.key, if the working directory has one.
+    /// minted from the development key file khala.dev.key, if the working directory has one and the server is on this machine.
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) token_file: Option<std::path::PathBuf>,
     /// A file that holds the admin token
@@ -85,7 +85,7 @@ impl Server {
             (Some(name), _) => Some(Contexts::load()?.get(name)?.clone()),
             (None, None) => Contexts::load()?.current()?.cloned(),
             (None, Some(given)) => {
-                let own = |context: &&Context| context.url == *given;
+                let own = |context: &&Context| same_url(&context.url, given);
                 Contexts::load()?.current()?.filter(own).cloned()
             }
         };
@@ -117,10 +117,10 @@ impl Server {
         if let Some(source) = source {
             return source.give_to(client, "token").await;
         }
-        if of_dev_key(DEV_TTL)?.is_none() {
+        if !is_loopback(&url) || of_dev_key(DEV_TTL)?.is_none() {
             return Ok(client);
         }
-        notices.say(format_args!("no token was given; using one minted from {DEV_KEY}"));
+        notices.inform(format_args!("no token was given; using one minted from {DEV_KEY}"));
         let mint = || {
             let minted = of_dev_key(DEV_TTL).map_err(|failure| failure.to_string());
             minted.and_then(|token| token.ok_or_else(|| format!("{DEV_KEY} is gone"))).map_err(Into::into)
@@ -139,7 +139,7 @@ impl Server {
             None => context.and_then(|context| context.admin_token),
         };
         let Some(source) = source else {
-            return Err(Failure::usage(
+            return Err(Failure::token(
                 "there is no admin token: give --admin-token-file or KHALA_ADMIN_TOKEN, or a context that has one; it is the \
                  server's auth.admin_token",
             ));
@@ -159,9 +159,15 @@ fn options(url: &str, retry_for: Option<Duration>) -> ClientOptions {
     ClientOptions { backoff, retry_for, ..ClientOptions::default() }
 }
 
+/// Whether two addresses of a server are one: a slash at the end makes no other.
+fn same_url(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+/// Whether it is the address of a server on this machine.
 fn is_loopback(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
-    match url.host() {
+    match url.host().filter(|_| matches!(url.scheme(), "http" | "https" | "ws" | "wss")) {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -172,6 +178,27 @@ fn is_loopback(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_on_this_machine() {
+        for url in ["http://localhost:1", "ws://a.localhost", "https://127.9.9.9", "http://[::1]:1/path"] {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in [
+            "http://nosuch.invalid",
+            "http://localhost.example",
+            "http://127.0.0.1.example",
+            "http://10.0.0.1",
+            "http://0.0.0.0:4510",
+            "http://127.0.0.1@khala.example",
+            "ftp://127.0.0.1",
+            "127.0.0.1:4510",
+            "foo",
+        ] {
+            assert!(!is_loopback(url), "{url}");
+        }
+        assert!(same_url("http://localhost:4510/", "http://localhost:4510"));
+    }
 
     #[test]
     fn a_server_on_this_machine_is_asked_again_soon() {

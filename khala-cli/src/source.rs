@@ -4,9 +4,7 @@
 //! A token is in no output. A command that prints one reads nothing of this command's standard input.
 
 use std::{
-    env,
-    error::Error as StdError,
-    fmt,
+    env, fmt,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -34,7 +32,24 @@ pub(crate) enum Source {
 impl Source {
     /// The token. `what` names it where it is not to be had.
     pub(crate) async fn read(&self, what: &str) -> Result<Token, Failure> {
-        self.token(what).await.map_err(|fault| Failure::usage(fault.to_string()))
+        let (text, from) = match self {
+            Self::Command(command) => {
+                (printed(command, what).await?, format!("{what} of the command `{command}`"))
+            }
+            Self::Env(name) => {
+                let value = env::var(name).map_err(|_| {
+                    Failure::usage(format!(
+                        "the {what} is to be in the environment's {name}, which is not set"
+                    ))
+                })?;
+                (value, format!("{what} in the environment's {name}"))
+            }
+            Self::File(path) => (content(path, what)?, format!("{what} file {}", path.display())),
+        };
+        match text.trim() {
+            "" => Err(Failure::usage(format!("the {from} is empty"))),
+            token => Ok(Token::new(token)),
+        }
     }
 
     /// Builds the client with these tokens: the first one is read now, so that a fault is told before anything is tried, and the next
@@ -56,29 +71,10 @@ impl Source {
             async move {
                 match first {
                     Some(token) => Ok(token),
-                    None => source.token(what).await,
+                    None => source.read(what).await.map_err(Into::into),
                 }
             }
         }))
-    }
-
-    async fn token(&self, what: &str) -> Result<Token, Box<dyn StdError + Send + Sync>> {
-        let (text, from) = match self {
-            Self::Command(command) => {
-                (printed(command, what).await?, format!("{what} of the command `{command}`"))
-            }
-            Self::Env(name) => {
-                let value = env::var(name).map_err(|_| {
-                    format!("the {what} is to be in the environment's {name}, which is not set")
-                })?;
-                (value, format!("{what} in the environment's {name}"))
-            }
-            Self::File(path) => (content(path, what)?, format!("{what} file {}", path.display())),
-        };
-        match text.trim() {
-            "" => Err(format!("the {from} is empty").into()),
-            token => Ok(Token::new(token)),
-        }
     }
 }
 
@@ -92,13 +88,14 @@ impl fmt::Display for Source {
     }
 }
 
-fn content(path: &Path, what: &str) -> Result<String, String> {
+fn content(path: &Path, what: &str) -> Result<String, Failure> {
     file::read_text(path)
-        .map_err(|cause| format!("the {what} file {} cannot be read: {cause}", path.display()))
+        .map_err(|cause| Failure::unreadable(format_args!("the {what} file {}", path.display()), &cause))
 }
 
 /// What a command of the shell prints. What it says on standard error is the person's to read.
-async fn printed(command: &str, what: &str) -> Result<String, String> {
+async fn printed(command: &str, what: &str) -> Result<String, Failure> {
+    let fault = |fault: String| Failure::usage(format!("the {what} command `{command}` {fault}"));
     let [shell, flag] = if cfg!(windows) { ["cmd", "/C"] } else { ["sh", "-c"] };
     let ran = Command::new(shell)
         .args([flag, command])
@@ -107,9 +104,9 @@ async fn printed(command: &str, what: &str) -> Result<String, String> {
         .kill_on_drop(true)
         .output()
         .await
-        .map_err(|cause| format!("the {what} command `{command}` cannot be run: {cause}"))?;
+        .map_err(|cause| fault(format!("cannot be run: {cause}")))?;
     if !ran.status.success() {
-        return Err(format!("the {what} command `{command}` failed with {}", ran.status));
+        return Err(fault(format!("failed with {}", ran.status)));
     }
-    String::from_utf8(ran.stdout).map_err(|_| format!("the {what} command `{command}` prints no UTF-8"))
+    String::from_utf8(ran.stdout).map_err(|_| fault("prints no UTF-8".to_owned()))
 }

@@ -15,6 +15,7 @@ use khala_core::{
 };
 
 use crate::{
+    duration::number,
     exit::Failure,
     moment::{Moment, since},
     notice::Notices,
@@ -32,10 +33,10 @@ pub(crate) struct StartAt {
     #[arg(long, value_enum)]
     from: Option<From>,
     /// Start with the updates since then: how long ago (10m, 2h, 3d), a local date (2026-12-01) or a moment (2026-12-01T18:00:00Z)
-    #[arg(long, value_name = "WHEN", value_parser = since)]
+    #[arg(long, value_name = "WHEN", value_parser = since, allow_hyphen_values = true)]
     since: Option<Moment>,
     /// Start with the last N updates
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u64::MAX), allow_hyphen_values = true)]
     last: Option<u64>,
 }
 

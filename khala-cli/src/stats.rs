@@ -7,7 +7,7 @@ use khala_core::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{admin, exit::Failure, moment::local, output, server::Server};
+use crate::{admin, duration::number, exit::Failure, moment::local, output, server::Server};
 
 /// Show how delivery does on one node
 ///
@@ -22,8 +22,8 @@ Examples:
   khala stats --json | jq .delivery.slow_evictions")]
 pub(crate) struct Stats {
     /// How many topics to show
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    topics: u16,
+    #[arg(long, value_name = "N", default_value = "20", value_parser = number(1..=1000))]
+    topics: u64,
     /// JSON, on a terminal too
     #[arg(long)]
     json: bool,
@@ -115,7 +115,7 @@ fn in_words(told: &Told) -> String {
     if !topics.is_empty() {
         let rows: Vec<_> = topics.iter().map(row).collect();
         out.push('\n');
-        let heads = ["TOPIC", "CLASS", "FLOOR", "HEAD", "FOLLOWERS", "LAG", "INCIDENTS", "THE LAST"];
+        let heads = ["TOPIC", "CLASS", "FLOOR", "HEAD", "FOLLOWERS", "LAG", "INCIDENTS", "LAST INCIDENT"];
         out.push_str(&output::table(heads, &rows));
     }
     out

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     cursor_file::{CursorFile, Found, Place},
-    duration::{Patience, patience},
+    duration::{Patience, number, patience},
     exit::Failure,
     follower::{Follower, Shared},
     lines::Shape,
@@ -71,11 +71,14 @@ pub(crate) struct Tail {
     /// What to do when the cursor is stale: end with 3, or start again from a snapshot
     #[arg(long, value_enum, default_value = "error")]
     on_stale: Stale,
+    /// What the command does anyway: it is accepted because the `tail` of files has it
+    #[arg(short = 'f', id = "follow", hide = true)]
+    _follow: bool,
     /// End once everything is printed that was there when the command joined
-    #[arg(long)]
+    #[arg(long, conflicts_with = "follow")]
     until_head: bool,
     /// End after that many updates and documents
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX), allow_hyphen_values = true)]
     count: Option<u64>,
     /// How long to try again while the server is away: 30s, 5m, …, or forever
     #[arg(long, value_parser = patience, default_value = "forever")]

@@ -16,11 +16,11 @@ use crate::{exit::Failure, notice::Notices, output, server::Server};
 #[command(after_help = "\
 Examples:
   khala topics
-  khala topics --prefix orders:
+  khala topics orders:
   khala topics --json | jq -r 'select(.head > 1000) | .topic'")]
 pub(crate) struct Topics {
     /// Only topics whose names start with this
-    #[arg(long, default_value = "")]
+    #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
     /// JSON lines, on a terminal too
     #[arg(long)]

@@ -37,7 +37,11 @@ async fn a_context_names_a_server_and_the_sources_of_its_tokens() {
         let added = run(at, &add).await;
         assert_eq!(added.code, Some(0), "{}", added.stderr);
         assert!(added.stderr.contains(&format!("`khala context use {name}`")), "{}", added.stderr);
-        let again = run(at, &add).await;
+        let slash = format!("{url}/");
+        let same = add.map(|word| if word == url { &slash } else { word });
+        assert_eq!(run(at, &same).await.code, Some(0), "the same again, and no slash is kept");
+        let other = add.map(|word| if word == url { "http://127.0.0.1:1" } else { word });
+        let again = run(at, &other).await;
         assert_eq!(again.code, Some(2), "{}", again.stderr);
         assert!(again.stderr.contains("--force") && again.stderr.contains(&url), "{}", again.stderr);
     }
@@ -68,6 +72,7 @@ async fn a_context_names_a_server_and_the_sources_of_its_tokens() {
     );
     let shown = run(at, &["context", "show"]).await;
     assert_eq!(lines(&shown), listed[..1]);
+    assert!(shown.stdout.starts_with("{\"name\":\"a\",\"current\":true,\"url\":"), "{}", shown.stdout);
     assert_eq!(lines(&run(at, &["context", "show", "b"]).await), listed[1..2]);
     // No secret is kept.
     let kept = fs::read_to_string(at.join("config/khala/contexts.toml")).unwrap();

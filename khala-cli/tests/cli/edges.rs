@@ -53,7 +53,7 @@ async fn a_line_that_no_server_takes_is_named_and_its_neighbours_are_published()
     assert_eq!(read(address, directory.path()).await, "1\n2\n");
     let ended = publish(address, directory.path(), &["--skip-invalid"], input).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains("line 3 ") && ended.stderr.contains("1 bad lines skipped"));
+    assert!(ended.stderr.contains("line 3 ") && ended.stderr.contains("skipped 1 bad line\n"));
     assert_eq!(read(address, directory.path()).await, "1\n2\n1\n2\n4\n");
 }
 
@@ -133,7 +133,7 @@ async fn an_output_that_is_closed_or_full_is_no_panic() {
     // What is said on standard error, too: of mistakes, of what was done, and of what fails.
     let told: &[(&[&str], i32)] = &[
         (&["nonsense"], 2),
-        (&["token", "--key-file", "missing"], 2),
+        (&["token", "--key-file", "missing"], 74),
         (&["key", "add", "keys.json", "--kid", "a"], 0),
         (&["key", "remove", "keys.json", "--kid", "a", "--force"], 0),
     ];

@@ -48,7 +48,12 @@ async fn what_is_added_is_trusted_until_it_is_removed() {
         fs::write(at.join(&file), text).unwrap();
         let added = run(at, &["key", "add", "keys.json", "--kid", kid, &file]).await;
         assert_eq!(added.code, Some(0), "{}", added.stderr);
+        assert!(
+            added.stderr.starts_with(&format!("khala: keys.json now has the key \"{kid}\" ({algorithm}, "))
+        );
         assert_eq!(set(at).key(Some(kid)).unwrap().algorithm(), algorithm);
+        let nameless = run(at, &["token", "--key-file", &file]).await;
+        assert!(nameless.code == Some(0) && nameless.stderr.contains("give --kid"), "{}", nameless.stderr);
         let token = run(at, &["token", "--key-file", &file, "--kid", kid]).await;
         assert!(accepts(at, &token.stdout).await, "{kid}: {}", token.stderr);
         // The private half stays where it was.
@@ -77,7 +82,10 @@ async fn what_is_added_is_trusted_until_it_is_removed() {
     assert!(rows.iter().all(|row| row["thumbprint"].is_string() != (row["kid"] == "hs")));
 
     let removed = run(at, &["key", "remove", "keys.json", "--kid", "hs"]).await;
-    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    assert_eq!(
+        (removed.code, &*removed.stderr),
+        (Some(0), "khala: keys.json no longer has the key \"hs\"\n")
+    );
     assert!(!accepts(at, &token.stdout).await);
     assert_eq!(set(at).len(), 6);
 }
@@ -130,7 +138,7 @@ async fn a_key_that_a_server_would_not_take_is_not_added() {
     fails(at, &add("other"), 2, "cannot be used").await;
     fails(at, &add("none"), 2, "CERTIFICATE").await;
     fails(at, &add("torn"), 2, "Ed25519, P-256 or RSA").await;
-    fails(at, &add("missing"), 2, "missing").await;
+    fails(at, &add("missing"), 74, "missing").await;
     fails(at, &[&add("ec")[..], &["--algorithm", "RS256"]].concat(), 2, "RS256").await;
     fails(at, &["key", "add", "keys.json", "--kid", "a", "--algorithm", "ES256"], 2, "openssl").await;
     fails(at, &["key", "add", "keys.json", "--kid", "", "ec"], 2, "kid").await;

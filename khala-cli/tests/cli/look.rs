@@ -55,6 +55,12 @@ async fn a_payload_may_stand_on_the_command_line() {
         (&["publish", "run:7/a", "2", "--doc-key", ""], 2, "doc_key"),
         (&["publish", "run:7/a", "2", "--run-id", "x"], 2, "--run-id"),
         (&["publish", "run:7/a", "--doc-key", "x"], 2, "PAYLOAD"),
+        (&["publish", "run:7/a", "-", "--doc-key", "x"], 2, "lines are read"),
+        (&["publish", "run:7/a", "1", "2"], 2, "one payload within quotes, or lines on standard input"),
+        (&["publish", "run:7/a", "--delete"], 2, "--doc-key"),
+        (&["publish", "run:7/a", "1", "--doc-key", "x", "--delete"], 2, "--delete"),
+        (&["publish", "run:7/a", "1", "--kind-field", "type"], 65, "is not a JSON object"),
+        (&["publish", "run:7/a", "nope"], 65, "near \"nope\""),
         (&["publish", ":7", "2"], 2, "topic"),
     ] {
         let ended = run(address, at, arguments).await;
@@ -103,10 +109,22 @@ async fn a_tail_starts_where_it_is_told_to() {
         &["--last", "-1"],
         &["--since", "soon"],
         &["--raw", "--pretty"],
+        &["-f"],
     ] {
         let ended = tail(wrong).await;
         assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{wrong:?}: {}", ended.stderr);
     }
+    for (wrong, says) in [
+        (&["--last", "-1"][..], "write a number from 0"),
+        (&["--last", "abc"], "write a number from 0"),
+        (&["--count", "0"], "write a number from 1"),
+        (&["--since", "-10m"], "write how long ago"),
+    ] {
+        let ended = tail(wrong).await;
+        assert!(ended.stderr.contains(says) && !ended.stderr.contains("tip"), "{}", ended.stderr);
+    }
+    let followed = run(address, at, &["tail", "-f", "run:7/a", "--from", "floor", "--count", "1"]).await;
+    assert_eq!(seqs(&followed), [1]);
     // A cursor file wins over where to start without one.
     let kept = ["--last", "1", "--cursor-file", "cursor"];
     assert_eq!(seqs(&tail(&kept).await), [5]);
@@ -179,7 +197,19 @@ async fn documents_are_listed_and_shown() {
         "{}",
         none.stderr
     );
-    assert!(lines(&run(address, at, &["documents", "run:8/a"]).await).is_empty());
+    let unknown = run(address, at, &["documents", "run:8/a"]).await;
+    assert_eq!((unknown.code, &*unknown.stdout), (Some(0), ""));
+    assert!(unknown.stderr.contains("no topic run:8/a"), "{}", unknown.stderr);
+    // A document is deleted, and a kind may come from a field of the payload.
+    let delete = ["publish", "run:7/a", "--doc-key", "order/2", "--delete", "--kind", "gone"];
+    assert_eq!(run(address, at, &delete).await.code, Some(0));
+    let deleted = run(address, at, &["documents", "run:7/a", "order/2"]).await;
+    assert_eq!(deleted.code, Some(1), "{}", deleted.stderr);
+    assert!(deleted.stderr.contains("was deleted by update 4"), "{}", deleted.stderr);
+    let fields = ["--kind-field", "type", "--doc-key-field", "id", "{\"type\":\"paid\",\"id\":9}"];
+    assert_eq!(run(address, at, &[&["publish", "run:7/a"], &fields[..]].concat()).await.code, Some(0));
+    let paid = lines(&run(address, at, &["documents", "run:7/a", "9"]).await);
+    assert_eq!(paid[0]["kind"], "paid");
 }
 
 #[tokio::test]
@@ -205,7 +235,7 @@ async fn a_node_tells_who_is_connected_and_how_it_does() {
     assert_eq!(stats[0]["hooks"][0]["hook"], "heads");
     for arguments in [["connections"], ["stats"]] {
         let ended = end(khala_at(address, at, &arguments).spawn().unwrap()).await;
-        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
         assert!(ended.stderr.contains("there is no admin token"), "{}", ended.stderr);
     }
 }
@@ -228,7 +258,7 @@ async fn an_interrupted_publish_says_how_far_it_came() {
     let id = child.id().unwrap().to_string();
     assert!(tokio::process::Command::new("kill").args(["-s", "INT", &id]).status().await.unwrap().success());
     let ended = end(child).await;
-    assert_eq!((ended.code, &*ended.stderr), (Some(130), "khala: interrupted (2 updates were published)\n"));
+    assert_eq!((ended.code, &*ended.stderr), (Some(130), "khala: interrupted (published 2 updates)\n"));
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ async fn each_failure_has_its_code() {
     for arguments in [["retention", "status"].as_slice(), &["retention", "plan"], &["drain"]] {
         let mut command = khala(directory.path(), arguments);
         let ended = end(command.env("KHALA_URL", format!("http://{address}")).spawn().unwrap()).await;
-        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
         assert!(ended.stderr.contains("there is no admin token"), "{}", ended.stderr);
         let mut command = khala(directory.path(), arguments);
         command.env("KHALA_URL", format!("http://{address}")).env("KHALA_ADMIN_TOKEN", "x".repeat(32));

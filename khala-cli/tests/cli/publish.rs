@@ -169,11 +169,11 @@ async fn a_bad_line_is_named_after_what_came_before_it_was_published() {
         let ended = publish(&fake, &[], &input).await;
         assert_eq!(ended.code, Some(65), "{}", ended.stderr);
         assert!(ended.stderr.contains(named), "{}", ended.stderr);
-        assert!(ended.stderr.contains("2 updates were published"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("published 2 updates"), "{}", ended.stderr);
         assert_eq!(fake.payloads(&topic()).await, ["1", "2"]);
         let ended = publish(&fake, &["--skip-invalid"], &input).await;
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        assert!(ended.stderr.contains("1 bad lines skipped"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("published 3 updates, skipped 1 bad line\n"), "{}", ended.stderr);
         assert_eq!(fake.payloads(&topic()).await, ["1", "2", "1", "2", "3"]);
     }
 }
@@ -237,6 +237,6 @@ async fn a_failure_names_the_first_line_that_was_not_acknowledged() {
     stdin.write_all(b"\n4\n5\n").await.unwrap();
     let ended = end(child).await;
     assert_eq!(ended.code, Some(69), "{}", ended.stderr);
-    let says = "(2 updates were published; line 4 is the first that was not acknowledged)";
+    let says = "(published 2 updates; line 4 is the first that was not acknowledged)";
     assert!(ended.stderr.contains(says), "{}", ended.stderr);
 }

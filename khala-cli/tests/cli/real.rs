@@ -116,8 +116,7 @@ async fn what_is_published_is_printed_byte_for_byte() {
     let ended = publish(address, directory.path(), &[], lines(1..=1000)).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(read(address, directory.path()).await, lines(1..=1000));
-    let topics =
-        end(khala_at(address, directory.path(), &["topics", "--prefix", "run:"]).spawn().unwrap()).await;
+    let topics = end(khala_at(address, directory.path(), &["topics", "run:"]).spawn().unwrap()).await;
     let topics: Value = serde_json::from_str(&topics.stdout).unwrap();
     assert_eq!((&topics["topic"], &topics["head"]), (&"run:7/a".into(), &1000.into()));
 

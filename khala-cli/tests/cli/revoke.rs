@@ -146,7 +146,7 @@ async fn each_failure_has_its_code_and_says_what_to_do() {
     }
     let sid = ["--sid", "a"];
     let without = end(khala(at, &["revoke", "--url", &url, "--sid", "a"]).spawn().unwrap()).await;
-    assert_eq!(without.code, Some(2), "{}", without.stderr);
+    assert_eq!(without.code, Some(77), "{}", without.stderr);
     assert!(without.stderr.contains("KHALA_ADMIN_TOKEN"), "{}", without.stderr);
     let mut other = khala(at, &["revoke", "--url", &url, "--sid", "a"]);
     let other = end(other.env("KHALA_ADMIN_TOKEN", "another").spawn().unwrap()).await;
@@ -157,7 +157,7 @@ async fn each_failure_has_its_code_and_says_what_to_do() {
         other.stderr
     );
 
-    fails(&url, &["--sub", "a", "--until", "1h"], 1, "invalid_until").await;
+    fails(&url, &["--sub", "a", "--until", "1h"], 1, "for another 25 h; name a later moment").await;
     fails("http://user:word@127.0.0.1", &sid, 2, "no user and password").await;
     fails("127.0.0.1:1", &sid, 2, "not a URL").await;
     let closed = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
@@ -166,7 +166,7 @@ async fn each_failure_has_its_code_and_says_what_to_do() {
         (Fault::CutBefore, 69, "cannot be reached"),
         (Fault::Say(503, vec![], r#"{"code":"unavailable","detail":"later"}"#), 69, "later (unavailable)"),
         (Fault::Say(404, vec![], r#"{"code":"admin_off","detail":"off"}"#), 1, "set auth.admin_token"),
-        (Fault::Say(404, vec![], "<html>"), 1, "http_404"),
+        (Fault::Say(404, vec![], "<html>"), 76, "is the path in --url right?"),
         (Fault::Say(200, vec![], "<html>"), 76, "is this the URL of one?"),
     ];
     for (fault, code, says) in faults {

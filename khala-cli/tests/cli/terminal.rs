@@ -91,6 +91,13 @@ async fn lists_are_tables() {
         ("connections", &["open connections: 0; "]),
         ("stats", &["stale cursors ", "ANNOUNCEMENTS  SENT", "heads  "]),
         ("context ls", &["NAME  URL  TOKEN  ADMIN TOKEN"]),
+        ("context add a --url http://127.0.0.1:1 --use", &["added"]),
+        ("context show", &["NAME  URL", "*  a     http://127.0.0.1:1      -            -"]),
+        (
+            "revoke --sid login-7",
+            &["revoked the tokens with the sid \"login-7\"; the revocation is kept for ever\n"],
+        ),
+        ("tail nothing --from floor --until-head", &["a topic without updates as yet (epoch"]),
         ("retention status", &["CLASS  PATTERN"]),
     ] {
         let (code, shown) = on_terminal(address, at, 80, words, true).await;
@@ -123,7 +130,7 @@ async fn a_narrow_window_wraps_help_and_bar() {
     std::fs::write(at.join("lines"), lines).unwrap();
     let (code, shown) = on_terminal(address, at, 50, "publish run:7 < lines", true).await;
     assert_eq!(code, Some(0), "{shown}");
-    assert!(plain(&shown).ends_with("khala: 20000 updates were published\n"), "{shown}");
+    assert!(plain(&shown).ends_with("khala: published 20000 updates\n"), "{shown}");
     assert_eq!(shown.lines().count(), 1, "nothing else stays: {shown:?}");
 }
 

@@ -91,7 +91,7 @@ async fn a_minted_token_is_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_development_key_is_used_and_said() {
+async fn without_a_token_the_development_key_is_used_on_this_machine_only() {
     let fake = Fake::start().await;
     let directory = tempfile::tempdir().unwrap();
     let run = || khala(directory.path(), &["topics", "--url", &fake.url()]).spawn().unwrap();
@@ -99,11 +99,18 @@ async fn without_a_token_the_development_key_is_used_and_said() {
     assert_eq!((without.code, &*without.stderr), (Some(0), ""));
     std::fs::write(directory.path().join("khala.dev.key"), format!("{KEY}\n")).unwrap();
     let with = end(run()).await;
-    assert!(with.stderr.contains("khala.dev.key"), "{}", with.stderr);
+    assert_eq!((with.code, &*with.stderr), (Some(0), ""), "it is said to a person at a terminal");
     let sent: Vec<_> = fake.requests().into_iter().map(|seen| seen.authorization).collect();
     assert_eq!(sent[0], None);
     let token = sent[1].as_deref().unwrap().strip_prefix("Bearer ").unwrap();
     assert!(grant(token, JwtOptions::default()).await.allows(Access::Publish.scope()));
+
+    // Nobody else gets such a token.
+    let arguments = ["topics", "--url", "http://nosuch.invalid"];
+    let mut elsewhere = khala(directory.path(), &arguments);
+    elsewhere.env("HTTP_PROXY", fake.url()).env("http_proxy", fake.url());
+    let _ = end(elsewhere.spawn().unwrap()).await;
+    assert_eq!(fake.requests().last().unwrap().authorization, None);
 
     std::fs::write(directory.path().join("token"), "from-a-file\n").unwrap();
     let arguments = ["topics", "--token-file", "token"];
@@ -122,8 +129,10 @@ async fn what_a_server_would_refuse_is_not_minted() {
     for (arguments, says) in [
         (&["--ttl", "25h"][..], "jwt.max_age_seconds"),
         (&["--ttl", "2h", "--max-age", "1h"], "token_too_old"),
-        (&["--sub", ""], "sub cannot be signed"),
-        (&["--sid", ""], "sid cannot be signed"),
+        (&["--sub", ""], "a value is required for '--sub"),
+        (&["--sid", ""], "a value is required for '--sid"),
+        (&["--scope", ""], "--scope is empty"),
+        (&["--ttl", "0s"], "--ttl is too short"),
         (&["--kid", ""], "kid"),
         (&["--algorithm", "none"], "EdDSA"),
         (&["--algorithm", "ES256"], "not a PEM"),
@@ -148,6 +157,11 @@ async fn a_refused_token_says_what_to_do() {
         (r#"{"code":"token_too_old"}"#, "jwt.max_age_seconds"),
         (r#"{"code":"token_revoked"}"#, "khala revoke --list"),
         (r#"{"code":"unknown_kid"}"#, "khala key list"),
+        (r#"{"code":"invalid_token","detail":"it names no key"}"#, "give --kid"),
+        (
+            r#"{"code":"missing_token","detail":"send a header"}"#,
+            "asks for a token (missing_token); give one with",
+        ),
         (r#"{"code":"missing_jti"}"#, "jwt.require_jti"),
     ] {
         fake.fault(Fault::Say(401, vec![], body));
@@ -155,6 +169,14 @@ async fn a_refused_token_says_what_to_do() {
         assert_eq!(ended.code, Some(77), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
+    let route = r#"{"code":"unknown_route","detail":"there is nothing here"}"#;
+    fake.fault(Fault::Say(404, vec![], route));
+    let ended = end(khala_at(&fake, directory.path(), &["topics"]).spawn().unwrap()).await;
+    assert_eq!(ended.code, Some(76), "{}", ended.stderr);
+    assert!(ended.stderr.contains("is the path in --url right?"), "{}", ended.stderr);
+    let arguments = ["topics", "--token-file", "missing"];
+    let ended = end(khala(directory.path(), &arguments).spawn().unwrap()).await;
+    assert_eq!(ended.code, Some(74), "{}", ended.stderr);
     for (code, reason) in [(4003, "token_revoked"), (4004, "unknown_kid")] {
         let child = khala_at(&fake, directory.path(), &["tail", "run:7:events"]).spawn().unwrap();
         let (mut peer, _) = fake.joining().await;

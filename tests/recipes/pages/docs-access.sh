@@ -2,7 +2,7 @@
 
 prepare() {
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out 2026-11.pem
-    khala key add keys.json --kid 2026-11 2026-11.pem
+    khala key add keys.json 2026-11.pem --kid 2026-11
     export MINT_SECRET=a-mint-secret-for-a-server-of-one-page
     server_is_there KHALA_AUTH__KEYS_FILE="$PWD/keys.json" KHALA_MINT__SECRET=$MINT_SECRET
     may_read_with 2026-11

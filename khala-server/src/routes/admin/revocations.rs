@@ -167,8 +167,10 @@ fn end(
     }
     match usual {
         Some(usual) if by == By::Sub && until < usual => {
-            let usual = usual.as_millis();
-            Err(fault(format!("until is before {usual}, when the last token that this names may end")))
+            let left = usual.since(now).as_secs().div_ceil(3600);
+            Err(fault(format!(
+                "until is too early: tokens that this names may last for another {left} h; name a later moment, or none"
+            )))
         }
         _ => Ok(Some(until)),
     }
