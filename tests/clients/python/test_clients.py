@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import sys
 import unittest
@@ -38,6 +39,7 @@ CLIENTS = [
     Client("phoenix-channels-python-client"),
 ]
 TOPIC = "orders:7"
+logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # A program asks `Lossy` over HTTP, too.
 BEFORE = 40
 STREAMED = 90
 LARGE = 8
