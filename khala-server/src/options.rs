@@ -29,7 +29,7 @@ pub struct Limits {
     pub http_connections_per_address: Option<NonZeroU32>,
     /// The most requests of one token's `sub` that run at once. A request ends when its client has taken the
     /// answer or has disconnected, and its updates are stored. A stream of updates is one request. A WebSocket
-    /// is no request. Example: `20`. Default: no limit.
+    /// and a long poll are none: they count as connections. Example: `20`. Default: no limit.
     #[serde(with = "or_none")]
     pub requests_per_subject: Option<NonZeroU32>,
     /// The most requests of one address that run at once. Behind trusted proxies, the client's address counts.
@@ -54,7 +54,7 @@ pub struct Limits {
     /// that `phoenix` gives a request (`longpollerTimeout`, 20 s), and than the time that a proxy gives an answer. Default: 10 s.
     #[serde(rename = "long_poll_wait_seconds", with = "seconds")]
     pub long_poll_wait: Duration,
-    /// How long a session of long polling lives without a poll. A client that comes back later opens a new one and
+    /// How long a session of long polling lives without a request. A client that comes back later opens a new one and
     /// resumes from its cursors. Default: 30 s.
     #[serde(rename = "long_poll_session_timeout_seconds", with = "seconds")]
     pub long_poll_session_timeout: Duration,

@@ -39,7 +39,7 @@ impl Session {
         let response = self.response_of(refusal);
         self.note_refusal(response.code, on, &frame.topic);
         let (join_ref, reference) = (frame.join_ref.as_ref(), frame.reference.as_ref());
-        if on == Surface::Join && self.serializer.is_realtime() {
+        if frame.event == event::JOIN && self.serializer.is_realtime() {
             self.push(join_ref, &frame.topic, event::SYNC_ERROR, &response);
         }
         self.reply(join_ref, reference, &frame.topic, Status::Error, &response);

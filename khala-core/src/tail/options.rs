@@ -31,6 +31,8 @@ impl TailOptions {
     /// The least [`batch_bytes`](Self::batch_bytes) that is of use: with less, what stands beside the payloads leaves no room for a
     /// second update, and each is sent alone.
     pub const MIN_BATCH_BYTES: usize = 256 << 10;
+    /// The most that is of use: Khala's own client takes no frame of more than 64 MiB.
+    pub const MAX_BATCH_BYTES: usize = 32 << 20;
 
     /// What one page holds.
     pub(crate) fn page_limit(&self) -> ReadLimit {

@@ -1,7 +1,9 @@
 //! A frame that was encoded: its text, and before it the header that a WebSocket puts there, in one piece of memory.
 //!
-//! Every subscriber of a topic is sent the same frame, and writing it in one piece is cheaper than in two. What must stay
-//! true: what it dereferences to is the text alone.
+//! Every subscriber of a topic is sent the same frame, and writing it in one piece is cheaper than in two.
+//!
+//! # Invariants
+//! A frame dereferences to its text alone.
 
 use std::ops::Deref;
 

@@ -282,11 +282,13 @@ impl Serializer {
     }
 }
 
+/// The topic's own name. The connection's has no prefix: with one it is no topic.
 fn without_prefix(topic: Cow<'_, str>) -> Option<Cow<'_, str>> {
-    Some(match topic {
+    let topic = match topic {
         Cow::Borrowed(topic) => Cow::Borrowed(topic.strip_prefix(REALTIME)?),
         Cow::Owned(topic) => Cow::Owned(topic.strip_prefix(REALTIME)?.to_owned()),
-    })
+    };
+    (topic != PHOENIX).then_some(topic)
 }
 
 impl<'a> Frame<'a> {
@@ -347,8 +349,10 @@ mod tests {
         assert_eq!(realtime.decode(r#"[null,"1","phoenix","heartbeat",{}]"#).unwrap().topic, "phoenix");
         assert_eq!(realtime.decode(r#"["1","1","realtime:a:b","phx_join",{}]"#).unwrap().topic, "a:b");
         assert_eq!(realtime.decode(r#"["1","1","realtime:\u0061","phx_join",{}]"#).unwrap().topic, "a");
-        let fault = realtime.decode(r#"["1","1","a:b","phx_join",{}]"#).unwrap_err().to_string();
-        assert!(fault.contains("realtime:"), "{fault}");
+        for topic in ["a:b", "realtime:phoenix"] {
+            let fault = realtime.decode(&format!(r#"["1","1","{topic}","phx_join",{{}}]"#)).unwrap_err();
+            assert!(fault.to_string().contains("realtime:<name>"), "{topic}: {fault}");
+        }
     }
 
     #[test]

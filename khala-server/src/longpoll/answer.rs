@@ -6,24 +6,25 @@
 //! # Invariants
 //! The `status` of an answer is 200, 204, 403, 410 or 500.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::{Body, to_bytes},
     response::Response,
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
-use khala_core::wire::{Close, Encoded};
+use khala_core::wire::Close;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{mailbox::Mailbox, sessions::PollToken};
+use super::{
+    mailbox::{Giving, Mailbox, Superseded},
+    sessions::PollToken,
+};
 use crate::{problem::Problem, response::json_bytes};
 
-/// Bytes of an answer that the network takes in one piece.
-const PIECE: usize = 16 << 10;
 /// A problem has fewer bytes.
 const PROBLEM_BYTES: usize = 64 << 10;
 
@@ -87,34 +88,21 @@ fn written(answer: &LongPollAnswer) -> Response {
     json_bytes(serde_json::to_vec(answer).expect("an answer has a JSON form"))
 }
 
-/// Frames, which the network takes in pieces that count as progress.
-pub(super) fn frames(frames: &[Encoded], token: PollToken, mailbox: &Arc<Mailbox>) -> Response {
-    let bytes = frames.iter().map(|frame| frame.len() + frame.len() / 4).sum::<usize>();
-    let mut body = Vec::with_capacity(bytes + 128);
-    body.extend_from_slice(format!("{{\"status\":200,\"token\":\"{token}\",\"messages\":[").as_bytes());
-    for (n, frame) in frames.iter().enumerate() {
-        if n > 0 {
-            body.push(b',');
-        }
-        let text = std::str::from_utf8(frame).expect("a text frame is UTF-8");
-        serde_json::to_writer(&mut body, text).expect("a text has a JSON form");
-    }
-    body.extend_from_slice(b"]}");
-    let body = Bytes::from(body);
-    if body.len() <= PIECE {
-        return json_bytes(body);
-    }
-    let mailbox = Arc::clone(mailbox);
-    let pieces = stream::unfold(body, move |mut left| {
-        let mailbox = Arc::clone(&mailbox);
-        async move {
-            mailbox.took_piece();
-            let piece = left.split_to(PIECE.min(left.len()));
-            (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), left))
-        }
+/// Frames, which the network takes in pieces that count as progress. An answer that is superseded is broken off.
+pub(super) fn frames(giving: Giving, token: PollToken, mailbox: &Arc<Mailbox>) -> Response {
+    let start = Bytes::from(format!("{{\"status\":200,\"token\":\"{token}\",\"messages\":["));
+    let rest = stream::try_unfold((Arc::clone(mailbox), Some(0)), move |(mailbox, from)| async move {
+        let Some(from) = from else { return Ok(None) };
+        Ok(Some(match mailbox.piece(giving, from)? {
+            Some(piece) => {
+                let from = from + piece.len();
+                (piece, (mailbox, Some(from)))
+            }
+            None => (Bytes::from_static(b"]}"), (mailbox, None)),
+        }))
     });
     let mut response = json_bytes(Bytes::new());
-    *response.body_mut() = Body::from_stream(pieces);
+    *response.body_mut() = Body::from_stream(stream::once(async { Ok::<_, Superseded>(start) }).chain(rest));
     response
 }
 

@@ -4,8 +4,9 @@
 //! - What waits to be sent is bounded in bytes, with what was answered and is not confirmed, and counts in the memory budget. Past
 //!   the bound the session writes no more until a poll confirms, so that a client that does not poll is judged as one that does not
 //!   read its socket.
-//! - After a grant has ended nothing is handed out, whatever still waits.
-//! - Of two polls the newer one is answered with frames.
+//! - After a grant has ended nothing is handed out, whatever still waits, nor the rest of an answer that is under way.
+//! - Of two polls the newer one is answered with frames. It also ends the answer that an older one is still being given, so that a
+//!   session has one answer in memory, however often it is asked for.
 
 use std::{
     collections::VecDeque,
@@ -35,6 +36,10 @@ use crate::timeouts::PARTS;
 const HIGH_WATER: usize = 256 << 10;
 /// How long a close waits for the poll that takes it. A socket takes one from a session whose client is gone, too.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of an answer that the network takes in one piece.
+const PIECE: usize = 16 << 10;
+/// Pieces that hyper has in its queue for a client, at most.
+const QUEUED_PIECES: usize = 16;
 /// Frames of clients that wait for the session.
 const WAITING_FRAMES: usize = 128;
 
@@ -60,9 +65,11 @@ struct State {
     /// The session has nothing to add just now.
     flushed: bool,
     /// The last answer with frames, until a poll confirms it.
-    unconfirmed: Option<(Arc<[Encoded]>, usize)>,
+    unconfirmed: Option<Unconfirmed>,
     /// Answers with frames so far.
     answers: u64,
+    /// How often an answer was begun to be given, the first time and again: the last of these is under way.
+    givings: u64,
     close: Option<Close>,
     /// The session is over, or its close was told.
     ended: bool,
@@ -82,15 +89,39 @@ struct State {
     requests: u64,
 }
 
+/// An answer with frames.
+#[derive(Debug)]
+struct Unconfirmed {
+    /// The frames as texts of JSON, with commas between them.
+    messages: Bytes,
+    /// How much of it the network has taken at most, of all times that it was given.
+    taken: usize,
+}
+
+/// An answer that is being given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Giving {
+    /// The number of the answer.
+    pub(super) answer: u64,
+    /// Bytes of it that a connection may hold at most, of a client that does not take them.
+    pub(super) buffered: usize,
+    number: u64,
+}
+
+/// The rest of an answer is not given: a newer poll has come, or the session has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("a newer poll has come, or the session has ended")]
+pub(super) struct Superseded;
+
 /// What a poll is answered.
 #[derive(Debug)]
 pub(super) enum Polled {
-    /// These frames, by the answer of that number.
-    Frames(Arc<[Encoded]>, u64),
+    /// Frames, which are taken in pieces.
+    Frames(Giving),
     /// The session is over, with its close if it had one.
     Gone(Option<Close>),
-    /// Nothing came; the last answer with frames had that number.
-    Nothing(u64),
+    /// Nothing came. The client still has what it had.
+    Nothing,
 }
 
 impl Mailbox {
@@ -103,6 +134,7 @@ impl Mailbox {
             flushed: false,
             unconfirmed: None,
             answers: 0,
+            givings: 0,
             close: None,
             ended: false,
             sink: None,
@@ -138,9 +170,7 @@ impl Mailbox {
                 return polled;
             }
             if timeout_at(until, changed).await.is_err() {
-                let mut state = self.lock();
-                let answers = state.answers;
-                return state.take(number).unwrap_or(Polled::Nothing(answers));
+                return self.lock().take(number).unwrap_or(Polled::Nothing);
             }
         }
     }
@@ -152,18 +182,16 @@ impl Mailbox {
             return Err(Polled::Gone(state.close));
         }
         if confirmed == state.answers {
-            if let Some((_, bytes)) = state.unconfirmed.take() {
-                self.progress.add(bytes);
+            if let Some(confirmed) = state.unconfirmed.take() {
+                self.progress.add(confirmed.messages.len());
                 state.account();
                 state.wake_sink();
             }
-        } else if confirmed + 1 == state.answers
-            && let Some((frames, _)) = &state.unconfirmed
-        {
-            return Err(Polled::Frames(Arc::clone(frames), state.answers));
+        } else if confirmed.checked_add(1) == Some(state.answers) && state.unconfirmed.is_some() {
+            return Err(Polled::Frames(state.give()));
         } else {
-            // It has not what is no longer kept.
-            return Err(Polled::Gone(None));
+            // The client lacks frames that are no longer kept.
+            return Err(Polled::Gone(state.close));
         }
         state.polls += 1;
         state.waiting += 1;
@@ -192,10 +220,21 @@ impl Mailbox {
         }
     }
 
-    /// Counts a piece of an answer that the network took: a client that takes a large one slowly makes progress.
-    pub(super) fn took_piece(&self) {
-        self.progress.add(1);
-        self.lock().requests += 1;
+    /// The piece of an answer that begins at `from`, which the network has room for: none at its end. A client that takes a large answer
+    /// slowly makes progress, but not one that is given the same piece again.
+    pub(super) fn piece(&self, giving: Giving, from: usize) -> Result<Option<Bytes>, Superseded> {
+        let mut state = self.lock();
+        state.requests += 1;
+        let is_newest = state.givings == giving.number;
+        let unconfirmed = state.unconfirmed.as_mut().filter(|_| is_newest).ok_or(Superseded)?;
+        let end = unconfirmed.messages.len().min(from + PIECE);
+        if end > unconfirmed.taken {
+            unconfirmed.taken = end;
+            self.progress.add(1);
+        }
+        // A copy, so that what the connection still holds of an answer does not keep the whole of it.
+        let piece = &unconfirmed.messages[from..end];
+        Ok((!piece.is_empty()).then(|| Bytes::copy_from_slice(piece)))
     }
 
     /// Ready when no request came for `limit`, by several looks.
@@ -243,11 +282,13 @@ impl State {
         }
         let whole = self.flushed || self.close.is_some() || self.outgoing_bytes >= HIGH_WATER;
         if !self.outgoing.is_empty() && whole {
-            let frames: Arc<[Encoded]> = self.outgoing.drain(..).collect();
-            let bytes = std::mem::take(&mut self.outgoing_bytes);
-            self.unconfirmed = Some((Arc::clone(&frames), bytes));
+            let messages = messages(&self.outgoing);
+            self.outgoing.clear();
+            self.outgoing_bytes = 0;
+            self.unconfirmed = Some(Unconfirmed { messages, taken: 0 });
             self.answers += 1;
-            return Some(Polled::Frames(frames, self.answers));
+            self.account();
+            return Some(Polled::Frames(self.give()));
         }
         if self.outgoing.is_empty() && self.close.is_some() {
             self.ended = true;
@@ -255,6 +296,13 @@ impl State {
             return Some(Polled::Gone(self.close));
         }
         None
+    }
+
+    /// Begins to give the answer that is not confirmed; one that is under way ends.
+    fn give(&mut self) -> Giving {
+        self.givings += 1;
+        let bytes = self.unconfirmed.as_ref().map_or(0, |answer| answer.messages.len());
+        Giving { answer: self.answers, buffered: bytes.min(QUEUED_PIECES * PIECE), number: self.givings }
     }
 
     fn hear(&mut self) {
@@ -284,13 +332,28 @@ impl State {
     }
 
     fn held(&self) -> usize {
-        self.outgoing_bytes + self.unconfirmed.as_ref().map_or(0, |(_, bytes)| *bytes)
+        self.outgoing_bytes + self.unconfirmed.as_ref().map_or(0, |answer| answer.messages.len())
     }
 
     fn pend_sink(&mut self, cx: &Context<'_>) -> Poll<Result<(), Infallible>> {
         self.sink = Some(cx.waker().clone());
         Poll::Pending
     }
+}
+
+/// The frames as texts of JSON, with commas between them. Each session encodes its own: it is made for clients that have no other way.
+fn messages(frames: &VecDeque<Encoded>) -> Bytes {
+    let bytes = frames.iter().map(|frame| frame.len() + frame.len() / 4).sum();
+    let mut messages = Vec::with_capacity(bytes);
+    for (n, frame) in frames.iter().enumerate() {
+        if n > 0 {
+            messages.push(b',');
+        }
+        let text = std::str::from_utf8(frame).expect("a text frame is UTF-8");
+        serde_json::to_writer(&mut messages, text).expect("a text has a JSON form");
+    }
+    messages.shrink_to_fit();
+    Bytes::from(messages)
 }
 
 /// A poll that waits.

@@ -5,7 +5,7 @@
 //! [`Mailbox`](mailbox::Mailbox) is the transport that the core drives.
 //!
 //! # Invariants
-//! - A session is read by the subject that opened it, and by no other. Who knows its id may post to it.
+//! - Only the subject that opened a session can read it. A post needs no more than the session's id, which is secret.
 //! - An answer is kept until the next poll confirms it, so that an answer that was lost on the way is sent again.
 
 mod answer;

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use http::request::Parts;
+use http::{HeaderValue, StatusCode, request::Parts};
 use khala_auth::bearer_token;
 use khala_core::{Token, auth::Denied};
 use memchr::memchr;
@@ -51,14 +51,19 @@ pub(crate) async fn poll(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, _) = request.into_parts();
+    refuse_pictures(&head)?;
     let asked = Asked::of(&shared, &head);
     let Some(token) = asked.session else { return open(shared, context, &head, asked.access).await };
     let session = found(&shared, &context, token, asked.access).await?;
     let wait = shared.0.limits.long_poll_wait;
     let with = |answers| PollToken { id: token.id, answers };
     match session.mailbox.poll(token.answers, wait).await {
-        Polled::Frames(frames, answers) => Ok(answer::frames(&frames, with(answers), &session.mailbox)),
-        Polled::Nothing(answers) => Ok(answer::nothing(with(answers))),
+        Polled::Frames(giving) => {
+            // Without room for it, the next poll finds the answer as it is.
+            context.holds.take_memory(shared.0.khala.memory(), giving.buffered as u64)?;
+            Ok(answer::frames(giving, with(giving.answer), &session.mailbox))
+        }
+        Polled::Nothing => Ok(answer::nothing(token)),
         Polled::Gone(close) => Err(answer::gone(close)),
     }
 }
@@ -115,6 +120,17 @@ pub(crate) async fn post(
     }
 }
 
+/// Refuses what a page of any origin can have a browser ask without a word of JavaScript, as for a picture. It could not read an answer,
+/// but its failures would count against the visitor's address, and its sessions against the visitor's cookie.
+fn refuse_pictures(head: &Parts) -> Result<(), Problem> {
+    let mode = head.headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
+    if matches!(mode, Some(b"no-cors" | b"navigate")) {
+        let detail = "a page polls with `fetch`, which says its origin";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", detail));
+    }
+    Ok(())
+}
+
 /// What a request says of its session and its subject. Both may be called `token` in the query.
 struct Asked {
     session: Option<PollToken>,
@@ -156,7 +172,7 @@ async fn found(
         return Ok(session);
     }
     let grant = verify(shared, access, context.client, true).await?;
-    // What is another's is not told from what is not there.
+    // The answer does not say whether another subject has such a session.
     if session.is_of(&grant) { Ok(session) } else { Err(answer::gone(None)) }
 }
 

@@ -65,6 +65,9 @@ pub(crate) struct RealtimeQuery {
     vsn: String,
     /// The token, for clients that can send it neither as a header nor as a subprotocol.
     #[param(required = false)]
+    token: String,
+    /// The same, by the name that these clients have for it; `token` wins.
+    #[param(required = false)]
     apikey: String,
 }
 

@@ -14,7 +14,11 @@ use khala_core::{
 };
 use khala_server::{Limits, Origins, ServerBuilder};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
+};
 
 use crate::support::{
     Answer, LONG, Running, expired_token, good_token, running, running_as, running_on, running_with, token,
@@ -287,8 +291,8 @@ async fn of_two_polls_the_newer_one_is_answered() {
     })
     .await;
     let poller = Poller::joined(&server, &good_token(), "t", json!({})).await;
-    let (mut older, mut newer) = (poller.clone(), poller);
-    let (older, newer) = join(older.poll(), async {
+    let (mut of_older, mut newer) = (poller.clone(), poller);
+    let (older, newer) = join(of_older.poll(), async {
         sleep(Duration::from_millis(200)).await;
         let (answer, ()) = join(newer.poll(), async {
             sleep(Duration::from_millis(200)).await;
@@ -299,6 +303,120 @@ async fn of_two_polls_the_newer_one_is_answered() {
     })
     .await;
     assert_eq!((&older["status"], &newer["status"]), (&204.into(), &200.into()));
+    // The answer of the older one confirms nothing: if that of the newer one was lost, its frames come again.
+    assert_eq!(of_older.poll().await["messages"], newer["messages"]);
+}
+
+/// A server that holds about a megabyte of history, and a session that was not given any of it.
+async fn with_a_large_answer(sessions: SessionOptions) -> (Running, String) {
+    let server = running_as(sessions, brief).await;
+    let payload = format!("\"{}\"", "x".repeat(30 << 10));
+    for _ in 0..40 {
+        server.publish("run:1:events", &payload).await;
+    }
+    let mut poller = Poller::open(&server, &good_token()).await;
+    poller.post(json!(["1", "1", "run:1:events", "phx_join", {"from": "floor"}])).await;
+    until(|| server.khala.memory().taken_by(MemoryPart::Frames) > 800_000).await;
+    // The reply to the join is its own answer where it came first.
+    let mut before = poller.session.clone();
+    while poller.poll().await["messages"].to_string().len() < 100_000 {
+        before = poller.session.clone();
+    }
+    let path = format!("{PATH}?token={}&vsn=2.0.0&token={before}", good_token());
+    (server, path)
+}
+
+/// A poll whose client takes nothing.
+async fn unread(server: &Running, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(server.address.parse().unwrap()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+}
+
+/// The bytes that are left of an answer, and whether it came to its end.
+async fn rest(mut stream: TcpStream) -> (usize, bool) {
+    let mut bytes = Vec::new();
+    // It may be reset.
+    let _ = timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("it ends in time");
+    (bytes.len(), bytes.ends_with(b"]}\r\n0\r\n\r\n"))
+}
+
+#[tokio::test]
+async fn an_answer_under_way_ends_with_the_grant() {
+    let (server, path) = with_a_large_answer(SessionOptions::default()).await;
+    let stream = unread(&server, &path).await;
+    until(|| server.khala.memory().taken_by(MemoryPart::Answers) > 0).await;
+    let target = RevocationTarget::Sub(RevocationId::parse("ada").unwrap());
+    server.khala.access().revoke(Revocation::new(target, server.khala.now())).await.unwrap();
+    until(|| server.khala.connections().count() == 0).await;
+    let (bytes, whole) = rest(stream).await;
+    assert!(bytes < 900_000 && !whole, "{bytes}, {whole}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_asked_for_again_and_again_is_held_once() {
+    let (server, path) = with_a_large_answer(SessionOptions::default()).await;
+    let frames = server.khala.memory().taken_by(MemoryPart::Frames);
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(unread(&server, &path).await);
+    }
+    // What is in the queue of each connection counts.
+    let queued = || server.khala.memory().taken_by(MemoryPart::Answers);
+    until(|| queued() >= 20 * (256 << 10)).await;
+    assert_eq!((queued(), server.khala.memory().taken_by(MemoryPart::Frames)), (20 * (256 << 10), frames));
+    // The last one is given to its end, and those before it are broken off.
+    let (bytes, whole) = rest_of_last(&mut streams).await;
+    assert!(whole && bytes > 800_000, "{bytes}, {whole}");
+    for stream in streams {
+        assert!(!rest(stream).await.1);
+    }
+    until(|| queued() == 0).await;
+}
+
+/// Takes the last answer, up to its end.
+async fn rest_of_last(streams: &mut Vec<TcpStream>) -> (usize, bool) {
+    let mut stream = streams.pop().unwrap();
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    while !bytes.ends_with(b"0\r\n\r\n") {
+        match timeout(LONG, stream.read(&mut buffer)).await.expect("more in time").unwrap_or(0) {
+            0 => return (bytes.len(), false),
+            read => bytes.extend_from_slice(&buffer[..read]),
+        }
+    }
+    (bytes.len(), true)
+}
+
+#[tokio::test]
+async fn a_client_that_never_confirms_is_evicted() {
+    let sessions = SessionOptions { stall_timeout: Duration::from_millis(600), ..SessionOptions::default() };
+    let (server, path) = with_a_large_answer(sessions).await;
+    let mut answers = 0;
+    while server.khala.stats().counters().slow_evictions == 0 {
+        answers += 1;
+        assert!(answers < 500, "it is served for ever");
+        ask(&server, Method::GET, &path, &[], "").await;
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Any page may have a browser ask for a picture. It must not use up what its visitor has.
+#[tokio::test]
+async fn what_is_asked_without_an_origin_for_a_page_counts_nothing() {
+    let mut limits = AdmissionOptions::unlimited();
+    limits.connects_per_address = Some(khala_core::admission::Rate::new(NonZeroU32::MIN, NonZeroU32::MIN));
+    let server = running_on(|khala| khala.with_admission(limits), brief).await;
+    for mode in ["no-cors", "navigate", "no-cors"] {
+        for token in [String::new(), format!("token={}", good_token())] {
+            let path = format!("{PATH}?{token}");
+            let answer = ask(&server, Method::GET, &path, &[("sec-fetch-mode", mode)], "").await.json();
+            assert_eq!((&answer["status"], &answer["code"]), (&500.into(), &"origin_not_allowed".into()));
+        }
+    }
+    assert_eq!(server.khala.connections().count(), 0);
+    Poller::open(&server, &good_token()).await;
 }
 
 #[tokio::test]

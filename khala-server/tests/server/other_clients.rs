@@ -1,8 +1,14 @@
 //! What clients that are not Khala's own do differently: refs that are numbers, no `vsn`, binary frames, compression, small
 //! buffers, and the names that Supabase's Realtime has for topics and tokens.
 
+use std::num::NonZeroU32;
+
 use futures::SinkExt as _;
-use khala_core::{Batch, DocKey, Update, tail::TailOptions};
+use khala_core::{
+    Batch, DocKey, Update,
+    admission::{AdmissionOptions, Rate},
+    tail::TailOptions,
+};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -183,4 +189,20 @@ async fn clients_of_supabase_find_their_route_their_names_and_their_token() {
         panic!("apikey is a name of Supabase's")
     };
     answer.problem(401, "missing_token");
+}
+
+#[tokio::test]
+async fn clients_of_supabase_are_told_of_a_join_that_came_too_soon() {
+    let mut limits = AdmissionOptions::unlimited();
+    limits.frames_per_connection = Some(Rate::new(NonZeroU32::MIN, NonZeroU32::MIN));
+    let server = running_on(|khala| khala.with_admission(limits), |builder| builder).await;
+    let path = format!("/realtime/v1/websocket?apikey={}&vsn=2.0.0", good_token());
+    let mut socket = server.handshake(&path, &[]).await.unwrap().0;
+    say(&mut socket, json!([null, "1", "phoenix", "heartbeat", {}])).await;
+    hear(&mut socket).await;
+    say(&mut socket, json!(["2", "2", "realtime:t", "phx_join", {}])).await;
+    let told = hear(&mut socket).await;
+    assert_eq!((&told[3], &told[4]["event"]), (&json!("broadcast"), &json!("sync:error")));
+    assert_eq!(told[4]["payload"]["code"], "frame_rate_limited");
+    assert_eq!(hear(&mut socket).await[4]["status"], "error");
 }

@@ -151,9 +151,19 @@ impl Settings {
         if let Some(key) = POSITIVE.iter().find(|key| values(&table, key).into_iter().any(is_zero)) {
             return Err(format!("the setting {key} must be more than 0"));
         }
-        let (batch, least) = (self.tail.batch_bytes, TailOptions::MIN_BATCH_BYTES);
-        if batch < least {
-            return Err(format!("the setting tail.batch_bytes must be at least {least}, and is {batch}"));
+        let (batch, least, most) =
+            (self.tail.batch_bytes, TailOptions::MIN_BATCH_BYTES, TailOptions::MAX_BATCH_BYTES);
+        if !(least..=most).contains(&batch) {
+            return Err(format!("the setting tail.batch_bytes must be {least} to {most}, and is {batch}"));
+        }
+        let (wait, silence) = (self.limits.long_poll_wait, self.session.heartbeat_timeout);
+        if wait >= silence {
+            return Err(format!(
+                "limits.long_poll_wait_seconds ({}) must be less than session.heartbeat_timeout_seconds ({}): the server \
+                 closes a session that is silent for that long",
+                wait.as_secs_f64(),
+                silence.as_secs_f64()
+            ));
         }
         let postgres = matches!(self.database, Database::Postgres(_));
         self.check_postgres(postgres)?;
