@@ -19,10 +19,16 @@ pub(crate) struct Completion {
     shell: Shell,
 }
 
+/// What stands for the names of contexts in a script, and what prints them: the name is the first text of each JSON line.
+const NAMES: (&str, &str) = ("THE_CONTEXTS", "$(khala context ls 2>/dev/null | cut -d'\"' -f4)");
+
 impl Completion {
     pub(crate) fn run(self, mut command: Command) -> Result<(), Failure> {
+        if self.shell == Shell::Bash {
+            command = command.mut_arg("context", |context| context.value_parser([NAMES.0]));
+        }
         let mut out = Vec::new();
         generate(self.shell, &mut command, "khala", &mut out);
-        output::print_bytes(&out)
+        output::print(&String::from_utf8_lossy(&out).replace(NAMES.0, NAMES.1))
     }
 }

@@ -21,6 +21,14 @@ pub enum Error {
         /// The reason that came with it.
         reason: String,
     },
+    /// A WebSocket that was open broke, or the server closed it and wants the client back.
+    #[error("the connection to {url} was lost: {reason}")]
+    Disconnected {
+        /// The server.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
     /// The client's own task panicked, or code of the application's that it calls, such as its source of tokens: the message.
     #[error("the client panicked: {0}")]
     Panicked(String),
@@ -166,7 +174,7 @@ impl Error {
                         )
                     )
             }
-            Self::Token(_) | Self::Unreachable { .. } => true,
+            Self::Disconnected { .. } | Self::Token(_) | Self::Unreachable { .. } => true,
         }
     }
 

@@ -380,7 +380,7 @@ impl Driver {
     }
 
     fn lost(&self, cause: &dyn std::fmt::Display) -> Error {
-        self.http.unreachable(cause)
+        Error::Disconnected { url: self.http.address.to_string(), reason: cause.to_string() }
     }
 
     fn closed(&self, frame: Option<CloseFrame>, not_before: Option<Instant>) -> Ended {
@@ -405,7 +405,7 @@ impl Driver {
         let not_before = not_before.or_else(|| too_many.then(|| Instant::now() + self.http.backoff.most));
         if socket::come_back(code) {
             return Ended::Lost(
-                self.lost(&format_args!("it closed the connection: {reason} ({code})")),
+                self.lost(&format_args!("the server closed it: {reason} ({code})")),
                 not_before,
             );
         }

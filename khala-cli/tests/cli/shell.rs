@@ -210,6 +210,16 @@ async fn completions_are_scripts_that_shells_read() {
     let offered =
         Command::new("bash").args(["-c", script]).current_dir(folder.path()).output().await.unwrap();
     assert_eq!(String::from_utf8_lossy(&offered.stdout).trim(), "--until-head");
+    // The names of contexts, as they are at that moment.
+    let add = ["context", "add", "stage", "--url", "http://127.0.0.1:1"];
+    assert_eq!(end(khala(folder.path(), &add).spawn().unwrap()).await.code, Some(0));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_khala"), folder.path().join("khala")).unwrap();
+    let script = "source ./bash; PATH=.:$PATH; COMP_WORDS=(khala --context s); COMP_CWORD=2; _khala khala s --context; \
+                  echo \"${COMPREPLY[@]}\"";
+    let mut offered = Command::new("bash");
+    offered.args(["-c", script]).current_dir(folder.path());
+    let offered = offered.env("XDG_CONFIG_HOME", folder.path().join("config")).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&offered.stdout).trim(), "stage");
     let wrong = end(khala(folder.path(), &["completion", "csh"]).spawn().unwrap()).await;
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
 }

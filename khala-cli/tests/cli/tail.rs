@@ -116,7 +116,8 @@ async fn it_reconnects_and_says_so() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.stdout.lines().count(), 2);
     assert!(
-        ended.stderr.contains("trying again") && ended.stderr.contains("resumed after 8"),
+        ended.stderr.contains("was lost: the server closed it: restart (1012); trying again")
+            && ended.stderr.contains("resumed after 8"),
         "{}",
         ended.stderr
     );
