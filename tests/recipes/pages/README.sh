@@ -15,7 +15,6 @@ after_publish() {
 }
 
 before_access() {
-    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out 2026-12.pem
     khala key add keys.json --kid 2026-11
     server_is_there KHALA_AUTH__KEYS_FILE="$PWD/keys.json"
 }
