@@ -40,8 +40,9 @@ pub(crate) fn counted(count: u64, thing: &str) -> String {
 
 /// Columns as wide as their widest cell: text to the left, numbers to the right.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
-    // A dash stands where there is no number.
-    let is_number = |text: &str| text == "-" || text.bytes().all(|byte| byte.is_ascii_digit());
+    // A dash stands where there is no number. 16 digits may be an epoch without a letter.
+    let is_number =
+        |text: &str| text == "-" || (text.len() < 16 && text.bytes().all(|byte| byte.is_ascii_digit()));
     let column = |at: usize| rows.iter().map(move |row| row[at].as_str());
     let widths = heads.iter().enumerate().map(|(at, head)| {
         column(at).chain([*head]).map(|text| text.chars().count()).max().unwrap_or_default()
@@ -69,6 +70,8 @@ mod tests {
         assert_eq!(table(["T", "N"], &[]), "T  N\n");
         let named = [["2026-12", "x"]].map(|row| row.map(str::to_owned));
         assert_eq!(table(["KID", "T"], &named), "KID      T\n2026-12  x\n");
+        let epoch = [["9365087828050430", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["EPOCH", "T"], &epoch), "EPOCH             T\n9365087828050430  x\n");
     }
 
     #[test]
