@@ -50,8 +50,9 @@ pub struct Limits {
     /// client that takes nothing. None: the system decides. Default: 256 KiB.
     #[serde(with = "or_none")]
     pub send_buffer_bytes: Option<usize>,
-    /// How long a long poll waits for something to send. It must be shorter than `session.heartbeat_timeout_seconds`, than the time
-    /// that `phoenix` gives a request (`longpollerTimeout`, 20 s), and than the time that a proxy gives an answer. Default: 10 s.
+    /// How long a long poll waits for something to send. `khala-server` waits for half of `session.heartbeat_timeout_seconds` at most.
+    /// The wait must be shorter than the time that `phoenix` gives a request (`longpollerTimeout`, 20 s), and than the time that a proxy
+    /// gives an answer. Default: 10 s.
     #[serde(rename = "long_poll_wait_seconds", with = "seconds")]
     pub long_poll_wait: Duration,
     /// How long a session of long polling lives without a request. A client that comes back later opens a new one and

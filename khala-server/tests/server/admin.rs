@@ -270,7 +270,7 @@ async fn a_revocation_that_is_none() {
         (r#"{"by":"jti","id":"x","until":9007199254740992}"#.to_owned(), "invalid", "until"),
         (r#"{"by":"jti","id":"x","until":0}"#.to_owned(), "invalid_until", "until"),
         (json!({"by": "jti", "id": "x", "until": now}).to_string(), "invalid_until", "future"),
-        (json!({"by": "sub", "id": "x", "until": now + DAY / 2}).to_string(), "invalid_until", "before"),
+        (json!({"by": "sub", "id": "x", "until": now + DAY / 2}).to_string(), "invalid_until", "too early"),
         (json!({"by": "sid", "id": "x", "until": now}).to_string(), "invalid_until", "future"),
     ] {
         let problem = order(&server, &body).await.problem(400, code);

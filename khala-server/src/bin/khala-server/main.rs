@@ -214,7 +214,7 @@ async fn start(settings: &Settings, dev: bool) -> Result<(), String> {
         _ => {}
     });
     let server = Server::builder(khala.clone())
-        .with_limits(settings.limits)
+        .with_limits(settings.limits())
         .with_drain(settings.drain)
         .with_readiness_grace(settings.readiness_grace)
         .with_notes({

@@ -23,6 +23,7 @@ use std::path::Path;
 
 use khala_core::{budget::MemoryBudget, tail::TailOptions};
 use khala_fanout_nats::NatsOptions;
+use khala_server::Limits;
 use khala_store_postgres::PostgresOptions;
 use toml::{Table, Value};
 
@@ -145,6 +146,12 @@ impl Settings {
         set.iter().find(|(_, set)| *set).map(|(key, _)| *key)
     }
 
+    /// The limits that the server is given: a long poll waits for half of the time at most after which a silent session is closed.
+    pub(crate) fn limits(&self) -> Limits {
+        let most = self.session.heartbeat_timeout / 2;
+        Limits { long_poll_wait: self.limits.long_poll_wait.min(most), ..self.limits }
+    }
+
     /// What cannot be told from one value alone.
     fn check(&self) -> Result<(), String> {
         let table = Value::Table(self.table());
@@ -155,15 +162,6 @@ impl Settings {
             (self.tail.batch_bytes, TailOptions::MIN_BATCH_BYTES, TailOptions::MAX_BATCH_BYTES);
         if !(least..=most).contains(&batch) {
             return Err(format!("the setting tail.batch_bytes must be {least} to {most}, and is {batch}"));
-        }
-        let (wait, silence) = (self.limits.long_poll_wait, self.session.heartbeat_timeout);
-        if wait >= silence {
-            return Err(format!(
-                "limits.long_poll_wait_seconds ({}) must be less than session.heartbeat_timeout_seconds ({}): the server \
-                 closes a session that is silent for that long",
-                wait.as_secs_f64(),
-                silence.as_secs_f64()
-            ));
         }
         let postgres = matches!(self.database, Database::Postgres(_));
         self.check_postgres(postgres)?;

@@ -42,12 +42,6 @@ fn a_fault_names_its_key() {
         ("[limits]\nframe_bytes = 0", &[], "limits.frame_bytes"),
         ("[tail]\nbatch_bytes = 262143", &[], "tail.batch_bytes must be 262144 to 33554432, and is 262143"),
         ("[tail]\nbatch_bytes = 33554433", &[], "and is 33554433"),
-        (
-            "[limits]\nlong_poll_wait_seconds = 60",
-            &[],
-            "limits.long_poll_wait_seconds (60) must be less than",
-        ),
-        ("[session]\nheartbeat_timeout_seconds = 10", &[], "session.heartbeat_timeout_seconds (10)"),
         ("[log]\nformat = \"loud\"", &[], "log.format"),
         ("listen = 4510", &[], "listen"),
         ("a b", &[], "line 1"),
@@ -229,4 +223,13 @@ fn what_is_printed_can_be_read_and_holds_no_secret() {
     assert!(!load(address, &[]).unwrap().to_toml().contains("0123456789"));
     let fault = load("[auth]\nhs256_key = 12345678", &[]).unwrap_err();
     assert!(fault.contains("auth.hs256_key") && !fault.contains("12345678"), "{fault}");
+}
+
+/// The core closes a session that says nothing for that long, and a poll that waits says nothing.
+#[test]
+fn a_long_poll_never_waits_until_its_session_is_closed() {
+    let wait = |text: &str| load(text, &[]).unwrap().limits().long_poll_wait;
+    assert_eq!(wait(""), Duration::from_secs(10));
+    assert_eq!(wait("[limits]\nlong_poll_wait_seconds = 50"), Duration::from_secs(30));
+    assert_eq!(wait("[session]\nheartbeat_timeout_seconds = 1"), Duration::from_millis(500));
 }
