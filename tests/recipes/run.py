@@ -402,8 +402,8 @@ def main() -> int:
         try:
             return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         finally:
-            # What a page mounted in it went with its namespace.
-            subprocess.run([*as_root, "rm", "-rf", "--", folder], check=False)
+            # What a page mounted in it went with its namespace; if it had not, it would stay.
+            subprocess.run([*as_root, "rm", "-rf", "--one-file-system", "--", folder], check=False)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         for page, done in zip(chosen, pool.map(one, chosen)):
