@@ -10,7 +10,7 @@ use crate::{
     real::{ADMIN, khala_at, start},
 };
 
-/// What `khala` with these words of the shell shows on a terminal of so many columns; its code.
+/// Runs `khala` with these arguments on a terminal of that width in columns. Gives its exit code and what the terminal shows.
 async fn on_terminal(
     address: SocketAddr,
     at: &Path,

@@ -65,12 +65,12 @@ pub(super) struct LongPollAnswer {
 }
 
 /// A session is open.
-pub(super) fn opened(token: PollToken) -> Response {
+pub(super) fn session_opened(token: PollToken) -> Response {
     without_frames(410, token)
 }
 
 /// Nothing came.
-pub(super) fn nothing(token: PollToken) -> Response {
+pub(super) fn no_frames(token: PollToken) -> Response {
     without_frames(204, token)
 }
 
@@ -80,7 +80,7 @@ fn without_frames(status: u16, token: PollToken) -> Response {
 }
 
 /// The frames of a post were taken.
-pub(super) fn taken() -> Response {
+pub(super) fn frames_taken() -> Response {
     written(&LongPollAnswer { status: 200, ..LongPollAnswer::default() })
 }
 
@@ -107,7 +107,7 @@ pub(super) fn frames(giving: Giving, token: PollToken, mailbox: &Arc<Mailbox>) -
 }
 
 /// The session is over.
-pub(super) fn gone(close: Option<Close>) -> Problem {
+pub(super) fn session_gone(close: Option<Close>) -> Problem {
     let detail = "the session is over, or is another server's: open a new one, and join with the cursors that you have";
     let problem = Problem::new(StatusCode::GONE, "session_gone", detail);
     match close {

@@ -115,7 +115,7 @@ pub(super) struct Superseded;
 
 /// What a poll is answered.
 #[derive(Debug)]
-pub(super) enum Polled {
+pub(super) enum PollOutcome {
     /// Frames, which are taken in pieces.
     Frames(Giving),
     /// The session is over, with its close if it had one.
@@ -158,7 +158,7 @@ impl Mailbox {
     ///
     /// # Cancellation
     /// Frames that were taken for an answer stay until the next poll confirms them.
-    pub(super) async fn poll(&self, confirmed: u64, wait: Duration) -> Polled {
+    pub(super) async fn poll(&self, confirmed: u64, wait: Duration) -> PollOutcome {
         let (number, _waiting) = match self.begin_poll(confirmed) {
             Ok(begun) => begun,
             Err(polled) => return polled,
@@ -170,16 +170,16 @@ impl Mailbox {
                 return polled;
             }
             if timeout_at(until, changed).await.is_err() {
-                return self.lock().take(number).unwrap_or(Polled::Nothing);
+                return self.lock().take(number).unwrap_or(PollOutcome::Nothing);
             }
         }
     }
 
-    fn begin_poll(&self, confirmed: u64) -> Result<(u64, Waiting<'_>), Polled> {
+    fn begin_poll(&self, confirmed: u64) -> Result<(u64, Waiting<'_>), PollOutcome> {
         let mut state = self.lock();
         state.hear();
         if state.ended {
-            return Err(Polled::Gone(state.close));
+            return Err(PollOutcome::Gone(state.close));
         }
         if confirmed == state.answers {
             if let Some(confirmed) = state.unconfirmed.take() {
@@ -188,10 +188,10 @@ impl Mailbox {
                 state.wake_sink();
             }
         } else if confirmed.checked_add(1) == Some(state.answers) && state.unconfirmed.is_some() {
-            return Err(Polled::Frames(state.give()));
+            return Err(PollOutcome::Frames(state.give()));
         } else {
             // The client lacks frames that are no longer kept.
-            return Err(Polled::Gone(state.close));
+            return Err(PollOutcome::Gone(state.close));
         }
         state.polls += 1;
         state.waiting += 1;
@@ -273,9 +273,9 @@ impl Mailbox {
 
 impl State {
     /// What the poll of that number is answered now, if anything.
-    fn take(&mut self, number: u64) -> Option<Polled> {
+    fn take(&mut self, number: u64) -> Option<PollOutcome> {
         if self.ended {
-            return Some(Polled::Gone(self.close));
+            return Some(PollOutcome::Gone(self.close));
         }
         if number != self.polls || self.unconfirmed.is_some() {
             return None;
@@ -288,12 +288,12 @@ impl State {
             self.unconfirmed = Some(Unconfirmed { messages, taken: 0 });
             self.answers += 1;
             self.account();
-            return Some(Polled::Frames(self.give()));
+            return Some(PollOutcome::Frames(self.give()));
         }
         if self.outgoing.is_empty() && self.close.is_some() {
             self.ended = true;
             self.wake_sink();
-            return Some(Polled::Gone(self.close));
+            return Some(PollOutcome::Gone(self.close));
         }
         None
     }

@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 
 use super::{
     answer::{self, LongPollAnswer},
-    mailbox::Polled,
+    mailbox::PollOutcome,
     run::Opening,
     sessions::{PollToken, Session, digest},
 };
@@ -52,19 +52,19 @@ pub(crate) async fn poll(
 ) -> Result<Response, Problem> {
     let (head, _) = request.into_parts();
     refuse_pictures(&head)?;
-    let asked = Asked::of(&shared, &head);
+    let asked = PollRequest::of(&shared, &head);
     let Some(token) = asked.session else { return open(shared, context, &head, asked.access).await };
-    let session = found(&shared, &context, token, asked.access).await?;
+    let session = find_session(&shared, &context, token, asked.access).await?;
     let wait = shared.0.limits.long_poll_wait;
     let with = |answers| PollToken { id: token.id, answers };
     match session.mailbox.poll(token.answers, wait).await {
-        Polled::Frames(giving) => {
+        PollOutcome::Frames(giving) => {
             // Without room for it, the next poll finds the answer as it is.
             context.holds.take_memory(shared.0.khala.memory(), giving.buffered as u64)?;
             Ok(answer::frames(giving, with(giving.answer), &session.mailbox))
         }
-        Polled::Nothing => Ok(answer::nothing(token)),
-        Polled::Gone(close) => Err(answer::gone(close)),
+        PollOutcome::Nothing => Ok(answer::no_frames(token)),
+        PollOutcome::Gone(close) => Err(answer::session_gone(close)),
     }
 }
 
@@ -87,12 +87,14 @@ pub(crate) async fn post(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    let asked = Asked::of(&shared, &head);
-    let token = asked.session.ok_or_else(|| answer::gone(None))?;
+    let asked = PollRequest::of(&shared, &head);
+    let token = asked.session.ok_or_else(|| answer::session_gone(None))?;
     let session = match asked.access {
         // `phoenix` 1.8 sends its `authToken` with a GET and not with a POST. The id is a secret, and a POST reads nothing.
-        Err(Denied::MissingToken) => shared.0.long_polls.find(token.id).ok_or_else(|| answer::gone(None))?,
-        access => found(&shared, &context, token, access).await?,
+        Err(Denied::MissingToken) => {
+            shared.0.long_polls.find(token.id).ok_or_else(|| answer::session_gone(None))?
+        }
+        access => find_session(&shared, &context, token, access).await?,
     };
     let limits = shared.0.limits;
     // It counts in the memory budget until the session has read its last frame.
@@ -114,8 +116,8 @@ pub(crate) async fn post(
         true
     };
     match timeout(limits.long_poll_wait, handed).await {
-        Ok(true) => Ok(answer::taken()),
-        Ok(false) => Err(answer::gone(None)),
+        Ok(true) => Ok(answer::frames_taken()),
+        Ok(false) => Err(answer::session_gone(None)),
         Err(_) => Err(Problem::unavailable("session_busy", "the session does not take the frames in time")),
     }
 }
@@ -132,12 +134,12 @@ fn refuse_pictures(head: &Parts) -> Result<(), Problem> {
 }
 
 /// What a request says of its session and its subject. Both may be called `token` in the query.
-struct Asked {
+struct PollRequest {
     session: Option<PollToken>,
     access: Result<Token, Denied>,
 }
 
-impl Asked {
+impl PollRequest {
     fn of(shared: &Shared, head: &Parts) -> Self {
         let query = head.uri.query().unwrap_or_default().as_bytes();
         let (mut session, mut of_query) = (None, None);
@@ -161,19 +163,19 @@ impl Asked {
 }
 
 /// The session of `token`, if it belongs to who asks.
-async fn found(
+async fn find_session(
     shared: &Shared,
     context: &Context,
     token: PollToken,
     access: Result<Token, Denied>,
 ) -> Result<Arc<Session>, Problem> {
-    let session = shared.0.long_polls.find(token.id).ok_or_else(|| answer::gone(None))?;
+    let session = shared.0.long_polls.find(token.id).ok_or_else(|| answer::session_gone(None))?;
     if access.as_ref().is_ok_and(|access| session.is_opened_with(access)) {
         return Ok(session);
     }
     let grant = verify(shared, access, context.client, true).await?;
     // The answer does not say whether another subject has such a session.
-    if session.is_of(&grant) { Ok(session) } else { Err(answer::gone(None)) }
+    if session.is_of(&grant) { Ok(session) } else { Err(answer::session_gone(None)) }
 }
 
 async fn open(
@@ -198,5 +200,5 @@ async fn open(
     let opening = Opening { shared, connection, grant, opened_with, request_id, peer, client, open };
     let (id, run) = opening.begin();
     tokio::spawn(run.instrument(span));
-    Ok(answer::opened(PollToken { id, answers: 0 }))
+    Ok(answer::session_opened(PollToken { id, answers: 0 }))
 }

@@ -215,6 +215,9 @@ lists! {
     BodyRefusals: "408" BodyTimeout, "413" BodyTooLarge, "415" BodyType;
     /// What is refused wherever the admin token opens a route.
     AdminRefusals: "400" AdminInvalid, "401" AdminDenied, "403" PageRefused, "404" AdminOff;
+    /// What is refused of a WebSocket's handshake.
+    HandshakeRefusals: "400" UpgradeInvalid, "401" Denied, "403" PageRefused, "426" UpgradeRequired, "429" TooManyRequests,
+        "503" Unavailable;
     /// What is refused where the store fails.
     StoreRefusals: "500" Broken, "503" Unavailable;
 }

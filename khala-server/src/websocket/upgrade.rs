@@ -44,15 +44,7 @@ use crate::{
 #[utoipa::path(
     get, path = "/sync/v1/websocket", operation_id = "connect", tag = "sync", security(("token" = []), ()),
     params(openapi::WebSocketQuery, ClientOfQuery),
-    responses(
-        (status = 101, description = "It is open."),
-        (status = 400, response = openapi::UpgradeInvalid),
-        (status = 401, response = openapi::Denied),
-        (status = 403, response = openapi::PageRefused),
-        (status = 426, response = openapi::UpgradeRequired),
-        (status = 429, response = openapi::TooManyRequests),
-        (status = 503, response = openapi::Unavailable),
-    )
+    responses((status = 101, description = "It is open."), openapi::HandshakeRefusals),
 )]
 pub(crate) async fn upgrade(
     State(shared): State<Shared>,
@@ -69,15 +61,7 @@ pub(crate) async fn upgrade(
 #[utoipa::path(
     get, path = "/realtime/v1/websocket", operation_id = "connectRealtime", tag = "sync", security(("token" = []), ()),
     params(openapi::RealtimeQuery, ClientOfQuery),
-    responses(
-        (status = 101, description = "It is open."),
-        (status = 400, response = openapi::UpgradeInvalid),
-        (status = 401, response = openapi::Denied),
-        (status = 403, response = openapi::PageRefused),
-        (status = 426, response = openapi::UpgradeRequired),
-        (status = 429, response = openapi::TooManyRequests),
-        (status = 503, response = openapi::Unavailable),
-    )
+    responses((status = 101, description = "It is open."), openapi::HandshakeRefusals),
 )]
 pub(crate) async fn upgrade_realtime(
     State(shared): State<Shared>,

@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Answer, LONG, Running, expired_token, good_token, running, running_as, running_on, running_with, token,
-    token_of, until,
+    Answer, Hand, LONG, Running, expired_token, good_token, running, running_as, running_on, running_with,
+    token, token_of, until,
 };
 
 const PATH: &str = "/sync/v1/longpoll";
@@ -485,17 +485,21 @@ async fn nothing_is_handed_out_after_the_token() {
 
 #[tokio::test]
 async fn a_renewed_token_keeps_the_session() {
-    let server = running_with(brief).await;
-    let mut poller =
-        Poller::joined(&server, &token(&[Access::Read], Duration::from_secs(2)), "t", json!({})).await;
-    let fresh = token(&[Access::Read], LONG);
-    poller.post(json!(["1", "2", "t", "access_token", {"access_token": fresh}])).await;
-    let replied = poller.frames(1).await;
+    let clock = Hand::new();
+    let server = running_on(|khala| khala.with_clock(clock.clone()), brief).await;
+    // The clock is a minute ahead.
+    let first = token(&[Access::Read], Duration::from_secs(80));
+    let mut renewed = Poller::joined(&server, &first, "t", json!({})).await;
+    let mut other = Poller::joined(&server, &first, "t", json!({})).await;
+    let fresh = token(&[Access::Read], Duration::from_secs(600));
+    renewed.post(json!(["1", "2", "t", "access_token", {"access_token": fresh}])).await;
+    let replied = renewed.frames(1).await;
     assert_eq!(replied[0][4]["status"], "ok", "{replied:?}");
     // `phoenix` goes on to send the token that the session was opened with.
-    sleep(Duration::from_millis(8_000)).await;
+    clock.advance(Duration::from_secs(60));
     server.publish("t", "1").await;
-    assert_eq!(poller.frames(1).await[0][4]["updates"][0]["seq"], 1);
+    assert_eq!(renewed.frames(1).await[0][4]["updates"][0]["seq"], 1);
+    gone(&other.poll().await, Some(4001));
 }
 
 #[tokio::test]
